@@ -1,0 +1,335 @@
+"""The vocabulary of the suite: frozen records and the protocols that pass them on.
+
+Every record is a frozen ``msgspec.Struct`` (a frozen dataclass that is built and serialised fast enough for a hot
+path): ``encode`` and ``decode`` turn it into JSON and back without loss.  This module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
+
+import msgspec
+import numpy as np
+
+Status = Literal["ok", "invalid", "error", "timeout", "abstain"]
+Truth = Literal["executed", "verified", "majority", "claimed"]
+
+#: Why a proposal can be turned away, cheapest check first.  Every rejection carries exactly one of these.
+REJECT_CODES: dict[str, str] = {
+    "empty": "nothing was proposed",
+    "too_long": "longer than the family's cap",
+    "charset": "contains a character that the notation does not have",
+    "grammar": "does not follow the proposal grammar to its last character",
+    "not_canonical": "parses, but is not written in canonical form",
+    "duplicate": "the archive already holds this problem",
+    "held_out": "reserved for evaluation",
+    "limits": "breaks a static limit (level, size, magnitude)",
+    "execution": "has no defined answer (a division by zero, say)",
+    "certificate": "is not shown to be solvable",
+    "trivial": "a constant, a copy of the prompt or no reasoning at all solves it",
+    "leak": "the prompt contains its own answer",
+}
+
+
+class Message(TypedDict):
+    """One OpenAI-style chat message."""
+
+    role: str
+    content: str
+
+
+class DreamEnvsError(ValueError):
+    """A user's mistake, told in one line: the value, the allowed range and the way out."""
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A problem of a family.  ``answer`` is hidden from every view.
+
+    ``id`` is a content hash of family, prompt and answer: the same problem has the same id wherever it came from.
+    """
+
+    family: str
+    level: int
+    prompt: str
+    answer: str = ""
+    meta: dict[str, Any] = {}
+    origin: str = "generator"
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            msgspec.structs.force_setattr(self, "id", content_hash(self.family, self.prompt, self.answer))
+
+
+class Challenge(Task, frozen=True, kw_only=True, tag=True):
+    """A Task that a challenger made: where it comes from, and how far its answer can be trusted.
+
+    ``truth``: ``executed`` (our interpreter computed the answer), ``verified`` (a certificate was checked),
+    ``majority`` (voted), ``claimed`` (the author said so).
+    """
+
+    author: str = ""
+    parent: str = ""
+    round: int = 0
+    truth: Truth = "executed"
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """Why a proposal was turned away: a key of ``REJECT_CODES`` and one line of detail."""
+
+    code: str
+    detail: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens read and written by one call."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent's move: what it saw, what it said.  ``seconds`` is the call's wall-clock share, for reports only."""
+
+    agent: str
+    role: str
+    messages: list[Message]
+    text: str
+    status: Status = "ok"
+    token_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+    usage: Usage = Usage()
+    seconds: float = 0.0
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened in a game: ``kind`` is a stable code, ``data`` its facts."""
+
+    kind: str
+    agent: str = ""
+    data: dict[str, Any] = {}
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a game ended, as facts; rewards are made from them elsewhere."""
+
+    status: Status
+    facts: dict[str, Any] = {}
+
+
+class Score(msgspec.Struct, frozen=True):
+    """A value with its provenance.  Anything but ``ok`` is counted and shown, never averaged in as a zero."""
+
+    value: float
+    status: Status = "ok"
+    components: dict[str, float] = {}
+    detail: str = ""
+    grader: str = ""
+
+
+class Episode(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished game: facts and transcript, everything a reward needs to be computed again offline.
+
+    ``seed`` is the label the game's random stream was made from; ``index`` is its place in the run.
+    """
+
+    env_id: str
+    version: int
+    seed: str
+    index: int
+    tasks: list[Task | Challenge]
+    turns: list[Turn]
+    events: list[Event]
+    outcome: Outcome
+    scores: dict[str, Score] = {}
+    grader: str = ""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds on one reply: ``max_tokens`` for engines that count tokens, ``max_chars`` for the rest."""
+
+    max_tokens: int = 256
+    max_chars: int = 4096
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """Who acts now: the agent's name (``solver_0``), its role (``solver``) and the bounds on its reply."""
+
+    agent: str
+    role: str
+    limits: Limits = Limits()
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent is asked: the messages it may see, who it is, and 64 bits of its own randomness."""
+
+    messages: list[Message]
+    agent: str
+    role: str
+    seed: int
+    limits: Limits = Limits()
+
+
+class Action(msgspec.Struct, frozen=True):
+    """What an agent answers: text, plus the sampled ids and log-probabilities where the engine has them."""
+
+    text: str
+    token_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+    usage: Usage = Usage()
+    status: Status = "ok"
+
+
+class RoleSpec(msgspec.Struct, frozen=True):
+    """A role of a game: how many seats, what a reply looks like, the range of its default reward."""
+
+    name: str
+    count: int
+    reply: str
+    reward_range: tuple[float, float]
+    optional: bool = False
+
+
+def content_hash(*parts: str) -> str:
+    """16 hex digits that name this content; parts are length-prefixed, so no two lists collide by joining."""
+    text = "".join(f"{len(p)}:{p}" for p in parts)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+@runtime_checkable
+class TaskFamily(Protocol):
+    """A source of verifiable problems.  All methods are pure and total: no reply makes ``verify`` raise."""
+
+    name: str
+    version: int
+    notation: str
+    levels: range
+    max_chars: int
+    max_reply_tokens: int
+
+    def generate(self, rng: np.random.Generator, level: int) -> Task:
+        """Draw a problem of this level."""
+
+    def parse(self, proposal: str) -> Task | Reject:
+        """Turn a challenger's text into a Task with its executed or certified answer, or say why not."""
+
+    def verify(self, task: Task, reply: str) -> Score:
+        """1.0 for an accepted reply, 0.0 for any other text; strict."""
+
+    def chance(self, task: Task) -> float:
+        """The probability that ``guess`` is accepted."""
+
+    def guess(self, task: Task, rng: np.random.Generator) -> str:
+        """The best reply of somebody who knows the format but cannot solve: what ``chance`` is the chance of."""
+
+    def gold(self, task: Task) -> str:
+        """An accepted reply."""
+
+    def brief(self, level: int | None = None, reference: Task | None = None) -> str:
+        """What a challenger is told: the notation, the wished level, a reference to differ from."""
+
+    def as_proposal(self, task: Task) -> str:
+        """The text that ``parse`` turns into this problem."""
+
+    def mutate(self, task: Task, rng: np.random.Generator) -> Task | None:
+        """A neighbour of this problem, usually harder; None where there is none."""
+
+    def features(self, task: Task) -> tuple[str, ...]:
+        """The skills the problem exercises, for coverage and diversity."""
+
+
+StateT = TypeVar("StateT")
+
+
+@runtime_checkable
+class Game(Protocol[StateT]):
+    """The rules: who speaks when, who sees what, what happened.  Pure, deep-copyable, no LLM, no reward, no I/O."""
+
+    env_id: str
+    version: int
+    roles: tuple[RoleSpec, ...]
+    agents: tuple[str, ...]
+
+    def start(self, task: Task | None, rng: np.random.Generator) -> StateT:
+        """Begin from a given task, or from one that ``rng`` draws."""
+
+    def turns(self, state: StateT) -> list[Seat]:
+        """Who acts now: one seat in turn-based play, several at once in simultaneous play, none at the end."""
+
+    def view(self, state: StateT, agent: str) -> list[Message]:
+        """What this agent may see, as fresh messages."""
+
+    def apply(self, state: StateT, actions: Mapping[str, Action]) -> StateT:
+        """The next state.  Any text is accepted; a bad one becomes an event."""
+
+    def outcome(self, state: StateT) -> Outcome | None:
+        """The facts at the end, or None while the game goes on."""
+
+    def record(self, state: StateT) -> tuple[list[Task | Challenge], list[Event]]:
+        """The tasks and events so far, for the episode."""
+
+
+class RewardModel(Protocol):
+    """A function of a finished Episode: one Score for each agent."""
+
+    name: str
+
+    def __call__(self, episode: Episode) -> dict[str, Score]:
+        """Score every agent of the episode."""
+
+
+class Agent(Protocol):
+    """Anything that acts.  Batched first: one call answers many requests, in order."""
+
+    def act(self, requests: Sequence[Request]) -> Sequence[Action] | Awaitable[Sequence[Action]]:
+        """Answer every request; sync or async."""
+
+
+AgentLike = Agent | Callable[..., Any]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """What ``improve`` did: steps taken, samples drawn, and the last value of each metric."""
+
+    steps: int
+    samples: int
+    metrics: dict[str, float] = {}
+
+
+class Learner(Agent, Protocol):
+    """An Agent that can get better and be saved."""
+
+    def improve(self, env: Any, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
+        """Learn for ``budget`` steps in ``env``, with the other seats played by ``seats``; write into ``run``."""
+
+    def save(self, path: str) -> None:
+        """Write everything that ``load`` needs."""
+
+    def load(self, path: str) -> None:
+        """Continue exactly from a saved state."""
+
+    def snapshot(self) -> Agent:
+        """A frozen copy that acts as this learner does now."""
+
+
+RECORDS = Task | Challenge
+_encoder = msgspec.json.Encoder(enc_hook=lambda value: value.item() if isinstance(value, np.generic) else str(value))
+_episode_decoder = msgspec.json.Decoder(Episode)
+_task_decoder = msgspec.json.Decoder(Task | Challenge)
+
+
+def encode(record: Any) -> bytes:
+    """JSON bytes of any record of this module, without a newline."""
+    return _encoder.encode(record)
+
+
+def decode_episode(line: bytes | str) -> Episode:
+    """The Episode that ``encode`` wrote."""
+    return _episode_decoder.decode(line)
+
+
+def decode_task(line: bytes | str) -> Task | Challenge:
+    """The Task or Challenge that ``encode`` wrote."""
+    return _task_decoder.decode(line)

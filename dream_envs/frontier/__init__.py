@@ -1,0 +1,1 @@
+"""What the base could do and what the trained model can: exact where the truth is exact."""

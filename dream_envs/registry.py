@@ -1,0 +1,148 @@
+"""One lazy row an entry: a name and ``module:attribute``, imported on first use.
+
+Four kinds: ``envs`` (games), ``tasks`` (families), ``rewards``, ``agents``.  Other people's packages add rows by entry
+points of the groups ``dream_envs.envs``, ``dream_envs.tasks``, ``dream_envs.rewards`` and ``dream_envs.agents``, or by
+calling ``register`` at run time.  A wrong name is answered with the nearest right ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from dream_envs.core import DreamEnvsError
+
+KINDS = ("envs", "tasks", "rewards", "agents")
+
+_BUILT_IN: dict[str, dict[str, str]] = {
+    "envs": {
+        "dream_envs/ChallengerSolver-v0": "dream_envs.games.challenger_solver:ChallengerSolver",
+    },
+    "tasks": {
+        "composition": "dream_envs.tasks.composition:Composition",
+        "arithmetic": "dream_envs.tasks.arithmetic:Arithmetic",
+        "reverse_addition": "dream_envs.tasks.reverse_addition:ReverseAddition",
+        "countdown": "dream_envs.tasks.countdown:Countdown",
+    },
+    "rewards": {
+        "challenger_solver": "dream_envs.rewards.presets:challenger_solver",
+        "correctness": "dream_envs.rewards.solver:correctness",
+        "format": "dream_envs.rewards.solver:format_reward",
+        "majority": "dream_envs.rewards.solver:majority",
+        "random": "dream_envs.rewards.controls:random_reward",
+        "shuffled": "dream_envs.rewards.controls:shuffled",
+        "learnability": "dream_envs.rewards.learnability:learnability",
+        "repetition": "dream_envs.rewards.diversity:repetition",
+        "novelty": "dream_envs.rewards.diversity:novelty",
+        "zero_sum": "dream_envs.rewards.algebra:zero_sum",
+    },
+    "agents": {
+        "oracle": "dream_envs.agents.scripted:Oracle",
+        "floor": "dream_envs.agents.scripted:Floor",
+        "guesser": "dream_envs.agents.scripted:Guesser",
+        "random": "dream_envs.agents.scripted:RandomText",
+        "impossible": "dream_envs.agents.scripted:Impossible",
+        "duplicate": "dream_envs.agents.scripted:Duplicate",
+        "constant": "dream_envs.agents.scripted:Constant",
+        "leaking": "dream_envs.agents.scripted:Leaking",
+        "overlong": "dream_envs.agents.scripted:Overlong",
+        "local": "dream_envs.agents.local:LocalAgent",
+    },
+}
+_added: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+_plugins: dict[str, dict[str, importlib.metadata.EntryPoint]] = {}
+
+
+def register(kind: str, name: str, target: str | Any) -> None:
+    """Add a row: ``target`` is ``"module:attribute"`` or the object itself.
+
+    Raises:
+        DreamEnvsError: for an unknown kind or a name that is taken.
+    """
+    _check_kind(kind)
+    if name in rows(kind):
+        raise DreamEnvsError(f"{kind} already has {name!r}: choose another name")
+    _added[kind][name] = target
+
+
+def rows(kind: str) -> dict[str, str]:
+    """Every name of this kind with where it lives, in order: built in, registered, plug-ins."""
+    _check_kind(kind)
+    added = {n: t if isinstance(t, str) else f"{t.__module__}:{t.__qualname__}" for n, t in _added[kind].items()}
+    return {**_BUILT_IN[kind], **added, **{n: p.value for n, p in _entry_points(kind).items()}}
+
+
+def load(kind: str, name: str) -> Any:
+    """The object behind a name, or behind ``module:attribute`` of anybody's package.
+
+    Raises:
+        DreamEnvsError: if there is no such name (with the nearest ones) or its module cannot be imported.
+    """
+    _check_kind(kind)
+    target: Any = _added[kind].get(name) or _BUILT_IN[kind].get(name)
+    if target is None and name in _entry_points(kind):
+        return _entry_points(kind)[name].load()
+    if target is None and ":" in name:
+        target = name
+    if target is None:
+        raise DreamEnvsError(unknown(kind, name, list(rows(kind))))
+    return _import(target) if isinstance(target, str) else target
+
+
+def create(kind: str, name: str, **kwargs: Any) -> Any:
+    """Call what ``load`` finds with ``kwargs``; a wrong keyword is an error that lists the right ones."""
+    factory = load(kind, name)
+    check_kwargs(factory, kwargs, name)
+    return factory(**kwargs)
+
+
+def check_kwargs(factory: Callable[..., Any], kwargs: dict[str, Any], name: str) -> None:
+    """Raise a one-line DreamEnvsError if ``factory`` does not take one of ``kwargs``."""
+    parameters = inspect.signature(factory).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    allowed = [n for n, p in parameters.items() if p.kind is not p.VAR_POSITIONAL]
+    for key in kwargs:
+        if key not in allowed:
+            raise DreamEnvsError(unknown(f"arguments of {name}", key, allowed))
+
+
+def unknown(what: str, name: str, known: list[str]) -> str:
+    """``no X 'nmae'; did you mean 'name'? (all: ...)``."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = near or [k for k in known if name.lower() in k.lower()][:3]
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"{what}: no {name!r}{hint} (all: {', '.join(known)})"
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise DreamEnvsError(unknown("registry", kind, list(KINDS)))
+
+
+def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    if kind not in _plugins:
+        _plugins[kind] = {p.name: p for p in importlib.metadata.entry_points(group=f"dream_envs.{kind}")}
+    return _plugins[kind]
+
+
+def _import(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        extra = "pip install 'dream-envs[train]'" if missing in _TRAIN_PACKAGES else f"is {missing!r} installed?"
+        raise DreamEnvsError(f"cannot import {target!r}: no module {missing!r}; {extra}") from error
+    except AttributeError as error:
+        raise DreamEnvsError(f"cannot import {target!r}: {module} has no {attribute!r}") from error
+    return found
+
+
+_TRAIN_PACKAGES = {"torch", "transformers", "trl", "accelerate", "peft", "datasets", "safetensors", "tensorboard"}

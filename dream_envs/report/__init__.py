@@ -1,0 +1,1 @@
+"""Run reports as self-contained HTML."""

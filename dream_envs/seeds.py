@@ -1,0 +1,59 @@
+"""The only birthplace of randomness: generators made by hashing labels.
+
+``stream("composition", 42, "level", 3)`` and ``stream("composition", 43, "level", 3)`` share nothing, and neither is a
+shifted copy of the other, which ``Random(seed + index)`` would be (reasoning-gym 0.1.25: seeds 42 and 43 share 499 of
+500 questions).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+Label = str | int | float | bytes | bool | None
+
+
+def digest(*labels: Label, bits: int = 64) -> int:
+    """A whole number of ``bits`` bits that depends on every label and its type.
+
+    Raises:
+        TypeError: for a label that has no unique text form.
+    """
+    parts = []
+    for label in labels:
+        if not isinstance(label, (str, int, float, bytes, bool, type(None), np.integer)):
+            raise TypeError(f"a seed label is a str, int, float, bytes, bool or None, not {type(label).__name__}")
+        value = int(label) if isinstance(label, np.integer) else label
+        text = repr(value)
+        parts.append(f"{type(value).__name__}{len(text)}:{text}")
+    data = "|".join(parts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=bits // 8).digest(), "little")
+
+
+def stream(*labels: Label) -> np.random.Generator:
+    """An independent numpy Generator for these labels; the same labels always give the same stream."""
+    return np.random.Generator(np.random.PCG64(digest(*labels, bits=128)))
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+
+
+def uniforms(seeds: np.ndarray, steps: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) for many rows at once, each row's from its own seed alone (splitmix64).
+
+    Args:
+        seeds: ``uint64[B]``, one seed a row.
+        steps: how many numbers a row.
+
+    Returns:
+        ``float64[B, steps]``; row ``i`` depends on ``seeds[i]`` only, whatever the batch.
+    """
+    with np.errstate(over="ignore"):
+        z = seeds.astype(np.uint64)[:, None] + _GOLDEN * np.arange(1, steps + 1, dtype=np.uint64)[None, :]
+        z = (z ^ (z >> np.uint64(30))) * _MIX1
+        z = (z ^ (z >> np.uint64(27))) * _MIX2
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53

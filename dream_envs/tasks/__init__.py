@@ -1,0 +1,1 @@
+"""Verifiable problem families: ``generate``, ``parse``, ``verify``, ``chance``, ``gold``; one family a file."""

@@ -1,0 +1,225 @@
+"""Composition World: follow a list of named operations through a finite set of states, writing every step.
+
+A problem is a start state and a list of operations; each operation is a fixed permutation of the states, so that every
+problem is solvable and nothing is lost on the way.  The only accepted reply is the whole trace, which makes the exact
+success probability of a language model one teacher-forced product (``frontier.exact``).
+
+- ``compact`` notation, prompt ``c:BDA``, accepted reply ``BfDkAa.``: each operation, then the state it leads to.
+- ``english`` notation: the tables are given in the prompt, the reply is ``B -> f, D -> k, A -> a``.
+
+Level = number of operations (depth).  Chance: a guesser who knows the format and copies the operations must hit every
+state: ``n_states ** -depth``.
+
+Source: our own; the construction of nested unary functions follows "From f(x) and g(x) to f(g(x))" (arXiv 2509.25123).
+Version history: 1.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from dream_envs.core import DreamEnvsError, Reject, Score, Task
+from dream_envs.seeds import stream
+
+STATE_NAMES = "abcdefghijklmnopqrstuvwxyz"
+OPERATION_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+RIGHT, WRONG = Score(1.0, grader="composition-1"), Score(0.0, grader="composition-1")
+
+
+class Composition:
+    """The family ``composition``.
+
+    Args:
+        notation: ``compact`` or ``english``.
+        n_states: 2 to 26 states, named ``a`` onwards.
+        n_operations: 1 to 26 operations, named ``A`` onwards.
+        world: the label that the permutations are drawn from; another label is another world.
+        held_out_pairs: so many ordered pairs of operations are reserved for evaluation; ``generate`` avoids them
+            unless asked for by ``pairs="held_out"``, and ``parse`` notes them in ``meta``.
+        known: the operations whose tables an ``english`` prompt does not print (``""``: prints all it uses).
+        max_level: the deepest problem that ``parse`` accepts.
+        reject_held_out: turn away proposals that use a held-out pair.
+    """
+
+    name = "composition"
+    version = 1
+
+    def __init__(
+        self,
+        notation: str = "compact",
+        *,
+        n_states: int = 16,
+        n_operations: int = 8,
+        world: str = "world-0",
+        held_out_pairs: int = 4,
+        known: str = "",
+        max_level: int = 16,
+        reject_held_out: bool = False,
+    ) -> None:
+        if notation not in ("compact", "english"):
+            raise DreamEnvsError(f"notation={notation!r}: composition has 'compact' and 'english'")
+        if not 2 <= n_states <= 26 or not 1 <= n_operations <= 26:
+            raise DreamEnvsError(f"n_states={n_states} (2 to 26), n_operations={n_operations} (1 to 26)")
+        if not 0 <= held_out_pairs < n_operations * n_operations:
+            raise DreamEnvsError(f"held_out_pairs={held_out_pairs}: 0 to {n_operations * n_operations - 1}")
+        if not 1 <= max_level <= 64:
+            raise DreamEnvsError(f"max_level={max_level}: 1 to 64")
+        self.notation, self.max_level, self.reject_held_out = notation, max_level, reject_held_out
+        self.states, self.operations = STATE_NAMES[:n_states], OPERATION_NAMES[:n_operations]
+        if unknown := set(known) - set(self.operations):
+            raise DreamEnvsError(f"known={known!r}: {sorted(unknown)} are not among {self.operations!r}")
+        self.known, self.world = known, world
+        self.levels = range(1, max_level + 1)
+        self.table = _tables(world, n_states, n_operations)
+        self.held_out = _held_out(world, n_operations, held_out_pairs)
+        self._next = {
+            (o, s): self.states[self.table[i, j]]
+            for i, o in enumerate(self.operations)
+            for j, s in enumerate(self.states)
+        }
+        english = notation == "english"
+        self.max_chars = max_level + 2 if not english else 40 + 5 * max_level
+        self.max_reply_tokens = 2 * max_level + 2 if not english else 8 * max_level + 8
+
+    def generate(self, rng: np.random.Generator, level: int, pairs: str = "any") -> Task:
+        """A problem of depth ``level``; ``pairs``: ``any`` avoids held-out pairs, ``held_out`` has at least one."""
+        if level not in self.levels:
+            raise DreamEnvsError(f"level={level}: composition has {self.levels.start} to {self.max_level}")
+        if pairs == "held_out" and (level < 2 or not self.held_out):
+            raise DreamEnvsError("pairs='held_out' needs level >= 2 and held_out_pairs >= 1")
+        while True:
+            ops = "".join(self.operations[i] for i in rng.integers(len(self.operations), size=level))
+            if self._uses_held_out(ops) == (pairs == "held_out"):
+                return self.make(self.states[int(rng.integers(len(self.states)))], ops)
+
+    def make(self, start: str, ops: str, origin: str = "generator") -> Task:
+        """The problem with this start state and these operations."""
+        if self.notation == "compact":
+            prompt = f"{start}:{ops}"
+        else:
+            prompt = self._english_prompt(start, ops)
+        meta = {"start": start, "ops": ops, "held_out": self._uses_held_out(ops)}
+        return Task(
+            family=self.name, level=len(ops), prompt=prompt, answer=self._trace(start, ops), meta=meta, origin=origin
+        )
+
+    def parse(self, proposal: str) -> Task | Reject:
+        """``c:BDA`` (compact) or ``start c; apply B, D, A`` (english); nothing before, nothing behind."""
+        if not proposal:
+            return Reject("empty")
+        if len(proposal) > self.max_chars:
+            return Reject("too_long", f"{len(proposal)} characters, at most {self.max_chars}")
+        if self.notation == "compact":
+            start, ops, ok = proposal[:1], proposal[2:], proposal[1:2] == ":"
+        else:
+            head, _, tail = proposal.partition("; apply ")
+            start, ops = head.removeprefix("start "), tail.replace(", ", "")
+            ok = proposal == f"start {start}; apply {', '.join(ops)}"
+        if not ok or not ops or len(start) != 1 or start not in self.states or set(ops) - set(self.operations):
+            allowed = set(self.states + self.operations + ":" + ("start; apply," if self.notation == "english" else ""))
+            if stray := set(proposal) - allowed:
+                return Reject("charset", f"{min(stray)!r}")
+            return Reject("grammar", "expected " + self.proposal_form())
+        if len(ops) > self.max_level:
+            return Reject("limits", f"depth {len(ops)}, at most {self.max_level}")
+        if self.reject_held_out and self._uses_held_out(ops):
+            return Reject("held_out", "uses a reserved pair of operations")
+        return self.make(start, ops, "proposal")
+
+    def proposal_form(self) -> str:
+        """The proposal grammar, by example."""
+        return "'c:BDA'" if self.notation == "compact" else "'start c; apply B, D, A'"
+
+    def verify(self, task: Task, reply: str) -> Score:
+        """1 for the whole trace and nothing else, 0 otherwise."""
+        return RIGHT if reply == task.answer else WRONG
+
+    def chance(self, task: Task) -> float:
+        """Every state must be hit, the operations being copied from the prompt."""
+        return float(len(self.states)) ** -task.level
+
+    def guess(self, task: Task, rng: np.random.Generator) -> str:
+        """The operations of the prompt, each with a random state."""
+        drawn = rng.integers(len(self.states), size=task.level)
+        return self._write([(o, self.states[i]) for o, i in zip(task.meta["ops"], drawn, strict=True)])
+
+    def gold(self, task: Task) -> str:
+        """The trace."""
+        return task.answer
+
+    def brief(self, level: int | None = None, reference: Task | None = None) -> str:
+        """``new`` in compact notation, a paragraph in english."""
+        if self.notation == "compact":
+            return "new"
+        wish = f" Use {level} operations." if level else ""
+        unlike = f" Do not repeat this one: {self._proposal(reference)}." if reference else ""
+        return (
+            f"Invent a composition problem. States are {', '.join(self.states)}; operations are "
+            f"{', '.join(self.operations)}, each a fixed permutation of the states.{wish}{unlike} Reply with one line "
+            f"of the form {self.proposal_form()} and nothing else."
+        )
+
+    def mutate(self, task: Task, rng: np.random.Generator) -> Task | None:
+        """The same problem with one operation more at its end; None at the deepest level."""
+        ops = task.meta["ops"] + self.operations[int(rng.integers(len(self.operations)))]
+        if len(ops) > self.max_level:
+            return None
+        return self.make(task.meta["start"], ops, "mutation")
+
+    def features(self, task: Task) -> tuple[str, ...]:
+        """Depth and every ordered pair of neighbouring operations."""
+        ops = task.meta["ops"]
+        return (f"depth={len(ops)}", *(f"pair={a}{b}" for a, b in zip(ops, ops[1:], strict=False)))
+
+    def as_proposal(self, task: Task) -> str:
+        """The text that ``parse`` turns into this problem."""
+        return self._proposal(task)
+
+    def _proposal(self, task: Task) -> str:
+        start, ops = task.meta["start"], task.meta["ops"]
+        return f"{start}:{ops}" if self.notation == "compact" else f"start {start}; apply {', '.join(ops)}"
+
+    def _uses_held_out(self, ops: str) -> bool:
+        return any(ops[i : i + 2] in self.held_out for i in range(len(ops) - 1)) if self.held_out else False
+
+    def _trace(self, start: str, ops: str) -> str:
+        steps, state, table = [], start, self._next
+        for operation in ops:
+            state = table[operation, state]
+            steps.append((operation, state))
+        return self._write(steps)
+
+    def _write(self, steps: list[tuple[str, str]]) -> str:
+        if self.notation == "compact":
+            return "".join([o + s for o, s in steps]) + "."
+        return ", ".join(f"{o} -> {s}" for o, s in steps)
+
+    def _english_prompt(self, start: str, ops: str) -> str:
+        tables = [
+            f"{o}: " + " ".join(f"{s}>{self._next[o, s]}" for s in self.states)
+            for o in sorted(set(ops) - set(self.known))
+        ]
+        lines = "\n".join(tables)
+        return (
+            (f"Operations map states to states:\n{lines}\n" if tables else "")
+            + f"Start in state {start} and apply, in this order: {', '.join(ops)}. After each operation write the "
+            + f"operation, an arrow and the new state, as in 'A -> {self.states[0]}, B -> {self.states[1]}', on one "
+            + "line and nothing else."
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(world: str, n_states: int, n_operations: int) -> np.ndarray:
+    """``int[n_operations, n_states]``: row o maps a state's index to the next one's."""
+    return np.stack(
+        [stream("composition-world", world, o, n_states).permutation(n_states) for o in range(n_operations)]
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _held_out(world: str, n_operations: int, count: int) -> frozenset[str]:
+    pairs = [a + b for a in OPERATION_NAMES[:n_operations] for b in OPERATION_NAMES[:n_operations]]
+    chosen = stream("composition-held-out", world, n_operations).permutation(len(pairs))[:count]
+    return frozenset(pairs[i] for i in chosen)
