@@ -4,7 +4,7 @@ A problem is a start state and a list of operations; each operation is a fixed p
 problem is solvable and nothing is lost on the way.  The only accepted reply is the whole trace, which makes the exact
 success probability of a language model one teacher-forced product (``frontier.exact``).
 
-- ``compact`` notation, prompt ``c:BDA``, accepted reply ``BfDkAa.``: each operation, then the state it leads to.
+- ``compact`` notation, prompt ``c:BDA``, accepted reply ``BfDkAa``: each operation, then the state it leads to.
 - ``english`` notation: the tables are given in the prompt, the reply is ``B -> f, D -> k, A -> a``.
 
 Level = number of operations (depth).  Chance: a guesser who knows the format and copies the operations must hit every
@@ -193,7 +193,7 @@ class Composition:
 
     def _write(self, steps: list[tuple[str, str]]) -> str:
         if self.notation == "compact":
-            return "".join([o + s for o, s in steps]) + "."
+            return "".join([o + s for o, s in steps])
         return ", ".join(f"{o} -> {s}" for o, s in steps)
 
     def _english_prompt(self, start: str, ops: str) -> str:
