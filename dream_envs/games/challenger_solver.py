@@ -179,15 +179,22 @@ class ChallengerSolver:
         raise AssertionError("apply after the end: turns() is empty, the game is over")
 
     def outcome(self, state: State) -> Outcome | None:
-        """Facts: ``valid``, ``reject``, ``solve_rate`` (over ok verdicts), ``correct`` and ``replies`` by solver."""
+        """Facts: ``agents`` (all seats), ``valid``, ``reject``, ``solve_rate`` (over ok verdicts), ``correct`` by solver.
+
+        With a judge also ``truth`` by solver and ``verdict_status``.  ``agents`` names those who never got to move too,
+        so that a reward computed from the episode alone can account for them.
+        """
         if state.phase != "end":
             return None
+        facts: dict[str, Any]
         if state.challenge is None:
             reject = state.reject or Reject("empty")
             status = state.proposal.status if state.proposal else "ok"
-            return Outcome(status, {"valid": False, "reject": reject.code, "solve_rate": None, "correct": {}})
+            facts = {"valid": False, "reject": reject.code, "solve_rate": None, "correct": {}}
+            return Outcome(status, {"agents": list(self.agents), **facts})
         values = [v.value for v in state.verdicts if v.status == "ok"]
-        facts: dict[str, Any] = {
+        facts = {
+            "agents": list(self.agents),
             "valid": True,
             "reject": "",
             "solve_rate": sum(values) / len(values) if values else None,
