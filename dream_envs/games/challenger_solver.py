@@ -179,7 +179,7 @@ class ChallengerSolver:
         raise AssertionError("apply after the end: turns() is empty, the game is over")
 
     def outcome(self, state: State) -> Outcome | None:
-        """Facts: ``agents`` (every seat), ``valid``, ``reject``, ``solve_rate`` (over ok verdicts), ``correct`` by solver.
+        """Facts: ``agents`` (all seats), ``valid``, ``reject``, ``solve_rate`` (of ok verdicts), ``correct`` by solver.
 
         With a judge also ``truth`` by solver and ``verdict_status``.  ``agents`` names those who never got to move too,
         so that a reward computed from the episode alone can account for them.
