@@ -3,6 +3,9 @@
 Four kinds: ``envs`` (games), ``tasks`` (families), ``rewards``, ``agents``.  Other people's packages add rows by entry
 points of the groups ``dream_envs.envs``, ``dream_envs.tasks``, ``dream_envs.rewards`` and ``dream_envs.agents``, or by
 calling ``register`` at run time.  A wrong name is answered with the nearest right ones.
+
+A row of ``envs`` may name its roles in brackets, ``"acme.debate:Debate [pro, con]"``: each role then has a Gymnasium
+id (``acme/Debate-Pro-v0``) without the game being imported.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ KINDS = ("envs", "tasks", "rewards", "agents")
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     "envs": {
-        "dream_envs/ChallengerSolver-v0": "dream_envs.games.challenger_solver:ChallengerSolver",
+        "dream_envs/ChallengerSolver-v0": "dream_envs.games.challenger_solver:ChallengerSolver [challenger, solver, judge]",
     },
     "tasks": {
         "composition": "dream_envs.tasks.composition:Composition",
@@ -33,15 +36,22 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "correctness": "dream_envs.rewards.solver:correctness",
         "format": "dream_envs.rewards.solver:format_reward",
         "majority": "dream_envs.rewards.solver:majority",
+        "judge_agreement": "dream_envs.rewards.solver:judge_agreement",
         "random": "dream_envs.rewards.controls:random_reward",
         "shuffled": "dream_envs.rewards.controls:shuffled",
+        "format_only": "dream_envs.rewards.controls:format_only",
         "learnability": "dream_envs.rewards.learnability:learnability",
         "repetition": "dream_envs.rewards.diversity:repetition",
         "novelty": "dream_envs.rewards.diversity:novelty",
+        "weighted": "dream_envs.rewards.algebra:weighted",
+        "gate": "dream_envs.rewards.algebra:gate",
+        "clip": "dream_envs.rewards.algebra:clip",
+        "per_role": "dream_envs.rewards.algebra:per_role",
         "zero_sum": "dream_envs.rewards.algebra:zero_sum",
     },
     "agents": {
         "oracle": "dream_envs.agents.scripted:Oracle",
+        "generator": "dream_envs.agents.scripted:Generator",
         "floor": "dream_envs.agents.scripted:Floor",
         "guesser": "dream_envs.agents.scripted:Guesser",
         "random": "dream_envs.agents.scripted:RandomText",
@@ -55,6 +65,8 @@ _BUILT_IN: dict[str, dict[str, str]] = {
 }
 _added: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 _plugins: dict[str, dict[str, importlib.metadata.EntryPoint]] = {}
+#: Called with kind and name after ``register``: how a new game gets its Gymnasium and PettingZoo ids.
+listeners: list[Callable[[str, str], None]] = []
 
 
 def register(kind: str, name: str, target: str | Any) -> None:
@@ -67,13 +79,27 @@ def register(kind: str, name: str, target: str | Any) -> None:
     if name in rows(kind):
         raise DreamEnvsError(f"{kind} already has {name!r}: choose another name")
     _added[kind][name] = target
+    for listener in listeners:
+        listener(kind, name)
+
+
+def roles(env_id: str) -> tuple[str, ...]:
+    """The roles that the row of a game names, or that the registered class or object has; empty if neither."""
+    target = _added["envs"].get(env_id) or _BUILT_IN["envs"].get(env_id)
+    if target is None and env_id in _entry_points("envs"):
+        target = _entry_points("envs")[env_id].value
+    if not isinstance(target, str):
+        found = getattr(target, "roles", ())
+        return tuple(role.name for role in found) if isinstance(found, tuple) else ()
+    return tuple(role.strip() for role in target.partition("[")[2].rstrip("] ").split(",") if role.strip())
 
 
 def rows(kind: str) -> dict[str, str]:
     """Every name of this kind with where it lives, in order: built in, registered, plug-ins."""
     _check_kind(kind)
     added = {n: t if isinstance(t, str) else f"{t.__module__}:{t.__qualname__}" for n, t in _added[kind].items()}
-    return {**_BUILT_IN[kind], **added, **{n: p.value for n, p in _entry_points(kind).items()}}
+    found = {**_BUILT_IN[kind], **added, **{n: p.value for n, p in _entry_points(kind).items()}}
+    return {name: target.partition("[")[0].strip() for name, target in found.items()}
 
 
 def load(kind: str, name: str) -> Any:
@@ -131,6 +157,7 @@ def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def _import(target: str) -> Any:
+    target = target.partition("[")[0].strip()
     module, _, attribute = target.partition(":")
     try:
         found: Any = importlib.import_module(module)

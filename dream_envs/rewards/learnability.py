@@ -1,0 +1,153 @@
+"""Learnability: what a challenger's problem is worth as a function of the solvers' success rate p.
+
+====================  =====================================  ==========  ======================================
+form                  value of a valid proposal              p=0, p=1    source
+====================  =====================================  ==========  ======================================
+``azr``               1 - p, but ``zero_ends`` at 0 and 1    0, 0        Absolute Zero, arXiv 2505.03335
+``vhg``               1 - p                                  1, 0        VHG, arXiv 2605.06660
+``r_zero``            1 - 2 |p - 1/2|                        0, 0        R-Zero, arXiv 2508.05004, the paper
+``r_zero_code``       min(p, 1 - p)                          0, 0        R-Zero, the released code (half scale)
+``sqlm``              1 where 0 < p < 1                      0, 0        Self-Questioning LMs, arXiv 2508.03682
+``spice``             exp(-(Var - 1/4)^2 / (2 * 0.01))       0.044 both  SPICE, arXiv 2510.24684
+``parabola``          4 p (1 - p)                            0, 0        the Bernoulli variance, scaled to 1
+``band``              1 where lo <= p <= hi (0.2, 0.8)       0, 0        the filter of SeRL, arXiv 2505.20347
+``lsp``               -p                                     0, -1       Language Self-Play Zero, arXiv 2509.07414
+``pasodoble``         1 - p where p >= lo (0.2), else 0      0, 0        PasoDoble, arXiv 2511.11881
+====================  =====================================  ==========  ======================================
+
+Two published nuances are knobs and never silent: AZR's *code* maps a valid proposal with p = 0 or 1 to -0.5
+(``zero_ends=-0.5``; its issue 37), and papers disagree about what an invalid proposal costs (``invalid=``): -1 in AZR
+and in R-Zero's code, -0.1 in SPICE, 0 elsewhere.  -0.1 ended in a spiral of ever more invalid proposals in one report
+(arXiv 2510.18821), 0 did not, so 0 is the default except where it would make an invalid proposal the best one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dream_envs import registry
+from dream_envs.core import DreamEnvsError, Episode, Score
+from dream_envs.rewards.base import agents_of, last_turns, rejected, reward
+
+#: Value from (p, population variance of the verdicts, lo, hi); ``azr``'s ends are set by ``zero_ends``.
+FORMS: dict[str, Callable[[float, float, float, float], float]] = {
+    "azr": lambda p, var, lo, hi: 1.0 - p,
+    "vhg": lambda p, var, lo, hi: 1.0 - p,
+    "r_zero": lambda p, var, lo, hi: 1.0 - 2.0 * abs(p - 0.5),
+    "r_zero_code": lambda p, var, lo, hi: min(p, 1.0 - p),
+    "sqlm": lambda p, var, lo, hi: 1.0 if 0.0 < p < 1.0 else 0.0,
+    "spice": lambda p, var, lo, hi: math.exp(-((var - 0.25) ** 2) / (2 * 0.01)),
+    "parabola": lambda p, var, lo, hi: 4.0 * p * (1.0 - p),
+    "band": lambda p, var, lo, hi: 1.0 if lo - 1e-9 <= p <= hi + 1e-9 else 0.0,
+    "lsp": lambda p, var, lo, hi: 0.0 - p,
+    "pasodoble": lambda p, var, lo, hi: 1.0 - p if p >= lo - 1e-9 else 0.0,
+}
+_DEFAULT_LO = {"band": 0.2, "pasodoble": 0.2}
+_DEFAULT_HI = {"band": 0.8}
+
+
+def _resolve(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Check the knobs against the form, and fill in those that depend on it."""
+    form, ends = knobs["form"], knobs["zero_ends"]
+    if form not in FORMS:
+        raise DreamEnvsError(registry.unknown("forms of learnability", str(form), list(FORMS)))
+    if ends != 0.0 and form != "azr":
+        raise DreamEnvsError(f"zero_ends={ends!r} belongs to form='azr'; form={form!r} has its own values at 0 and 1")
+    for key, defaults in (("lo", _DEFAULT_LO), ("hi", _DEFAULT_HI)):
+        if knobs[key] is not None and form not in defaults:
+            raise DreamEnvsError(f"{key}={knobs[key]!r}: form={form!r} has no {key} (forms: {', '.join(defaults)})")
+    lo = knobs["lo"] if knobs["lo"] is not None else _DEFAULT_LO.get(form, 0.0)
+    hi = knobs["hi"] if knobs["hi"] is not None else _DEFAULT_HI.get(form, 1.0)
+    if not 0 <= lo <= hi <= 1:
+        raise DreamEnvsError(f"lo={lo!r}, hi={hi!r}: 0 <= lo <= hi <= 1")
+    if knobs["rate"] not in ("verdicts", "majority"):
+        raise DreamEnvsError(f"rate={knobs['rate']!r}: 'verdicts' (share right) or 'majority' (share that agrees)")
+    if not isinstance(knobs["min_attempts"], int) or knobs["min_attempts"] < 2:
+        raise DreamEnvsError(f"min_attempts={knobs['min_attempts']!r}: 2 or more; one attempt makes p 0 or 1 always")
+    invalid = knobs["invalid"]
+    if invalid is None:
+        invalid = -0.1 if form == "spice" else -1.0 if form == "lsp" else min(0.0, ends)
+    elif invalid != "exclude" and not (isinstance(invalid, (int, float)) and math.isfinite(invalid)):
+        raise DreamEnvsError(f"invalid={invalid!r}: a finite number, or 'exclude' to leave invalid proposals unscored")
+    return {**knobs, "lo": lo, "hi": hi, "invalid": invalid}
+
+
+@reward("learnability", prepare=_resolve, always=("form",))
+def learnability(
+    episode: Episode,
+    *,
+    form: str = "azr",
+    invalid: float | str | None = None,
+    zero_ends: float = 0.0,
+    lo: float | None = None,
+    hi: float | None = None,
+    rate: str = "verdicts",
+    min_attempts: int = 2,
+    role: str = "challenger",
+) -> dict[str, Score]:
+    """What the challenger's proposal is worth; the forms are in the head of this module.
+
+    Args:
+        episode: reads ``outcome.facts`` ``valid``, ``reject``, ``solve_rate`` and ``correct``.
+        form: a key of ``FORMS``.
+        invalid: the value of a proposal that was turned away, status ``ok``: it is a measurement, and a challenger
+            has to learn from it.  ``exclude`` gives it the status ``invalid`` instead.  Default 0.0; -0.1 for
+            ``spice`` (as published); -1.0 for ``lsp`` and ``zero_ends`` where that is negative, so that an invalid
+            proposal is never worth more than the worst valid one.
+        zero_ends: ``azr``'s value at p = 0 and p = 1.
+        lo: lower end of ``band`` and of ``pasodoble``'s gate, inclusive.
+        hi: upper end of ``band``, inclusive.
+        rate: where p comes from.  ``verdicts``: the share of right answers.  ``majority``: the share of solvers that
+            gave the most frequent reply, which R-Zero and SQLM use for want of a truth.
+        min_attempts: p is not estimated from fewer verdicts.
+        role: who is scored.
+
+    Returns:
+        Range 0 to 1 for valid proposals (``lsp`` -1 to 0).  Components ``p`` and ``attempts``.  ``error`` if the game
+        seats fewer than ``min_attempts`` solvers: p would be 0 or 1 whatever the problem and ``azr`` identically 0.
+        ``abstain`` if the solvers are there but too few verdicts came (no p, no reward; never 0).
+    """
+    status, code = episode.outcome.status, rejected(episode)
+    if status != "ok":
+        score = Score(0.0, status, detail=f"the game ended in {status}")
+    elif code and invalid == "exclude":
+        score = Score(0.0, "invalid", detail=f"proposal rejected: {code}")
+    elif code:
+        score = Score(float(invalid or 0.0), detail=f"proposal rejected: {code}")
+    else:
+        score = _valid(episode, form, zero_ends, lo or 0.0, 1.0 if hi is None else hi, rate, min_attempts)
+    return dict.fromkeys(agents_of(episode, role), score)
+
+
+def _valid(episode: Episode, form: str, zero_ends: float, lo: float, hi: float, rate: str, min_attempts: int) -> Score:
+    values, seated = _attempts(episode, rate)
+    if seated == 0:
+        return Score(0.0, "error", detail="this game records no facts['correct']: nothing to estimate p from")
+    if seated < min_attempts:
+        return Score(0.0, "error", detail=f"p from {seated} solver(s) is 0 or 1 always: seat {min_attempts} or more")
+    if len(values) < min_attempts:
+        why = f"{len(values)} of {seated} verdicts, {min_attempts} needed"
+        return Score(0.0, "abstain", {"attempts": float(len(values))}, why)
+    p = math.fsum(values) / len(values)  # facts["solve_rate"], but not at the mercy of the solvers' order
+    if not 0.0 <= p <= 1.0:
+        return Score(0.0, "error", detail=f"success rate {p!r} is outside 0 to 1")
+    variance = math.fsum((v - p) ** 2 for v in values) / len(values)
+    ends = form == "azr" and (p == 0.0 or p == 1.0)
+    value = zero_ends if ends else FORMS[form](p, variance, lo, hi)
+    return Score(value, "ok", {"p": p, "attempts": float(len(values))})
+
+
+def _attempts(episode: Episode, rate: str) -> tuple[list[float], int]:
+    """The verdicts that p is the mean of, and how many solvers could have had one."""
+    if rate == "majority":
+        turns = last_turns(episode, "solver")
+        texts = [t.text for t in turns.values() if t.status == "ok" and t.text]
+        top = max(Counter(texts).values(), default=0)
+        return [1.0] * top + [0.0] * (len(texts) - top), len(turns)
+    verdicts = episode.outcome.facts.get("correct")
+    if not isinstance(verdicts, Mapping):
+        return [], 0
+    return [float(v) for v in verdicts.values() if v is not None], len(verdicts)

@@ -1,0 +1,179 @@
+"""Rewards for those who answer: correctness, format, agreement with the majority; and the judge's agreement with truth.
+
+All of them give ``abstain`` to agents that never came to answer because the proposal was turned away, and the call's
+own status (``timeout``, ``error``) to an agent whose call failed: neither is a wrong answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from dream_envs.core import DreamEnvsError, Episode, Score, Turn
+from dream_envs.rewards.base import agents_of, challenge_of, last_turns, rejected, reward
+
+#: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).
+REPLY_FORMS: dict[str, str] = {
+    "composition": r"(?:[A-Z][a-z])+|[A-Z] -> [a-z](?:, [A-Z] -> [a-z])*",
+    "arithmetic": r"-?[0-9]+",
+    "reverse_addition": r"[0-9]+",
+    "countdown": r"[0-9+\-*/() ]*[0-9)]",
+}
+MAX_FORM_CHARS = 4096  # a pattern is never tried on a longer reply: that has no family's form
+
+
+@reward("correctness")
+def correctness(episode: Episode, *, role: str = "solver") -> dict[str, Score]:
+    """1 for a right answer, 0 for a wrong one, as the game's verdict (verifier or judge) has it.
+
+    Args:
+        episode: reads ``outcome.facts["correct"]``, ``{agent: 0..1 or None}``.
+        role: who is scored.
+
+    Returns:
+        Range 0 to 1.  ``abstain`` without a verdict, or the call's own status if the agent's call failed.
+    """
+    verdicts = episode.outcome.facts.get("correct")
+    found, code = {}, rejected(episode)
+    turns = last_turns(episode, role)
+    for agent in agents_of(episode, role):
+        if not isinstance(verdicts, Mapping):
+            found[agent] = Score(0.0, "error", detail="this game records no facts['correct']")
+        elif (value := verdicts.get(agent)) is not None:
+            found[agent] = Score(value)
+        else:
+            found[agent] = _unanswered(turns.get(agent), code, "no verdict")
+    return found
+
+
+@reward("judge_agreement")
+def judge_agreement(episode: Episode, *, role: str = "judge") -> dict[str, Score]:
+    """The share of a judge's verdicts that agree with the truth that the game recorded beside them.
+
+    Args:
+        episode: reads ``outcome.facts`` ``correct`` (the verdicts), ``truth`` and ``verdict_status``.
+        role: who is scored.
+
+    Returns:
+        Range 0 to 1 (a coin gets 0.5).  No readable verdict is ``abstain``, never 0; so is an episode in which no
+        reply came to be judged.  Only replies with both a verdict and a truth count.
+    """
+    facts, code = episode.outcome.facts, rejected(episode)
+    verdicts, truths = facts.get("correct") or {}, facts.get("truth")
+    pairs = [(v, t) for a, v in verdicts.items() if v is not None and (t := (truths or {}).get(a)) is not None]
+    turns, found = last_turns(episode, role), {}
+    for agent in agents_of(episode, role):
+        if code or (agent in turns and turns[agent].status != "ok") or not verdicts:
+            found[agent] = _unanswered(turns.get(agent), code, "nothing to judge")
+        elif truths is None:
+            found[agent] = Score(0.0, "error", detail="this game records no facts['truth']")
+        elif not pairs:
+            found[agent] = Score(0.0, "abstain", detail="no verdict")
+        else:
+            share = sum((v >= 0.5) == (t >= 0.5) for v, t in pairs) / len(pairs)
+            found[agent] = Score(share, components={"judged": float(len(pairs))})
+    return found
+
+
+def _check_format(knobs: dict[str, Any]) -> dict[str, Any]:
+    if knobs["pattern"] is not None:
+        try:
+            re.compile(knobs["pattern"])
+        except (re.error, TypeError) as error:
+            raise DreamEnvsError(f"pattern={knobs['pattern']!r} is not a regular expression: {error}") from error
+    return knobs
+
+
+@reward("format", prepare=_check_format)
+def format_reward(episode: Episode, *, pattern: str | None = None, role: str = "solver") -> dict[str, Score]:
+    """1 if the whole reply has the form of the family's replies, 0 if not; right or wrong does not matter.
+
+    Args:
+        episode: reads the solvers' replies and the family of the problem.
+        pattern: a regular expression for the whole reply.  None: what the game recorded in
+            ``outcome.facts["format"]`` (``{agent: 0 or 1}``), or else ``REPLY_FORMS`` of the family.
+        role: who is scored.
+
+    Returns:
+        0 or 1.  ``error`` for a family whose reply form nobody named.
+    """
+    recorded = episode.outcome.facts.get("format") if pattern is None else None
+    problem = challenge_of(episode) or (episode.tasks[-1] if episode.tasks else None)
+    form = pattern if pattern is not None else REPLY_FORMS.get(problem.family if problem else "")
+    found, code = {}, rejected(episode)
+    turns = last_turns(episode, role)
+    for agent in agents_of(episode, role):
+        turn = turns.get(agent)
+        if turn is None or turn.status != "ok":
+            found[agent] = _unanswered(turn, code, "no reply")
+        elif isinstance(recorded, Mapping) and recorded.get(agent) is not None:
+            found[agent] = Score(recorded[agent])
+        elif form is None:
+            family = problem.family if problem else "?"
+            found[agent] = Score(0.0, "error", detail=f"no reply form for family {family!r}: give pattern=")
+        else:
+            fits = len(turn.text) <= MAX_FORM_CHARS and re.fullmatch(form, turn.text) is not None
+            found[agent] = Score(1.0 if fits else 0.0)
+    return found
+
+
+def _check_majority(knobs: dict[str, Any]) -> dict[str, Any]:
+    if knobs["tie"] not in ("abstain", "share"):
+        raise DreamEnvsError(f"tie={knobs['tie']!r}: 'abstain' (no label) or 'share' (each of k tied replies gets 1/k)")
+    if not 0 <= knobs["min_share"] <= 1:
+        raise DreamEnvsError(f"min_share={knobs['min_share']!r}: 0 to 1, the share of votes that a label needs")
+    return knobs
+
+
+@reward("majority", prepare=_check_majority)
+def majority(
+    episode: Episode, *, tie: str = "abstain", min_share: float = 0.0, role: str = "solver"
+) -> dict[str, Score]:
+    """1 for the reply that most solvers gave, 0 for any other (TTRL, arXiv 2504.16084); the truth is not asked.
+
+    Every readable reply votes, and the order of the solvers does not matter: replies that share the first place are
+    not told apart by who spoke first.  Empty replies do not vote, cannot become the label, and get 0.
+
+    Args:
+        episode: reads the replies; ``facts`` only for the component ``label_right``.
+        tie: ``abstain``: a tie gives no label and nobody is scored; ``share``: each of k tied replies gets 1/k.
+        min_share: a label needs at least this share of the votes, else nobody is scored.
+        role: who votes and is scored.
+
+    Returns:
+        Range 0 to 1.  Components: ``share`` of the votes for the label, ``votes``, and where the game knows it
+        ``label_right`` (TTRL's label accuracy), which is there to be watched and never enters the value.
+    """
+    turns, code = last_turns(episode, role), rejected(episode)
+    votes = Counter(t.text for t in turns.values() if t.status == "ok" and t.text)
+    top = max(votes.values(), default=0)
+    labels = {text for text, count in votes.items() if count == top}
+    total = sum(votes.values())
+    components = {"share": top / total, "votes": float(total)} if total else {}
+    facts = episode.outcome.facts
+    truths = facts.get("truth") or facts.get("correct") or {}
+    if len(labels) == 1:
+        right = next((truths.get(a) for a, t in turns.items() if t.text in labels and t.status == "ok"), None)
+        components |= {} if right is None else {"label_right": float(right)}
+    why = "no votes" if not total else f"{len(labels)} replies tie" if len(labels) > 1 and tie == "abstain" else ""
+    if not why and top < min_share * total - 1e-9:
+        why = f"{top} of {total} votes, below min_share"
+    found = {}
+    for agent in agents_of(episode, role):
+        turn = turns.get(agent)
+        if turn is None or turn.status != "ok":
+            found[agent] = _unanswered(turn, code, "no reply")
+        elif why:
+            found[agent] = Score(0.0, "abstain", components, why)
+        else:
+            found[agent] = Score(1 / len(labels) if turn.text in labels else 0.0, "ok", components)
+    return found
+
+
+def _unanswered(turn: Turn | None, code: str, why: str) -> Score:
+    """The score of an agent without an answer to measure: its call's status, or ``abstain``."""
+    if turn is not None and turn.status != "ok":
+        return Score(0.0, turn.status, detail=f"the call ended in {turn.status}")
+    return Score(0.0, "abstain", detail=f"proposal rejected: {code}" if code else why)
