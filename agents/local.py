@@ -1,0 +1,154 @@
+"""A local language model as an agent: batched, seedable, with exact log-probabilities (extra: train)."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dream_envs
+from dream_envs.agents.decode import Sample, forward_for, sample
+from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
+
+
+def resolve(name: str) -> str:
+    """The folder of a model's name: ``nano/compose`` is shipped with the package, anything else is left as it is.
+
+    Raises:
+        DreamEnvsError: for a nano base that is not there, with those that are.
+    """
+    if not name.startswith("nano/"):
+        return name
+    home = Path(dream_envs.__file__).parent / "baselines" / "nano"
+    folder = home / name.removeprefix("nano/")
+    if not (folder / "config.json").exists():
+        there = ", ".join(f"nano/{p.parent.name}" for p in sorted(home.glob("*/config.json"))) or "none"
+        raise DreamEnvsError(f"model {name!r}: shipped bases are {there}; dream-envs nano builds one")
+    return str(folder)
+
+
+class LocalAgent:
+    """A Hugging Face causal language model that acts.
+
+    Args:
+        model: ``nano/compose``, a folder with safetensors, a hub id, or a loaded model (then ``tokenizer`` is needed).
+        tokenizer: the loaded tokenizer, with a chat template.
+        temperature: 0 to 10; 0 is greedy.
+        device: ``cpu``, ``cuda``, ``cuda:1`` ...; a loaded model stays where it is.
+    """
+
+    def __init__(
+        self, model: Any = "nano/compose", *, tokenizer: Any = None, temperature: float = 1.0, device: str = "cpu"
+    ) -> None:
+        if not 0 <= temperature <= 10:
+            raise DreamEnvsError(f"temperature={temperature}: 0 (greedy) to 10")
+        if isinstance(model, str):
+            model, tokenizer = load(model, device)
+        if tokenizer is None:
+            raise DreamEnvsError("a loaded model needs its tokenizer: LocalAgent(model, tokenizer=...)")
+        self.model, self.tokenizer, self.temperature = model, tokenizer, temperature
+        ends = model.generation_config.eos_token_id
+        self.ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.ends[0]
+        self._encode = functools.lru_cache(maxsize=65536)(self._encode_now)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Sample a reply to every request in one batch; row i depends on request i alone."""
+        prompts = [self.encode(r.messages) for r in requests]
+        seeds = np.array([r.seed for r in requests], dtype=np.uint64)
+        limits = np.array([r.limits.max_tokens for r in requests])
+        samples = self.sample(prompts, seeds, limits)
+        texts = self.decode([s.ids for s in samples])
+        return [
+            Action(text, s.ids, s.logprobs, Usage(len(p), len(s.ids)))
+            for text, s, p in zip(texts, samples, prompts, strict=True)
+        ]
+
+    def sample(self, prompts: Sequence[Sequence[int]], seeds: np.ndarray, max_tokens: np.ndarray) -> list[Sample]:
+        """Token ids in, samples out; see ``decode.sample``."""
+        return sample(
+            forward_for(self.model),
+            prompts,
+            seeds,
+            max_tokens,
+            end=self.ends,
+            pad=self.pad,
+            temperature=self.temperature,
+            device=self.device,
+        )
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Ids of the templated messages, the generation prompt included."""
+        return self._encode(tuple((m["role"], m["content"]) for m in messages))
+
+    def _encode_now(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+        chat = [{"role": role, "content": content} for role, content in messages]
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of completions, without special tokens."""
+        return [str(t) for t in self.tokenizer.batch_decode(list(ids), skip_special_tokens=True)]
+
+    @torch.inference_mode()
+    def completion_logits(
+        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str], batch: int = 256
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Teacher-forced logits of given replies, the end token included.
+
+        Returns:
+            For each row ``float32[T, V]`` logits and ``int64[T]`` ids: row t holds the logits that predicted id t.
+        """
+        logits: list[np.ndarray] = []
+        targets: list[np.ndarray] = []
+        for at in range(0, len(prompts), batch):
+            heads = [list(self.encode(p)) for p in prompts[at : at + batch]]
+            tails = [
+                [*self.tokenizer(c, add_special_tokens=False)["input_ids"], self.ends[0]]
+                for c in completions[at : at + batch]
+            ]
+            width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
+            rows = [h + t + [self.pad] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)]
+            mask = [
+                [1] * (len(h) + len(t)) + [0] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)
+            ]
+            ids = torch.tensor(rows, device=self.device)
+            out = self.model(input_ids=ids, attention_mask=torch.tensor(mask, device=self.device)).logits
+            values = out.float().cpu().numpy()
+            for i, (h, t) in enumerate(zip(heads, tails, strict=True)):
+                logits.append(values[i, len(h) - 1 : len(h) + len(t) - 1].copy())
+                targets.append(np.array(t))
+        return logits, targets
+
+    def snapshot(self) -> LocalAgent:
+        """A frozen copy of the weights as they are now."""
+        twin = copy.deepcopy(self.model).requires_grad_(False).eval()
+        return LocalAgent(twin, tokenizer=self.tokenizer, temperature=self.temperature)
+
+
+def load(name: str, device: str = "cpu") -> tuple[Any, Any]:
+    """A model and its tokenizer, in float32, safetensors only, never with remote code.
+
+    Raises:
+        DreamEnvsError: if there is nothing of that name to load.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = resolve(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise DreamEnvsError(f"model {name!r} cannot be loaded: {first}; give nano/compose or a folder") from error
+    return model.eval(), tokenizer
