@@ -48,6 +48,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "clip": "dream_envs.rewards.algebra:clip",
         "per_role": "dream_envs.rewards.algebra:per_role",
         "zero_sum": "dream_envs.rewards.algebra:zero_sum",
+        "trl": "dream_envs.rewards.adapters:from_trl",
     },
     "agents": {
         "oracle": "dream_envs.agents.scripted:Oracle",

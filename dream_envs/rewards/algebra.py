@@ -1,10 +1,10 @@
 """A small algebra of reward models: ``weighted``, ``gate``, ``clip``, ``per_role``, ``zero_sum``; and ``RoleBaseline``.
 
-Every operation takes names, models, objects or bare functions, and gives a Model again.  The algebra of statuses is the
-same everywhere: **a combination has a value only if every part of it has one**.  Otherwise its status is the gravest
-among its parts, error > timeout > invalid > abstain > ok, and ``detail`` names the part.  A part that says nothing about
-an agent counts as ``abstain`` for it, so that a missing reward never passes for a zero; to give different roles different
-rewards, use ``per_role``.
+Every operation takes names, models, objects or bare functions, and gives a Model again.  The algebra of statuses is
+the same everywhere: **a combination has a value only if every part of it has one**.  Otherwise its status is the
+gravest among its parts, error > timeout > invalid > abstain > ok, and ``detail`` names the part.  A part that says
+nothing about an agent counts as ``abstain`` for it, so that a missing reward never passes for a zero; to give
+different roles different rewards, use ``per_role``.
 """
 
 from __future__ import annotations

@@ -258,6 +258,13 @@ def rejected(episode: Episode) -> str:
     return "" if facts.get("valid", True) else str(facts.get("reject") or "unknown")
 
 
+def unanswered(turn: Turn | None, code: str, why: str = "no reply") -> Score:
+    """The score of an agent without an answer to measure: its call's status, or ``abstain``."""
+    if turn is not None and turn.status != "ok":
+        return Score(0.0, turn.status, detail=f"the call ended in {turn.status}")
+    return Score(0.0, "abstain", detail=f"proposal rejected: {code}" if code else why)
+
+
 def episode_key(episode: Episode) -> str:
     """16 hex digits of what was played: seed, place, tasks and every reply; not of scores, graders or timings."""
     said = [part for turn in episode.turns for part in (turn.agent, turn.status, turn.text)]

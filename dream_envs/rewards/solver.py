@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Episode, Score, Turn
-from dream_envs.rewards.base import agents_of, challenge_of, last_turns, rejected, reward
+from dream_envs.core import DreamEnvsError, Episode, Score
+from dream_envs.rewards.base import agents_of, challenge_of, last_turns, rejected, reward, unanswered
 
 #: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).
 REPLY_FORMS: dict[str, str] = {
@@ -44,7 +44,7 @@ def correctness(episode: Episode, *, role: str = "solver") -> dict[str, Score]:
         elif (value := verdicts.get(agent)) is not None:
             found[agent] = Score(value)
         else:
-            found[agent] = _unanswered(turns.get(agent), code, "no verdict")
+            found[agent] = unanswered(turns.get(agent), code, "no verdict")
     return found
 
 
@@ -66,7 +66,7 @@ def judge_agreement(episode: Episode, *, role: str = "judge") -> dict[str, Score
     turns, found = last_turns(episode, role), {}
     for agent in agents_of(episode, role):
         if code or (agent in turns and turns[agent].status != "ok") or not verdicts:
-            found[agent] = _unanswered(turns.get(agent), code, "nothing to judge")
+            found[agent] = unanswered(turns.get(agent), code, "nothing to judge")
         elif truths is None:
             found[agent] = Score(0.0, "error", detail="this game records no facts['truth']")
         elif not pairs:
@@ -77,7 +77,8 @@ def judge_agreement(episode: Episode, *, role: str = "judge") -> dict[str, Score
     return found
 
 
-def _check_format(knobs: dict[str, Any]) -> dict[str, Any]:
+def check_pattern(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a knob ``pattern`` that is not a regular expression."""
     if knobs["pattern"] is not None:
         try:
             re.compile(knobs["pattern"])
@@ -86,7 +87,7 @@ def _check_format(knobs: dict[str, Any]) -> dict[str, Any]:
     return knobs
 
 
-@reward("format", prepare=_check_format)
+@reward("format", prepare=check_pattern)
 def format_reward(episode: Episode, *, pattern: str | None = None, role: str = "solver") -> dict[str, Score]:
     """1 if the whole reply has the form of the family's replies, 0 if not; right or wrong does not matter.
 
@@ -107,7 +108,7 @@ def format_reward(episode: Episode, *, pattern: str | None = None, role: str = "
     for agent in agents_of(episode, role):
         turn = turns.get(agent)
         if turn is None or turn.status != "ok":
-            found[agent] = _unanswered(turn, code, "no reply")
+            found[agent] = unanswered(turn, code, "no reply")
         elif isinstance(recorded, Mapping) and recorded.get(agent) is not None:
             found[agent] = Score(recorded[agent])
         elif form is None:
@@ -164,16 +165,9 @@ def majority(
     for agent in agents_of(episode, role):
         turn = turns.get(agent)
         if turn is None or turn.status != "ok":
-            found[agent] = _unanswered(turn, code, "no reply")
+            found[agent] = unanswered(turn, code, "no reply")
         elif why:
             found[agent] = Score(0.0, "abstain", components, why)
         else:
             found[agent] = Score(1 / len(labels) if turn.text in labels else 0.0, "ok", components)
     return found
-
-
-def _unanswered(turn: Turn | None, code: str, why: str) -> Score:
-    """The score of an agent without an answer to measure: its call's status, or ``abstain``."""
-    if turn is not None and turn.status != "ok":
-        return Score(0.0, turn.status, detail=f"the call ended in {turn.status}")
-    return Score(0.0, "abstain", detail=f"proposal rejected: {code}" if code else why)

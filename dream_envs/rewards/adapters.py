@@ -1,0 +1,185 @@
+"""Rewards in TRL's calling convention: theirs on our episodes, ours in their trainers.
+
+TRL calls ``fn(prompts=, completions=, completion_ids=, **columns)`` with equally long lists, one row a completion, and
+wants a list of ``float | None`` back, None meaning that the row has no reward (TRL leaves it out of its group's mean).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dream_envs.core import DreamEnvsError, Episode, Message, Outcome, Score, Task, TaskFamily, Turn, decode_task
+from dream_envs.rewards.base import agents_of, as_reward, challenge_of, last_turns, rejected, reward, unanswered
+
+TRLFunction = Callable[..., Sequence[float | None]]
+TASK_COLUMNS = {"answer": "answer", "family": "family", "level": "level", "task_id": "id"}
+
+
+def _check_trl(knobs: dict[str, Any]) -> dict[str, Any]:
+    fn, columns = knobs["fn"], knobs["columns"]
+    if not callable(fn):
+        raise DreamEnvsError(f"fn={fn!r}: a TRL reward function, called with prompts=, completions=, **columns")
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
+        raise DreamEnvsError(f"{getattr(fn, '__name__', fn)} is asynchronous: pass a plain function")
+    if columns is not None and (bad := [f for f in columns.values() if f not in Task.__struct_fields__]):
+        raise DreamEnvsError(f"columns={columns!r}: a Task has no {bad[0]!r} (it has {list(Task.__struct_fields__)})")
+    return knobs
+
+
+@reward("trl", prepare=_check_trl, always=("fn",))
+def from_trl(
+    episode: Episode,
+    fn: TRLFunction,
+    *,
+    role: str = "solver",
+    conversational: bool = False,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, Score]:
+    """A TRL reward function as a reward model; all replies of a role in an episode are one call.
+
+    Args:
+        episode: reads the turns of the role and the problem.
+        fn: the function; a keyword that it does not take is not passed to it.
+        role: whose replies are scored.
+        conversational: True gives prompts as lists of messages and completions as ``[{"role": "assistant", ...}]``;
+            False gives plain text (messages joined by blank lines).
+        columns: column name -> field of ``Task``, added to ``answer``, ``family``, ``level``, ``task_id``, ``role``
+            and ``agent``: ``{"solution": "answer"}`` for TRL's ``accuracy_reward``.
+
+    Returns:
+        What ``fn`` returns; None is ``abstain``, NaN and a list of the wrong length are ``error``.
+    """
+    turns = last_turns(episode, role)
+    rows = [turn for turn in turns.values() if turn.status == "ok"]
+    found = {a: unanswered(turns.get(a), rejected(episode)) for a in agents_of(episode, role)}
+    if not rows:
+        return found
+    values = list(fn(**_columns(episode, fn, rows, conversational, {**TASK_COLUMNS, **(columns or {})})))
+    if len(values) != len(rows):
+        text = f"{len(values)} rewards for {len(rows)} completions"
+        return found | {turn.agent: Score(0.0, "error", detail=text) for turn in rows}
+    for turn, value in zip(rows, values, strict=True):
+        found[turn.agent] = Score(0.0, "abstain", detail="None") if value is None else Score(value)
+    return found
+
+
+def to_trl(
+    model: Any, family: TaskFamily | None = None, *, role: str = "solver", num_generations: int | None = None
+) -> TRLFunction:
+    """A reward model as a TRL reward function, for single-turn training on a plain data set of problems.
+
+    Rows with the same prompt that stand together are one episode, so that rewards which compare replies (majority,
+    repetition) see the group.  On several processes TRL shows a function its own rows only, and a group may be split.
+
+    Args:
+        model: anything that ``as_reward`` takes.
+        family: verifies the replies (``facts["correct"]``); None leaves them without a verdict.
+        role: which seat the completions are played from.
+        num_generations: the exact size of a group, for data sets where one prompt follows itself.
+
+    Returns:
+        A function for ``reward_funcs``.  It reads the column ``task`` (a Task's JSON, as ``core.encode`` writes it) if
+        there is one, else ``answer``.  Scores that are not ok become None.
+    """
+    found = as_reward(model)
+
+    def trl_reward(
+        *, prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Any = None, **columns: Any
+    ) -> list[float | None]:
+        keys = [(repr(prompt), str(_cell(columns.get("task"), i))) for i, prompt in enumerate(prompts)]
+        values: list[float | None] = []
+        while (start := len(values)) < len(keys):
+            stop = start + 1
+            while (
+                stop < len(keys)
+                and keys[stop] == keys[start]
+                and (num_generations is None or stop - start < num_generations)
+            ):
+                stop += 1
+            task = _task(prompts[start], _cell(columns.get("task"), start), _cell(columns.get("answer"), start), family)
+            ids = [_cell(completion_ids, i) for i in range(start, stop)]
+            episode = _episode(task, _messages(prompts[start]), completions[start:stop], ids, family, role)
+            scores = found(episode)
+            for turn in episode.turns:
+                score = scores.get(turn.agent)
+                values.append(score.value if score is not None and score.status == "ok" else None)
+        return values
+
+    trl_reward.__name__ = found.name  # TRL logs a function under its name
+    return trl_reward
+
+
+def _columns(
+    episode: Episode, fn: TRLFunction, rows: Sequence[Turn], conversational: bool, fields: Mapping[str, str]
+) -> dict[str, Any]:
+    task = challenge_of(episode) or (episode.tasks[-1] if episode.tasks else None)
+    table: dict[str, Any] = {name: [getattr(task, field, None)] * len(rows) for name, field in fields.items()}
+    table |= {"role": [turn.role for turn in rows], "agent": [turn.agent for turn in rows]}
+    if conversational:
+        table["prompts"] = [[dict(message) for message in turn.messages] for turn in rows]
+        table["completions"] = [[{"role": "assistant", "content": turn.text}] for turn in rows]
+    else:
+        table["prompts"] = ["\n\n".join(message["content"] for message in turn.messages) for turn in rows]
+        table["completions"] = [turn.text for turn in rows]
+    table["completion_ids"] = [list(turn.token_ids or ()) for turn in rows]
+    table |= {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore}
+    parameters = inspect.signature(fn).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return table
+    return {name: value for name, value in table.items() if name in parameters}
+
+
+def _episode(
+    task: Task, messages: list[Message], completions: Sequence[Any], ids: list[Any], family: Any, role: str
+) -> Episode:
+    turns = [
+        Turn(agent=f"{role}_{i}", role=role, messages=messages, text=_text(c), token_ids=None if t is None else list(t))
+        for i, (c, t) in enumerate(zip(completions, ids, strict=True))
+    ]
+    correct: dict[str, float | None] = {turn.agent: None for turn in turns}
+    for turn in turns if family is not None else ():
+        score = family.verify(task, turn.text)
+        correct[turn.agent] = score.value if score.status == "ok" else None
+    known = [value for value in correct.values() if value is not None]
+    rate = math.fsum(known) / len(known) if known else None
+    facts = {"agents": list(correct), "valid": True, "reject": "", "solve_rate": rate, "correct": correct}
+    return Episode(
+        env_id="trl", version=0, seed="", index=0, tasks=[task], turns=turns, events=[], outcome=Outcome("ok", facts)
+    )
+
+
+def _task(prompt: Any, task: Any, answer: Any, family: TaskFamily | None) -> Task:
+    if isinstance(task, (str, bytes)):
+        return decode_task(task)
+    if isinstance(task, Task):
+        return task
+    text = _messages(prompt)[-1]["content"]
+    name = family.name if family else ""
+    return Task(family=name, level=0, prompt=text, answer="" if answer is None else str(answer))
+        family=family.name if family else "", level=0, prompt=text, answer="" if answer is None else str(answer)
+    )
+
+
+def _cell(column: Any, i: int) -> Any:
+    return None if column is None else column[i]
+
+
+def _messages(prompt: Any) -> list[Message]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return [{"role": str(m["role"]), "content": _text([m])} for m in prompt]
+
+
+def _text(completion: Any) -> str:
+    """A completion's text: itself, or the content of its last message."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1].get("content") if completion else ""
+    return content if isinstance(content, str) else ""
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """In place of TRL's logging hooks."""

@@ -1,0 +1,88 @@
+"""Rewards that carry no information about the answers: what a loop gains under them is not learning from its reward.
+
+Spurious Rewards (arXiv 2506.10947) found models that improve under random and under format rewards, so that a claim
+about a reward needs these arms beside it.  They are pure functions of the episode: scoring a run again gives the same
+numbers, although nothing in the reply decides them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dream_envs.core import DreamEnvsError, Episode, Score
+from dream_envs.rewards.base import agents_of, as_reward, episode_key, last_turns, rejected, reward, roles, unanswered
+from dream_envs.rewards.solver import check_pattern, format_reward
+from dream_envs.seeds import stream
+
+
+def _check_random(knobs: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(knobs["rate"], bool) or not 0.0 <= knobs["rate"] <= 1.0:
+        raise DreamEnvsError(f"rate={knobs['rate']!r}: 0 to 1, the probability of a 1")
+    return knobs
+
+
+@reward("random", prepare=_check_random)
+def random_reward(
+    episode: Episode, *, seed: str = "random", rate: float = 0.5, role: str | None = None
+) -> dict[str, Score]:
+    """1 with probability ``rate``, else 0, drawn from the episode's content, the agent's name and the seed label.
+
+    Args:
+        episode: only its content hash and who moved.
+        seed: the label of the draw; another label is another control.
+        rate: the probability of a 1.
+        role: who is scored; None: everybody who moved.
+    """
+    key, found = episode_key(episode), {}
+    moved = {turn.agent: turn for turn in episode.turns}
+    for agent, its in roles(episode).items():
+        if role is not None and its != role:
+            continue
+        turn = moved.get(agent)
+        if turn is None or turn.status != "ok":
+            found[agent] = unanswered(turn, rejected(episode))
+        else:
+            found[agent] = Score(float(stream("random-reward", seed, key, agent).random() < rate))
+    return found
+
+
+def _resolve_shuffled(knobs: dict[str, Any]) -> dict[str, Any]:
+    return {**knobs, "model": as_reward(knobs["model"])}
+
+
+@reward("shuffled", prepare=_resolve_shuffled)
+def shuffled(episode: Episode, model: Any, *, seed: str = "shuffled") -> dict[str, Score]:
+    """The scores of ``model``, dealt out again among the agents of each role, by the episode's content.
+
+    The distribution of rewards stays what it was, episode by episode and role by role; their link to the replies is
+    cut.  A role with one seat keeps its score.
+
+    Args:
+        episode: passed on to ``model``.
+        model: the reward to shuffle.
+        seed: the label of the shuffle.
+    """
+    scores, seated, key = model(episode), roles(episode), episode_key(episode)
+    found = dict(scores)
+    for role in dict.fromkeys(seated.values()):
+        agents = [agent for agent in seated if seated[agent] == role and agent in scores]
+        order = stream("shuffled-reward", seed, key, role).permutation(len(agents))
+        found |= {agent: scores[agents[i]] for agent, i in zip(agents, order, strict=True)}
+    return found
+
+
+@reward("format_only", prepare=check_pattern)
+def format_only(episode: Episode, *, pattern: str | None = None) -> dict[str, Score]:
+    """Form and nothing else: solvers get ``format``, a challenger 1 for any accepted proposal and 0 for a rejected one.
+
+    Args:
+        episode: reads the replies and ``facts["valid"]``.
+        pattern: as in ``format``.
+    """
+    found = format_reward(pattern=pattern)(episode)
+    turns, valid = last_turns(episode, "challenger"), episode.outcome.facts.get("valid")
+    for agent in agents_of(episode, "challenger"):
+        turn = turns.get(agent)
+        failed = turn is None or turn.status != "ok" or valid is None
+        found[agent] = unanswered(turn, "", "no proposal") if failed else Score(1.0 if valid else 0.0)
+    return found

@@ -1,0 +1,239 @@
+"""Rewards against repetition: clusters of near-copies in a batch or an episode, and novelty against a reference.
+
+Texts are compared word by word, or character by character in a batch where no text has a blank (compact notations).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dream_envs.core import DreamEnvsError, Episode, Score, Task, content_hash
+from dream_envs.rewards.base import agents_of, challenge_of, last_turns, rejected, reward, unanswered
+
+MAX_TEXT_CHARS = 2000  # of a longer text only the head is compared
+
+
+def bleu_similarity(texts: Sequence[str]) -> np.ndarray:
+    """Symmetric sentence BLEU of all pairs.
+
+    BLEU with n-grams up to 4, a zero count taken as 0.1 (Chen and Cherry's method 1, as R-Zero uses it), and two
+    departures: n is at most the shorter text's length, so that equal texts always have 1 (with a fixed n = 4 a one-word
+    text has BLEU 0.18 with itself), and the mean of both directions is taken, so that order does not matter.
+
+    Args:
+        texts: n texts.
+
+    Returns:
+        ``float64[n, n]``, 0 to 1; 1 on the diagonal; an empty text has 0 with every other text that is not empty.
+    """
+    units = [_units(text, any(" " in t for t in texts)) for text in texts]
+    lengths = np.array([len(u) for u in units], dtype=np.float64)
+    n = len(texts)
+    shorter = np.minimum.outer(lengths, lengths)
+    log_sum, orders = np.zeros((n, n)), np.minimum(shorter, 4.0)
+    for order in range(1, 5):
+        overlap = _overlap(units, order)
+        total = np.maximum(lengths - order + 1, 1.0)[:, None]  # rows are the candidates
+        log_sum += np.where(order <= orders, np.log(np.where(overlap > 0, overlap, 0.1) / total), 0.0)
+    safe = np.maximum(lengths, 1.0)
+    brevity = np.minimum(0.0, 1.0 - safe[None, :] / safe[:, None])
+    bleu = np.where(shorter > 0, np.exp(brevity + log_sum / np.maximum(orders, 1.0)), 0.0)
+    bleu[np.ix_(lengths == 0, lengths == 0)] = 1.0
+    np.fill_diagonal(bleu, 1.0)
+    return np.clip((bleu + bleu.T) / 2, 0.0, 1.0)
+
+
+def repetition_penalty(texts: Sequence[str], *, distance: float = 0.5) -> list[float]:
+    """For each text of a batch the share of the batch that is in its cluster (R-Zero, arXiv 2508.05004).
+
+    Clusters: average linkage on 1 - BLEU, merged while below ``distance``.  Equal texts are always together, and the
+    order of the batch does not matter.  R-Zero subtracts this share from the challenger's reward.
+
+    Args:
+        texts: the batch; only texts within it are compared, so that a problem that comes back in the next batch costs
+            nothing here (use ``novelty`` against an archive for that).
+        distance: 0 to 1.
+
+    Returns:
+        Shares, 1/n (all different) to 1 (all alike), in the order of ``texts``.
+    """
+    if not 0.0 <= distance <= 1.0:
+        raise DreamEnvsError(f"distance={distance!r}: 0 to 1, the average 1 - BLEU below which clusters merge")
+    heads = [text[:MAX_TEXT_CHARS] for text in texts]
+    counts = Counter(heads)
+    unique = sorted(counts)
+    weights = np.array([counts[text] for text in unique], dtype=np.float64)
+    labels = _average_linkage(1.0 - bleu_similarity(unique), weights, distance)
+    label_of = dict(zip(unique, labels, strict=True))
+    sizes = Counter(label_of[head] for head in heads)
+    return [sizes[label_of[head]] / len(heads) for head in heads]
+
+
+def _check_repetition(knobs: dict[str, Any]) -> dict[str, Any]:
+    if knobs["distance"] is not None and not 0.0 <= knobs["distance"] <= 1.0:
+        raise DreamEnvsError(f"distance={knobs['distance']!r}: None (equal replies only) or 0 to 1 (1 - BLEU)")
+    return knobs
+
+
+@reward("repetition", prepare=_check_repetition)
+def repetition(episode: Episode, *, distance: float | None = None, role: str = "solver") -> dict[str, Score]:
+    """Minus the share of the other replies of this role in the episode that repeat this one: 0 (unique) to -1.
+
+    Args:
+        episode: reads the replies.
+        distance: None: only an equal reply is a repetition; else members of the same cluster (``repetition_penalty``).
+        role: whose replies are compared, and who is scored.
+
+    Returns:
+        -(k - 1) / (n - 1) for a reply that k of n readable replies share; 0 for an only reply.
+    """
+    turns = last_turns(episode, role)
+    texts = {agent: turn.text for agent, turn in turns.items() if turn.status == "ok"}
+    n = len(texts)
+    if distance is None:
+        counts = Counter(texts.values())
+        alike = {agent: float(counts[text]) for agent, text in texts.items()}
+    else:
+        shares = repetition_penalty(list(texts.values()), distance=distance)
+        alike = {agent: share * n for agent, share in zip(texts, shares, strict=True)}
+    found = {}
+    for agent in agents_of(episode, role):
+        if agent in texts:
+            value = -(alike[agent] - 1.0) / (n - 1) if n > 1 else 0.0
+            found[agent] = Score(min(0.0, value) + 0.0, components={"alike": alike[agent], "replies": float(n)})
+        else:
+            found[agent] = unanswered(turns.get(agent), rejected(episode))
+    return found
+
+
+class Reference:
+    """What ``novelty`` compares with: sets of n-grams or features, fixed when it is made."""
+
+    def __init__(self, items: Iterable[Task | str], of: Callable[[Task | str], frozenset[str]]) -> None:
+        self._sets = tuple(dict.fromkeys(of(item) for item in items))
+        self._of = of
+        self._holders: dict[str, list[int]] = defaultdict(list)
+        for i, grams in enumerate(self._sets):
+            for gram in grams:
+                self._holders[gram].append(i)
+
+    def similarity(self, task: Task | str) -> float:
+        """The largest Jaccard similarity, 0 to 1, with anything in the reference; 0 with an empty one."""
+        mine = self._of(task)
+        shared = Counter(i for gram in mine for i in self._holders.get(gram, ()))
+        return max((k / (len(mine) + len(self._sets[i]) - k) for i, k in shared.items()), default=0.0)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and repr(self) == repr(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{len(self._sets)}#{content_hash(*sorted(chr(0).join(sorted(s)) for s in self._sets))}"
+
+
+def _resolve_novelty(knobs: dict[str, Any]) -> dict[str, Any]:
+    reference, features, n = knobs["reference"], knobs["features"], knobs["n"]
+    if not isinstance(n, int) or not 1 <= n <= 16:
+        raise DreamEnvsError(f"n={n!r}: 1 to 16, the length of an n-gram")
+    if callable(getattr(reference, "similarity", None)):
+        return knobs
+    if isinstance(reference, str) or not isinstance(reference, Iterable):
+        raise DreamEnvsError(
+            f"reference={reference!r:.60}: a list of tasks or prompts, or an object with similarity(task)"
+        )
+    of = functools.partial(_grams, n=n) if features is None else functools.partial(_features, features=features)
+    return {**knobs, "reference": Reference(reference, of)}
+
+
+@reward("novelty", prepare=_resolve_novelty)
+def novelty(
+    episode: Episode,
+    reference: Any,
+    *,
+    features: Callable[[Task], Iterable[str]] | None = None,
+    n: int = 3,
+    role: str = "challenger",
+) -> dict[str, Score]:
+    """1 minus the proposal's largest similarity with anything in a reference.
+
+    Args:
+        episode: reads the accepted problem.
+        reference: tasks or prompts, taken as they are when the model is made; or an object with
+            ``similarity(task) -> float`` in 0 to 1, such as an index.  An index that grows makes the same episode score
+            differently later, so keep the one that was used if the run is to be scored again.
+        features: what the Jaccard similarity is taken over, a family's ``features`` for example, which sees through
+            new words for an old skill.  None: the prompt's n-grams of words (of characters, if it has no blank).
+        n: the length of these n-grams.
+        role: who is scored.
+
+    Returns:
+        0 (in the reference already) to 1 (nothing in common).  ``abstain`` if the proposal was turned away: combine
+        with ``learnability``, which prices that.
+    """
+    problem, code = challenge_of(episode), rejected(episode)
+    turns, found = last_turns(episode, role), {}
+    for agent in agents_of(episode, role):
+        if problem is None:
+            found[agent] = unanswered(turns.get(agent), code, "no problem was made")
+            continue
+        similarity = float(reference.similarity(problem))
+        if 0.0 <= similarity <= 1.0:
+            found[agent] = Score(1.0 - similarity, components={"similarity": similarity})
+        else:
+            found[agent] = Score(0.0, "error", detail=f"similarity {similarity!r} is outside 0 to 1")
+    return found
+
+
+def _units(text: str, words: bool) -> list[str]:
+    return text.split() if words else list(text)
+
+
+def _grams(item: Task | str, n: int) -> frozenset[str]:
+    text = (item if isinstance(item, str) else item.prompt)[:MAX_TEXT_CHARS]
+    units = _units(text, " " in text)
+    size = max(1, min(n, len(units)))
+    return frozenset(chr(0).join(units[i : i + size]) for i in range(len(units) - size + 1))
+
+
+def _features(item: Task | str, features: Callable[[Task], Iterable[str]]) -> frozenset[str]:
+    if isinstance(item, str):
+        raise DreamEnvsError(f"reference holds the text {item[:40]!r}: features= need tasks, not texts")
+    return frozenset(features(item))
+
+
+def _overlap(units: list[list[str]], order: int) -> np.ndarray:
+    """``float64[n, n]`` off the diagonal: how many n-grams of this order a pair shares, with multiplicity."""
+    holders: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
+    for i, text in enumerate(units):
+        for gram, count in Counter(tuple(text[k : k + order]) for k in range(len(text) - order + 1)).items():
+            holders[gram].append((i, count))
+    shared = np.zeros((len(units), len(units)))
+    for found in holders.values():
+        if len(found) == 1:  # most n-grams of a varied batch: they are shared with nobody
+            continue
+        rows, counts = np.array(found).T
+        shared[np.ix_(rows, rows)] += np.minimum.outer(counts, counts)
+    return shared
+
+
+def _average_linkage(distances: np.ndarray, weights: np.ndarray, limit: float) -> list[int]:
+    """Cluster labels; the closest two clusters are merged (first in order, if several are) while closer than limit."""
+    n = len(weights)
+    labels, sizes = list(range(n)), weights.copy()
+    d = distances.astype(np.float64, copy=True)
+    np.fill_diagonal(d, np.inf)
+    while n and math.isfinite(least := float(d.min())) and least < limit:
+        i, j = (int(x) for x in divmod(int(d.argmin()), n))
+        d[i] = d[:, i] = (sizes[i] * d[i] + sizes[j] * d[j]) / (sizes[i] + sizes[j])
+        sizes[i] += sizes[j]
+        d[i, i] = np.inf
+        d[j] = d[:, j] = np.inf
+        labels = [i if label == j else label for label in labels]
+    return labels
