@@ -159,8 +159,6 @@ def _task(prompt: Any, task: Any, answer: Any, family: TaskFamily | None) -> Tas
     text = _messages(prompt)[-1]["content"]
     name = family.name if family else ""
     return Task(family=name, level=0, prompt=text, answer="" if answer is None else str(answer))
-        family=family.name if family else "", level=0, prompt=text, answer="" if answer is None else str(answer)
-    )
 
 
 def _cell(column: Any, i: int) -> Any:

@@ -14,12 +14,13 @@ from typing import Any
 from dream_envs.core import DreamEnvsError, Episode, Score
 from dream_envs.rewards.base import agents_of, challenge_of, last_turns, rejected, reward, unanswered
 
-#: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).
+#: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).  Blanks around a
+#: reply are part of the form where the family forgives them in one of its notations.
 REPLY_FORMS: dict[str, str] = {
     "composition": r"(?:[A-Z][a-z])+|[A-Z] -> [a-z](?:, [A-Z] -> [a-z])*",
-    "arithmetic": r"-?[0-9]+",
-    "reverse_addition": r"[0-9]+",
-    "countdown": r"[0-9+\-*/() ]*[0-9)]",
+    "arithmetic": r"\s*-?[0-9]+(?:/[0-9]+)?\s*",
+    "reverse_addition": r"\s*[0-9]+\s*",
+    "countdown": r"\s*\(*[0-9]+(?: ?[-+*/] ?\(*[0-9]+\)*)*\s*",
 }
 MAX_FORM_CHARS = 4096  # a pattern is never tried on a longer reply: that has no family's form
 
