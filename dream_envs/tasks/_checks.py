@@ -46,14 +46,13 @@ def level(family: str, value: Any, levels: range) -> int:
     return int(value)
 
 
-def same(reply: str, answer: str, notation: str) -> bool:
-    """Whether ``reply`` is ``answer`` to the last character.
+def same(reply: str, answer: str) -> bool:
+    """Whether ``reply`` is ``answer`` but for up to 64 blanks, tabs and line ends around it: the ``english`` rule.
 
-    ``english`` forgives up to 64 blanks, tabs and line ends around the reply, because chat templates and the cutting
-    off of a reasoning block leave them behind.  ``compact`` forgives nothing: one accepted completion makes exact
-    success probabilities possible.
+    Chat templates and the cutting off of a reasoning block leave those behind.  ``compact`` notation forgives nothing:
+    one accepted completion makes exact success probabilities possible.
     """
-    return reply == answer or (notation == "english" and trim(reply, len(answer)) == answer)
+    return trim(reply, len(answer)) == answer
 
 
 def trim(reply: str, length: int) -> str:

@@ -116,7 +116,8 @@ class Arithmetic:
 
     def verify(self, task: Task, reply: str) -> Score:
         """1 for the canonical value and nothing else (``english``: or blanks around it), 0 otherwise."""
-        return RIGHT if _checks.same(reply, task.answer, self.notation) else WRONG
+        right = reply == task.answer or (self._english and _checks.same(reply, task.answer))
+        return RIGHT if right else WRONG
 
     def chance(self, task: Task) -> float:
         """How many of the guesser's equally likely pairs (numerator, denominator) reduce to the answer."""

@@ -5,7 +5,8 @@ problem is solvable and nothing is lost on the way.  The only accepted reply is 
 success probability of a language model one teacher-forced product (``frontier.exact``).
 
 - ``compact`` notation, prompt ``c:BDA``, accepted reply ``BfDkAa``: each operation, then the state it leads to.
-- ``english`` notation: the tables are given in the prompt, the reply is ``B -> f, D -> k, A -> a``.
+- ``english`` notation: the tables are given in the prompt, the reply is ``B -> f, D -> k, A -> a``; blanks and line
+  ends around it are forgiven.  ``compact`` forgives nothing, so that exact probabilities hold for it.
 
 Level = number of operations (depth).  Chance: a guesser who knows the format and copies the operations must hit every
 state: ``n_states ** -depth``.
@@ -17,15 +18,18 @@ Version history: 1.
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 
 from dream_envs.core import DreamEnvsError, Reject, Score, Task
 from dream_envs.seeds import stream
+from dream_envs.tasks import _checks
 
 STATE_NAMES = "abcdefghijklmnopqrstuvwxyz"
 OPERATION_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 RIGHT, WRONG = Score(1.0, grader="composition-1"), Score(0.0, grader="composition-1")
+_TRIES = 256
 
 
 class Composition:
@@ -40,7 +44,7 @@ class Composition:
             unless asked for by ``pairs="held_out"``, and ``parse`` notes them in ``meta``.
         known: the operations whose tables an ``english`` prompt does not print (``""``: prints all it uses).
         max_level: the deepest problem that ``parse`` accepts.
-        reject_held_out: turn away proposals that use a held-out pair.
+        reject_held_out: turn away proposals that use a held-out pair; ``mutate`` then makes none either.
     """
 
     name = "composition"
@@ -58,14 +62,13 @@ class Composition:
         max_level: int = 16,
         reject_held_out: bool = False,
     ) -> None:
-        if notation not in ("compact", "english"):
-            raise DreamEnvsError(f"notation={notation!r}: composition has 'compact' and 'english'")
-        if not 2 <= n_states <= 26 or not 1 <= n_operations <= 26:
-            raise DreamEnvsError(f"n_states={n_states} (2 to 26), n_operations={n_operations} (1 to 26)")
-        if not 0 <= held_out_pairs < n_operations * n_operations:
-            raise DreamEnvsError(f"held_out_pairs={held_out_pairs}: 0 to {n_operations * n_operations - 1}")
-        if not 1 <= max_level <= 64:
-            raise DreamEnvsError(f"max_level={max_level}: 1 to 64")
+        notation = _checks.notation(self.name, notation)
+        n_states = _checks.whole("n_states", n_states, 2, 26)
+        n_operations = _checks.whole("n_operations", n_operations, 1, 26)
+        held_out_pairs = _checks.whole("held_out_pairs", held_out_pairs, 0, n_operations * n_operations - 1)
+        max_level = _checks.whole("max_level", max_level, 1, 64)
+        if not isinstance(known, str) or not isinstance(world, str):
+            raise DreamEnvsError(f"known={known!r}, world={world!r}: both are strings")
         self.notation, self.max_level, self.reject_held_out = notation, max_level, reject_held_out
         self.states, self.operations = STATE_NAMES[:n_states], OPERATION_NAMES[:n_operations]
         if unknown := set(known) - set(self.operations):
@@ -79,27 +82,34 @@ class Composition:
             for i, o in enumerate(self.operations)
             for j, s in enumerate(self.states)
         }
-        english = notation == "english"
+        self._english = english = notation == "english"
         self.max_chars = max_level + 2 if not english else 40 + 5 * max_level
         self.max_reply_tokens = 2 * max_level + 2 if not english else 8 * max_level + 8
 
     def generate(self, rng: np.random.Generator, level: int, pairs: str = "any") -> Task:
-        """A problem of depth ``level``; ``pairs``: ``any`` avoids held-out pairs, ``held_out`` has at least one."""
-        if level not in self.levels:
-            raise DreamEnvsError(f"level={level}: composition has {self.levels.start} to {self.max_level}")
+        """A problem of depth ``level``; ``pairs``: ``any`` avoids held-out pairs, ``held_out`` has at least one.
+
+        Every such problem is equally likely.
+
+        Raises:
+            DreamEnvsError: for a level that the family does not have, or if there is no such problem.
+        """
+        level = _checks.level(self.name, level, self.levels)
+        if pairs not in ("any", "held_out"):
+            raise DreamEnvsError(f"pairs={pairs!r}: 'any' (avoids held-out pairs) or 'held_out' (has at least one)")
         if pairs == "held_out" and (level < 2 or not self.held_out):
             raise DreamEnvsError("pairs='held_out' needs level >= 2 and held_out_pairs >= 1")
-        while True:
-            ops = "".join(self.operations[i] for i in rng.integers(len(self.operations), size=level))
+        for tries in itertools.count():
+            ops = "".join([self.operations[i] for i in rng.integers(len(self.operations), size=level).tolist()])
+            if tries == _TRIES and pairs == "any":
+                ops = self._avoiding(rng, level)
             if self._uses_held_out(ops) == (pairs == "held_out"):
-                return self.make(self.states[int(rng.integers(len(self.states)))], ops)
+                break
+        return self.make(self.states[int(rng.integers(len(self.states)))], ops)
 
     def make(self, start: str, ops: str, origin: str = "generator") -> Task:
         """The problem with this start state and these operations."""
-        if self.notation == "compact":
-            prompt = f"{start}:{ops}"
-        else:
-            prompt = self._english_prompt(start, ops)
+        prompt = f"{start}:{ops}" if self.notation == "compact" else self._english_prompt(start, ops)
         meta = {"start": start, "ops": ops, "held_out": self._uses_held_out(ops)}
         return Task(
             family=self.name, level=len(ops), prompt=prompt, answer=self._trace(start, ops), meta=meta, origin=origin
@@ -133,8 +143,9 @@ class Composition:
         return "'c:BDA'" if self.notation == "compact" else "'start c; apply B, D, A'"
 
     def verify(self, task: Task, reply: str) -> Score:
-        """1 for the whole trace and nothing else, 0 otherwise."""
-        return RIGHT if reply == task.answer else WRONG
+        """1 for the whole trace and nothing else (``english``: or blanks around it), 0 otherwise."""
+        right = reply == task.answer or (self._english and _checks.same(reply, task.answer))
+        return RIGHT if right else WRONG
 
     def chance(self, task: Task) -> float:
         """Every state must be hit, the operations being copied from the prompt."""
@@ -163,15 +174,17 @@ class Composition:
 
     def mutate(self, task: Task, rng: np.random.Generator) -> Task | None:
         """The same problem with one operation more at its end; None at the deepest level."""
-        ops = task.meta["ops"] + self.operations[int(rng.integers(len(self.operations)))]
-        if len(ops) > self.max_level:
+        ops, choices = task.meta["ops"], self.operations
+        if self.reject_held_out:
+            choices = "".join([o for o in choices if ops[-1] + o not in self.held_out])
+        if len(ops) >= self.max_level or not choices:
             return None
-        return self.make(task.meta["start"], ops, "mutation")
+        return self.make(task.meta["start"], ops + choices[int(rng.integers(len(choices)))], "mutation")
 
     def features(self, task: Task) -> tuple[str, ...]:
         """Depth and every ordered pair of neighbouring operations."""
         ops = task.meta["ops"]
-        return (f"depth={len(ops)}", *(f"pair={a}{b}" for a, b in zip(ops, ops[1:], strict=False)))
+        return (f"depth={len(ops)}", *(f"pair={a}{b}" for a, b in itertools.pairwise(ops)))
 
     def as_proposal(self, task: Task) -> str:
         """The text that ``parse`` turns into this problem."""
@@ -183,6 +196,21 @@ class Composition:
 
     def _uses_held_out(self, ops: str) -> bool:
         return any(ops[i : i + 2] in self.held_out for i in range(len(ops) - 1)) if self.held_out else False
+
+    def _avoiding(self, rng: np.random.Generator, level: int) -> str:
+        """A list of operations without a held-out pair, each equally likely: for when drawing and looking takes long."""
+        free = np.array([[a + b not in self.held_out for b in self.operations] for a in self.operations], dtype=float)
+        # ways[k][o]: how many lists of k + 1 operations begin with o
+        ways = [np.ones(len(self.operations))]
+        for _ in range(level - 1):
+            ways.append(free @ ways[-1])
+        weights, chosen = ways[-1], []
+        for step in reversed(range(level)):
+            if not weights.any():
+                raise DreamEnvsError(f"no {level} operations avoid all {len(self.held_out)} held_out_pairs: use fewer")
+            chosen.append(int(rng.choice(len(weights), p=weights / weights.sum())))
+            weights = free[chosen[-1]] * ways[step - 1]
+        return "".join([self.operations[i] for i in chosen])
 
     def _trace(self, start: str, ops: str) -> str:
         steps, state, table = [], start, self._next
@@ -205,7 +233,7 @@ class Composition:
         return (
             (f"Operations map states to states:\n{lines}\n" if tables else "")
             + f"Start in state {start} and apply, in this order: {', '.join(ops)}. After each operation write the "
-            + f"operation, an arrow and the new state, as in 'A -> {self.states[0]}, B -> {self.states[1]}', on one "
+            + "operation, an arrow and the new state, in the form 'operation -> state, operation -> state', on one "
             + "line and nothing else."
         )
 

@@ -292,8 +292,8 @@ class Countdown:
         if self._english:
             prompt = (
                 f"Numbers: {', '.join(map(str, numbers))}\nTarget: {target}\nWrite an expression that equals the "
-                f"target, with + - * / and parentheses, and uses {self._rule()}. Division is exact. Reply with the expression "
-                "alone."
+                f"target, with + - * / and parentheses, and uses {self._rule()}. Division is exact. Reply with the "
+                "expression alone."
             )
         return Task(
             family=self.name,

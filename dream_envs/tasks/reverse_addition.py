@@ -107,7 +107,8 @@ class ReverseAddition:
 
     def verify(self, task: Task, reply: str) -> Score:
         """1 for the digits of the sum and nothing else (``english``: or blanks around them), 0 otherwise."""
-        return RIGHT if _checks.same(reply, task.answer, self.notation) else WRONG
+        right = reply == task.answer or (self._english and _checks.same(reply, task.answer))
+        return RIGHT if right else WRONG
 
     def chance(self, task: Task) -> float:
         """See the module's head."""
