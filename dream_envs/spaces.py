@@ -1,0 +1,79 @@
+"""``UnicodeText``: the space of all strings up to a length, for observations and actions made of real text.
+
+``gymnasium.spaces.Text`` needs a finite set of characters, so that the first accent or emoji lies outside it, and it
+comes back from a shared-memory vector environment as a string of zeros without any warning.  ``UnicodeText`` derives
+from ``Space`` itself: shared memory is then refused with an error that names the remedy (``shared_memory=False``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Space
+
+from dream_envs.core import DreamEnvsError
+
+#: Longest observation and action by default, in characters: a bound on memory, not on the game (see ``core.Limits``).
+MAX_OBSERVATION, MAX_ACTION = 2**26, 2**22
+_SAMPLE_CHARS = "".join(map(chr, range(32, 127)))
+
+
+class UnicodeText(Space[str]):
+    """Every ``str`` of at most ``max_length`` characters, the empty one and lone surrogates included.
+
+    Args:
+        max_length: the most characters (code points) a member has; 1 or more.
+        sample_length: the most characters a sample has; samples are printable ASCII.
+        seed: seed of ``sample``.
+
+    Raises:
+        DreamEnvsError: for a length below 1.
+    """
+
+    def __init__(
+        self, max_length: int = MAX_ACTION, *, sample_length: int = 32, seed: int | np.random.Generator | None = None
+    ) -> None:
+        for name, value in (("max_length", max_length), ("sample_length", sample_length)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise DreamEnvsError(f"{name}={value!r}: a whole number of characters, 1 or more")
+        self.max_length, self.sample_length = int(max_length), min(int(sample_length), int(max_length))
+        super().__init__(shape=None, dtype=str, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: text has no fixed-size array form."""
+        return False
+
+    def contains(self, x: Any) -> bool:
+        """Whether ``x`` is a str (``numpy.str_`` too) of at most ``max_length`` characters."""
+        return isinstance(x, str) and len(x) <= self.max_length
+
+    def sample(self, mask: None = None, probability: None = None) -> str:
+        """Printable ASCII of a length drawn uniformly from 0 to ``sample_length``; no masks.
+
+        Raises:
+            DreamEnvsError: if a mask is given.
+        """
+        if mask is not None or probability is not None:
+            raise DreamEnvsError("UnicodeText.sample takes no mask: it has no finite set of characters to mask")
+        length = int(self.np_random.integers(self.sample_length + 1))
+        return "".join([_SAMPLE_CHARS[i] for i in self.np_random.integers(len(_SAMPLE_CHARS), size=length)])
+
+    def to_jsonable(self, sample_n: Sequence[str]) -> list[str]:
+        """The samples as a list of plain strings."""
+        return [str(sample) for sample in sample_n]
+
+    def from_jsonable(self, sample_n: list[Any]) -> list[str]:
+        """The samples that ``to_jsonable`` wrote."""
+        return [str(sample) for sample in sample_n]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnicodeText) and other.max_length == self.max_length
+
+    def __hash__(self) -> int:
+        return hash(("UnicodeText", self.max_length))
+
+    def __repr__(self) -> str:
+        return f"UnicodeText({self.max_length})"
