@@ -198,8 +198,8 @@ class RoleBaseline:
 
         Only agents with an ok score have an advantage and move the baseline.
         """
-        family, by_role = self.family_of(episode), {}
-        seated = roles(episode)
+        family, seated = self.family_of(episode), roles(episode)
+        by_role: dict[str, list[float]] = {}
         found = {}
         for agent, score in scores.items():
             if score.status == "ok" and math.isfinite(score.value):

@@ -20,7 +20,7 @@ REPLY_FORMS: dict[str, str] = {
     "composition": r"(?:[A-Z][a-z])+|[A-Z] -> [a-z](?:, [A-Z] -> [a-z])*",
     "arithmetic": r"\s*-?[0-9]+(?:/[0-9]+)?\s*",
     "reverse_addition": r"\s*[0-9]+\s*",
-    "countdown": r"\s*\(*[0-9]+(?: ?[-+*/] ?\(*[0-9]+\)*)*\s*",
+    "countdown": r"[\s(]*[0-9]+[\s)]*(?:[-+*/][\s(]*[0-9]+[\s)]*)*",
 }
 MAX_FORM_CHARS = 4096  # a pattern is never tried on a longer reply: that has no family's form
 

@@ -1,0 +1,331 @@
+"""The algebra of rewards, the controls and diversity, on episodes of the real game."""
+
+import itertools
+import json
+import math
+from collections import Counter
+
+import msgspec
+import numpy as np
+import pytest
+from _episodes import GOLD, LOST, REPLIES, play, solved, states, values
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dream_envs.core import DreamEnvsError, Score
+from dream_envs.rewards.adapters import from_trl
+from dream_envs.rewards.algebra import RoleBaseline, clip, gate, per_role, weighted, zero_sum
+from dream_envs.rewards.base import STATUS_ORDER, as_reward, episode_key, roles
+from dream_envs.rewards.controls import format_only, random_reward, shuffled
+from dream_envs.rewards.diversity import bleu_similarity, novelty, repetition, repetition_penalty
+from dream_envs.rewards.learnability import learnability
+from dream_envs.rewards.presets import challenger_solver
+from dream_envs.rewards.solver import correctness, majority
+from dream_envs.tasks.composition import Composition
+
+FINITE = st.floats(-1e6, 1e6)
+TEXTS = st.lists(st.text("ab ", max_size=12), min_size=1, max_size=9)
+
+
+def constant(value, name="constant"):
+    """A reward that gives every seat this score or value."""
+
+    def fn(episode):
+        return dict.fromkeys(roles(episode), value)
+
+    fn.__name__ = name
+    return as_reward(fn)
+
+
+def one(model, episode=None):
+    return model(episode or play(["x", "y"]))["solver_0"]
+
+
+# --- algebra -----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(FINITE, st.floats(-10, 10)), min_size=1, max_size=5))
+def test_weighted_is_linear_where_all_is_ok(rows):
+    parts = {constant(value, f"part{i}"): weight for i, (value, weight) in enumerate(rows)}
+    score = one(weighted(parts))
+    assert score.status == "ok"
+    assert score.value == pytest.approx(math.fsum(v * w for v, w in rows))
+    assert score.components == {f"part{i}": value for i, (value, _) in enumerate(rows)}
+
+
+@given(st.lists(st.sampled_from(STATUS_ORDER), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_a_sum_has_the_gravest_status_of_its_parts(statuses, shuffler):
+    grave = ["error", "timeout", "invalid", "abstain", "ok"]
+    parts = [(constant(Score(1.0, status), f"part{i}"), 1.0) for i, status in enumerate(statuses)]
+    shuffler.shuffle(parts)
+    score = one(weighted(dict(parts)))
+    assert score.status == min(statuses, key=grave.index)
+    assert score.value == (len(parts) if score.status == "ok" else 0.0)
+    if score.status != "ok":
+        assert score.detail.startswith("part")
+
+
+def test_a_part_that_is_silent_about_an_agent_is_not_a_zero():
+    scores = weighted({"correctness": 1.0, "learnability": 1.0})(play(solved(1, 2)))
+    assert set(states(scores).values()) == {"abstain"}
+    assert scores["solver_0"].detail == "learnability: learnability has no score for solver_0"
+    assert scores["solver_0"].components == {"correctness": 1.0}
+
+
+def test_r_zero_solver_reward_by_name():
+    """R-Zero: 0.9 * correct + 0.1 * format."""
+    scores = weighted({"correctness": 0.9, "format": 0.1})(play([GOLD, "BaDaAa", "?", LOST]))
+    assert [scores[f"solver_{i}"].value for i in range(4)] == pytest.approx([1.0, 0.1, 0.0, 0.0])
+    assert states(scores)["solver_3"] == "timeout"
+
+
+def test_equal_names_keep_their_components_apart():
+    score = weighted({learnability(form="azr"): 1, learnability(form="spice"): 1})(play(solved(2, 4)))["challenger_0"]
+    assert score.components == {"learnability-1(form=azr)": 0.5, "learnability-1(form=spice)": 1.0}
+    with pytest.raises(DreamEnvsError, match="twice"):
+        weighted({"correctness": 1, correctness(): 1})
+
+
+@pytest.mark.parametrize(
+    ("by", "expected", "status"),
+    [
+        (1.0, 0.7, "ok"),
+        (0.0, 0.0, "ok"),
+        (-1.0, 0.0, "ok"),
+        (None, 0.0, "abstain"),
+        (Score(0.0, "timeout"), 0.0, "timeout"),
+    ],
+)
+def test_gate(by, expected, status):
+    for model in (gate(constant(0.7), constant(by, "by")), weighted({constant(0.7): 1.0}, gate=constant(by, "by"))):
+        score = one(model)
+        assert (score.value, score.status) == (expected, status)
+    assert one(gate(constant(0.7), constant(0.0, "by"), closed=-1.0)).value == -1.0
+    assert one(gate(constant(0.7), constant(0.3, "by"), above=0.3)).value == 0.0
+    # a closed gate does not hide that the reward behind it failed
+    assert one(gate(constant(Score(0.0, "error")), constant(0.0, "by"))).status == "error"
+
+
+@given(FINITE, FINITE, FINITE)
+def test_clip_keeps_within_bounds(value, a, b):
+    lo, hi = sorted((a, b))
+    score = one(clip(constant(value), lo, hi))
+    assert lo <= score.value <= hi
+    assert score.value == value or score.components["unclipped"] == value
+    assert one(clip(constant(None), 1, 2)) == Score(0.0, "abstain", grader="constant-0")
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: weighted({}), "correctness"),
+        (lambda: weighted({"correctness": math.inf}), "inf"),
+        (lambda: weighted({"correctness": "1"}), "'1'"),
+        (lambda: weighted({"corectness": 1}), "correctness"),
+        (lambda: clip("correctness", 1, 0), "lo <= hi"),
+        (lambda: clip("correctness", math.nan, 0), "lo <= hi"),
+        (lambda: per_role({"solver": 3}), "3"),
+        (lambda: zero_sum("correctness", role="solver", against="solver"), "two sides"),
+        (lambda: random_reward(rate=2), "0 to 1"),
+        (lambda: novelty("c:BDA"), "reference"),
+        (lambda: novelty(["c:BDA"], n=0), "1 to 16"),
+        (lambda: repetition(distance=2), "0 to 1"),
+        (lambda: repetition_penalty(["a"], distance=-1), "0 to 1"),
+        (lambda: from_trl(len, columns={"solution": "gold"}), "gold"),
+        (lambda: RoleBaseline(1.0), "below 1"),
+        (lambda: RoleBaseline.from_state({}), "state_dict"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(make, text):
+    with pytest.raises(DreamEnvsError) as error:
+        make()
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_per_role_scores_every_seat():
+    scores = per_role({"solver": "majority"})(play(["x", "x"], judge="1 1"))
+    assert values(scores) == {"challenger_0": 0, "solver_0": 1, "solver_1": 1, "judge_0": 0}
+    assert states(scores)["challenger_0"] == "abstain"
+    assert scores["judge_0"].detail == "no reward for role 'judge'"
+
+
+@given(REPLIES)
+def test_zero_sum_sums_to_zero_between_the_sides(replies):
+    scores = zero_sum("correctness")(play(replies))
+    ok = [scores[a].value for a in scores if a.startswith("solver") and scores[a].status == "ok"]
+    if ok:
+        assert scores["challenger_0"].value + sum(ok) / len(ok) == pytest.approx(0)
+        assert states(scores)["challenger_0"] == "ok"
+    else:
+        assert states(scores)["challenger_0"] == "timeout"
+
+
+def test_zero_sum_never_makes_an_invalid_proposal_the_best_one():
+    model = zero_sum("correctness")
+    invalid = model(play(proposal="?"))["challenger_0"]
+    assert (invalid.value, invalid.status) == (-1.0, "ok")
+    assert min(model(play(solved(k, 4)))["challenger_0"].value for k in range(5)) >= invalid.value
+    assert model(play(proposal=LOST))["challenger_0"].status == "timeout"
+
+
+def test_slip_6_the_baseline_is_read_before_it_moves():
+    """loops.md 3.4, 6, with decay 0.9 and rewards 1, 1, 0: b = 0, 0.1, 0.19, 0.171."""
+    baseline, family = RoleBaseline(0.9), "dream_envs/ChallengerSolver-v0/composition"
+    for reply, advantage, after in ((GOLD, 1.0, 0.1), (GOLD, 0.9, 0.19), ("x", -0.19, 0.171)):
+        episode = play([reply])
+        assert baseline.advantages(episode, correctness()(episode)) == {"solver_0": pytest.approx(advantage)}
+        assert baseline.value(family, "solver") == pytest.approx(after)
+    assert baseline.value(family, "challenger") == 0.0
+
+
+def test_slip_6_roles_do_not_share_a_baseline_and_lost_calls_do_not_move_it():
+    baseline, model = RoleBaseline(0.5), challenger_solver()
+    episode = play([GOLD, GOLD, "x", LOST])  # solvers 1, 1, 0 and nothing; challenger 1 - 2/3
+    first = baseline.advantages(episode, model(episode))
+    assert first == pytest.approx({"challenger_0": 1 / 3, "solver_0": 1, "solver_1": 1, "solver_2": 0})
+    second = baseline.advantages(episode, model(episode))
+    assert second == pytest.approx({"challenger_0": 1 / 6, "solver_0": 2 / 3, "solver_1": 2 / 3, "solver_2": -1 / 3})
+
+
+def test_a_baseline_continues_exactly_from_its_saved_state():
+    whole, half = RoleBaseline(), RoleBaseline()
+    episodes = [play(solved(k, 4), proposal=p) for k in range(5) for p in ("c:BDA", "?")]
+    model = challenger_solver()
+    expected = [whole.advantages(e, model(e)) for e in episodes]
+    got = [half.advantages(e, model(e)) for e in episodes[:5]]
+    half = RoleBaseline.from_state(json.loads(json.dumps(half.state_dict())))
+    got += [half.advantages(e, model(e)) for e in episodes[5:]]
+    assert got == expected
+    assert half.state_dict() == whole.state_dict()
+
+
+# --- controls ----------------------------------------------------------------------------------------------------
+
+
+def test_random_reward_is_a_fair_coin_that_forgets_nothing():
+    base = play(["x"] * 4)
+    episodes = [msgspec.structs.replace(base, index=i) for i in range(500)]
+    model = random_reward(rate=0.3, role="solver")
+    drawn = np.array([[s.value for s in model(e).values()] for e in episodes])
+    assert abs(drawn.mean() - 0.3) < 4 * math.sqrt(0.21 / drawn.size)
+    assert abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 4 / math.sqrt(500)  # seats are independent
+    turns = [msgspec.structs.replace(t, seconds=9.0) for t in base.turns]
+    later = msgspec.structs.replace(base, turns=turns, scores={"x": Score(1.0)}, grader="other")
+    assert random_reward()(later) == random_reward()(base)
+    assert any(random_reward(seed="b")(e) != random_reward(seed="a")(e) for e in episodes[:20])
+    assert states(random_reward()(play([LOST], proposal="c:BDA")))["solver_0"] == "timeout"
+
+
+def test_the_content_hash_sees_every_reply():
+    keys = {episode_key(play(r)) for r in (["x", "y"], ["y", "x"], ["xy", ""], ["x", "y "], ["x", LOST])}
+    assert len(keys) == 5
+
+
+def test_shuffling_keeps_the_scores_of_a_role_and_cuts_their_link():
+    base, plain = play([GOLD, GOLD, "x", "y"]), challenger_solver()
+    model = shuffled(plain)
+    hits = []
+    for i in range(400):
+        episode = msgspec.structs.replace(base, index=i)
+        before, after = plain(episode), model(episode)
+        assert model(episode) == after
+        assert after["challenger_0"] == before["challenger_0"]
+        assert Counter(values(after).values()) == Counter(values(before).values())
+        hits.append(after["solver_0"].value)
+    assert abs(np.mean(hits) - 0.5) < 4 * 0.5 / math.sqrt(400)
+
+
+def test_format_only_is_blind_to_the_answer():
+    scores = format_only()(play([GOLD, "BaDaAa", "?"]))
+    assert values(scores) == {"solver_0": 1, "solver_1": 1, "solver_2": 0, "challenger_0": 1}
+    assert values(format_only()(play(["x"], proposal="?")))["challenger_0"] == 0.0
+
+
+# --- diversity ---------------------------------------------------------------------------------------------------
+
+
+def test_bleu_by_hand():
+    """Precisions 5/6, 3/5, 2/4, 1/3, equal lengths: (1/12) ** (1/4)."""
+    pair = bleu_similarity(["the cat sat on the mat", "the cat sat on a mat"])
+    assert pair[0, 1] == pair[1, 0] == pytest.approx((1 / 12) ** 0.25)
+    # three of six words: n up to 3, all precisions 1 one way (brevity e ** -1), 3/6, 2/5, 1/4 the other way
+    short = bleu_similarity(["the cat sat", "the cat sat on a mat"])[0, 1]
+    assert short == pytest.approx((math.exp(-1) + (3 / 6 * 2 / 5 * 1 / 4) ** (1 / 3)) / 2)
+    # nothing in common: method 1 counts 0.1, n = 2: sqrt(0.1/2 * 0.1/1)
+    assert bleu_similarity(["a b", "c d"])[0, 1] == pytest.approx(math.sqrt(0.005))
+
+
+@given(TEXTS)
+def test_bleu_is_a_similarity(texts):
+    matrix = bleu_similarity(texts)
+    assert np.array_equal(matrix, matrix.T)
+    assert (np.diag(matrix) == 1).all()
+    assert ((matrix >= 0) & (matrix <= 1)).all()
+
+
+def slow_clusters(texts, limit):
+    """Average linkage from its definition: the mean distance of all pairs between two clusters."""
+    distance = 1 - bleu_similarity(texts)
+    clusters = [[i] for i in range(len(texts))]
+    while len(clusters) > 1:
+        pairs = itertools.combinations(range(len(clusters)), 2)
+        gap, a, b = min((distance[np.ix_(clusters[a], clusters[b])].mean(), a, b) for a, b in pairs)
+        if gap >= limit - 1e-12:
+            break
+        clusters[a] += clusters.pop(b)
+    return [next(len(c) for c in clusters if i in c) / len(texts) for i in range(len(texts))]
+
+
+def test_clusters_agree_with_the_definition():
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        texts = sorted(" ".join(rng.choice(list("abcde"), rng.integers(1, 9))) for _ in range(12))
+        assert repetition_penalty(texts, distance=0.5) == pytest.approx(slow_clusters(texts, 0.5))
+
+
+@settings(max_examples=50)
+@given(TEXTS, st.randoms(use_true_random=False))
+def test_repetition_does_not_depend_on_the_order(texts, shuffler):
+    order = list(range(len(texts)))
+    shuffler.shuffle(order)
+    shares, other = repetition_penalty(texts), repetition_penalty([texts[i] for i in order])
+    assert [shares[i] for i in order] == other
+    assert all(texts.count(t) / len(texts) <= s <= 1 for t, s in zip(texts, shares, strict=True))
+
+
+def test_repetition_sees_copies_of_one_word_notation():
+    assert repetition_penalty(["c:BDA", "c:BDA", "f:HGEC", "c:BDA"]) == [0.75, 0.75, 0.25, 0.75]
+    assert repetition_penalty([]) == []
+    scores = repetition()(play(["x", "x", "x", GOLD, LOST]))
+    assert list(values(scores).values()) == pytest.approx([-2 / 3, -2 / 3, -2 / 3, 0, 0])
+    assert states(scores)["solver_4"] == "timeout"
+    near = play(["a b c d e f", "a b c d e f g", "z y"])
+    assert list(values(repetition(distance=0.5)(near)).values()) == [-0.5, -0.5, 0.0]
+    assert one(repetition(), play(["x"])).value == 0.0
+
+
+def test_novelty_by_hand():
+    """Trigrams of c:BDA are c:B, :BD, BDA; of c:BDC c:B, :BD, BDC: 2 of 4 shared."""
+    episode = play(["x"])
+    for reference, expected in ((["c:BDC", "f:HGE"], 0.5), (["c:BDA"], 0.0), (["zzzz"], 1.0), ([], 1.0)):
+        assert novelty(reference)(episode)["challenger_0"].value == pytest.approx(expected)
+    family = Composition()
+    same_skill = [family.make("a", "BDA")]  # another start state, the same pairs of operations and depth
+    assert novelty(same_skill, features=family.features)(episode)["challenger_0"].value == 0.0
+    assert novelty(same_skill)(episode)["challenger_0"].value == pytest.approx(1 - 2 / 4 + 0.0)
+    assert novelty(same_skill)(play(["x"], proposal="?"))["challenger_0"].status == "abstain"
+
+
+def test_novelty_asks_an_index_and_distrusts_it():
+    class Index:
+        def similarity(self, task):
+            return {"c:BDA": 0.25}.get(task.prompt, 7.0)
+
+    assert novelty(Index())(play(["x"]))["challenger_0"].value == 0.75
+    assert novelty(Index())(play(["x"], proposal="c:BDB"))["challenger_0"].status == "error"
+
+
+def test_majority_through_the_algebra_keeps_its_abstention():
+    tied = play(["x", "y"])
+    assert set(states(clip(weighted({majority(): 2.0}), -1, 1)(tied)).values()) == {"abstain"}

@@ -1,0 +1,181 @@
+"""The reward model and its factory: names, knobs, graders, statuses, hostile return values, offline scoring."""
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pytest
+from _episodes import GOLD, LOST, REPLIES, play, solved, states
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dream_envs import registry
+from dream_envs.core import Action, DreamEnvsError, Score, decode_episode, encode
+from dream_envs.rewards.base import aggregate, as_reward, rescore, reward, worst
+from dream_envs.rewards.learnability import learnability
+from dream_envs.rewards.presets import challenger_solver
+from dream_envs.rewards.solver import correctness, format_reward, majority
+
+
+def test_graders_name_what_matters():
+    assert learnability().grader == "learnability-1(form=azr)"
+    assert learnability(form="band", lo=0.3).grader == "learnability-1(form=band,lo=0.3)"
+    assert learnability(form="spice", invalid=-1.0).grader == "learnability-1(form=spice,invalid=-1.0)"
+    assert learnability() == learnability(form="azr") != learnability(form="spice")
+    assert hash(learnability()) == hash(learnability(form="azr"))
+    assert {s.grader for s in challenger_solver()(play(solved(1, 2))).values()} == {
+        "learnability-1(form=azr)",
+        "correctness-1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: learnability(fomr="azr"), ["fomr", "form"]),
+        (lambda: learnability(form="azt"), ["azt", "azr"]),
+        (lambda: learnability(form="spice", zero_ends=-0.5), ["zero_ends=-0.5", "azr"]),
+        (lambda: learnability(lo=0.2), ["lo=0.2", "band"]),
+        (lambda: learnability(form="band", lo=0.9, hi=0.1), ["lo=0.9", "hi=0.1"]),
+        (lambda: learnability(invalid=math.nan), ["nan", "finite"]),
+        (lambda: learnability(rate="truth"), ["truth", "majority"]),
+        (lambda: learnability("azr"), ["learnability", "form"]),
+        (lambda: majority(tie="first"), ["first", "abstain"]),
+        (lambda: majority(min_share=50), ["50", "0 to 1"]),
+        (lambda: format_reward(pattern="("), ["'('", "regular expression"]),
+        (lambda: as_reward("corectness"), ["corectness", "'correctness'"]),
+        (lambda: as_reward("novelty"), ["novelty", "reference"]),
+        (lambda: as_reward("correctness", roll="x"), ["roll", "role"]),
+        (lambda: as_reward(correctness(), role="x"), ["correctness-1", "knobs"]),
+        (lambda: as_reward(3), ["3", "function of an episode"]),
+        (lambda: as_reward(lambda a, b: {}), ["a, b", "one argument"]),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(make, names):
+    with pytest.raises(DreamEnvsError) as error:
+        make()
+    text = str(error.value)
+    assert "\n" not in text
+    assert all(name in text for name in names), text
+
+
+def test_asynchronous_rewards_are_refused():
+    async def slow(episode):
+        return {}
+
+    for wrong in (
+        lambda: reward("slow")(slow),
+        lambda: as_reward(slow),
+        lambda: as_reward(lambda e: slow(e))(play(["x"])),
+    ):
+        with pytest.raises(DreamEnvsError, match="asynchronous"):
+            wrong()
+
+
+def returns(value):
+    return as_reward(lambda episode: {"solver_0": value})(play(["x"]))["solver_0"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, np.float32("nan"), "many", [1.0], 10**400])
+def test_what_is_not_a_finite_number_is_an_error(bad):
+    for score in (returns(bad), returns(Score(bad)), returns(Score(1.0, components={"part": bad}))):
+        assert (score.status, score.value) == ("error", 0.0)
+        assert json.loads(encode(score))["value"] == 0.0
+    assert returns(Score(bad, "timeout")).value == 0.0
+    assert returns(Score(1.0, "fine")).status == "error"
+
+
+@pytest.mark.parametrize("good", [1, True, 0.5, np.float32(0.25), np.int64(3), Score(np.float64(2.0))])
+def test_numbers_become_scores(good):
+    score = returns(good)
+    assert type(score.value) is float
+    assert score.status == "ok"
+    assert returns(None).status == "abstain"
+
+
+def test_a_reward_that_raises_ends_no_run_and_hides_nothing():
+    def broken(episode):
+        return {"solver_0": 1 / 0}
+
+    with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
+        scores = as_reward(broken)(play(["x"]))
+    assert states(scores) == {"challenger_0": "error", "solver_0": "error"}
+    assert states(as_reward(lambda e: 1.0)(play(["x"]))) == {"challenger_0": "error", "solver_0": "error"}
+
+
+def test_aggregate_has_both_denominators():
+    many = [Score(1.0), Score(0.0), Score(0.0, "abstain"), Score(0.0, "error"), Score(0.0, "abstain")]
+    summary = aggregate(many)
+    assert (summary.mean, summary.n_ok, summary.n_total) == (0.5, 2, 5)
+    assert summary.counts == {"ok": 2, "abstain": 2, "error": 1}
+    assert aggregate([Score(0.0, "timeout")]).mean is None
+    assert aggregate([]).n_total == 0
+    assert aggregate([Score(math.nan), Score(1.0)]).mean == 1.0
+    assert worst(["ok", "invalid", "abstain"]) == "invalid"
+    assert worst(["timeout", "error", "invalid"]) == "error"
+
+
+@given(REPLIES, st.sampled_from(["c:BDA", "?", LOST]), st.sampled_from([None, "1 0", "?"]))
+def test_scoring_a_saved_episode_again_gives_the_same(replies, proposal, judge):
+    episode = play(replies, proposal, judge)
+    names = ["challenger_solver", "correctness", "format", "majority", "random", "learnability", "repetition"]
+    for model in [as_reward(name) for name in [*names, "judge_agreement", "format_only"]]:
+        scored = rescore(episode, model)
+        saved = decode_episode(encode(scored))
+        assert saved.scores == scored.scores
+        assert rescore(saved, model) == saved
+        assert saved.grader == model.grader
+
+
+def test_models_can_be_pickled():
+    for model in (
+        challenger_solver(form="spice"),
+        learnability(form="band", lo=0.3),
+        as_reward("majority", tie="share"),
+    ):
+        copy = pickle.loads(pickle.dumps(model))
+        assert (copy, copy.grader) == (model, model.grader)
+        assert copy(play(solved(2, 5))) == model(play(solved(2, 5)))
+
+
+def test_rewards_are_found_by_entry_point_registration_and_path(monkeypatch):
+    point = EntryPoint("theirs", "dream_envs.rewards.solver:majority", "dream_envs.rewards")
+    monkeypatch.setitem(registry._plugins, "rewards", {"theirs": point})
+    assert as_reward("theirs", tie="share") == majority(tie="share")
+    monkeypatch.setitem(registry._added["rewards"], "bare", lambda episode: {"solver_0": 0.25})
+    assert as_reward("bare")(play(["x"]))["solver_0"].value == 0.25
+    assert as_reward("dream_envs.rewards.solver:correctness") == correctness()
+
+
+def test_every_row_of_the_registry_is_a_reward():
+    for name in registry.rows("rewards"):
+        try:
+            model = as_reward(name)
+        except DreamEnvsError as error:
+            assert "missing a required argument" in str(error)
+        else:
+            assert all(score.grader for score in model(play(solved(1, 2))).values()), name
+
+
+def test_graders_do_not_depend_on_the_process():
+    code = (
+        "from dream_envs.rewards.diversity import novelty; from dream_envs.rewards.base import as_reward;"
+        "print(novelty(['a:BCDE', 'b:AAA']).grader, as_reward('weighted', parts={'correctness': 1, 'format': .5}))"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": h}, capture_output=True, text=True, check=True
+        ).stdout
+        for h in ("1", "2")
+    }
+    assert len(seen) == 1
+    assert "novelty-1(reference=2#" in seen.pop()
+
+
+def test_a_status_given_by_an_agent_is_kept():
+    refused = Action("", status="error")
+    assert states(correctness()(play([GOLD, refused])))["solver_1"] == "error"
