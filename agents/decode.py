@@ -23,6 +23,13 @@ from torch import Tensor
 from dream_envs.seeds import uniforms
 
 
+#: Finished rows are dropped from the engine when no more than this share is still going: copying the cache costs more
+#: than carrying a few dead rows.
+COMPACT = 0.7
+#: Positions by which a full cache grows.
+GROW = 16
+
+
 class Sample(msgspec.Struct, frozen=True):
     """One completion: its ids (the end token included, if it was reached) and their log-probabilities."""
 
@@ -87,21 +94,23 @@ def sample(
     logps = torch.zeros((total, steps), device=device)
     lengths = torch.zeros(total, dtype=torch.long, device=device)
     ended = torch.zeros(total, dtype=torch.bool, device=device)
-    alive = torch.arange(total, device=device)
+    rows = torch.arange(total, device=device)  # the engine's rows, as rows of ``out``
+    going = torch.ones(total, dtype=torch.bool, device=device)  # of the engine's rows
     for k in range(steps):
-        tokens, chosen = pick(logits, draws[alive, k], temperature)
-        out[alive, k], logps[alive, k] = tokens, chosen
-        lengths[alive] = k + 1
+        tokens, chosen = pick(logits, draws[rows, k], temperature)
+        now = rows[going]
+        out[now, k], logps[now, k] = tokens[going], chosen[going]
+        lengths[now] = k + 1
         stop = torch.isin(tokens, ends)
-        ended[alive] = stop
-        going = ~stop & (limits[alive] > k + 1)
+        ended[now] = stop[going]
+        going = going & ~stop & (limits[rows] > k + 1)
         count = int(going.sum())
         if count == 0:
             break
-        if count < len(alive):
-            rows = going.nonzero()[:, 0]
-            forward.keep(rows)
-            alive, tokens = alive[rows], tokens[rows]
+        if count <= COMPACT * len(rows):
+            kept = going.nonzero()[:, 0]
+            forward.keep(kept)
+            rows, tokens, going = rows[kept], tokens[kept], going[kept]
         logits = forward.step(tokens)
     return _collect(order, out, logps, lengths, ended)
 
@@ -221,8 +230,8 @@ class LlamaForward:
     def prefill(self, ids: Tensor, mask: Tensor, repeats: Tensor, room: int) -> Tensor:
         """See ``Forward``."""
         count, width = ids.shape
-        self.past, total = 0, width + room
-        shape = (len(self.layers), count, self.groups, total, self.size)
+        self.past = 0
+        shape = (len(self.layers), count, self.groups, width, self.size)
         self.keys = torch.zeros(shape, device=ids.device)
         self.values = torch.zeros(shape, device=ids.device)
         causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
@@ -237,6 +246,9 @@ class LlamaForward:
 
     def step(self, tokens: Tensor) -> Tensor:
         """See ``Forward``."""
+        if self.past == self.keys.shape[3]:
+            self.keys = F.pad(self.keys, (0, 0, 0, GROW))
+            self.values = F.pad(self.values, (0, 0, 0, GROW))
         allowed = self.mask[:, None, None, : self.past + 1]
         hidden = self._run(tokens[:, None], self.positions[:, None], allowed)
         self.positions = self.positions + 1
@@ -244,7 +256,8 @@ class LlamaForward:
 
     def keep(self, rows: Tensor) -> None:
         """See ``Forward``."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.keys = self.keys[:, :, :, : self.past].index_select(1, rows)
+        self.values = self.values[:, :, :, : self.past].index_select(1, rows)
         self.mask, self.positions = self.mask[rows], self.positions[rows]
 
     def _run(self, ids: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:

@@ -182,6 +182,19 @@ class Action(msgspec.Struct, frozen=True):
     status: Status = "ok"
 
 
+class Start(msgspec.Struct, frozen=True):
+    """One episode to play.
+
+    ``index`` names it within the run and seeds it.  ``task``: what the game starts from.  ``given``: first moves that
+    are not asked of any agent (a replayed or mutated proposal, say), with ``author`` noted as an event.
+    """
+
+    index: int
+    task: Task | None = None
+    given: dict[str, Action] = {}
+    author: str = ""
+
+
 class RoleSpec(msgspec.Struct, frozen=True):
     """A role of a game: how many seats, what a reply looks like, the range of its default reward."""
 

@@ -29,24 +29,11 @@ from dream_envs.core import (
     Game,
     Request,
     RewardModel,
-    Task,
+    Start,
     Turn,
     decode_episode,
     encode,
 )
-
-
-class Start(msgspec.Struct, frozen=True):
-    """One episode to play.
-
-    ``index`` names it within the run and seeds it.  ``task``: what the game starts from.  ``given``: first moves that
-    are not asked of any agent (a replayed or mutated proposal, say), with ``author`` noted as an event.
-    """
-
-    index: int
-    task: Task | None = None
-    given: dict[str, Action] = {}
-    author: str = ""
 
 
 class EpisodeWriter:

@@ -126,7 +126,10 @@ class ChallengerSolver:
         self._start = State(self._brief)
 
     def start(self, task: Task | None, rng: np.random.Generator) -> State:
-        """Begin with the game's own brief, or with another one (see ``brief``); the rules themselves draw nothing."""
+        """Begin with the game's own brief, or with another one (see ``brief``); the rules themselves draw nothing.
+
+        A brief of origin ``replay`` asks for a problem that is known already: the gate is not asked.
+        """
         return self._start if task is None else State(task)
 
     def brief(self, reference: Task | None = None, level: int | None = None) -> Task:
@@ -222,7 +225,7 @@ class ChallengerSolver:
         found = (
             self._read(action.text) if action.status == "ok" else Reject("empty", f"the call ended in {action.status}")
         )
-        if isinstance(found, Task) and self.gate is not None:
+        if isinstance(found, Task) and self.gate is not None and state.brief.origin != "replay":
             found = self.gate(found) or found
         if isinstance(found, Reject):
             return State(state.brief, "end", action, None, found)

@@ -1,0 +1,52 @@
+"""Gates: functions ``Task -> Reject | None`` that a game asks before it accepts a proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+
+from dream_envs.core import DreamEnvsError, Reject, Task
+
+Gate = Callable[[Task], Reject | None]
+
+
+def archive(known: Container[str]) -> Gate:
+    """Turns away what is already in ``known`` (a ChallengeStore, or any container of task ids)."""
+
+    def gate(task: Task) -> Reject | None:
+        return Reject("duplicate", task.id) if task.id in known else None
+
+    return gate
+
+
+def held_out(tasks: Iterable[Task]) -> Gate:
+    """Turns away the problems of an evaluation set, by content."""
+    ids = frozenset(t.id for t in tasks)
+
+    def gate(task: Task) -> Reject | None:
+        return Reject("held_out", "reserved for evaluation") if task.id in ids else None
+
+    return gate
+
+
+def level(low: int, high: int) -> Gate:
+    """Turns away problems outside ``low <= level <= high``."""
+    if low > high:
+        raise DreamEnvsError(f"level({low}, {high}): the lower end comes first")
+
+    def gate(task: Task) -> Reject | None:
+        inside = low <= task.level <= high
+        return None if inside else Reject("limits", f"level {task.level}, allowed {low} to {high}")
+
+    return gate
+
+
+def every(*gates: Gate) -> Gate:
+    """The first rejection of several gates, asked in order."""
+
+    def gate(task: Task) -> Reject | None:
+        for one in gates:
+            if (reject := one(task)) is not None:
+                return reject
+        return None
+
+    return gate

@@ -1,0 +1,71 @@
+"""Which known challenge to come back to: functions ``(entries, rng) -> entry``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dream_envs import registry
+from dream_envs.core import DreamEnvsError
+from dream_envs.curriculum.store import Entry
+
+Sampler = Callable[[Sequence[Entry], np.random.Generator], Entry]
+
+
+def in_band(entry: Entry, low: float = 0.0, high: float = 1.0) -> bool:
+    """Whether the newest success rate lies strictly between ``low`` and ``high``."""
+    return entry.rate is not None and low < entry.rate < high
+
+
+def solved(entry: Entry) -> bool:
+    """Whether the newest success rate is above zero."""
+    return entry.rate is not None and entry.rate > 0
+
+
+def mastered(entry: Entry) -> bool:
+    """Whether every draw of the newest observation was right."""
+    return entry.rate == 1.0
+
+
+def uniform(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+    """Every entry alike."""
+    return entries[int(rng.integers(len(entries)))]
+
+
+def by_level(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+    """Every level alike, then every entry of the level: rare levels are rehearsed as often as common ones."""
+    levels: dict[int, list[Entry]] = {}
+    for entry in entries:
+        levels.setdefault(entry.challenge.level, []).append(entry)
+    return uniform(levels[sorted(levels)[int(rng.integers(len(levels)))]], rng)
+
+
+def learnable(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+    """In proportion to p(1 - p) of the newest observation, with one pseudo-observation of 1/2."""
+    weights = np.array([_smooth(e) * (1 - _smooth(e)) for e in entries])
+    return entries[int(rng.choice(len(entries), p=weights / weights.sum()))]
+
+
+def regret(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+    """In proportion to 1 - p: what is still got wrong, an upper bound on the regret against a perfect solver."""
+    weights = np.array([1 - _smooth(e) for e in entries])
+    return entries[int(rng.choice(len(entries), p=weights / weights.sum()))]
+
+
+def _smooth(entry: Entry) -> float:
+    return ((entry.rate or 0.0) * entry.n + 0.5) / (entry.n + 1)
+
+
+SAMPLERS: dict[str, Sampler] = {"uniform": uniform, "by_level": by_level, "learnable": learnable, "regret": regret}
+
+
+def sampler(name: str) -> Sampler:
+    """The sampler of this name.
+
+    Raises:
+        DreamEnvsError: with the nearest names.
+    """
+    if name not in SAMPLERS:
+        raise DreamEnvsError(registry.unknown("samplers", name, list(SAMPLERS)))
+    return SAMPLERS[name]

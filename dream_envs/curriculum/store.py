@@ -1,0 +1,160 @@
+"""Every challenge ever accepted, what became of it, and how sure that is.
+
+Append-only: a challenge is added once (its content hash is its name) and its attempts are counted.  Each attempt is
+stamped with its round, since the solvers change: the newest observation is the estimate, the totals are the record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dream_envs.core import Challenge, DreamEnvsError, Task, decode_task, encode
+
+
+class Difficulty(msgspec.Struct, frozen=True):
+    """Success rate ``p`` from ``attempts`` draws with its 95 % Wilson interval ``[low, high]``."""
+
+    p: float
+    low: float
+    high: float
+    attempts: int
+
+
+def wilson(successes: float, attempts: int, z: float = 1.959963984540054) -> Difficulty:
+    """Wilson's score interval; 0 of 8 is [0, 0.32], so "never solved" in eight draws only means below a third.
+
+    Raises:
+        DreamEnvsError: unless 0 <= successes <= attempts and attempts >= 1.
+    """
+    if attempts < 1 or not 0 <= successes <= attempts:
+        raise DreamEnvsError(f"successes={successes}, attempts={attempts}: 0 <= successes <= attempts, attempts >= 1")
+    p = successes / attempts
+    scale = 1 + z * z / attempts
+    centre = (p + z * z / (2 * attempts)) / scale
+    half = z * math.sqrt(p * (1 - p) / attempts + z * z / (4 * attempts * attempts)) / scale
+    return Difficulty(p, max(0.0, centre - half), min(1.0, centre + half), attempts)
+
+
+class Entry(msgspec.Struct):
+    """A challenge and its record; ``rate``, ``n`` and ``round`` are those of the newest observation."""
+
+    challenge: Challenge
+    successes: float = 0.0
+    attempts: int = 0
+    rate: float | None = None
+    n: int = 0
+    round: int = -1
+
+
+class ChallengeStore:
+    """Challenges by id, in the order they came, with their attempts.
+
+    Args:
+        path: where each new challenge is appended as one JSON line; None keeps the store in memory.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._order: list[str] = []
+        self._file = None
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab+")  # noqa: SIM115  (closed by close())
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self._entries[i] for i in self._order)
+
+    def __getitem__(self, at: int) -> Entry:
+        return self._entries[self._order[at]]
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of this id, if there is one."""
+        return self._entries.get(key)
+
+    def add(self, task: Task, *, round: int, author: str = "", parent: str = "") -> bool:
+        """Add a challenge; False if it is there already.  A plain Task becomes a Challenge of ``author``."""
+        if task.id in self._entries:
+            return False
+        fields = {f: getattr(task, f) for f in task.__struct_fields__}
+        made = Challenge(**{**fields, "round": round, "author": author, "parent": parent})
+        self._entries[made.id] = Entry(made)
+        self._order.append(made.id)
+        if self._file is not None:
+            self._file.write(encode(made) + b"\n")
+            self._file.flush()
+        return True
+
+    def record(self, key: str, successes: float, attempts: int, *, round: int) -> None:
+        """Count ``attempts`` draws of which ``successes`` (fractions allowed) were right, seen in ``round``.
+
+        Raises:
+            DreamEnvsError: for an unknown id or impossible counts.
+        """
+        entry = self._entries.get(key)
+        if entry is None:
+            raise DreamEnvsError(f"challenge {key!r} is not in the store: add it before recording attempts")
+        wilson(successes, attempts)
+        entry.successes += successes
+        entry.attempts += attempts
+        entry.rate, entry.n, entry.round = successes / attempts, attempts, round
+
+    def difficulty(self, key: str) -> Difficulty | None:
+        """The newest estimate of an entry, or None before its first attempt."""
+        entry = self._entries[key]
+        return None if entry.rate is None else wilson(entry.rate * entry.n, entry.n)
+
+    def select(self, test: Callable[[Entry], bool], last: int | None = None) -> list[Entry]:
+        """Entries that pass ``test``, oldest first; only the newest ``last`` of them if given."""
+        if last is None:
+            return [e for e in self if test(e)]
+        found: list[Entry] = []
+        for key in reversed(self._order):
+            if test(self._entries[key]):
+                found.append(self._entries[key])
+                if len(found) == last:
+                    break
+        return found[::-1]
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON-ready data; ``position`` is the file's length."""
+        rows = [[e.successes, e.attempts, e.rate, e.n, e.round] for e in self]
+        position = self._file.tell() if self._file is not None else 0
+        return {"challenges": [msgspec.to_builtins(e.challenge) for e in self], "rows": rows, "position": position}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Become exactly the store that gave this state; the file is cut to its length then."""
+        self._entries.clear()
+        self._order.clear()
+        for data, row in zip(state["challenges"], state["rows"], strict=True):
+            task = msgspec.convert(data, Task | Challenge)
+            assert isinstance(task, Challenge)
+            self._entries[task.id] = Entry(task, *row)
+            self._order.append(task.id)
+        if self._file is not None:
+            self._file.truncate(state["position"])
+            self._file.seek(0, 2)
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def read_challenges(path: str | Path) -> Iterable[Challenge]:
+    """The challenges of a run's ``challenges.jsonl``; an unfinished last line is left out."""
+    with open(path, "rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and isinstance(task := decode_task(line), Challenge):
+                yield task

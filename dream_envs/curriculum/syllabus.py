@@ -1,0 +1,149 @@
+"""The syllabus of a self-play run: what is played in the next round, and what the last one taught us.
+
+A round is a list of episodes of ``ChallengerSolver``: problems that the challenger proposes, mutations of problems the
+solvers get partly right, and replays of known ones (each level alike, so that what is mastered stays under review).
+Everything is drawn from ``stream(seed, "syllabus", round)`` and from the store, so a syllabus that is restored from its
+state goes on exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Start, Task, TaskFamily
+from dream_envs.curriculum import sampler
+from dream_envs.curriculum.store import ChallengeStore, Entry
+from dream_envs.seeds import stream
+
+CHALLENGER = "challenger_0"
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a round is made of, in episodes, and where mutations come from.
+
+    ``proposals``: the challenger writes the problem.  ``mutations``: one step harder than a problem with a success rate
+    strictly inside ``band``, out of the newest ``recent`` of those.  ``replays``: known problems that were solved at
+    least once, by the sampler ``replay``.  ``fixed``: problems from the family's own generator at ``fixed_level``
+    (the arm without self-made data).
+    """
+
+    proposals: int = 64
+    mutations: int = 24
+    replays: int = 24
+    fixed: int = 0
+    fixed_level: int = 0
+    recent: int = 400
+    band: tuple[float, float] = (0.0, 1.0)
+    replay: str = "by_level"
+
+    def __post_init__(self) -> None:
+        if min(self.proposals, self.mutations, self.replays, self.fixed) < 0 or self.total < 1:
+            raise DreamEnvsError(f"{self}: counts are 0 or more and at least one is positive")
+        sampler.sampler(self.replay)
+
+    @property
+    def total(self) -> int:
+        """Episodes a round."""
+        return self.proposals + self.mutations + self.replays + self.fixed
+
+
+class Syllabus:
+    """Plans rounds and absorbs what came of them.
+
+    Args:
+        family: the task family that is practised.
+        share: what a round is made of.
+        seed: the run's seed label.
+        store: the challenges so far.
+    """
+
+    def __init__(self, family: TaskFamily, share: Share, *, seed: str, store: ChallengeStore) -> None:
+        self.family, self.share, self.seed, self.store = family, share, seed, store
+
+    def plan(self, round: int) -> list[Start]:
+        """The episodes of a round.  Where there is nothing yet to mutate or replay, the challenger proposes instead."""
+        rng = stream(self.seed, "syllabus", round)
+        given = [*self._mutations(rng), *self._replays(rng), *self._fixed(rng)]
+        free = self.share.total - len(given)
+        first = round * self.share.total
+        starts = [Start(first + i) for i in range(free)]
+        for i, (task, author) in enumerate(given):
+            action = Action(self.family.as_proposal(task))
+            brief = _replay_brief(task) if author == "replay" else None
+            starts.append(Start(first + free + i, brief, {CHALLENGER: action}, author))
+        return starts
+
+    def absorb(self, round: int, episodes: Sequence[Episode]) -> None:
+        """Add the accepted problems and count their attempts, as the run's own reward model believed them."""
+        for episode in sorted(episodes, key=lambda e: e.index):
+            challenge = challenge_of(episode)
+            if challenge is None:
+                continue
+            author = author_of(episode)
+            if author != "replay":
+                self.store.add(challenge, round=round, author=author)
+            values = believed(episode)
+            if values and challenge.id in self.store:
+                self.store.record(challenge.id, sum(values), len(values), round=round)
+
+    def state(self) -> dict[str, Any]:
+        """JSON-ready; see ``restore``."""
+        return {"seed": self.seed, "share": msgspec.to_builtins(self.share), "store": self.store.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from this state.
+
+        Raises:
+            DreamEnvsError: if it belongs to another seed or another mixture.
+        """
+        if state["seed"] != self.seed or msgspec.convert(state["share"], Share) != self.share:
+            raise DreamEnvsError(
+                f"this checkpoint is of seed {state['seed']!r} and {state['share']}: resume with those"
+            )
+        self.store.restore(state["store"])
+
+    def _mutations(self, rng: np.random.Generator) -> list[tuple[Task, str]]:
+        low, high = self.share.band
+        parents = self.store.select(lambda e: sampler.in_band(e, low, high), last=self.share.recent)
+        made: dict[str, tuple[Task, str]] = {}
+        for _ in range(self.share.mutations if parents else 0):
+            task = self.family.mutate(sampler.uniform(parents, rng).challenge, rng)
+            if task is not None and task.id not in self.store:
+                made[task.id] = (task, "mutation")
+        return list(made.values())
+
+    def _replays(self, rng: np.random.Generator) -> list[tuple[Task, str]]:
+        known = self.store.select(sampler.solved)
+        draw = sampler.sampler(self.share.replay)
+        chosen: dict[str, Entry] = {}
+        for _ in range(self.share.replays if known else 0):
+            entry = draw(known, rng)
+            chosen[entry.challenge.id] = entry
+        return [(e.challenge, "replay") for e in chosen.values()]
+
+    def _fixed(self, rng: np.random.Generator) -> list[tuple[Task, str]]:
+        return [(self.family.generate(rng, self.share.fixed_level), "generator") for _ in range(self.share.fixed)]
+
+
+def _replay_brief(task: Task) -> Task:
+    """A brief that names what is replayed; its origin tells the game that the archive's gate does not apply."""
+    return Task(family=task.family, level=task.level, prompt="replay", origin="replay", meta={"reference": task.id})
+
+
+def challenge_of(episode: Episode) -> Challenge | None:
+    """The accepted problem of an episode, if there is one."""
+    return next((t for t in episode.tasks if isinstance(t, Challenge)), None)
+
+
+def author_of(episode: Episode) -> str:
+    """``challenger``, or who gave the proposal: ``mutation``, ``replay``, ``generator``."""
+    return next((str(e.data["author"]) for e in episode.events if e.kind == "given"), "challenger")
+
+
+def believed(episode: Episode) -> list[float]:
+    """The solvers' scores that are ``ok``: what the run believes, which a vote may have got wrong."""
+    return [s.value for a, s in episode.scores.items() if a.startswith("solver_") and s.status == "ok"]
