@@ -188,7 +188,8 @@ def test_majority_by_hand():
     assert list(values(scores).values()) == [1, 1, 0, 0]
     assert states(scores)["solver_3"] == "timeout"
     assert scores["solver_0"].components == {"share": 2 / 3, "votes": 3.0, "label_right": 0.0}
-    assert majority()(play([GOLD, GOLD, "x"]))["solver_2"].components["label_right"] == 1.0
+    for judge in (None, "0 0 0"):  # the truth, not the judge
+        assert majority()(play([GOLD, GOLD, "x"], judge=judge))["solver_2"].components["label_right"] == 1.0
 
 
 def test_majority_ties_and_thresholds():

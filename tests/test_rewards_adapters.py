@@ -87,7 +87,6 @@ def test_there_and_back_again(replies):
         assert states(back) == states(direct)
 
 
-@pytest.mark.slow
 def test_a_reward_of_trl_itself():
     rewards = pytest.importorskip("trl.rewards")
     model = from_trl(rewards.think_format_reward, conversational=True)

@@ -213,13 +213,13 @@ def test_random_reward_is_a_fair_coin_that_forgets_nothing():
     turns = [msgspec.structs.replace(t, seconds=9.0) for t in base.turns]
     later = msgspec.structs.replace(base, turns=turns, scores={"x": Score(1.0)}, grader="other")
     assert random_reward()(later) == random_reward()(base)
-    assert any(random_reward(seed="b")(e) != random_reward(seed="a")(e) for e in episodes[:20])
+    assert any(values(random_reward(seed="b")(e)) != values(random_reward(seed="a")(e)) for e in episodes[:20])
     assert states(random_reward()(play([LOST], proposal="c:BDA")))["solver_0"] == "timeout"
 
 
 def test_the_content_hash_sees_every_reply():
-    keys = {episode_key(play(r)) for r in (["x", "y"], ["y", "x"], ["xy", ""], ["x", "y "], ["x", LOST])}
-    assert len(keys) == 5
+    keys = {episode_key(play(r)) for r in (["x", "y"], ["y", "x"], ["xy", ""], ["x", "y "], ["x", ""], ["x", LOST])}
+    assert len(keys) == 6
 
 
 def test_shuffling_keeps_the_scores_of_a_role_and_cuts_their_link():
@@ -279,9 +279,21 @@ def slow_clusters(texts, limit):
 
 def test_clusters_agree_with_the_definition():
     rng = np.random.default_rng(5)
-    for _ in range(40):
-        texts = sorted(" ".join(rng.choice(list("abcde"), rng.integers(1, 9))) for _ in range(12))
-        assert repetition_penalty(texts, distance=0.5) == pytest.approx(slow_clusters(texts, 0.5))
+    for limit in np.linspace(0.2, 0.8, 40):
+        texts = sorted({" ".join(rng.choice(list("abc"), rng.integers(3, 10))) for _ in range(14)})
+        assert repetition_penalty(texts, distance=limit) == pytest.approx(slow_clusters(texts, limit))
+
+
+def test_a_text_between_two_equally_near_ones_goes_the_same_way_in_any_order():
+    head, middle, tail = "a b c d e f x y z", "a b c d e f", "p q r a b c d e f"
+    similarity = bleu_similarity([head, middle, tail])
+    assert similarity[0, 1] == similarity[1, 2] > similarity[0, 2]
+    limit = 1 - similarity[0, 1] + 1e-9  # the first two merge, and are then too far from the third on average
+    expected = dict(zip((head, middle, tail), repetition_penalty([head, middle, tail], distance=limit), strict=True))
+    assert sorted(expected.values()) == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    for order in itertools.permutations(expected):
+        assert repetition_penalty(order, distance=limit) == [expected[text] for text in order]
+    assert repetition_penalty([head, middle], distance=1 - similarity[0, 1]) == [0.5, 0.5]  # at the limit is not below
 
 
 @settings(max_examples=50)

@@ -85,7 +85,7 @@ def test_what_is_not_a_finite_number_is_an_error(bad):
     for score in (returns(bad), returns(Score(bad)), returns(Score(1.0, components={"part": bad}))):
         assert (score.status, score.value) == ("error", 0.0)
         assert json.loads(encode(score))["value"] == 0.0
-    assert returns(Score(bad, "timeout")).value == 0.0
+    assert (returns(Score(bad, "timeout")).status, returns(Score(bad, "timeout")).value) == ("timeout", 0.0)
     assert returns(Score(1.0, "fine")).status == "error"
 
 

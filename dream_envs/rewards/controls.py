@@ -12,7 +12,7 @@ from typing import Any
 from dream_envs.core import DreamEnvsError, Episode, Score
 from dream_envs.rewards.base import agents_of, as_reward, episode_key, last_turns, rejected, reward, roles, unanswered
 from dream_envs.rewards.solver import check_pattern, format_reward
-from dream_envs.seeds import stream
+from dream_envs.seeds import digest, stream
 
 
 def _check_random(knobs: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def random_reward(
         if turn is None or turn.status != "ok":
             found[agent] = unanswered(turn, rejected(episode))
         else:
-            found[agent] = Score(float(stream("random-reward", seed, key, agent).random() < rate))
+            draw = (digest("random-reward", seed, key, agent) >> 11) * 2.0**-53  # uniform in [0, 1)
+            found[agent] = Score(float(draw < rate))
     return found
 
 
