@@ -45,7 +45,7 @@ class Scripted:
 
     def __init__(self, game: Game | TaskFamily | None = None) -> None:
         self.game: Any = game if hasattr(game, "turns") else None
-        family = getattr(game, "family", None) if self.game is not None else game
+        family: Any = getattr(game, "family", None) if self.game is not None else game
         self.family: TaskFamily | None = family if hasattr(family, "as_proposal") else None
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
@@ -74,8 +74,8 @@ class Scripted:
         return " ".join([str(int(v)) for v in rng.integers(2, size=len(self.replies(request)))])
 
     def other(self, request: Request, rng: np.random.Generator) -> str:
-        """The reply in a role that this module does not know: up to 40 characters of printable ASCII."""
-        return "".join([chr(c) for c in rng.integers(32, 127, size=int(rng.integers(41)))])
+        """The reply in a role that this module does not know: 1 to 40 characters of printable ASCII."""
+        return "".join([chr(c) for c in rng.integers(32, 127, size=int(rng.integers(1, 41)))])
 
     def task(self, request: Request) -> Task | None:
         """The problem to solve: the one handed over, else what the family reads in the last message."""
@@ -154,7 +154,7 @@ class Guesser(Scripted):
 
 
 class RandomText(Scripted):
-    """Printable ASCII of 0 to 40 characters, whatever is asked."""
+    """Printable ASCII of 1 to 40 characters, whatever is asked."""
 
     kind = "random"
 
@@ -190,7 +190,7 @@ class Generator(Scripted):
 
 
 class Impossible(Scripted):
-    """A challenger whose problems look right and cannot be solved or read: a fresh one, damaged until it is rejected."""
+    """A challenger whose problems look right but cannot be read or solved: fresh ones, damaged."""
 
     kind = "impossible"
 

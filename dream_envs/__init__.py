@@ -1,8 +1,8 @@
 """Dream Envs: environments in which language models write, escalate, reward and consolidate their own practice.
 
-Importing the package registers every game: ``pettingzoo.make("aec", "dream_envs/ChallengerSolver-v0")``,
-``pettingzoo.make("parallel", ...)`` and one Gymnasium id a role, ``gymnasium.make("dream_envs/ChallengerSolver-Solver-v0")``
-and ``gymnasium.make_vec`` of the same.  Games of other packages (entry points of the group ``dream_envs.envs``, or
+Importing the package registers every game: ``pettingzoo.make("aec", "dream_envs/ChallengerSolver-v0")`` or
+``"parallel"``, and one Gymnasium id a role, ``gymnasium.make("dream_envs/ChallengerSolver-Solver-v0")``, also for
+``gymnasium.make_vec``.  Games of other packages (entry points of the group ``dream_envs.envs``, or
 ``registry.register``) are registered in the same way.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import gymnasium.envs.registration as _gymnasium
@@ -67,7 +68,8 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
     """``num_envs`` copies of one role's view, stepped in this process with one batched call an agent.
 
     Args:
-        id: a role's id (``dream_envs/ChallengerSolver-Solver-v0``) or a game's with ``role=``; the namespace may be left out.
+        id: a role's id (``dream_envs/ChallengerSolver-Solver-v0``), or a game's with ``role=``; the namespace may be
+            left out.
         num_envs: how many games, 1 or more.
         kwargs: see ``faces.vector.VectorSingleRole``.
 
@@ -90,7 +92,7 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
 
 
 def role_id(env_id: str, role: str) -> str:
-    """The Gymnasium id of a role: ``dream_envs/ChallengerSolver-v0``, ``solver`` -> ``…/ChallengerSolver-Solver-v0``."""
+    """The Gymnasium id of a role: ``acme/Debate-v0`` and ``pro`` give ``acme/Debate-Pro-v0``."""
     name = "".join(part[:1].upper() + part[1:] for part in role.split("_"))
     head, version = re.fullmatch(r"(.*?)(-v\d+)?", env_id, re.S).groups()  # type: ignore[union-attr]
     return f"{head}-{name}{version or ''}"
@@ -105,7 +107,7 @@ def _register(kind: str, env_id: str) -> None:
         return
     for face, entry in (("aec", "dream_envs.faces.aec:AEC"), ("parallel", "dream_envs.faces.parallel:Parallel")):
         if env_id not in getattr(_pettingzoo, f"{face}_registry"):
-            _pettingzoo.register(face, env_id, entry, kwargs={"game": env_id})  # type: ignore[call-overload]
+            _pettingzoo.register(face, env_id, entry, kwargs={"game": env_id})
     for role in registry.roles(env_id):
         if (name := role_id(env_id, role)) not in _gymnasium.registry:
             _gymnasium.register(
@@ -117,7 +119,10 @@ def _register(kind: str, env_id: str) -> None:
 
 
 for _env_id in registry.rows("envs"):
-    _register("envs", _env_id)
+    try:
+        _register("envs", _env_id)
+    except Exception as _error:  # somebody's malformed entry point must not stop the import of everything else
+        warnings.warn(f"dream_envs: {_env_id!r} was not registered: {_error}", stacklevel=2)
 if not any(getattr(listener, "__module__", "") == __name__ for listener in registry.listeners):
     registry.listeners.append(_register)
 

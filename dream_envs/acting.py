@@ -202,6 +202,9 @@ class Runner:
             for i, request, action in zip(where, requests, actions, strict=True):
                 moves[i][request.agent] = action
         for table, here, move, requested in zip(tables, seats, moves, asked, strict=True):
+            for agent, action in move.items():
+                if not action.text.isascii():
+                    move[agent] = storable(action)
             for seat in here:
                 asked_of = requested.get(seat.agent)
                 seen = asked_of.messages if asked_of else None
@@ -279,7 +282,7 @@ def score(
     episode: Episode, reward: RewardModel | Callable[[Episode], dict[str, Score]], agents: Sequence[str] = ()
 ) -> Episode:
     """The episode with this reward's scores; an agent of ``agents`` that is left out gets the status ``abstain``."""
-    name = getattr(reward, "name", None) or getattr(reward, "__name__", type(reward).__name__)
+    name = str(getattr(reward, "grader", "") or getattr(reward, "name", "") or getattr(reward, "__name__", "reward"))
     scores = dict(reward(episode))
     for agent in agents:
         if agent not in scores:
@@ -341,6 +344,16 @@ def as_action(value: Any) -> Action:
         DreamEnvsError: for anything else.
     """
     return _as_action(value, "the environment")
+
+
+def storable(action: Action) -> Action:
+    """The action with every lone surrogate (half a character, which no UTF-8 file can hold) replaced by U+FFFD."""
+    try:
+        action.text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = action.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return msgspec.structs.replace(action, text=text)
+    return action
 
 
 def _as_action(value: Any, source: Any) -> Action:

@@ -7,7 +7,7 @@ from ``Space`` itself: shared memory is then refused with an error that names th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class UnicodeText(Space[str]):
         length = int(self.np_random.integers(self.sample_length + 1))
         return "".join([_SAMPLE_CHARS[i] for i in self.np_random.integers(len(_SAMPLE_CHARS), size=length)])
 
-    def to_jsonable(self, sample_n: Sequence[str]) -> list[str]:
+    def to_jsonable(self, sample_n: Iterable[str]) -> list[str]:
         """The samples as a list of plain strings."""
         return [str(sample) for sample in sample_n]
 

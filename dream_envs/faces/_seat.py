@@ -53,7 +53,7 @@ class SeatEngine:
         return tables
 
     def step(self, tables: Sequence[SeatTable], actions: Sequence[Action]) -> None:
-        """The seat's move at each table, then everybody else's until the seat acts again; ``episode`` is set at the end."""
+        """The seat's move at each table, then everybody else's until the seat acts again or ``episode`` is set."""
         live = [(t, a) for t, a in zip(tables, actions, strict=True) if t.episode is None]
         self.runner.wave([t for t, _ in live], [{self.seat: a} for _, a in live])
         self._advance([t for t, _ in live])

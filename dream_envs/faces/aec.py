@@ -60,11 +60,12 @@ class AEC(AECEnv[str, dict[str, str], str]):
         self.possible_agents = list(self.game.agents)
         self.agents: list[str] = []
         self.observation_spaces = common.observation_spaces(self.game)
-        self.action_spaces = common.action_spaces(self.game)  # type: ignore[assignment]
+        self.action_spaces = common.action_spaces(self.game)
         self._role = acting.roles_by_agent(self.game)
         self._np_random: np.random.Generator | None = None
         self.episode: Episode | None = None
         self._table: acting.Table | None = None
+        self.agent_selection: str = self.possible_agents[0]
 
     def observation_space(self, agent: str) -> Any:
         """``Dict({"role", "text"})``, the same object on every call."""
@@ -85,7 +86,7 @@ class AEC(AECEnv[str, dict[str, str], str]):
         self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
         self.terminations = dict.fromkeys(self.agents, False)
         self.truncations = dict.fromkeys(self.agents, False)
-        self.infos = {}
+        self.infos: dict[str, dict[str, Any]] = {}
         self._skip_agent_selection: str | None = None
         self._next_phase()
 
@@ -93,7 +94,7 @@ class AEC(AECEnv[str, dict[str, str], str]):
         """The selected agent's move; None for an agent whose game is over."""
         agent = self.agent_selection
         if self.terminations[agent]:
-            self._was_dead_step(action)  # type: ignore[arg-type]
+            self._was_dead_step(action)
             return
         assert self._table is not None
         self._cumulative_rewards[agent] = 0.0

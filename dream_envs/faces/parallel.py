@@ -53,7 +53,7 @@ class Parallel(ParallelEnv[str, dict[str, str], str]):
         self.possible_agents = list(self.game.agents)
         self.agents: list[str] = []
         self.observation_spaces = common.observation_spaces(self.game)
-        self.action_spaces = common.action_spaces(self.game)  # type: ignore[assignment]
+        self.action_spaces = common.action_spaces(self.game)
         self._role = acting.roles_by_agent(self.game)
         self._np_random: np.random.Generator | None = None
         self.episode: Episode | None = None

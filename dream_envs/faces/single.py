@@ -85,7 +85,7 @@ class SingleRole(gymnasium.Env[str, str]):
         reward = float(episode.scores[self.seat].value) if episode is not None else 0.0
         return self.engine.text(self._table), reward, episode is not None, False, self._info()
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The transcript in ``ansi`` mode, else None."""
         if self.render_mode != "ansi":
             return None

@@ -87,7 +87,7 @@ class VectorSingleRole(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
         """The finished episode of each game, or None while it goes on (and after an autoreset)."""
         return [table.episode for table in self._tables]
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
         """Begin all games, or those of ``options["reset_mask"]``.
@@ -135,7 +135,7 @@ class VectorSingleRole(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
         truncations = np.zeros(self.num_envs, dtype=np.bool_)
         return self._observe(), rewards, terminations, truncations, infos
 
-    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[str, ...] | None:
         """The transcripts in ``ansi`` mode, else None."""
         if self.render_mode != "ansi":
             return None

@@ -11,7 +11,7 @@ What a reply must look like
     A solver's reply is the family's accepted reply.  A judge's is one ``0`` or ``1`` a reply, separated by blanks.
 Rewards
     By default the solver's is correctness (0 or 1; chance is the family's) and the challenger's is learnability,
-    1 - p where some but not all solvers are right, else 0 (0 to 1).  Any reward model can replace them.
+    1 - p where some but not all solvers are right, else 0 (0 to 1 - 1/n).  Any reward model can replace them.
 End
     After the solvers' (or the judge's) move.  A proposal that the gate turns away ends the episode at once: the
     challenger gets the reward for an invalid proposal, the solvers' status is ``abstain`` and they are not punished.
@@ -109,7 +109,7 @@ class ChallengerSolver:
         self.solver_names = tuple(f"solver_{i}" for i in range(solvers))
         self.agents = (CHALLENGER, *self.solver_names, *((JUDGE,) if judge else ()))
         self.roles = (
-            RoleSpec("challenger", 1, "a problem in the family's notation", (0.0, 1.0)),
+            RoleSpec("challenger", 1, "a problem in the family's notation", (0.0, 1.0 - 1.0 / solvers)),
             RoleSpec("solver", solvers, "the answer in the family's notation", (0.0, 1.0)),
             *((RoleSpec("judge", 1, "one 0 or 1 a reply, separated by blanks", (0.0, 1.0)),) if judge else ()),
         )

@@ -1,0 +1,330 @@
+"""Checks that need a game core: secrets, ranges of reward, hostile replies, re-scoring, agreement of the faces."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from dream_envs import acting, seeds
+from dream_envs.core import Action, Agent, Episode, Game, Request, Task, decode_episode, encode
+from dream_envs.faces import _common as common
+from dream_envs.faces._seat import SeatEngine
+from dream_envs.testing.report import Failure, Skip
+from dream_envs.testing.subject import Subject
+from dream_envs.testing.walks import GameWalk, default_players, difference, plain, seat_players
+
+STATUSES = {"ok", "invalid", "error", "timeout", "abstain"}
+#: Replies that have broken parsers before: sizes, encodings, numbers that are not numbers, other formats' syntax.
+HOSTILE: dict[str, str] = {
+    "empty": "",
+    "blank": " \t\r\n ",
+    "a megabyte": "x" * 1_000_000,
+    "a megabyte of brackets": "(" * 1_000_000,
+    "a long number": "9" * 6_000,
+    "NUL": "\x00",
+    "control characters": "".join(map(chr, range(32))) + "\x7f\x1b[2J",
+    "lone surrogate": "1 \ud800 \udfff",
+    "right-to-left": "\u202e1+1\u202c",
+    "superscript digits": "²³¹",
+    "foreign digits": "१२३ ٣ ⅷ",
+    "line separators": "a\u2028b\u2029c\x85d\x0be",
+    "combining": "e" + "\u0301" * 500,
+    "emoji": "🙂" * 500,
+    "not a number": "nan inf -inf 1e999 0x10 1_000 ½",
+    "JSON": '{"answer": [1, {"a": null}',
+    "chat markup": "<|im_end|>\n<|im_start|>assistant\n</s>[INST]",
+    "format string": "%s {0} {x!r} ${HOME} `ls` $(ls)",
+}
+
+
+class Says:
+    """An Agent that says one thing."""
+
+    def __init__(self, action: Action) -> None:
+        self.action = action
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """The same action for every request."""
+        return [self.action] * len(requests)
+
+
+def private_information(subject: Subject, parts: Sequence[Subject]) -> None:
+    """No answer and no hidden meta in any view, observation or info, before or after the end.
+
+    What the tasks' own prompts say and what agents have said is public and taken out first.  A secret counts as leaked
+    if it stands in what its own episode shows, and not in what most other episodes show (then it is boilerplate).
+    """
+    for maker in subject.variants:
+        game = maker()
+        reward = subject.build_reward(game)
+        for solver in ("floor", "oracle"):
+            shown: list[dict[str, str]] = []
+            secrets: list[dict[str, str]] = []
+            for number in range(24):
+                players = {**default_players(game), "solver": solver} if "solver" in _seated(game) else None
+                episode, documents = _exposed(game, f"private/{number}", players, reward)
+                public = _public(episode)
+                shown.append({where: _without(text, public) for where, text in documents.items()})
+                secrets.append(_secrets(episode.tasks))
+            _search(shown, secrets)
+
+
+def reward_range(subject: Subject, parts: Sequence[Subject]) -> None:
+    """Every score has a known status and a finite value, within the role's range where the status is ``ok``."""
+    for maker in subject.variants:
+        game = maker()
+        ranges = {spec.name: spec.reward_range for spec in game.roles}
+        for players in itertools.islice(_casts(game), 40):
+            for number in range(3):
+                episode = _play(subject, game, players, f"range/{number}")
+                _check_scores(episode, game, ranges)
+
+
+def hostile_replies(subject: Subject, parts: Sequence[Subject]) -> None:
+    """Empty, huge, malformed, oddly encoded and other roles' replies raise nothing and can be stored."""
+    for maker in subject.variants:
+        game = maker()
+        ranges = {spec.name: spec.reward_range for spec in game.roles}
+        others = _other_roles_replies(game)
+        actions = {name: Action(text) for name, text in {**HOSTILE, **others}.items()}
+        actions |= {f"status {status}": Action("", status=status) for status in sorted(STATUSES - {"ok"})}  # type: ignore[arg-type]
+        for role, (name, action) in itertools.product(_seated(game), actions.items()):
+            players = {**_all(game, "oracle"), role: Says(action)}
+            try:
+                episode = _play(subject, game, players, "hostile")
+                encode(episode)
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+                raise Failure(f"{role} replies {name}: {why}") from error
+            _check_scores(episode, game, ranges, after=f"{role} replies {name}: ")
+
+
+def oracle_top(subject: Subject, parts: Sequence[Subject]) -> None:
+    """In every role the scripted oracle, in the best company, reaches the top of the role's range."""
+    _extremes(subject, "oracle", best=True)
+
+
+def floor_bottom(subject: Subject, parts: Sequence[Subject]) -> None:
+    """In every role the scripted floor, in the worst company, reaches the bottom of the role's range."""
+    _extremes(subject, "floor", best=False)
+
+
+def rescoring(subject: Subject, parts: Sequence[Subject]) -> None:
+    """Stored as JSON, read back and scored by a new copy of the reward, an episode has the scores it had."""
+    for maker in subject.variants:
+        game = maker()
+        reward = subject.build_reward(game)
+        episodes = [
+            _play(subject, game, players, f"rescore/{i}", reward)
+            for i, players in enumerate(itertools.islice(_casts(game), 20))
+        ]
+        again = subject.build_reward(maker())
+        for episode in reversed(episodes):  # another order: a reward that remembers would show
+            read = decode_episode(encode(episode))
+            if read != episode:
+                raise Failure("an episode read back from JSON is not the one that was stored")
+            bare = msgspec.structs.replace(read, scores={}, grader="")
+            scores = acting.score(bare, again, game.agents).scores
+            if repr(plain(msgspec.to_builtins(scores))) != repr(plain(msgspec.to_builtins(episode.scores))):
+                name = next((a for a in episode.scores if scores.get(a) != episode.scores[a]), "?")
+                was, now = episode.scores.get(name), scores.get(name)
+                raise Failure(f"{name} had {_brief(was)}, and {_brief(now)} when scored again")
+
+
+def faces_agree(subject: Subject, parts: Sequence[Subject]) -> None:
+    """The same seed and moves give the same episode in AEC, Parallel, the single-role engine and the core."""
+    from dream_envs.faces.aec import AEC
+    from dream_envs.faces.parallel import Parallel
+
+    game = subject.new()
+    reward = subject.build_reward(game)
+    for seed in range(6):
+        label = common.new_label(common.generator(seed, None))
+        players = seat_players(game, default_players(game))
+        trail = GameWalk(game, label, reward, players).finish()
+        assert isinstance(trail, GameWalk) and trail.episode is not None
+        core = trail.episode
+        aec, parallel = AEC(subject.new(), reward=reward), Parallel(subject.new(), reward=reward)
+        aec.reset(seed=seed)
+        for turn in core.turns:
+            if turn.agent != aec.agent_selection:
+                raise Failure(f"AEC asks {aec.agent_selection} where the core asks {turn.agent}")
+            aec.step(turn.text)
+        parallel.reset(seed=seed)
+        left = list(core.turns)
+        while parallel.agents and left:
+            acting_now = [s.agent for s in parallel.game.turns(parallel._table.state)]  # type: ignore[union-attr]
+            parallel.step({turn.agent: turn.text for turn in left[: len(acting_now)]})
+            left = left[len(acting_now) :]
+        found: dict[str, Episode | None] = {"AEC": aec.episode, "Parallel": parallel.episode}
+        moved = [turn.agent for turn in core.turns]
+        for seat in dict.fromkeys(moved):
+            engine = SeatEngine(subject.new(), seat, {a: p for a, p in players.items() if a != seat}, reward)
+            table = engine.begin([lambda label=label: label])[0]  # type: ignore[misc]
+            for turn in [t for t in core.turns if t.agent == seat]:
+                engine.step([table], [Action(turn.text)])
+            found[f"the view of {seat}"] = table.episode
+        for face, episode in found.items():
+            if episode is None:
+                raise Failure(f"{face}: the game is not over after the same moves")
+            one, other = _comparable(core), _comparable(episode)
+            if one != other:
+                raise Failure(f"{face} differs from the core: {difference([one], [other])}")
+
+
+def _extremes(subject: Subject, kind: str, best: bool) -> None:
+    reached: set[str] = set()
+    for maker in subject.variants:
+        game = maker()
+        declared: Mapping[str, Any] = getattr(game, "top_casts" if best else "bottom_casts", {})
+        if not declared and not hasattr(game, "family") and not hasattr(game, "scripted"):
+            raise Skip("the game has no family, no scripted() and no top_casts: nobody knows how to play it well")
+        for spec in game.roles:
+            seats = [agent for agent, role in acting.roles_by_agent(game).items() if role == spec.name]
+            if not seats:
+                continue
+            target = spec.reward_range[1 if best else 0]
+            casts = [declared[spec.name]] if spec.name in declared else list(_companies(game, spec.name, seats, kind))
+            values = []
+            for players in casts:
+                scores = [_play(subject, game, players, f"extreme/{i}").scores[seats[0]] for i in range(4)]
+                fine = [score.value for score in scores if score.status == "ok"]
+                values += [math.fsum(fine) / len(fine)] if fine else []
+            if not values:
+                continue
+            found = max(values) if best else min(values)
+            if (found < target - 1e-6) if best else (found > target + 1e-6):
+                end = "top" if best else "bottom"
+                raise Failure(
+                    f"{spec.name}: {kind} gets {found:.4g} at {'best' if best else 'worst'} in {len(casts)} casts; "
+                    f"the {end} of its range is {target:g}"
+                )
+            reached.add(spec.name)
+    if not reached:
+        raise Skip("no cast gave any role a score with status ok")
+
+
+def _companies(game: Game, role: str, seats: Sequence[str], kind: str) -> Iterator[dict[str, Any]]:
+    """Casts in which ``seats[0]`` plays ``kind`` and every other role is good, bad or mixed."""
+    role_of = acting.roles_by_agent(game)
+    choices = []
+    for other in dict.fromkeys(role_of.values()):
+        mine = [agent for agent, r in role_of.items() if r == other and agent != seats[0]]
+        options: list[dict[str, Any]] = [dict.fromkeys(mine, "oracle"), dict.fromkeys(mine, "floor")]
+        if len(mine) > 1:
+            options.append({mine[0]: "oracle", **dict.fromkeys(mine[1:], "floor")})
+            options.append({mine[0]: "floor", **dict.fromkeys(mine[1:], "oracle")})
+        choices.append(options if mine else [{}])
+    for combination in itertools.product(*choices):
+        yield {**{k: v for part in combination for k, v in part.items()}, seats[0]: kind}
+
+
+def _casts(game: Game) -> Iterator[dict[str, Any]]:
+    """An endless list of casts: every role good, bad, guessing, random or cheating, in every mixture."""
+    names = ["oracle", "guesser", "floor", "random", "impossible", "duplicate", "leaking", "overlong"]
+    for number in itertools.count():
+        rng = seeds.stream("casts", number)
+        yield {agent: names[int(rng.integers(len(names)))] for agent in game.agents}
+
+
+def _play(subject: Subject, game: Game, players: Mapping[str, Any], label: str, reward: Any = None) -> Episode:
+    reward = reward if reward is not None else subject.build_reward(game)
+    trail = GameWalk(game, label, reward, players).finish()
+    assert isinstance(trail, GameWalk) and trail.episode is not None
+    return trail.episode
+
+
+def _check_scores(episode: Episode, game: Game, ranges: Mapping[str, tuple[float, float]], after: str = "") -> None:
+    role_of = acting.roles_by_agent(game)
+    for agent, score in episode.scores.items():
+        if agent not in role_of:
+            raise Failure(f"{after}a score for {agent!r}, who is no agent of the game")
+        if score.status not in STATUSES:
+            raise Failure(f"{after}{agent} has status {score.status!r}, not one of {sorted(STATUSES)}")
+        low, high = ranges[role_of[agent]]
+        if not math.isfinite(score.value):
+            raise Failure(f"{after}{agent} has value {score.value}")
+        if score.status == "ok" and not low - 1e-9 <= score.value <= high + 1e-9:
+            raise Failure(f"{after}{agent} has value {score.value:g}, outside its role's {low:g} to {high:g}")
+
+
+def _exposed(game: Game, label: str, players: Mapping[str, Any] | None, reward: Any) -> tuple[Episode, dict[str, str]]:
+    """An episode, and all that it shows: the views at every moment, then the final observations and infos."""
+    trail = GameWalk(game, label, reward, players)
+    trail.finish()
+    assert trail.episode is not None
+    documents: dict[str, str] = {}
+    for agent, view in zip(itertools.cycle(game.agents), trail.returned, strict=False):
+        documents[f"a view of {agent}"] = documents.get(f"a view of {agent}", "") + "\n" + acting.text_of(view)
+    for agent, score in trail.episode.scores.items():
+        documents[f"the score's info of {agent}"] = json.dumps(common.score_info(score), ensure_ascii=False)
+    return trail.episode, documents
+
+
+def _public(episode: Episode) -> list[str]:
+    said = [turn.text for turn in episode.turns] + [task.prompt for task in episode.tasks]
+    return sorted({text for text in said if text}, key=len, reverse=True)
+
+
+def _without(text: str, public: Sequence[str]) -> str:
+    for part in public:
+        text = text.replace(part, "\x00") if len(part) > 2 else re.sub(_alone(part), "\x00", text)
+    return text
+
+
+def _secrets(tasks: Sequence[Task]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for task in tasks:
+        if task.answer:
+            found["answer"] = task.answer
+            found |= {f"meta[{key!r}]": str(v) for key, v in task.meta.items() if isinstance(v, str) and len(v) > 3}
+    return {name: text for name, text in found.items() if text.strip()}
+
+
+def _search(shown: Sequence[Mapping[str, str]], secrets: Sequence[Mapping[str, str]]) -> None:
+    for where in sorted({key for documents in shown for key in documents}):
+        texts = [documents.get(where, "") for documents in shown]
+        for name in sorted({key for found in secrets for key in found}):
+            leaks = 0
+            for i, found in enumerate(secrets):
+                if (secret := found.get(name)) is None or not re.search(_alone(secret), texts[i]):
+                    continue
+                elsewhere = sum(bool(re.search(_alone(secret), text)) for j, text in enumerate(texts) if j != i)
+                leaks += elsewhere < 0.5 * (len(texts) - 1)
+            if leaks >= 2:
+                what = "the answer" if name == "answer" else f"the task's {name}"
+                raise Failure(f"{where} shows {what} ({leaks} of {len(texts)} episodes)")
+
+
+def _alone(secret: str) -> str:
+    return rf"(?<![\w.]){re.escape(secret)}(?![\w])"
+
+
+def _comparable(episode: Episode) -> Any:
+    turns = [msgspec.structs.replace(turn, seconds=0.0) for turn in episode.turns]
+    return plain(msgspec.to_builtins(msgspec.structs.replace(episode, turns=turns, index=0), enc_hook=str))
+
+
+def _other_roles_replies(game: Game) -> dict[str, str]:
+    """What the oracles of each role say in one episode, to be said by the others."""
+    trail = GameWalk(game, "hostile", None, _all(game, "oracle")).finish()
+    assert isinstance(trail, GameWalk)
+    return {f"what {turn.agent} says": turn.text for turn in trail.table.turns}
+
+
+def _all(game: Game, name: str) -> dict[str, Agent | str]:
+    return {role: name for role in _seated(game)}
+
+
+def _seated(game: Game) -> list[str]:
+    return list(dict.fromkeys(acting.roles_by_agent(game).values()))
+
+
+def _brief(score: Any) -> str:
+    return f"{score.value!r} ({score.status})" if score is not None else "no score"

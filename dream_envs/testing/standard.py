@@ -1,0 +1,157 @@
+"""The Farama projects' own checkers, and what they do not look at in environments made of text."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dream_envs.testing.report import Failure, Skip
+from dream_envs.testing.subject import Subject
+from dream_envs.testing.walks import GymWalk, difference, plain, sample
+
+CYCLES = 60
+
+
+def gymnasium_api(subject: Subject, parts: Sequence[Subject]) -> None:
+    """``gymnasium.utils.env_checker.check_env`` on every single-role view."""
+    from gymnasium.utils.env_checker import check_env
+
+    for part in _of(parts, "gymnasium"):
+        env = part.new()
+        with _quiet(part.name):
+            check_env(env, skip_render_check=env.spec is None and env.render_mode is None)
+
+
+def no_truncation_on_first_step(subject: Subject, parts: Sequence[Subject]) -> None:
+    """An episode of one step ends with ``terminated``; ``truncated`` would tell a learner to bootstrap from it."""
+    for part in _of(parts, "gymnasium"):
+        for seed in range(5):
+            trail = GymWalk(part.new(), seed)
+            result = trail.env.step(sample(trail.space))
+            if result[3]:
+                raise Failure(f"{part.name}: the first step is truncated; end the episode with terminated=True")
+
+
+def aec_api(subject: Subject, parts: Sequence[Subject]) -> None:
+    """``pettingzoo.test.api_test``."""
+    from pettingzoo.test import api_test
+
+    for part in _of(parts, "aec"):
+        with _quiet(part.name):
+            api_test(part.new(), num_cycles=CYCLES)
+
+
+def aec_seed(subject: Subject, parts: Sequence[Subject]) -> None:
+    """``pettingzoo.test.seed_test``."""
+    from pettingzoo.test import seed_test
+
+    for part in _of(parts, "aec"):
+        with _quiet(part.name):
+            seed_test(part.new, num_cycles=CYCLES)
+
+
+def parallel_api(subject: Subject, parts: Sequence[Subject]) -> None:
+    """``pettingzoo.test.parallel_api_test``."""
+    from pettingzoo.test import parallel_api_test
+
+    for part in _of(parts, "parallel"):
+        with _quiet(part.name):
+            parallel_api_test(part.new(), num_cycles=CYCLES)
+
+
+def parallel_seed(subject: Subject, parts: Sequence[Subject]) -> None:
+    """``pettingzoo.test.parallel_seed_test``."""
+    from pettingzoo.test import parallel_seed_test
+
+    for part in _of(parts, "parallel"):
+        with _quiet(part.name):
+            parallel_seed_test(part.new, num_cycles=CYCLES)
+
+
+def vector_text(subject: Subject, parts: Sequence[Subject]) -> None:
+    """Text comes whole through the vector environments, and the one that would destroy it refuses loudly.
+
+    Compared for two copies and the same seeds: the in-process vector, worker processes without shared memory, and the
+    native vector if there is one.  With shared memory (Gymnasium's default for worker processes) construction must
+    fail, unless what comes out is right.
+    """
+    found = _of(parts, "gymnasium")
+    part = found[-1] if subject.kind == "game" and len(found) > 1 else found[0]
+    make = [part.new, part.new]
+    sync = _vector_log(gymnasium.vector.SyncVectorEnv(make))
+    if "str" not in _types(sync):
+        raise Skip("its observations are not text")
+    workers = _vector_log(gymnasium.vector.AsyncVectorEnv(make, shared_memory=False))
+    if workers != sync:
+        raise Failure(f"{part.name}: worker processes return other text: {difference(sync, workers)}")
+    if subject.kind == "game":
+        native = _vector_log(_native(part))
+        if native != sync:
+            raise Failure(f"{part.name}: the native vector returns other text: {difference(sync, native)}")
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            vector = gymnasium.vector.AsyncVectorEnv(make)
+    except Exception:
+        return  # loud: what is wanted
+    if (log := _vector_log(vector)) != sync:
+        raise Failure(
+            f"{part.name}: worker processes with shared memory (the default) silently return wrong text; derive the "
+            f"observation space from gymnasium.spaces.Space, as UnicodeText does: {difference(sync, log)}"
+        )
+
+
+def _vector_log(vector: Any) -> list[Any]:
+    """Observations, rewards and endings of two resets and three steps, the vector closed at the end."""
+    moves = [["≤ é 🙂", "x"], ["", "≤"], ["plain", "🙂"]]
+    try:
+        text = isinstance(sample(vector.single_action_space), str)
+        vector.action_space.seed(5)
+        log = [plain(vector.reset(seed=[3, 4])[0])]
+        for move in moves:
+            actions = tuple(move) if text else vector.action_space.sample()
+            observations, rewards, terminations, truncations, _ = vector.step(actions)
+            log.append(plain((observations, np.asarray(rewards, float), terminations, truncations)))
+        return log
+    finally:
+        vector.close()
+
+
+def _native(part: Subject) -> Any:
+    from dream_envs.faces.single import SingleRole
+    from dream_envs.faces.vector import VectorSingleRole
+
+    one = part.new()
+    assert isinstance(one, SingleRole)
+    return VectorSingleRole(2, game=one.game, seat=one.seat, reward=one.engine.reward)
+
+
+def _types(log: Any) -> set[str]:
+    if isinstance(log, (list, tuple)):
+        return set().union(*[_types(item) for item in log]) if log else set()
+    return {type(log).__name__}
+
+
+def _of(parts: Sequence[Subject], kind: str) -> list[Subject]:
+    found = [part for part in parts if part.kind == kind]
+    if not found:
+        raise Skip({"gymnasium": "no Gymnasium face", "aec": "no AEC face", "parallel": "no Parallel face"}[kind])
+    return found
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """The checkers print and warn a lot; what they assert becomes a Failure in one line."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise Failure(f"{name}: {type(error).__name__}: {text}"[:300]) from error

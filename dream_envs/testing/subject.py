@@ -1,0 +1,130 @@
+"""What is under test: a game core with its four faces, or somebody's plain Gymnasium or PettingZoo environment."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import pettingzoo
+
+from dream_envs import registry
+from dream_envs.core import DreamEnvsError, Game
+from dream_envs.faces import _common as common
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The thing under test.
+
+    Attributes:
+        name: for the report.
+        kind: ``game``, ``gymnasium``, ``aec`` or ``parallel``.
+        new: makes a fresh game or environment; for an object that was handed over, a deep copy of it.
+        variants: for a game, one maker an arrangement worth testing: as it is, and with its optional roles.
+        reward: the reward under test; None: the game's own.
+        target: what ``resolve`` was given, for another process.
+    """
+
+    name: str
+    kind: str
+    new: Callable[[], Any]
+    variants: tuple[Callable[[], Any], ...]
+    reward: Any
+    target: Any
+
+    def build_reward(self, game: Game) -> Any:
+        """The reward model for this game."""
+        return common.build_reward(self.reward, game)
+
+
+def resolve(target: Any, reward: Any = None, kwargs: Mapping[str, Any] | None = None) -> Subject:
+    """A Subject from an id, ``module:Class``, a class, a function that makes one, or an object.
+
+    Args:
+        target: what to test.
+        reward: a reward model or its name, for games; None: the game's own.
+        kwargs: arguments of the class, function or id.
+
+    Raises:
+        DreamEnvsError: if it is nothing that can be tested.
+    """
+    kwargs = dict(kwargs or {})
+    if isinstance(target, str):
+        maker, name = _by_name(target), target
+    elif callable(target):
+        maker, name = target, getattr(target, "__name__", type(target).__name__)
+    else:
+        if kwargs:
+            raise DreamEnvsError(f"{next(iter(kwargs))}=: an object takes no more arguments; give its class")
+        maker, name = _copier(target), type(target).__name__
+
+    def new() -> Any:
+        made = maker(**kwargs)
+        return made.unwrapped if isinstance(made, gymnasium.Env) else made
+
+    kind = _kind(new(), name)
+    if kind != "game":
+        return Subject(name, kind, new, (new,), None, (target, None, kwargs))
+    extra = _optional_roles(target, maker, new(), kwargs)
+    variants = (new, lambda: maker(**kwargs, **extra)) if extra else (new,)
+    return Subject(name, kind, new, variants, reward, (target, reward, kwargs))
+
+
+def _kind(made: Any, name: str) -> str:
+    if isinstance(made, gymnasium.Env):
+        return "gymnasium"
+    if isinstance(made, pettingzoo.AECEnv):
+        return "aec"
+    if isinstance(made, pettingzoo.ParallelEnv):
+        return "parallel"
+    missing = [n for n in ("env_id", "version", "roles", "agents") if not hasattr(made, n)]
+    missing += [
+        n for n in ("start", "turns", "view", "apply", "outcome", "record") if not callable(getattr(made, n, 0))
+    ]
+    if missing:
+        raise DreamEnvsError(
+            f"{name} is no environment of Gymnasium or PettingZoo, and no game: it lacks {', '.join(missing)}"
+        )
+    return "game"
+
+
+def _by_name(name: str) -> Callable[..., Any]:
+    games = list(registry.rows("envs"))
+    for game in (name, common.NAMESPACE + name):
+        if game in games:
+            return lambda **kw: common.build_game(game, kw, resolve)
+    for role in (name, common.NAMESPACE + name):
+        if role in gymnasium.registry:
+            return lambda **kw: gymnasium.make(role, **kw)
+    for face in ("aec", "parallel"):
+        if name in getattr(pettingzoo, f"{face}_registry"):
+            return lambda **kw: pettingzoo.make(face, name, **kw)  # type: ignore[call-overload]
+    if ":" not in name:
+        roles = [n for n in gymnasium.registry if n.startswith(common.NAMESPACE)]
+        raise DreamEnvsError(registry.unknown("environments", name, games + roles))
+    found = registry.load("envs", name)
+    return found if callable(found) else _copier(found)
+
+
+def _copier(thing: Any) -> Callable[..., Any]:
+    def copied() -> Any:
+        try:
+            return copy.deepcopy(thing)
+        except Exception:  # what cannot be copied is tested as it is; the check "pickling" says so
+            return thing
+
+    return copied
+
+
+def _optional_roles(target: Any, maker: Callable[..., Any], game: Game, kwargs: Mapping[str, Any]) -> dict[str, bool]:
+    """Roles that the registry names and the game does not seat by itself, where a keyword of that name seats them."""
+    if not isinstance(target, str) or ":" in target:
+        return {}
+    env_id = common.full_id(target)
+    seated = {spec.name for spec in game.roles}
+    parameters = inspect.signature(registry.load("envs", env_id)).parameters
+    return {r: True for r in registry.roles(env_id) if r not in seated and r in parameters and r not in kwargs}
