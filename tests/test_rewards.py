@@ -241,9 +241,12 @@ def test_format_knows_the_built_in_families_and_is_not_correctness():
         family = registry.create("tasks", name, notation=notation)
         model, rng = format_reward(), stream("format", name, notation)
         task = family.generate(rng, 3)
-        replies = [family.gold(task), family.guess(task, rng), "", "I do not know", family.gold(task) + " so there"]
+        gold = family.gold(task)
+        replies = [gold, family.guess(task, rng), "", "I do not know", gold + " so there", f" {gold}\n"]
         episode = play(replies, proposal=family.as_proposal(task), family=family)
-        assert list(values(model(episode)).values()) == [1, 1, 0, 0, 0], (name, notation)
+        scores = list(values(model(episode)).values())
+        assert scores[:5] == [1, 1, 0, 0, 0], (name, notation)
+        assert scores[5] >= family.verify(task, replies[5]).value, (name, notation)  # what is right has the form
 
 
 def test_format_by_pattern_by_facts_and_without_either():

@@ -17,7 +17,7 @@ from dream_envs.rewards.base import agents_of, challenge_of, last_turns, rejecte
 #: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).  Blanks around a
 #: reply are part of the form where the family forgives them in one of its notations.
 REPLY_FORMS: dict[str, str] = {
-    "composition": r"(?:[A-Z][a-z])+|[A-Z] -> [a-z](?:, [A-Z] -> [a-z])*",
+    "composition": r"(?:[A-Z][a-z])+|\s*[A-Z] -> [a-z](?:, [A-Z] -> [a-z])*\s*",
     "arithmetic": r"\s*-?[0-9]+(?:/[0-9]+)?\s*",
     "reverse_addition": r"\s*[0-9]+\s*",
     "countdown": r"[\s(]*[0-9]+[\s)]*(?:[-+*/][\s(]*[0-9]+[\s)]*)*",
