@@ -128,14 +128,6 @@ def ask(agent: Agent, requests: Sequence[Request]) -> list[Action]:
     return _checked(agent, requests, answers)
 
 
-async def ask_async(agent: Agent, requests: Sequence[Request]) -> list[Action]:
-    """As ``ask``, in the caller's event loop."""
-    answers = agent.act(requests)
-    if inspect.isawaitable(answers):
-        answers = await answers
-    return _checked(agent, requests, answers)
-
-
 def request_for(game: Game, state: Any, seat: Seat, *, label: str, turn: int, privileged: bool = False) -> Request:
     """What ``seat`` is asked.  Its seed depends on the episode's label, the agent and how many turns went before."""
     common: dict[str, Any] = {

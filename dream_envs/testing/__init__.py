@@ -43,7 +43,7 @@ class Rule:
 
 
 _GAME = ("game",)
-_APIS = (*_SOUND, "fresh_returns", "no_truncation_on_first_step", "pickling", "snapshot")
+_APIS = (*_SOUND, "fresh_returns", "no_truncation_on_first_step", "pickling", "snapshot", "hostile_replies")
 CHECKS: tuple[Rule, ...] = (
     Rule(basics.plays),
     Rule(basics.global_rng, ("plays",)),

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from dream_envs import acting, seeds
-from dream_envs.core import Action, Agent, Episode, Game, Request, Task, decode_episode, encode
+from dream_envs.core import Action, Agent, Episode, Game, Request, Status, Task, decode_episode, encode
 from dream_envs.faces import _common as common
 from dream_envs.faces._seat import SeatEngine
 from dream_envs.testing.report import Failure, Skip
@@ -79,30 +79,23 @@ def reward_range(subject: Subject, parts: Sequence[Subject]) -> None:
     """Every score has a known status and a finite value, within the role's range where the status is ``ok``."""
     for maker in subject.variants:
         game = maker()
-        ranges = {spec.name: spec.reward_range for spec in game.roles}
         for players in itertools.islice(_casts(game), 40):
             for number in range(3):
-                episode = _play(subject, game, players, f"range/{number}")
-                _check_scores(episode, game, ranges)
+                _check_scores(_play(subject, game, players, f"range/{number}"), game)
+        for what, players in _hostile_casts(game):
+            _check_scores(_play(subject, game, players, "range/hostile"), game, after=f"{what}: ")
 
 
 def hostile_replies(subject: Subject, parts: Sequence[Subject]) -> None:
     """Empty, huge, malformed, oddly encoded and other roles' replies raise nothing and can be stored."""
     for maker in subject.variants:
         game = maker()
-        ranges = {spec.name: spec.reward_range for spec in game.roles}
-        others = _other_roles_replies(game)
-        actions = {name: Action(text) for name, text in {**HOSTILE, **others}.items()}
-        actions |= {f"status {status}": Action("", status=status) for status in sorted(STATUSES - {"ok"})}  # type: ignore[arg-type]
-        for role, (name, action) in itertools.product(_seated(game), actions.items()):
-            players = {**_all(game, "oracle"), role: Says(action)}
+        for what, players in _hostile_casts(game):
             try:
-                episode = _play(subject, game, players, "hostile")
-                encode(episode)
+                encode(_play(subject, game, players, "hostile"))
             except Exception as error:
                 why = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-                raise Failure(f"{role} replies {name}: {why}") from error
-            _check_scores(episode, game, ranges, after=f"{role} replies {name}: ")
+                raise Failure(f"{what}: {why}") from error
 
 
 def oracle_top(subject: Subject, parts: Sequence[Subject]) -> None:
@@ -240,7 +233,17 @@ def _play(subject: Subject, game: Game, players: Mapping[str, Any], label: str, 
     return trail.episode
 
 
-def _check_scores(episode: Episode, game: Game, ranges: Mapping[str, tuple[float, float]], after: str = "") -> None:
+def _hostile_casts(game: Game) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every hostile reply, every other role's reply and every bad status, in every role among oracles."""
+    actions = {name: Action(text) for name, text in {**HOSTILE, **_other_roles_replies(game)}.items()}
+    failed: tuple[Status, ...] = ("invalid", "error", "timeout", "abstain")
+    actions |= {f"nothing, with status {status}": Action("", status=status) for status in failed}
+    for role, (name, action) in itertools.product(_seated(game), actions.items()):
+        yield f"{role} replies {name}", {**_all(game, "oracle"), role: Says(action)}
+
+
+def _check_scores(episode: Episode, game: Game, after: str = "") -> None:
+    ranges = {spec.name: spec.reward_range for spec in game.roles}
     role_of = acting.roles_by_agent(game)
     for agent, score in episode.scores.items():
         if agent not in role_of:
@@ -319,7 +322,7 @@ def _other_roles_replies(game: Game) -> dict[str, str]:
 
 
 def _all(game: Game, name: str) -> dict[str, Agent | str]:
-    return {role: name for role in _seated(game)}
+    return dict.fromkeys(_seated(game), name)
 
 
 def _seated(game: Game) -> list[str]:

@@ -10,7 +10,7 @@ class Failure(AssertionError):
     """A check's finding: what is wrong, in one line."""
 
 
-class Skip(Exception):  # noqa: N818  not an error: control flow of this package
+class Skip(Exception):
     """A check that does not apply, and why."""
 
 

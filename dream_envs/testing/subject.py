@@ -102,7 +102,7 @@ def _by_name(name: str) -> Callable[..., Any]:
             return lambda **kw: gymnasium.make(role, **kw)
     for face in ("aec", "parallel"):
         if name in getattr(pettingzoo, f"{face}_registry"):
-            return lambda **kw: pettingzoo.make(face, name, **kw)  # type: ignore[call-overload]
+            return lambda **kw: pettingzoo.make(face, name, **kw)
     if ":" not in name:
         roles = [n for n in gymnasium.registry if n.startswith(common.NAMESPACE)]
         raise DreamEnvsError(registry.unknown("environments", name, games + roles))

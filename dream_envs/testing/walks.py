@@ -223,6 +223,8 @@ def plain(value: Any) -> Any:
         return ("array", value.shape, str(value.dtype), plain(value.tolist()))
     if isinstance(value, np.generic):
         return plain(value.item())
+    if isinstance(value, float) and value != value:
+        return "nan"  # equal to itself, as two runs that both give it are
     if value is None or isinstance(value, (str, int, float, bool, bytes)):
         return value
     text = repr(value)

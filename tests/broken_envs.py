@@ -1,0 +1,360 @@
+"""Environments with one fault each, for the conformance kit to find: ``FAULTS`` names the check that has to fail.
+
+The sound ones (``Sums``, ``Echo``) that they derive from pass every check: a fault is the only difference.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any
+
+import gymnasium
+import msgspec
+import numpy as np
+
+from dream_envs.core import Action, DreamEnvsError, Event, Outcome, RoleSpec, Score, Seat, Task
+from dream_envs.spaces import UnicodeText
+
+NAMES = ["ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen"]
+
+
+class State(msgspec.Struct):
+    """Two rounds of one question: mutable on purpose, a stranger's state may be."""
+
+    task: Task
+    said: list[str] = []
+
+
+class Sums:
+    """A sound game of somebody else's, with no family: one player answers the same sum twice."""
+
+    env_id = "broken/Sums-v0"
+    version = 0
+    agents = ("player_0", "player_1")
+
+    def __init__(self) -> None:
+        self.roles = (RoleSpec("player", 2, "the sum", (0.0, 1.0)),)
+
+    def draw(self, rng: np.random.Generator) -> Task:
+        a, b = (int(x) for x in rng.integers(100, 999, size=2))
+        # A key that the answer is not computed from on the fly: a word, so that a leak is told from chance.
+        word = NAMES[int(rng.integers(8))] + NAMES[int(rng.integers(8))] + str(a + b)
+        return Task(family="sums", level=1, prompt=f"{a}+{b}=", answer=word, meta={"animals": word})
+
+    def start(self, task: Task | None, rng: np.random.Generator) -> State:
+        return State(task or self.draw(rng))
+
+    def turns(self, state: State) -> list[Seat]:
+        return [] if len(state.said) >= 4 else [Seat(name, "player") for name in self.agents]
+
+    def view(self, state: State, agent: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"round {len(state.said) // 2}: {state.task.prompt}"}]
+
+    def apply(self, state: State, actions: dict[str, Action]) -> State:
+        return State(state.task, [*state.said, *[actions.get(a, Action("")).text for a in self.agents]])
+
+    def outcome(self, state: State) -> Outcome | None:
+        if len(state.said) < 4:
+            return None
+        right = {a: self.mark(state.task, state.said[i]) for i, a in enumerate(self.agents)}
+        return Outcome("ok", {"right": right})
+
+    def mark(self, task: Task, text: str) -> float:
+        return float(text == task.answer)
+
+    def record(self, state: State) -> tuple[list[Task], list[Event]]:
+        return [state.task], []
+
+    def scripted(self, kind: str, request: Any, rng: np.random.Generator) -> str | None:
+        if kind == "oracle":
+            return request.task.answer
+        return "wrong" if kind == "floor" else None
+
+    def default_reward(self, episode: Any) -> dict[str, Score]:
+        return {agent: Score(value) for agent, value in episode.outcome.facts["right"].items()}
+
+
+class GlobalRandom(Sums):
+    def draw(self, rng):
+        return super().draw(np.random.Generator(np.random.PCG64(random.randrange(2**32))))
+
+
+class GlobalNumpy(Sums):
+    def apply(self, state, actions):
+        np.random.seed(0)  # "for reproducibility"
+        return super().apply(state, actions)
+
+
+class SeedIgnored(Sums):
+    def draw(self, rng):
+        return super().draw(np.random.default_rng())
+
+
+class CarriesOn(Sums):
+    """Draws from a generator of its own, so that the second episode of a seed is not the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+
+    def draw(self, rng):
+        return super().draw(self.rng)
+
+
+class HashSeed(Sums):
+    def draw(self, rng):
+        seed = int(rng.integers(100)) + hash("sums") % 1000  # str hashes differ from process to process
+        return super().draw(np.random.default_rng(seed))
+
+
+class SharedTable(Sums):
+    """Keeps the running episode in the class: a second one running beside it takes its place."""
+
+    current: list[State] = []
+
+    def start(self, task, rng):
+        state = super().start(task, rng)
+        SharedTable.current[:] = [state]
+        return state
+
+    def view(self, state, agent):
+        return super().view(SharedTable.current[0], agent)
+
+    def apply(self, state, actions):
+        SharedTable.current[:] = [super().apply(SharedTable.current[0], actions)]
+        return SharedTable.current[0]
+
+
+class LiveMessages(Sums):
+    """Hands out the same list of messages every time."""
+
+    def start(self, task, rng):
+        state = super().start(task, rng)
+        self.messages = super().view(state, "player_0")
+        return state
+
+    def view(self, state, agent):
+        if not hasattr(self, "cache"):
+            self.cache = {}
+        return self.cache.setdefault((state.task.id, len(state.said), agent), super().view(state, agent))
+
+
+class LeaksAnswer(Sums):
+    def view(self, state, agent):
+        return [{"role": "system", "content": f"[debug: {state.task.answer}]"}, *super().view(state, agent)]
+
+
+class LeaksInScore(Sums):
+    def default_reward(self, episode):
+        scores = super().default_reward(episode)
+        return {a: Score(s.value, detail=f"expected {episode.tasks[0].answer}") for a, s in scores.items()}
+
+
+class LeaksMetaToOne(Sums):
+    """Only the second player is told, and only in the second round."""
+
+    def view(self, state, agent):
+        seen = super().view(state, agent)
+        if agent == "player_1" and len(state.said) == 2:
+            seen[0]["content"] += f" (animals: {state.task.meta['animals']})"
+        return seen
+
+
+class CrashesOnEmpty(Sums):
+    def mark(self, task, text):
+        return float(text[0] == task.answer[0] and text == task.answer)
+
+
+class CrashesOnDigits(Sums):
+    def mark(self, task, text):
+        return float(text == task.answer or (text.isdigit() and int(text) == -1))  # int("²") raises
+
+
+class OracleCannotWin(Sums):
+    def mark(self, task, text):
+        return 0.5 * super().mark(task, text)
+
+
+class FloorIsPaid(Sums):
+    def mark(self, task, text):
+        return 0.25 + 0.75 * super().mark(task, text)
+
+
+class OutOfRange(Sums):
+    def mark(self, task, text):
+        return 2.0 * super().mark(task, text)
+
+
+class NotANumber(Sums):
+    def default_reward(self, episode):
+        return {agent: Score(float("nan")) for agent in self.agents}
+
+
+class NotPicklable(Sums):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def __deepcopy__(self, memo):
+        return NotPicklable()
+
+
+class RemembersScores(Sums):
+    """A reward that pays less and less: scored again, the same episode has another score."""
+
+    paid = 0
+
+    def default_reward(self, episode):
+        if episode.seed.startswith("rescore"):
+            RemembersScores.paid += 1
+        bonus = min(1.0, RemembersScores.paid / 1e6)
+        return {a: Score(s.value * (1 - bonus)) for a, s in super().default_reward(episode).items()} | {
+            "player_1": Score(bonus)
+        }
+
+
+class NeverEnds(Sums):
+    def outcome(self, state):
+        return None
+
+
+class BadNames(Sums):
+    agents = ("alice", "bob")
+
+
+class Echo(gymnasium.Env):
+    """A sound environment of somebody else's: repeat the word, three times, and say how it went."""
+
+    metadata = {"render_modes": []}
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = UnicodeText(100), UnicodeText(1000)
+        self.word, self.left = "", 3
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.word, self.left = self.draw(), 3
+        return self.word, {"history": []}
+
+    def draw(self) -> str:
+        return NAMES[int(self.np_random.integers(8))] + " ≤ é 🙂 " + NAMES[int(self.np_random.integers(8))]
+
+    def step(self, action):
+        self.left -= 1
+        reward = float(action == self.word)
+        self.word = self.draw()
+        return self.word, reward, self.left == 0, False, {"history": [action]}
+
+    def snapshot(self):
+        return self.word, self.left, self.np_random.bit_generator.state
+
+    def restore(self, snapshot):
+        self.word, self.left, self.np_random.bit_generator.state = snapshot
+
+
+class EchoGlobal(Echo):
+    def draw(self):
+        return random.choice(NAMES)
+
+
+class EchoIgnoresSeed(Echo):
+    def reset(self, *, seed=None, options=None):
+        self._np_random = np.random.default_rng()
+        self.word, self.left = self.draw(), 3
+        return self.word, {"history": []}
+
+
+class EchoTruncates(Echo):
+    def step(self, action):
+        observation, reward, *_, info = super().step(action)
+        return observation, reward, False, True, info
+
+
+class EchoSharesInfo(Echo):
+    def reset(self, *, seed=None, options=None):
+        self.history: list[str] = []
+        return super().reset(seed=seed)[0], {"history": self.history}
+
+    def step(self, action):
+        self.history.append(action)
+        return *super().step(action)[:4], {"history": self.history}
+
+
+class EchoForgets(Echo):
+    """Its snapshot does not hold how many steps are left."""
+
+    def restore(self, snapshot):
+        super().restore(snapshot)
+        self.left = 3
+
+
+class EchoForgetsStream(Echo):
+    """Its snapshot does not hold the random stream: the first step is right, the words after it are not."""
+
+    def restore(self, snapshot):
+        self.word, self.left, _ = snapshot
+
+
+class EchoText(Echo):
+    """Text of Gymnasium's own space: zeros from worker processes with shared memory, and nobody says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gymnasium.spaces.Text(100)
+
+    def draw(self):
+        return NAMES[int(self.np_random.integers(8))]
+
+
+class EchoUnpicklable(Echo):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def __deepcopy__(self, memo):
+        return type(self)()
+
+
+class EchoRaises(Echo):
+    """Raises once in some dozens of episodes."""
+
+    def draw(self):
+        word = super().draw()
+        if word == "hen ≤ é 🙂 gnu":
+            raise DreamEnvsError("a rare word")
+        return word
+
+
+#: Every broken environment and the one check that has to fail.
+FAULTS: dict[type, str] = {
+    GlobalRandom: "global_rng",
+    GlobalNumpy: "global_rng",
+    SeedIgnored: "seed_determinism",
+    CarriesOn: "seed_determinism",
+    HashSeed: "process_determinism",
+    SharedTable: "siblings",
+    LiveMessages: "fresh_returns",
+    LeaksAnswer: "private_information",
+    LeaksInScore: "private_information",
+    LeaksMetaToOne: "private_information",
+    CrashesOnEmpty: "hostile_replies",
+    CrashesOnDigits: "hostile_replies",
+    OracleCannotWin: "oracle_top",
+    FloorIsPaid: "floor_bottom",
+    OutOfRange: "reward_range",
+    NotANumber: "reward_range",
+    NotPicklable: "pickling",
+    RemembersScores: "rescoring",
+    NeverEnds: "plays",
+    BadNames: "plays",
+    EchoGlobal: "global_rng",
+    EchoIgnoresSeed: "seed_determinism",
+    EchoTruncates: "no_truncation_on_first_step",
+    EchoSharesInfo: "fresh_returns",
+    EchoForgets: "snapshot",
+    EchoForgetsStream: "snapshot",
+    EchoText: "vector_text",
+    EchoUnpicklable: "pickling",
+    EchoRaises: "random_episodes",
+}
