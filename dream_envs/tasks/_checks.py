@@ -35,6 +35,17 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """``value`` if it is True or False.
+
+    Raises:
+        DreamEnvsError: if it is not.
+    """
+    if not isinstance(value, bool):
+        raise DreamEnvsError(f"{name}={value!r}: True or False")
+    return value
+
+
 def level(family: str, value: Any, levels: range) -> int:
     """``value`` as an int if it is one of ``levels``.
 

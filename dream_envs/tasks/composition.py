@@ -69,7 +69,8 @@ class Composition:
         max_level = _checks.whole("max_level", max_level, 1, 64)
         if not isinstance(known, str) or not isinstance(world, str):
             raise DreamEnvsError(f"known={known!r}, world={world!r}: both are strings")
-        self.notation, self.max_level, self.reject_held_out = notation, max_level, reject_held_out
+        self.notation, self.max_level = notation, max_level
+        self.reject_held_out = _checks.flag("reject_held_out", reject_held_out)
         self.states, self.operations = STATE_NAMES[:n_states], OPERATION_NAMES[:n_operations]
         if unknown := set(known) - set(self.operations):
             raise DreamEnvsError(f"known={known!r}: {sorted(unknown)} are not among {self.operations!r}")
@@ -198,7 +199,7 @@ class Composition:
         return any(ops[i : i + 2] in self.held_out for i in range(len(ops) - 1)) if self.held_out else False
 
     def _avoiding(self, rng: np.random.Generator, level: int) -> str:
-        """A list of operations without a held-out pair, each equally likely: for when drawing and looking takes long."""
+        """A list of operations without a held-out pair, each equally likely; for when drawing takes too many tries."""
         free = np.array([[a + b not in self.held_out for b in self.operations] for a in self.operations], dtype=float)
         # ways[k][o]: how many lists of k + 1 operations begin with o
         ways = [np.ones(len(self.operations))]

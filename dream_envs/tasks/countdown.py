@@ -84,9 +84,7 @@ class Countdown:
         self.max_number = _checks.whole("max_number", max_number, 2, 9999)
         self.max_target = _checks.whole("max_target", max_target, 2, 999_999)
         self.search_steps = _checks.whole("search_steps", search_steps, 0, 10**7)
-        if not isinstance(use_all, bool):
-            raise DreamEnvsError(f"use_all={use_all!r}: True (each number exactly once) or False (at most once)")
-        self.use_all = use_all
+        self.use_all = _checks.flag("use_all", use_all)
         self.levels = range(2, self.max_level + 1)
         self._english = self.notation == "english"
         self._reply_characters = CHARACTERS | _BLANK if self._english else CHARACTERS
@@ -340,6 +338,8 @@ def solve(numbers: Sequence[int], target: int, *, use_all: bool, steps: int) -> 
     Returns:
         A canonical solution or None, and whether the search came to its end (None is then a proof that there is none).
     """
+    if target in numbers and (len(numbers) == 1 or not use_all):
+        return str(target), True
     goal, left = (target, 1), steps
     seen: set[tuple[Rational, ...]] = set()
 
