@@ -92,6 +92,8 @@ def test_arithmetic_against_python(text: str) -> None:
     found = Arithmetic(max_depth=10, max_magnitude=10**12).parse(text + "=")
     code = found.code if isinstance(found, Reject) else ""
     assert (code == "not_canonical") == has_needless_parentheses(text), (text, found)
+    chat = Arithmetic(E, max_depth=10, max_magnitude=10**12).parse("compute " + re.sub(r"([-+*/])", r" \1 ", text))
+    assert (chat.code if isinstance(chat, Reject) else "") == code
     if code == "not_canonical":
         return
     value = value_of(text)
@@ -105,6 +107,7 @@ def test_arithmetic_against_python(text: str) -> None:
     if isinstance(found, Task):
         assert found.answer == str(value)  # Fraction prints n or n/d, lowest terms, minus in front
         assert found.level == sum(c in "+-*/" for c in text)
+        assert isinstance(chat, Task) and (chat.answer, chat.level) == (found.answer, found.level)
 
 
 @pytest.mark.parametrize(
