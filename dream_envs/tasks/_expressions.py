@@ -85,8 +85,7 @@ def read(text: str, *, canonical: bool, max_depth: int, max_digits: int, max_mag
     pending: list[str] = []
     operands: list[int] = []
     depth = deepest = operators = 0
-    wants_operand, redundant = True, False
-    limit = fault = None
+    wants_operand, redundant, limit, fault = True, False, None, None
     for i, token in enumerate(tokens):
         if wants_operand:
             if token == "(":
