@@ -43,7 +43,15 @@ class Rule:
 
 
 _GAME = ("game",)
-_APIS = (*_SOUND, "fresh_returns", "no_truncation_on_first_step", "pickling", "snapshot", "hostile_replies")
+_APIS = (
+    *_SOUND,
+    "fresh_returns",
+    "no_truncation_on_first_step",
+    "pickling",
+    "snapshot",
+    "hostile_replies",
+    "reward_range",
+)
 CHECKS: tuple[Rule, ...] = (
     Rule(basics.plays),
     Rule(basics.global_rng, ("plays",)),
@@ -58,7 +66,7 @@ CHECKS: tuple[Rule, ...] = (
     Rule(cores.reward_range, ("plays", "hostile_replies"), _GAME),
     Rule(cores.oracle_top, (*_SOUND, "hostile_replies", "reward_range"), _GAME),
     Rule(cores.floor_bottom, (*_SOUND, "hostile_replies", "reward_range"), _GAME),
-    Rule(cores.rescoring, (*_SOUND, "hostile_replies"), _GAME),
+    Rule(cores.rescoring, (*_SOUND, "hostile_replies", "reward_range"), _GAME),
     Rule(cores.faces_agree, (*_SOUND, "fresh_returns"), _GAME),
     Rule(basics.random_episodes, ("plays", "hostile_replies")),
     Rule(standard.no_truncation_on_first_step, ("plays",), ("game", "gymnasium")),

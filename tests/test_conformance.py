@@ -1,0 +1,118 @@
+"""The conformance kit passes what is sound and names what is not."""
+
+from __future__ import annotations
+
+import random
+
+import broken_envs
+import gymnasium
+import numpy as np
+import pytest
+
+import dream_envs
+from dream_envs import registry
+from dream_envs.core import DreamEnvsError
+from dream_envs.testing import CHECKS, check
+
+GAMES = list(registry.rows("envs"))
+ROLE_IDS = [name for name in gymnasium.registry if name.startswith("dream_envs/")]
+
+
+@pytest.mark.parametrize("env_id", GAMES)
+def test_every_registered_game_passes_every_check(env_id):
+    report = check(env_id)
+    assert report.ok, str(report)
+    # Nothing may slip away as "skipped": a game of ours has all faces, scripted agents and text.
+    assert {c.name for c in report.checks if c.status == "passed"} == {rule.name for rule in CHECKS}, str(report)
+    assert sum(c.seconds for c in report.checks) < 30
+
+
+@pytest.mark.parametrize("env_id", ROLE_IDS)
+def test_every_registered_role_view_passes_as_a_plain_environment(env_id):
+    report = check(env_id)
+    assert report.ok, str(report)
+    assert report["gymnasium_api"].status == report["snapshot"].status == report["vector_text"].status == "passed"
+
+
+@pytest.mark.parametrize("arguments", [{"solvers": 1}, {"notation": "english"}, {"free_text": True, "judge": True}])
+def test_other_arrangements_of_the_game_pass(arguments):
+    # With one solver the challenger's default reward is an error by declaration; ranges and faces must hold all the same.
+    report = check("ChallengerSolver-v0", skip=("process_determinism", "vector_text"), **arguments)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("sound", [broken_envs.Sums, broken_envs.Echo])
+def test_sound_strangers_pass(sound):
+    report = check(sound)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("broken", broken_envs.FAULTS, ids=lambda cls: cls.__name__)
+def test_the_fault_is_named_and_nothing_else(broken):
+    expected = broken_envs.FAULTS[broken]
+    skip = () if expected == "process_determinism" else ("process_determinism",)
+    report = check(broken, skip=skip)
+    assert [c.name for c in report.failed] == [expected], str(report)
+    assert report.failed[0].reason and "\n" not in report.failed[0].reason
+    with pytest.raises(AssertionError, match=expected):
+        report.raise_if_failed()
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Blackjack-v1"])
+def test_environments_without_text_or_game_pass_what_applies(env_id):
+    report = check(env_id)
+    assert report.ok, str(report)
+    skipped = {c.name for c in report.checks if c.status == "skipped"}
+    assert {"oracle_top", "private_information", "vector_text", "snapshot", "aec_api"} <= skipped
+    assert all(c.reason for c in report.checks if c.status == "skipped")
+
+
+def test_a_strangers_parallel_environment():
+    from pettingzoo.test.example_envs import generated_agents_parallel_v0
+
+    report = check(generated_agents_parallel_v0.parallel_env, skip=("random_episodes",))
+    assert report.ok and report["parallel_api"].status == "passed", str(report)
+
+
+def test_an_object_a_class_and_a_path_are_the_same_subject():
+    for target in (broken_envs.OutOfRange(), broken_envs.OutOfRange, "broken_envs:OutOfRange"):
+        report = check(target, skip=("process_determinism",))
+        assert [c.name for c in report.failed] == ["reward_range"], str(report)
+
+
+def test_a_reward_can_be_put_to_the_test():
+    def doubles(episode):
+        return {agent: dream_envs.Score(2.0) for agent in ("challenger_0", "solver_0")}
+
+    report = check("ChallengerSolver-v0", reward=doubles, only=("plays", "reward_range"))
+    assert [c.name for c in report.failed] == ["reward_range"]
+    assert "2" in report["reward_range"].reason
+
+
+def test_the_kit_leaves_the_global_generators_alone():
+    random.seed(5)
+    np.random.seed(5)
+    check(broken_envs.GlobalNumpy, only=("global_rng",))
+    drawn = random.random(), np.random.random()
+    random.seed(5)
+    np.random.seed(5)
+    assert drawn == (random.random(), np.random.random())
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("ChalengerSolver-v0", "ChallengerSolver-v0"),
+        ("dream_envs/ChallengerSolver-Solvr-v0", "ChallengerSolver-Solver-v0"),
+        (3.5, "lacks env_id"),
+    ],
+)
+def test_what_cannot_be_tested_is_said_in_one_line(target, words):
+    with pytest.raises(DreamEnvsError, match=words) as caught:
+        check(target)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_check_name_is_answered_with_the_right_one():
+    with pytest.raises(DreamEnvsError, match="'pickling'"):
+        check("ChallengerSolver-v0", only=("pickleing",))
