@@ -1,0 +1,148 @@
+"""Exact success probabilities where a problem has one accepted completion, under every decoder of the envelope.
+
+The probability that a model samples the accepted reply is a product of teacher-forced token probabilities: no sampling,
+no pass@k estimator.  From it everything follows: pass@k is 1 - (1 - P)^k, and a budget of B samples reaches what has
+P >= 1/B.  A number at temperature 1 confuses "cannot" with "stops early", so the base is given every exact help:
+
+``T=1``          plain sampling.
+``best_T``       the best of a grid of temperatures, chosen for each problem.
+``forced``       the grammar and the length are forced (each position renormalised over the tokens that the reply's form
+                 allows there), and the best temperature on top.
+``given``        the operations are given and only the states are predicted: the latent single-step skill.
+
+A problem's tier is set by the largest of the first three (research: composition needs the most favourable decoder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from dream_envs.core import Message, Task
+
+TEMPERATURES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0)
+DECODERS = ("T=1", "best_T", "forced", "given")
+
+#: Tiers by the base's best decoder (``T=1``, ``best_T``, ``forced``): sharpening, edge, beyond the run's budget.
+TIERS = ("T0", "T1", "T2")
+
+
+class ExactModel(Protocol):
+    """What is needed of a model: teacher-forced logits (``agents.local.LocalAgent`` has them)."""
+
+    def completion_logits(
+        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str], batch: int = 256
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """For each row ``float[T, V]`` logits and ``int[T]`` ids, the end token included."""
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What a reply's form allows: for each position the ids that may stand there, and whether it is asked or given."""
+
+    allowed: list[list[int]]
+    predicted: list[bool]
+
+
+def composition_grammar(token: Callable[[str], int], end: int, states: str, operations: str, depth: int) -> Grammar:
+    """Operation, state, operation, state ..., end; ``given`` leaves only the states to predict."""
+    ops, names = [token(c) for c in operations], [token(c) for c in states]
+    allowed = [ops if i % 2 == 0 else names for i in range(2 * depth)] + [[end]]
+    return Grammar(allowed, [i % 2 == 1 for i in range(2 * depth)] + [False])
+
+
+def log_probability(logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> dict[str, float]:
+    """Natural log of the probability of one accepted reply under each decoder.
+
+    Args:
+        logits: ``float[T, V]``, row t predicts id t.
+        ids: ``int[T]``, the accepted reply with its end token.
+        grammar: the form, ``T`` positions.
+
+    Returns:
+        A value for each of ``DECODERS``.
+    """
+    at = np.arange(len(ids))
+    raw = logits.astype(np.float64)
+    mask = np.full(raw.shape, -np.inf)
+    for i, allowed in enumerate(grammar.allowed):
+        mask[i, allowed] = 0.0
+    free, forced = [], []
+    for temperature in TEMPERATURES:
+        scaled = raw / temperature
+        free.append(float((scaled[at, ids] - _logsumexp(scaled)).sum()))
+        limited = scaled + mask
+        per_token = limited[at, ids] - _logsumexp(limited)
+        forced.append((float(per_token.sum()), float(per_token[np.array(grammar.predicted)].sum())))
+    return {
+        "T=1": free[TEMPERATURES.index(1.0)],
+        "best_T": max(free),
+        "forced": max(f for f, _ in forced),
+        "given": max(g for _, g in forced),
+    }
+
+
+def _logsumexp(x: np.ndarray) -> np.ndarray:
+    top = x.max(-1, keepdims=True)
+    return (top + np.log(np.exp(x - top).sum(-1, keepdims=True)))[..., 0]
+
+
+def exact(model: ExactModel, tasks: Sequence[Task], grammars: Sequence[Grammar]) -> dict[str, np.ndarray]:
+    """``float64[N]`` log-probabilities of each task's accepted reply, by decoder."""
+    prompts: list[list[Message]] = [[{"role": "user", "content": t.prompt}] for t in tasks]
+    logits, ids = model.completion_logits(prompts, [t.answer for t in tasks])
+    rows = [log_probability(x, y, g) for x, y, g in zip(logits, ids, grammars, strict=True)]
+    return {d: np.array([r[d] for r in rows]) for d in DECODERS}
+
+
+def pass_at_k(log_p: np.ndarray, k: int) -> np.ndarray:
+    """Exact pass@k, 1 - (1 - P)^k, without losing small P to rounding."""
+    p = np.minimum(np.exp(log_p), 1.0)
+    with np.errstate(divide="ignore"):
+        return -np.expm1(k * np.log1p(-p))
+
+
+def tiers(base: dict[str, np.ndarray], samples: int) -> np.ndarray:
+    """Tier of each problem by the base's best decoder: 0 sharpening, 1 edge, 2 beyond ``samples`` draws."""
+    best = best_decoder(base)
+    return np.where(best >= np.log(1e-2), 0, np.where(best >= -np.log(max(samples, 1)), 1, 2))
+
+
+def best_decoder(exact_log_p: dict[str, np.ndarray]) -> np.ndarray:
+    """The largest log-probability over the decoders that set the tier."""
+    return np.max([exact_log_p[d] for d in ("T=1", "best_T", "forced")], axis=0)
+
+
+def summary(log_p: np.ndarray) -> dict[str, float]:
+    """Mean P, median log10 P, share with P > 0.5, largest P."""
+    p = np.exp(log_p)
+    return {
+        "mean": float(p.mean()),
+        "median_log10": float(np.median(log_p) / np.log(10)),
+        "solved": float((p > 0.5).mean()),
+        "max": float(p.max()),
+    }
+
+
+def bootstrap(values: np.ndarray, rng: np.random.Generator, draws: int = 2000, level: float = 0.95) -> list[float]:
+    """Percentile interval of the mean over problems."""
+    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
+    tail = (1 - level) / 2
+    return [float(np.quantile(means, tail)), float(np.quantile(means, 1 - tail))]
+
+
+__all__: list[Any] = [
+    "DECODERS",
+    "TIERS",
+    "Grammar",
+    "best_decoder",
+    "bootstrap",
+    "composition_grammar",
+    "exact",
+    "log_probability",
+    "pass_at_k",
+    "summary",
+    "tiers",
+]
