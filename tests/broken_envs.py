@@ -111,7 +111,7 @@ class HashSeed(Sums):
 class SharedTable(Sums):
     """Keeps the running episode in the class: a second one running beside it takes its place."""
 
-    current: list[State] = []
+    current: list[State] = []  # noqa: RUF012
 
     def start(self, task, rng):
         state = super().start(task, rng)
@@ -226,7 +226,7 @@ class BadNames(Sums):
 class Echo(gymnasium.Env):
     """A sound environment of somebody else's: repeat the word, three times, and say how it went."""
 
-    metadata = {"render_modes": []}
+    metadata = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.observation_space, self.action_space = UnicodeText(100), UnicodeText(1000)

@@ -1,0 +1,274 @@
+"""AEC, Parallel and the single-role view: games played by hand, seeding, others, snapshots, wrong arguments."""
+
+from __future__ import annotations
+
+import pickle
+
+import gymnasium
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dream_envs
+from dream_envs import registry
+from dream_envs.core import Action, Challenge, DreamEnvsError, Score, Task
+from dream_envs.faces.vector import VectorSingleRole
+from dream_envs.games.challenger_solver import ChallengerSolver
+
+GAME = "dream_envs/ChallengerSolver-v0"
+SOLVER = "dream_envs/ChallengerSolver-Solver-v0"
+CHALLENGER = "dream_envs/ChallengerSolver-Challenger-v0"
+ODD = "≤ é 🙂 \u202e \x00"
+
+
+def gold(prompt):
+    family = registry.create("tasks", "composition")
+    return family.gold(family.parse(prompt))
+
+
+def test_an_aec_game_by_hand():
+    env = dream_envs.make(GAME, solvers=3, judge=True)
+    env.reset(seed=1)
+    assert env.agents == ["challenger_0", "solver_0", "solver_1", "solver_2", "judge_0"]
+    assert env.agent_selection == "challenger_0" and env.observe("solver_1")["text"] == ""
+    env.step("c:BDA")
+    answer = gold("c:BDA")
+    for agent, text in (("solver_0", "nonsense"), ("solver_1", answer), ("solver_2", "")):
+        assert env.agent_selection == agent
+        observation, reward, terminated, truncated, info = env.last()
+        # Those who act at the same time see the problem and nothing of each other.
+        assert observation == {"role": "solver", "text": "c:BDA"} and (reward, terminated, truncated) == (
+            0,
+            False,
+            False,
+        )
+        assert info == {"messages": [{"role": "user", "content": "c:BDA"}], "active": True}
+        env.step(text)
+    assert env.agent_selection == "judge_0" and "[1] " + answer in env.observe("judge_0")["text"]
+    env.step("0 1 1")  # wrong about the last
+    assert env.episode is not None and all(env.terminations.values()) and not any(env.truncations.values())
+    # One of three is right, but the judge has the last word on the rate: 2/3 by its verdicts, so 1 - 2/3.
+    assert env.rewards["challenger_0"] == pytest.approx(1 / 3)
+    assert [env.rewards[f"solver_{i}"] for i in range(3)] == [0, 1, 1]  # paid by the judge, rightly or not
+    assert env.rewards["judge_0"] == pytest.approx(2 / 3)
+    assert env.infos["judge_0"]["score"]["status"] == "ok"
+    rewards = {}
+    while env.agents:
+        agent = env.agent_selection
+        rewards[agent] = env.last()[1]
+        env.step(None)
+    assert set(rewards) == set(env.possible_agents) and rewards["judge_0"] == pytest.approx(2 / 3)
+
+
+def test_a_parallel_game_by_hand_ignores_who_is_not_to_act():
+    env = dream_envs.parallel_env(GAME, solvers=4)
+    _, infos = env.reset(seed=1)
+    assert [a for a in env.agents if infos[a]["active"]] == ["challenger_0"]
+    answer = gold("c:BDA")
+    step = env.step({"challenger_0": "c:BDA", "solver_0": "too early", "solver_3": 5})
+    assert [a for a in env.agents if step[4][a]["active"]] == [f"solver_{i}" for i in range(4)]
+    assert {step[0][f"solver_{i}"]["text"] for i in range(4)} == {"c:BDA"}
+    _, rewards, terminations, truncations, infos = env.step(
+        {"challenger_0": "again", "solver_2": answer, "solver_0": ""}
+    )
+    assert rewards == {"challenger_0": 0.75, "solver_0": 0, "solver_1": 0, "solver_2": 1, "solver_3": 0}
+    assert all(terminations.values()) and not any(truncations.values()) and env.agents == []
+    assert infos["challenger_0"]["score"]["components"] == {"p": 0.25, "attempts": 4.0}
+    assert [t.text for t in env.episode.turns] == ["c:BDA", "", "", answer, ""]
+    with pytest.raises(DreamEnvsError, match="reset"):
+        env.step({})
+
+
+def test_a_rejected_proposal_ends_the_game_and_punishes_no_solver():
+    env = dream_envs.parallel_env(GAME, solvers=2)
+    env.reset(seed=1)
+    _, _, terminations, _, infos = env.step({"challenger_0": "no problem at all"})
+    assert all(terminations.values()) and infos["challenger_0"]["score"]["status"] == "ok"
+    assert {infos[f"solver_{i}"]["score"]["status"] for i in range(2)} == {"abstain"}
+
+
+def test_a_task_can_be_given():
+    game = ChallengerSolver(notation="english")
+    brief = game.brief(level=5)
+    env = dream_envs.make(GAME, notation="english")
+    env.reset(seed=1, options={"task": brief})
+    assert "Use 5 operations" in env.observe("challenger_0")["text"]
+    with pytest.raises(DreamEnvsError, match="Task"):
+        env.reset(options={"task": "c:BDA"})
+
+
+def test_token_ids_of_an_action_reach_the_episode():
+    env = gymnasium.make(SOLVER).unwrapped
+    env.reset(seed=0)
+    env.step(Action("x", token_ids=[1, 2], logprobs=[-0.1, -0.2]))
+    turn = next(t for t in env.episode.turns if t.agent == "solver_0")
+    assert (turn.token_ids, turn.logprobs) == ([1, 2], [-0.1, -0.2])
+
+
+def test_the_solver_view_pays_for_the_answer_only():
+    env = gymnasium.make(SOLVER)
+    prompts = set()
+    for seed in range(12):
+        prompt, info = env.reset(seed=seed)
+        assert info["messages"] == [{"role": "user", "content": prompt}]
+        prompts.add(prompt)
+        _, reward, terminated, truncated, info = env.step(gold(prompt) if seed % 2 else gold(prompt) + " ")
+        assert (reward, terminated, truncated) == (float(seed % 2), True, False)
+        assert info["score"]["value"] == reward and info["score"]["status"] == "ok"
+    assert len(prompts) == 12
+
+
+def test_levels_of_the_scripted_challenger():
+    env = gymnasium.make(SOLVER, levels=[2, 5])
+    depths = {len(env.reset(seed=s)[0]) - 2 for s in range(30)}
+    assert depths == {2, 5}
+    with pytest.raises(DreamEnvsError, match="levels="):
+        gymnasium.make(SOLVER, levels=[2], others={"challenger": "oracle"})
+    with pytest.raises(DreamEnvsError, match="1 to 16"):
+        gymnasium.make(SOLVER, levels=[0])
+
+
+def test_others_may_be_functions_names_and_agents():
+    async def proposes(messages: list) -> str:
+        assert messages == [{"role": "user", "content": "new"}]
+        return "a:A"
+
+    others = {"challenger": proposes, "solver": "oracle", "solver_2": lambda text: ODD, "solver_3": lambda text: text}
+    env = gymnasium.make(SOLVER, others=others).unwrapped
+    assert env.reset(seed=0)[0] == "a:A"
+    env.step(gold("a:A"))
+    assert [s.value for a, s in env.episode.scores.items() if a.startswith("solver")] == [1, 1, 0, 0]
+    assert env.episode.scores["challenger_0"].value == 0.5
+    assert env.episode.turns[3].text == ODD
+
+
+def test_the_challenger_view_plays_against_its_solvers():
+    env = gymnasium.make(CHALLENGER, others={"solver_0": "oracle", "solver": "floor"})
+    env.reset(seed=0)
+    assert env.step("c:BDA")[1] == 0.75
+    env.reset()
+    assert env.step("c;BDA")[1] == 0
+
+
+def test_games_lost_before_the_first_move_are_drawn_again():
+    calls = []
+
+    def every_third(text: str) -> str:
+        calls.append(text)
+        return "a:A" if len(calls) % 3 == 0 else ""
+
+    env = gymnasium.make(SOLVER, others={"challenger": every_third})
+    observation, info = env.reset(seed=0)
+    assert (observation, info["redraws"], len(calls)) == ("a:A", 2, 3)
+    hopeless = gymnasium.make(SOLVER, others={"challenger": "floor"})
+    observation, info = hopeless.reset(seed=0)
+    assert (observation, info["redraws"]) == ("", 16)
+    _, _, terminated, truncated, info = hopeless.step("anything")
+    assert (terminated, truncated, info["score"]["status"]) == (True, False, "abstain")
+
+
+def test_seeding_rules():
+    env = gymnasium.make(SOLVER)
+    first = [env.reset(seed=5)[0], env.reset()[0], env.reset()[0]]
+    assert [env.reset(seed=5)[0], env.reset()[0], env.reset()[0]] == first and len(set(first)) == 3
+    # Neighbouring seeds share nothing: the second episode of seed s is not the first of seed s + 1.
+    runs = {s: [env.reset(seed=s)[0], *[env.reset()[0] for _ in range(4)]] for s in range(20)}
+    long = [p for run in runs.values() for p in run if len(p) > 6]
+    assert len(set(long)) == len(long) > 40
+
+
+def test_render_shows_control_characters_instead_of_sending_them():
+    env = gymnasium.make(SOLVER, render_mode="ansi")
+    env.reset(seed=0)
+    env.step("\x1b[2Jred \u202e\n" + "y" * 9000)
+    text = env.render()
+    assert "\x1b" not in text and "\u202e" not in text and "\\x1b[2Jred" in text and "9010 characters" in text
+    assert gymnasium.make(SOLVER).unwrapped.render() is None
+
+
+def test_branching_from_a_snapshot():
+    env = gymnasium.make(SOLVER).unwrapped
+    prompt, _ = env.reset(seed=3)
+    root = pickle.loads(pickle.dumps(env.snapshot()))
+    other = gymnasium.make(SOLVER).unwrapped
+    values = []
+    for place, reply in ((env, gold(prompt)), (env, "wrong"), (other, gold(prompt)), (env, gold(prompt))):
+        place.restore(root)
+        values.append((place.step(reply)[1], place.reset()[0]))
+    assert [v for v, _ in values] == [1, 0, 1, 1]
+    assert len({following for _, following in values}) == 1  # the next episode is part of the position
+    with pytest.raises(DreamEnvsError, match="snapshot of"):
+        dream_envs.make(GAME).restore(root)
+
+
+def test_a_reward_may_be_a_function_a_name_or_nothing():
+    def shout(episode):
+        return {t.agent: Score(float(t.text.isupper())) for t in episode.turns}
+
+    env = dream_envs.parallel_env(GAME, solvers=2, reward=shout)
+    env.reset(seed=0)
+    env.step({"challenger_0": "c:BDA"})
+    _, rewards, _, _, infos = env.step({"solver_0": "HEY", "solver_1": "hey"})
+    assert rewards == {"challenger_0": 0, "solver_0": 1, "solver_1": 0}
+    only_solvers = dream_envs.parallel_env(GAME, solvers=2, reward="correctness")
+    only_solvers.reset(seed=0)
+    only_solvers.step({"challenger_0": "c:BDA"})
+    infos = only_solvers.step({"solver_0": gold("c:BDA")})[4]
+    assert infos["challenger_0"]["score"]["status"] == "abstain" and infos["solver_0"]["score"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: dream_envs.make("ChallengrSolver-v0"), "dream_envs/ChallengerSolver-v0"),
+        (lambda: dream_envs.make(GAME, solver=3), "'solvers'"),
+        (lambda: dream_envs.make(GAME, rewrad="correctness"), "'reward'"),
+        (lambda: dream_envs.make(GAME, reward="corectness"), "'correctness'"),
+        (lambda: dream_envs.make(GAME, reward=5), "reward=5"),
+        (lambda: dream_envs.make(GAME, render_mode="human"), "'ansi'"),
+        (lambda: dream_envs.make(ChallengerSolver(), solvers=3), "no more arguments"),
+        (lambda: gymnasium.make(SOLVER, seat="solver_9"), "solver_3"),
+        (lambda: gymnasium.make(SOLVER, seat="challenger_0"), "is a challenger"),
+        (lambda: gymnasium.make(SOLVER, others={"chalenger": "oracle"}), "'challenger'"),
+        (lambda: gymnasium.make(SOLVER, others={"challenger": "orakle"}), "'oracle'"),
+        (lambda: gymnasium.make(SOLVER, other={}), "'others'"),
+        (lambda: dream_envs.make_vec(SOLVER, 0), "num_envs=0"),
+        (lambda: dream_envs.make_vec(GAME, 2), "role="),
+        (lambda: dream_envs.make_vec("ChallengerSolver-Solvr-v0", 2), "ChallengerSolver-Solver-v0"),
+        (lambda: VectorSingleRole(2, role="solver", autoreset_mode="later"), "'NextStep'"),
+        (lambda: VectorSingleRole(2, role="solver").step(["a", "b"]), "reset"),
+    ],
+)
+def test_a_users_mistake_is_one_line_that_helps(call, words):
+    with pytest.raises(DreamEnvsError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_stepping_past_the_end_and_before_the_start():
+    env = gymnasium.make(SOLVER).unwrapped
+    with pytest.raises(DreamEnvsError, match="reset"):
+        env.step("x")
+    env.reset(seed=0)
+    env.step("x")
+    with pytest.raises(DreamEnvsError, match="reset"):
+        env.step("x")
+
+
+def test_the_judge_is_switched_on_for_its_own_view():
+    env = gymnasium.make("dream_envs/ChallengerSolver-Judge-v0", solvers=2).unwrapped
+    assert env.game.agents[-1] == env.seat == "judge_0"
+    with pytest.raises(DreamEnvsError, match="'judge'"):
+        gymnasium.make("dream_envs/ChallengerSolver-Judge-v0", judge=False)
+
+
+@given(st.text(alphabet=st.characters(), max_size=40), st.text(alphabet=st.characters(), max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_any_text_is_a_move(proposal, reply):
+    env = dream_envs.parallel_env(GAME, solvers=2)
+    env.reset(seed=0)
+    while env.agents:
+        _, rewards, _, _, _ = env.step({"challenger_0": proposal, "solver_0": reply, "solver_1": gold("c:B")})
+    accepted = any(isinstance(t, Challenge) for t in env.episode.tasks)
+    assert accepted == isinstance(registry.create("tasks", "composition").parse(proposal), Task)
+    assert all(0 <= r <= 1 for r in rewards.values()) and dream_envs.core.encode(env.episode)
