@@ -20,11 +20,6 @@ from dream_envs import registry
 SOLVER = "dream_envs/ChallengerSolver-Solver-v0"
 
 
-def gold(prompt):
-    family = registry.create("tasks", "composition")
-    return family.gold(family.parse(prompt))
-
-
 def run_python(code, **env):
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

@@ -11,16 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dream_envs import registry
 from dream_envs.core import DreamEnvsError
 from dream_envs.spaces import UnicodeText
 
 ODD = "≤ é 🙂 \u202e \x00"
-
-
-def gold(prompt):
-    family = registry.create("tasks", "composition")
-    return family.gold(family.parse(prompt))
 
 
 @given(st.text(alphabet=st.characters(), max_size=60))  # surrogates included
