@@ -272,3 +272,21 @@ def test_any_text_is_a_move(proposal, reply):
     accepted = any(isinstance(t, Challenge) for t in env.episode.tasks)
     assert accepted == isinstance(registry.create("tasks", "composition").parse(proposal), Task)
     assert all(0 <= r <= 1 for r in rewards.values()) and dream_envs.core.encode(env.episode)
+
+
+def test_changing_an_info_changes_no_record():
+    env = dream_envs.parallel_env(GAME, solvers=2)
+    env.reset(seed=0)
+    env.step({"challenger_0": "c:BDA"})
+    infos = env.step({"solver_0": gold("c:BDA")})[4]
+    infos["challenger_0"]["score"]["components"]["p"] = "defaced"
+    infos["solver_0"]["messages"][0]["content"] = "defaced"
+    assert env.episode.scores["challenger_0"].components["p"] == 0.5
+    assert env.episode.turns[1].messages == [{"role": "user", "content": "c:BDA"}]
+
+
+def test_a_judge_that_nobody_names_knows_the_truth():
+    env = gymnasium.make(SOLVER, judge=True)
+    for seed in range(5):
+        prompt, _ = env.reset(seed=seed)
+        assert env.step(gold(prompt) if seed % 2 else "no")[1] == seed % 2

@@ -236,3 +236,18 @@ def test_hostile_challengers_never_reach_the_solvers():
         episode = acting.play(game, {"challenger": name, "solver": "oracle"})
         assert not any(isinstance(t, Challenge) for t in episode.tasks)
         assert [turn.agent for turn in episode.turns] == ["challenger_0"]
+
+
+def test_seats_of_one_agent_draw_their_own_randomness():
+    game = ChallengerSolver(solvers=4, level=8)
+    replies = [t.text for t in acting.play(game, {"challenger": "generator", "solver": "guesser"}).turns[1:]]
+    assert len(set(replies)) == 4  # 16 ** 8 guesses: two alike would be no accident
+
+
+def test_challengers_keep_to_the_level_of_the_brief():
+    game = ChallengerSolver(solvers=1, level=5)
+    for name in ("oracle", "generator", "guesser"):
+        levels = {
+            acting.play(game, {"challenger": name, "solver": "floor"}, seed=str(i)).tasks[1].level for i in range(6)
+        }
+        assert levels == {5}

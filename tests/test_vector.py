@@ -134,3 +134,12 @@ def test_vector_actions_are_one_string_a_game(wrong):
     vector.reset(seed=0)
     with pytest.raises(DreamEnvsError):
         vector.step(wrong)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def test_a_full_reset_clears_what_was_over(mode):
+    vector = VectorSingleRole(2, role="solver", autoreset_mode=mode)
+    vector.reset(seed=4)
+    vector.step(["?", "?"])
+    texts, _ = vector.reset(seed=5)
+    assert vector.step([gold(t) for t in texts])[1].tolist() == [1, 1]  # a real step, not an autoreset

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from dream_envs import acting, registry
-from dream_envs.core import AgentLike, DreamEnvsError, Episode, Game, Message, RewardModel, Score, Task, Turn
+from dream_envs.core import AgentLike, DreamEnvsError, Episode, Game, RewardModel, Score, Task, Turn
 from dream_envs.spaces import MAX_ACTION, MAX_OBSERVATION, UnicodeText
 
 RewardLike = RewardModel | Callable[[Episode], dict[str, Score]] | str
@@ -168,11 +168,6 @@ def observation_spaces(game: Game) -> dict[str, Any]:
 def action_spaces(game: Game) -> dict[str, UnicodeText]:
     """``UnicodeText`` for each agent: any text may be sent; what is too long for the game is an event."""
     return {agent: UnicodeText(MAX_ACTION) for agent in game.agents}
-
-
-def fresh(messages: Sequence[Message]) -> list[Message]:
-    """A copy that shares nothing mutable."""
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
 def score_info(score: Score) -> dict[str, Any]:

@@ -103,7 +103,6 @@ class AEC(AECEnv[str, dict[str, str], str]):
         if self._queue:
             self.agent_selection = self._queue[0]
             self.infos[agent] = self._info(agent, False)
-            self.infos[self.agent_selection] = self._info(self.agent_selection, True)
             return
         acting.Runner(self.game, {}).wave([self._table], [self._pending])
         self._next_phase()
@@ -156,7 +155,7 @@ class AEC(AECEnv[str, dict[str, str], str]):
     def _info(self, agent: str, active: bool) -> dict[str, Any]:
         assert self._table is not None
         info: dict[str, Any] = {
-            "messages": common.fresh(self.game.view(self._table.state, agent)),
+            "messages": self.game.view(self._table.state, agent),
             "active": active,
         }
         if self.episode is not None:

@@ -116,7 +116,7 @@ class SingleRole(gymnasium.Env[str, str]):
 def seat_info(engine: SeatEngine, table: SeatTable) -> dict[str, Any]:
     """``messages``, ``redraws`` and, at the end, ``score``."""
     info: dict[str, Any] = {
-        "messages": common.fresh(engine.game.view(table.state, engine.seat)),
+        "messages": engine.game.view(table.state, engine.seat),
         "redraws": table.redraws,
     }
     if table.episode is not None:

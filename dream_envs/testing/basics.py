@@ -184,6 +184,8 @@ def snapshot(subject: Subject, parts: Sequence[Subject]) -> None:
             stored = pickle.dumps(taken)
             first = _continuation(part, env)
             for what, again in (("", taken), (" a second time", taken), (" from a pickle", pickle.loads(stored))):
+                env.restore(taken)
+                walk(part, env, 12, reset=False).finish()  # restored from the end of an episode, too
                 env.restore(again)
                 if (log := _continuation(part, env)) != first:
                     raise Failure(f"{part.name}: restored{what} after {moves} moves: {difference(first, log)}")
