@@ -20,7 +20,8 @@ from dream_envs.curriculum.syllabus import author_of, believed, challenge_of
 class Health(msgspec.Struct, frozen=True):
     """One round in numbers; shares are 0 to 1, entropies in bits, None where nothing was there to measure.
 
-    ``valid``: accepted share of the challenger's own proposals.  ``duplicates``: share turned away as known.
+    ``valid``: share of the challenger's own proposals that are problems, known ones included.  ``duplicates``: share
+    turned away as known.
     ``unique``: distinct share of what it proposed.  ``band``: share of problems with success strictly between 0 and 1.
     ``depth``: mean level of its accepted problems.  ``label_accuracy``: share of solver scores that agree with the
     executed truth.  ``features``: distinct skills among accepted problems.  ``format_entropy``: of the replies' shape;
@@ -48,7 +49,7 @@ def health(episodes: Sequence[Episode], family: TaskFamily) -> Health:
     rates = [sum(v) / len(v) for e in episodes if (v := believed(e))]
     replies = [[t.text for t in e.turns if t.role == "solver"] for e in episodes if challenge_of(e)]
     return Health(
-        valid=len(accepted) / len(own) if own else None,
+        valid=(len(accepted) + rejects["duplicate"]) / len(own) if own else None,
         duplicates=rejects["duplicate"] / len(own) if own else None,
         unique=len(set(texts)) / len(texts) if texts else None,
         band=sum(0 < r < 1 for r in rates) / len(rates) if rates else None,

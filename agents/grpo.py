@@ -1,0 +1,175 @@
+"""GRPO and expert iteration through TRL, for seats of a self-play game.
+
+``GRPO`` is a Learner: it acts with the local engine and improves on the rows that ``agents.rows`` makes of each round.
+Expert iteration is the same learner with another rule: plain likelihood on right attempts and learnable proposals
+(``ReST-EM``), several passes over what the run has verified so far.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dream_envs.agents.local import LocalAgent, load
+from dream_envs.agents.practice import Practice
+from dream_envs.agents.rows import RowConfig, RowMaker
+from dream_envs.agents.trl_adapter import CheckpointCallback, TrainingRow, TrainSettings, make_trainer
+from dream_envs.core import Action, AgentLike, DreamEnvsError, Progress, Request
+from dream_envs.runs import read_json, write_json
+from dream_envs.seeds import digest, stream
+
+COMPLETE = "practice.json"
+Evaluate = Callable[[int, LocalAgent], dict[str, Any]]
+
+
+class GRPOSettings(msgspec.Struct, frozen=True):
+    """The optimiser's knobs and the rows of a step."""
+
+    lr: float = 1e-3
+    kl: float = 0.0
+    warmup: int = 10
+    clip: float = 1.0
+    save_every: int = 20
+    rows: RowConfig = RowConfig()
+
+
+class GRPO:
+    """A local model that learns by GRPO.
+
+    Args:
+        model: ``nano/compose``, a folder, a hub id, or a loaded model with ``tokenizer``.
+        tokenizer: only with a loaded model.
+        settings: see ``GRPOSettings``.
+        seed: the label of everything random in learning (which groups, which reviews).
+        evaluate: called with (step, agent) before each step; what it returns is written into the step's metrics.
+    """
+
+    name = "grpo"
+
+    def __init__(
+        self,
+        model: Any = "nano/compose",
+        *,
+        tokenizer: Any = None,
+        settings: GRPOSettings | None = None,
+        seed: str = "0",
+        evaluate: Evaluate | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if isinstance(model, str):
+            model, tokenizer = load(model, device)
+        self.engine = LocalAgent(model, tokenizer=tokenizer)
+        self.settings, self.seed, self.evaluate = settings or GRPOSettings(), seed, evaluate
+        self._pending: dict[str, Any] = {}
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Sample replies from the weights as they are now."""
+        return self.engine.act(requests)
+
+    def snapshot(self) -> LocalAgent:
+        """A frozen copy."""
+        return self.engine.snapshot()
+
+    def save(self, path: str) -> None:
+        """Write the weights and the tokenizer as a plain Hugging Face folder."""
+        self.engine.model.save_pretrained(path)
+        self.engine.tokenizer.save_pretrained(path)
+
+    def load(self, path: str) -> None:
+        """Take over the weights of a folder."""
+        model, _ = load(path, str(self.engine.device))
+        self.engine.model.load_state_dict(model.state_dict())
+
+    def improve(self, env: Practice, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
+        """Train until ``budget`` steps are done in all; goes on from the newest complete checkpoint of the run.
+
+        Args:
+            env: the practice.
+            seats: agents for seats that this learner does not play; merged over the practice's own.
+            budget: steps in all.
+            run: the practice's run; its folder holds ``checkpoints/``.
+        """
+        env.seats.update(seats)
+        folder = Path(run.path) / "checkpoints"
+        maker = self._maker(env)
+        resume = newest_checkpoint(folder)
+        if resume is not None:
+            self._restore(resume, env, maker)
+        trainer = make_trainer(
+            self.engine.model,
+            self.engine.tokenizer,
+            lambda step: self._step(step, env, maker),
+            TrainSettings(
+                out=str(folder),
+                rows=maker.config.most(env.game.solvers, env.syllabus.share.total, env.syllabus.share.mutations),
+                steps=budget,
+                lr=self.settings.lr,
+                seed=digest("trl", self.seed, bits=24),
+                save_every=self.settings.save_every,
+                kl=self.settings.kl,
+                warmup=self.settings.warmup,
+                clip=self.settings.clip,
+                tensorboard=str(Path(run.path) / "metrics") if env.rank == 0 else None,
+            ),
+            CheckpointCallback(
+                lambda path: self._complete(path, env, maker),
+                lambda step, logs: self._report(step, logs, env),
+            ),
+        )
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        return Progress(budget, sum(env.samples.values()), {"solved": env.history[-1].solved or 0.0})
+
+    def _step(self, step: int, env: Practice, maker: RowMaker) -> list[TrainingRow]:
+        self._pending = dict(self.evaluate(step, self.engine)) if self.evaluate else {}
+        episodes = env.play(step, self)
+        rows = maker.rows(episodes, stream(self.seed, "rows", step, env.rank))
+        self._pending["groups"] = maker.used
+        return rows
+
+    def _report(self, step: int, logs: Mapping[str, float], env: Practice) -> None:
+        extra = {"loss": logs["loss"], "lr": logs.get("learning_rate"), "grad_norm": logs.get("grad_norm")}
+        env.report(step - 1, {**extra, **self._pending})
+
+    def _maker(self, env: Practice) -> RowMaker:
+        tokenizer, end = self.engine.tokenizer, self.engine.ends[0]
+        brief = env.game.view(env.game.start(None, stream("brief")), "challenger_0")
+        return RowMaker(
+            self.settings.rows,
+            env.game.family,
+            self.engine.encode,
+            lambda text: [*tokenizer(text, add_special_tokens=False)["input_ids"], end],
+            brief,
+        )
+
+    def _complete(self, path: Path, env: Practice, maker: RowMaker) -> None:
+        """The last file of a checkpoint: where it is, the checkpoint is whole."""
+        write_json(path / COMPLETE, {"practice": env.state(), "review": maker.review.state()})
+
+    def _restore(self, path: Path, env: Practice, maker: RowMaker) -> None:
+        state = read_json(path / COMPLETE)
+        env.restore(state["practice"])
+        maker.review.restore(state["review"])
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; unfinished ones are removed.
+
+    Raises:
+        DreamEnvsError: if the folder holds something that is no checkpoint of ours.
+    """
+    found: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        if not number.isdigit():
+            raise DreamEnvsError(f"{path} is not a checkpoint of this run: move it away")
+        if (path / COMPLETE).exists():
+            found.append((int(number), path))
+        else:
+            shutil.rmtree(path)
+    return max(found)[1] if found else None
+
+

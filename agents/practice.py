@@ -1,0 +1,96 @@
+"""One round of self-made practice: plan, play, score, absorb, report.  The same for every learner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dream_envs.core import AgentLike, Episode, RewardModel
+from dream_envs.curriculum.alarms import Health, health, ring
+from dream_envs.curriculum.syllabus import Syllabus
+from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.rollout import rollout
+from dream_envs.runs import Run
+
+import msgspec
+
+
+class Practice:
+    """A game, the syllabus that feeds it, the reward that judges it and the run that records it.
+
+    Args:
+        game: the game; its gate should ask ``syllabus.store``.
+        syllabus: what is played in each round.
+        reward: scores the episodes; learners and syllabus believe it, right or wrong.
+        run: where episodes and metrics go.
+        seats: agents for seats that the learner does not play (a frozen challenger, say), by role.
+        rank: which of ``world`` processes this is; each plays its share of a round and all absorb the whole.
+        world: how many processes play.
+        gather: collects a list from every process, in rank order (``accelerate.utils.gather_object``).
+    """
+
+    def __init__(
+        self,
+        game: ChallengerSolver,
+        syllabus: Syllabus,
+        reward: RewardModel,
+        run: Run,
+        *,
+        seats: Mapping[str, AgentLike] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        gather: Callable[[list[Any]], list[Any]] = list,
+    ) -> None:
+        self.game, self.syllabus, self.reward, self.run = game, syllabus, reward, run
+        self.seats = dict(seats or {})
+        self.rank, self.world, self._gather = rank, world, gather
+        self.history: list[Health] = []
+        self.samples = {"solver": 0, "challenger": 0}
+
+    def play(self, round: int, policy: AgentLike) -> list[Episode]:
+        """Play a round with ``policy`` in every seat that nobody else has; this process's episodes, by index.
+
+        The store has absorbed the episodes of all processes when this returns.
+        """
+        starts = self.syllabus.plan(round)[self.rank :: self.world]
+        seats = {"challenger": policy, "solver": policy, **self.seats}
+        # The writer belongs to rank 0, which writes the episodes of all: one file, one order.
+        mine = list(
+            rollout(self.game, seats, starts, seed=self.syllabus.seed, reward=self.reward, width=len(starts) or 1)
+        )
+        mine.sort(key=lambda e: e.index)
+        everyone = sorted(self._gather(mine), key=lambda e: e.index) if self.world > 1 else mine
+        self.syllabus.absorb(round, everyone)
+        self.history.append(health(everyone, self.game.family))
+        for episode in everyone:
+            for turn in episode.turns:
+                if turn.token_ids:
+                    self.samples[turn.role] += 1
+            if self.rank == 0:
+                self.run.episodes.write(episode)
+        return mine
+
+    def report(self, round: int, extra: Mapping[str, Any]) -> None:
+        """Write the newest round's health with ``extra`` into ``metrics.jsonl``."""
+        if self.rank == 0:
+            row = {"step": round, "samples": sum(self.samples.values()), **msgspec.to_builtins(self.history[-1]), **extra}
+            if alarms := ring(self.history):
+                row["alarms"] = alarms
+            self.run.log(row)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next round depends on, JSON-ready."""
+        return {
+            "syllabus": self.syllabus.state(),
+            "history": msgspec.to_builtins(self.history),
+            "samples": self.samples,
+            "run": self.run.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from this state; the run's files are cut back to it."""
+        self.syllabus.restore(state["syllabus"])
+        self.history = msgspec.convert(state["history"], list[Health])
+        self.samples = dict(state["samples"])
+        if self.rank == 0:
+            self.run.restore(state["run"])

@@ -1,0 +1,124 @@
+"""A run's folder: what was run, every episode, every challenge, the metrics; cut back to a checkpoint on resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dream_envs.core import DreamEnvsError, encode
+from dream_envs.rollout import EpisodeWriter
+
+PACKAGES = ("dream-envs", "numpy", "gymnasium", "pettingzoo", "torch", "transformers", "trl", "accelerate")
+
+
+class Run:
+    """An open run folder.
+
+    Args:
+        path: the folder; made if it is not there.
+        config: what decides the run's result; a folder that was made with another config is refused.
+
+    Raises:
+        DreamEnvsError: if the folder holds another run.
+    """
+
+    def __init__(self, path: str | Path, config: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        config = json.loads(encode(config))
+        old = self.read("run.json")
+        if old is not None and old["config"] != config:
+            differing = sorted(k for k in {*old["config"], *config} if old["config"].get(k) != config.get(k))
+            raise DreamEnvsError(
+                f"{self.path} holds a run with other settings ({', '.join(differing)}): choose another --out"
+            )
+        if old is None:
+            self.write("run.json", {"schema": 1, "config": config, **config, **provenance()})
+        self.config = config
+        self.episodes = EpisodeWriter(self.path / "episodes.jsonl")
+        self._metrics = open(self.path / "metrics.jsonl", "ab+")  # noqa: SIM115  (closed by close())
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        self._metrics.write(encode(row) + b"\n")
+        self._metrics.flush()
+
+    def state(self) -> dict[str, int]:
+        """Where the files end now."""
+        return {"episodes": self.episodes.position(), "metrics": self._metrics.tell()}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Cut the files back to where they ended then."""
+        self.episodes.close()
+        self.episodes = EpisodeWriter(self.path / "episodes.jsonl", keep=state["episodes"])
+        self._metrics.truncate(state["metrics"])
+        self._metrics.seek(0, os.SEEK_END)
+
+    def write(self, name: str, data: Any) -> Path:
+        """Write a JSON file in one piece: a reader never sees half of it."""
+        return write_json(self.path / name, data)
+
+    def read(self, name: str) -> Any:
+        """A JSON file's data, or None if it is not there."""
+        return read_json(self.path / name)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.episodes.close()
+        self._metrics.close()
+
+
+def write_json(path: Path, data: Any) -> Path:
+    """Write a JSON file by way of a temporary one, so that a kill leaves the old or the new, never half."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(json.dumps(json.loads(encode(data)), indent=1).encode() + b"\n")
+    os.replace(part, path)
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's data, or None if it is not there.
+
+    Raises:
+        DreamEnvsError: if it is not JSON.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DreamEnvsError(f"{path} is not JSON ({error}): remove it or restore it from a copy") from error
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, platform, command line and commit: what a reader needs to run it again."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
