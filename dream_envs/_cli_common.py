@@ -24,12 +24,28 @@ class Interrupted(Exception):
     """Ctrl-C, with one line that says how to go on."""
 
 
+class ReaderGone(Exception):
+    """Nobody reads stdout any more (``| head``); not an OSError, which typer would answer in its own way."""
+
+
+def say(text: str) -> None:
+    """Print to stdout, at once.
+
+    Raises:
+        ReaderGone: if nobody reads it.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
 def emit(data: Any, text: str | Callable[[], str], as_json: bool) -> None:
     """Print ``data`` as one line of JSON, or ``text`` for people."""
     if as_json:
-        print(encode(data).decode())
+        say(encode(data).decode())
     else:
-        print(text() if callable(text) else text)
+        say(text() if callable(text) else text)
 
 
 def style(text: str, code: str, file: TextIO | None = None) -> str:
@@ -147,9 +163,8 @@ def agent_of(text: str, game: Game) -> AgentLike:
     if callable(getattr(found, "act", None)) and not inspect.isclass(found):
         return found
     parameters = inspect.signature(found).parameters
-    needed = [
-        n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
+    loose = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in loose]
     if not inspect.isclass(found) and not kwargs and set(needed) - {"game"}:
         return found
     registry.check_kwargs(found, kwargs, name)

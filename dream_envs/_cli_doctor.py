@@ -68,10 +68,9 @@ def _packages() -> list[dict[str, str]]:
         if not extra or extra == "train":
             found.append(_row(name, "ok", f"{version}  ({requirement.strip()})"))
     for extra, names in missing.items():
+        label, status = (f"extra {extra}", "missing") if extra else ("core", "broken")
         way = f"pip install 'dream-envs[{extra}]'" if extra else "pip install dream-envs"
-        found.append(
-            _row(f"extra {extra}" if extra else "core", "missing" if extra else "broken", f"{', '.join(names)}: {way}")
-        )
+        found.append(_row(label, status, f"{', '.join(names)}: {way}"))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import re
 import sys
 from typing import Any
 
@@ -34,9 +35,8 @@ def listing(kind: str = "") -> Rows:
 
 def listing_text(rows: Rows) -> str:
     """The rows as a table."""
-    return common.table(
-        [[r["kind"], r["name"], r["target"], r["source"]] for r in rows], ("kind", "name", "is", "from")
-    )
+    cells = [[r["kind"], r["name"], r["target"], r["source"]] for r in rows]
+    return common.table(cells, ("kind", "name", "is", "from"))
 
 
 def pages(name: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _task(name: str, thing: Any) -> dict[str, Any]:
 
 def _signature(name: str, thing: Any) -> dict[str, Any]:
     try:
-        return {"arguments": str(inspect.signature(thing))}
+        return {"arguments": re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(thing)))}
     except (TypeError, ValueError):
         return {"arguments": ""}
 

@@ -18,7 +18,7 @@ from dream_envs.runs import Run
 
 
 class Human:
-    """Somebody at the keyboard: prompts go to stderr, one line of stdin is a reply; ``\\`` at its end continues it."""
+    """Somebody at the keyboard: prompts go to stderr, one line of stdin is a reply, a backslash at its end continues it."""
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Ask for each request in turn.
@@ -82,9 +82,9 @@ def play(
         # the label of episode i of a rollout with this seed: the same problems there and here
         episode = acting.play(game, players, seed=f"{seed}/{index}", index=index, reward=model)
         if as_json:
-            print(encode(episode).decode(), flush=True)
+            common.say(encode(episode).decode())
         else:
-            print(episode_text(episode), flush=True)
+            common.say(episode_text(episode))
 
 
 def episode_text(episode: Episode, role: str = "") -> str:
@@ -185,7 +185,7 @@ class Means:
             self._fold(group)
 
     def result(self) -> dict[str, Any]:
-        """By group: ``mean`` over the ok scores (None if there is none), ``n_ok``, ``n_total``, ``counts`` by status."""
+        """By group: ``mean`` over the ok scores (or None), ``n_ok``, ``n_total``, ``counts`` by status."""
         for group in list(self._held):
             self._fold(group)
         found = {}

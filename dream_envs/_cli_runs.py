@@ -1,9 +1,14 @@
-"""The verbs about runs: ``info RUN``, ``view``, ``rescore``, ``report``; and those that make one: ``dream``, ``nano``."""
+"""Verbs about runs (``info RUN``, ``view``, ``rescore``, ``report``), and those that make one (``dream``, ``nano``)."""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
+import os
+import shlex
+import shutil
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -66,7 +71,7 @@ def state(path: Path) -> dict[str, Any]:
 def state_text(found: dict[str, Any]) -> str:
     """The state for a terminal."""
     run = found["run"]
-    plain = [[k, v] for k, v in run.items() if isinstance(v, (str, int, float)) and v != ""]
+    plain = [[k, _short(v)] for k, v in run.items() if k not in ("config", "versions") and v not in ("", None, [], {})]
     parts = [common.table(plain)] if plain else []
     curriculum = found["curriculum"]
     parts.append(f"{found['episodes']} episodes, {curriculum['challenges']} challenges")
@@ -87,6 +92,10 @@ def state_text(found: dict[str, Any]) -> str:
         parts.append(f"exact success by level at step {found['exact']['step']}\n  {line}")
     parts += [common.style(f"alarm: {alarm}", common.YELLOW) for alarm in found["alarms"]]
     return "\n\n".join([*parts, *([found["verdict"]] if found["verdict"] else [])])
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _challenges(path: Path) -> Iterator[Any]:
@@ -151,9 +160,9 @@ def view(run: Path, role: str, status: str, index: str, limit: int, as_json: boo
                     return
 
     if as_json:
-        texts = (encode(episode).decode() + "\n" for episode in chosen())
+        texts = (encode(episode).decode() for episode in chosen())
     else:
-        texts = (_cli_play.episode_text(episode, role) + "\n" for episode in chosen())
+        texts = (_cli_play.episode_text(episode, role) for episode in chosen())
     first = next(texts, None)
     if first is None:
         if role and role not in seen:
@@ -165,19 +174,18 @@ def view(run: Path, role: str, status: str, index: str, limit: int, as_json: boo
 
 
 def _show(first: str, rest: Iterator[str], paged: bool) -> None:
-    def everything() -> Iterator[str]:
-        yield first
-        yield from rest
-
-    if paged:
-        import typer
-
-        pager = getattr(typer, "echo_via_pager", None)
-        if pager is not None:
-            pager(everything())
-            return
-    for text in everything():
-        sys.stdout.write(text)
+    pager = shlex.split(os.environ.get("PAGER") or "less -RFX") if paged else []
+    if pager and shutil.which(pager[0]):
+        with subprocess.Popen(pager, stdin=subprocess.PIPE, text=True) as reader:
+            assert reader.stdin is not None
+            try:
+                for text in itertools.chain([first], rest):
+                    reader.stdin.write(text + "\n")
+            except BrokenPipeError:  # the reader has seen enough
+                return
+        return
+    for text in itertools.chain([first], rest):
+        common.say(text)
 
 
 def run_episodes(run: Path) -> Path:

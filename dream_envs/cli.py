@@ -1,8 +1,8 @@
 """``dream-envs <verb>``: the command line.
 
-Every verb takes ``--json`` (JSON on stdout and nothing else there; ``play`` and ``view`` write one object a line).  What
-goes wrong by a user's mistake is one line on stderr and exit status 2; a check that fails is 1; Ctrl-C is 130.  Verbs
-live in ``_cli_*.py`` and are imported when they are called, so that ``--help`` is quick.
+Every verb takes ``--json`` (JSON on stdout and nothing else there; ``play`` and ``view`` write one object a line).
+A user's mistake is one line on stderr and exit status 2; a check that fails is 1; Ctrl-C is 130.  Verbs live in
+``_cli_*.py`` and are imported when they are called, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     return None
 
@@ -60,7 +62,7 @@ def list_verb(
     kind: Annotated[str, typer.Argument(metavar="[envs|tasks|rewards|agents]")] = "",
     as_json: Json = False,
 ) -> None:
-    """List environments, task families, rewards and agents, and where they come from."""
+    """List environments, tasks, rewards and agents, and their origin."""
     from dream_envs import _cli_info
 
     common.emit(rows := _cli_info.listing(kind), lambda: _cli_info.listing_text(rows), as_json)
@@ -71,7 +73,7 @@ def info(
     name: Annotated[str, typer.Argument(metavar="ID|RUN", help="A name that list shows, or a run's folder.")],
     as_json: Json = False,
 ) -> None:
-    """Show a manual page, or what a run did and how its curriculum stands."""
+    """Show a manual page, or a run and its curriculum."""
     from dream_envs import _cli_info, _cli_runs
 
     if _cli_runs.is_run(Path(name)):
@@ -91,7 +93,7 @@ def play(
     seed: Seed = "0",
     as_json: Json = False,
 ) -> None:
-    """Play episodes in the terminal and show the transcripts; empty seats are scripted."""
+    """Play in the terminal; seats that nobody takes are scripted."""
     from dream_envs import _cli_play
 
     _cli_play.play(name, seats or [], settings or [], episodes, human, reward, seed, as_json)
@@ -110,7 +112,7 @@ def rollout(
     seed: Seed = "0",
     as_json: Json = False,
 ) -> None:
-    """Play many episodes at once and write them to OUT/episodes.jsonl."""
+    """Play many episodes at once into OUT/episodes.jsonl."""
     from dream_envs import _cli_play
 
     given = _cli_play.Given(name, seats or [], settings or [], reward, seed)
@@ -142,7 +144,7 @@ def new(
     out: Annotated[Path | None, typer.Option(help="The folder to make; default: ./NAME.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a small working package: module, entry point and test."""
+    """Write a small working package with entry point and test."""
     from dream_envs import _cli_new
 
     common.emit(made := _cli_new.new(kind, name, out), lambda: _cli_new.new_text(made), as_json)
@@ -166,9 +168,7 @@ def view(
 @app.command()
 def rescore(
     run: Run,
-    reward: Annotated[
-        str, typer.Option(help="Reward, 'name(knob=value)' or module:function; default: the game's.")
-    ] = "",
+    reward: Annotated[str, typer.Option(help="Reward, 'name(knob=value)' or module:function.")] = "",
     out: Annotated[Path | None, typer.Option(help="Write the rescored episodes to this file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -180,7 +180,7 @@ def rescore(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what is installed, what is missing and how to get it; exit status 1 if something is broken."""
+    """Say what is installed, what is missing and how to get it."""
     from dream_envs import _cli_doctor
 
     common.emit(found := _cli_doctor.examine(), lambda: _cli_doctor.text(found), as_json)
@@ -215,7 +215,7 @@ def dream(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the self-made curriculum: propose, solve, learn, and measure against the base."""
+    """Run the self-made curriculum: propose, solve, learn, measure."""
     from dream_envs import _cli_runs
 
     chosen: dict[str, Any] = {"seed": seed, "arm": arm, "learner": learner, "steps": steps, "resume": resume}
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 130)
     except DreamEnvsError as error:
         return _fail(str(error), 2)
-    except BrokenPipeError:  # the reader has gone (``| head``): nothing is wrong, and nobody is left to be told
+    except (BrokenPipeError, common.ReaderGone):  # ``| head``: nothing is wrong, and nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
