@@ -9,14 +9,23 @@ import random
 import threading
 from typing import Any
 
-import gymnasium
 import msgspec
 import numpy as np
+from broken_gym_envs import (
+    NAMES,
+    EchoForgets,
+    EchoForgetsStream,
+    EchoGlobal,
+    EchoIgnoresSeed,
+    EchoRaises,
+    EchoSharesInfo,
+    EchoText,
+    EchoTruncates,
+    EchoUnpicklable,
+    EchoWorker,
+)
 
-from dream_envs.core import Action, DreamEnvsError, Event, Outcome, RoleSpec, Score, Seat, Task
-from dream_envs.spaces import UnicodeText
-
-NAMES = ["ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen"]
+from dream_envs.core import Action, Event, Outcome, RoleSpec, Score, Seat, Task
 
 
 class State(msgspec.Struct):
@@ -75,6 +84,18 @@ class Sums:
         return {agent: Score(value) for agent, value in episode.outcome.facts["right"].items()}
 
 
+class YesNo(Sums):
+    """Sound: its short answers stand in every view, and tell nobody anything."""
+
+    def draw(self, rng):
+        sum_of = super().draw(rng)
+        word = "yes" if rng.integers(2) else "no"
+        return Task(family="sums", level=1, prompt=sum_of.prompt, answer=word, meta={"secret": word})
+
+    def view(self, state, agent):
+        return [{"role": "system", "content": "Say yes or no."}, *super().view(state, agent)]
+
+
 class GlobalRandom(Sums):
     def draw(self, rng):
         return super().draw(np.random.Generator(np.random.PCG64(random.randrange(2**32))))
@@ -83,6 +104,12 @@ class GlobalRandom(Sums):
 class GlobalNumpy(Sums):
     def apply(self, state, actions):
         np.random.seed(0)  # "for reproducibility"
+        return super().apply(state, actions)
+
+
+class SeedsRandom(Sums):
+    def apply(self, state, actions):
+        random.seed(0)
         return super().apply(state, actions)
 
 
@@ -124,6 +151,24 @@ class SharedTable(Sums):
     def apply(self, state, actions):
         SharedTable.current[:] = [super().apply(SharedTable.current[0], actions)]
         return SharedTable.current[0]
+
+
+class StateOnSelf(Sums):
+    """Keeps the running episode on the game object, which serves many episodes at once."""
+
+    def start(self, task, rng):
+        self.said = 0
+        return super().start(task, rng)
+
+    def apply(self, state, actions):
+        self.said += 2
+        return super().apply(state, actions)
+
+    def turns(self, state):
+        return super().turns(State(state.task, ["x"] * self.said))
+
+    def view(self, state, agent):
+        return super().view(State(state.task, ["x"] * self.said), agent)
 
 
 class LiveMessages(Sums):
@@ -186,6 +231,15 @@ class OutOfRange(Sums):
         return 2.0 * super().mark(task, text)
 
 
+class PaysForLength(Sums):
+    """In range for every reply but a huge one."""
+
+    def mark(self, task, text):
+        return max(super().mark(task, text), len(text) // 1000 / 1000 if len(text) > 1000 else 0.0) * (
+            1.0 if len(text) < 900_000 else 3.0
+        )
+
+
 class NotANumber(Sums):
     def default_reward(self, episode):
         return {agent: Score(float("nan")) for agent in self.agents}
@@ -223,117 +277,16 @@ class BadNames(Sums):
     agents = ("alice", "bob")
 
 
-class Echo(gymnasium.Env):
-    """A sound environment of somebody else's: repeat the word, three times, and say how it went."""
-
-    metadata = {"render_modes": []}  # noqa: RUF012
-
-    def __init__(self) -> None:
-        self.observation_space, self.action_space = UnicodeText(100), UnicodeText(1000)
-        self.word, self.left = "", 3
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.word, self.left = self.draw(), 3
-        return self.word, {"history": []}
-
-    def draw(self) -> str:
-        return NAMES[int(self.np_random.integers(8))] + " ≤ é 🙂 " + NAMES[int(self.np_random.integers(8))]
-
-    def step(self, action):
-        self.left -= 1
-        reward = float(action == self.word)
-        self.word = self.draw()
-        return self.word, reward, self.left == 0, False, {"history": [action]}
-
-    def snapshot(self):
-        return self.word, self.left, self.np_random.bit_generator.state
-
-    def restore(self, snapshot):
-        self.word, self.left, self.np_random.bit_generator.state = snapshot
-
-
-class EchoGlobal(Echo):
-    def draw(self):
-        return random.choice(NAMES)
-
-
-class EchoIgnoresSeed(Echo):
-    def reset(self, *, seed=None, options=None):
-        self._np_random = np.random.default_rng()
-        self.word, self.left = self.draw(), 3
-        return self.word, {"history": []}
-
-
-class EchoTruncates(Echo):
-    def step(self, action):
-        observation, reward, *_, info = super().step(action)
-        return observation, reward, False, True, info
-
-
-class EchoSharesInfo(Echo):
-    def reset(self, *, seed=None, options=None):
-        self.history: list[str] = []
-        return super().reset(seed=seed)[0], {"history": self.history}
-
-    def step(self, action):
-        self.history.append(action)
-        return *super().step(action)[:4], {"history": self.history}
-
-
-class EchoForgets(Echo):
-    """Its snapshot does not hold how many steps are left."""
-
-    def restore(self, snapshot):
-        super().restore(snapshot)
-        self.left = 3
-
-
-class EchoForgetsStream(Echo):
-    """Its snapshot does not hold the random stream: the first step is right, the words after it are not."""
-
-    def restore(self, snapshot):
-        self.word, self.left, _ = snapshot
-
-
-class EchoText(Echo):
-    """Text of Gymnasium's own space: zeros from worker processes with shared memory, and nobody says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.observation_space = gymnasium.spaces.Text(100)
-
-    def draw(self):
-        return NAMES[int(self.np_random.integers(8))]
-
-
-class EchoUnpicklable(Echo):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
-
-    def __deepcopy__(self, memo):
-        return type(self)()
-
-
-class EchoRaises(Echo):
-    """Raises once in some dozens of episodes."""
-
-    def draw(self):
-        word = super().draw()
-        if word == "hen ≤ é 🙂 gnu":
-            raise DreamEnvsError("a rare word")
-        return word
-
-
 #: Every broken environment and the one check that has to fail.
 FAULTS: dict[type, str] = {
     GlobalRandom: "global_rng",
     GlobalNumpy: "global_rng",
+    SeedsRandom: "global_rng",
     SeedIgnored: "seed_determinism",
     CarriesOn: "seed_determinism",
     HashSeed: "process_determinism",
     SharedTable: "siblings",
+    StateOnSelf: "siblings",
     LiveMessages: "fresh_returns",
     LeaksAnswer: "private_information",
     LeaksInScore: "private_information",
@@ -343,6 +296,7 @@ FAULTS: dict[type, str] = {
     OracleCannotWin: "oracle_top",
     FloorIsPaid: "floor_bottom",
     OutOfRange: "reward_range",
+    PaysForLength: "reward_range",
     NotANumber: "reward_range",
     NotPicklable: "pickling",
     RemembersScores: "rescoring",
@@ -355,6 +309,7 @@ FAULTS: dict[type, str] = {
     EchoForgets: "snapshot",
     EchoForgetsStream: "snapshot",
     EchoText: "vector_text",
+    EchoWorker: "vector_text",
     EchoUnpicklable: "pickling",
     EchoRaises: "random_episodes",
 }

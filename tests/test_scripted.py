@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import broken_envs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -251,3 +252,8 @@ def test_challengers_keep_to_the_level_of_the_brief():
             acting.play(game, {"challenger": name, "solver": "floor"}, seed=str(i)).tasks[1].level for i in range(6)
         }
         assert levels == {5}
+
+
+def test_two_turns_of_one_seat_draw_their_own_randomness():
+    turns = acting.play(broken_envs.Sums(), {"player": "random"}).turns
+    assert len(turns) == 4 and len({t.text for t in turns}) == 4
