@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import broken_envs
+import broken_gym_envs
 import gymnasium
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_other_arrangements_of_the_game_pass(arguments):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("sound", [broken_envs.Sums, broken_envs.YesNo, broken_envs.Echo])
+@pytest.mark.parametrize("sound", [broken_envs.Sums, broken_envs.YesNo, broken_gym_envs.Echo])
 def test_sound_strangers_pass(sound):
     report = check(sound)
     assert report.ok, str(report)
