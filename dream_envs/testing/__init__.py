@@ -7,6 +7,14 @@
 Every check is named, passes, fails or is skipped, and gives one line of reason.  A check that builds on a failed one is
 skipped, so that the failures name causes.  A game core is tested with all its faces; a plain ``gymnasium.Env``,
 ``AECEnv`` or ``ParallelEnv`` with what applies to it.
+
+What a game may have beyond ``core.Game``, for the faces and for this kit:
+
+- ``default_reward``: a registered name, or a method ``(episode) -> {agent: Score}``; else the reward row of its name.
+- ``default_others``: ``{role: agent}`` for seats that nobody names in the single-role view.
+- ``scripted(kind, request, rng) -> str | None``: its own oracle, floor and guesser (``agents.scripted``).
+- ``top_casts``, ``bottom_casts``: ``{role: {role or seat: agent}}``, who has to play for the best and the worst reward of
+  a role, where a search among oracles and floors does not find it.
 """
 
 from __future__ import annotations
