@@ -18,7 +18,7 @@ from dream_envs.runs import Run
 
 
 class Human:
-    """Somebody at the keyboard: prompts go to stderr, one line of stdin is a reply, a backslash at its end continues it."""
+    """Somebody at the keyboard: prompts on stderr, one line of stdin a reply; a backslash at its end continues it."""
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Ask for each request in turn.
@@ -38,6 +38,7 @@ class Human:
             print("  > ", end="", file=err, flush=True)
             line = sys.stdin.readline()
             if not line:
+                print(file=err)
                 raise DreamEnvsError(f"the input ended where {request.agent} had to reply: one line a reply on stdin")
             lines.append(line.rstrip("\n"))
         return "\n".join([line.removesuffix("\\") for line in lines[:-1]] + lines[-1:])

@@ -1,0 +1,82 @@
+"""The verb ``new``: a small package of somebody's own, written from ``templates/``."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from dream_envs import registry
+from dream_envs.core import DreamEnvsError
+
+KINDS = {"env": "envs", "task": "tasks", "reward": "rewards", "agent": "agents"}
+WHAT = {"env": "An environment", "task": "A task family", "reward": "A reward", "agent": "An agent"}
+
+
+def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
+    """Write the package.
+
+    Args:
+        kind: ``env``, ``task``, ``reward`` or ``agent``.
+        name: CamelCase or snake_case; it becomes the class, the module and the registered name.
+        out: the folder to make; None: ``./NAME`` in snake case.
+
+    Raises:
+        DreamEnvsError: for a name that Python or the registry cannot take, or a folder that is there.
+    """
+    if kind not in KINDS:
+        raise DreamEnvsError(registry.unknown("kinds", kind, list(KINDS)))
+    words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,59}", name) or not words:
+        raise DreamEnvsError(f"name {name!r}: a letter, then letters, digits and _, as in HigherLower or higher_lower")
+    snake, camel = "_".join(words).lower(), "".join(w[:1].upper() + w[1:] for w in words)
+    # a reward's function has the registered name, so that its module needs another one, or it would hide it
+    module = f"{snake}_{kind}"
+    env_id = f"{snake}/{camel}-v0"
+    row = env_id if kind == "env" else snake
+    if keyword.iskeyword(snake) or module in sys.stdlib_module_names:
+        raise DreamEnvsError(f"name {name!r}: {snake} is a word of Python's: choose another")
+    if row in (taken := registry.rows(KINDS[kind])):
+        raise DreamEnvsError(f"name {name!r}: the registry has {row!r} already ({taken[row]}): choose another")
+    folder = out or Path(snake)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DreamEnvsError(f"{folder} is there already: choose another --out, nothing is overwritten")
+    thing = snake if kind == "reward" else camel
+    fields = {
+        "dist": module.replace("_", "-"),
+        "group": KINDS[kind],
+        "row": row,
+        "target": f"{module}:{thing}" + (" [guesser]" if kind == "env" else ""),
+        "module": module,
+        "snake": snake,
+        "Class": camel,
+        "id": env_id,
+        "what": WHAT[kind],
+    }
+    files = {
+        "pyproject.toml.txt": "pyproject.toml",
+        "README.md.txt": "README.md",
+        f"{kind}/module.py.txt": f"{module}.py",
+        f"{kind}/test.py.txt": f"tests/test_{module}.py",
+    }
+    home = Path(__file__).parent / "templates"
+    for source, target in files.items():
+        path = folder / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_fill((home / source).read_text("utf-8"), fields), "utf-8")
+    return {"kind": kind, "name": row, "out": str(folder), "files": list(files.values()), "target": f"{module}:{thing}"}
+
+
+def _fill(text: str, fields: dict[str, str]) -> str:
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], text)
+
+
+def new_text(made: dict[str, Any]) -> str:
+    """What was written, and what to do next."""
+    wrote = "\n".join(f"  {made['out']}/{name}" for name in made["files"])
+    return (
+        f"wrote {made['kind']} {made['name']}\n{wrote}\n"
+        f"next: pip install -e {made['out']} && dream-envs check {made['name']}"
+    )

@@ -1,0 +1,324 @@
+"""Conformance of what is not an environment: task families, rewards and agents, each by itself.
+
+``check`` of this package tests games and their faces; here the parts that are plugged into them are tested with named
+checks of the same kind.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs import acting
+from dream_envs.core import (
+    REJECT_CODES,
+    Agent,
+    Episode,
+    Reject,
+    Request,
+    Score,
+    Task,
+    TaskFamily,
+    decode_episode,
+    decode_task,
+    encode,
+)
+from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.rollout import rollout
+from dream_envs.seeds import stream
+from dream_envs.testing.cores import HOSTILE
+from dream_envs.testing.report import Check, Failure, Report, Skip
+
+Rules = dict[str, Callable[[], None]]
+
+
+def check_family(family: TaskFamily) -> Report:
+    """Gold alone is accepted, proposals survive the way there and back, ``chance`` is what guessing earns.
+
+    Args:
+        family: the family, made.
+    """
+    return _run(
+        str(getattr(family, "name", type(family).__name__)),
+        {
+            "declares": lambda: _declares(family),
+            "gold": lambda: _gold(family),
+            "seeds": lambda: _seeds(family),
+            "strict": lambda: _strict(family),
+            "proposals": lambda: _proposals(family),
+            "hostile_proposals": lambda: _hostile_proposals(family),
+            "chance": lambda: _chance(family),
+            "mutation": lambda: _mutation(family),
+        },
+    )
+
+
+def check_reward(model: Callable[[Episode], dict[str, Score]], name: str = "") -> Report:
+    """It scores episodes of ``ChallengerSolver`` of every kind without an error, twice the same, and changes nothing.
+
+    Args:
+        model: a reward model.
+        name: for the report.
+    """
+    episodes = list(_episodes())
+    return _run(
+        name or str(getattr(model, "grader", model)),
+        {
+            "scores": lambda: _scores(model, episodes),
+            "pure": lambda: _pure(model, episodes),
+            "speaks": lambda: _speaks(model, episodes),
+        },
+    )
+
+
+def check_agent(make: Callable[[Any], Agent], name: str = "") -> Report:
+    """One action a request, the same for the same seed whatever else is in the batch, and no text that breaks it.
+
+    Args:
+        make: ``game -> agent``, called for every check.
+        name: for the report.
+    """
+    return _run(
+        name or str(getattr(make, "__name__", make)),
+        {
+            "plays": lambda: _plays(make),
+            "deterministic": lambda: _deterministic(make),
+            "batch": lambda: _batch(make),
+            "hostile_prompts": lambda: _hostile_prompts(make),
+        },
+    )
+
+
+def _run(subject: str, rules: Rules) -> Report:
+    done: list[Check] = []
+    for name, rule in rules.items():
+        began = time.perf_counter()
+        try:
+            rule()
+        except Skip as why:
+            done.append(Check(name, "skipped", str(why), time.perf_counter() - began))
+        except Failure as why:
+            done.append(Check(name, "failed", " ".join(str(why).split()), time.perf_counter() - began))
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:240]
+            done.append(Check(name, "failed", f"raised {text}", time.perf_counter() - began))
+        else:
+            done.append(Check(name, "passed", "", time.perf_counter() - began))
+    return Report(subject, tuple(done))
+
+
+def _need(truth: bool, text: str) -> None:
+    if not truth:
+        raise Failure(text)
+
+
+def _some_levels(family: TaskFamily) -> list[int]:
+    levels = family.levels
+    return sorted({levels[i * (len(levels) - 1) // 5] for i in range(6)})
+
+
+def _tasks(family: TaskFamily, each: int = 8) -> Iterator[Task]:
+    for level in _some_levels(family):
+        for i in range(each):
+            yield family.generate(stream("parts", level, i), level)
+
+
+def _declares(family: TaskFamily) -> None:
+    for name, kind in {"name": str, "version": int, "notation": str, "levels": range}.items():
+        found = getattr(family, name, None)
+        _need(isinstance(found, kind), f"{name} is {found!r}, not a {kind.__name__}")
+    _need(len(family.levels) > 0, "levels is empty")
+    for name in ("max_chars", "max_reply_tokens"):
+        _need(getattr(family, name, 0) > 0, f"{name} is {getattr(family, name, None)!r}: a bound above 0")
+    for level in (None, *_some_levels(family)):
+        text = family.brief(level)
+        _need(isinstance(text, str) and bool(text), f"brief({level}) is {text!r}")
+
+
+def _gold(family: TaskFamily) -> None:
+    for task in _tasks(family):
+        score = family.verify(task, family.gold(task))
+        _need(score == msgspec.structs.replace(score, value=1.0, status="ok"), f"{task.prompt!r}: gold scores {score}")
+        _need(task.family == family.name, f"a task of family {task.family!r}, not {family.name!r}")
+        _need(task.level in family.levels, f"a task of level {task.level}, outside {family.levels}")
+        _need(decode_task(encode(task)) == task, f"{task.prompt!r} read back from JSON is another task")
+
+
+def _seeds(family: TaskFamily) -> None:
+    for level in _some_levels(family):
+        one, two = (family.generate(stream("parts", "again", level), level) for _ in range(2))
+        _need(one == two, f"the same stream gives {one.prompt!r} and {two.prompt!r} at level {level}")
+    top = family.levels[-1]
+    drawn = {family.generate(stream("parts", "siblings", i), top).id for i in range(32)}
+    _need(len(drawn) >= 16, f"32 seeds give {len(drawn)} different problems at level {top}")
+
+
+def _strict(family: TaskFamily) -> None:
+    tasks = list(_tasks(family, 2))
+    golds = list(dict.fromkeys(family.gold(t) for t in tasks))
+    for task in tasks:
+        gold = family.gold(task)
+        replies = {
+            **HOSTILE,
+            "the prompt": task.prompt,
+            "every answer": " ".join(golds),
+            "the answer twice": f"{gold} {gold}",
+        }
+        for name, reply in replies.items():
+            score = family.verify(task, reply)
+            _need(math.isfinite(score.value), f"{name} scores {score.value}")
+            if reply.strip() != gold.strip() and len(golds) > 1:
+                _need(score.value < 1.0, f"{task.prompt!r}: {name} is accepted")
+
+
+def _proposals(family: TaskFamily) -> None:
+    for task in _tasks(family):
+        text = family.as_proposal(task)
+        _need(len(text) <= family.max_chars, f"a proposal of {len(text)} characters, max_chars is {family.max_chars}")
+        found = family.parse(text)
+        if isinstance(found, Reject):
+            raise Failure(f"{text!r} is turned away: {found.code} {found.detail}")
+        _need(found.id == task.id, f"{text!r} becomes {found.prompt!r}, not {task.prompt!r}")
+        _need(family.as_proposal(found) == text, f"{text!r} is written {family.as_proposal(found)!r} the second time")
+        features = family.features(found)
+        _need(all(isinstance(f, str) for f in features), f"features of {text!r} are {features!r}: strings")
+
+
+def _hostile_proposals(family: TaskFamily) -> None:
+    for name, text in HOSTILE.items():
+        began = time.perf_counter()
+        found = family.parse(text)
+        _need(isinstance(found, (Task, Reject)), f"{name} is parsed to {type(found).__name__}, not a Task or a Reject")
+        if isinstance(found, Reject):
+            _need(found.code in REJECT_CODES, f"{name}: no reject code {found.code!r}")
+        _need(time.perf_counter() - began < 2.0, f"{name} takes {time.perf_counter() - began:.1f} s to parse")
+    _need(isinstance(family.parse(""), Reject), "an empty proposal is accepted")
+
+
+def _chance(family: TaskFamily) -> None:
+    level, each = family.levels[0], 4000
+    expected = variance = 0.0
+    hits = 0
+    for i in range(40):
+        task = family.generate(stream("parts", "chance", i), level)
+        p, rng = family.chance(task), stream("parts", "guess", i)
+        _need(0.0 <= p <= 1.0, f"{task.prompt!r}: chance is {p}")
+        hits += sum(family.verify(task, family.guess(task, rng)).value >= 1.0 for _ in range(each // 40))
+        expected += p * each / 40
+        variance += p * (1 - p) * each / 40
+    _need(
+        abs(hits - expected) <= 5 * math.sqrt(variance) + 1,
+        f"level {level}: {each} guesses hit {hits} times, chance says {expected:.1f} +- {math.sqrt(variance):.1f}",
+    )
+
+
+def _mutation(family: TaskFamily) -> None:
+    made = 0
+    for i, task in enumerate(_tasks(family, 4)):
+        found = family.mutate(task, stream("parts", "mutate", i))
+        if found is None:
+            continue
+        made += 1
+        _need(found.id != task.id, f"{task.prompt!r} is mutated to itself")
+        _need(family.verify(found, family.gold(found)).value == 1.0, f"{found.prompt!r}: gold of a mutant is refused")
+        parsed = family.parse(family.as_proposal(found))
+        _need(isinstance(parsed, Task), f"{family.as_proposal(found)!r}, a mutant, is turned away")
+    if not made:
+        raise Skip("mutate() gave None for every problem")
+
+
+def _episodes() -> Iterator[Episode]:
+    for judge in (False, True):
+        game = ChallengerSolver(solvers=3, judge=judge)
+        for who in ("oracle", "guesser", "floor", "random", "impossible", "overlong"):
+            seats = {"challenger": who, "solver_0": who, "solver_1": "oracle", "solver_2": "guesser"}
+            yield from rollout(game, {**seats, **({"judge": who} if judge else {})}, 4, seed=f"parts/{who}")
+
+
+def _scores(model: Callable[[Episode], dict[str, Score]], episodes: Sequence[Episode]) -> None:
+    for episode in episodes:
+        before = encode(episode)
+        found = acting.score(episode, model).scores
+        seated = set(episode.outcome.facts["agents"])
+        for agent, score in found.items():
+            _need(agent in seated, f"a score for {agent!r}, who is not seated: {', '.join(sorted(seated))}")
+            _need(isinstance(score, Score), f"{agent} has a {type(score).__name__}, not a Score")
+            _need(score.status != "error", f"{agent}: {score.detail or 'status error'}")
+            _need(math.isfinite(score.value), f"{agent} has value {score.value}")
+        _need(encode(episode) == before, "the episode was changed")
+
+
+def _pure(model: Callable[[Episode], dict[str, Score]], episodes: Sequence[Episode]) -> None:
+    first = [acting.score(e, model).scores for e in episodes]
+    for episode, scores in zip(reversed(episodes), reversed(first), strict=True):
+        again = acting.score(decode_episode(encode(episode)), model).scores
+        _need(again == scores, "the same episode, read back from JSON and scored in another order, has other scores")
+
+
+def _speaks(model: Callable[[Episode], dict[str, Score]], episodes: Sequence[Episode]) -> None:
+    found = [s for e in episodes for s in acting.score(e, model).scores.values() if s.status == "ok"]
+    if not found:
+        raise Skip("no score with status ok in 48 episodes of ChallengerSolver: a reward for another game?")
+    _need(len({s.value for s in found}) > 1, f"every score is {found[0].value:g}: nothing to learn from")
+
+
+def _game() -> ChallengerSolver:
+    return ChallengerSolver(solvers=2, judge=True)
+
+
+def _requests(count: int = 6) -> list[Request]:
+    """What each role of ``ChallengerSolver`` is asked, with different seeds."""
+    found = []
+    for i in range(count):
+        episode = acting.play(
+            _game(), {"challenger": "generator", "solver": "guesser", "judge": "oracle"}, seed=f"p{i}"
+        )
+        for turn in episode.turns:
+            seed = int(stream("parts", "request", i, turn.agent).integers(2**63))
+            found.append(Request(messages=turn.messages, agent=turn.agent, role=turn.role, seed=seed))
+    return found
+
+
+def _texts(agent: Agent, requests: Sequence[Request]) -> list[str]:
+    return [action.text for action in acting.ask(agent, requests)]
+
+
+def _plays(make: Callable[[Any], Agent]) -> None:
+    game = _game()
+    agent = make(game)
+    for episode in rollout(game, dict.fromkeys(("challenger", "solver", "judge"), agent), 8, seed="parts"):
+        for turn in episode.turns:
+            _need(turn.status != "error", f"{turn.agent} has status error: act() raised or returned something else")
+    _need(acting.ask(make(game), []) == [], "act([]) gives actions")
+
+
+def _deterministic(make: Callable[[Any], Agent]) -> None:
+    requests = _requests()
+    one, two = _texts(make(_game()), requests), _texts(make(_game()), requests)
+    for request, a, b in zip(requests, one, two, strict=True):
+        _need(a == b, f"{request.role}: {a!r:.60} and {b!r:.60} for one request; draw from seeds.stream(request.seed)")
+
+
+def _batch(make: Callable[[Any], Agent]) -> None:
+    requests = _requests()
+    together = _texts(make(_game()), requests)
+    order = np.argsort([r.seed % 1009 for r in requests]).tolist()
+    shuffled = dict(zip(order, _texts(make(_game()), [requests[i] for i in order]), strict=True))
+    agent = make(_game())
+    for i, request in enumerate(requests):
+        alone = _texts(agent, [request])[0]
+        _need(together[i] == shuffled[i] == alone, f"{request.role}: the reply depends on the rest of the batch")
+
+
+def _hostile_prompts(make: Callable[[Any], Agent]) -> None:
+    agent, base = make(_game()), _requests(1)
+    for name, text in HOSTILE.items():
+        asked = [msgspec.structs.replace(r, messages=[{"role": "user", "content": text[:20_000]}]) for r in base]
+        answers = acting.ask(agent, asked)
+        _need(len(answers) == len(asked), f"{name}: {len(answers)} actions for {len(asked)} requests")
+        _need(all(isinstance(a.text, str) for a in answers), f"{name}: a text is no str")
