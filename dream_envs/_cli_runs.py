@@ -310,19 +310,54 @@ def nano(name: str, out: Path | None, steps: int | None) -> dict[str, Any]:
 
 
 def dream(out: Path, **given: Any) -> dict[str, Any]:
-    """``baselines.dream.dream``."""
-    found: dict[str, Any] = needs("dream_envs.baselines.dream").dream(out, **given)
+    """``baselines.dream.dream``.
+
+    Raises:
+        Interrupted: at Ctrl-C, with the way to go on.
+    """
+    run = needs("dream_envs.baselines.dream").dream
+    try:
+        found: dict[str, Any] = run(out, **given)
+    except KeyboardInterrupt:
+        way = "the same command with --resume goes on from the last checkpoint"
+        raise common.Interrupted(f"interrupted, {out} is kept; {way}") from None
     return found
 
 
 def report(run: Path, out: Path | None) -> dict[str, Any]:
-    """``report.page.write_report``."""
-    if not is_run(run):
+    """Write the page; where it is, and the verdict.
+
+    Raises:
+        DreamEnvsError: if there is no run, or without the extra ``train``.
+    """
+    if not is_run(run) and not (run / "frontier.json").is_file():
         what = "holds no run" if run.is_dir() else "is not there"
         raise DreamEnvsError(f"{run} {what}: give a run's folder, such as runs/demo")
-    write = needs("dream_envs.report.page").write_report
-    made = write(run) if out is None else write(run, out)
-    return {"out": str(made)}
+    page = needs("dream_envs.report.page")
+    if out is None:
+        out = page.write_report(run)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page.render(run), encoding="utf-8")
+    from dream_envs.runs import read_json
+
+    return {"run": str(run), "out": str(out), "verdict": (read_json(run / "frontier.json") or {}).get("verdict", "")}
+
+
+def report_text(made: dict[str, Any]) -> str:
+    """The report's numbers for a terminal, and where the page is."""
+    import io
+
+    from rich.console import Console
+
+    from dream_envs.report.terminal import show
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    console = Console(file=io.StringIO(), force_terminal=common.style("x", common.BOLD) != "x", width=width)
+    show(Path(made["run"]), console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue().rstrip()
+    return text if made["out"] in text else f"{text}\nwrote {made['out']}"
 
 
 def needs(module: str) -> Any:

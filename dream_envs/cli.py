@@ -211,7 +211,7 @@ def dream(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the arm's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     base: Annotated[str, typer.Option(help="The base model.")] = "nano/compose",
-    threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -233,7 +233,7 @@ def report(
     """Write a run's HTML report."""
     from dream_envs import _cli_runs
 
-    common.emit(made := _cli_runs.report(run, out), f"wrote {made['out']}", as_json)
+    common.emit(made := _cli_runs.report(run, out), lambda: _cli_runs.report_text(made), as_json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
