@@ -1,7 +1,7 @@
 """A seedable, batch-invariant decode loop for decoder-only language models.
 
 ``model.generate`` has no generator argument and samples from the global stream, so a row's text depends on its
-neighbours.  Here every row draws from its own seed (``seeds.uniforms``), by inverting the cumulative distribution: a row
+neighbours.  Here every row draws from its own seed (``seeds.uniforms``), by inverting the cumulative distribution: it
 samples the same text alone and in a batch of a thousand.  Sampled ids and their log-probabilities are kept.
 
 Two engines give the logits: ``CachedForward`` runs any Hugging Face causal model with its own cache; ``LlamaForward``
@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dream_envs.seeds import uniforms
-
 
 #: Finished rows are dropped from the engine when no more than this share is still going: copying the cache costs more
 #: than carrying a few dead rows.
@@ -84,12 +83,11 @@ def sample(
     width = max(map(len, unique))
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in unique], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in unique], dtype=torch.bool, device=device)
-    steps = int(max_tokens.max())
+    total, steps = len(prompts), int(max_tokens.max())
     draws = torch.from_numpy(uniforms(seeds[order], steps)).to(device)
     limits = torch.from_numpy(max_tokens[order].astype(np.int64)).to(device)
     ends = torch.tensor(list(end), device=device)
     logits = forward.prefill(ids, mask, torch.tensor(repeats, device=device), steps)
-    total = len(prompts)
     out = torch.full((total, steps), pad, dtype=torch.long, device=device)
     logps = torch.zeros((total, steps), device=device)
     lengths = torch.zeros(total, dtype=torch.long, device=device)
@@ -104,8 +102,7 @@ def sample(
         stop = torch.isin(tokens, ends)
         ended[now] = stop[going]
         going = going & ~stop & (limits[rows] > k + 1)
-        count = int(going.sum())
-        if count == 0:
+        if not (count := int(going.sum())):
             break
         if count <= COMPACT * len(rows):
             kept = going.nonzero()[:, 0]

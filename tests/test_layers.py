@@ -1,0 +1,257 @@
+"""The shape of the repository: which room may import which, where randomness is born, how long things may be."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Rooms from left to right; those of one row do not import each other.
+ROWS: list[set[str]] = [
+    {"core"},
+    {"seeds", "spaces"},
+    {"registry"},
+    {"tasks"},
+    {"games"},
+    {"acting"},
+    {"rewards", "curriculum"},
+    {"faces", "rollout", "frontier"},
+    {"runs"},
+    {"testing", "report"},
+    {"agents"},
+    {"baselines"},
+    {"leaderboard"},
+    {"cli"},
+]
+RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
+#: Imports to the right that happen inside a function, when they are needed.
+LATE = {("faces", "agents")}  # scripted agents fill the seats that nobody was named for
+#: The package's own front door may name anything, late.
+FRONT = "__init__"
+
+#: Where torch's global generator may be seeded: inside fork_rng, or in a process that the file owns.
+TORCH_SEEDERS = {"baselines/nano/recipe.py"}
+
+
+def python_files(*folders: str) -> list[Path]:
+    """Every file of ours, each once (the links inside dream_envs are not followed)."""
+    found = []
+    for folder in folders:
+        for where, names, files in os.walk(ROOT / folder):
+            names[:] = sorted(n for n in names if not (Path(where) / n).is_symlink() and n != "__pycache__")
+            found += [Path(where) / f for f in sorted(files) if f.endswith(".py")]
+    return found
+
+
+SOURCE = python_files("dream_envs", "agents", "baselines", "leaderboard")
+EVERYTHING = [*SOURCE, *python_files("tests")]
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = parts[0] if parts[0] != "dream_envs" else parts[1]
+    return "cli" if name.startswith("_cli_") else name
+
+
+def imports(tree: ast.Module, package: str) -> Iterator[tuple[str, bool, int]]:
+    """(module, whether at import time, line) of every import; TYPE_CHECKING blocks are left out."""
+    late = {
+        id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)
+    }
+    typing = {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for n in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) not in late, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*up, *([base] if base else [])])
+            yield base, id(node) not in late, node.lineno
+            for alias in node.names:
+                yield f"{base}.{alias.name}", id(node) not in late, node.lineno
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def package_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts[:-1]
+    return ".".join(parts if parts[0] == "dream_envs" else ("dream_envs", *parts))
+
+
+def rooms_imported(path: Path) -> Iterator[tuple[str, bool, int]]:
+    for module, early, line in imports(tree_of(path), package_of(path)):
+        parts = module.split(".")
+        if parts[0] == "dream_envs" and len(parts) > 1:
+            room = "cli" if parts[1].startswith("_cli_") else parts[1]
+            if room in RANK:
+                yield room, early, line
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_left(path):
+    mine = room_of(path)
+    if mine == FRONT:
+        early = [room for room, at_import, _ in rooms_imported(path) if at_import]
+        assert set(early) <= {"registry"}, "import dream_envs has to stay quick"
+        return
+    assert mine in RANK, f"{mine} is a new room: give it its place in ROWS"
+    wrong = []
+    for room, early, line in rooms_imported(path):
+        if room == mine or RANK[room] < RANK[mine]:
+            continue
+        if not early and (mine, room) in LATE:
+            continue
+        wrong.append(f"line {line}: {mine} imports {room}")
+    assert not wrong
+
+
+def test_the_walk_sees_what_it_should(tmp_path):
+    """The reader of imports, on a file in which everything that it has to tell apart occurs."""
+    text = (
+        "from __future__ import annotations\nimport dream_envs.games.x\nfrom dream_envs import rollout as r\n"
+        "from . import gates\nfrom ..faces import aec\nif TYPE_CHECKING:\n    import torch\n"
+        "def f():\n    from dream_envs.agents import scripted\n"
+    )
+    found = list(imports(ast.parse(text), "dream_envs.curriculum"))
+    early = {module for module, at_import, _ in found if at_import}
+    late = {module for module, at_import, _ in found if not at_import}
+    assert {"dream_envs.games.x", "dream_envs.rollout", "dream_envs.curriculum.gates", "dream_envs.faces.aec"} <= early
+    assert late == {"dream_envs.agents", "dream_envs.agents.scripted"}
+    assert "torch" not in early | late
+
+
+def test_core_imports_nothing_of_ours():
+    for name in ("core.py", "seeds.py"):
+        found = {m for m, _, _ in imports(tree_of(ROOT / "dream_envs" / name), "dream_envs")}
+        assert not [m for m in found if m.split(".")[0] == "dream_envs"]
+
+
+HEAVY = {"torch", "transformers", "trl", "accelerate", "peft", "datasets"}
+
+
+def test_the_environments_do_not_know_torch():
+    for path in python_files("dream_envs"):
+        if room_of(path) == "cli":
+            continue
+        for module, _, line in imports(tree_of(path), package_of(path)):
+            assert module.split(".")[0] not in HEAVY, f"{path.name}:{line} imports {module}"
+
+
+def test_always_by_the_full_name():
+    """``import agents`` would find another project's package of that name."""
+    bare = {"agents", "baselines", "leaderboard"}
+    for path in EVERYTHING:
+        for module, _, line in imports(tree_of(path), package_of(path) if path in SOURCE else "tests"):
+            assert module.split(".")[0] not in bare, f"{path}:{line} imports {module}: say dream_envs.{module}"
+
+
+def global_randomness(tree: ast.Module) -> Iterator[str]:
+    """Every use of a global generator: the module random, numpy's old functions, torch's global seed, seed + i."""
+    for module, _, line in imports(tree, "x"):
+        if module.split(".")[0] in ("random", "secrets") or module.startswith("uuid.uuid"):
+            yield f"line {line}: import {module}"
+    old = {"seed", "rand", "randn", "randint", "random", "choice", "shuffle", "permutation", "normal", "uniform"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            for prefix in ("np.random.", "numpy.random."):
+                if text.startswith(prefix) and text.removeprefix(prefix).split(".")[0] in {*old, "RandomState"}:
+                    yield f"line {node.lineno}: {text}"
+            if text in ("torch.manual_seed", "torch.seed", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all"):
+                yield f"line {node.lineno}: {text}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("default_rng"):
+            yield f"line {node.lineno}: default_rng; use seeds.stream"
+        if (
+            isinstance(node, ast.BinOp)
+            and isinstance(node.op, ast.Add)
+            and ast.unparse(node.left) in ("seed", "self.seed")
+        ):
+            yield f"line {node.lineno}: {ast.unparse(node)}; use a label"
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_global_randomness(path):
+    if path.is_relative_to(ROOT / "dream_envs" / "testing"):  # it watches the global generators
+        return
+    name = str(path.relative_to(ROOT))
+    found = [f for f in global_randomness(tree_of(path)) if not (name in TORCH_SEEDERS and "torch.manual_seed" in f)]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import random",
+        "from random import choice",
+        "x = np.random.randint(3)",
+        "np.random.seed(0)",
+        "numpy.random.RandomState(1)",
+        "torch.manual_seed(3)",
+        "rng = np.random.default_rng(0)",
+        "f(seed + 1)",
+    ],
+)
+def test_global_randomness_is_found(line):
+    assert list(global_randomness(ast.parse(line)))
+
+
+@pytest.mark.parametrize("line", ["rng.random()", "np.random.Generator(np.random.PCG64(3))", "torch.random.fork_rng()"])
+def test_randomness_as_an_argument_is_not(line):
+    assert not list(global_randomness(ast.parse(line)))
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=lambda p: str(p.relative_to(ROOT)))
+def test_sizes(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 400, "split the file"
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = min([node.lineno, *[d.lineno for d in node.decorator_list]])
+            assert (node.end_lineno or first) - first < 60, f"{node.name} is longer than 60 lines"
+
+
+@pytest.mark.parametrize("name", ["agents", "baselines", "leaderboard"])
+def test_the_three_folders_never_shadow_a_package(name):
+    assert not (ROOT / name / "__init__.py").exists()
+    link = ROOT / "dream_envs" / name
+    assert os.readlink(link) == os.path.join("..", name)
+
+
+def tracked() -> list[str]:
+    found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip("not a git checkout")
+    return [name for name in found.stdout.split("\0") if name]
+
+
+def test_links_are_relative_and_inside():
+    for name in tracked():
+        path = ROOT / name
+        if path.is_symlink():
+            target = os.readlink(path)
+            assert not os.path.isabs(target)
+            assert (path.parent / target).resolve().is_relative_to(ROOT)
+
+
+def test_nothing_built_is_tracked():
+    for name in tracked():
+        parts = Path(name).parts
+        assert not {"__pycache__", ".venv", "build", "dist", "runs"} & set(parts), name
+        path = ROOT / name
+        assert path.is_symlink() or not path.exists() or path.stat().st_size <= 4 * 2**20, f"{name} is over 4 MiB"
