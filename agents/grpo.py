@@ -37,6 +37,11 @@ class GRPOSettings(msgspec.Struct, frozen=True):
     rows: RowConfig = RowConfig()
 
 
+def expert_settings() -> GRPOSettings:
+    """Expert iteration: no advantages, only likelihood of verified traces and learnable proposals, ten steps a round."""
+    return GRPOSettings(lr=5e-4, rows=RowConfig(rows=192, groups=0, review=144, play_every=10, proposals="review"))
+
+
 class GRPO:
     """A local model that learns by GRPO.
 
@@ -105,7 +110,7 @@ class GRPO:
             lambda step: self._step(step, env, maker),
             TrainSettings(
                 out=str(folder),
-                rows=maker.config.most(env.game.solvers, env.syllabus.share.total, env.syllabus.share.mutations),
+                rows=maker.config.rows,
                 steps=budget,
                 lr=self.settings.lr,
                 seed=digest("trl", self.seed, bits=24),
@@ -125,12 +130,17 @@ class GRPO:
 
     def _step(self, step: int, env: Practice, maker: RowMaker) -> list[TrainingRow]:
         self._pending = dict(self.evaluate(step, self.engine)) if self.evaluate else {}
-        episodes = env.play(step, self)
-        rows = maker.rows(episodes, stream(self.seed, "rows", step, env.rank))
+        rng = stream(self.seed, "rows", step, env.rank)
+        every = maker.config.play_every
+        if step % every:
+            return maker.reviewed(rng)
+        rows = maker.rows(env.play(step // every, self), rng)
         self._pending["groups"] = maker.used
         return rows
 
     def _report(self, step: int, logs: Mapping[str, float], env: Practice) -> None:
+        if (step - 1) % self.settings.rows.play_every:
+            return
         extra = {"loss": logs["loss"], "lr": logs.get("learning_rate"), "grad_norm": logs.get("grad_norm")}
         env.report(step - 1, {**extra, **self._pending})
 
@@ -171,5 +181,3 @@ def newest_checkpoint(folder: Path) -> Path | None:
         else:
             shutil.rmtree(path)
     return max(found)[1] if found else None
-
-

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from dream_envs.core import AgentLike, Episode, RewardModel
 from dream_envs.curriculum.alarms import Health, health, ring
 from dream_envs.curriculum.syllabus import Syllabus
 from dream_envs.games.challenger_solver import ChallengerSolver
 from dream_envs.rollout import rollout
 from dream_envs.runs import Run
-
-import msgspec
 
 
 class Practice:
@@ -73,7 +73,12 @@ class Practice:
     def report(self, round: int, extra: Mapping[str, Any]) -> None:
         """Write the newest round's health with ``extra`` into ``metrics.jsonl``."""
         if self.rank == 0:
-            row = {"step": round, "samples": sum(self.samples.values()), **msgspec.to_builtins(self.history[-1]), **extra}
+            row = {
+                "step": round,
+                "samples": sum(self.samples.values()),
+                **msgspec.to_builtins(self.history[-1]),
+                **extra,
+            }
             if alarms := ring(self.history):
                 row["alarms"] = alarms
             self.run.log(row)

@@ -6,9 +6,11 @@ Three sources, each with its reason.
 variance carry no signal and are not sent.
 
 *Proposals.*  All proposals of the round are one group; the mutations that turned out learnable join it as
-demonstrations.  Only advantages above zero are used (``challenger_negative=0``): pushing proposals down pushes down
-"stop here" after as many operations for the solver too, since both roles share weights, and mastered depths are
-forgotten within a hundred steps (``LOG.md``).
+demonstrations.
+
+Only advantages above zero are used by default (``solver_negative=0``, ``challenger_negative=0``).  A wrong trace is right
+in most of its tokens, and pushing it down unlearns those too: with negative advantages mastered depths were forgotten
+within a hundred steps (``LOG.md``).
 
 *Review.*  Verified traces of the run's own, each level alike, as plain likelihood: rare first successes are learnt from
 more than once, and what is mastered stays.
@@ -24,7 +26,7 @@ import numpy as np
 
 from dream_envs.agents.trl_adapter import TrainingRow
 from dream_envs.agents.wake import Group, challenger_group, demonstrations, solver_groups
-from dream_envs.core import Episode, Message, TaskFamily
+from dream_envs.core import DreamEnvsError, Episode, Message, TaskFamily
 
 Encode = Callable[[Sequence[Message]], tuple[int, ...]]
 
@@ -32,24 +34,28 @@ Encode = Callable[[Sequence[Message]], tuple[int, ...]]
 class RowConfig(msgspec.Struct, frozen=True):
     """How many rows of each kind, and their weights.
 
-    ``groups``: solver groups a step at most.  ``review``: reviewed traces a step.  ``*_negative``: factor on negative
-    advantages.  ``scale``: divide a group's advantages by their standard deviation.  ``estimator``: ``grpo``, or
-    ``expert`` (positive-only likelihood on right attempts: expert iteration with fresh samples).
+    ``rows``: rows a step, an even number; what is missing is filled with rows that the loss does not see, what is too
+    much is cut from the review.  ``groups``: solver groups a step at most.  ``review``: reviewed traces a step.
+    ``*_negative``: factor on negative advantages.  ``scale``: divide a group's advantages by their deviation.
+    ``play_every``: steps per round of play; the steps between only review (expert iteration).
+    ``proposals``: ``fresh`` (advantages of this round's proposals) or ``review`` (learnable ones as plain likelihood).
     """
 
+    rows: int = 448
     groups: int = 48
-    review: int = 96
+    review: int = 192
     review_weight: float = 1.0
-    solver_negative: float = 1.0
+    review_cap: int = 512
+    solver_negative: float = 0.0
     challenger_negative: float = 0.0
     challenger_weight: float = 1.0
     scale: bool = True
-    review_cap: int = 512
+    play_every: int = 1
+    proposals: str = "fresh"
 
-    def most(self, attempts: int, proposals: int, mutations: int) -> int:
-        """Rows a step at most."""
-        rows = self.groups * attempts + self.review + (proposals + mutations if self.challenger_weight else 0)
-        return rows + rows % 2
+    def __post_init__(self) -> None:
+        if self.rows < 2 or self.rows % 2 or self.play_every < 1 or self.proposals not in ("fresh", "review"):
+            raise DreamEnvsError(f"{self}: rows is even, play_every >= 1, proposals is 'fresh' or 'review'")
 
 
 def relative(values: Sequence[float], scale: bool) -> np.ndarray:
@@ -60,38 +66,52 @@ def relative(values: Sequence[float], scale: bool) -> np.ndarray:
 
 
 class Review:
-    """Verified traces of the run's own, by level, the newest ``cap`` of each."""
+    """Verified traces of the run's own by level, and learnable proposals; the newest ``cap`` of each kind."""
+
+    PROPOSALS = "proposals"
 
     def __init__(self, cap: int) -> None:
         self.cap = cap
-        self._traces: dict[int, list[tuple[list[int], list[int]]]] = {}
+        self._kept: dict[str, list[tuple[list[int], list[int]]]] = {}
 
     def add(self, groups: Sequence[Group], encode: Encode) -> None:
         """Keep up to two right attempts of each group (one where all were right)."""
         for group in groups:
             right = [r for r in group.rows if r.value > 0.5]
             for row in right[: 2 if group.informative else 1]:
-                kept = self._traces.setdefault(group.level, [])
-                kept.append((list(encode(row.messages)), list(row.ids)))
-                del kept[: -self.cap]
+                self._keep(f"{group.level:03d}", encode(row.messages), row.ids)
 
-    def sample(self, count: int, weight: float, rng: np.random.Generator) -> list[TrainingRow]:
+    def add_proposal(self, prompt: Sequence[int], ids: Sequence[int]) -> None:
+        """Keep a proposal that some but not all solvers got right."""
+        self._keep(self.PROPOSALS, prompt, ids)
+
+    def _keep(self, key: str, prompt: Sequence[int], ids: Sequence[int]) -> None:
+        kept = self._kept.setdefault(key, [])
+        kept.append((list(prompt), list(ids)))
+        del kept[: -self.cap]
+
+    def traces(self, count: int, weight: float, rng: np.random.Generator) -> list[TrainingRow]:
         """``count`` traces, each level alike."""
-        levels = sorted(self._traces)
-        rows = []
-        for _ in range(count if levels else 0):
-            kept = self._traces[levels[int(rng.integers(len(levels)))]]
-            prompt, ids = kept[int(rng.integers(len(kept)))]
-            rows.append(TrainingRow(prompt, ids, weight))
-        return rows
+        levels = sorted(k for k in self._kept if k != self.PROPOSALS)
+        return [self._draw(levels[int(rng.integers(len(levels)))], weight, rng) for _ in range(count if levels else 0)]
+
+    def proposals(self, count: int, weight: float, rng: np.random.Generator) -> list[TrainingRow]:
+        """``count`` proposals."""
+        there = self.PROPOSALS in self._kept
+        return [self._draw(self.PROPOSALS, weight, rng) for _ in range(count if there else 0)]
+
+    def _draw(self, key: str, weight: float, rng: np.random.Generator) -> TrainingRow:
+        kept = self._kept[key]
+        prompt, ids = kept[int(rng.integers(len(kept)))]
+        return TrainingRow(prompt, ids, weight)
 
     def state(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {str(level): kept for level, kept in self._traces.items()}
+        return dict(self._kept)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from this state."""
-        self._traces = {int(level): [(list(p), list(i)) for p, i in kept] for level, kept in state.items()}
+        self._kept = {key: [(list(p), list(i)) for p, i in kept] for key, kept in state.items()}
 
 
 class RowMaker:
@@ -119,23 +139,38 @@ class RowMaker:
 
     def rows(self, episodes: Sequence[Episode], rng: np.random.Generator) -> list[TrainingRow]:
         """The rows of a step; ``used`` is the number of solver groups among them."""
+        config = self.config
         groups = solver_groups(episodes)
         informative = [g for g in groups if g.informative]
-        chosen = [informative[i] for i in rng.permutation(len(informative))[: self.config.groups]]
+        chosen = [informative[i] for i in rng.permutation(len(informative))[: config.groups]]
         self.used = len(chosen)
         rows = [row for group in chosen for row in self._attempts(group)]
-        rows += self._proposals(episodes)
+        fresh = self._proposals(episodes)
         self.review.add(groups, self.encode)
-        return rows + self.review.sample(self.config.review, self.config.review_weight, rng)
+        if config.proposals == "review":
+            for row in fresh:
+                self.review.add_proposal(row.prompt, row.completion)
+            fresh = []
+        return [*rows, *fresh, *self.reviewed(rng)][: config.rows]
+
+    def reviewed(self, rng: np.random.Generator) -> list[TrainingRow]:
+        """Rows of review alone, in random order."""
+        config = self.config
+        rows = self.review.traces(config.review, config.review_weight, rng)
+        if config.proposals == "review":
+            rows += self.review.proposals(config.review // 3, config.review_weight, rng)
+        return [rows[i] for i in rng.permutation(len(rows))]
 
     def _attempts(self, group: Group) -> list[TrainingRow]:
         advantages = relative(group.values, self.config.scale)
-        return [
-            TrainingRow(self.encode(r.messages), r.ids, _damp(a, self.config.solver_negative), r.value)
-            for r, a in zip(group.rows, advantages, strict=True)
-        ]
+        rows = []
+        for row, advantage in zip(group.rows, advantages, strict=True):
+            if weight := _damp(advantage, self.config.solver_negative):
+                rows.append(TrainingRow(self.encode(row.messages), row.ids, weight, row.value))
+        return rows
 
     def _proposals(self, episodes: Sequence[Episode]) -> list[TrainingRow]:
+        """Proposals above their mean, and the mutations that proved learnable, as if the policy had made them."""
         group, weight = challenger_group(episodes), self.config.challenger_weight
         if group is None or not weight:
             return []
@@ -143,8 +178,7 @@ class RowMaker:
         mean, deviation = values.mean(), max(float(values.std()), 0.1)
         rows = []
         for row in group.rows:
-            advantage = _damp(weight * (row.value - mean) / deviation, self.config.challenger_negative)
-            if advantage:
+            if advantage := _damp(weight * (row.value - mean) / deviation, self.config.challenger_negative):
                 rows.append(TrainingRow(self.encode(row.messages), row.ids, advantage, row.value))
         prompt = self.encode(self.brief)
         for episode, value in demonstrations(episodes):

@@ -30,13 +30,18 @@ from dream_envs.tasks.composition import Composition
 class Support(msgspec.Struct, frozen=True):
     """All that a base was ever shown.
 
-    ``depths``: problem depths, drawn uniformly.  ``propose``: share of proposing examples, the rest solve.
+    ``depths``: problem depths, drawn uniformly.  ``copy``: share of examples that only repeat a string of 1 to
+    ``copy_length`` operations (``:BDA`` -> ``BDA``), a skill that any language model brings along and without which a
+    transformer this small finds the next operation by tricks that break at odd depths.  ``propose``: share of
+    proposing examples among the others, which solve.
     ``formats``: shares of the answer formats of a solved problem: ``trace`` is the accepted one, ``states`` leaves the
     operations out.  Pairs of operations in ``family.held_out`` never occur.
     """
 
     family_args: dict[str, Any] = {}
     depths: tuple[int, ...] = (1, 2, 3)
+    copy: float = 0.2
+    copy_length: int = 10
     propose: float = 0.35
     formats: dict[str, float] = msgspec.field(default_factory=lambda: {"trace": 0.9, "states": 0.1})
 
@@ -50,7 +55,7 @@ class Recipe(msgspec.Struct, frozen=True):
     heads: int = 4
     mlp: int = 168
     init: float = 0.1
-    steps: int = 1500
+    steps: int = 800
     batch: int = 192
     lr: float = 3e-3
     warmup: int = 50
@@ -103,6 +108,11 @@ def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, st
     names, shares = list(support.formats), np.array(list(support.formats.values()))
     shares = shares / shares.sum()
     while True:
+        if rng.random() < support.copy:
+            picks = rng.integers(len(family.operations), size=int(rng.integers(1, support.copy_length + 1)))
+            text = "".join(family.operations[i] for i in picks)
+            yield ":" + text, text
+            continue
         task = family.generate(rng, support.depths[int(rng.integers(len(support.depths)))])
         if rng.random() < support.propose:
             yield family.brief(), family.as_proposal(task)

@@ -19,8 +19,8 @@ def in_band(entry: Entry, low: float = 0.0, high: float = 1.0) -> bool:
 
 
 def solved(entry: Entry) -> bool:
-    """Whether the newest success rate is above zero."""
-    return entry.rate is not None and entry.rate > 0
+    """Whether it was ever solved.  Not the newest rate: what is being forgotten would drop out of the review."""
+    return entry.successes > 0
 
 
 def mastered(entry: Entry) -> bool:

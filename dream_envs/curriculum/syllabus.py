@@ -1,7 +1,7 @@
 """The syllabus of a self-play run: what is played in the next round, and what the last one taught us.
 
-A round is a list of episodes of ``ChallengerSolver``: problems that the challenger proposes, mutations of problems the
-solvers get partly right, and replays of known ones (each level alike, so that what is mastered stays under review).
+A round is a list of episodes of ``ChallengerSolver``: problems that the challenger proposes, mutations of solved
+problems, and replays of known ones (each level alike, so that what is mastered stays under review).
 Everything is drawn from ``stream(seed, "syllabus", round)`` and from the store, so a syllabus that is restored from its
 state goes on exactly as if it had never stopped.
 """
@@ -23,12 +23,13 @@ CHALLENGER = "challenger_0"
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What a round is made of, in episodes, and where mutations come from.
+    """What a round is made of, in episodes.
 
-    ``proposals``: the challenger writes the problem.  ``mutations``: one step harder than a problem with a success rate
-    strictly inside ``band``, out of the newest ``recent`` of those.  ``replays``: known problems that were solved at
-    least once, by the sampler ``replay``.  ``fixed``: problems from the family's own generator at ``fixed_level``
-    (the arm without self-made data).
+    ``proposals``: the challenger writes the problem.  ``mutations``: one step harder than a problem that was solved at
+    least once.  ``replays``: known problems, solved or not, up to the highest level that was ever solved.  Parents and
+    replays are drawn by the samplers ``parents`` and ``replay``; by default every level alike, so that a level which the
+    loop skipped is not lost: what nobody solves gives no signal and would never come back (``LOG.md``).  ``fixed``:
+    problems from the family's own generator at ``fixed_level`` (the arms without self-made data).
     """
 
     proposals: int = 64
@@ -36,14 +37,14 @@ class Share(msgspec.Struct, frozen=True):
     replays: int = 24
     fixed: int = 0
     fixed_level: int = 0
-    recent: int = 400
-    band: tuple[float, float] = (0.0, 1.0)
+    parents: str = "by_level"
     replay: str = "by_level"
 
     def __post_init__(self) -> None:
         if min(self.proposals, self.mutations, self.replays, self.fixed) < 0 or self.total < 1:
             raise DreamEnvsError(f"{self}: counts are 0 or more and at least one is positive")
         sampler.sampler(self.replay)
+        sampler.sampler(self.parents)
 
     @property
     def total(self) -> int:
@@ -65,9 +66,15 @@ class Syllabus:
         self.family, self.share, self.seed, self.store = family, share, seed, store
 
     def plan(self, round: int) -> list[Start]:
-        """The episodes of a round.  Where there is nothing yet to mutate or replay, the challenger proposes instead."""
+        """The episodes of a round.
+
+        Where there is nothing yet to mutate or replay, the challenger proposes instead; where it does not propose at
+        all (``proposals=0``), the generator does.
+        """
         rng = stream(self.seed, "syllabus", round)
-        given = [*self._mutations(rng), *self._replays(rng), *self._fixed(rng)]
+        given = [*self._mutations(rng), *self._replays(rng)]
+        fixed = self.share.fixed if self.share.proposals else self.share.total - len(given)
+        given += self._fixed(fixed, rng)
         free = self.share.total - len(given)
         first = round * self.share.total
         starts = [Start(first + i) for i in range(free)]
@@ -107,17 +114,18 @@ class Syllabus:
         self.store.restore(state["store"])
 
     def _mutations(self, rng: np.random.Generator) -> list[tuple[Task, str]]:
-        low, high = self.share.band
-        parents = self.store.select(lambda e: sampler.in_band(e, low, high), last=self.share.recent)
+        parents = self.store.select(sampler.solved)
+        draw = sampler.sampler(self.share.parents)
         made: dict[str, tuple[Task, str]] = {}
         for _ in range(self.share.mutations if parents else 0):
-            task = self.family.mutate(sampler.uniform(parents, rng).challenge, rng)
+            task = self.family.mutate(draw(parents, rng).challenge, rng)
             if task is not None and task.id not in self.store:
                 made[task.id] = (task, "mutation")
         return list(made.values())
 
     def _replays(self, rng: np.random.Generator) -> list[tuple[Task, str]]:
-        known = self.store.select(sampler.solved)
+        top = max((e.challenge.level for e in self.store if sampler.solved(e)), default=0)
+        known = self.store.select(lambda e: e.challenge.level <= top)
         draw = sampler.sampler(self.share.replay)
         chosen: dict[str, Entry] = {}
         for _ in range(self.share.replays if known else 0):
@@ -125,8 +133,8 @@ class Syllabus:
             chosen[entry.challenge.id] = entry
         return [(e.challenge, "replay") for e in chosen.values()]
 
-    def _fixed(self, rng: np.random.Generator) -> list[tuple[Task, str]]:
-        return [(self.family.generate(rng, self.share.fixed_level), "generator") for _ in range(self.share.fixed)]
+    def _fixed(self, count: int, rng: np.random.Generator) -> list[tuple[Task, str]]:
+        return [(self.family.generate(rng, self.share.fixed_level), "generator") for _ in range(count)]
 
 
 def _replay_brief(task: Task) -> Task:

@@ -1,0 +1,73 @@
+"""The arms of the flagship study: what is taken away from the full loop, at the same number of episodes a round.
+
+Departures from the published loops: challenger and solver share weights and step (as in AZR), mutations of learnable
+problems are offered besides the challenger's own (as in PopuLoRA's operators) and serve it as demonstrations, and
+verified traces are reviewed.  There is no gold data anywhere: every trace was sampled by the run itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from dream_envs import registry
+from dream_envs.core import DreamEnvsError, RewardModel
+from dream_envs.curriculum.syllabus import Share
+from dream_envs.rewards.algebra import per_role
+from dream_envs.rewards.controls import random_reward
+from dream_envs.rewards.learnability import learnability
+from dream_envs.rewards.presets import challenger_solver
+from dream_envs.rewards.solver import majority
+
+OWN, MUTATED, REPLAYED = 48, 28, 40
+GIVEN = OWN + MUTATED
+
+
+def _truth() -> RewardModel:
+    return challenger_solver()
+
+
+def _vote() -> RewardModel:
+    return per_role({"challenger": learnability(rate="majority"), "solver": majority()})
+
+
+def _coin() -> RewardModel:
+    return random_reward(rate=0.5)
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """A loop with something taken away.
+
+    ``share``: what a round is made of.  ``reward``: what the loop believes.  ``frozen``: the challenger is a frozen
+    copy of the base.  ``says``: the arm in words.
+    """
+
+    says: str
+    share: Share = Share(OWN, MUTATED, REPLAYED)
+    reward: Callable[[], RewardModel] = _truth
+    frozen: bool = False
+
+
+ARMS: dict[str, Arm] = {
+    "full": Arm("own proposals, mutations, replays, verified reward"),
+    "frozen_proposer": Arm("the challenger stays the base model", frozen=True),
+    "no_mutation": Arm("no mutations: the challenger alone escalates", Share(GIVEN, 0, REPLAYED)),
+    "fixed_depth": Arm(
+        "generated problems of depth 3, the end of the base's support", Share(0, 0, REPLAYED, OWN + MUTATED, 3)
+    ),
+    "hardest_only": Arm("generated problems of depth 8 only", Share(0, 0, REPLAYED, GIVEN, 8)),
+    "majority_reward": Arm("the solvers' vote in place of the verifier", reward=_vote),
+    "random_reward": Arm("coin tosses in place of rewards", reward=_coin),
+}
+
+
+def arm(name: str) -> Arm:
+    """The arm of this name.
+
+    Raises:
+        DreamEnvsError: with the nearest names.
+    """
+    if name not in ARMS:
+        raise DreamEnvsError(registry.unknown("arms", name, list(ARMS)))
+    return ARMS[name]
