@@ -121,7 +121,7 @@ def _env(name: str, thing: Any) -> dict[str, Any]:
 
 
 def _task(name: str, thing: Any) -> dict[str, Any]:
-    family = thing() if inspect.isclass(thing) else thing
+    family: Any = thing() if inspect.isclass(thing) else thing
     levels = family.levels
     examples = []
     for level in dict.fromkeys([levels[0], levels[min(2, len(levels) - 1)], levels[len(levels) // 2]]):

@@ -112,7 +112,7 @@ def load(kind: str, name: str) -> Any:
     _check_kind(kind)
     target: Any = _added[kind].get(name) or _BUILT_IN[kind].get(name)
     if target is None and name in _entry_points(kind):
-        return _entry_points(kind)[name].load()
+        return _import(_entry_points(kind)[name].value)
     if target is None and ":" in name:
         target = name
     if target is None:

@@ -233,11 +233,18 @@ def _mutation(family: TaskFamily) -> None:
 
 
 def _episodes() -> Iterator[Episode]:
+    """Good and bad play in each role, with and without a judge: 60 episodes."""
     for judge in (False, True):
         game = ChallengerSolver(solvers=3, judge=judge)
-        for who in ("oracle", "guesser", "floor", "random", "impossible", "overlong"):
-            seats = {"challenger": who, "solver_0": who, "solver_1": "oracle", "solver_2": "guesser"}
-            yield from rollout(game, {**seats, **({"judge": who} if judge else {})}, 4, seed=f"parts/{who}")
+        good = {
+            "challenger": "generator",
+            "solver": "guesser",
+            "solver_1": "oracle",
+            **({"judge": "oracle"} if judge else {}),
+        }
+        for who in ("oracle", "guesser", "floor", "random", "overlong"):
+            for role in ("challenger", "solver_0", *(["judge"] if judge else [])):
+                yield from rollout(game, {**good, role: who}, 2 if judge else 3, seed=f"parts/{who}/{role}")
 
 
 def _scores(model: Callable[[Episode], dict[str, Score]], episodes: Sequence[Episode]) -> None:
@@ -263,7 +270,7 @@ def _pure(model: Callable[[Episode], dict[str, Score]], episodes: Sequence[Episo
 def _speaks(model: Callable[[Episode], dict[str, Score]], episodes: Sequence[Episode]) -> None:
     found = [s for e in episodes for s in acting.score(e, model).scores.values() if s.status == "ok"]
     if not found:
-        raise Skip("no score with status ok in 48 episodes of ChallengerSolver: a reward for another game?")
+        raise Skip("no score with status ok in 60 episodes of ChallengerSolver: a reward for another game?")
     _need(len({s.value for s in found}) > 1, f"every score is {found[0].value:g}: nothing to learn from")
 
 

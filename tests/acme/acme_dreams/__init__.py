@@ -1,0 +1,1 @@
+"""A package of somebody else, for ``test_plugins``."""

@@ -1,0 +1,288 @@
+"""Every verb: what it prints for people and for programs, and what it says to somebody who made a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dream_envs import cli, registry
+from dream_envs.core import decode_episode
+from dream_envs.rollout import read_episodes
+
+GAME = "ChallengerSolver-v0"
+
+
+def test_help_of_every_verb(verb):
+    status, out, _ = verb("--help")
+    assert status == 0
+    verbs = [c.name or c.callback.__name__ for c in cli.app.registered_commands]
+    assert len(verbs) >= 12
+    for name in verbs:
+        assert f"  {name} " in out
+        status, page, _ = verb(name, "--help")
+        assert status == 0 and "--json" in page
+
+
+def test_version(verb_text):
+    import dream_envs
+
+    assert verb_text("--version") == f"{dream_envs.__version__}\n"
+
+
+MISTAKES = [
+    (["lsit"], ["'lsit'", "'list'"]),
+    (["list", "env"], ["'env'", "'envs'"]),
+    (["info", "compositon"], ["'compositon'", "'composition'"]),
+    (["info", "nowhere/run"], ["'nowhere/run'"]),
+    (["play", "ChalengerSolver-v0"], ["'dream_envs/ChallengerSolver-v0'"]),
+    (["play", GAME, "--set", "sovlers=3"], ["'sovlers'", "'solvers'"]),
+    (["play", GAME, "--set", "solvers=0"], ["solvers=0", "1 to 1024"]),
+    (["play", GAME, "--set", "solvers"], ["'solvers'", "KEY=VALUE"]),
+    (["play", GAME, "--set", "solvers=2,solvers=3"], ["twice"]),
+    (["play", GAME, "--seats", "solvr=oracle"], ["'solvr'", "'solver'"]),
+    (["play", GAME, "--seats", "solver=oracel"], ["'oracel'", "'oracle'"]),
+    (["play", GAME, "--seats", "solver=generator(level=3)"], ["'level'", "'levels'"]),
+    (["play", GAME, "--seats", "solver=generator(levels=3"], ["NAME(KEY=VALUE,...)"]),
+    (["play", GAME, "--seats", "solver=no.such.module:Agent"], ["no.such.module"]),
+    (["play", GAME, "--reward", "learnabilty"], ["'learnabilty'", "'learnability'"]),
+    (["play", GAME, "--reward", "learnability(form=x)"], ["'x'", "azr"]),
+    (["play", GAME, "--human", "slover"], ["'slover'", "'solver'"]),
+    (["play", GAME, "--episodes", "0"], ["--episodes", "1"]),
+    (["play", GAME, "--episodes", "many"], ["--episodes", "integer"]),
+    (["play", GAME, "--sed", "3"], ["--sed", "--seed"]),
+    (["play"], ["ID"]),
+    (["rollout", GAME], ["--out"]),
+    (["rollout", GAME, "--out", "x", "--width", "0"], ["--width"]),
+    (["rollout", GAME, "--out", "/dev/null/x"], ["/dev/null/x"]),
+    (["check", "nothing"], ["'nothing'"]),
+    (["check", GAME, "--only", "pickle"], ["'pickle'", "'pickling'"]),
+    (["check", "composition", "--set", "n_state=3"], ["'n_state'", "'n_states'"]),
+    (["check", "no_such_module:Class"], ["no_such_module"]),
+    (["new", "game", "X"], ["'game'", "env, task, reward, agent"]),
+    (["new", "env", "../up"], ["'../up'"]),
+    (["new", "env", "9lives"], ["'9lives'"]),
+    (["new", "task", "Composition"], ["'composition'", "another"]),
+    (["new", "agent", "class"], ["class"]),
+    (["view", "nowhere"], ["nowhere", "not there"]),
+    (["view", "."], [". has no episodes.jsonl"]),
+    (["rescore", "nowhere"], ["nowhere"]),
+    (["report", "nowhere"], ["nowhere"]),
+    (["nano", "compoze"], ["'compoze'", "'compose'"]),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), MISTAKES, ids=lambda v: " ".join(v)[:60])
+def test_a_mistake_is_one_line_with_the_way_out(verb, argv, words):
+    status, out, err = verb(*argv)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("dream-envs: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert all(word in err for word in words), err
+
+
+def test_a_fault_of_ours_is_not_hidden(verb, monkeypatch):
+    from dream_envs import _cli_info
+
+    def broken(kind: str) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(_cli_info, "listing", broken)
+    with pytest.raises(ZeroDivisionError):
+        verb("list")
+
+
+def test_list(verb_json, verb_text):
+    rows = verb_json("list")
+    assert {(r["kind"], r["name"]) for r in rows} == {(k, n) for k in registry.KINDS for n in registry.rows(k)}
+    assert {r["kind"] for r in verb_json("list", "tasks")} == {"tasks"}
+    assert "composition" in verb_text("list", "tasks")
+
+
+def test_info_of_every_name(verb_json, verb_text):
+    """Each manual page is there, and a family's examples are what its own verifier accepts."""
+    for kind in registry.KINDS:
+        for name in registry.rows(kind):
+            if name == "local":
+                continue  # imports torch; below
+            pages = [p for p in verb_json("info", name)["pages"] if p["kind"] == kind]
+            assert len(pages) == 1 and len(pages[0]["manual"]) > 20
+            for example in pages[0].get("examples", []):
+                family = registry.create("tasks", name)
+                task = family.parse(example["proposal"])
+                assert task.prompt == example["prompt"]
+                assert family.verify(task, example["gold"]).value == 1.0
+                assert family.chance(task) == example["chance"]
+
+
+def test_info_of_an_environment(verb_json, verb_text):
+    page = verb_json("info", GAME)["pages"][0]
+    assert page["gymnasium_ids"][1] == "dream_envs/ChallengerSolver-Solver-v0"
+    assert verb_json("info", page["gymnasium_ids"][1])["pages"] == [page]  # a role's id leads to the game
+    text = verb_text("info", GAME)
+    assert "What each sees" in text and "solver_3" in text and "(0, 1" not in text
+
+
+def test_a_name_in_two_registries_shows_both(verb_json):
+    assert [p["kind"] for p in verb_json("info", "random")["pages"]] == ["rewards", "agents"]
+
+
+def test_play_shows_what_happened(verb_text):
+    text = verb_text("play", GAME, "--seats", "solver=oracle", "--set", "solvers=2,level=3", "--episodes", "2")
+    assert text.count("── challenger_0") == 2 and text.count("── solver_1") == 2
+    assert "solver_0: 1" in text and "accepted level=3" in text
+    assert "\x1b" not in text  # not a terminal
+
+
+def test_play_and_rollout_are_the_same_episodes(verb_text, tmp_path):
+    lines = verb_text("play", GAME, "--episodes", "3", "--seed", "x", "--json").splitlines()
+    verb_text("rollout", GAME, "--episodes", "3", "--seed", "x", "--out", "r")
+    here = [decode_episode(line) for line in lines]
+    there = sorted(read_episodes(tmp_path / "r" / "episodes.jsonl"), key=lambda e: e.index)
+    assert [(e.seed, e.tasks, [t.text for t in e.turns], e.scores) for e in here] == [
+        (e.seed, e.tasks, [t.text for t in e.turns], e.scores) for e in there
+    ]
+    other = verb_text("play", GAME, "--episodes", "3", "--seed", "y", "--json").splitlines()
+    assert not {e.tasks[-1].id for e in here} & {decode_episode(line).tasks[-1].id for line in other}
+
+
+def test_a_human_takes_a_seat(verb, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("c:BD\\\nA\nc:BDA\n"))
+    status, out, err = verb("play", GAME, "--human", "challenger", "--episodes", "2", "--json")
+    assert status == 0
+    first, second = [decode_episode(line) for line in out.splitlines()]
+    assert first.turns[0].text == "c:BD\nA" and not first.outcome.facts["valid"]
+    assert second.turns[0].text == "c:BDA" and second.outcome.facts["valid"]
+    assert "you are challenger_0" in err
+
+
+def test_a_human_who_leaves(verb, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    status, out, err = verb("play", GAME, "--human", "judge")
+    assert (status, out) == (2, "") and "judge_0 had to reply" in err.splitlines()[-1]
+
+
+def test_rollout_goes_on_where_it_stopped(verb_json, verb, tmp_path):
+    first = verb_json("rollout", GAME, "--episodes", "7", "--out", "r")
+    second = verb_json("rollout", GAME, "--episodes", "12", "--out", "r")
+    whole = verb_json("rollout", GAME, "--episodes", "12", "--out", "whole")
+    assert (first["new"], second["new"], whole["new"]) == (7, 5, 12)
+    assert second["roles"] == whole["roles"]
+    status, _, err = verb("rollout", GAME, "--episodes", "12", "--out", "r", "--seed", "1")
+    assert status == 2 and "seed" in err and "--out" in err
+
+
+def test_ctrl_c_says_how_to_go_on_and_loses_nothing(tmp_path):
+    """A slow agent, a signal in the middle, then the same command again: no episode is missing or there twice."""
+    (tmp_path / "slow.py").write_text(
+        "import time\ndef agent(text: str) -> str:\n    time.sleep(0.02)\n    return 'x'\n"
+    )
+    argv = [sys.executable, "-m", "dream_envs.cli", "rollout", GAME, "--seats", "solver=slow:agent", "--width", "2"]
+    argv += ["--episodes", "60", "--out", "r", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    file = tmp_path / "r" / "episodes.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not file.exists() or file.read_bytes().count(b"\n") < 4):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == ""
+    assert err.count("\n") == 1 and "the same command" in err
+    before = file.read_bytes().count(b"\n")
+    assert 4 <= before < 60
+    again = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["new"] == 60 - before
+    assert sorted(e.index for e in read_episodes(file)) == list(range(60))
+
+
+def test_check_says_what_failed(verb, monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from dream_envs.tasks.composition import Composition\n"
+        "from dream_envs.core import Score\n"
+        "class Lenient(Composition):\n"
+        "    def verify(self, task, reply):\n"
+        "        return Score(float(task.answer in reply))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    status, out, err = verb("check", "mine:Lenient", "--json")
+    assert status == 1 and err == ""
+    found = json.loads(out)
+    assert not found["ok"]
+    assert "strict" in {c["name"] for c in found["checks"] if c["status"] == "failed"}
+    status, out, _ = verb("check", "mine:Lenient")
+    assert status == 1 and "FAIL strict" in out
+
+
+def test_check_only(verb_json):
+    found = verb_json("check", GAME, "--only", "plays", "--only", "pickling", "--set", "solvers=2")
+    assert [c["name"] for c in found["checks"]] == ["plays", "pickling"] and found["ok"]
+
+
+def test_new_never_overwrites(verb_json, verb, tmp_path):
+    made = verb_json("new", "reward", "TwoWords")
+    assert (made["name"], made["out"]) == ("two_words", "two_words")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    status, _, err = verb("new", "reward", "two_words")
+    assert status == 2 and "--out" in err
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert not [p for p, text in before.items() if b"{{" in text or b"}}" in text]
+
+
+def test_doctor(verb_json, verb_text):
+    found = verb_json("doctor")
+    status = {f["name"]: f["status"] for f in found["findings"]}
+    assert found["ok"] and status["python"] == status["numpy"] == status["dream_envs.agents"] == "ok"
+    assert "dream_envs.baselines" in verb_text("doctor")
+
+
+def test_doctor_sees_a_link_that_became_a_text_file(verb_json, verb, monkeypatch, tmp_path):
+    """What git leaves where links are not allowed; nothing of the real checkout is touched."""
+    import importlib.util
+    from pathlib import Path
+
+    import dream_envs
+
+    (tmp_path / "agents").write_text("../agents")
+    (tmp_path / "baselines").mkdir()
+    real = importlib.util.find_spec
+    monkeypatch.setattr(dream_envs, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name.startswith("dream_envs.agents") else real(name, *a)
+    )
+    status, out, _ = verb("doctor", "--json")
+    broken = {f["name"]: f["detail"] for f in json.loads(out)["findings"] if f["status"] == "broken"}
+    assert status == 1 and list(broken) == ["dream_envs.agents"] and "core.symlinks" in broken["dream_envs.agents"]
+    assert Path(cli.__file__).exists()
+
+
+def test_nano_builds_a_base(verb_json, tmp_path):
+    pytest.importorskip("transformers")
+    made = verb_json("nano", "compose", "--steps", "2", "--out", "base")
+    assert made["out"] == "base" and (tmp_path / "base" / "model.safetensors").is_file()
+    episode = verb_json("play", GAME, "--seats", "solver='local(model=base)'".replace("'", ""), "--set", "solvers=1")
+    assert episode["turns"][1]["agent"] == "solver_0"
+
+
+def test_no_colour_when_asked_and_colour_in_a_terminal(monkeypatch):
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    from dream_envs._cli_common import style
+
+    assert style("x", "1", Terminal()) == "\x1b[1mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert style("x", "1", Terminal()) == "x"
