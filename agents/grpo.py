@@ -38,7 +38,7 @@ class GRPOSettings(msgspec.Struct, frozen=True):
 
 
 def expert_settings() -> GRPOSettings:
-    """Expert iteration: no advantages, only likelihood of verified traces and learnable proposals, ten steps a round."""
+    """Expert iteration: likelihood of verified traces and learnable proposals, no advantages, ten steps a round."""
     return GRPOSettings(lr=5e-4, rows=RowConfig(rows=192, groups=0, review=144, play_every=10, proposals="review"))
 
 

@@ -2,15 +2,15 @@
 
 Three sources, each with its reason.
 
-*Attempts.*  Solver groups in which some but not all attempts were right, GRPO's group-relative advantage.  Groups without
-variance carry no signal and are not sent.
+*Attempts.*  Solver groups in which some but not all attempts were right, GRPO's group-relative advantage.  Groups
+without variance carry no signal and are not sent.
 
 *Proposals.*  All proposals of the round are one group; the mutations that turned out learnable join it as
 demonstrations.
 
-Only advantages above zero are used by default (``solver_negative=0``, ``challenger_negative=0``).  A wrong trace is right
-in most of its tokens, and pushing it down unlearns those too: with negative advantages mastered depths were forgotten
-within a hundred steps (``LOG.md``).
+Only advantages above zero are used by default (``solver_negative=0``, ``challenger_negative=0``).  A wrong trace is
+right in most of its tokens, and pushing it down unlearns those too: with negative advantages mastered depths were
+forgotten within a hundred steps (``LOG.md``).
 
 *Review.*  Verified traces of the run's own, each level alike, as plain likelihood: rare first successes are learnt from
 more than once, and what is mastered stays.

@@ -5,8 +5,8 @@ What is relied on, and held by a contract test against the installed version:
 - ``rollout_func(prompts, trainer)`` returns exactly one row a prompt with ``prompt_ids``, ``completion_ids``,
   ``logprobs`` and ``env_mask``; further lists reach the reward functions as keyword arguments;
 - ``_generate_and_score_completions`` returns a dict whose ``advantages[B]`` are used as they stand;
-- with one generation batch an optimiser step the probability ratio is one, so rows that the policy did not sample itself
-  (reviewed traces, demonstrations) enter as plain weighted likelihood.
+- with one generation batch an optimiser step the probability ratio is one, so rows that the policy did not sample
+  itself (reviewed traces, demonstrations) enter as plain weighted likelihood.
 
 TRL normalises rewards by position in blocks of ``num_generations`` rows.  Rows here come in groups of (task, role) of
 any size, so their advantages are computed before (``agents.advantage``) and put in place of TRL's.
@@ -49,7 +49,8 @@ class RowTrainer(GRPOTrainer):
     def __init__(self, source: Callable[[int], list[TrainingRow]], rows: int, **kwargs: Any) -> None:
         self._source, self._row_count = source, rows
         self._rows: list[TrainingRow] = []
-        super().__init__(reward_funcs=_value, rollout_func=_rollout, **kwargs)
+        rollout: Any = _rollout  # it is given this class, where TRL's annotation names its own
+        super().__init__(reward_funcs=_value, rollout_func=rollout, **kwargs)
 
     def fetch(self, count: int) -> list[TrainingRow]:
         """This step's rows, filled up with rows that the loss does not see."""

@@ -1,7 +1,7 @@
-"""The flagship: a small pretrained model writes its own syllabus, learns from it, and we measure exactly what it gained.
+"""The flagship: a small pretrained model writes its own syllabus and learns from it; what it gained is exact.
 
-One seed, one arm: ``dream-envs dream --out runs/dream``.  The same folder goes on after a kill with ``--resume`` and ends
-in the same weights.
+One seed, one arm: ``dream-envs dream --out runs/dream``.  The same folder goes on after a kill with ``--resume`` and
+ends in the same weights.
 """
 
 from __future__ import annotations

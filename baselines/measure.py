@@ -169,8 +169,8 @@ def verdict(rows: Sequence[dict[str, Any]], beyond: int, total: int) -> str:
     before = max((r["depth"] for r in rows if r["split"] == "any" and r["base"]["T=1"]["mean"] >= 0.5), default=0)
     if beyond:
         return (
-            f"Past the base: {beyond} problems that the base's best exact decoder puts below 1 in {total:,} (all samples "
-            f"the run drew) are now solved with P > 0.5; reliable depth went from {before} to {deepest}. "
+            f"Past the base: {beyond} problems that the base's best exact decoder puts below 1 in {total:,} (all "
+            f"samples the run drew) are now solved with P > 0.5; reliable depth went from {before} to {deepest}. "
             "This is longer composition of known facts, not new facts."
         )
     if deepest > before:

@@ -23,7 +23,9 @@ KINDS = ("envs", "tasks", "rewards", "agents")
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     "envs": {
-        "dream_envs/ChallengerSolver-v0": "dream_envs.games.challenger_solver:ChallengerSolver [challenger, solver, judge]",
+        "dream_envs/ChallengerSolver-v0": (
+            "dream_envs.games.challenger_solver:ChallengerSolver [challenger, solver, judge]"
+        ),
     },
     "tasks": {
         "composition": "dream_envs.tasks.composition:Composition",

@@ -1,8 +1,8 @@
 """The one loop: many games at once, one batched call a policy a wave, every episode recorded as it ends.
 
 A wave collects the turns of all running games, asks each policy once for all of its requests, and applies the answers;
-finished games are scored, written and replaced.  Requests carry seeds hashed from (run seed, episode, agent, turn), so an
-episode is the same whatever runs beside it, and a resumed run repeats and skips nothing.
+finished games are scored, written and replaced.  Requests carry seeds hashed from (run seed, episode, agent, turn), so
+an episode is the same whatever runs beside it, and a resumed run repeats and skips nothing.
 """
 
 from __future__ import annotations

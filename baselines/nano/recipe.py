@@ -1,9 +1,9 @@
 """Pre-train a nano base from its declared support: ``python -m dream_envs.baselines.nano.recipe compose``.
 
 A nano base is a transformer of about 0.15 M parameters without positional encoding (SmolLM3's layout with no rotary
-layer: it extrapolates in length better than learned positions did, and shifting a prompt changes nothing), pre-trained on
-a generator with explicit limits.  Whatever is outside the declared support is not in the data, so that "beyond the base"
-has a meaning; what the base then does outside it is measured exactly (``frontier.exact``).
+layer: it extrapolates in length better than learned positions did, and shifting a prompt changes nothing), pre-trained
+on a generator with explicit limits.  Whatever is outside the declared support is not in the data, so that "beyond the
+base" has a meaning; what the base then does outside it is measured exactly (``frontier.exact``).
 
 Bases are named by their support.  A new one is a new row of ``BASES`` and never changes another.
 """

@@ -1,8 +1,8 @@
 """The health of a self-play round, and the rules that ring.
 
-A majority loop looks healthy from inside while truth collapses (``LOG.md``), so nothing here is evidence for a gain: these
-are reasons to stop and look.  Source of the rules: the published failures collected in the project's research notes
-(R-Zero's label rot, SGS's starvation, R-Diverse's cycles).
+A majority loop looks healthy from inside while truth collapses (``LOG.md``), so nothing here is evidence for a gain:
+these are reasons to stop and look.  Source of the rules: the published failures collected in the project's research
+notes (R-Zero's label rot, SGS's starvation, R-Diverse's cycles).
 """
 
 from __future__ import annotations

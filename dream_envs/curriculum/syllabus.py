@@ -27,8 +27,8 @@ class Share(msgspec.Struct, frozen=True):
 
     ``proposals``: the challenger writes the problem.  ``mutations``: one step harder than a problem that was solved at
     least once.  ``replays``: known problems, solved or not, up to the highest level that was ever solved.  Parents and
-    replays are drawn by the samplers ``parents`` and ``replay``; by default every level alike, so that a level which the
-    loop skipped is not lost: what nobody solves gives no signal and would never come back (``LOG.md``).  ``fixed``:
+    replays are drawn by the samplers ``parents`` and ``replay``; by default every level alike, so that a level which
+    the loop skipped is not lost: what nobody solves gives no signal and would never come back (``LOG.md``).  ``fixed``:
     problems from the family's own generator at ``fixed_level`` (the arms without self-made data).
     """
 

@@ -97,12 +97,12 @@ class ChallengerSolver:
         if not isinstance(solvers, int) or not 1 <= solvers <= 1024:
             raise DreamEnvsError(f"solvers={solvers!r}: a whole number from 1 to 1024")
         if isinstance(family, str):
-            family = registry.create("tasks", family, notation=notation, **dict(family_args or {}))
+            made: TaskFamily = registry.create("tasks", family, notation=notation, **dict(family_args or {}))
         elif family_args:
-            raise DreamEnvsError(
-                "family_args goes with a family's name; give its arguments to the family object itself"
-            )
-        self.family: TaskFamily = family
+            raise DreamEnvsError("family_args goes with a family's name; give them to the family object itself")
+        else:
+            made = family
+        self.family = family = made
         if level is not None and level not in family.levels:
             raise DreamEnvsError(f"level={level}: {family.name} has {family.levels.start} to {family.levels.stop - 1}")
         self.solvers, self.judge, self.free_text, self.gate, self.level = solvers, judge, free_text, gate, level
