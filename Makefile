@@ -30,7 +30,7 @@ unit: $(STAMP)
 	$(TEST_ENV) $(PY) -m pytest -n 2 --dist loadfile
 
 demo: $(STAMP)
-	$(VENV)/bin/dream-envs dream --out runs/demo
+	$(VENV)/bin/dream-envs dream --out runs/demo --resume
 
 bench: $(STAMP)
 	$(PY) -m dream_envs.baselines.bench
