@@ -138,3 +138,14 @@ def test_a_reader_that_leaves_is_no_error(played_run):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == 141
+
+
+def test_report_of_a_run(verb_json, verb, played_run, tmp_path):
+    pytest.importorskip("dream_envs.report.page")
+    made = verb_json("report", played_run)
+    assert (played_run / "report.html").read_text("utf-8").lstrip().startswith("<!")
+    assert made["out"] == str(played_run / "report.html")
+    assert verb_json("report", played_run, "--out", "elsewhere/page.html")["out"] == "elsewhere/page.html"
+    assert (tmp_path / "elsewhere" / "page.html").stat().st_size > 1000
+    status, out, _ = verb("report", played_run)
+    assert status == 0 and "report.html" in out

@@ -187,6 +187,7 @@ class Counts:
         return [Action(str(next(self.count))) for _ in requests]
 
 
+@pytest.mark.filterwarnings("ignore:an agent failed")
 @pytest.mark.parametrize(
     ("make", "check"),
     [
