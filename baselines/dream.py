@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from dream_envs.agents.grpo import GRPO, GRPOSettings, expert_settings
-from dream_envs.agents.local import LocalAgent, resolve
+from dream_envs.agents.local import LocalAgent, keep_memory, resolve
 from dream_envs.agents.practice import Practice
 from dream_envs.baselines.arms import Arm, arm
 from dream_envs.baselines.measure import Yardstick, drift, entropies, frontier
@@ -172,6 +172,7 @@ def dream(
     if threads:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    keep_memory()
     done = read_json(out / "frontier.json")
     if done is None:
         with _progress(settings.steps, quiet or json) as tick:

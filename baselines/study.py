@@ -1,0 +1,127 @@
+"""All arms of the flagship, five seeds each: ``make study``, or ``python -m dream_envs.baselines.study``.
+
+Two runs side by side, one thread each.  Finished runs are skipped and unfinished ones are resumed, so the same command
+goes on after a stop.  The table goes into ``README.md`` between the marks ``<!-- study -->`` and ``<!-- /study -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dream_envs.baselines.arms import ARMS
+from dream_envs.core import DreamEnvsError
+from dream_envs.report.study import study_table
+from dream_envs.runs import read_json
+
+MARKS = ("<!-- study -->", "<!-- /study -->")
+
+#: (arm, learner): every arm under GRPO, and the full loop under expert iteration as well.
+PLAN = (*((arm, "grpo") for arm in ARMS), ("full", "expert"))
+
+
+def folder(out: Path, arm: str, learner: str, seed: int) -> Path:
+    """Where this run lives."""
+    return out / f"{arm}-{learner}-{seed}"
+
+
+def jobs(out: Path, seeds: Sequence[int]) -> Iterator[tuple[str, str, int]]:
+    """What is still to be run, seed by seed, so that an early stop leaves whole seeds."""
+    for seed in seeds:
+        for arm, learner in PLAN:
+            if not (folder(out, arm, learner, seed) / "frontier.json").exists():
+                yield arm, learner, seed
+
+
+def command(out: Path, arm: str, learner: str, seed: int) -> list[str]:
+    """The command line of one run."""
+    where = str(folder(out, arm, learner, seed))
+    line = [sys.executable, "-m", "dream_envs.cli", "dream", "--out", where, "--arm", arm, "--learner", learner]
+    return [*line, "--seed", str(seed), "--threads", "1", "--resume", "--json"]
+
+
+def run(out: Path, seeds: Sequence[int], side_by_side: int) -> None:
+    """Run what is missing; one line a finished run.
+
+    Raises:
+        DreamEnvsError: if a run fails, with where its output is.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    waiting = list(jobs(out, seeds))
+    total, began = len(waiting), time.monotonic()
+    live: list[tuple[subprocess.Popen[bytes], tuple[str, str, int]]] = []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = 0
+    while waiting or live:
+        while waiting and len(live) < side_by_side:
+            job = waiting.pop(0)
+            log = open(folder(out, *job).with_suffix(".log"), "wb")  # noqa: SIM115  (the child owns it)
+            live.append((subprocess.Popen(command(out, *job), stdout=log, stderr=log, env=environment), job))
+            log.close()
+        time.sleep(0.5)
+        for process, job in list(live):
+            if process.poll() is None:
+                continue
+            live.remove((process, job))
+            if process.returncode:
+                raise DreamEnvsError(f"{job} failed: see {folder(out, *job).with_suffix('.log')}; run the same again")
+            finished += 1
+            spent = time.monotonic() - began
+            left = spent / finished * (total - finished)
+            print(f"{finished}/{total}  {job[0]} {job[1]} seed {job[2]}  {spent:.0f} s  {left:.0f} s left", flush=True)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """Every finished run of a study folder."""
+    found = []
+    for arm, learner in PLAN:
+        for path in sorted(out.glob(f"{arm}-{learner}-*/frontier.json")):
+            data = read_json(path)
+            row = {"arm": arm, "learner": learner, "seed": data["run"]["seed"], "frontier": data}
+            found.append({**row, "label_accuracy": data.get("label_accuracy")})
+    return found
+
+
+def into_readme(table: str, readme: Path) -> None:
+    """Put the table between the marks.
+
+    Raises:
+        DreamEnvsError: if the marks are not there.
+    """
+    text = readme.read_text()
+    head, mark, rest = text.partition(MARKS[0])
+    _, end, tail = rest.partition(MARKS[1])
+    if not mark or not end:
+        raise DreamEnvsError(f"{readme} has no {MARKS[0]} ... {MARKS[1]}: put them where the table belongs")
+    readme.write_text(f"{head}{MARKS[0]}\n{table.strip()}\n{MARKS[1]}{tail}")
+
+
+def main() -> None:
+    """``python -m dream_envs.baselines.study [--seeds 5] [--out runs/study] [--readme README.md]``."""
+    parser = argparse.ArgumentParser(description="all arms of the flagship over several seeds")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--side-by-side", type=int, default=2)
+    parser.add_argument("--readme", type=Path, default=None, help="write the table into this file")
+    given = parser.parse_args()
+    try:
+        run(given.out, range(given.seeds), given.side_by_side)
+        table = study_table(rows(given.out))
+        (given.out / "table.md").write_text(table)
+        if given.readme:
+            into_readme(table, given.readme)
+        print(table)
+    except DreamEnvsError as error:
+        sys.exit(f"study: {error}")
+    except KeyboardInterrupt:
+        sys.exit("study: stopped; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    main()
