@@ -29,7 +29,7 @@ Evaluate = Callable[[int, LocalAgent], dict[str, Any]]
 class GRPOSettings(msgspec.Struct, frozen=True):
     """The optimiser's knobs and the rows of a step."""
 
-    lr: float = 1e-3
+    lr: float = 5e-4
     kl: float = 0.0
     warmup: int = 10
     clip: float = 1.0

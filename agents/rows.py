@@ -8,10 +8,6 @@ without variance carry no signal and are not sent.
 *Proposals.*  All proposals of the round are one group; the mutations that turned out learnable join it as
 demonstrations.
 
-Only advantages above zero are used by default (``solver_negative=0``, ``challenger_negative=0``).  A wrong trace is
-right in most of its tokens, and pushing it down unlearns those too: with negative advantages mastered depths were
-forgotten within a hundred steps (``LOG.md``).
-
 *Review.*  Verified traces of the run's own, each level alike, as plain likelihood: rare first successes are learnt from
 more than once, and what is mastered stays.
 """
@@ -41,13 +37,13 @@ class RowConfig(msgspec.Struct, frozen=True):
     ``proposals``: ``fresh`` (advantages of this round's proposals) or ``review`` (learnable ones as plain likelihood).
     """
 
-    rows: int = 448
+    rows: int = 560
     groups: int = 48
-    review: int = 192
+    review: int = 96
     review_weight: float = 1.0
     review_cap: int = 512
-    solver_negative: float = 0.0
-    challenger_negative: float = 0.0
+    solver_negative: float = 1.0
+    challenger_negative: float = 1.0
     challenger_weight: float = 1.0
     scale: bool = True
     play_every: int = 1

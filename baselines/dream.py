@@ -34,7 +34,7 @@ from dream_envs.tasks.composition import Composition
 
 ATTEMPTS = 8
 MAX_LEVEL = 16
-STEPS = {"grpo": 160, "expert": 800}
+STEPS = {"grpo": 150, "expert": 800}
 MEASURE_EVERY = 20
 
 LEARNERS: dict[str, Callable[[], GRPOSettings]] = {"grpo": GRPOSettings, "expert": expert_settings}
@@ -47,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True):
     learner: str = "grpo"
     seed: str = "0"
     base: str = "nano/compose"
-    steps: int = 160
+    steps: int = 150
     attempts: int = ATTEMPTS
     per_depth: int = 128
 

@@ -55,12 +55,12 @@ class Recipe(msgspec.Struct, frozen=True):
     heads: int = 4
     mlp: int = 168
     init: float = 0.1
-    steps: int = 800
+    steps: int = 1600
     batch: int = 192
     lr: float = 3e-3
     warmup: int = 50
     weight_decay: float = 0.01
-    seed: str = "3"
+    seed: str = "0"
 
 
 BASES: dict[str, Recipe] = {"compose": Recipe()}
