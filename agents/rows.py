@@ -37,9 +37,9 @@ class RowConfig(msgspec.Struct, frozen=True):
     ``proposals``: ``fresh`` (advantages of this round's proposals) or ``review`` (learnable ones as plain likelihood).
     """
 
-    rows: int = 560
+    rows: int = 584
     groups: int = 48
-    review: int = 96
+    review: int = 128
     review_weight: float = 1.0
     review_cap: int = 512
     solver_negative: float = 1.0

@@ -20,7 +20,7 @@ from dream_envs.rewards.learnability import learnability
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rewards.solver import majority
 
-OWN, MUTATED, REPLAYED = 48, 28, 40
+OWN, MUTATED, REPLAYED = 60, 12, 44
 GIVEN = OWN + MUTATED
 
 

@@ -33,7 +33,7 @@ from dream_envs.runs import Run, read_json
 from dream_envs.tasks.composition import Composition
 
 ATTEMPTS = 8
-MAX_LEVEL = 16
+MAX_LEVEL = 10
 STEPS = {"grpo": 150, "expert": 800}
 MEASURE_EVERY = 20
 
