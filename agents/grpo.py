@@ -153,6 +153,7 @@ class GRPO:
             self.engine.encode,
             lambda text: [*tokenizer(text, add_special_tokens=False)["input_ids"], end],
             brief,
+            frozenset(r.name for r in env.game.roles) - set(env.seats),
         )
 
     def _complete(self, path: Path, env: Practice, maker: RowMaker) -> None:

@@ -119,6 +119,7 @@ class RowMaker:
         encode: messages to prompt ids.
         tokenize: a reply to completion ids, the end token included.
         brief: what the challenger sees, for demonstrations.
+        roles: the roles that the learner itself plays; what others said is not trained on.
     """
 
     def __init__(
@@ -128,7 +129,9 @@ class RowMaker:
         encode: Encode,
         tokenize: Callable[[str], list[int]],
         brief: list[Message],
+        roles: frozenset[str] = frozenset({"challenger", "solver"}),
     ) -> None:
+        self.roles = roles
         self.config, self.family, self.encode, self.tokenize, self.brief = config, family, encode, tokenize, brief
         self.review = Review(config.review_cap)
         self.used = 0
@@ -136,12 +139,12 @@ class RowMaker:
     def rows(self, episodes: Sequence[Episode], rng: np.random.Generator) -> list[TrainingRow]:
         """The rows of a step; ``used`` is the number of solver groups among them."""
         config = self.config
-        groups = solver_groups(episodes)
+        groups = solver_groups(episodes) if "solver" in self.roles else []
         informative = [g for g in groups if g.informative]
         chosen = [informative[i] for i in rng.permutation(len(informative))[: config.groups]]
         self.used = len(chosen)
         rows = [row for group in chosen for row in self._attempts(group)]
-        fresh = self._proposals(episodes)
+        fresh = self._proposals(episodes) if "challenger" in self.roles else []
         self.review.add(groups, self.encode)
         if config.proposals == "review":
             for row in fresh:

@@ -224,7 +224,7 @@ def test_a_reward_may_be_a_function_a_name_or_nothing():
         (lambda: dream_envs.make(GAME, solver=3), "'solvers'"),
         (lambda: dream_envs.make(GAME, rewrad="correctness"), "'reward'"),
         (lambda: dream_envs.make(GAME, reward="corectness"), "'correctness'"),
-        (lambda: dream_envs.make(GAME, reward=5), "reward=5"),
+        (lambda: dream_envs.make(GAME, reward=5), "5 cannot be used as a reward"),
         (lambda: dream_envs.make(GAME, render_mode="human"), "'ansi'"),
         (lambda: dream_envs.make(ChallengerSolver(), solvers=3), "no more arguments"),
         (lambda: gymnasium.make(SOLVER, seat="solver_9"), "solver_3"),

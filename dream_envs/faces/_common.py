@@ -14,6 +14,7 @@ from gymnasium.utils import seeding
 
 from dream_envs import acting, registry
 from dream_envs.core import AgentLike, DreamEnvsError, Episode, Game, RewardModel, Score, Task, Turn
+from dream_envs.rewards.base import as_reward
 from dream_envs.spaces import MAX_ACTION, MAX_OBSERVATION, UnicodeText
 
 RewardLike = RewardModel | Callable[[Episode], dict[str, Score]] | str
@@ -93,11 +94,7 @@ def build_reward(reward: RewardLike | None, game: Game) -> RewardModel | Callabl
         reward = getattr(game, "default_reward", None) or snake_name(game.env_id)
         if isinstance(reward, str) and reward not in registry.rows("rewards"):
             raise DreamEnvsError(f"{game.env_id} has no default reward: give reward=, a function Episode -> scores")
-    if isinstance(reward, str):
-        return registry.create("rewards", reward)
-    if not callable(reward):
-        raise DreamEnvsError(f"reward={reward!r:.60}: a name from registry.rows('rewards') or Episode -> scores")
-    return reward
+    return as_reward(reward)
 
 
 def snake_name(env_id: str) -> str:
