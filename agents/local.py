@@ -134,6 +134,9 @@ class LocalAgent:
     def snapshot(self) -> LocalAgent:
         """A frozen copy of the weights as they are now."""
         twin = copy.deepcopy(self.model).requires_grad_(False).eval()
+        # A trainer puts a forward of its own on the model (TRL's fused head): a closure over the original, which the
+        # copy would go on running.
+        vars(twin).pop("forward", None)
         return LocalAgent(twin, tokenizer=self.tokenizer, temperature=self.temperature)
 
 

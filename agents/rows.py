@@ -148,7 +148,8 @@ class RowMaker:
         self.review.add(groups, self.encode)
         if config.proposals == "review":
             for row in fresh:
-                self.review.add_proposal(row.prompt, row.completion)
+                if row.advantage > 0:  # the review is plain likelihood: what is to be avoided has no place in it
+                    self.review.add_proposal(row.prompt, row.completion)
             fresh = []
         return [*rows, *fresh, *self.reviewed(rng)][: config.rows]
 
