@@ -293,7 +293,9 @@ def cast(game: Game, agents: Mapping[str, AgentLike | str]) -> dict[str, Agent]:
     for key in agents:
         if key not in known:
             raise DreamEnvsError(registry.unknown(f"seats of {game.env_id}", key, known))
-    made = {key: as_agent(value, game) for key, value in agents.items()}
+    # A function in two seats is one agent, asked once; a name makes a new agent for each of its entries.
+    once = {id(value): as_agent(value, game) for value in agents.values() if not isinstance(value, str)}
+    made = {k: as_agent(v, game) if isinstance(v, str) else once[id(v)] for k, v in agents.items()}
     return {
         name: made.get(name, made.get(role))  # type: ignore[misc]
         for name, role in role_of.items()
@@ -387,11 +389,11 @@ _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loop_lock = threading.Lock()
 
 
-def background_loop() -> asyncio.AbstractEventLoop:
-    """One event loop a process, in a daemon thread: clients keep their connections from call to call."""
+def background_loop(fresh: bool = False) -> asyncio.AbstractEventLoop:
+    """One event loop a process, in a daemon thread: clients keep their connections.  ``fresh`` leaves a blocked one."""
     with _loop_lock:
         loop = _loops.get(os.getpid())  # by process: a loop does not survive a fork
-        if loop is None:
+        if loop is None or fresh:
             loop = asyncio.new_event_loop()
             threading.Thread(target=loop.run_forever, name="dream-envs-agents", daemon=True).start()
             _loops[os.getpid()] = loop

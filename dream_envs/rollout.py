@@ -8,13 +8,14 @@ an episode is the same whatever runs beside it, and a resumed run repeats and sk
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import inspect
 import os
 import threading
 import warnings
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -30,10 +31,17 @@ from dream_envs.core import (
     Request,
     RewardModel,
     Start,
+    Status,
     Turn,
+    Usage,
     decode_episode,
     encode,
 )
+from dream_envs.rewards.base import as_reward
+
+_STATUSES = get_args(Status)
+#: Seconds past the deadline after which an event loop that has not answered is taken to be blocked by an agent.
+_SLACK = 1.0
 
 
 class EpisodeWriter:
@@ -119,20 +127,22 @@ def rollout(
             name the same object are asked in one call.
         starts: the episodes, or how many.
         seed: the run's seed label; episode ``i`` draws everything from the label ``{seed}/{i}``.
-        reward: scores each finished episode; None leaves ``scores`` empty.
+        reward: scores each finished episode: a model, or a function of an episode; None leaves ``scores`` empty.
         out: where episodes are written; episodes that ``out`` already holds are not played again.
         width: games in play at once, at least 1.
         deadline: seconds that one batched call may take; past it every reply of the call has status ``timeout``.
-            An agent that fails gives replies of status ``error`` and one warning.
+            An agent that fails gives replies of status ``error`` and one warning.  A call that hangs goes on in the
+            background: threads cannot be killed.
 
     Yields:
         Episodes, in an order that depends on the arguments alone, not on timing.
 
     Raises:
-        DreamEnvsError: for a seat that the game does not have, or a role that nobody plays.
+        DreamEnvsError: for a seat that the game does not have, a role that nobody plays, or a game without an end.
     """
     if width < 1:
         raise DreamEnvsError(f"width={width}: at least 1")
+    model = None if reward is None else as_reward(reward)
     runner = _Runner(game, acting.cast(game, seats), deadline)
     done = {e.index for e in read_episodes(out.path)} if out is not None else set()
     todo = (Start(i) for i in range(starts)) if isinstance(starts, int) else iter(starts)
@@ -143,13 +153,17 @@ def rollout(
             live.append((start, acting.Table(game, f"{seed}/{start.index}", start.task)))
         if not live:
             return
-        runner.wave([t for _, t in live], [s.given if not t.turns else {} for s, t in live])
+        # Only a new table can be over already; the others are here because they were not.
+        moving = [(s, t) for s, t in live if t.turns or game.outcome(t.state) is None]
+        runner.wave([t for _, t in moving], [s.given if not t.turns else {} for s, t in moving])
         still = []
         for start, table in live:
             if game.outcome(table.state) is None:
+                if not table.turns or len(table.turns) > acting.MAX_WAVES * len(game.agents):
+                    raise DreamEnvsError(f"{game.env_id} has no outcome after {len(table.turns)} turns ({table.label})")
                 still.append((start, table))
                 continue
-            episode = _finish(game, start, table, reward)
+            episode = _finish(game, start, table, model)
             if out is not None:
                 out.write(episode)
             yield episode
@@ -175,11 +189,7 @@ class _Runner(acting.Runner):
         results = [self._call(policy, requests) for policy, requests in calls]
         later = [i for i, result in enumerate(results) if inspect.isawaitable(result)]
         if later:
-
-            async def together() -> list[list[Action]]:
-                return await asyncio.gather(*[self._wait(results[i], len(calls[i][1])) for i in later])
-
-            answers = asyncio.run_coroutine_threadsafe(together(), acting.background_loop()).result()
+            answers = self._await([results[i] for i in later], [len(calls[i][1]) for i in later])
             for i, answer in zip(later, answers, strict=True):
                 results[i] = answer
         return [_checked(result, len(requests)) for result, (_, requests) in zip(results, calls, strict=True)]
@@ -188,17 +198,43 @@ class _Runner(acting.Runner):
         if self.deadline is None or inspect.iscoroutinefunction(policy.act):
             return _guarded(policy, requests)
         box: list[Any] = []
-        thread = threading.Thread(target=lambda: box.append(_guarded(policy, requests)), daemon=True)
+
+        def call() -> None:
+            try:
+                box.append(_guarded(policy, requests))
+            except BaseException as error:  # sys.exit in a thread of ours ends nothing: it is the agent's failure
+                box.append(error)
+
+        thread = threading.Thread(target=call, daemon=True)
         thread.start()
         thread.join(self.deadline)
-        return box[0] if box else [Action("", status="timeout")] * len(requests)
+        if not box:
+            return _timed_out(len(requests))
+        return _failed(box[0], len(requests)) if isinstance(box[0], BaseException) else box[0]
+
+    def _await(self, results: Sequence[Awaitable[Any]], counts: Sequence[int]) -> list[list[Action]]:
+        """Wait for all at once, but no longer than the deadline even where an agent blocks the event loop."""
+
+        async def together() -> list[list[Action]]:
+            return await asyncio.gather(*[self._wait(r, n) for r, n in zip(results, counts, strict=True)])
+
+        future = asyncio.run_coroutine_threadsafe(together(), acting.background_loop())
+        try:
+            return future.result(None if self.deadline is None else self.deadline + _SLACK)
+        except concurrent.futures.TimeoutError:
+            acting.background_loop(fresh=True)
+            return [_timed_out(n) for n in counts]
 
     async def _wait(self, result: Awaitable[Any], count: int) -> list[Action]:
         try:
-            return _checked(await asyncio.wait_for(result, self.deadline), count)
-        except TimeoutError:
-            return [Action("", status="timeout")] * count
-        except Exception as error:
+            task = asyncio.ensure_future(result)
+            # Not wait_for, which would wait for an agent that swallows its cancellation.
+            await asyncio.wait([task], timeout=self.deadline)
+            if not task.done():
+                task.cancel()
+                return _timed_out(count)
+            return _checked(task.result(), count)
+        except (Exception, asyncio.CancelledError) as error:
             return _failed(error, count)
 
 
@@ -209,17 +245,32 @@ def _guarded(policy: Agent, requests: list[Request]) -> Any:
         return _failed(error, len(requests))
 
 
-def _failed(error: Exception, count: int) -> list[Action]:
-    warnings.warn(f"an agent failed: {type(error).__name__}: {error}; its replies have status 'error'", stacklevel=3)
+def _timed_out(count: int) -> list[Action]:
+    return [Action("", status="timeout")] * count
+
+
+def _failed(error: BaseException, count: int) -> list[Action]:
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    warnings.warn(f"an agent failed: {why}; its replies have status 'error'", stacklevel=3)
     return [Action("", status="error")] * count
 
 
 def _checked(actions: Any, count: int) -> list[Action]:
-    """The actions if there is one for each request (a str counts as one); anything else is the agent's error."""
+    """The actions if there is one for each request (a str item is one); anything else is the agent's error."""
     try:
-        listed = [Action(a) if isinstance(a, str) else a for a in actions]
-    except TypeError as error:
+        # A str or a dict has a length and items too, but is no list of replies.
+        good = isinstance(actions, Sequence) and not isinstance(actions, (str, bytes))
+        listed = [Action(str(a)) if isinstance(a, str) else a for a in actions] if good else []
+    except Exception as error:
         return _failed(error, count)
-    if len(listed) != count or not all(isinstance(a, Action) for a in listed):
-        return _failed(TypeError(f"act() returned {len(listed)} items for {count} requests, or not Actions"), count)
+    if not good or len(listed) != count or not all(_is_move(a) for a in listed):
+        told = f"{len(listed)} items" if good else type(actions).__name__
+        return _failed(TypeError(f"act() returned {told} for {count} requests, or not Actions"), count)
     return listed
+
+
+def _is_move(action: Any) -> bool:
+    """Whether it can be played and written: records are not checked when they are made, only when they are read."""
+    if not isinstance(action, Action) or not isinstance(action.text, str):
+        return False
+    return action.status in _STATUSES and isinstance(action.usage, Usage)

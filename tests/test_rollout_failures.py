@@ -1,0 +1,244 @@
+"""Agents that hang, raise or answer nonsense, rewards that are no numbers, mistakes: a status or one line."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_rollout import GAME, SEATS, Counting, plain
+
+from dream_envs.core import Action, DreamEnvsError, Episode, Event, Outcome, Request, RoleSpec, Score, Seat, Task
+from dream_envs.rewards.presets import challenger_solver
+from dream_envs.rollout import EpisodeWriter, read_episodes, rollout
+
+
+class Failing(Counting):
+    """Does something else than answer."""
+
+    def __init__(self, what: Any) -> None:
+        super().__init__()
+        self.what = what
+
+    def act(self, requests: Sequence[Request]) -> Any:
+        self.batches.append(list(requests))
+        return self.what(requests)
+
+
+def raises(error: BaseException) -> Any:
+    raise error
+
+
+# ---------------------------------------------------------------------------------------------------------- failures
+
+
+def statuses(episodes: Sequence[Episode], role: str) -> Counter[str]:
+    return Counter(t.status for e in episodes for t in e.turns if t.role == role)
+
+
+class Sleeper:
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        time.sleep(3)
+        return [Action("late") for _ in requests]
+
+
+class AsyncSleeper:
+    async def act(self, requests: Sequence[Request]) -> list[Action]:
+        await asyncio.sleep(1000)
+        return []
+
+
+class Stubborn:
+    """Swallows the cancellation that a deadline sends."""
+
+    async def act(self, requests: Sequence[Request]) -> list[Action]:
+        for _ in range(3000):
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                continue
+        return []
+
+
+class Blocking:
+    """Blocks the event loop that it should share: the deadline of a coroutine cannot be kept from inside."""
+
+    async def act(self, requests: Sequence[Request]) -> list[Action]:
+        time.sleep(3)
+        return [Action("late") for _ in requests]
+
+
+@pytest.mark.parametrize("agent", [Sleeper(), AsyncSleeper(), Stubborn(), Blocking()], ids=lambda a: type(a).__name__)
+def test_a_hanging_agent_is_a_timeout_and_the_run_ends(agent: Any) -> None:
+    began = time.perf_counter()
+    seats = {"challenger": "oracle", "solver_0": agent, "solver_1": "oracle", "solver_2": "oracle"}
+    episodes = list(rollout(GAME, seats, 3, deadline=0.1, reward=challenger_solver()))
+    assert time.perf_counter() - began < 2.5, "the run waited for the agent"
+    for episode in episodes:
+        assert [t.status for t in episode.turns] == ["ok", "timeout", "ok", "ok"]
+        assert episode.scores["solver_0"].status == "timeout" and episode.scores["solver_1"].value == 1.0
+        assert episode.outcome.facts["solve_rate"] == 1.0  # the one that hung is not counted as wrong
+
+    # The next run is not poisoned by what is still hanging about.
+    async def quick(text: str) -> str:
+        return "x"
+
+    (after,) = rollout(GAME, {"challenger": "oracle", "solver": quick}, 1, deadline=5.0)
+    assert statuses([after], "solver") == {"ok": 3}
+
+
+def test_a_hanging_challenger_is_a_timeout() -> None:
+    (episode,) = rollout(GAME, {"challenger": AsyncSleeper(), "solver": "oracle"}, 1, deadline=0.05)
+    assert episode.outcome.status == "timeout" and [t.status for t in episode.turns] == ["timeout"]
+
+
+def _generator(requests: Sequence[Request]) -> Any:
+    yield Action("x")
+    raise RuntimeError("half way")
+
+
+class _Odd(Sequence[Any]):
+    """A list that breaks when it is read."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, at: Any) -> Any:
+        raise OSError("gone")
+
+
+GARBAGE: dict[str, Any] = {
+    "raises": lambda r: raises(RuntimeError("a\nb")),
+    "raises_nothing": lambda r: raises(Exception()),
+    "none": lambda r: None,
+    "too_few": lambda r: [Action("x")] * (len(r) - 1),
+    "too_many": lambda r: [Action("x")] * (len(r) + 1),
+    "one_string_of_the_right_length": lambda r: "x" * len(r),
+    "a_dict_of_the_right_length": lambda r: {str(i): "x" for i in range(len(r))},
+    "numbers": lambda r: list(range(len(r))),
+    "bytes": lambda r: [b"x"] * len(r),
+    "action_without_text": lambda r: [Action(None)] * len(r),  # type: ignore[arg-type]
+    "action_of_bytes": lambda r: [Action(b"c:BDA")] * len(r),  # type: ignore[arg-type]
+    "action_with_a_status_of_its_own": lambda r: [Action("x", status="fine")] * len(r),  # type: ignore[arg-type]
+    "action_with_an_unhashable_status": lambda r: [Action("x", status=["ok"])] * len(r),  # type: ignore[arg-type]
+    "action_without_usage": lambda r: [Action("x", usage=None)] * len(r),  # type: ignore[arg-type]
+    "generator_that_raises": _generator,
+    "list_that_raises": lambda r: _Odd(),
+    "cancelled": lambda r: raises(asyncio.CancelledError()),
+}
+
+
+@pytest.mark.parametrize("deadline", [None, 5.0])
+@pytest.mark.parametrize("style", ["sync", "async"])
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_is_an_error_with_one_warning(what: str, style: str, deadline: float | None, tmp_path: Path) -> None:
+    if (what, style) == ("cancelled", "sync"):
+        pytest.skip("a BaseException of a synchronous agent is the user's own way out")
+
+    class Async(Failing):
+        async def act(self, requests: Sequence[Request]) -> Any:
+            return self.what(requests)
+
+    agent = (Failing if style == "sync" else Async)(GARBAGE[what])
+    seats = {"challenger": "oracle", "solver": agent, "solver_2": "oracle"}
+    path = tmp_path / "e.jsonl"
+    with warnings.catch_warnings(record=True) as caught, EpisodeWriter(path) as out:
+        warnings.simplefilter("always")
+        episodes = list(rollout(GAME, seats, 3, deadline=deadline, reward=challenger_solver(), out=out))
+    assert len(episodes) == 3
+    for episode in episodes:
+        assert [t.status for t in episode.turns] == ["ok", "error", "error", "ok"]
+        assert episode.scores["solver_0"].status == "error"
+    mine = [str(w.message) for w in caught if "status 'error'" in str(w.message)]
+    assert len(mine) == 1, mine
+    assert [plain(e) for e in read_episodes(path)] == [plain(e) for e in episodes]  # what was written can be read
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.characters(codec=None, exclude_categories=()), max_size=200))
+def test_any_text_can_be_played_written_and_read(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, EpisodeWriter(Path(folder) / "e.jsonl") as out:
+        agent = Counting(text)
+        seats = {"challenger": "oracle", "solver": agent}
+        (episode,) = rollout(GAME, seats, 1, out=out, reward=challenger_solver())
+        assert [plain(e) for e in read_episodes(out.path)] == [plain(episode)]
+        (rejected,) = rollout(GAME, {"challenger": agent, "solver": agent}, 1)
+        assert rejected.outcome.status == "ok"
+
+
+def test_str_items_count_as_actions() -> None:
+    (episode,) = rollout(GAME, {"challenger": "oracle", "solver": Failing(lambda r: ["x"] * len(r))}, 1)
+    assert statuses([episode], "solver") == {"ok": 3}
+
+
+# -------------------------------------------------------------------------------------------------------- user errors
+
+
+@pytest.mark.parametrize(
+    ("seats", "kwargs", "says"),
+    [
+        ({"challenger": "oracle", "slover": "oracle"}, {}, "solver"),
+        ({"challenger": "oracle", "solver_9": "oracle"}, {}, "solver_0"),
+        ({"challenger": "oracle"}, {}, "solver_0"),
+        ({"challenger": "oracel", "solver": "oracle"}, {}, "oracle"),
+        ({"challenger": "oracle", "solver": 7}, {}, "7"),
+        ({"challenger": "oracle", "solver": "oracle"}, {"width": 0}, "width=0"),
+    ],
+)
+def test_a_mistake_is_one_line(seats: dict[str, Any], kwargs: dict[str, Any], says: str) -> None:
+    with pytest.raises(DreamEnvsError) as caught:
+        list(rollout(GAME, seats, 1, **kwargs))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+class OverAtOnce:
+    """A game whose start may be its end: nobody ever moves."""
+
+    env_id, version, agents = "test/OverAtOnce-v0", 0, ("player_0",)
+    roles = (RoleSpec("player", 1, "anything", (0.0, 1.0)),)
+
+    def start(self, task: Task | None, rng: np.random.Generator) -> int:
+        return int(rng.integers(2))
+
+    def turns(self, state: int) -> list[Seat]:
+        return [Seat("player_0", "player")] if state else []
+
+    def view(self, state: int, agent: str) -> list[Any]:
+        return [{"role": "user", "content": "?"}]
+
+    def apply(self, state: int, actions: Any) -> int:
+        assert state, "apply after the end"
+        return 0
+
+    def outcome(self, state: int) -> Outcome | None:
+        return None if state else Outcome("ok")
+
+    def record(self, state: int) -> tuple[list[Task], list[Event]]:
+        return [], []
+
+
+def test_a_game_that_starts_at_its_end_is_an_episode_without_turns() -> None:
+    episodes = list(rollout(OverAtOnce(), {"player": Counting()}, 40))  # type: ignore[arg-type]
+    assert sorted(e.index for e in episodes) == list(range(40))
+    assert Counter(len(e.turns) for e in episodes).keys() == {0, 1}
+
+
+def test_a_score_that_json_cannot_hold_is_refused_or_survives(tmp_path: Path) -> None:
+    """A reward that returns NaN must not leave a file that the next run cannot read."""
+
+    def nan(episode: Episode) -> dict[str, Score]:
+        return {"challenger_0": Score(float("nan")), "solver_0": Score(float("inf"))}
+
+    with EpisodeWriter(tmp_path / "e.jsonl") as out:
+        (played,) = rollout(GAME, SEATS, 1, out=out, reward=nan)  # type: ignore[arg-type]
+        assert {played.scores[a].status for a in ("challenger_0", "solver_0")} == {"error"}
+        assert list(rollout(GAME, SEATS, 1, out=out)) == []
