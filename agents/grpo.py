@@ -92,6 +92,9 @@ class GRPO:
     def improve(self, env: Practice, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
         """Train until ``budget`` steps are done in all; goes on from the newest complete checkpoint of the run.
 
+        Several processes: start the script with ``torchrun`` and build the practice with ``practice.processes()``; each
+        plays and trains on its share of every round, gradients are averaged, weights stay equal.
+
         Args:
             env: the practice.
             seats: agents for seats that this learner does not play; merged over the practice's own.
@@ -101,9 +104,11 @@ class GRPO:
         env.seats.update(seats)
         folder = Path(run.path) / "checkpoints"
         maker = self._maker(env)
-        resume = newest_checkpoint(folder)
+        resume = newest_checkpoint(folder, remove=env.rank == 0)
         if resume is not None:
             self._restore(resume, env, maker)
+        elif not env.history:
+            env.begin()
         trainer = make_trainer(
             self.engine.model,
             self.engine.tokenizer,
@@ -124,6 +129,7 @@ class GRPO:
                 lambda path: self._complete(path, env, maker),
                 lambda step, logs: self._report(step, logs, env),
             ),
+            lambda: self._board(env),
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         return Progress(budget, sum(env.samples.values()), {"solved": env.history[-1].solved or 0.0})
@@ -137,6 +143,12 @@ class GRPO:
         rows = maker.rows(env.play(step // every, self), rng)
         self._pending["groups"] = maker.used
         return rows
+
+    def _board(self, env: Practice) -> dict[str, float]:
+        """The newest round for TensorBoard: its health and the exact success by depth where it was measured."""
+        found = {f"selfplay/{k}": float(v) for k, v in msgspec.to_builtins(env.history[-1]).items() if v is not None}
+        exact = self._pending.get("exact", {})
+        return {**found, **{f"exact/depth_{d}": float(p) for d, p in exact.items()}}
 
     def _report(self, step: int, logs: Mapping[str, float], env: Practice) -> None:
         if (step - 1) % self.settings.rows.play_every:
@@ -158,16 +170,20 @@ class GRPO:
 
     def _complete(self, path: Path, env: Practice, maker: RowMaker) -> None:
         """The last file of a checkpoint: where it is, the checkpoint is whole."""
-        write_json(path / COMPLETE, {"practice": env.state(), "review": maker.review.state()})
+        reviews = env.gather([maker.review.state()])  # each process reviews what it played itself
+        if env.rank == 0:
+            write_json(path / COMPLETE, {"practice": env.state(), "reviews": reviews})
 
     def _restore(self, path: Path, env: Practice, maker: RowMaker) -> None:
         state = read_json(path / COMPLETE)
+        if (saved := len(state["reviews"])) != env.world:
+            raise DreamEnvsError(f"{path} was written by {saved} processes, these are {env.world}: start {saved} again")
         env.restore(state["practice"])
-        maker.review.restore(state["review"])
+        maker.review.restore(state["reviews"][env.rank])
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; unfinished ones are removed.
+def newest_checkpoint(folder: Path, remove: bool = True) -> Path | None:
+    """The newest checkpoint that was written to its end; unfinished ones are left out, and removed if ``remove``.
 
     Raises:
         DreamEnvsError: if the folder holds something that is no checkpoint of ours.
@@ -179,6 +195,6 @@ def newest_checkpoint(folder: Path) -> Path | None:
             raise DreamEnvsError(f"{path} is not a checkpoint of this run: move it away")
         if (path / COMPLETE).exists():
             found.append((int(number), path))
-        else:
+        elif remove:
             shutil.rmtree(path)
     return max(found)[1] if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,9 @@ class Practice:
         rank: which of ``world`` processes this is; each plays its share of a round and all absorb the whole.
         world: how many processes play.
         gather: collects a list from every process, in rank order (``accelerate.utils.gather_object``).
+
+    Under ``torchrun`` or ``accelerate launch``, ``Practice(..., **processes())`` fills in the last three; all ranks but
+    the first take a ``runs.Follower`` for the run and keep the syllabus' store in memory (``ChallengeStore(None)``).
     """
 
     def __init__(
@@ -43,7 +47,8 @@ class Practice:
     ) -> None:
         self.game, self.syllabus, self.reward, self.run = game, syllabus, reward, run
         self.seats = dict(seats or {})
-        self.rank, self.world, self._gather = rank, world, gather
+        self.rank, self.world = rank, world
+        self.gather = gather if world > 1 else list
         self.history: list[Health] = []
         self.samples = {"solver": 0, "challenger": 0}
 
@@ -59,13 +64,13 @@ class Practice:
             rollout(self.game, seats, starts, seed=self.syllabus.seed, reward=self.reward, width=len(starts) or 1)
         )
         mine.sort(key=lambda e: e.index)
-        everyone = sorted(self._gather(mine), key=lambda e: e.index) if self.world > 1 else mine
+        everyone = sorted(self.gather(mine), key=lambda e: e.index)
         self.syllabus.absorb(round, everyone)
         self.history.append(health(everyone, self.game.family))
         for episode in everyone:
             for turn in episode.turns:
                 if turn.token_ids:
-                    self.samples[turn.role] += 1
+                    self.samples[turn.role] = self.samples.get(turn.role, 0) + 1
             if self.rank == 0:
                 self.run.episodes.write(episode)
         return mine
@@ -83,6 +88,12 @@ class Practice:
                 row["alarms"] = alarms
             self.run.log(row)
 
+    def begin(self) -> None:
+        """Start at the first round: what a run left in the files that was killed before its first checkpoint goes."""
+        self.syllabus.store.rewrite()
+        if self.rank == 0:
+            self.run.restore({"episodes": 0, "metrics": 0})
+
     def state(self) -> dict[str, Any]:
         """Everything that the next round depends on, JSON-ready."""
         return {
@@ -99,3 +110,17 @@ class Practice:
         self.samples = dict(state["samples"])
         if self.rank == 0:
             self.run.restore(state["run"])
+
+
+def processes(device: str = "cpu") -> dict[str, Any]:
+    """``rank``, ``world`` and ``gather`` of this process, for ``Practice``; empty where there is only one.
+
+    Joins the process group that ``torchrun`` or ``accelerate launch`` announces (gloo for ``device="cpu"``).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return {}
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState(cpu=device == "cpu")
+    return {"rank": state.process_index, "world": state.num_processes, "gather": gather_object}

@@ -46,8 +46,14 @@ class TrainingRow(msgspec.Struct, frozen=True):
 class RowTrainer(GRPOTrainer):
     """TRL's GRPO trainer, fed by ``source(step) -> rows``."""
 
-    def __init__(self, source: Callable[[int], list[TrainingRow]], rows: int, **kwargs: Any) -> None:
-        self._source, self._row_count = source, rows
+    def __init__(
+        self,
+        source: Callable[[int], list[TrainingRow]],
+        rows: int,
+        metrics: Callable[[], dict[str, float]] = dict,
+        **kwargs: Any,
+    ) -> None:
+        self._source, self._row_count, self._measure = source, rows, metrics
         self._rows: list[TrainingRow] = []
         rollout: Any = _rollout  # it is given this class, where TRL's annotation names its own
         super().__init__(reward_funcs=_value, rollout_func=rollout, **kwargs)
@@ -57,6 +63,8 @@ class RowTrainer(GRPOTrainer):
         rows = self._source(self.state.global_step)[:count]
         filler = TrainingRow((self._tokenizer.pad_token_id,), (self.eos_token_ids[0],), 0.0)
         self._rows = rows + [filler] * (count - len(rows))
+        for name, value in self._measure().items():
+            self._metrics["train"][name].append(value)
         return self._rows
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -85,15 +93,14 @@ _value.__name__ = "value"
 
 
 class CheckpointCallback(TrainerCallback):
-    """Calls ``save(folder)`` after each of TRL's checkpoints, and ``log(step, metrics)`` after each step."""
+    """Calls ``save(folder)`` after each of TRL's checkpoints, and ``log(step, metrics)`` after each step, on every rank."""
 
     def __init__(self, save: Callable[[Path], None], log: Callable[[int, dict[str, float]], None]) -> None:
         self._save, self._log = save, log
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """TRL has written ``checkpoint-N``: complete it."""
-        if state.is_world_process_zero:
-            self._save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self._save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """One step's metrics."""
@@ -124,8 +131,9 @@ def make_trainer(
     source: Callable[[int], list[TrainingRow]],
     settings: TrainSettings,
     callback: CheckpointCallback,
+    metrics: Callable[[], dict[str, float]] = dict,
 ) -> RowTrainer:
-    """A trainer that asks ``source`` for rows at every step."""
+    """A trainer that asks ``source`` for rows at every step, and ``metrics`` for what is logged beside TRL's own."""
     gpu = next(model.parameters()).device.type != "cpu"
     if settings.tensorboard:
         os.environ["TENSORBOARD_LOGGING_DIR"] = settings.tensorboard
@@ -163,6 +171,7 @@ def make_trainer(
     trainer = RowTrainer(
         source,
         settings.rows,
+        metrics,
         model=model,
         args=config,
         train_dataset=placeholder,
