@@ -1,0 +1,88 @@
+"""What the sections of the benchmark share: a row of the table, the options, and timing side by side."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the table.
+
+    ``ours`` and ``peer`` are in ``unit`` (None: not measured or no peer).  ``ratio`` is the figure that the ``target``
+    (a text, ``>= 1.00`` for example) is about.  ``met``: True, False, or None where there is no target or no figure.
+    ``note``: what was compared, or why there is no figure.
+    """
+
+    section: int
+    what: str
+    unit: str = ""
+    ours: float | None = None
+    peer: float | None = None
+    peer_name: str = ""
+    ratio: float | None = None
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the sections are told.  ``size``: quick, normal or full; ``kill``: how many kills, 0 leaves the test out."""
+
+    size: str = "normal"
+    kill: int = 0
+    kill_steps: int = 12
+    scratch: str = "runs"
+    venv: str = ".bench-venv"
+
+    def pick(self, quick: int, normal: int, full: int) -> int:
+        """The count that goes with the size."""
+        return {"quick": quick, "normal": normal, "full": full}[self.size]
+
+    def folder(self, name: str) -> Path:
+        """A folder of the benchmark's own under ``scratch``."""
+        path = Path(self.scratch) / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def side_by_side(works: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
+    """Seconds of each work, measured in turn (A B A B ...), so that a busy machine slows all of them alike.
+
+    Args:
+        works: what is timed.  A work that returns a float has timed itself, in seconds.
+        rounds: how often each, 1 or more.
+        warm: run each once before, unmeasured.
+
+    Returns:
+        By name, ``rounds`` times in seconds, in order: entries of the same position were measured next to each other.
+    """
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for k in range(-int(warm), rounds):
+        for name, work in works.items():
+            began = time.perf_counter()
+            own = work()
+            spent = own if isinstance(own, float) else time.perf_counter() - began
+            if k >= 0:
+                times[name].append(spent)
+    return times
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the quotients of neighbouring measurements."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def at_least(value: float | None, bound: float) -> bool | None:
+    """Whether the value reaches the bound; None without a value."""
+    return None if value is None else value >= bound
+
+
+def at_most(value: float | None, bound: float) -> bool | None:
+    """Whether the value keeps within the bound; None without a value."""
+    return None if value is None else value <= bound
