@@ -93,7 +93,7 @@ _value.__name__ = "value"
 
 
 class CheckpointCallback(TrainerCallback):
-    """Calls ``save(folder)`` after each of TRL's checkpoints, and ``log(step, metrics)`` after each step, on every rank."""
+    """Calls ``save(folder)`` after each TRL checkpoint and ``log(step, metrics)`` after each step; on every rank."""
 
     def __init__(self, save: Callable[[Path], None], log: Callable[[int, dict[str, float]], None]) -> None:
         self._save, self._log = save, log

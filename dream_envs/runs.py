@@ -57,7 +57,7 @@ class Run:
         """Cut the files back to where they ended then."""
         self.episodes.close()
         self.episodes = EpisodeWriter(self.path / "episodes.jsonl", keep=state["episodes"])
-        self._metrics.truncate(state["metrics"])
+        self._metrics.truncate(min(state["metrics"], self._metrics.seek(0, os.SEEK_END)))
         self._metrics.seek(0, os.SEEK_END)
 
     def write(self, name: str, data: Any) -> Path:
@@ -72,6 +72,19 @@ class Run:
         """Close the files."""
         self.episodes.close()
         self._metrics.close()
+
+
+class Follower(Run):
+    """The run of a process that writes nothing into it: of several, all but the first (``agents.practice``)."""
+
+    def __init__(self, path: str | Path, config: dict[str, Any]) -> None:
+        self.path, self.config = Path(path), config
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def write_json(path: Path, data: Any) -> Path:

@@ -133,7 +133,7 @@ class ChallengeStore:
         return {"challenges": [msgspec.to_builtins(e.challenge) for e in self], "rows": rows, "position": position}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become exactly the store that gave this state; the file is cut to its length then."""
+        """Become the store that gave this state; the file is cut to its length then (or made anew, if shorter)."""
         self._entries.clear()
         self._order.clear()
         for data, row in zip(state["challenges"], state["rows"], strict=True):
@@ -141,9 +141,19 @@ class ChallengeStore:
             assert isinstance(task, Challenge)
             self._entries[task.id] = Entry(task, *row)
             self._order.append(task.id)
-        if self._file is not None:
+        if self._file is not None and self._file.seek(0, 2) < state["position"]:
+            self.rewrite()
+        elif self._file is not None:
             self._file.truncate(state["position"])
             self._file.seek(0, 2)
+
+    def rewrite(self) -> None:
+        """Make the file hold the challenges of this store and nothing else, such as what a killed run left there."""
+        if self._file is not None:
+            self._file.truncate(0)
+            self._file.seek(0)
+            self._file.writelines(encode(e.challenge) + b"\n" for e in self)
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file, if there is one."""

@@ -1,0 +1,56 @@
+"""Two steps of learning in each process that ``torchrun`` starts; run by ``test_distributed.py``.
+
+``torchrun --nproc_per_node 2 gloo_practice.py OUT STEPS``: every rank leaves its weights, store and history in OUT.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import msgspec
+import torch
+from _tiny import learner, practice, weights
+from safetensors.torch import save_file
+
+from dream_envs.agents.practice import processes
+
+
+def main() -> None:
+    """Improve, then write what this rank ended with."""
+    out, steps = Path(sys.argv[1]), int(sys.argv[2])
+    world = processes()
+    rank = int(world.get("rank", 0))
+    mine: list[list[int]] = []
+    env = practice(out / "run", **world)
+    play = env.play
+
+    def watched(round: int, policy: Any) -> Any:
+        episodes = play(round, policy)
+        mine.append([e.index for e in episodes])
+        return episodes
+
+    env.play = watched  # type: ignore[method-assign]
+    made = learner()
+    made.improve(env, {}, steps, env.run)
+    save_file(weights(made.engine.model), out / f"weights-{rank}.safetensors")
+    told = {
+        "mine": mine,
+        "store": env.syllabus.store.state() | {"position": 0},
+        "history": msgspec.to_builtins(env.history),
+        "samples": env.samples,
+        "world": world.get("world", 1),
+    }
+    (out / f"rank-{rank}.json").write_text(json.dumps(told))
+    env.run.close()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Two processes over gloo: one run, one set of weights, every episode once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+
+from _tiny import same, texts
+from safetensors.torch import load_file
+
+from dream_envs.curriculum.store import read_challenges
+from dream_envs.curriculum.syllabus import Share
+
+SCRIPT = Path(__file__).with_name("gloo_practice.py")
+EACH = Share(8, 3, 3).total
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo"),
+]
+
+
+def launch(out: Path, steps: int, processes: int = 2) -> list[dict[str, Any]]:
+    """Run the script; what each rank told."""
+    out.mkdir(exist_ok=True)
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*line, str(SCRIPT), str(out), str(steps)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((out / f"rank-{r}.json").read_text()) for r in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    out = tmp_path_factory.mktemp("two")
+    return out, launch(out, 3)
+
+
+def test_both_ranks_hold_the_same_weights(two: Any) -> None:
+    out, told = two
+    a, b = (load_file(out / f"weights-{r}.safetensors") for r in (0, 1))
+    assert same(a, b) and [t["world"] for t in told] == [2, 2]
+    saved = load_file(out / "run" / "checkpoints" / "checkpoint-2" / "model.safetensors")
+    assert not all(torch.equal(saved[k], a[k]) for k in saved)  # the third step did move them
+
+
+def test_every_episode_is_played_once_written_once_and_absorbed_by_both(two: Any) -> None:
+    out, told = two
+    for round in range(3):
+        parts = [set(t["mine"][round]) for t in told]
+        assert not parts[0] & parts[1]
+        assert parts[0] | parts[1] == set(range(round * EACH, (round + 1) * EACH))
+        assert abs(len(parts[0]) - len(parts[1])) <= 1
+    assert [i for i, _ in texts(out / "run")] == list(range(3 * EACH))
+    assert told[0]["store"] == told[1]["store"] and told[0]["history"] == told[1]["history"]
+    assert told[0]["samples"] == told[1]["samples"]
+    ids = [c.id for c in read_challenges(out / "run" / "challenges.jsonl")]
+    assert ids == [c["id"] for c in told[0]["store"]["challenges"]]
+    assert len((out / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_first_round_is_that_of_one_process(two: Any, tmp_path: Path) -> None:
+    """Who plays an episode makes no difference to it; after a step the weights differ, since the rows do."""
+    from _tiny import practice
+
+    from dream_envs.agents.local import LocalAgent
+
+    practice(tmp_path).play(0, LocalAgent("nano/compose"))
+    assert texts(tmp_path) == texts(two[0] / "run")[:EACH]
+
+
+def test_resuming_both_ends_in_the_same_weights(two: Any, tmp_path: Path) -> None:
+    """Stopped after two steps (a checkpoint) and started again: each rank goes on with a review of its own."""
+    # Not a run of two steps: the learning rate falls to the last one.  A run of three is cut back to its checkpoint.
+    whole, cut = two[0], tmp_path / "cut"
+    subprocess.run(["cp", "-r", str(whole), str(cut)], check=True)
+    subprocess.run(["rm", "-r", str(cut / "run" / "checkpoints" / "checkpoint-3")], check=True)
+    with open(cut / "run" / "episodes.jsonl", "ab") as file:
+        file.write(b'{"half')
+    told = launch(cut, 3)
+    assert [len(t["mine"]) for t in told] == [1, 1]
+    for rank in (0, 1):
+        assert same(*[load_file(f / f"weights-{rank}.safetensors") for f in (whole, cut)])
+    assert texts(cut / "run") == texts(whole / "run")
