@@ -130,17 +130,20 @@ def ask(agent: Agent, requests: Sequence[Request]) -> list[Action]:
 
 def request_for(game: Game, state: Any, seat: Seat, *, label: str, turn: int, privileged: bool = False) -> Request:
     """What ``seat`` is asked.  Its seed depends on the episode's label, the agent and how many turns went before."""
-    common: dict[str, Any] = {
-        "messages": game.view(state, seat.agent),
-        "agent": seat.agent,
-        "role": seat.role,
-        "seed": seeds.digest("request", label, seat.agent, turn),
-        "limits": seat.limits,
-    }
+    messages = game.view(state, seat.agent)
+    number = seeds.digest("request", label, seat.agent, turn)
     if not privileged:
-        return Request(**common)
+        return Request(messages=messages, agent=seat.agent, role=seat.role, seed=number, limits=seat.limits)
     tasks, _ = game.record(state)
-    return PrivilegedRequest(**common, task=tasks[-1] if tasks else None, state=state)
+    return PrivilegedRequest(
+        messages=messages,
+        agent=seat.agent,
+        role=seat.role,
+        seed=number,
+        limits=seat.limits,
+        task=tasks[-1] if tasks else None,
+        state=state,
+    )
 
 
 class Table:

@@ -12,6 +12,7 @@ import hashlib
 import numpy as np
 
 Label = str | int | float | bytes | bool | None
+_NAMES = {kind: kind.__name__ for kind in (str, int, float, bytes, bool, type(None))}  # one look-up on the hot path
 
 
 def digest(*labels: Label, bits: int = 64) -> int:
@@ -22,11 +23,14 @@ def digest(*labels: Label, bits: int = 64) -> int:
     """
     parts = []
     for label in labels:
-        if not isinstance(label, (str, int, float, bytes, bool, type(None), np.integer)):
-            raise TypeError(f"a seed label is a str, int, float, bytes, bool or None, not {type(label).__name__}")
-        value = int(label) if isinstance(label, np.integer) else label
-        text = repr(value)
-        parts.append(f"{type(value).__name__}{len(text)}:{text}")
+        name = _NAMES.get(type(label))
+        if name is None:
+            if not isinstance(label, (str, int, float, bytes, np.integer)):
+                raise TypeError(f"a seed label is a str, int, float, bytes, bool or None, not {type(label).__name__}")
+            label = int(label) if isinstance(label, np.integer) else label
+            name = type(label).__name__
+        text = repr(label)
+        parts.append(f"{name}{len(text)}:{text}")
     data = "|".join(parts).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=bits // 8).digest(), "little")
 
