@@ -121,16 +121,57 @@ def overhead(options: Options) -> list[Row]:
 
 def decoding(options: Options) -> list[Row]:
     """Our decode loop against ``model.generate`` at the same number of new tokens, and against the matrix rate."""
+    return [row for batch in (BATCH, 16) for row in _decode(options, batch)]
+
+
+def _decode(options: Options, batch: int) -> list[Row]:
     agent, family, rng = LocalAgent(MODEL), Composition(), stream("bench", "decode")
     prompts = [
-        agent.encode([{"role": "user", "content": family.generate(rng, 1 + i % 8).prompt}]) for i in range(BATCH)
+        agent.encode([{"role": "user", "content": family.generate(rng, 1 + i % 8).prompt}]) for i in range(batch)
     ]
-    row_seeds = rng.integers(2**63, size=BATCH, dtype=np.uint64)
-    limits, rounds = np.full(BATCH, NEW_TOKENS), options.pick(3, 9, 21)
+    row_seeds, limits = rng.integers(2**63, size=batch, dtype=np.uint64), np.full(batch, NEW_TOKENS)
+
+    def ours() -> None:
+        found = sample(forward_for(agent.model), prompts, row_seeds, limits, end=[-1], pad=agent.pad)
+        assert all(len(s.ids) == NEW_TOKENS for s in found)
+
+    with one_thread():
+        works = {"ours": ours, "generate": _generate(LocalAgent(MODEL), prompts), "matmul": _matmul}
+        times = side_by_side(works, options.pick(3, 9, 21))
+    seconds = {name: statistics.median(found) for name, found in times.items()}
+    tokens, ratio = batch * NEW_TOKENS, median_ratio(times["generate"], times["ours"])
+    reached = _decode_flops(agent.model, [len(p) for p in prompts]) / seconds["ours"] / 1e9
+    possible = _MATMUL_FLOPS / seconds["matmul"] / 1e9
+    return [
+        Row(
+            section=3,
+            what=f"decode loop, batch {batch}, {NEW_TOKENS} new tokens, T = 1, one thread",
+            unit="tokens/s",
+            ours=tokens / seconds["ours"],
+            peer=tokens / seconds["generate"],
+            peer_name="model.generate",
+            ratio=ratio,
+            target=">= 3.00" if batch == BATCH else "",
+            met=at_least(ratio, 3.0) if batch == BATCH else None,
+            note="ours also returns log-probabilities and seeds each row",
+        ),
+        Row(
+            section=3,
+            what=f"its matrix work, batch {batch}, against the machine's matrix rate (1024 x 1024, one thread)",
+            unit="GFLOP/s",
+            ours=reached,
+            peer=possible,
+            peer_name="torch.mm",
+            ratio=reached / possible,
+        ),
+    ]
+
+
+def _generate(agent: LocalAgent, prompts: Sequence[Sequence[int]]) -> Callable[[], None]:
+    """``model.generate`` on these prompts.  Without an end token neither loop looks for one: the same work for both."""
     width = max(map(len, prompts))
     ids = torch.tensor([[agent.pad] * (width - len(p)) + list(p) for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    # Without an end token neither loop stops early nor looks for an end: the same work for both.
     config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
@@ -142,50 +183,14 @@ def decoding(options: Options) -> list[Row]:
         eos_token_id=None,
         bos_token_id=None,
     )
-
-    def ours() -> None:
-        found = sample(forward_for(agent.model), prompts, row_seeds, limits, end=[-1], pad=agent.pad)
-        assert all(len(s.ids) == NEW_TOKENS for s in found)
+    agent.model.generation_config = config
 
     def theirs() -> None:
         with torch.inference_mode():
             out = agent.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        assert out.shape == (BATCH, width + NEW_TOKENS)
+        assert out.shape == (len(prompts), width + NEW_TOKENS)
 
-    kept, agent.model.generation_config = agent.model.generation_config, config
-    try:
-        with one_thread():
-            times = side_by_side({"ours": ours, "generate": theirs, "matmul": _matmul}, rounds)
-    finally:
-        agent.model.generation_config = kept
-    tokens, ratio = BATCH * NEW_TOKENS, median_ratio(times["generate"], times["ours"])
-    rate = tokens / statistics.median(times["ours"])
-    flops = _decode_flops(agent.model, [len(p) for p in prompts])
-    reached = flops / statistics.median(times["ours"]) / 1e9
-    possible = _MATMUL_FLOPS / statistics.median(times["matmul"]) / 1e9
-    return [
-        Row(
-            section=3,
-            what=f"decode loop, batch {BATCH}, {NEW_TOKENS} new tokens, T = 1, one thread",
-            unit="tokens/s",
-            ours=rate,
-            peer=tokens / statistics.median(times["generate"]),
-            peer_name="model.generate",
-            ratio=ratio,
-            target=">= 3.00",
-            met=at_least(ratio, 3.0),
-            note="ours also returns log-probabilities and seeds each row",
-        ),
-        Row(
-            section=3,
-            what="the decode's matrix work against the machine's matrix rate (1024 x 1024, one thread)",
-            unit="GFLOP/s",
-            ours=reached,
-            peer=possible,
-            peer_name="torch.mm",
-            ratio=reached / possible,
-        ),
-    ]
+    return theirs
 
 
 _SIDE, _TIMES = 1024, 4
@@ -294,7 +299,7 @@ def _plain(agent: LocalAgent, rows: list[TrainingRow], out: str, steps: int) -> 
     }
     config = _ours(agent, rows, out, steps).args
 
-    def value(value: Sequence[float], **_: Any) -> list[float]:
+    def value(value: Sequence[float | None], **_: Any) -> list[float | None]:
         return list(value)
 
     rollout_func: Any = lambda prompts, trainer: given  # noqa: E731  TRL's annotation names its own trainer

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def archive(options: Options) -> list[Row]:
         new, more = tasks[size : size + ASKED], tasks[size + ASKED : size + 2 * ASKED]
         held = tasks[: size : size // ASKED][:ASKED]
         works: dict[str, Callable[[], Any]] = {
-            "store look-up": lambda new=new, held=held: [t.id in store for t in (*new, *held)],
-            "index look-up, new": lambda new=new: [index.similarity(t) for t in new],
-            "index look-up, held": lambda held=held: [index.similarity(t) for t in held],
+            "store look-up": partial(_all, lambda task: task.id in store, [*new, *held]),
+            "index look-up, new": partial(_all, index.similarity, new),
+            "index look-up, held": partial(_all, index.similarity, held),
         }
         for name, times in side_by_side(works, options.pick(3, 5, 9)).items():
             count = 2 * ASKED if name == "store look-up" else ASKED
@@ -66,6 +67,11 @@ def archive(options: Options) -> list[Row]:
         )
         for name, at in found.items()
     ]
+
+
+def _all(work: Callable[[Any], Any], items: Sequence[Any]) -> None:
+    for item in items:
+        work(item)
 
 
 def _each(work: Callable[[Any], Any], items: Sequence[Any]) -> float:
@@ -98,7 +104,7 @@ def starting(options: Options) -> list[Row]:
         "dream-envs --help": [sys.executable, "-m", "dream_envs.cli", "--help"],
     }
     works: dict[str, Callable[[], Any]] = {"python": lambda: _quiet(bare)}
-    works |= {name: lambda line=line: _quiet(line) for name, line in lines.items()}
+    works |= {name: partial(_quiet, line) for name, line in lines.items()}
     times = side_by_side(works, options.pick(3, 5, 9))
     python = statistics.median(times["python"])
     importing = statistics.median(a - b for a, b in zip(times["import dream_envs"], times["python"], strict=True))

@@ -130,20 +130,13 @@ def ask(agent: Agent, requests: Sequence[Request]) -> list[Action]:
 
 def request_for(game: Game, state: Any, seat: Seat, *, label: str, turn: int, privileged: bool = False) -> Request:
     """What ``seat`` is asked.  Its seed depends on the episode's label, the agent and how many turns went before."""
-    messages = game.view(state, seat.agent)
     number = seeds.digest("request", label, seat.agent, turn)
+    seen = game.view(state, seat.agent)
+    plain = Request(messages=seen, agent=seat.agent, role=seat.role, seed=number, limits=seat.limits)
     if not privileged:
-        return Request(messages=messages, agent=seat.agent, role=seat.role, seed=number, limits=seat.limits)
+        return plain
     tasks, _ = game.record(state)
-    return PrivilegedRequest(
-        messages=messages,
-        agent=seat.agent,
-        role=seat.role,
-        seed=number,
-        limits=seat.limits,
-        task=tasks[-1] if tasks else None,
-        state=state,
-    )
+    return PrivilegedRequest(**msgspec.structs.asdict(plain), task=tasks[-1] if tasks else None, state=state)
 
 
 class Table:

@@ -55,6 +55,13 @@ class NoveltyIndex:
         draw = stream("novelty", "minhash", bands, rows).integers(2**64, size=(2, bands * rows, 1), dtype=np.uint64)
         self._scale, self._shift = draw[0] | np.uint64(1), draw[1]
         self._band = np.arange(bands)
+        self._exact: set[bytes]
+        self._count: int
+        self._used: int
+        self._flat: np.ndarray  # uint32: the sets of all problems, one behind the other
+        self._ends: np.ndarray  # int64: where each ends
+        self._all_keys: np.ndarray  # uint32[problems, bands]
+        self._table: np.ndarray  # int32[bands, slots, WAYS]: problems, newest first, -1 for none
         self._clear()
 
     def __len__(self) -> int:
@@ -118,11 +125,11 @@ class NoveltyIndex:
 
     def _clear(self) -> None:
         self._count = self._used = 0
-        self._exact: set[bytes] = set()
-        self._flat = np.zeros(0, np.uint32)  # the sets of all problems, one behind the other
-        self._ends = np.zeros(0, np.int64)  # where each ends
+        self._exact = set()
+        self._flat = np.zeros(0, np.uint32)
+        self._ends = np.zeros(0, np.int64)
         self._all_keys = np.zeros((0, self.bands), np.uint32)
-        self._table = np.full((self.bands, 1024, WAYS), -1, np.int32)  # problems by band and slot, newest first
+        self._table = np.full((self.bands, 1024, WAYS), -1, np.int32)
 
     def _append(self, mine: np.ndarray) -> bool:
         """Note a set, without its keys; False if it is there."""
