@@ -75,10 +75,15 @@ def _label_accuracy(episodes: Sequence[Episode]) -> float | None:
 
 
 def shape(text: str) -> str:
-    """The structure of a reply: character classes, repeats folded (``BfDk`` and ``AaCc`` are both ``(Aa)+``)."""
+    """The structure of a reply: character classes, repeats folded (``BfDk`` and ``AaCcBd`` are both ``(Aa)+``).
+
+    Repeated units of 1 to 4 characters are folded, whichever size gives the shortest result.
+    """
     classes = "".join("A" if c.isupper() else "a" if c.islower() else "0" if c.isdigit() else c for c in text[:512])
+    best = list(classes)
     for size in (1, 2, 3, 4):
-        folded, i = [], 0
+        folded: list[str] = []
+        i = 0
         while i < len(classes):
             unit, n = classes[i : i + size], 1
             while classes[i + n * size : i + (n + 1) * size] == unit and len(unit) == size:
@@ -89,9 +94,8 @@ def shape(text: str) -> str:
             else:
                 folded.append(classes[i])
                 i += 1
-        if len(folded) == 1:
-            return folded[0]
-    return "".join(folded)
+        best = min(best, folded, key=len)  # the smaller unit where both are as short
+    return "".join(best)
 
 
 def entropy(items: Iterable[str]) -> float:
@@ -100,7 +104,7 @@ def entropy(items: Iterable[str]) -> float:
     n = sum(counts.values())
     if n == 0:
         return 0.0
-    plug_in = -sum(c / n * math.log2(c / n) for c in counts.values())
+    plug_in = -math.fsum(c / n * math.log2(c / n) for c in counts.values())
     return plug_in + (len(counts) - 1) / (2 * n * math.log(2))
 
 

@@ -37,7 +37,8 @@ def wilson(successes: float, attempts: int, z: float = 1.959963984540054) -> Dif
     scale = 1 + z * z / attempts
     centre = (p + z * z / (2 * attempts)) / scale
     half = z * math.sqrt(p * (1 - p) / attempts + z * z / (4 * attempts * attempts)) / scale
-    return Difficulty(p, max(0.0, centre - half), min(1.0, centre + half), attempts)
+    # At 0 and at 1 the ends meet p exactly; in floating point they would miss it by a last digit.
+    return Difficulty(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), attempts)
 
 
 class Entry(msgspec.Struct):

@@ -20,6 +20,8 @@ from dream_envs.curriculum.store import ChallengeStore, Entry
 from dream_envs.seeds import stream
 
 CHALLENGER = "challenger_0"
+#: A problem that is given, its author, and the brief that it answers (None: the game's own).
+Given = tuple[Task, str, Task | None]
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -78,9 +80,8 @@ class Syllabus:
         free = self.share.total - len(given)
         first = round * self.share.total
         starts = [Start(first + i) for i in range(free)]
-        for i, (task, author) in enumerate(given):
+        for i, (task, author, brief) in enumerate(given):
             action = Action(self.family.as_proposal(task))
-            brief = _replay_brief(task) if author == "replay" else None
             starts.append(Start(first + free + i, brief, {CHALLENGER: action}, author))
         return starts
 
@@ -92,7 +93,7 @@ class Syllabus:
                 continue
             author = author_of(episode)
             if author != "replay":
-                self.store.add(challenge, round=round, author=author)
+                self.store.add(challenge, round=round, author=author, parent=challenge.parent)
             values = believed(episode)
             if values and challenge.id in self.store:
                 self.store.record(challenge.id, sum(values), len(values), round=round)
@@ -113,17 +114,18 @@ class Syllabus:
             )
         self.store.restore(state["store"])
 
-    def _mutations(self, rng: np.random.Generator) -> list[tuple[Task, str]]:
+    def _mutations(self, rng: np.random.Generator) -> list[Given]:
         parents = self.store.select(sampler.solved)
         draw = sampler.sampler(self.share.parents)
-        made: dict[str, tuple[Task, str]] = {}
+        made: dict[str, Given] = {}
         for _ in range(self.share.mutations if parents else 0):
-            task = self.family.mutate(draw(parents, rng).challenge, rng)
+            parent = draw(parents, rng).challenge
+            task = self.family.mutate(parent, rng)
             if task is not None and task.id not in self.store:
-                made[task.id] = (task, "mutation")
+                made[task.id] = (task, "mutation", _brief(self.family.brief(), "brief", self.family.name, 0, parent.id))
         return list(made.values())
 
-    def _replays(self, rng: np.random.Generator) -> list[tuple[Task, str]]:
+    def _replays(self, rng: np.random.Generator) -> list[Given]:
         top = max((e.challenge.level for e in self.store if sampler.solved(e)), default=0)
         known = self.store.select(lambda e: e.challenge.level <= top)
         draw = sampler.sampler(self.share.replay)
@@ -131,15 +133,22 @@ class Syllabus:
         for _ in range(self.share.replays if known else 0):
             entry = draw(known, rng)
             chosen[entry.challenge.id] = entry
-        return [(e.challenge, "replay") for e in chosen.values()]
+        return [(e.challenge, "replay", _replay_brief(e.challenge)) for e in chosen.values()]
 
-    def _fixed(self, count: int, rng: np.random.Generator) -> list[tuple[Task, str]]:
-        return [(self.family.generate(rng, self.share.fixed_level), "generator") for _ in range(count)]
+    def _fixed(self, count: int, rng: np.random.Generator) -> list[Given]:
+        # Drawn again, a problem is a fair draw and no duplicate: an arm that lives on the few problems of a shallow
+        # level would have most of them turned away in the end.
+        drawn = [self.family.generate(rng, self.share.fixed_level) for _ in range(count)]
+        return [(t, "generator", _replay_brief(t) if t.id in self.store else None) for t in drawn]
 
 
 def _replay_brief(task: Task) -> Task:
     """A brief that names what is replayed; its origin tells the game that the archive's gate does not apply."""
-    return Task(family=task.family, level=task.level, prompt="replay", origin="replay", meta={"reference": task.id})
+    return _brief("replay", "replay", task.family, task.level, task.id)
+
+
+def _brief(prompt: str, origin: str, family: str, level: int, reference: str) -> Task:
+    return Task(family=family, level=level, prompt=prompt, origin=origin, meta={"reference": reference})
 
 
 def challenge_of(episode: Episode) -> Challenge | None:

@@ -1,0 +1,128 @@
+"""Health and alarms on hand-made rounds; the shape of replies and the entropy against known values."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+from _episodes import GOLD, play, solved
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dream_envs.core import Episode, Event, Reject, Score
+from dream_envs.curriculum.alarms import Health, entropy, health, ring, shape
+from dream_envs.rewards.presets import challenger_solver
+from dream_envs.tasks.composition import Composition
+
+GOOD = Health(
+    valid=0.95, duplicates=0.2, unique=0.9, band=0.4, depth=3.0, solved=0.5, label_accuracy=1.0, features=40,
+    format_entropy=1.0, answer_entropy=1.0,
+)  # fmt: skip
+
+
+def but(**changed: float | None) -> Health:
+    return msgspec.structs.replace(GOOD, **changed)
+
+
+@pytest.mark.parametrize(
+    ("history", "words"),
+    [
+        ([GOOD, but(valid=0.74)], ["0.95 to 0.74"]),
+        ([GOOD, but(unique=0.49)], ["0.49 of the proposals are distinct"]),
+        ([GOOD, but(duplicates=0.81)], ["0.81 of the proposals are known"]),
+        ([GOOD, but(band=0.04)], ["0.04 of the problems are partly solved"]),
+        ([GOOD, but(label_accuracy=0.89)], ["0.89 of the labels"]),
+        ([but(label_accuracy=0.5, band=0.0)], ["0.00 of the problems", "0.50 of the labels"]),
+    ],
+)
+def test_each_alarm_rings_for_its_own_failure(history: list[Health], words: list[str]) -> None:
+    alarms = ring(history)
+    assert len(alarms) == len(words)
+    assert all(word in alarm for word, alarm in zip(words, alarms, strict=True))
+
+
+def test_silence() -> None:
+    assert ring([]) == ring([GOOD]) == ring([GOOD, but(valid=0.76, unique=0.5, duplicates=0.8, band=0.05)]) == []
+    nothing = Health(None, None, None, None, None, None, None, 0, 0.0, 0.0)
+    assert ring([nothing, nothing]) == ring([GOOD, nothing]) == ring([nothing, GOOD]) == []
+    assert ring([but(valid=0.3), GOOD]) == []  # better than it began
+
+
+def scored(episode: Episode, author: str = "") -> Episode:
+    events = [*([Event("given", data={"author": author})] if author else []), *episode.events]
+    return msgspec.structs.replace(episode, scores=challenger_solver()(episode), events=events)
+
+
+def test_health_of_a_round_worked_by_hand() -> None:
+    round_ = [
+        scored(play(solved(2, 4), "c:BDA")),
+        scored(play(solved(4, 4), "c:BDA")),  # the same text once more
+        scored(play(["x"] * 4, "c:BD!A")),  # no problem
+        scored(play(["x"] * 4, "d:A", gate=lambda t: Reject("duplicate"))),
+        scored(play(["x"] * 4, "d:AB"), author="mutation"),  # nobody solved it; not the challenger's own
+    ]
+    found = health(round_, Composition())
+    assert found.valid == pytest.approx(3 / 4) and found.duplicates == pytest.approx(1 / 4)
+    assert found.unique == pytest.approx(3 / 4)
+    assert found.band == pytest.approx(1 / 3) and found.solved == pytest.approx((0.5 + 1 + 0) / 3)
+    assert found.depth == 3.0 and found.label_accuracy == 1.0
+    assert found.features == 3  # depth=3, BD, DA
+    assert health([], Composition()) == Health(None, None, None, None, None, None, None, 0, 0.0, 0.0)
+
+
+def test_label_accuracy_is_against_the_truth_and_not_the_belief() -> None:
+    episode = play(solved(1, 4))
+    lies = {f"solver_{i}": Score(float(i > 0)) for i in range(4)}  # says the opposite of every verdict
+    assert health([msgspec.structs.replace(episode, scores=lies)], Composition()).label_accuracy == 0.0
+    some = {**lies, "solver_0": Score(1.0), "solver_1": Score(0.0, "abstain")}
+    assert health([msgspec.structs.replace(episode, scores=some)], Composition()).label_accuracy == pytest.approx(1 / 3)
+    judged = play(solved(2, 4), judge="1 1 1 1")
+    believed = {f"solver_{i}": Score(1.0) for i in range(4)}
+    assert health([msgspec.structs.replace(judged, scores=believed)], Composition()).label_accuracy == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""), ("B", "A"), ("BfDk", "(Aa)+"), ("AaCcBdDd", "(Aa)+"), ("fka", "(a)+"), ("123", "(0)+"), ("Bf", "Aa"),
+        ("c:BDA", "a:(A)+"), ("c:BDAAA", "a:(A)+"), ("fka!", "(a)+!"), ("1, 2, 3, 4", "(0, )+0"), (" ", " "),
+    ],
+)  # fmt: skip
+def test_shapes(text: str, expected: str) -> None:
+    assert shape(text) == expected
+
+
+@given(st.text(alphabet="AaBb01 ,", max_size=30), st.integers(2, 5))
+def test_a_repeated_unit_has_one_shape_whatever_its_number(text: str, n: int) -> None:
+    unit = text[:3]
+    if unit:
+        assert shape(unit * (n + 4)) == shape(unit * (n + 5)) or len(unit * 10) > 512
+    renamed = text.translate(str.maketrans("AaBb01", "QzRq79"))
+    assert shape(text) == shape(renamed)  # which letter it is makes no difference
+
+
+def test_known_entropies() -> None:
+    """Plug-in entropy plus (k - 1) / (2 n ln 2): a fair coin seen four times is 1 + 1 / (8 ln 2)."""
+    assert entropy([]) == 0.0 and entropy("aaaa") == 0.0
+    assert entropy("abab") == pytest.approx(1 + 1 / (8 * math.log(2)))
+    assert entropy("abcd") == pytest.approx(2 + 3 / (8 * math.log(2)))
+    assert entropy("aaab") == pytest.approx(0.811278 + 1 / (8 * math.log(2)), abs=1e-6)
+
+
+def test_the_correction_corrects() -> None:
+    """Sixteen equal letters seen 32 times: the plug-in alone is a third of a bit too low."""
+    from dream_envs.seeds import stream
+
+    rng = stream("entropy")
+    found = [entropy([str(x) for x in rng.integers(16, size=32)]) for _ in range(400)]
+    assert abs(sum(found) / 400 - 4.0) < 0.1
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", GOLD, ""]), max_size=40), st.randoms())
+def test_entropy_is_not_negative_and_knows_no_order(items: list[str], random: object) -> None:
+    shuffled = list(items)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert entropy(items) == entropy(shuffled) >= 0.0
+    renamed = [f"<{x}>" for x in items]
+    assert entropy(renamed) == entropy(items)

@@ -1,0 +1,376 @@
+"""The syllabus: what is kept, what is drawn, what is planned, and that a restored one goes on as if never stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Reject, Request, Task
+from dream_envs.curriculum import gates, sampler
+from dream_envs.curriculum.store import ChallengeStore, Entry, read_challenges, wilson
+from dream_envs.curriculum.syllabus import Share, Syllabus, author_of, challenge_of
+from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.rewards.presets import challenger_solver
+from dream_envs.rollout import rollout
+from dream_envs.seeds import stream
+from dream_envs.tasks.composition import Composition
+
+FAMILY = Composition(max_level=6)
+TASKS = [FAMILY.make("a", ops) for ops in ("A", "B", "AB", "ABC", "ABCD")]
+
+
+def store_with(*rows: tuple[Task, float | None, int]) -> ChallengeStore:
+    """A store of these tasks with (successes, attempts); None: never tried."""
+    store = ChallengeStore()
+    for task, right, n in rows:
+        store.add(task, round=0, author="challenger")
+        if right is not None:
+            store.record(task.id, right, n, round=0)
+    return store
+
+
+# ------------------------------------------------------------------------------------------------------------- store
+
+
+def test_a_store_keeps_what_came_in_the_order_it_came(tmp_path: Path) -> None:
+    store = ChallengeStore(tmp_path / "deep" / "c.jsonl")
+    assert [store.add(t, round=i, author="challenger", parent="p") for i, t in enumerate(TASKS)] == [True] * 5
+    assert not store.add(TASKS[2], round=9, author="somebody else")
+    assert len(store) == 5 and TASKS[2].id in store and "nothing" not in store
+    assert [e.challenge.id for e in store] == [t.id for t in TASKS] and store[2].challenge.round == 2
+    kept = list(read_challenges(tmp_path / "deep" / "c.jsonl"))
+    assert kept == [e.challenge for e in store]
+    assert kept[3].answer == TASKS[3].answer and kept[3].author == "challenger" and kept[3].parent == "p"
+
+
+def test_records_add_up_and_the_newest_is_the_estimate() -> None:
+    store = store_with((TASKS[0], 1, 8))
+    store.record(TASKS[0].id, 6, 8, round=3)
+    entry = store.get(TASKS[0].id)
+    assert entry is not None and (entry.successes, entry.attempts, entry.rate, entry.n, entry.round) == (
+        7,
+        16,
+        0.75,
+        8,
+        3,
+    )
+    found = store.difficulty(TASKS[0].id)
+    assert found is not None and (found.p, found.attempts) == (0.75, 8)
+    store.add(TASKS[1], round=1)
+    assert store.difficulty(TASKS[1].id) is None
+
+
+@pytest.mark.parametrize("counts", [(3, 2), (-1, 2), (0, 0), (1, -1), (math.nan, 4)])
+def test_impossible_counts_are_one_line_and_change_nothing(counts: tuple[float, int]) -> None:
+    store = store_with((TASKS[0], 1, 8))
+    before = store.state()
+    for key in (TASKS[0].id, "nobody"):
+        with pytest.raises(DreamEnvsError) as caught:
+            store.record(key, *counts, round=1)
+        assert "\n" not in str(caught.value)
+    assert store.state() == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    before=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=20),
+    after=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=20),
+    torn=st.binary(max_size=30),
+)
+def test_a_restored_store_goes_on_as_if_never_stopped(
+    before: list[tuple[int, int]], after: list[tuple[int, int]], torn: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    drawn = [FAMILY.generate(stream("store", i), 3) for i in range(31)]
+
+    def go(store: ChallengeStore, moves: list[tuple[int, int]], round: int) -> None:
+        for i, right in moves:
+            store.add(drawn[i], round=round, author="challenger")
+            store.record(drawn[i].id, right, 4, round=round)
+
+    whole = ChallengeStore(folder / "whole.jsonl")
+    go(whole, before, 0)
+    state = json.loads(json.dumps(whole.state()))  # as a checkpoint holds it
+    go(whole, after, 1)
+
+    killed = ChallengeStore(folder / "killed.jsonl")
+    go(killed, before, 0)
+    go(killed, after[::-1], 1)  # what came after the checkpoint was otherwise, and ends in half a line
+    killed.close()
+    with open(folder / "killed.jsonl", "ab") as file:
+        file.write(torn)
+    resumed = ChallengeStore(folder / "killed.jsonl")
+    resumed.restore(state)
+    go(resumed, after, 1)
+    assert resumed.state() == whole.state()
+    assert (folder / "killed.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+    (folder / "killed.jsonl").unlink()
+    lost = ChallengeStore(folder / "killed.jsonl")  # the file is gone, the checkpoint is not
+    lost.restore(state)
+    go(lost, after, 1)
+    assert lost.state() == whole.state()
+    assert (folder / "killed.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+
+
+def test_select_the_newest() -> None:
+    store = store_with(*[(t, i % 2, 1) for i, t in enumerate(TASKS)])
+    assert [e.challenge.level for e in store.select(sampler.solved)] == [1, 3]
+    assert [e.challenge.id for e in store.select(lambda e: True, last=2)] == [t.id for t in TASKS[-2:]]
+    assert store.select(sampler.solved, last=9) == store.select(sampler.solved)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [  # Wilson (1927) at 95 %, four decimals, from the closed form worked by hand
+        (0, 8, 0.0, 0.3244), (8, 8, 0.6756, 1.0), (4, 8, 0.2152, 0.7848), (1, 10, 0.0179, 0.4042),
+        (50, 100, 0.4038, 0.5962),
+    ],
+)  # fmt: skip
+def test_wilson_table(successes: int, n: int, low: float, high: float) -> None:
+    found = wilson(successes, n)
+    assert (found.low, found.high) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
+
+
+@given(n=st.integers(1, 400), share=st.floats(0, 1))
+def test_wilson_is_the_set_of_rates_that_the_score_test_accepts(n: int, share: float) -> None:
+    """By definition: |p - q| <= z sqrt(q (1 - q) / n) on the interval, and nowhere else on a grid."""
+    k, z = round(share * n), 1.959963984540054
+    found, grid = wilson(k, n), np.linspace(0, 1, 2001)
+    accepted = np.abs(k / n - grid) <= z * np.sqrt(grid * (1 - grid) / n)
+    inside = (grid >= found.low - 1e-9) & (grid <= found.high + 1e-9)
+    borderline = np.minimum(np.abs(grid - found.low), np.abs(grid - found.high)) < 1e-6
+    assert (accepted == inside)[~borderline].all()
+    assert 0 <= found.low <= found.p <= found.high <= 1
+
+
+# ---------------------------------------------------------------------------------------------------------- samplers
+
+ENTRIES = list(store_with((TASKS[0], 0, 8), (TASKS[1], 8, 8), (TASKS[2], 4, 8), (TASKS[3], 2, 8), (TASKS[4], None, 0)))
+
+
+def test_samplers_draw_from_their_distributions() -> None:
+    """10,000 draws each, chi-square within five deviations of the weights worked by hand from (k + 1/2) / (n + 1)."""
+    p = np.array([0.5 / 9, 8.5 / 9, 4.5 / 9, 2.5 / 9, 0.5])
+    levels = np.array([1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 4])  # two of level 1 share what every level gets
+    for name, weights in (
+        ("uniform", np.ones(5)), ("by_level", levels), ("learnable", p * (1 - p)), ("regret", 1 - p)
+    ):  # fmt: skip
+        rng, draw = stream("samplers", name), sampler.sampler(name)
+        counts = Counter(draw(ENTRIES, rng).challenge.id for _ in range(10_000))
+        seen = np.array([counts[e.challenge.id] for e in ENTRIES])
+        expected = 10_000 * weights / weights.sum()
+        chi2 = ((seen - expected) ** 2 / expected).sum()
+        assert chi2 < 4 + 5 * math.sqrt(2 * 4), (name, seen, expected)
+
+
+def test_an_unknown_sampler_names_the_nearest() -> None:
+    with pytest.raises(DreamEnvsError, match="by_level"):
+        sampler.sampler("by_levels")
+    with pytest.raises(DreamEnvsError, match="uniform"):
+        Share(replay="uniforn")
+
+
+def test_marks_of_entries() -> None:
+    zero, full, half, quarter, never = ENTRIES
+    assert [sampler.solved(e) for e in ENTRIES] == [False, True, True, True, False]
+    assert [sampler.mastered(e) for e in ENTRIES] == [False, True, False, False, False]
+    assert [sampler.in_band(e) for e in ENTRIES] == [False, False, True, True, False]
+    assert sampler.in_band(half, 0.4, 0.6) and not sampler.in_band(quarter, 0.25, 0.6)
+    full.rate = 0.0  # forgotten: it was solved once and stays under review
+    assert sampler.solved(full) and not sampler.mastered(full)
+    full.rate = 1.0
+    assert zero.rate == 0.0 and never.rate is None
+
+
+# ------------------------------------------------------------------------------------------------------------- gates
+
+
+def test_gates() -> None:
+    store = store_with((TASKS[0], None, 0))
+    both = gates.every(gates.held_out([TASKS[1]]), gates.archive(store), gates.level(1, 2))
+    codes = [r.code if (r := both(t)) else "" for t in TASKS]
+    assert codes == ["duplicate", "held_out", "", "limits", "limits"]
+    store.add(TASKS[2], round=1)
+    assert both(TASKS[2]) == Reject("duplicate", TASKS[2].id)  # the gate asks the store as it is now
+    again = FAMILY.parse(FAMILY.as_proposal(TASKS[1]))
+    assert isinstance(again, Task) and both(again) is not None and both(again).code == "held_out"  # type: ignore[union-attr]
+    with pytest.raises(DreamEnvsError):
+        gates.level(3, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------- syllabus
+
+
+def syllabus(store: ChallengeStore | None = None, share: Share | None = None, seed: str = "s") -> Syllabus:
+    return Syllabus(FAMILY, share or Share(6, 4, 5), seed=seed, store=ChallengeStore() if store is None else store)
+
+
+class Player:
+    """Proposes what the family generates and solves each attempt with probability 1/2, by the request's seed alone."""
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        said = []
+        for r in requests:
+            rng = stream("player", r.seed)
+            if r.role == "challenger":
+                said.append(Action(FAMILY.as_proposal(FAMILY.generate(rng, int(rng.integers(1, 4))))))
+            else:
+                task = FAMILY.parse(r.messages[0]["content"])
+                assert isinstance(task, Task)
+                said.append(Action(task.answer if rng.random() < 0.5 else "x"))
+        return said
+
+
+def play(plan: Syllabus, round: int, *, gate: gates.Gate | None = None) -> list[Episode]:
+    """A round of the real game."""
+    game = ChallengerSolver(FAMILY, solvers=4, gate=gate or gates.archive(plan.store))
+    seats = {"challenger": Player(), "solver": Player()}
+    return list(rollout(game, seats, plan.plan(round), seed=plan.seed, reward=challenger_solver()))
+
+
+def test_a_plan_is_a_function_of_seed_round_and_store() -> None:
+    one, other = syllabus(), syllabus()
+    for round in range(4):
+        assert one.plan(round) == one.plan(round) == other.plan(round)
+        one.absorb(round, play(one, round))
+        other.absorb(round, play(other, round)[::-1])  # in any order
+        assert one.store.state() == other.store.state()
+    one.plan(99)  # asking costs nothing
+    assert one.plan(4) == other.plan(4) and one.plan(4) != one.plan(5)
+    assert syllabus(one.store, seed="t").plan(4) != one.plan(4)
+
+
+def test_a_restored_syllabus_plans_the_same(tmp_path: Path) -> None:
+    one = syllabus(ChallengeStore(tmp_path / "a.jsonl"))
+    for round in range(3):
+        one.absorb(round, play(one, round))
+    state = json.loads(json.dumps(one.state()))
+    expected = one.plan(3)
+    one.absorb(3, play(one, 3))
+    again = syllabus(ChallengeStore(tmp_path / "a.jsonl"))
+    again.restore(state)
+    assert again.plan(3) == expected
+    again.absorb(3, play(again, 3))
+    assert again.state() == one.state()
+    for wrong in (syllabus(seed="other"), syllabus(share=Share(1, 1, 1))):
+        with pytest.raises(DreamEnvsError) as caught:
+            wrong.restore(state)
+        assert "\n" not in str(caught.value)
+
+
+def test_indices_never_meet_and_every_round_has_its_number() -> None:
+    plan, seen = syllabus(), set[int]()
+    for round in range(4):
+        starts = plan.plan(round)
+        assert len(starts) == 15
+        seen |= {s.index for s in starts}
+        plan.absorb(round, play(plan, round))
+    assert seen == set(range(60))
+    authors = Counter(s.author or "challenger" for s in plan.plan(4))
+    assert authors["challenger"] >= 6 and 0 < authors["mutation"] <= 4 and 0 < authors["replay"] <= 5
+
+
+def test_the_first_round_has_nothing_to_mutate_or_replay() -> None:
+    assert all(not s.given and s.task is None for s in syllabus().plan(0))
+    generated = syllabus(share=Share(0, 3, 3, fixed=2, fixed_level=5)).plan(0)
+    assert [s.author for s in generated] == ["generator"] * 8  # nobody proposes in that arm: the generator does
+    found = [FAMILY.parse(s.given["challenger_0"].text) for s in generated]
+    assert all(isinstance(t, Task) and t.level == 5 for t in found) and len({t.id for t in found}) > 1  # type: ignore[union-attr]
+
+
+def test_mutations_are_of_solved_parents_and_replays_reach_as_far_as_was_solved() -> None:
+    store = store_with((TASKS[0], 0, 4), (TASKS[2], 1, 4), (TASKS[3], 0, 4), (TASKS[4], 0, 4))
+    plan = syllabus(store, Share(1, 30, 30)).plan(0)
+    mutated = [s for s in plan if s.author == "mutation"]
+    replayed = {s.given["challenger_0"].text for s in plan if s.author == "replay"}
+    assert mutated and all(s.given["challenger_0"].text.startswith("a:AB") for s in mutated)
+    assert all(len(s.given["challenger_0"].text) == 5 for s in mutated)
+    assert len({s.given["challenger_0"].text for s in mutated}) == len(mutated)
+    assert "a:ABC" not in {s.given["challenger_0"].text for s in mutated}  # the store knows it
+    assert replayed == {"a:A", "a:AB"}  # level 3 and 4 were never solved: not yet
+    assert {s.task.meta["reference"] for s in mutated if s.task} == {TASKS[2].id}
+
+
+def test_replays_pass_the_archive_and_proposals_do_not() -> None:
+    plan = syllabus()
+    plan.absorb(0, play(plan, 0))
+    known = plan.store[0].challenge
+    game = ChallengerSolver(FAMILY, solvers=4, gate=gates.archive(plan.store))
+    starts = {s.author: s for r in range(1, 9) for s in plan.plan(r)}
+    replayed, *_ = rollout(game, {"solver": Player()}, [starts["replay"]])
+    assert replayed.outcome.facts["valid"] and author_of(replayed) == "replay"
+    text = {"challenger_0": Action(FAMILY.as_proposal(known))}
+    for start in (
+        msgspec.structs.replace(starts["replay"], task=None, given=text),
+        msgspec.structs.replace(starts["mutation"], given=text),
+    ):
+        (turned_away,) = rollout(game, {"solver": Player()}, [start])
+        assert turned_away.outcome.facts["reject"] == "duplicate"
+
+
+def test_the_generators_draws_are_never_duplicates() -> None:
+    """Level 1 has 128 problems: 40 rounds of 12 would be nearly all known, and the arm would play nothing."""
+    plan = syllabus(share=Share(0, 0, 2, fixed=10, fixed_level=1))
+    for round in range(40):
+        episodes = play(plan, round)
+        assert all(e.outcome.facts["valid"] for e in episodes)
+        plan.absorb(round, episodes)
+    assert len(plan.store) <= 128
+    assert sum(e.attempts for e in plan.store) == 4 * 40 * 12
+
+
+def test_evaluation_problems_never_enter_the_store() -> None:
+    reserved = [FAMILY.make(s, o) for s in FAMILY.states for o in FAMILY.operations]
+    plan, refused = syllabus(), 0
+    for round in range(6):
+        gate = gates.every(gates.held_out(reserved), gates.archive(plan.store))
+        episodes = play(plan, round, gate=gate)
+        refused += sum(e.outcome.facts["reject"] == "held_out" for e in episodes)
+        plan.absorb(round, episodes)
+    assert refused > 0 and len(plan.store) > 20
+    assert not {t.id for t in reserved} & {e.challenge.id for e in plan.store}
+
+
+def test_absorb_counts_each_attempt_once() -> None:
+    plan = syllabus()
+    total = 0
+    for round in range(3):
+        episodes = play(plan, round)
+        plan.absorb(round, episodes)
+        total += sum(len(e.turns) - 1 for e in episodes if e.outcome.facts["valid"])
+    assert sum(e.attempts for e in plan.store) == total
+    for entry in plan.store:
+        assert isinstance(entry, Entry) and 0 <= entry.successes <= entry.attempts
+        assert isinstance(entry.challenge, Challenge) and entry.challenge.author in ("challenger", "mutation")
+    mutated = [e.challenge for e in plan.store if e.challenge.author == "mutation"]
+    assert mutated and all(m.parent in plan.store for m in mutated)  # where it came from can be looked up
+
+
+def test_what_was_not_answered_is_not_counted() -> None:
+    plan = syllabus()
+
+    class Mute:
+        def act(self, requests: Sequence[Request]) -> list[Action]:
+            return [Action("", status="timeout" if i % 2 else "error") for i in range(len(requests))]
+
+    game = ChallengerSolver(FAMILY, solvers=4)
+    episodes = list(rollout(game, {"challenger": Player(), "solver": Mute()}, plan.plan(0), reward=challenger_solver()))
+    plan.absorb(0, episodes)
+    assert len(plan.store) > 0 and all(e.attempts == 0 and e.rate is None for e in plan.store)
+    assert all(challenge_of(e) for e in episodes)
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 0), (-1, 2, 2), (1, 1, 1, -1)])
+def test_an_impossible_share_is_one_line(counts: tuple[int, ...]) -> None:
+    with pytest.raises(DreamEnvsError) as caught:
+        Share(*counts)
+    assert "\n" not in str(caught.value)
