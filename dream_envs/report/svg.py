@@ -1,0 +1,189 @@
+"""Plots as small inline SVG that follows the page's light or dark colours.
+
+Figures are drawn with colours that stand for CSS variables; ``inline`` swaps them in, drops what a browser does not
+need (metadata, namespaces, unused ids) and makes the remaining ids unique in the page.  Text stays text: smaller
+than outlines and it can be selected and read aloud.  matplotlib is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from xml.etree import ElementTree
+
+#: Figure width in SVG units.  A phone shows it about 1:1, so that font sizes are close to CSS pixels there.
+WIDTH = 360
+FONT = 13
+
+#: The CSS variable of each role, and the colour that stands for it inside matplotlib.
+ROLES = ("ink", "muted", "rule", "base", "trained", "c1", "c2", "c3", "c4", *(f"s{i}" for i in range(10)))
+_STANDS_FOR = {name: f"#0102{i + 16:02x}" for i, name in enumerate(ROLES)}
+
+
+def colour(role: str) -> str:
+    """The stand-in for a CSS variable: ``colour("base")`` becomes ``var(--base)``."""
+    return _STANDS_FOR[role]
+
+
+def sequence(i: int, n: int) -> str:
+    """The colour of item ``i`` of ``n`` ordered ones."""
+    return colour(f"s{round(9 * i / max(n - 1, 1))}")
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The settings that every plot is drawn and written under."""
+    import matplotlib
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "dream-envs",
+        "font.family": ["DejaVu Sans"],
+        "font.size": FONT,
+        "text.color": colour("ink"),
+        "axes.edgecolor": colour("muted"),
+        "axes.labelcolor": colour("ink"),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "xtick.color": colour("muted"),
+        "ytick.color": colour("muted"),
+        "xtick.labelcolor": colour("ink"),
+        "ytick.labelcolor": colour("ink"),
+        "grid.color": colour("rule"),
+        "lines.linewidth": 2.0,
+        "path.simplify_threshold": 0.5,
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def figure(height: int = 260, right: int = 92, left: int = 48, panels: int = 1) -> tuple[Any, list[Any]]:
+    """A figure of ``WIDTH`` x ``height`` units with stacked panels, ``right`` units left for labels at the lines' ends.
+
+    Returns:
+        The matplotlib Figure and its axes, top to bottom.
+    """
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+    fig.patch.set_visible(False)
+    top, bottom, gap = 26, 42, 30
+    each = (height - top - bottom - gap * (panels - 1)) / panels
+    found = []
+    for i in range(panels):
+        y = bottom + (panels - 1 - i) * (each + gap)
+        axes = fig.add_axes((left / WIDTH, y / height, (WIDTH - left - right) / WIDTH, each / height))
+        axes.patch.set_visible(False)
+        axes.grid(axis="y", linewidth=0.8)
+        axes.tick_params(length=3, labelsize=FONT)
+        found.append(axes)
+    return fig, found
+
+
+def end_labels(axes: Any, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write each (y in data units, text, colour) beside the right edge, spread so that no two overlap."""
+    if not labels:
+        return
+    height = axes.get_window_extent().height
+    low, high = axes.get_ylim()
+    scale = axes.get_yaxis().get_transform()
+    low, high = (float(scale.transform([[v]])[0][0]) for v in (low, high))
+    placed = sorted(
+        ((float(scale.transform([[y]])[0][0]) - low) / (high - low) * height, text, ink) for y, text, ink in labels
+    )
+    spots = spread([min(max(y, 0.0), height) for y, _, _ in placed], FONT + 2.0, height)
+    for spot, (_, text, ink) in zip(spots, placed, strict=True):
+        axes.annotate(
+            text, (1, spot / height), xycoords="axes fraction", xytext=(5, 0), textcoords="offset points",
+            va="center", color=ink, annotation_clip=False,
+        )  # fmt: skip
+
+
+def spread(wanted: Sequence[float], gap: float, top: float) -> list[float]:
+    """Positions near the sorted ``wanted`` ones, at least ``gap`` apart, pushed up and then back below ``top``.
+
+    >>> spread([0.0, 1.0, 50.0], 10.0, 100.0)
+    [0.0, 10.0, 50.0]
+    >>> spread([95.0, 96.0], 10.0, 100.0)
+    [90.0, 100.0]
+    """
+    found = list(wanted)
+    for i in range(1, len(found)):
+        found[i] = max(found[i], found[i - 1] + gap)
+    ceiling = max(top, 0.0)
+    for i in range(len(found) - 1, -1, -1):
+        found[i] = min(found[i], ceiling)
+        ceiling = found[i] - gap
+    return found
+
+
+def powers(exponent: float) -> str:
+    """``10`` to this power in plain characters, for an axis in log10.
+
+    >>> powers(-6), powers(0)
+    ('10⁻⁶', '1')
+    """
+    digits = str(round(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return "1" if round(exponent) == 0 else f"10{digits}"
+
+
+def short(x: float) -> str:
+    """An axis number: ``150k``, ``1.5M``, ``20``."""
+    if not math.isfinite(x):
+        return ""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size:
+            return f"{x / size:g}{unit}"
+    return f"{x:g}"
+
+
+def inline(fig: Any, name: str, alt: str) -> str:
+    """The figure as an SVG element: one image to a screen reader, with ``alt`` as its text.
+
+    Args:
+        fig: drawn under ``style()``.
+        name: unique in the page.
+        alt: what the picture says.
+    """
+    buffer = io.BytesIO()
+    with style():
+        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    root = ElementTree.fromstring(buffer.getvalue())
+    kept = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", buffer.getvalue().decode()))
+    _clean(root, name, kept)
+    view = root.get("viewBox", "")
+    body = "".join(ElementTree.tostring(child, encoding="unicode") for child in root)
+    for role, stand_in in _STANDS_FOR.items():
+        body = body.replace(stand_in, f"var(--{role})")
+    return f'<svg viewBox="{view}" role="img" aria-label="{html.escape(alt)}">{body}</svg>'
+
+
+def _clean(element: ElementTree.Element, name: str, kept: set[str]) -> None:
+    element.tag = element.tag.rpartition("}")[2]
+    for key in list(element.attrib):
+        value = element.attrib.pop(key)
+        plain = key.rpartition("}")[2]
+        if plain == "id":
+            if value in kept:
+                element.set("id", f"{name}-{value}")
+            continue
+        if plain == "type" and value == "text/css":
+            continue
+        value = value.replace("url(#", f"url(#{name}-")
+        value = f"#{name}-{value[1:]}" if plain == "href" else value
+        element.set(plain, re.sub(r"font: ([\d.]+)px [^;]*", r"font-size: \1px", value) if plain == "style" else value)
+    element.text = (
+        (element.text or "").strip() or None if element.tag not in ("text", "tspan", "style") else element.text
+    )
+    element.tail = (element.tail or "").strip() or None
+    for child in list(element):
+        if child.tag.rpartition("}")[2] == "metadata":
+            element.remove(child)
+        else:
+            _clean(child, name, kept)

@@ -1,0 +1,127 @@
+"""How the report writes numbers and hostile text, and what its words mean."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Any
+
+NONE = "-"
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None for whatever else a JSON file may hold there."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an int beyond 1e308
+        return None
+
+
+def probability(value: Any) -> str:
+    """Three decimals from 0.01 up, two significant digits below: ``0.863``, ``2.5e-9``, ``0``."""
+    p = number(value)
+    if p is None:
+        return NONE
+    if p == 0 or abs(p) >= 0.01:
+        return "0" if p == 0 else f"{p:.3f}"
+    mantissa, exponent = f"{p:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def decimal(value: Any, digits: int = 1) -> str:
+    """A fixed number of decimals: a median log10, an entropy in bits."""
+    x = number(value)
+    return NONE if x is None else f"{x:.{digits}f}"
+
+
+def whole(value: Any) -> str:
+    """A count with thousands separated: ``153,600``."""
+    x = number(value)
+    return NONE if x is None else f"{x:,.0f}"
+
+
+def percent(value: Any) -> str:
+    """A share as whole per cent; what is not quite all or not quite nothing does not look like it."""
+    x = number(value)
+    if x is None:
+        return NONE
+    if 0.995 <= x < 1:
+        return ">99 %"
+    return "<1 %" if 0 < x < 0.005 else f"{100 * x:.0f} %"
+
+
+def interval(value: Any) -> str:
+    """``0.832 to 0.891``, or nothing where there is no interval."""
+    if not isinstance(value, list | tuple) or len(value) != 2 or None in (number(value[0]), number(value[1])):
+        return ""
+    return f"{probability(value[0])} to {probability(value[1])}"
+
+
+def visible(text: Any, cap: int = 2000) -> str:
+    """Text that cannot do anything: capped, with control, bidirectional and lone surrogate characters spelled out.
+
+    Line ends and tabs stay.  Markup is not escaped here: that is the template's job.
+
+    Args:
+        text: anything; what is not a str is written as ``str`` does.
+        cap: characters kept; the number of those left out is noted.
+    """
+    whole_text = text if isinstance(text, str) else str(text)
+    shown = whole_text[:cap]
+    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _spelled(c) for c in shown)
+    left = len(whole_text) - len(shown)
+    return clean if left <= 0 else f"{clean} ... ({left:,} more characters)"
+
+
+def _spelled(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+#: (word, meaning): everything that the tables and plots name.
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    (
+        "Exact success P",
+        "The probability that the model samples the one accepted reply to a problem, computed as a product of "
+        "teacher-forced token probabilities. Nothing is sampled and nothing is estimated for a single problem; "
+        "intervals are 95 % bootstrap intervals over problems.",
+    ),
+    ("Depth", "The number of operations in a problem. The base was pre-trained on the depths named under 'support'."),
+    (
+        "Budget",
+        "Every sample that the run drew, of solvers and challengers together. A problem with P below 1 / budget is not "
+        "expected to be solved once by spending the whole budget on it.",
+    ),
+    ("T=1", "Decoder: plain sampling at temperature 1."),
+    ("best_T", "Decoder: the best temperature of a grid, chosen for each problem with hindsight."),
+    (
+        "forced",
+        "Decoder: the grammar and the length of the reply are imposed, with the best temperature on top. What is left "
+        "to the model is which operation and which state.",
+    ),
+    (
+        "given",
+        "Decoder: the operations of the reply are handed over and only the states are predicted. It shows the latent "
+        "single-step skill and does not set the tier.",
+    ),
+    ("T0, sharpening", "The base already has P of at least 0.01 under its best decoder of T=1, best_T and forced."),
+    ("T1, edge", "The base's best decoder lies between 1 / budget and 0.01."),
+    ("T2, beyond the budget", "The base's best decoder lies below 1 / budget."),
+    (
+        "T3, structurally absent",
+        "The problem is deeper than the support, or uses a pair of operations held out from it. It is a property of "
+        "the problem, so a problem can be both T2 and T3.",
+    ),
+    ("Chance", "The success of somebody who knows the format and copies the operations, but guesses every state."),
+    ("Held-out pair", "A problem with at least one ordered pair of operations that pre-training never showed."),
+    ("Band", "Share of problems that some but not all attempts solved: only these carry a learning signal."),
+    (
+        "Drift",
+        "Mean -log10 P of the frozen base on the challenger's own accepted problems: difficulty on a yardstick that "
+        "does not move with the players.",
+    ),
+    ("Label accuracy", "Share of the rewards given to solvers that agree with the executed truth."),
+)
