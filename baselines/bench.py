@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size.add_argument("--quick", action="store_true", help="fewer repetitions, 10^5 challenges")
     size.add_argument("--full", action="store_true", help="more repetitions, 20 kills")
     parser.add_argument("--kill", type=int, help="kills in section 7 (0; 20 with --full)")
-    parser.add_argument("--kill-steps", type=int, default=12, help="steps of the run that is killed")
+    parser.add_argument("--kill-steps", type=int, default=30, help="steps of the run that is killed")
     parser.add_argument("--json", default="runs/bench.json", help="where the rows are written")
     given = parser.parse_args(arguments)
     try:
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(chosen: Sequence[int], options: Options, out: Path) -> None:
-    """Measure, print and write."""
+    """Measure, write after each section, so that a stop loses one section at most, and print."""
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=140)  # a pipe or a log has no width of its own
@@ -154,11 +154,13 @@ def show(chosen: Sequence[int], options: Options, out: Path) -> None:
         with console.status(f"{number}  {SECTIONS[number][0]} ..."):
             rows += run_section(number, options)
         seconds[str(number)] = round(time.perf_counter() - began, 1)
+        about["load_after"] = machine()["load_before"]
+        written = [{**msgspec.to_builtins(row), "command": COMMAND.format(row.section)} for row in rows]
+        write_json(
+            out, {"schema": 1, "size": options.size, **about, "seconds": seconds, **provenance(), "rows": written}
+        )
         console.print(f"[dim]{number}  {SECTIONS[number][0]}: {seconds[str(number)]} s[/dim]")
     console.print(table(rows))
-    about["load_after"] = machine()["load_before"]
-    written = [{**msgspec.to_builtins(row), "command": COMMAND.format(row.section)} for row in rows]
-    write_json(out, {"schema": 1, "size": options.size, **about, "seconds": seconds, **provenance(), "rows": written})
     met = [row.met for row in rows if row.met is not None]
     busy = about["load_before"] is not None and about["load_before"] > 0.5
     console.print(

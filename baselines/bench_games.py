@@ -6,6 +6,7 @@ with the same two moves.  The game of this suite with its whole way to the disk 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rollout import EpisodeWriter, rollout
 
 RECORDED = 5000.0
+#: Seconds that a peer may take for one answer, its imports included.
+PATIENCE = 300.0
 #: The two suites as they are, without what they ask for; then what importing them and this game really needs.
 PEERS = ("textarena==0.7.4", "gem-llm==0.1.0")
 NEEDED = ("numpy", "nltk", "requests", "rich", "websockets", "reasoning-gym")
@@ -182,17 +186,29 @@ class Peers:
         if self.process is None:
             return {"error": self.problem}
         assert self.process.stdin is not None and self.process.stdout is not None
+        alarm = threading.Timer(PATIENCE, self.process.kill)
+        alarm.start()
         try:
             self.process.stdin.write(f"{what} {episodes} {int(seeded)}\n")
             self.process.stdin.flush()
             return json.loads(self.process.stdout.readline())
         except (OSError, ValueError) as error:
-            return {"error": f"the peers' process ended: {error}"}
+            return {"error": f"the peers' process ended, or gave no answer in {PATIENCE:.0f} s: {error}"}
+        finally:
+            alarm.cancel()
 
     def close(self) -> None:
         """End the process."""
-        if self.process is not None:
-            self.process.communicate(timeout=30)
+        if self.process is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # a process that is gone has a broken pipe
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def _python(venv: Path) -> Path:

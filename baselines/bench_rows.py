@@ -36,7 +36,7 @@ class Options(msgspec.Struct, frozen=True):
 
     size: str = "normal"
     kill: int = 0
-    kill_steps: int = 12
+    kill_steps: int = 30
     scratch: str = "runs"
     venv: str = ".bench-venv"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dream_envs.baselines import bench, bench_games
+from dream_envs.baselines import bench, bench_games, bench_process
 from dream_envs.baselines.bench_rows import Options, Row, median_ratio, side_by_side
 from dream_envs.core import Action, DreamEnvsError
 from dream_envs.rollout import rollout
@@ -119,3 +119,48 @@ def test_number_guessing_is_a_sound_game():
     assert {e.events[0].data["number"] for e in played} == set(range(1, 21))
     lost = next(rollout(game, {"player": lambda text: "\\boxed{99999999999} or 21"}, 1))
     assert lost.outcome.facts == {"found": False, "guesses": 10}
+
+
+CHILD = """
+import json, pathlib, sys, time
+out, careless = pathlib.Path(sys.argv[1]), sys.argv[2] == "careless"
+(out / "checkpoints" / "final").mkdir(parents=True, exist_ok=True)
+lines = out / "episodes.jsonl"
+done = 0 if careless or not lines.exists() else lines.read_bytes().count(b"\\n")
+for step in range(done, 8):
+    with open(lines, "ab") as file:
+        file.write(b"%d\\n" % step)
+    time.sleep(0.1)
+for name in ("challenges.jsonl", "metrics.jsonl", "checkpoints/final/model.safetensors"):
+    (out / name).write_bytes(lines.read_bytes())
+(out / "frontier.json").write_text(json.dumps({"run": {"trained_hash": str(len(lines.read_bytes()))}}))
+"""
+
+
+@pytest.mark.parametrize("kind", ["sound", "careless"])
+def test_the_kill_test_tells_a_run_that_resumes_from_one_that_does_not(kind, tmp_path, monkeypatch):
+    def start(out, steps):
+        line = [sys.executable, "-S", "-E", "-c", CHILD, str(out), kind]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out.with_suffix(".log"), "wb") as log:
+            return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+
+    monkeypatch.setattr(bench_process, "_dream", start)
+    (row,) = bench_process.killing(Options(kill=4, scratch=str(tmp_path)))
+    assert row.met is (kind == "sound"), row.note
+    assert row.peer == 8
+    if kind == "sound":
+        assert row.ours == 8 and row.note.count("step ") == 4
+    else:
+        assert row.ours > 8 and "lines: " in row.note
+
+
+def test_a_run_that_cannot_be_is_a_reason(tmp_path, monkeypatch):
+    def start(out, steps):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out.with_suffix(".log"), "wb") as log:
+            return subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit('no model')"], stderr=log)
+
+    monkeypatch.setattr(bench_process, "_dream", start)
+    (row,) = bench_process.killing(Options(kill=1, scratch=str(tmp_path)))
+    assert row.met is None and "no model" in row.note
