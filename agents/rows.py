@@ -52,6 +52,8 @@ class RowConfig(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.rows < 2 or self.rows % 2 or self.play_every < 1 or self.proposals not in ("fresh", "review"):
             raise DreamEnvsError(f"{self}: rows is even, play_every >= 1, proposals is 'fresh' or 'review'")
+        if min(self.groups, self.review) < 0 or self.review_cap < 1:
+            raise DreamEnvsError(f"{self}: groups and review are 0 or more, review_cap 1 or more")
 
 
 def relative(values: Sequence[float], scale: bool) -> np.ndarray:

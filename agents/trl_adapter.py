@@ -183,13 +183,16 @@ def make_trainer(
 
 
 class _Quiet(logging.Filter):
-    """Drops TRL's warning about rows without a reward: reviewed and filler rows have none by design."""
+    """Drops warnings, several a step, about rows without a reward: reviewed and filler rows have none by design."""
+
+    _about = ("All reward functions returned None", "Trainer is attempting to log a value of")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "All reward functions returned None" not in str(record.msg)
+        return not str(record.msg).startswith(self._about)
 
 
-for _name in ("trl.trainer.grpo_trainer", "trl.trainer.utils", "trl.trainer.base_trainer"):
+_BOARD = "transformers.integrations.integration_utils"  # whose rewards are None where no row of a step has one
+for _name in ("trl.trainer.grpo_trainer", "trl.trainer.utils", "trl.trainer.base_trainer", _BOARD):
     logging.getLogger(_name).addFilter(_Quiet())
 
 

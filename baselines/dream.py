@@ -57,8 +57,28 @@ def check(settings: Settings) -> None:
     arm(settings.arm)
     if settings.learner not in LEARNERS:
         raise DreamEnvsError(f"learner={settings.learner!r}: one of {', '.join(LEARNERS)}")
-    if settings.steps < 1:
-        raise DreamEnvsError(f"steps={settings.steps}: 1 or more")
+    for name in ("steps", "attempts", "per_depth"):
+        if (value := getattr(settings, name)) < 1:
+            raise DreamEnvsError(f"{name}={value}: 1 or more")
+
+
+def config_of(settings: Settings) -> dict[str, Any]:
+    """What a run's folder is bound to: the settings, the learner's rule and the base's weights.
+
+    Raises:
+        DreamEnvsError: if the base is not a folder with safetensors, so that its weights have no name.
+    """
+    folder = Path(resolve(settings.base))
+    if not (folder / "model.safetensors").is_file():
+        raise DreamEnvsError(f"base={settings.base!r}: no {folder}/model.safetensors; give nano/compose or a folder")
+    rule = msgspec.to_builtins(LEARNERS[settings.learner]())
+    del rule["save_every"]  # decides where a resumed run starts again, not where it ends
+    return {
+        "command": "dream",
+        **msgspec.to_builtins(settings),
+        "weights_hash": weights_hash(folder),
+        "rule": rule,
+    }
 
 
 def build(settings: Settings, run: Run, yardstick: Yardstick, base: LocalAgent) -> Practice:
@@ -72,19 +92,21 @@ def build(settings: Settings, run: Run, yardstick: Yardstick, base: LocalAgent) 
     return Practice(game, syllabus, chosen.reward(), run, seats=seats)
 
 
-def train(settings: Settings, out: Path, *, tick: Callable[[int, dict[str, Any]], None]) -> dict[str, Any]:
+def train(
+    settings: Settings, out: Path, *, tick: Callable[[int, dict[str, Any]], None], save_every: int | None = None
+) -> dict[str, Any]:
     """Run the loop in ``out`` to its end, from wherever it stands; returns the frontier.
 
     Args:
         settings: what is run.
         out: the run folder.
         tick: called with (step, measurements) before each step.
+        save_every: steps between checkpoints; None is the learner's default.
     """
     began = time.perf_counter()
+    config = config_of(settings)
     base = LocalAgent(settings.base)
     yardstick = Yardstick(Composition(max_level=MAX_LEVEL), settings.per_depth)
-    folder = Path(resolve(settings.base))
-    config = {"command": "dream", **msgspec.to_builtins(settings), "weights_hash": weights_hash(folder)}
     run = Run(out, config)
     practice = build(settings, run, yardstick, base)
 
@@ -96,7 +118,10 @@ def train(settings: Settings, out: Path, *, tick: Callable[[int, dict[str, Any]]
         tick(step, found)
         return found
 
-    learner = GRPO(settings.base, settings=LEARNERS[settings.learner](), seed=settings.seed, evaluate=evaluate)
+    rule = LEARNERS[settings.learner]()
+    if save_every is not None:
+        rule = msgspec.structs.replace(rule, save_every=save_every)
+    learner = GRPO(settings.base, settings=rule, seed=settings.seed, evaluate=evaluate)
     learner.improve(practice, {}, settings.steps, run)
     learner.save(str(run.path / "checkpoints" / "final"))
     result = measure(settings, run, yardstick, base, learner.engine, practice, time.perf_counter() - began)
@@ -164,7 +189,9 @@ def dream(
     """
     if learner not in LEARNERS:
         raise DreamEnvsError(f"learner={learner!r}: one of {', '.join(LEARNERS)}")
-    settings = Settings(arm=arm, learner=learner, seed=str(seed), base=base, steps=steps or STEPS[learner])
+    settings = Settings(
+        arm=arm, learner=learner, seed=str(seed), base=base, steps=STEPS[learner] if steps is None else steps
+    )
     check(settings)
     out = Path(out)
     if (out / "run.json").exists() and not (out / "frontier.json").exists() and not resume:
@@ -178,10 +205,7 @@ def dream(
         with _progress(settings.steps, quiet or json) as tick:
             train(settings, out, tick=tick)
     else:
-        Run(
-            out,
-            {"command": "dream", **msgspec.to_builtins(settings), "weights_hash": weights_hash(Path(resolve(base)))},
-        )
+        Run(out, config_of(settings)).close()
     from dream_envs.report.page import write_report
     from dream_envs.report.terminal import show
 

@@ -58,23 +58,29 @@ def run(out: Path, seeds: Sequence[int], side_by_side: int) -> None:
     live: list[tuple[subprocess.Popen[bytes], tuple[str, str, int]]] = []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = 0
-    while waiting or live:
-        while waiting and len(live) < side_by_side:
-            job = waiting.pop(0)
-            log = open(folder(out, *job).with_suffix(".log"), "wb")  # noqa: SIM115  (the child owns it)
-            live.append((subprocess.Popen(command(out, *job), stdout=log, stderr=log, env=environment), job))
-            log.close()
-        time.sleep(0.5)
-        for process, job in list(live):
-            if process.poll() is None:
-                continue
-            live.remove((process, job))
-            if process.returncode:
-                raise DreamEnvsError(f"{job} failed: see {folder(out, *job).with_suffix('.log')}; run the same again")
-            finished += 1
-            spent = time.monotonic() - began
-            left = spent / finished * (total - finished)
-            print(f"{finished}/{total}  {job[0]} {job[1]} seed {job[2]}  {spent:.0f} s  {left:.0f} s left", flush=True)
+    try:
+        while waiting or live:
+            while waiting and len(live) < side_by_side:
+                job = waiting.pop(0)
+                with open(folder(out, *job).with_suffix(".log"), "wb") as log:  # the child has its own handle
+                    live.append((subprocess.Popen(command(out, *job), stdout=log, stderr=log, env=environment), job))
+            time.sleep(0.5)
+            for process, job in list(live):
+                if process.poll() is None:
+                    continue
+                live.remove((process, job))
+                if process.returncode:
+                    log_path = folder(out, *job).with_suffix(".log")
+                    raise DreamEnvsError(f"{job} failed: see {log_path}; the same command goes on from here")
+                finished += 1
+                spent = time.monotonic() - began
+                left = spent / finished * (total - finished)
+                done = f"{finished}/{total}  {job[0]} {job[1]} seed {job[2]}"
+                print(f"{done}  {spent:.0f} s  {left:.0f} s left", flush=True)
+    finally:  # two processes in one run's folder would spoil it, and the same command starts these again
+        for process, _ in live:
+            process.terminate()
+            process.wait()
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -94,12 +100,12 @@ def into_readme(table: str, readme: Path) -> None:
     Raises:
         DreamEnvsError: if the marks are not there.
     """
-    text = readme.read_text()
+    text = readme.read_text("utf-8")
     head, mark, rest = text.partition(MARKS[0])
     _, end, tail = rest.partition(MARKS[1])
     if not mark or not end:
         raise DreamEnvsError(f"{readme} has no {MARKS[0]} ... {MARKS[1]}: put them where the table belongs")
-    readme.write_text(f"{head}{MARKS[0]}\n{table.strip()}\n{MARKS[1]}{tail}")
+    readme.write_text(f"{head}{MARKS[0]}\n{table.strip()}\n{MARKS[1]}{tail}", "utf-8")
 
 
 def main() -> None:
@@ -113,7 +119,7 @@ def main() -> None:
     try:
         run(given.out, range(given.seeds), given.side_by_side)
         table = study_table(rows(given.out))
-        (given.out / "table.md").write_text(table)
+        (given.out / "table.md").write_text(table, "utf-8")
         if given.readme:
             into_readme(table, given.readme)
         print(table)

@@ -33,8 +33,11 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         config = json.loads(encode(config))
         old = self.read("run.json")
-        if old is not None and old["config"] != config:
-            differing = sorted(k for k in {*old["config"], *config} if old["config"].get(k) != config.get(k))
+        had = old.get("config") if isinstance(old, dict) else None
+        if old is not None and not isinstance(had, dict):
+            raise DreamEnvsError(f"{self.path / 'run.json'} says nothing of a run's settings: choose another --out")
+        if isinstance(had, dict) and had != config:
+            differing = sorted(k for k in {*had, *config} if had.get(k) != config.get(k))
             raise DreamEnvsError(
                 f"{self.path} holds a run with other settings ({', '.join(differing)}): choose another --out"
             )

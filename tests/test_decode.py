@@ -96,7 +96,7 @@ def test_act_is_batch_invariant_and_decodes(agent: LocalAgent) -> None:
     family, rng = Composition(), stream("act")
     tasks = [family.generate(rng, 1 + i % 3) for i in range(60)]
     requests = [
-        Request(messages=[{"role": "user", "content": t.prompt}], agent="solver_0", role="solver", seed=i, limits=Limits(20))
+        Request(messages=_chat(t.prompt), agent="solver_0", role="solver", seed=i, limits=Limits(20))
         for i, t in enumerate(tasks)
     ]
     together = agent.act(requests)
@@ -112,12 +112,16 @@ def test_act_is_batch_invariant_and_decodes(agent: LocalAgent) -> None:
 
 def test_the_base_proposes_what_its_support_says(agent: LocalAgent) -> None:
     family = Composition()
-    brief = Request(messages=[{"role": "user", "content": family.brief()}], agent="challenger_0", role="challenger", seed=0)
+    brief = Request(messages=_chat(family.brief()), agent="challenger_0", role="challenger", seed=0)
     texts = [a.text for a in agent.act([Request(**{**_fields(brief), "seed": i}) for i in range(200)])]
     parsed = [family.parse(t) for t in texts]
     depths = [p.level for p in parsed if hasattr(p, "level")]
     assert len(depths) > 180
     assert np.mean([d <= 3 for d in depths]) > 0.9
+
+
+def _chat(text: str) -> list:
+    return [{"role": "user", "content": text}]
 
 
 def _fields(request: Request) -> dict:

@@ -15,6 +15,7 @@ A problem's tier is set by the largest of the first three (research: composition
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -107,7 +108,7 @@ def pass_at_k(log_p: np.ndarray, k: int) -> np.ndarray:
 def tiers(base: dict[str, np.ndarray], samples: int) -> np.ndarray:
     """Tier of each problem by the base's best decoder: 0 sharpening, 1 edge, 2 beyond ``samples`` draws."""
     best = best_decoder(base)
-    return np.where(best >= np.log(1e-2), 0, np.where(best >= -np.log(max(samples, 1)), 1, 2))
+    return np.where(best >= np.log(1e-2), 0, np.where(best >= -math.log(max(samples, 1)), 1, 2))
 
 
 def best_decoder(exact_log_p: dict[str, np.ndarray]) -> np.ndarray:

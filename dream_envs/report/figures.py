@@ -23,9 +23,9 @@ def held_out(entry: dict[str, Any]) -> bool:
     return entry.get("split") == "held_out"
 
 
-def label(entry: dict[str, Any]) -> str:
-    """``6``, or ``6 held-out``."""
-    return f"{entry['depth']:g}" + (" held-out" if held_out(entry) else "")
+def label(entry: dict[str, Any], mark: str = "*") -> str:
+    """``6``, or ``6*`` for the problems with a held-out pair."""
+    return f"{entry['depth']:g}" + (mark if held_out(entry) else "")
 
 
 def stat(entry: dict[str, Any] | None, who: str, decoder: str, key: str) -> float | None:

@@ -74,6 +74,7 @@ def _content(run_dir: Path) -> dict[str, Any]:
         "title": " ".join(str(v) for k in ("arm", "learner", "seed") if (v := walk(about, k)) not in (None, "")),
         "verdict": words.visible(frontier.get("verdict") or _DEFAULT_VERDICT, 600),
         "support": _depths(walk(frontier, "run", "support", "depths")),
+        "held_out": any(figures.held_out(e) for e in figures.rows(frontier)),
         "headline": figures.headline(frontier) if frontier else [],
         "rows": [_row(e) for e in figures.rows(frontier)],
         "decoder_rows": [_decoder_row(e) for e in figures.rows(frontier)],
@@ -112,7 +113,7 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
         cells[who] = {
             "mean": words.probability(figures.stat(entry, who, "T=1", "mean")),
             "ci": words.interval(walk(entry, who, "T=1", "ci")),
-            "median": words.decimal(figures.stat(entry, who, "T=1", "median_log10")),
+            "median": words.log10(figures.stat(entry, who, "T=1", "median_log10")),
             "forced": words.probability(figures.stat(entry, who, "forced", "mean")),
         }
     return cells
@@ -141,7 +142,7 @@ def _examples(frontier: dict[str, Any]) -> list[dict[str, str]]:
             "prompt": words.visible(e.get("prompt", ""), 120),
             "depth": words.whole(e.get("depth")),
             "held_out": "yes" if e.get("held_out") else "no",
-            "base": words.decimal(e.get("base_best_log10")),
+            "base": words.log10(e.get("base_best_log10")),
             "trained": words.probability(e.get("trained")),
         }
         for e in found[:12]
@@ -152,7 +153,8 @@ def _entropy(frontier: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(which entropy, base, trained) in bits."""
     both = {who: walk(frontier, "entropy", who) for who in figures.WHO}
     keys = [k for k in ("format", "answer") if any(words.number(walk(e, k)) is not None for e in both.values())]
-    return [(k, *(words.decimal(walk(both[who], k), 2) for who in figures.WHO)) for k in keys]
+    before, after = (both[who] for who in figures.WHO)
+    return [(k, words.decimal(walk(before, k), 2), words.decimal(walk(after, k), 2)) for k in keys]
 
 
 def _settings(run: dict[str, Any]) -> list[tuple[str, str]]:

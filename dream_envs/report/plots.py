@@ -66,7 +66,10 @@ def _line(frontier: dict[str, Any], who: str, decoder: str, split: str) -> tuple
 
 def _told(frontier: dict[str, Any]) -> str:
     """The T=1 numbers of every depth, for those who cannot see the plot."""
-    told = [f"depth {figures.label(e)}: {figures.change(e, arrow=' to ')}" for e in figures.rows(frontier)]
+    told = [
+        f"depth {figures.label(e, ' with held-out pairs')}: {figures.change(e, arrow=' to ')}"
+        for e in figures.rows(frontier)
+    ]
     return "Mean exact success at T=1, base to trained, by depth. " + "; ".join(told) + "."
 
 
@@ -170,7 +173,10 @@ def _by_depth_linear(frontier: dict[str, Any]) -> Plot | None:
 def _envelope(frontier: dict[str, Any]) -> Plot | None:
     fig, (axes,) = svg.figure(height=300, right=106)
     dashes: dict[str, Any] = {"T=1": "-", "best_T": (0, (6, 2)), "forced": (0, (3, 2)), "given": (0, (1, 1.5))}
-    labels, everything, xs, told = [], [], [], []
+    labels: list[Any] = []
+    everything: list[float] = []
+    xs: list[float] = []
+    told: list[str] = []
     for who, decoders in (("base", figures.DECODERS), ("trained", ("T=1",))):
         for decoder in decoders:
             depths, means = _line(frontier, who, decoder, "any")

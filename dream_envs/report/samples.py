@@ -126,7 +126,7 @@ def _replies(episode: Episode) -> list[Reply]:
         if turn.role != "solver":
             continue
         value = truth.get(turn.agent)
-        verdict = turn.status if turn.status != "ok" else "not judged"
+        verdict: str = turn.status if turn.status != "ok" else "not judged"
         if value is not None:
             verdict = "right" if value > 0.5 else "wrong"
         key = (turn.text, verdict, _reward(episode, turn.agent))

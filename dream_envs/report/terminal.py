@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dream_envs.report import figures, read
-from dream_envs.report.words import NONE, decimal, interval, probability, visible
+from dream_envs.report.words import NONE, interval, log10, probability, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,11 +45,11 @@ def table(frontier: dict[str, Any]) -> Table:
             found.add_row()
         pairs = [
             write(figures.stat(entry, who, decoder, key))
-            for decoder, key, write in (("T=1", "median_log10", decimal), ("forced", "mean", probability))
+            for decoder, key, write in (("T=1", "median_log10", log10), ("forced", "mean", probability))
             for who in figures.WHO
         ]
         found.add_row(
-            f"{entry['depth']:g}{'*' if held else ' '}",
+            figures.label(entry) + ("" if held else " "),
             probability(figures.stat(entry, "base", "T=1", "mean")),
             probability(figures.stat(entry, "trained", "T=1", "mean")),
             interval(read.walk(entry, "trained", "T=1", "ci")).replace(" to ", "..") or NONE,

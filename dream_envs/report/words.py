@@ -34,7 +34,13 @@ def probability(value: Any) -> str:
 def decimal(value: Any, digits: int = 1) -> str:
     """A fixed number of decimals: a median log10, an entropy in bits."""
     x = number(value)
-    return NONE if x is None else f"{x:.{digits}f}"
+    return NONE if x is None else f"{round(x, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.00"
+
+
+def log10(value: Any) -> str:
+    """A logarithm, its size in at most four characters: ``-0.05``, ``-33.6``."""
+    x = number(value)
+    return decimal(value, 2 if x is None or abs(x) < 9.995 else 1)
 
 
 def whole(value: Any) -> str:
