@@ -10,11 +10,12 @@ from dream_envs.report.words import interval, number, percent, probability, whol
 WHO = ("base", "trained")
 DECODERS = ("T=1", "best_T", "forced", "given")
 TIERS = ("T0", "T1", "T2")
+_DEPTHS = range(1000)
 
 
 def rows(frontier: dict[str, Any]) -> list[dict[str, Any]]:
     """The depth entries in reading order: plain problems by depth, then those with held-out pairs."""
-    found = [e for e in items(frontier.get("depths")) if isinstance(e, dict) and number(e.get("depth")) is not None]
+    found = [e for e in items(frontier.get("depths")) if isinstance(e, dict) and number(e.get("depth")) in _DEPTHS]
     return sorted(found, key=lambda e: (held_out(e), e["depth"]))
 
 
@@ -45,9 +46,9 @@ def change(entry: dict[str, Any] | None, decoder: str = "T=1", key: str = "mean"
 
 
 def budget(frontier: dict[str, Any]) -> float | None:
-    """All samples the run drew, or None if that is not known or none were."""
+    """All samples the run drew, or None if that is not known or there were none."""
     total = number(walk(frontier, "samples", "total"))
-    return total if total else None
+    return total if total is not None and total >= 1 else None
 
 
 def tier_total(frontier: dict[str, Any], tier: str) -> int:

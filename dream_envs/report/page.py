@@ -71,7 +71,9 @@ def _content(run_dir: Path) -> dict[str, Any]:
     metrics = read.read_metrics(run_dir)
     about = frontier.get("run") if isinstance(frontier.get("run"), dict) else run
     return {
-        "title": " ".join(str(v) for k in ("arm", "learner", "seed") if (v := walk(about, k)) not in (None, "")),
+        "title": " ".join(
+            words.visible(v, 40) for k in ("arm", "learner", "seed") if (v := walk(about, k)) not in (None, "")
+        ),
         "verdict": words.visible(frontier.get("verdict") or _DEFAULT_VERDICT, 600),
         "support": _depths(walk(frontier, "run", "support", "depths")),
         "held_out": any(figures.held_out(e) for e in figures.rows(frontier)),
@@ -179,7 +181,10 @@ def command(run: dict[str, Any]) -> str:
     argv = [a for a in read.items(run.get("argv")) if isinstance(a, str)]
     if not argv:
         return ""
-    program = ["python", "-m", "dream_envs.cli"] if argv[0] in ("__main__.py", "cli.py") else argv[:1]
+    if argv[0] in ("__main__.py", "cli.py"):
+        program = ["python", "-m", "dream_envs.cli"]
+    else:
+        program = ["python", argv[0]] if argv[0].endswith(".py") else argv[:1]
     found = shlex.join([*program, *argv[1:]])
     commit = run.get("commit")
     if isinstance(commit, str) and commit:

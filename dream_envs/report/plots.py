@@ -13,6 +13,7 @@ from dream_envs.report.words import number, probability, whole
 #: log10 P below this is drawn on the edge.
 _FLOOR = -30.0
 _POINTS = 160
+_LIMIT = 1e15
 _STARS = "Dashed, *: problems with held-out pairs. "
 _SPLITS = (("any", "", "o", "-"), ("held_out", "*", "s", (0, (4, 2))))
 
@@ -257,19 +258,20 @@ def _sample_axis(axes: Any, samples: Sequence[float]) -> None:
 
 
 def _learning(metrics: Metrics) -> Plot | None:
-    depths = sorted(d for d, pairs in metrics.exact.items() if len(pairs) > 1)
+    lines = {d: _thinned([x for x, _ in pairs], [y for _, y in pairs]) for d, pairs in metrics.exact.items()}
+    depths = sorted(d for d, (xs, _) in lines.items() if len(xs) > 1)
     if not depths:
         return None
     fig, (axes,) = svg.figure(height=320, right=44)
     labels, told = [], []
     for i, depth in enumerate(depths):
-        xs, ys = _thinned([x for x, _ in metrics.exact[depth]], [y for _, y in metrics.exact[depth]])
+        xs, ys = lines[depth]
         ink = svg.sequence(i, len(depths))
         axes.plot(xs, ys, color=ink, linewidth=1.8)
         labels.append((ys[-1], f"d{depth}", ink))
         told.append(f"depth {depth}: {probability(ys[0])} to {probability(ys[-1])}")
     axes.set_ylim(-0.03, 1.03)
-    _sample_axis(axes, [x for pairs in metrics.exact.values() for x, _ in pairs])
+    _sample_axis(axes, [x for d in depths for x in lines[d][0]])
     svg.end_labels(axes, labels)
     axes.set_title("mean P at T=1", loc="left", fontsize=svg.FONT)
     note = "One line a depth (d1, d2, ...). A line that falls is forgetting."
@@ -315,14 +317,17 @@ def _curves(
     metrics: Metrics, name: str, title: str, note: str, unit: str,
     limits: tuple[float, float] | None, columns: tuple[tuple[str, str], ...],
 ) -> Plot | None:  # fmt: skip
-    there = [(i, key, text) for i, (key, text) in enumerate(columns) if metrics.has(key)]
+    there = [
+        (i, text, line)
+        for i, (key, text) in enumerate(columns)
+        if (line := _thinned(metrics.samples, metrics.columns.get(key, [math.nan] * len(metrics.samples))))[0]
+    ]
     if not there or len(metrics.samples) < 2:
         return None
     with svg.style():
         fig, (axes,) = svg.figure(height=230)
         labels, told = [], []
-        for i, key, text in there:
-            xs, ys = _thinned(metrics.samples, metrics.columns[key])
+        for i, text, (xs, ys) in there:
             ink = svg.colour(f"c{i + 1}")
             axes.plot(xs, ys, color=ink, linestyle=("-", (0, (5, 2)), (0, (2, 1.5)))[i])
             labels.append((ys[-1], text, ink))
@@ -330,15 +335,18 @@ def _curves(
         axes.set_ylim(*limits) if limits else axes.margins(y=0.12)
         if limits is None and axes.get_ylim()[0] < 0:
             axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])
-        _sample_axis(axes, metrics.samples)
+        _sample_axis(axes, [x for _, _, (xs, _) in there for x in xs])
         svg.end_labels(axes, labels)
         axes.set_title(unit, loc="left", fontsize=svg.FONT)
         return Plot(name, title, note, svg.inline(fig, name, f"{note} First to last, {'; '.join(told)}."))
 
 
 def _thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:
-    """At most ``_POINTS`` points, each the mean of as many neighbours as that takes; missing values are left out."""
-    pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if not math.isnan(y)]
+    """At most ``_POINTS`` points, each the mean of as many neighbours as that takes; missing values are left out.
+
+    So are values too large to be drawn: they would be nothing but a broken log.
+    """
+    pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if abs(x) < _LIMIT and abs(y) < _LIMIT]  # nan is not less
     size = max(1, math.ceil(len(pairs) / _POINTS))
     groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
     return [sum(x for x, _ in g) / len(g) for g in groups], [sum(y for _, y in g) / len(g) for g in groups]

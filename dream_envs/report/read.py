@@ -101,14 +101,6 @@ class Metrics(msgspec.Struct):
     more_alarms: int
     unread: int
 
-    def last(self, key: str) -> float | None:
-        """The newest value of a column that is not missing."""
-        return next((v for v in reversed(self.columns.get(key, [])) if not math.isnan(v)), None)
-
-    def has(self, key: str) -> bool:
-        """Whether the column has any value."""
-        return self.last(key) is not None
-
 
 def read_metrics(run_dir: Path) -> Metrics:
     """The metrics of a run, empty if there are none."""

@@ -95,7 +95,10 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "teacher-forced token probabilities. Nothing is sampled and nothing is estimated for a single problem; "
         "intervals are 95 % bootstrap intervals over problems.",
     ),
-    ("Depth", "The number of operations in a problem. The base was pre-trained on the depths named under 'support'."),
+    (
+        "Depth",
+        "The number of operations in a problem. The base was pre-trained on the shallow ones alone (its support).",
+    ),
     (
         "Budget",
         "Every sample that the run drew, of solvers and challengers together. A problem with P below 1 / budget is not "

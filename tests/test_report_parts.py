@@ -1,0 +1,238 @@
+"""The report's parts: how numbers and texts are written, labels placed, alarms folded; terminal and study tables."""
+
+from __future__ import annotations
+
+import html
+import io
+import itertools
+import json
+import math
+import re
+import statistics
+import unicodedata
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import _run_folders as folders
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from dream_envs.report import figures, plots, read, svg, words
+from dream_envs.report.study import study_table
+from dream_envs.report.terminal import show, table
+
+
+@given(st.floats(0, 1))
+def test_a_probability_is_never_far_from_what_is_shown(p: float) -> None:
+    shown = words.probability(p)
+    assert len(shown) <= 8
+    assert float(shown) == pytest.approx(p, rel=0.051, abs=5.1e-4 if p >= 0.01 else 0)
+    assert (float(shown) == 0) == (p == 0)
+
+
+@given(st.floats(0, 1))
+def test_a_share_that_is_not_all_or_nothing_does_not_look_like_it(p: float) -> None:
+    shown = words.percent(p)
+    assert (shown == "100 %") == (p == 1) and (shown == "0 %") == (p == 0)
+    assert abs(float(re.sub("[<>% ]", "", shown)) / 100 - p) <= 0.0101
+
+
+def test_numbers_by_hand() -> None:
+    assert [words.probability(p) for p in (0.8634, 0.01, 0.0625, 0.00999, 2.5e-9, 1e-300)] == [
+        *("0.863", "0.010", "0.062", "1.0e-2", "2.5e-9", "1.0e-300"),
+    ]
+    assert [words.log10(x) for x in (-1e-9, -0.046, -9.99, -9.996, -33.57)] == [
+        "0.00",
+        "-0.05",
+        "-9.99",
+        "-10.0",
+        "-33.6",
+    ]
+    assert words.interval([0.5, 0.75]) == "0.500 to 0.750" and words.interval([0.5, None]) == ""
+    for nothing in (None, "0.5", True, math.nan, math.inf, [], 10**400):
+        assert (
+            words.probability(nothing) == words.whole(nothing) == words.percent(nothing) == words.log10(nothing) == "-"
+        )
+
+
+@given(st.text(max_size=300), st.integers(0, 300))
+def test_visible_text_is_harmless_and_keeps_what_is_printable(text: str, cap: int) -> None:
+    shown = words.visible(text, cap)
+    assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in shown)
+    shown.encode("utf-8")
+    kept, note, _ = shown.partition(" ... (")
+    assert bool(note) == (len(text) > cap) or " ... (" in text
+    if text.isprintable() and text.isascii():
+        assert kept == text[:cap].partition(" ... (")[0]
+
+
+@given(
+    st.lists(st.floats(0, 200), max_size=12).map(sorted),
+    st.floats(1, 30),
+)
+def test_labels_are_spread_without_leaving_the_top(wanted: list[float], gap: float) -> None:
+    found = svg.spread(wanted, gap, 200.0)
+    assert all(b - a >= gap - 1e-6 for a, b in itertools.pairwise(found))
+    assert not found or found[-1] <= 200.0
+    if all(b - a >= gap for a, b in itertools.pairwise(wanted)):
+        assert found == pytest.approx(wanted)
+
+
+def test_svg_escapes_its_alt_text_and_keeps_its_ids_apart() -> None:
+    drawn = []
+    for name in ("one", "two"):
+        with svg.style():
+            fig, (axes,) = svg.figure()
+            axes.plot([0, 1], [0, 5], color=svg.colour("base"))
+            axes.set_title("a < b & c")
+            drawn.append(svg.inline(fig, name, "\"><script>'"))
+    first, second = drawn
+    assert ElementTree.fromstring(first).get("aria-label") == "\"><script>'"
+    assert "a &lt; b &amp; c" in first and "var(--base)" in first and "#0102" not in first
+    ids = [set(re.findall(r'id="([^"]+)"', d)) for d in drawn]
+    used = [set(re.findall(r'(?:url\(#|href="#)([^)"]+)', d)) for d in drawn]
+    assert ids[0] == used[0] and ids[1] == used[1] and not ids[0] & ids[1]
+    assert second.replace("two-", "one-") == first
+
+
+def test_every_logged_curve_is_told_in_words(tmp_path: Path) -> None:
+    rows = folders.metric_rows(40)
+    drawn = {p.name: p.svg for p in plots.metric_plots(read.read_metrics(folders.write(tmp_path, metrics=rows)))}
+    assert list(drawn) == ["learning", "depth-own", "proposals", "band", "drift", "labels", "entropy"]
+    alt = html.unescape(ElementTree.fromstring(drawn["depth-own"]).get("aria-label", ""))
+    assert f"{rows[0]['depth']:.2f} to {rows[-1]['depth']:.2f}" in alt
+    assert "unique" in drawn["proposals"] and "in band" in drawn["band"]
+
+
+@pytest.mark.parametrize("value", [None, 0.0, -5.0, 1e308, 5e-324])
+def test_curves_of_flat_missing_or_huge_values(tmp_path: Path, value: float | None) -> None:
+    rows = [{"step": i, "samples": i, "depth": value, "band": value, "drift": value} for i in range(5)]
+    found = plots.metric_plots(read.read_metrics(folders.write(tmp_path, metrics=rows)))
+    assert len(found) == (0 if value in (None, 1e308) else 3)
+    for plot in found:
+        ElementTree.fromstring(plot.svg)
+
+
+def test_long_runs_are_averaged_not_cut() -> None:
+    xs, ys = plots._thinned(range(1000), [math.nan if i % 10 == 3 else 2.0 * i for i in range(1000)])
+    assert len(xs) <= 160 and ys == pytest.approx([2 * x for x in xs])
+    counted = [x for x in range(1000) if x % 10 != 3]
+    assert xs[0] == statistics.mean(counted[:6]) and xs[-1] == statistics.mean(counted[-6:])  # 900 points in sixes
+
+
+def test_alarms_of_one_kind_are_folded(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": 1, "alarms": ["valid share fell from 0.90 to 0.60: the challenger loses the grammar"]},
+        {"step": 2, "alarms": ["only 0.04 of them: nothing to learn from"]},
+        {"step": 3, "alarms": ["valid share fell from 0.90 to 0.50: the challenger loses the grammar", "no colon"]},
+        {"step": 4, "alarms": None},
+        {"step": 5, "alarms": [f"x: kind {i}" for i in range(60)]},
+    ]
+    found = read.read_metrics(folders.write(tmp_path, metrics=rows))
+    grammar = found.alarms[0]
+    assert (grammar.first, grammar.last, grammar.times) == (1, 3, 2) and "0.50" in grammar.text
+    assert [a.text[:5] for a in found.alarms[1:3]] == ["only ", "no co"]
+    assert len(found.alarms) == 40 and found.more_alarms == 63 - 40
+
+
+@given(st.binary(max_size=400))
+@settings(max_examples=50)
+def test_any_bytes_can_stand_in_the_logs(data: bytes) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "metrics.jsonl").write_bytes(data + b"\n" + b'{"step": 7, "band": 0.25}\n')
+        found = read.read_metrics(folder)
+        assert found.columns["band"][-1] == 0.25 and all(len(c) == len(found.samples) for c in found.columns.values())
+
+
+def _printed(folder: Path, **console: Any) -> str:
+    out = io.StringIO()
+    show(folder, Console(file=out, **{"width": 100, "color_system": None, **console}))
+    return out.getvalue()
+
+
+def test_terminal_shows_whole_numbers_in_100_columns(tmp_path: Path) -> None:
+    folder = folders.write(tmp_path)
+    text = _printed(folder, width=140)
+    assert max(map(len, text.splitlines())) <= 100 and text.isascii() and "\x1b" not in text
+    data = json.loads((folder / "frontier.json").read_text())
+    lines = {cells[0]: cells for line in text.splitlines() if (cells := line.split()) and cells[0].strip("*").isdigit()}
+    for entry in data["depths"]:
+        cells = lines[figures.label(entry)]
+        assert float(cells[1]) == pytest.approx(entry["base"]["T=1"]["mean"], rel=0.05, abs=6e-4)
+        assert float(cells[2]) == pytest.approx(entry["trained"]["T=1"]["mean"], rel=0.05, abs=6e-4)
+        assert [float(x) for x in cells[3].split("..")] == pytest.approx(
+            entry["trained"]["T=1"]["ci"], rel=0.05, abs=6e-4
+        )
+        assert float(cells[-1]) == pytest.approx(entry["chance"], rel=0.05)
+    assert "2.5e-9 -> 0.863" in text and "70 of 1,408" in text and "alarm (3x)" in text
+
+
+def test_terminal_reads_no_markup_and_survives_any_console(tmp_path: Path) -> None:
+    data = {**folders.frontier(), "verdict": "[bold red]d\u00e9pth[/] \x1b[31m \u2192 \u202e"}
+    folder = folders.write(tmp_path, frontier=data)
+    text = _printed(folder)
+    assert "[bold red]" in text and r"\x1b[31m" in text and r"\u202e" in text
+    for width in (20, 60):
+        narrow = _printed(folder, width=width)
+        assert max(map(len, narrow.splitlines())) <= width
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    show(folder, Console(file=stream, width=100))
+    stream.flush()
+    assert b"d?pth" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def test_terminal_without_a_frontier(tmp_path: Path) -> None:
+    text = _printed(folders.write(tmp_path, frontier=None))
+    assert "no frontier.json yet" in text and "alarm (3x)" in text
+    assert table({}).row_count == 0
+
+
+def _run(arm: str, seed: str, d4: float, d6: float, count: int, **more: Any) -> dict[str, Any]:
+    data = folders.frontier()
+    for entry in data["depths"]:
+        if entry["split"] == "any" and entry["depth"] in (4, 6):
+            entry["trained"]["T=1"]["mean"] = d4 if entry["depth"] == 4 else d6
+    data["beyond"]["count"] = count
+    return {"arm": arm, "learner": "grpo", "seed": seed, "frontier": data, **more}
+
+
+def _cells(line: str) -> list[str]:
+    return [c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_study_table_by_hand() -> None:
+    rows = [
+        _run("full", "0", 0.6, 0.9, 70, label_accuracy=1.0),
+        _run("majority", "0", 0.5, 0.1, 0, label_accuracy=0.031),
+        _run("full", "1", 0.99, 2.5e-9, 1_200, label_accuracy=None),
+        _run("full", "2", 0.7, 0.8, 90, label_accuracy=0.5),
+    ]
+    lines = study_table(rows).splitlines()
+    assert all(len(_cells(line)) == 9 for line in lines[:5]) and lines[5] == ""
+    base, full, majority = (_cells(line) for line in lines[2:5])
+    assert base[:5] == ["(base, before)", "-", "4 runs", "5.0e-6 [5.0e-6, 5.0e-6]", "2.5e-9 [2.5e-9, 2.5e-9]"]
+    assert full[:3] == ["full", "grpo", "0, 1, 2"]
+    assert full[3] == "0.700 [0.600, 0.951]; 0.600, 0.951, 0.700"  # depth 5 is the worst of seed 1
+    assert full[4] == "0.800 [2.5e-9, 0.900]; 0.900, 2.5e-9, 0.800"
+    assert full[6] == "90 [70, 1,200]; 70, 1,200, 90"
+    assert full[7] == "0.750 [0.500, 1.000]; 1.000, -, 0.500"
+    assert majority == ["majority", "grpo", "0", "0.500", "0.100", "0.065", "0", "0.031", "153,600"]
+
+
+def test_study_table_of_broken_rows_and_hostile_names() -> None:
+    rows: list[dict[str, Any]] = [
+        {"arm": "a|b\n| <b>[x](y)`", "learner": "\x00*", "seed": "1|2", "frontier": {}},
+        {"arm": "none", "learner": "grpo", "seed": 0, "frontier": None},
+        {},
+    ]
+    lines = study_table(rows).splitlines()
+    assert [len(_cells(line)) for line in lines[:6]] == [9] * 6 and lines[6] == ""
+    assert "<b>" not in lines[3] and not re.search(r"(?<!\\)[\]`*]", lines[3]) and "\x00" not in lines[3]
+    assert _cells(lines[4])[3:] == ["-"] * 6
+    assert len(study_table([]).splitlines()) == 4
