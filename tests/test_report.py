@@ -24,8 +24,9 @@ VOID = {"meta", "br"}
 TAGS = set(
     re.findall(
         r"\w+",
-        "html head meta title style body main header nav section article figure figcaption details summary h1 h2 h3 p ul ol "
-        "li a dl dt dd div span small pre code table caption thead tbody tr th td svg g defs path use text tspan clippath rect",
+        "html head meta title style body main header nav section article figure figcaption details summary h1 h2 h3 p "
+        "ul ol li a dl dt dd div span small pre code table caption thead tbody tr th td "
+        "svg g defs path use text tspan clippath rect",
     )
 )
 

@@ -251,8 +251,9 @@ def _check_scores(episode: Episode, game: Game, after: str = "") -> None:
         if score.status not in STATUSES:
             raise Failure(f"{after}{agent} has status {score.status!r}, not one of {sorted(STATUSES)}")
         low, high = ranges[role_of[agent]]
-        if not math.isfinite(score.value):
-            raise Failure(f"{after}{agent} has value {score.value}")
+        # A reward model turns a NaN of the function behind it into the status error and says so in the detail.
+        if not math.isfinite(score.value) or (score.status == "error" and "not finite" in score.detail):
+            raise Failure(f"{after}{agent} has value {score.detail or score.value}")
         if score.status == "ok" and not low - 1e-9 <= score.value <= high + 1e-9:
             raise Failure(f"{after}{agent} has value {score.value:g}, outside its role's {low:g} to {high:g}")
 
