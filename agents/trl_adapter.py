@@ -188,7 +188,7 @@ class _Quiet(logging.Filter):
     _about = ("All reward functions returned None", "Trainer is attempting to log a value of")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(self._about)
+        return not any(about in str(record.msg) for about in self._about)  # accelerate puts the rank in front
 
 
 _BOARD = "transformers.integrations.integration_utils"  # whose rewards are None where no row of a step has one
