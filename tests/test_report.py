@@ -17,7 +17,7 @@ import _run_folders as folders
 import pytest
 
 from dream_envs.core import DreamEnvsError, encode
-from dream_envs.report import plots, read, samples
+from dream_envs.report import plots, read, samples, words
 from dream_envs.report.page import command, render, write_report
 
 VOID = {"meta", "br"}
@@ -130,6 +130,24 @@ def test_table_numbers_are_those_of_the_json(run: Path, page: str) -> None:
         assert float(row[10]) == pytest.approx(16.0**-depth, rel=0.05)
 
 
+def test_decoder_table_has_each_decoder_in_its_column(run: Path, page: str) -> None:
+    data = json.loads((run / "frontier.json").read_text())
+    (_, names), *rows = (table := check(page).tables[1])[:2], *table[2:]
+    columns = [(who, d.strip()) for who, half in (("base", names[:4]), ("trained", names[4:])) for d in half]
+    assert len(set(columns)) == 8 and len(rows) == len(data["depths"])
+    for row, entry in zip(rows, data["depths"], strict=True):
+        for (who, decoder), cell in zip(columns, row[1:], strict=True):
+            mean, top = float(cell.split()[0]), float(cell.split()[-1])
+            wanted = entry[who][decoder]
+            assert mean == pytest.approx(wanted["mean"], rel=0.05, abs=6e-4 if wanted["mean"] > 0.009 else 0)
+            assert top == pytest.approx(wanted["max"], rel=0.05)
+
+
+def test_the_template_itself_makes_text_visible(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "GLOSSARY", (("a\x00", "<b>\u202e"),))
+    assert r"<b>\u202e" in check(render(run)).text
+
+
 def test_what_matters_stands_first(page: str) -> None:
     text = check(page).text
     order = [
@@ -137,9 +155,9 @@ def test_what_matters_stands_first(page: str) -> None:
         *("Exact success by depth", "Alarms", "Sample rollouts", "What was run", "What the words mean"),
         *("T3, structurally absent", "What may not be concluded", "New facts."),
     ]
-    places = [text.index(words, text.index("Did the loop")) for words in order[:5]]
-    for words in order[5:]:
-        places.append(text.index(words, places[-1]))
+    places = [text.index(told, text.index("Did the loop")) for told in order[:5]]
+    for told in order[5:]:
+        places.append(text.index(told, places[-1]))
     assert places == sorted(places)
 
 
