@@ -166,7 +166,7 @@ def dream(
     steps: int | None = None,
     resume: bool = False,
     base: str = "nano/compose",
-    threads: int = 0,
+    threads: int = 1,
     quiet: bool = False,
     json: bool = False,
 ) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def dream(
         steps: optimiser steps; None is the learner's default.
         resume: go on in a folder that holds an unfinished run.
         base: the model to start from.
-        threads: torch threads; 0 leaves torch's choice.
+        threads: torch threads; 0 leaves torch's choice, which is far slower on a model this small.
         quiet: no progress on the terminal.
         json: the caller prints the result itself: no table either.
 

@@ -211,7 +211,7 @@ def dream(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the arm's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     base: Annotated[str, typer.Option(help="The base model.")] = "nano/compose",
-    threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
