@@ -12,7 +12,8 @@ from dream_envs.report.words import NONE, number, probability, visible, whole
 
 _HEAD = ("arm", "learner", "seeds", "d3 to d5 (worst)", "d6", "d8", "beyond budget", "label accuracy", "samples")
 _FOOT = (
-    "Cells: median [smallest, largest]; then every seed in the order of the third column. d3 to d5, d6 and d8 are mean "
+    "Cells: median [smallest, largest]; then every seed in the order of the third column; one figure alone is "
+    "that of every seed. d3 to d5, d6 and d8 are mean "
     "exact success at T=1; 'worst' is the smallest of the three depths. 'Beyond budget' counts problems that the "
     "base's best decoder leaves below 1 / samples and that are now solved with P > 0.5."
 )
@@ -71,7 +72,7 @@ def _cell(
     known = [v for v in values if v is not None]
     if not known:
         return NONE
-    if len(runs) == 1:
+    if len(known) == len(runs) and len({write(v) for v in known}) == 1:
         return write(known[0])
     spread = f"{write(median(known))} [{write(min(known))}, {write(max(known))}]"
     return f"{spread}; {', '.join(write(v) for v in values)}" if every else spread

@@ -54,9 +54,10 @@ def percent(value: Any) -> str:
     x = number(value)
     if x is None:
         return NONE
-    if 0.995 <= x < 1:
+    shown = f"{100 * x:.0f} %"
+    if shown == "100 %" and x < 1:
         return ">99 %"
-    return "<1 %" if 0 < x < 0.005 else f"{100 * x:.0f} %"
+    return "<1 %" if shown == "0 %" and x > 0 else shown
 
 
 def interval(value: Any) -> str:
