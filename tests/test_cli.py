@@ -189,7 +189,15 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(tmp_path):
     argv = [sys.executable, "-m", "dream_envs.cli", "rollout", GAME, "--seats", "solver=slow:agent", "--width", "2"]
     argv += ["--episodes", "60", "--out", "r", "--json"]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        argv,
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     file = tmp_path / "r" / "episodes.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not file.exists() or file.read_bytes().count(b"\n") < 4):
