@@ -1,7 +1,7 @@
 """One lazy row an entry: a name and ``module:attribute``, imported on first use.
 
-Four kinds: ``envs`` (games), ``tasks`` (families), ``rewards``, ``agents``.  Other people's packages add rows by entry
-points of the groups ``dream_envs.envs``, ``dream_envs.tasks``, ``dream_envs.rewards`` and ``dream_envs.agents``, or by
+Five kinds: ``envs`` (games), ``tasks`` (families), ``rewards``, ``agents``, ``suites`` (of the Frontier Report).  Other
+people's packages add rows by entry points of the groups ``dream_envs.envs``, ``dream_envs.tasks`` and so on, or by
 calling ``register`` at run time.  A wrong name is answered with the nearest right ones.
 
 A row of ``envs`` may name its roles in brackets, ``"acme.debate:Debate [pro, con]"``: each role then has a Gymnasium
@@ -19,7 +19,7 @@ from typing import Any
 
 from dream_envs.core import DreamEnvsError
 
-KINDS = ("envs", "tasks", "rewards", "agents")
+KINDS = ("envs", "tasks", "rewards", "agents", "suites")
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     "envs": {
@@ -64,6 +64,10 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "leaking": "dream_envs.agents.scripted:Leaking",
         "overlong": "dream_envs.agents.scripted:Overlong",
         "local": "dream_envs.agents.local:LocalAgent",
+    },
+    "suites": {
+        "nano": "dream_envs.frontier.suite:nano",
+        "english": "dream_envs.frontier.suite:english",
     },
 }
 _added: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}

@@ -22,9 +22,12 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from dream_envs.core import Message, Task
+from dream_envs.core import DreamEnvsError, Message, Task
+from dream_envs.frontier.arms import Arm
 
 TEMPERATURES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0)
+#: First tokens that CoT-decoding branches on.
+BRANCHES = 16
 DECODERS = ("T=1", "best_T", "forced", "given")
 
 #: Tiers by the base's best decoder (``T=1``, ``best_T``, ``forced``): sharpening, edge, beyond the run's budget.
@@ -85,6 +88,50 @@ def log_probability(logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> di
     }
 
 
+def arm_log_probability(arm: Arm, logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> float:
+    """Natural log of the probability that one draw of this arm is the accepted reply.
+
+    Args:
+        arm: its decoding; what it puts in front of the prompt must be in ``logits`` already.
+        logits: ``float[T, V]``, row t predicts id t.
+        ids: ``int[T]``, the accepted reply with its end token.
+        grammar: the form, for the ``forced`` arms.
+
+    Raises:
+        DreamEnvsError: for an arm whose probability is not a product over the reply's tokens.
+    """
+    if arm.how not in ("sample", "forced", "cot_decoding") or arm.top_p < 1:
+        raise DreamEnvsError(f"arm {arm.name!r} has no exact probability; those that sample without top_p have one")
+    scaled = logits.astype(np.float64) / arm.temperature
+    if arm.how == "forced":
+        for i, allowed in enumerate(grammar.allowed):
+            scaled[i, np.setdiff1d(np.arange(scaled.shape[1]), allowed)] = -np.inf
+    if arm.min_p:
+        scaled = np.where(scaled < scaled.max(-1, keepdims=True) + np.log(arm.min_p), -np.inf, scaled)
+    per_token = scaled[np.arange(len(ids)), ids] - _logsumexp(scaled)
+    if arm.how == "cot_decoding":
+        likeliest = np.argsort(-logits[0], kind="stable")[:BRANCHES]
+        per_token[0] = -math.log(BRANCHES) if ids[0] in likeliest else -np.inf
+    return float(per_token.sum())
+
+
+def log_miss(arm_log_p: np.ndarray, draws: int) -> np.ndarray:
+    """Log of the probability that ``draws`` round-robin draws all miss.
+
+    Args:
+        arm_log_p: ``float[A, N]``, log-probability of a success by arm and problem.
+        draws: how many, from the first arm on.
+
+    Returns:
+        ``float[N]``.
+    """
+    arms = len(arm_log_p)
+    share = np.array([(draws - a + arms - 1) // arms for a in range(arms)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        misses = np.log1p(-np.minimum(np.exp(arm_log_p), 1.0))
+        return np.where(share[:, None] > 0, share[:, None] * misses, 0.0).sum(0)
+
+
 def _logsumexp(x: np.ndarray) -> np.ndarray:
     top = x.max(-1, keepdims=True)
     return (top + np.log(np.exp(x - top).sum(-1, keepdims=True)))[..., 0]
@@ -138,10 +185,12 @@ __all__: list[Any] = [
     "DECODERS",
     "TIERS",
     "Grammar",
+    "arm_log_probability",
     "best_decoder",
     "bootstrap",
     "composition_grammar",
     "exact",
+    "log_miss",
     "log_probability",
     "pass_at_k",
     "summary",

@@ -1,0 +1,215 @@
+"""Draws that are kept: early-stopped round-robin sampling with a cache on disk, shared by every report on a base.
+
+Draw j of a problem is always the same draw: its arm is j modulo the number of arms and its seed is a hash of side,
+problem and j.  So a sequence can be stopped, killed, resumed, extended and shared without its statistics noticing, and
+two processes that write the same draws write the same lines.
+
+One JSON line a problem and wave is appended and flushed; a line cut short by a kill is dropped and drawn again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from dream_envs.acting import ask
+from dream_envs.core import Agent, DreamEnvsError, Limits, Message, Request, Task
+from dream_envs.seeds import digest
+
+#: Rows of one call of an agent.
+ROWS = 4096
+#: Draws a problem and wave at most: what may be wasted behind a success.
+WAVE = 256
+_RETRIES = 3
+
+
+class Asker(msgspec.Struct, frozen=True):
+    """One arm, ready to ask: its name, the agent, what a task is put as, what of a reply counts, and the bound on it."""
+
+    name: str
+    agent: Agent
+    messages: Callable[[Task], list[Message]]
+    right: Callable[[Task, str], bool]
+    limit: Callable[[Task], int]
+
+
+class Series(msgspec.Struct):
+    """How far a problem's sequence has gone: draws made, index of the first success (1-based, 0: none), tokens."""
+
+    made: int = 0
+    first: int = 0
+    tokens: int = 0
+
+
+class Count(msgspec.Struct, frozen=True):
+    """A fixed number of draws: which were right, and the tokens they took."""
+
+    right: list[int]
+    tokens: int
+
+
+class Book:
+    """The draws of one side.
+
+    Args:
+        path: the file; None keeps them in memory only.
+        side: label of the randomness, ``base`` or ``trained``; two sides never share a draw.
+        role: the role that agents are asked in.
+
+    Raises:
+        DreamEnvsError: if the file holds something else.
+    """
+
+    def __init__(self, path: Path | None, side: str, role: str = "solver") -> None:
+        self.path, self.side, self.role = path, side, role
+        self.sequences: dict[tuple[str, str], Series] = {}
+        self.counts: dict[tuple[str, str, int], Count] = {}
+        self.drawn = 0  # by this process
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._read(path)
+            self._file = open(path, "ab")  # noqa: SIM115  (closed by close())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.path is not None:
+            self._file.close()
+
+    def first(
+        self, askers: Sequence[Asker], tasks: Sequence[Task], cap: int, tick: Callable[[int, int], None] | None = None
+    ) -> list[Series]:
+        """Draw round-robin over ``askers`` until each task's first success, or ``cap`` draws.
+
+        Args:
+            askers: the arms, in order; draw j asks number j modulo their count.
+            tasks: the problems.
+            cap: the most draws of each, 1 or more.
+            tick: called with (problems that are settled, problems) after every wave.
+
+        Returns:
+            For each task its sequence; draws beyond ``cap`` that an earlier report made are not looked at, so that the
+            answer does not depend on what is in the cache.
+        """
+        name = "+".join(a.name for a in askers)
+        while open_ := [t for t in tasks if self._open(name, t, cap)]:
+            if tick:
+                tick(len(tasks) - len(open_), len(tasks))
+            made = min(self._sequence(name, t).made for t in open_)
+            group = [t for t in open_ if self._sequence(name, t).made == made]
+            size = min(cap - made, max(len(askers), min(made, WAVE)))
+            for at in range(0, len(group), max(1, ROWS // size)):
+                self._wave(name, askers, group[at : at + max(1, ROWS // size)], made, size)
+        if tick:
+            tick(len(tasks), len(tasks))
+        return [self._cut(self._sequence(name, t), cap) for t in tasks]
+
+    def count(
+        self, asker: Asker, tasks: Sequence[Task], draws: int, tick: Callable[[int, int], None] | None = None
+    ) -> list[Count]:
+        """``draws`` draws of each task by one arm, independent of those of ``first``."""
+        missing = [t for t in tasks if (asker.name, t.id, draws) not in self.counts]
+        step = max(1, ROWS // draws)
+        for at in range(0, len(missing), step):
+            part = missing[at : at + step]
+            rows = [(asker, t, "count", i) for t in part for i in range(draws)]
+            right, tokens = self._ask(rows)
+            for i, task in enumerate(part):
+                places = slice(i * draws, (i + 1) * draws)
+                self.counts[asker.name, task.id, draws] = found = Count(right[places], sum(tokens[places]))
+                self._write({"arm": asker.name, "id": task.id, "right": found.right, "tokens": found.tokens})
+            if tick:
+                tick(min(at + step, len(missing)), len(missing))
+        return [self.counts[asker.name, t.id, draws] for t in tasks]
+
+    def _sequence(self, name: str, task: Task) -> Series:
+        return self.sequences.setdefault((name, task.id), Series())
+
+    def _open(self, name: str, task: Task, cap: int) -> bool:
+        s = self._sequence(name, task)
+        return not s.first and s.made < cap
+
+    @staticmethod
+    def _cut(s: Series, cap: int) -> Series:
+        if s.made <= cap:
+            return Series(s.made, s.first, s.tokens)
+        inside = s.first if s.first <= cap else 0
+        return Series(min(s.made, cap), inside, round(s.tokens * min(s.made, cap) / s.made))
+
+    def _wave(self, name: str, askers: Sequence[Asker], tasks: Sequence[Task], made: int, size: int) -> None:
+        rows = [(askers[j % len(askers)], t, name, j) for t in tasks for j in range(made, made + size)]
+        right, tokens = self._ask(rows)
+        for i, task in enumerate(tasks):
+            hits = np.flatnonzero(right[i * size : (i + 1) * size])
+            s = self._sequence(name, task)
+            s.made, s.tokens = made + size, s.tokens + sum(tokens[i * size : (i + 1) * size])
+            s.first = made + int(hits[0]) + 1 if len(hits) else 0
+            self._write({"arms": name, "id": task.id, "made": s.made, "first": s.first, "tokens": s.tokens})
+
+    def _ask(self, rows: Sequence[tuple[Asker, Task, str, int]]) -> tuple[list[int], list[int]]:
+        """Whether each draw was right (0 or 1), and its tokens; one call an arm."""
+        right, tokens = [0] * len(rows), [0] * len(rows)
+        by_arm: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            by_arm.setdefault(row[0].name, []).append(place)
+        for places in by_arm.values():
+            asker = rows[places[0]][0]
+            for attempt in range(_RETRIES):
+                requests = [self._request(*rows[p]) for p in places]
+                failed = []
+                for place, action in zip(places, ask(asker.agent, requests), strict=True):
+                    if action.status != "ok":
+                        failed.append(place)
+                        continue
+                    right[place] = int(asker.right(rows[place][1], action.text))
+                    tokens[place] = action.usage.completion_tokens
+                if not failed:
+                    break
+                if attempt == _RETRIES - 1:
+                    raise DreamEnvsError(
+                        f"arm {asker.name!r}: {len(failed)} of {len(places)} draws have no reply after {_RETRIES} tries "
+                        "(a draw without one is not a failure of the model); see to the engine and start again: what "
+                        "was drawn is kept"
+                    )
+                places = failed
+        self.drawn += len(rows)
+        return right, tokens
+
+    def _request(self, asker: Asker, task: Task, label: str, j: int) -> Request:
+        return Request(
+            messages=asker.messages(task),
+            agent=f"{self.role}_0",
+            role=self.role,
+            seed=digest("frontier-draw", self.side, label, asker.name, task.id, j),
+            limits=Limits(max_tokens=asker.limit(task)),
+        )
+
+    def _write(self, row: dict[str, object]) -> None:
+        if self.path is not None:
+            self._file.write(msgspec.json.encode(row) + b"\n")
+            self._file.flush()
+
+    def _read(self, path: Path) -> None:
+        data = path.read_bytes() if path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            with open(path, "r+b") as file:
+                file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                row = msgspec.json.decode(line)
+                if "arms" in row:
+                    self.sequences[row["arms"], row["id"]] = Series(row["made"], row["first"], row["tokens"])
+                else:
+                    self.counts[row["arm"], row["id"], len(row["right"])] = Count(row["right"], row["tokens"])
+            except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+                raise DreamEnvsError(f"{path}, line {number} is no line of draws: remove the file") from error
+
+
+def book_path(cache: Path, identity: str, *parts: str) -> Path:
+    """The cache file of a model's draws: another model, protocol or suite has another file."""
+    name = hashlib.sha256("\0".join((identity, *parts)).encode()).hexdigest()[:24]
+    return cache / f"{name}.jsonl"

@@ -1,0 +1,231 @@
+"""Suites of the Frontier Report: strata of fresh problems, each with what it stands for and whether luck could solve it.
+
+A suite is a list of strata; a stratum draws problems of one family, level and kind.  Problems are made from a seed
+label, so that a report on a seed nobody has trained on can be made at any time, and none is drawn twice.
+
+Suites are found by name, through the entry-point group ``dream_envs.suites``, or as ``module:function`` without
+arguments (``registry``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+import numpy as np
+
+from dream_envs import registry
+from dream_envs.core import DreamEnvsError, Message, Task, TaskFamily
+from dream_envs.seeds import stream
+from dream_envs.tasks.arithmetic import Arithmetic
+from dream_envs.tasks.composition import OPERATION_NAMES, STATE_NAMES, Composition
+from dream_envs.tasks.countdown import Countdown
+from dream_envs.tasks.reverse_addition import ReverseAddition
+
+#: What a gain on a stratum would show.
+KINDS = ("inside support", "longer composition", "held-out pairs", "held-out operations", "harder problems")
+
+#: A stratum counts only if luck would solve at most this share of its problems in all of the base's draws.
+LUCK = 0.05
+_TRIES = 400
+
+Draw = Callable[[np.random.Generator], Task]
+
+
+class Stratum(msgspec.Struct, frozen=True):
+    """Problems that are alike.
+
+    Attributes:
+        name: unique in the suite.
+        family: checks the replies.
+        level: difficulty in the family's own unit.
+        kind: one of ``KINDS``.
+        held_out: no training on the suite's families can have met these problems, by construction.
+        draw: a problem from a generator; None draws ``family.generate(rng, level)``.
+    """
+
+    name: str
+    family: TaskFamily
+    level: int
+    kind: str
+    held_out: bool = False
+    draw: Draw | None = None
+
+    def task(self, rng: np.random.Generator) -> Task:
+        """One problem."""
+        return self.draw(rng) if self.draw is not None else self.family.generate(rng, self.level)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A problem and the index of its stratum."""
+
+    task: Task
+    stratum: int
+
+
+class Suite(msgspec.Struct, frozen=True):
+    """Strata, and how their problems are put.
+
+    Attributes:
+        name: what the report calls it.
+        strata: all of them; those that luck could solve are shown and never counted.
+        arms: names of ``arms.ARMS`` that elicit the base, in the order of the round-robin.
+        vetoes: names of the expensive arms.
+        instruction: put behind every prompt; with ``final_field`` it asks for the line that is graded.
+        final_field: grade what stands behind the last ``Answer:`` instead of the whole reply.
+        max_tokens: bound on a reply; 0: the family's own ``max_reply_tokens``.
+        mini: problems a stratum in the mini report; the standard report draws five times as many.
+        form: what a reply's form allows, from the prompt alone: for each position the tokens that may stand there; the
+            ``forced`` arms need it.  None: there is no such form.
+    """
+
+    name: str
+    strata: tuple[Stratum, ...]
+    arms: tuple[str, ...]
+    vetoes: tuple[str, ...] = ()
+    instruction: str = ""
+    final_field: bool = False
+    max_tokens: int = 0
+    mini: int = 20
+    form: Callable[[str], list[list[str]]] | None = None
+
+    def problems(self, seed: str, per_stratum: int, avoid: Collection[str] = ()) -> list[Problem]:
+        """``per_stratum`` different problems a stratum (fewer where there are no more), none with an id of ``avoid``.
+
+        Args:
+            seed: label of the draw.
+            per_stratum: how many of each, 1 or more.
+            avoid: ids of problems that must not occur (what a run practised, say).
+
+        Raises:
+            DreamEnvsError: if a stratum has no problem to give.
+        """
+        if per_stratum < 1:
+            raise DreamEnvsError(f"per_stratum={per_stratum}: 1 or more")
+        seen, found = set(avoid), []
+        for index, stratum in enumerate(self.strata):
+            rng = stream("frontier-suite", self.name, stratum.name, seed)
+            before, misses = len(found), 0
+            while len(found) - before < per_stratum and misses < _TRIES:
+                task = stratum.task(rng)
+                if task.id in seen:
+                    misses += 1
+                    continue
+                seen.add(task.id)
+                found.append(Problem(task, index))
+            if len(found) == before:
+                raise DreamEnvsError(f"suite {self.name!r}: stratum {stratum.name!r} has no problem left to draw")
+        return found
+
+    def eligible(self, problems: Sequence[Problem], draws: int) -> list[bool]:
+        """For each stratum whether luck solves at most ``LUCK`` of its problems in ``draws`` draws of the base."""
+        return [g <= LUCK / draws for g in self.chances(problems)]
+
+    def chances(self, problems: Sequence[Problem]) -> list[float]:
+        """For each stratum the largest guess probability among its problems."""
+        worst = [0.0] * len(self.strata)
+        for p in problems:
+            worst[p.stratum] = max(worst[p.stratum], self.strata[p.stratum].family.chance(p.task))
+        return worst
+
+    def messages(self, task: Task) -> list[Message]:
+        """The problem as the trained model and a plain base see it."""
+        return [{"role": "user", "content": task.prompt + self.instruction}]
+
+    def reply(self, text: str) -> str:
+        """The part of a reply that is graded."""
+        if not self.final_field:
+            return text
+        _, found, field = text.rpartition("Answer:")
+        return field.partition("\n")[0].strip() if found else text
+
+    def limit(self, stratum: int) -> int:
+        """Tokens that a reply may have."""
+        return self.max_tokens or self.strata[stratum].family.max_reply_tokens
+
+
+def nano() -> Suite:
+    """Composition World for the nano bases: 20 strata that count, five that only show retention and pass@1.
+
+    Longer compositions of known operations (depth 4 to 10), the same with a pair of operations that pre-training never
+    had side by side, both at depths 11 and 12, which no run with the flagship's ``max_level`` can practise, and problems
+    made of two operations whose tables pre-training never showed (``I`` and ``J``).
+    """
+    known = Composition(max_level=16)
+    wider = Composition(n_operations=10, held_out_pairs=0, max_level=16)
+    strata = [Stratum(f"d{d}", known, d, "inside support") for d in (1, 2, 3)]
+    strata += [_pairs(known, d) for d in (2, 3)]
+    strata += [Stratum(f"d{d}", known, d, "longer composition", d > 10) for d in range(4, 13)]
+    strata += [_pairs(known, d) for d in range(4, 13)]
+    strata += [_new_operations(wider, d) for d in (4, 6)]
+    return Suite(
+        "nano",
+        tuple(strata),
+        arms=("plain", "cool", "hot_min_p", "few_shot", "cot_decoding", "forced", "forced_cool", "forced_hot"),
+        vetoes=("steering", "critique", "sae", "rlvr"),
+        form=_trace_form,
+    )
+
+
+def _trace_form(prompt: str) -> list[list[str]]:
+    """``c:BDA``: operation, state, operation, state ...; the new operations where the prompt has one of them."""
+    operations = prompt.partition(":")[2]
+    names = OPERATION_NAMES[: 8 if max(operations, default="") <= "H" else 10]
+    return [list(names), list(STATE_NAMES[:16])] * len(operations)
+
+
+def _pairs(family: Composition, depth: int) -> Stratum:
+    def draw(rng: np.random.Generator) -> Task:
+        return family.generate(rng, depth, pairs="held_out")
+
+    return Stratum(f"pairs-d{depth}", family, depth, "held-out pairs", depth > 10, draw)
+
+
+def _new_operations(family: Composition, depth: int) -> Stratum:
+    new = family.operations[8:]
+
+    def draw(rng: np.random.Generator) -> Task:
+        start = family.states[int(rng.integers(len(family.states)))]
+        return family.make(start, "".join(new[i] for i in rng.integers(len(new), size=depth).tolist()))
+
+    return Stratum(f"new-d{depth}", family, depth, "held-out operations", True, draw)
+
+
+def english() -> Suite:
+    """Four families in English for chat models, five levels each, the two hardest of each held out.
+
+    Replies reason freely and end in ``Answer: ...``; only that line is graded.  Countdown can be guessed too well to
+    count: it is shown beside the others.
+    """
+    rows: list[tuple[str, TaskFamily, Sequence[int]]] = [
+        ("composition", Composition("english", max_level=24), (6, 8, 12, 16, 24)),
+        ("arithmetic", Arithmetic("english", digits=6, max_magnitude=10**12, operators="+-"), (2, 4, 6, 8, 12)),
+        ("reverse_addition", ReverseAddition("english", max_level=24), (6, 8, 12, 16, 24)),
+        ("countdown", Countdown("english", max_number=99, max_level=8, max_target=9999), (4, 5, 6, 7, 8)),
+    ]
+    strata = [
+        Stratum(f"{name}-{level}", family, level, "harder problems", level in levels[-2:])
+        for name, family, levels in rows
+        for level in levels
+    ]
+    return Suite(
+        "english",
+        tuple(strata),
+        arms=("zero_shot", "step_by_step", "few_shot_cool", "few_shot", "code", "cot_decoding", "hot_min_p", "plan"),
+        vetoes=("budget_forcing", "steering", "critique", "sae", "rlvr"),
+        instruction="\nThink as long as you like, then finish with one line 'Answer: ' and the answer alone.",
+        final_field=True,
+        max_tokens=1024,
+    )
+
+
+def suite(name: str) -> Suite:
+    """The suite of this name, or of ``module:function``.
+
+    Raises:
+        DreamEnvsError: with the nearest names, or if the function makes no suite.
+    """
+    made = registry.create("suites", name)
+    if not isinstance(made, Suite):
+        raise DreamEnvsError(f"suite {name!r} makes a {type(made).__name__}, not a frontier.suite.Suite")
+    return made
