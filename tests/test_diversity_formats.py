@@ -1,0 +1,175 @@
+"""Format labels: known replies, the substring classifier's mistakes, hostile text."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dream_envs.core import DreamEnvsError
+from dream_envs.frontier.formats import FAMILIES, GENERIC, Formats, Parser, formats_of, labels
+from dream_envs.seeds import stream
+from dream_envs.tasks.composition import Composition
+
+NAMES = {"empty", "json", "code", "table", "boxed", "steps", "bullets", "number", "prose"}
+TINY_GSM = '''def simple_math_problem() -> int:
+    """
+    Anna has 3 apples and buys 4 more. How many?
+    """
+    apples = 3 + 4
+    result = apples
+    return result
+'''
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("", "empty"),
+        (" \n\t\u2003", "empty"),
+        ('{"answer": 7}', "json"),
+        ('```json\n[1, 2]\n```', "json"),
+        ('```python\n[1, 2]\n```', "code"),
+        ('{"answer": 7', "prose"),
+        ("Here is the JSON: {}", "prose"),
+        (TINY_GSM, "code"),
+        (TINY_GSM[:-12], "code"),  # cut off at a token limit, within the last line
+        ("Let us write a function.\n\ndef f(x):\n    return x\n\nIt returns x.", "code"),
+        ("We use the tool.\n<llm-code>\nprint(7)\n</llm-code>\n7", "code"),
+        ("Sure:\n```\nls -l\n```", "code"),
+        ("Sure:\n```\nx = [1", "code"),  # a fence that the token limit left open
+        ("```\n```", "prose"),  # an empty fence is no code
+        ("a = 3\nb = a + 4\nprint(b)", "code"),
+        ("x = 3", "prose"),
+        ("By definition, this is undefined.", "prose"),
+        ("def", "prose"),
+        ("define x as 3: then class of x is import ant", "prose"),
+        ("not sure", "prose"),  # parses as Python
+        ("Hello", "prose"),
+        ("| a | b |\n|---|:-:|\n| 1 | 2 |", "table"),
+        ("a | b\n--|--\n1 | 2", "table"),
+        ("| a | b |\n|---|\n| 1 | 2 |", "prose"),  # cells do not agree
+        ("yes | no\nmaybe - or | not", "prose"),
+        ("\\begin{tabular}{l}1\\end{tabular}", "table"),
+        ("Hence\n1. first\n2. second\nso $\\boxed{\\frac{1}{2}}$.", "boxed"),
+        ("the command \\boxed draws a box", "prose"),
+        ("\\boxed{1", "prose"),
+        ("\\boxed{ }", "prose"),
+        ("1. Add.\n2. Subtract.", "steps"),
+        ("Step 1: Add.\nthen\nStep 2: Subtract.", "steps"),
+        ("**1.** Add.\n**2.** Subtract.", "steps"),
+        ("1. Add.", "prose"),
+        ("In 1987. It was\n12. of May", "prose"),
+        ("3.14 is pi\n4.5 is not", "prose"),
+        ("- a\n- b", "bullets"),
+        ("- a\n* b", "prose"),
+        ("-1\n-2", "prose"),
+        ("42", "number"),
+        (" -1,234.5 % ", "number"),
+        ("3/4", "number"),
+        ("42 apples", "prose"),
+    ],
+)  # fmt: skip
+def test_known_replies(text: str, label: str) -> None:
+    assert GENERIC.label(text) == label
+
+
+def test_a_program_stays_one_however_much_text_is_around_it() -> None:
+    assert GENERIC.label("blah blah\n" * 20_000 + TINY_GSM) == "code"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 1_000_000,
+        "[" * 1_000_000,
+        "{" * 500_000 + "}" * 500_000,
+        "-" * 1_000_000 + "1",
+        "not " * 250_000 + "x",
+        "1" + "+1" * 500_000,
+        "x" + "[0]" * 5_000,
+        "f" + "()" * 8_000,
+        "9" * 1_000_000,
+        "[" + "9" * 100_000 + "]",
+        " " * 1_000_000 + "|",
+        "|" * 1_000_000,
+        "|-" * 500_000,
+        "a|b\n" + "-|" * 400_000,
+        "\\boxed{" * 100_000,
+        "```\n" * 200_000,
+        "1. \n" * 200_000,
+        "def f(\n" * 100_000,
+        "\n".join(" " * i + "if x:" for i in range(150)),
+        "".join(map(chr, range(256))) * 4_000,
+        "\x00def f():\n    return 1",
+        "\ud800\udfff" * 10_000,
+        "\u202e\u200b" * 1_000,
+        "\r" * 100_000,
+        "'''" + "\\" * 100_000,
+        "f'{" * 5_000,
+        "lambda: " * 2_000 + "0",
+        "a if b else " * 1_300 + "c",
+        "x = 1\n" + "y = (" * 90,
+    ],
+    ids=lambda t: repr(t[:8]),
+)
+def test_hostile_text_has_a_label_soon(text: str) -> None:
+    began = time.perf_counter()
+    assert GENERIC.label(text) in NAMES
+    assert formats_of(Composition())(text, None) in {"trace", "states", "other", "empty"}
+    assert time.perf_counter() - began < 5.0  # milliseconds alone; a quadratic step over 1 MB would take minutes
+
+
+@given(st.text(max_size=300) | st.text(alphabet="1.)-*|{}[]()\\boxed`def :=\n\t'\"", max_size=200))
+def test_every_text_has_exactly_one_label(text: str) -> None:
+    label = GENERIC.label(text)
+    assert label in NAMES
+    assert (label == "empty") == (not text.strip())
+    assert [p.name for p in GENERIC.parsers if text.strip() and p(text)][:1] == [label] or label in ("prose", "empty")
+
+
+@given(st.lists(st.text(max_size=20), max_size=10))
+def test_labels_of_many_are_those_of_each(texts: list[str]) -> None:
+    assert labels(texts) == [GENERIC.label(t) for t in texts]
+
+
+@pytest.mark.parametrize("notation", ["compact", "english"])
+def test_composition(notation: str) -> None:
+    family = Composition(notation)
+    label = formats_of(family)
+    for level in (1, 3, 8):
+        task = family.generate(stream("formats", level), level)
+        states = [s for s in task.answer if s in family.states]
+        assert label(task.answer, task) == "trace"
+        assert label(family.guess(task, stream("guess", level)), task) == "trace"  # wrong, but in form
+        assert label("".join(states), task) == label(", ".join(states), task) == "states"
+    for text in ("the answer", "Bf D", "BfD", "fB", "Zf", "B -> f -> k", "B -> f,, D -> k", "c:BDA", "BfDz"):
+        assert label(text, None) == "other", text
+    assert label("", None) == "empty"
+
+
+def test_the_family_decides_if_it_wants_to() -> None:
+    class Shouting(Composition):
+        def formats(self, reply: str, task: object) -> str:
+            return "loud" if reply.isupper() else ""
+
+    label = formats_of(Shouting())
+    assert (label("AB", None), label("ab", None)) == ("loud", "other")
+    assert formats_of(None)("42", None) == "number"
+    assert set(FAMILIES) == {"composition"}
+
+
+def test_first_match_wins_and_a_parser_may_name_its_finding() -> None:
+    kinds = Formats([Parser("a", lambda t: "a" in t), Parser("size", lambda t: "long" if len(t) > 5 else None)])
+    assert [kinds.label(t) for t in ("abcdefgh", "bcdefgh", "bc", " ")] == ["a", "long", "other", "empty"]
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(DreamEnvsError, match="used once"):
+        Formats([Parser("a", bool), Parser("a", bool)])
+    with pytest.raises(DreamEnvsError, match="not int"):
+        GENERIC.label(3)  # type: ignore[arg-type]
+    with pytest.raises(DreamEnvsError, match="'broken' failed"):
+        Formats([Parser("broken", lambda t: bool(1 // 0))]).label("x")
