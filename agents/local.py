@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 import dream_envs
-from dream_envs.agents.decode import Sample, forward_for, sample
+from dream_envs.agents.decode import Allowed, Forward, Sample, forward_for, sample
 from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
+
+#: For a request, the texts that may stand at each position of its reply.
+Form = Callable[[Request], Sequence[Sequence[str]]]
 
 
 def resolve(name: str) -> str:
@@ -40,23 +43,69 @@ class LocalAgent:
         model: ``nano/compose``, a folder with safetensors, a hub id, or a loaded model (then ``tokenizer`` is needed).
         tokenizer: the loaded tokenizer, with a chat template.
         temperature: 0 to 10; 0 is greedy.
+        top_p: above 0, up to 1; nucleus sampling, 1 is off.
+        min_p: 0 to 1; tokens less likely than ``min_p`` times the most likely one are left out, 0 is off.
         device: ``cpu``, ``cuda``, ``cuda:1`` ...; a loaded model stays where it is.
     """
 
     def __init__(
-        self, model: Any = "nano/compose", *, tokenizer: Any = None, temperature: float = 1.0, device: str = "cpu"
+        self,
+        model: Any = "nano/compose",
+        *,
+        tokenizer: Any = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        device: str = "cpu",
     ) -> None:
-        if not 0 <= temperature <= 10:
-            raise DreamEnvsError(f"temperature={temperature}: 0 (greedy) to 10")
+        self._set_decoding(temperature, top_p, min_p)
         if isinstance(model, str):
             model, tokenizer = load(model, device)
         if tokenizer is None:
             raise DreamEnvsError("a loaded model needs its tokenizer: LocalAgent(model, tokenizer=...)")
-        self.model, self.tokenizer, self.temperature = model, tokenizer, temperature
+        self.model, self.tokenizer = model, tokenizer
+        self.form: Form | None = None
         ends = model.generation_config.eos_token_id
         self.ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.ends[0]
         self._encode = functools.lru_cache(maxsize=65536)(self._encode_now)
+
+    def _set_decoding(self, temperature: float, top_p: float, min_p: float) -> None:
+        if not 0 <= temperature <= 10:
+            raise DreamEnvsError(f"temperature={temperature}: 0 (greedy) to 10")
+        if not 0 < top_p <= 1:
+            raise DreamEnvsError(f"top_p={top_p}: above 0, up to 1 (off)")
+        if not 0 <= min_p <= 1:
+            raise DreamEnvsError(f"min_p={min_p}: 0 (off) to 1")
+        self.temperature, self.top_p, self.min_p = temperature, top_p, min_p
+
+    def decoding(
+        self, *, temperature: float | None = None, top_p: float | None = None, min_p: float | None = None
+    ) -> Self:
+        """An agent over the same weights that decodes otherwise; what is not given stays as it is.
+
+        Raises:
+            DreamEnvsError: for a value out of its range.
+        """
+        twin = copy.copy(self)
+        twin._set_decoding(
+            self.temperature if temperature is None else temperature,
+            self.top_p if top_p is None else top_p,
+            self.min_p if min_p is None else min_p,
+        )
+        return twin
+
+    def constrained(self, form: Form) -> Self:
+        """An agent over the same weights whose replies are forced into a form, probabilities renormalised within it.
+
+        Args:
+            form: for a request, the texts that may stand at each position of the reply, each of one token; behind the
+                last position stands the end.  With the grammar of a family with one accepted reply this samples what
+                ``frontier.exact`` calls ``forced``.
+        """
+        twin = copy.copy(self)
+        twin.form = form
+        return twin
 
     @property
     def device(self) -> torch.device:
@@ -68,25 +117,56 @@ class LocalAgent:
         prompts = [self.encode(r.messages) for r in requests]
         seeds = np.array([r.seed for r in requests], dtype=np.uint64)
         limits = np.array([r.limits.max_tokens for r in requests])
-        samples = self.sample(prompts, seeds, limits)
+        allowed = None if self.form is None else self._allowed([self.form(r) for r in requests])
+        samples = self.sample(prompts, seeds, limits, allowed)
         texts = self.decode([s.ids for s in samples])
         return [
             Action(text, s.ids, s.logprobs, Usage(len(p), len(s.ids)))
             for text, s, p in zip(texts, samples, prompts, strict=True)
         ]
 
-    def sample(self, prompts: Sequence[Sequence[int]], seeds: np.ndarray, max_tokens: np.ndarray) -> list[Sample]:
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: np.ndarray,
+        max_tokens: np.ndarray,
+        allowed: Allowed | None = None,
+    ) -> list[Sample]:
         """Token ids in, samples out; see ``decode.sample``."""
         return sample(
-            forward_for(self.model),
+            self.engine(),
             prompts,
             seeds,
             max_tokens,
             end=self.ends,
             pad=self.pad,
             temperature=self.temperature,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            allowed=allowed,
             device=self.device,
         )
+
+    def engine(self) -> Forward:
+        """What gives ``sample`` its logits, made from the weights as they are now."""
+        return forward_for(self.model)
+
+    def token(self, text: str) -> int:
+        """The id of a text that is one token.
+
+        Raises:
+            DreamEnvsError: if it is none or several.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise DreamEnvsError(f"{text!r} is {len(ids)} tokens of this model: a form names texts of one token each")
+        return int(ids[0])
+
+    def _allowed(self, forms: Sequence[Sequence[Sequence[str]]]) -> list[list[list[int]]]:
+        keys = [tuple(tuple(texts) for texts in form) for form in forms]
+        ids = {texts: [self.token(text) for text in texts] for texts in {texts for key in keys for texts in key}}
+        rows = {key: [*(ids[texts] for texts in key), self.ends] for key in set(keys)}
+        return [rows[key] for key in keys]
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Ids of the templated messages, the generation prompt included."""
@@ -137,7 +217,9 @@ class LocalAgent:
         # A trainer puts a forward of its own on the model (TRL's fused head): a closure over the original, which the
         # copy would go on running.
         vars(twin).pop("forward", None)
-        return LocalAgent(twin, tokenizer=self.tokenizer, temperature=self.temperature)
+        agent = LocalAgent(twin, tokenizer=self.tokenizer)
+        agent.temperature, agent.top_p, agent.min_p, agent.form = self.temperature, self.top_p, self.min_p, self.form
+        return agent
 
 
 def keep_memory() -> bool:

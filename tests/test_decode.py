@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dream_envs.agents.decode import CachedForward, LlamaForward, sample
 from dream_envs.agents.local import LocalAgent
 from dream_envs.core import DreamEnvsError, Limits, Request
+from dream_envs.frontier import exact
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 
@@ -81,6 +82,110 @@ def test_first_token_frequencies(rotary: LlamaForCausalLM) -> None:
     counts = np.bincount(drawn, minlength=50)
     chi2 = float((((counts - expected) ** 2) / expected)[often].sum())
     assert abs(chi2 - often.sum()) < 5 * np.sqrt(2 * often.sum())
+
+
+def _next(model: LlamaForCausalLM, prompt: list[int], temperature: float) -> np.ndarray:
+    with torch.no_grad():
+        return torch.softmax(model(torch.tensor([prompt])).logits[0, -1] / temperature, -1).double().numpy()
+
+
+@pytest.mark.parametrize(("top_p", "min_p"), [(0.6, 0.0), (1.0, 0.3), (0.8, 0.2), (1e-6, 0.0), (1.0, 1.0)])
+def test_truncated_sampling(rotary: LlamaForCausalLM, top_p: float, min_p: float) -> None:
+    """What is kept, by a loop over the sorted distribution; frequencies and log-probabilities of what is drawn."""
+    n, prompt, temperature = 4000, [4, 8], 1.3
+    p = _next(rotary, prompt, temperature)
+    kept, mass = [], 0.0
+    for i in np.argsort(-p, kind="stable"):
+        if mass >= top_p:
+            break
+        kept.append(int(i))
+        mass += p[i]
+    kept = [i for i in kept if p[i] >= min_p * p.max() * (1 - 1e-6)]
+    expected = {i: p[i] / p[kept].sum() for i in kept}
+    seeds = stream("truncated").integers(0, 2**63, size=n).astype(np.uint64)
+    drawn = _sample(
+        LlamaForward(rotary), [prompt] * n, seeds, steps=1, temperature=temperature, top_p=top_p, min_p=min_p
+    )
+    counts = np.bincount([s.ids[0] for s in drawn], minlength=50)
+    assert set(np.flatnonzero(counts)) <= set(expected)
+    for i, q in expected.items():
+        assert abs(counts[i] - n * q) <= 5 * np.sqrt(n * q * (1 - q)) + 1e-9
+    for s in drawn[:50]:
+        assert s.logprobs[0] == pytest.approx(np.log(expected[s.ids[0]]), abs=1e-4)
+
+
+def test_truncation_off_changes_nothing(agent: LocalAgent) -> None:
+    requests = [Request(messages=_chat("a:BDA"), agent="s", role="solver", seed=i) for i in range(50)]
+    assert agent.decoding(top_p=1.0, min_p=0.0).act(requests) == agent.act(requests)
+    cool = agent.decoding(temperature=0.5)
+    assert cool.temperature == 0.5 and agent.temperature == 1.0 and cool.model is agent.model
+    assert cool.decoding(min_p=0.1).temperature == 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top_p": 0.0}, {"top_p": 1.5}, {"min_p": -0.1}, {"min_p": 2}, {"temperature": -1.0}, {"temperature": 11}]
+)
+def test_decoding_out_of_range(agent: LocalAgent, wrong: dict) -> None:
+    (name, value), *_ = wrong.items()
+    with pytest.raises(DreamEnvsError, match=f"{name}={value}") as caught:
+        agent.decoding(**wrong)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", [LlamaForward, CachedForward])
+def test_allowed_ids_renormalise(rotary: LlamaForCausalLM, engine: type) -> None:
+    """Rows with different lists, and free ones, in one batch; frequencies of the restricted rows."""
+    n, prompt = 3000, [4, 8]
+    allowed = [[[7, 9, 11], None, [1]], None, [[3]]] * n
+    seeds = stream("allowed").integers(0, 2**63, size=3 * n).astype(np.uint64)
+    drawn = _sample(engine(rotary), [prompt] * 3 * n, seeds, steps=4, allowed=allowed)
+    p = _next(rotary, prompt, 1.0)
+    first = np.bincount([s.ids[0] for s in drawn[::3]], minlength=50)
+    for i in (7, 9, 11):
+        q = p[i] / p[[7, 9, 11]].sum()
+        assert abs(first[i] - n * q) < 5 * np.sqrt(n * q)
+        assert next(s for s in drawn[::3] if s.ids[0] == i).logprobs[0] == pytest.approx(np.log(q), abs=1e-4)
+    assert first.sum() == first[[7, 9, 11]].sum()
+    assert all(s.ids[-1] == 1 and len(s.ids) <= 3 for s in drawn[::3])
+    free = _sample(engine(rotary), [prompt] * n, seeds[1::3], steps=4)
+    assert [s.ids for s in free] == [s.ids for s in drawn[1::3]]
+    assert {s.ids[0] for s in drawn[2::3]} == {3} and drawn[2].logprobs[0] == 0.0
+    assert len({s.ids[1] for s in drawn[2::3] if len(s.ids) > 1}) > 5  # free behind its list
+
+
+@pytest.mark.parametrize("wrong", [[[[]]], [[[50]]], [[[-1]]], [None, None]])
+def test_wrong_allowed_ids(rotary: LlamaForCausalLM, wrong: list) -> None:
+    with pytest.raises(DreamEnvsError, match="allowed"):
+        _sample(LlamaForward(rotary), [[4]], np.zeros(1, np.uint64), allowed=wrong)
+
+
+def test_constrained_is_the_exact_forced_decoder(agent: LocalAgent) -> None:
+    """Forced into the form of a trace, right replies come as often as ``frontier.exact`` says."""
+    family, depth, n = Composition(), 5, 4000
+
+    def form(request: Request) -> list[list[str]]:
+        return [list(family.operations), list(family.states)] * depth
+
+    task = family.generate(stream("forced"), depth)
+    requests = [
+        Request(messages=_chat(task.prompt), agent="s", role="solver", seed=i, limits=Limits(20)) for i in range(n)
+    ]
+    forced = agent.constrained(form)
+    actions = forced.act(requests)
+    assert all(len(a.text) == 2 * depth and a.text[::2].isupper() and a.text[1::2].islower() for a in actions)
+    grammar = exact.composition_grammar(agent.token, agent.ends[0], family.states, family.operations, depth)
+    (logits,), (ids,) = agent.completion_logits([_chat(task.prompt)], [task.answer])
+    mask = np.full(logits.shape, -np.inf)
+    for i, allowed in enumerate(grammar.allowed):
+        mask[i, allowed] = 0
+    limited = torch.log_softmax(torch.from_numpy(logits.astype(np.float64) + mask), -1).numpy()
+    p = float(np.exp(limited[np.arange(len(ids)), ids].sum()))
+    right = [a for a in actions if a.text == task.answer]
+    assert abs(len(right) - n * p) < 5 * np.sqrt(n * p) + 1
+    if right:
+        assert sum(right[0].logprobs or []) == pytest.approx(np.log(p), abs=1e-3)
+    with pytest.raises(DreamEnvsError, match="'ab' is 2 tokens"):
+        agent.constrained(lambda request: [["ab"]]).act(requests[:1])
 
 
 def test_limits_and_greedy(rotary: LlamaForCausalLM) -> None:
