@@ -1,0 +1,95 @@
+"""What every statistic asks of its input, in one place: arrays of the right kind, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dream_envs.core import DreamEnvsError
+
+
+def numbers(name: str, value: ArrayLike, low: float = -np.inf, high: float = np.inf, ndim: int | None = None) -> Any:
+    """``float64`` array of finite numbers from ``low`` to ``high``, not empty.
+
+    Raises:
+        DreamEnvsError: for anything else.
+    """
+    try:
+        found = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DreamEnvsError(f"{name}: numbers, not {type(value).__name__}") from None
+    if found.size == 0:
+        raise DreamEnvsError(f"{name} is empty: at least one value is needed")
+    if ndim is not None and found.ndim != ndim:
+        raise DreamEnvsError(f"{name} has shape {found.shape}: {ndim} dimension{'s' * (ndim != 1)} expected")
+    bad = ~((found >= low) & (found <= high) & np.isfinite(found))
+    if bad.any():
+        raise DreamEnvsError(f"{name} holds {float(found[bad].flat[0])}: finite numbers from {low:g} to {high:g}")
+    return found
+
+
+def counts(name: str, value: ArrayLike, low: int = 0, high: int = 2**53, ndim: int | None = None) -> Any:
+    """``int64`` array of whole numbers from ``low`` to ``high``, not empty; True and False count as 1 and 0.
+
+    Raises:
+        DreamEnvsError: for anything else.
+    """
+    found = numbers(name, value, low, high, ndim)
+    if (found != np.floor(found)).any():
+        raise DreamEnvsError(f"{name} holds {float(found[found != np.floor(found)].flat[0])}: whole numbers only")
+    return found.astype(np.int64)
+
+
+def whole(name: str, value: Any, low: int, high: int = 2**53) -> int:
+    """``value`` as an int if it is one whole number from ``low`` to ``high``.
+
+    Raises:
+        DreamEnvsError: if it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise DreamEnvsError(f"{name}={value!r}: a whole number from {low} to {high}")
+    return int(value)
+
+
+def inside(name: str, value: Any, low: float = 0.0, high: float = 1.0) -> float:
+    """``value`` as a float if it lies strictly between ``low`` and ``high`` (a confidence level, say).
+
+    Raises:
+        DreamEnvsError: if it does not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low < value < high:
+        raise DreamEnvsError(f"{name}={value!r}: a number strictly between {low:g} and {high:g}")
+    return float(value)
+
+
+def successes(c: ArrayLike, n: ArrayLike) -> tuple[Any, Any]:
+    """(c, n) as ``int64`` arrays that broadcast together, n >= 1 and c <= n everywhere.
+
+    Raises:
+        DreamEnvsError: for anything else.
+    """
+    c, n = counts("c", c), counts("n", n, 1)
+    try:
+        c, n = np.broadcast_arrays(c, n)
+    except ValueError:
+        raise DreamEnvsError(f"c has shape {np.shape(c)} and n {np.shape(n)}: the shapes do not go together") from None
+    if (c > n).any():
+        at = np.flatnonzero((c > n).ravel())[0]
+        raise DreamEnvsError(f"c={c.flat[at]} of n={n.flat[at]}: no more successes than draws")
+    return c, n
+
+
+def strata(name: str, value: ArrayLike | None, n: int) -> np.ndarray:
+    """``int64[n]`` stratum of each row, numbered 0, 1, ... without gaps; None is one stratum.
+
+    Raises:
+        DreamEnvsError: if the length is wrong.
+    """
+    if value is None:
+        return np.zeros(n, dtype=np.int64)
+    found = np.asarray(value)
+    if found.shape != (n,):
+        raise DreamEnvsError(f"{name} has shape {found.shape}: one stratum for each of {n} problems")
+    return np.unique(found, return_inverse=True)[1].reshape(n).astype(np.int64)

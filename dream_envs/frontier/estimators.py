@@ -1,0 +1,61 @@
+"""Unbiased estimates from draws that were counted.
+
+Notation: a problem has success probability p; c of n independent draws were right.
+
+Sources: Chen et al. 2021, arXiv 2107.03374 (pass@k); Liu et al. 2024, arXiv 2412.13147 (G-Pass@k); arXiv 2510.08325
+(Cover@tau); "The Invisible Leash", arXiv 2507.14843 (support counts).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dream_envs.core import DreamEnvsError
+from dream_envs.frontier import _checks
+
+
+def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> np.ndarray:
+    """Unbiased estimate of 1 - (1 - p)^k, problem by problem: 1 - C(n-c, k) / C(n, k), by log-gamma.
+
+    At n = k it is the coin flip 1[c > 0]; n = 2k or 4k draws give a smooth curve of one problem.
+
+    Args:
+        n: draws, whole numbers >= 1.
+        c: successes, 0 to n.
+        k: attempts to predict, 1 to n.  All three broadcast.
+
+    Returns:
+        ``float64`` of the broadcast shape, in [0, 1].
+
+    Raises:
+        DreamEnvsError: for k > n (never 1.0 for want of draws), c > n, NaN or an empty input.
+    """
+    n, c, k = _of_draws(n, c, k)
+    return np.where(c == 0, 0.0, -np.expm1(_log_miss(n, c, k)))
+
+
+def _of_draws(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    c, n = _checks.successes(c, n)
+    k = _checks.counts("k", k, 1)
+    try:
+        n, c, k = np.broadcast_arrays(n, c, k)
+    except ValueError:
+        raise DreamEnvsError(f"k has shape {np.shape(k)} and c {np.shape(c)}: the shapes do not go together") from None
+    if (k > n).any():
+        at = np.flatnonzero((k > n).ravel())[0]
+        raise DreamEnvsError(f"k={k.flat[at]} from n={n.flat[at]} draws: k is at most n; draw more or ask for less")
+    return n, c, k
+
+
+def _log_miss(n: np.ndarray, c: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """log of C(n-c, k) / C(n, k): the probability that k of the n draws, picked blindly, are all wrong."""
+    left = np.maximum(n - c - k, 0)
+    log = _log_choose(n - c, np.minimum(k, n - c)) - _log_choose(n, k)
+    return np.where(n - c - k < 0, -np.inf, np.where(left == n - k, 0.0, np.minimum(log, 0.0)))
+
+
+def _log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
+    from scipy.special import gammaln
+
+    return gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
