@@ -1,4 +1,4 @@
-"""What every statistic asks of its input, in one place: arrays of the right kind, or one line that says what is wrong."""
+"""What every statistic asks of its input, in one place: arrays of the right kind, or one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike
 from dream_envs.core import DreamEnvsError
 
 
-def numbers(name: str, value: ArrayLike, low: float = -np.inf, high: float = np.inf, ndim: int | None = None) -> Any:
+def numbers(
+    name: str, value: ArrayLike, low: float = -np.inf, high: float = np.inf, ndim: int | None = None
+) -> np.ndarray:
     """``float64`` array of finite numbers from ``low`` to ``high``, not empty.
 
     Raises:
@@ -30,7 +32,7 @@ def numbers(name: str, value: ArrayLike, low: float = -np.inf, high: float = np.
     return found
 
 
-def counts(name: str, value: ArrayLike, low: int = 0, high: int = 2**53, ndim: int | None = None) -> Any:
+def counts(name: str, value: ArrayLike, low: int = 0, high: int = 2**53, ndim: int | None = None) -> np.ndarray:
     """``int64`` array of whole numbers from ``low`` to ``high``, not empty; True and False count as 1 and 0.
 
     Raises:
@@ -64,21 +66,30 @@ def inside(name: str, value: Any, low: float = 0.0, high: float = 1.0) -> float:
     return float(value)
 
 
-def successes(c: ArrayLike, n: ArrayLike) -> tuple[Any, Any]:
+def successes(c: ArrayLike, n: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """(c, n) as ``int64`` arrays that broadcast together, n >= 1 and c <= n everywhere.
 
     Raises:
         DreamEnvsError: for anything else.
     """
-    c, n = counts("c", c), counts("n", n, 1)
+    right, of = together(c=counts("c", c), n=counts("n", n, 1))
+    if (right > of).any():
+        at = np.flatnonzero((right > of).ravel())[0]
+        raise DreamEnvsError(f"c={right.flat[at]} of n={of.flat[at]}: no more successes than draws")
+    return right, of
+
+
+def together(**arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The arrays broadcast to one shape.
+
+    Raises:
+        DreamEnvsError: if their shapes do not go together.
+    """
     try:
-        c, n = np.broadcast_arrays(c, n)
+        return np.broadcast_arrays(*arrays.values())
     except ValueError:
-        raise DreamEnvsError(f"c has shape {np.shape(c)} and n {np.shape(n)}: the shapes do not go together") from None
-    if (c > n).any():
-        at = np.flatnonzero((c > n).ravel())[0]
-        raise DreamEnvsError(f"c={c.flat[at]} of n={n.flat[at]}: no more successes than draws")
-    return c, n
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise DreamEnvsError(f"shapes {shapes}: they do not go together") from None
 
 
 def strata(name: str, value: ArrayLike | None, n: int) -> np.ndarray:

@@ -31,25 +31,23 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> np.ndarray:
     Raises:
         DreamEnvsError: for k > n (never 1.0 for want of draws), c > n, NaN or an empty input.
     """
-    n, c, k = _of_draws(n, c, k)
-    return np.where(c == 0, 0.0, -np.expm1(_log_miss(n, c, k)))
+    of, right, tries = _of_draws(n, c, k)
+    return np.where(right == 0, 0.0, -np.expm1(_log_miss(of, right, tries)))
 
 
 def _of_draws(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    c, n = _checks.successes(c, n)
-    k = _checks.counts("k", k, 1)
-    try:
-        n, c, k = np.broadcast_arrays(n, c, k)
-    except ValueError:
-        raise DreamEnvsError(f"k has shape {np.shape(k)} and c {np.shape(c)}: the shapes do not go together") from None
-    if (k > n).any():
-        at = np.flatnonzero((k > n).ravel())[0]
-        raise DreamEnvsError(f"k={k.flat[at]} from n={n.flat[at]} draws: k is at most n; draw more or ask for less")
-    return n, c, k
+    right, of = _checks.successes(c, n)
+    of, right, tries = _checks.together(n=of, c=right, k=_checks.counts("k", k, 1))
+    if (tries > of).any():
+        at = np.flatnonzero((tries > of).ravel())[0]
+        raise DreamEnvsError(
+            f"k={tries.flat[at]} from n={of.flat[at]} draws: k is at most n, or draw more"
+        )
+    return of, right, tries
 
 
 def _log_miss(n: np.ndarray, c: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """log of C(n-c, k) / C(n, k): the probability that k of the n draws, picked blindly, are all wrong."""
+    """Log of C(n-c, k) / C(n, k): the probability that k of the n draws, picked blindly, are all wrong."""
     left = np.maximum(n - c - k, 0)
     log = _log_choose(n - c, np.minimum(k, n - c)) - _log_choose(n, k)
     return np.where(n - c - k < 0, -np.inf, np.where(left == n - k, 0.0, np.minimum(log, 0.0)))

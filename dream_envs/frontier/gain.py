@@ -191,9 +191,7 @@ def contributions(evidence: Evidence, budgets: Sequence[int] = BUDGETS) -> np.nd
     """
     k = _checks.counts("budgets", budgets, 1, ndim=1)
     if k.max() > evidence.cap:
-        raise DreamEnvsError(
-            f"budget {k.max()}: the base was drawn {evidence.cap} times at most; draw more or ask less"
-        )
+        raise DreamEnvsError(f"budget {k.max()}: at most cap={evidence.cap}, the draws the base was given")
     missed = (evidence.first[:, None] == 0) | (evidence.first[:, None] > k)
     gains = evidence.reliable[:, None] * (missed & ~evidence.vetoed[:, None])
     return np.column_stack([gains, evidence.base_reliable * (evidence.trained_first == 0)])

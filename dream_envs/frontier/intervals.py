@@ -45,13 +45,13 @@ def clopper_pearson(
     """
     from scipy.special import betaincinv
 
-    c, n = _checks.successes(c, n)
+    good, of = _checks.successes(c, n)
     tail = _tail(level, side)
-    low, high = np.zeros(c.shape), np.ones(c.shape)
+    low, high = np.zeros(good.shape), np.ones(good.shape)
     if side != "upper":
-        low = np.where(c == 0, 0.0, betaincinv(np.maximum(c, 1), n - c + 1, tail))
+        low = np.where(good == 0, 0.0, betaincinv(np.maximum(good, 1), of - good + 1, tail))
     if side != "lower":
-        high = np.where(c == n, 1.0, betaincinv(c + 1, np.maximum(n - c, 1), 1 - tail))
+        high = np.where(good == of, 1.0, betaincinv(good + 1, np.maximum(of - good, 1), 1 - tail))
     return low, high
 
 
@@ -63,13 +63,13 @@ def jeffreys(c: ArrayLike, n: ArrayLike, level: float = 0.95, side: Side = "two"
     """
     from scipy.special import betaincinv
 
-    c, n = _checks.successes(c, n)
+    good, of = _checks.successes(c, n)
     tail = _tail(level, side)
-    low, high = np.zeros(c.shape), np.ones(c.shape)
+    low, high = np.zeros(good.shape), np.ones(good.shape)
     if side != "upper":
-        low = np.where(c == 0, 0.0, betaincinv(c + 0.5, n - c + 0.5, tail))
+        low = np.where(good == 0, 0.0, betaincinv(good + 0.5, of - good + 0.5, tail))
     if side != "lower":
-        high = np.where(c == n, 1.0, betaincinv(c + 0.5, n - c + 0.5, 1 - tail))
+        high = np.where(good == of, 1.0, betaincinv(good + 0.5, of - good + 0.5, 1 - tail))
     return low, high
 
 

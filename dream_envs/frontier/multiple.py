@@ -19,15 +19,15 @@ RHO = 32.0
 
 
 def holm(p: ArrayLike) -> np.ndarray:
-    """Holm's adjusted p-values, ``float64[N]``: reject where <= alpha, and no true hypothesis falls with prob. 1 - alpha.
+    """Holm's adjusted p-values, ``float64[N]``: reject where <= alpha (family-wise error).
 
     Raises:
         DreamEnvsError: for an empty input, NaN, or values outside [0, 1].
     """
-    p = _checks.numbers("p", p, 0, 1, ndim=1)
-    order = np.argsort(p, kind="stable")
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    out = np.empty(len(p))
+    raw = _checks.numbers("p", p, 0, 1, ndim=1)
+    order = np.argsort(raw, kind="stable")
+    raised = np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1))
+    out = np.empty(len(raw))
     out[order] = np.minimum(raised, 1.0)
     return out
 
@@ -38,10 +38,10 @@ def benjamini_hochberg(p: ArrayLike) -> np.ndarray:
     Raises:
         DreamEnvsError: for an empty input, NaN, or values outside [0, 1].
     """
-    p = _checks.numbers("p", p, 0, 1, ndim=1)
-    order = np.argsort(p, kind="stable")[::-1]
-    lowered = np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1))
-    out = np.empty(len(p))
+    raw = _checks.numbers("p", p, 0, 1, ndim=1)
+    order = np.argsort(raw, kind="stable")[::-1]
+    lowered = np.minimum.accumulate(raw[order] * len(raw) / np.arange(len(raw), 0, -1))
+    out = np.empty(len(raw))
     out[order] = np.minimum(lowered, 1.0)
     return out
 
@@ -74,18 +74,16 @@ def ratio_p_value(
     """
     from scipy.special import betainc
 
-    base_c, base_n = _checks.counts("base_c", base_c), _checks.counts("base_n", base_n)
-    trained_c, trained_n = _checks.successes(trained_c, trained_n)
-    rho = float(_checks.numbers("rho", rho, 1e-9, 1e9, ndim=0))
-    try:
-        base_c, base_n, trained_c, trained_n = np.broadcast_arrays(base_c, base_n, trained_c, trained_n)
-    except ValueError:
-        raise DreamEnvsError("base and trained counts have shapes that do not go together") from None
-    if (base_c > base_n).any():
-        raise DreamEnvsError(f"base_c={base_c[base_c > base_n].flat[0]}: no more successes than draws")
-    share = rho * trained_n / (rho * trained_n + base_n)
+    right, of = _checks.successes(trained_c, trained_n)
+    hits, drawn, right, of = _checks.together(
+        base_c=_checks.counts("base_c", base_c), base_n=_checks.counts("base_n", base_n), trained_c=right, trained_n=of
+    )
+    if (hits > drawn).any():
+        raise DreamEnvsError(f"base_c={hits[hits > drawn].flat[0]}: no more successes than draws")
+    weight = float(_checks.numbers("rho", rho, 1e-9, 1e9, ndim=0)) * of
     # P(Bin(t, s) >= c) is the regularised incomplete beta function I_s(c, t - c + 1).
-    return np.where(trained_c == 0, 1.0, betainc(np.maximum(trained_c, 1), base_c + 1.0, share))
+    tail = betainc(np.maximum(right, 1), hits + 1.0, weight / (weight + drawn))
+    return np.where(right == 0, 1.0, tail)
 
 
 @dataclass(frozen=True)
