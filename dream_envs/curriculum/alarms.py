@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import numpy as np
 
 from dream_envs.core import Episode, TaskFamily
 from dream_envs.curriculum.syllabus import author_of, believed, challenge_of
@@ -98,14 +99,28 @@ def shape(text: str) -> str:
     return "".join(best)
 
 
-def entropy(items: Iterable[str]) -> float:
-    """Plug-in entropy in bits with the Miller-Madow correction (k - 1) / (2 n ln 2)."""
-    counts = Counter(items)
-    n = sum(counts.values())
-    if n == 0:
-        return 0.0
-    plug_in = -math.fsum(c / n * math.log2(c / n) for c in counts.values())
-    return plug_in + (len(counts) - 1) / (2 * n * math.log(2))
+def entropy(items: Iterable[str], corrected: bool = True) -> float:
+    """Entropy in bits of what ``items`` were drawn from, whatever their order; see ``entropy_of_counts``."""
+    return float(entropy_of_counts(np.array(sorted(Counter(items).values())), corrected))
+
+
+def entropy_of_counts(counts: np.ndarray, corrected: bool = True) -> np.ndarray:
+    """Plug-in entropy in bits, with the Miller-Madow correction (k - 1) / (2 n ln 2) if ``corrected``.
+
+    Args:
+        counts: ``[..., L]``, how often each of L labels was seen, 0 or more.
+        corrected: k is the number of labels that were seen, n the number of draws (Miller 1955).
+
+    Returns:
+        ``float64[...]``; 0 where nothing was drawn.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    n = counts.sum(-1)
+    p = counts / np.maximum(n, 1e-300)[..., None]
+    plug_in = -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1) + 0.0
+    if not corrected:
+        return plug_in
+    return plug_in + np.maximum((counts > 0).sum(-1) - 1, 0) / (2 * np.maximum(n, 1) * math.log(2))
 
 
 def ring(history: Sequence[Health]) -> list[str]:

@@ -15,6 +15,7 @@ A family can bring formats of its own: a method ``formats(reply, task) -> str``,
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import warnings
@@ -206,7 +207,7 @@ _RULE = re.compile(r":?-+:?")
 def is_table(text: str) -> bool:
     """A Markdown table (a row of two or more cells over a delimiter row of as many) or a LaTeX ``tabular``."""
     lines = text.split("\n")
-    for above, line in zip(lines, lines[1:], strict=False):
+    for above, line in itertools.pairwise(lines):
         if "-" in line and "|" in line:
             rule = _cells(line)
             if len(rule) >= 2 and all(_RULE.fullmatch(c) for c in rule) and len(_cells(above)) == len(rule):
