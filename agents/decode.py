@@ -68,6 +68,7 @@ def sample(
     top_p: float = 1.0,
     min_p: float = 0.0,
     allowed: Allowed | None = None,
+    expected: Sequence[Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
 ) -> list[Sample]:
     """Sample one completion a prompt.
@@ -84,6 +85,8 @@ def sample(
         min_p: 0 is off.  See ``pick``.
         allowed: for each row None (free), or for each position the ids that may stand there (None: any); positions
             behind the list are free.  Probabilities are renormalised over the allowed ids.
+        expected: for each row the only ids that matter (the end included): a row stops behind the first other token,
+            and up to there it is the same as without.
         device: where the engine runs.
 
     Returns:
@@ -103,6 +106,7 @@ def sample(
     ends = torch.tensor(list(end), device=device)
     logits = forward.prefill(ids, mask, torch.tensor(repeats, device=device), steps)
     barred = _Barred([allowed[i] for i in order], steps, logits.shape[-1], device) if allowed is not None else None
+    wanted = None if expected is None else _padded([expected[i] for i in order], steps, device)
     out = torch.full((total, steps), pad, dtype=torch.long, device=device)
     logps = torch.zeros((total, steps), device=device)
     lengths = torch.zeros(total, dtype=torch.long, device=device)
@@ -119,6 +123,8 @@ def sample(
         stop = torch.isin(tokens, ends)
         ended[now] = stop[going]
         going = going & ~stop & (limits[rows] > k + 1)
+        if wanted is not None:
+            going = going & (tokens == wanted[rows, k])
         if not (count := int(going.sum())):
             break
         if count <= COMPACT * len(rows):
@@ -127,6 +133,11 @@ def sample(
             rows, tokens, going = rows[kept], tokens[kept], going[kept]
         logits = forward.step(tokens)
     return _collect(order, out, logps, lengths, ended)
+
+
+def _padded(rows: Sequence[Sequence[int]], steps: int, device: torch.device | str) -> Tensor:
+    """``int64[B, steps]``, -1 behind a row's end."""
+    return torch.tensor([[*row[:steps], *[-1] * (steps - len(row))] for row in rows], device=device)
 
 
 def pick(

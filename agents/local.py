@@ -6,6 +6,7 @@ import copy
 import ctypes
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,6 +66,7 @@ class LocalAgent:
             raise DreamEnvsError("a loaded model needs its tokenizer: LocalAgent(model, tokenizer=...)")
         self.model, self.tokenizer = model, tokenizer
         self.form: Form | None = None
+        self.accepted: Callable[[Request], str] | None = None
         ends = model.generation_config.eos_token_id
         self.ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.ends[0]
@@ -107,6 +109,19 @@ class LocalAgent:
         twin.form = form
         return twin
 
+    def stopping(self, accepted: Callable[[Request], str]) -> Self:
+        """An agent over the same weights that stops a reply at the first token that leaves the only accepted one.
+
+        For drawing until something is right, where most draws are wrong early: whether a draw is right does not change,
+        what is said behind a wrong token is not sampled, and the tokens counted are those that were.
+
+        Args:
+            accepted: for a request, the text of the one accepted reply.
+        """
+        twin = copy.copy(self)
+        twin.accepted = accepted
+        return twin
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -118,7 +133,12 @@ class LocalAgent:
         seeds = np.array([r.seed for r in requests], dtype=np.uint64)
         limits = np.array([r.limits.max_tokens for r in requests])
         allowed = None if self.form is None else self._allowed([self.form(r) for r in requests])
-        samples = self.sample(prompts, seeds, limits, allowed)
+        expected = None
+        if self.accepted is not None:
+            texts = [self.accepted(r) for r in requests]
+            known = {text: self.completion(text) for text in set(texts)}
+            expected = [known[text] for text in texts]
+        samples = self.sample(prompts, seeds, limits, allowed, expected)
         texts = self.decode([s.ids for s in samples])
         return [
             Action(text, s.ids, s.logprobs, Usage(len(p), len(s.ids)))
@@ -131,6 +151,7 @@ class LocalAgent:
         seeds: np.ndarray,
         max_tokens: np.ndarray,
         allowed: Allowed | None = None,
+        expected: Sequence[Sequence[int]] | None = None,
     ) -> list[Sample]:
         """Token ids in, samples out; see ``decode.sample``."""
         return sample(
@@ -144,6 +165,7 @@ class LocalAgent:
             top_p=self.top_p,
             min_p=self.min_p,
             allowed=allowed,
+            expected=expected,
             device=self.device,
         )
 
@@ -193,23 +215,34 @@ class LocalAgent:
         logits: list[np.ndarray] = []
         targets: list[np.ndarray] = []
         for at in range(0, len(prompts), batch):
-            heads = [list(self.encode(p)) for p in prompts[at : at + batch]]
-            tails = [
-                [*self.tokenizer(c, add_special_tokens=False)["input_ids"], self.ends[0]]
-                for c in completions[at : at + batch]
-            ]
-            width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
-            rows = [h + t + [self.pad] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)]
-            mask = [
-                [1] * (len(h) + len(t)) + [0] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)
-            ]
-            ids = torch.tensor(rows, device=self.device)
-            out = self.model(input_ids=ids, attention_mask=torch.tensor(mask, device=self.device)).logits
-            values = out.float().cpu().numpy()
+            heads = [self.encode(p) for p in prompts[at : at + batch]]
+            tails = [self.completion(c) for c in completions[at : at + batch]]
+            values = self.read(heads, tails).logits.float().cpu().numpy()
             for i, (h, t) in enumerate(zip(heads, tails, strict=True)):
                 logits.append(values[i, len(h) - 1 : len(h) + len(t) - 1].copy())
                 targets.append(np.array(t))
         return logits, targets
+
+    def completion(self, text: str) -> list[int]:
+        """Ids of a reply, the end token included."""
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.ends[0]]
+
+    @torch.inference_mode()
+    def read(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], **more: Any) -> Any:
+        """The model's output on ids with given completions behind, padded on the right; ``more`` goes to its forward.
+
+        Position ``len(prompt) - 1 + t`` of a row is the one that predicts the completion's id t.
+        """
+        rows = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows], device=self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.device)
+        with self.reading([len(p) - 1 for p in prompts]):
+            return self.model(input_ids=ids, attention_mask=mask, **more)
+
+    def reading(self, starts: Sequence[int]) -> AbstractContextManager[Any]:
+        """Around every teacher-forced forward; ``starts[B]`` are the prompts' last positions.  Here: nothing."""
+        return nullcontext()
 
     def snapshot(self) -> LocalAgent:
         """A frozen copy of the weights as they are now."""
