@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from dream_envs import _cli_common as common
+from dream_envs import _cli_frontier
 from dream_envs import registry
 from dream_envs.core import DreamEnvsError
 
@@ -176,6 +177,9 @@ def rescore(
     from dream_envs import _cli_runs
 
     common.emit(found := _cli_runs.rescore(run, reward, out), lambda: _cli_runs.rescore_text(found), as_json)
+
+
+app.add_typer(_cli_frontier.frontier_app, name="frontier")
 
 
 @app.command()

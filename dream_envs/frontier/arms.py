@@ -28,9 +28,9 @@ class Arm(msgspec.Struct, frozen=True):
     Attributes:
         name: unique.
         text: the arm in words, for the report.
-        how: ``sample``; ``forced`` (only tokens that the reply's form allows); ``cot_decoding`` (branch on the likeliest
-            first tokens); ``two_turns`` (``followup`` is put after the first reply, and the second one is graded);
-            ``mechanism`` (a steered or trained copy of the base, made by ``agents.elicit``).
+        how: ``sample``; ``forced`` (only tokens that the reply's form allows); ``cot_decoding`` (branch on the
+            likeliest first tokens); ``two_turns`` (``followup`` is put after the first reply, and the second one is
+            graded); ``mechanism`` (a steered or trained copy of the base, made by ``agents.elicit``).
         temperature: of sampling, above 0.
         top_p: nucleus, 1 is off.
         min_p: least share of the likeliest token's probability, 0 is off.
@@ -70,7 +70,9 @@ _ROWS = (
     Arm("step_by_step", "asked to think step by step, T = 1", suffix=_STEPS),
     Arm("few_shot", "four solved problems in front, T = 1", shots=4),
     Arm("few_shot_cool", "four solved problems in front, T = 0.7", shots=4, temperature=0.7),
-    Arm("code", "asked to reason as a program, T = 0.8", temperature=0.8, suffix="\nReason by writing a short program."),
+    Arm(
+        "code", "asked to reason as a program, T = 0.8", temperature=0.8, suffix="\nReason by writing a short program."
+    ),
     Arm("cot_decoding", "one of the 16 likeliest first tokens, then T = 1", how="cot_decoding"),
     Arm("forced", "only tokens that the reply's form allows, T = 1", how="forced"),
     Arm("forced_cool", "only tokens that the reply's form allows, T = 0.5", how="forced", temperature=0.5),

@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 
 from dream_envs.acting import ask
-from dream_envs.core import Agent, DreamEnvsError, Limits, Message, Request, Task
+from dream_envs.core import Agent, DreamEnvsError, Limits, Message, Request
+from dream_envs.frontier.suite import Problem
 from dream_envs.seeds import digest
 
 #: Rows of one call of an agent.
@@ -28,13 +29,18 @@ _RETRIES = 3
 
 
 class Asker(msgspec.Struct, frozen=True):
-    """One arm, ready to ask: its name, the agent, what a task is put as, what of a reply counts, and the bound on it."""
+    """One arm, ready to ask: the agent, what a problem is put as, whether a reply is right, the bound on its tokens.
+
+    ``quick``: an agent whose draws are right where those of ``agent`` are, and which may leave the rest unsaid; it is
+    asked where only the first success matters.
+    """
 
     name: str
     agent: Agent
-    messages: Callable[[Task], list[Message]]
-    right: Callable[[Task, str], bool]
-    limit: Callable[[Task], int]
+    messages: Callable[[Problem], list[Message]]
+    right: Callable[[Problem, str], bool]
+    limit: Callable[[Problem], int]
+    quick: Agent | None = None
 
 
 class Series(msgspec.Struct):
@@ -80,56 +86,60 @@ class Book:
             self._file.close()
 
     def first(
-        self, askers: Sequence[Asker], tasks: Sequence[Task], cap: int, tick: Callable[[int, int], None] | None = None
+        self,
+        askers: Sequence[Asker],
+        problems: Sequence[Problem],
+        cap: int,
+        tick: Callable[[int, int], None] | None = None,
     ) -> list[Series]:
-        """Draw round-robin over ``askers`` until each task's first success, or ``cap`` draws.
+        """Draw round-robin over ``askers`` until each problem's first success, or ``cap`` draws.
 
         Args:
             askers: the arms, in order; draw j asks number j modulo their count.
-            tasks: the problems.
+            problems: what is drawn.
             cap: the most draws of each, 1 or more.
             tick: called with (problems that are settled, problems) after every wave.
 
         Returns:
-            For each task its sequence; draws beyond ``cap`` that an earlier report made are not looked at, so that the
-            answer does not depend on what is in the cache.
+            For each problem its sequence; draws beyond ``cap`` that an earlier report made are not looked at, so that
+            the answer does not depend on what is in the cache.
         """
         name = "+".join(a.name for a in askers)
-        while open_ := [t for t in tasks if self._open(name, t, cap)]:
+        while open_ := [p for p in problems if self._open(name, p, cap)]:
             if tick:
-                tick(len(tasks) - len(open_), len(tasks))
-            made = min(self._sequence(name, t).made for t in open_)
-            group = [t for t in open_ if self._sequence(name, t).made == made]
+                tick(len(problems) - len(open_), len(problems))
+            made = min(self._sequence(name, p).made for p in open_)
+            group = [p for p in open_ if self._sequence(name, p).made == made]
             size = min(cap - made, max(len(askers), min(made, WAVE)))
             for at in range(0, len(group), max(1, ROWS // size)):
                 self._wave(name, askers, group[at : at + max(1, ROWS // size)], made, size)
         if tick:
-            tick(len(tasks), len(tasks))
-        return [self._cut(self._sequence(name, t), cap) for t in tasks]
+            tick(len(problems), len(problems))
+        return [self._cut(self._sequence(name, p), cap) for p in problems]
 
     def count(
-        self, asker: Asker, tasks: Sequence[Task], draws: int, tick: Callable[[int, int], None] | None = None
+        self, asker: Asker, problems: Sequence[Problem], draws: int, tick: Callable[[int, int], None] | None = None
     ) -> list[Count]:
-        """``draws`` draws of each task by one arm, independent of those of ``first``."""
-        missing = [t for t in tasks if (asker.name, t.id, draws) not in self.counts]
+        """``draws`` draws of each problem by one arm, independent of those of ``first``."""
+        missing = [p for p in problems if (asker.name, p.task.id, draws) not in self.counts]
         step = max(1, ROWS // draws)
         for at in range(0, len(missing), step):
             part = missing[at : at + step]
-            rows = [(asker, t, "count", i) for t in part for i in range(draws)]
+            rows = [(asker, p, "count", i) for p in part for i in range(draws)]
             right, tokens = self._ask(rows)
-            for i, task in enumerate(part):
+            for i, problem in enumerate(part):
                 places = slice(i * draws, (i + 1) * draws)
-                self.counts[asker.name, task.id, draws] = found = Count(right[places], sum(tokens[places]))
-                self._write({"arm": asker.name, "id": task.id, "right": found.right, "tokens": found.tokens})
+                self.counts[asker.name, problem.task.id, draws] = found = Count(right[places], sum(tokens[places]))
+                self._write({"arm": asker.name, "id": problem.task.id, "right": found.right, "tokens": found.tokens})
             if tick:
                 tick(min(at + step, len(missing)), len(missing))
-        return [self.counts[asker.name, t.id, draws] for t in tasks]
+        return [self.counts[asker.name, p.task.id, draws] for p in problems]
 
-    def _sequence(self, name: str, task: Task) -> Series:
-        return self.sequences.setdefault((name, task.id), Series())
+    def _sequence(self, name: str, problem: Problem) -> Series:
+        return self.sequences.setdefault((name, problem.task.id), Series())
 
-    def _open(self, name: str, task: Task, cap: int) -> bool:
-        s = self._sequence(name, task)
+    def _open(self, name: str, problem: Problem, cap: int) -> bool:
+        s = self._sequence(name, problem)
         return not s.first and s.made < cap
 
     @staticmethod
@@ -139,17 +149,17 @@ class Book:
         inside = s.first if s.first <= cap else 0
         return Series(min(s.made, cap), inside, round(s.tokens * min(s.made, cap) / s.made))
 
-    def _wave(self, name: str, askers: Sequence[Asker], tasks: Sequence[Task], made: int, size: int) -> None:
-        rows = [(askers[j % len(askers)], t, name, j) for t in tasks for j in range(made, made + size)]
-        right, tokens = self._ask(rows)
-        for i, task in enumerate(tasks):
+    def _wave(self, name: str, askers: Sequence[Asker], problems: Sequence[Problem], made: int, size: int) -> None:
+        rows = [(askers[j % len(askers)], p, name, j) for p in problems for j in range(made, made + size)]
+        right, tokens = self._ask(rows, quick=True)
+        for i, problem in enumerate(problems):
             hits = np.flatnonzero(right[i * size : (i + 1) * size])
-            s = self._sequence(name, task)
+            s = self._sequence(name, problem)
             s.made, s.tokens = made + size, s.tokens + sum(tokens[i * size : (i + 1) * size])
             s.first = made + int(hits[0]) + 1 if len(hits) else 0
-            self._write({"arms": name, "id": task.id, "made": s.made, "first": s.first, "tokens": s.tokens})
+            self._write({"arms": name, "id": problem.task.id, "made": s.made, "first": s.first, "tokens": s.tokens})
 
-    def _ask(self, rows: Sequence[tuple[Asker, Task, str, int]]) -> tuple[list[int], list[int]]:
+    def _ask(self, rows: Sequence[tuple[Asker, Problem, str, int]], quick: bool = False) -> tuple[list[int], list[int]]:
         """Whether each draw was right (0 or 1), and its tokens; one call an arm."""
         right, tokens = [0] * len(rows), [0] * len(rows)
         by_arm: dict[str, list[int]] = {}
@@ -157,10 +167,11 @@ class Book:
             by_arm.setdefault(row[0].name, []).append(place)
         for places in by_arm.values():
             asker = rows[places[0]][0]
+            agent = asker.quick if quick and asker.quick is not None else asker.agent
             for attempt in range(_RETRIES):
                 requests = [self._request(*rows[p]) for p in places]
                 failed = []
-                for place, action in zip(places, ask(asker.agent, requests), strict=True):
+                for place, action in zip(places, ask(agent, requests), strict=True):
                     if action.status != "ok":
                         failed.append(place)
                         continue
@@ -170,21 +181,20 @@ class Book:
                     break
                 if attempt == _RETRIES - 1:
                     raise DreamEnvsError(
-                        f"arm {asker.name!r}: {len(failed)} of {len(places)} draws have no reply after {_RETRIES} tries "
-                        "(a draw without one is not a failure of the model); see to the engine and start again: what "
-                        "was drawn is kept"
+                        f"arm {asker.name!r}: {len(failed)} draws have no reply after {_RETRIES} tries, which is not a "
+                        "failure of the model; see to the engine and start again: what was drawn is kept"
                     )
                 places = failed
         self.drawn += len(rows)
         return right, tokens
 
-    def _request(self, asker: Asker, task: Task, label: str, j: int) -> Request:
+    def _request(self, asker: Asker, problem: Problem, label: str, j: int) -> Request:
         return Request(
-            messages=asker.messages(task),
+            messages=asker.messages(problem),
             agent=f"{self.role}_0",
             role=self.role,
-            seed=digest("frontier-draw", self.side, label, asker.name, task.id, j),
-            limits=Limits(max_tokens=asker.limit(task)),
+            seed=digest("frontier-draw", self.side, label, asker.name, problem.task.id, j),
+            limits=Limits(max_tokens=asker.limit(problem)),
         )
 
     def _write(self, row: dict[str, object]) -> None:

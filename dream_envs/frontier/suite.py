@@ -1,4 +1,4 @@
-"""Suites of the Frontier Report: strata of fresh problems, each with what it stands for and whether luck could solve it.
+"""Suites of the Frontier Report: strata of fresh problems, what each stands for and whether luck could solve it.
 
 A suite is a list of strata; a stratum draws problems of one family, level and kind.  Problems are made from a seed
 label, so that a report on a seed nobody has trained on can be made at any time, and none is drawn twice.
@@ -75,6 +75,7 @@ class Suite(msgspec.Struct, frozen=True):
         final_field: grade what stands behind the last ``Answer:`` instead of the whole reply.
         max_tokens: bound on a reply; 0: the family's own ``max_reply_tokens``.
         mini: problems a stratum in the mini report; the standard report draws five times as many.
+        one_reply: every problem has one accepted reply, its ``answer``: a draw may stop at the first token that leaves it.
         form: what a reply's form allows, from the prompt alone: for each position the tokens that may stand there; the
             ``forced`` arms need it.  None: there is no such form.
     """
@@ -87,6 +88,7 @@ class Suite(msgspec.Struct, frozen=True):
     final_field: bool = False
     max_tokens: int = 0
     mini: int = 20
+    one_reply: bool = False
     form: Callable[[str], list[list[str]]] | None = None
 
     def problems(self, seed: str, per_stratum: int, avoid: Collection[str] = ()) -> list[Problem]:
@@ -148,8 +150,8 @@ def nano() -> Suite:
     """Composition World for the nano bases: 20 strata that count, five that only show retention and pass@1.
 
     Longer compositions of known operations (depth 4 to 10), the same with a pair of operations that pre-training never
-    had side by side, both at depths 11 and 12, which no run with the flagship's ``max_level`` can practise, and problems
-    made of two operations whose tables pre-training never showed (``I`` and ``J``).
+    had side by side, both at depths 11 and 12, which no run with the flagship's ``max_level`` can practise, and
+    problems made of two operations whose tables pre-training never showed (``I`` and ``J``).
     """
     known = Composition(max_level=16)
     wider = Composition(n_operations=10, held_out_pairs=0, max_level=16)
@@ -163,6 +165,7 @@ def nano() -> Suite:
         tuple(strata),
         arms=("plain", "cool", "hot_min_p", "few_shot", "cot_decoding", "forced", "forced_cool", "forced_hot"),
         vetoes=("steering", "critique", "sae", "rlvr"),
+        one_reply=True,
         form=_trace_form,
     )
 

@@ -1,0 +1,203 @@
+"""The protocol of the Frontier Report, step by step: who is drawn how often, and what is made of it.
+
+Steps (research: "Frontier Report", A3): fixed draws of the trained model on every problem; the base, early-stopped and
+round-robin over its arms, only where the trained model is reliable; expensive arms as a veto on what is left; the
+mirror image for losses.  Everything is a function of agents and a seed label: no model is loaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+import numpy as np
+
+from dream_envs.core import DreamEnvsError
+from dream_envs.frontier import estimators
+from dream_envs.frontier.draws import Asker, Book, Count, Series
+from dream_envs.frontier.gain import Evidence
+from dream_envs.frontier.suite import Problem, Suite
+
+#: Draws of an expensive arm on a survivor.
+VETO_DRAWS = 256
+Tick = Callable[[str, int, int], None]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is fixed before anything is drawn.
+
+    Attributes:
+        suite: where the problems come from.
+        seed: label of the problems.
+        per_stratum: problems a stratum.
+        trained_draws: draws of the trained model (and of the base's best arm) a problem; ``need`` right ones are
+            reliable.
+        need: see ``trained_draws``.
+        budget: the most draws of the base a problem; the tail correction looks at an eighth, a quarter and a half too.
+        loss_budget: the most draws of the trained model where the base is reliable.
+        dev: development problems a stratum, from which the base's best arm is told (never counted).
+    """
+
+    suite: Suite
+    seed: str = "0"
+    per_stratum: int = 20
+    trained_draws: int = 16
+    need: int = 4
+    budget: int = 1024
+    loss_budget: int = 1024
+    dev: int = 4
+
+    def budgets(self) -> tuple[int, ...]:
+        """The four budgets of the tail correction."""
+        return tuple(self.budget // 2**i for i in (3, 2, 1, 0))
+
+    def check(self) -> None:
+        """Raise a one-line DreamEnvsError for a plan that cannot be carried out."""
+        if not 1 <= self.need <= self.trained_draws:
+            raise DreamEnvsError(f"need={self.need}: 1 to trained_draws={self.trained_draws}")
+        if self.budget < 8 or self.budget % 8:
+            raise DreamEnvsError(
+                f"budget={self.budget}: a multiple of 8, 1024 for a mini report, 8192 for a standard one"
+            )
+        for name in ("per_stratum", "loss_budget", "dev"):
+            if (value := getattr(self, name)) < 1:
+                raise DreamEnvsError(f"{name}={value}: 1 or more")
+
+
+class Side(msgspec.Struct):
+    """A model that is drawn from: where its draws are kept, how it is asked plainly, and its arms (the base's).
+
+    ``vetoes`` makes the expensive arms when there is something for them to veto.
+    """
+
+    book: Book
+    plain: Asker
+    arms: Sequence[Asker] = ()
+    vetoes: Callable[[], Sequence[Asker]] = tuple
+
+
+class Measured(msgspec.Struct):
+    """All that was drawn; arrays are by problem, in the order of ``problems``.
+
+    Attributes:
+        problems: N problems.
+        eligible: whether luck is ruled out.
+        trained: ``trained_draws`` draws of the trained model.
+        base: as many of the base's best arm, ``best``.
+        best: name of the base's best arm on the development set.
+        first: the base's round-robin sequence; not drawn (``made`` 0) where the trained model is not reliable.
+        losses: the trained model's sequence where the base is reliable.
+        vetoed: which expensive arm solved it, or "".
+        veto_draws: draws of the expensive arms.
+    """
+
+    problems: list[Problem]
+    eligible: np.ndarray
+    trained: list[Count]
+    base: list[Count]
+    best: str
+    first: list[Series]
+    losses: list[Series]
+    vetoed: list[str]
+    veto_draws: int = 0
+
+
+def measure(plan: Plan, base: Side, trained: Side, avoid: Collection[str] = (), tick: Tick | None = None) -> Measured:
+    """Carry out the plan.
+
+    Args:
+        plan: what to draw.
+        base: the base with its arms.
+        trained: the trained model.
+        avoid: ids of problems that must not occur (what the trained model practised).
+        tick: called with (what, done, of).
+    """
+    plan.check()
+    say = tick or (lambda *_: None)
+    problems = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
+    allowed = plan.suite.eligible(problems, plan.budget)
+    eligible = np.array([allowed[p.stratum] for p in problems])
+    after = trained.book.count(trained.plain, problems, plan.trained_draws, _part(say, "trained model"))
+    best = best_arm(plan, base, say)
+    before = base.book.count(best, problems, plan.trained_draws, _part(say, "base"))
+    reliable = eligible & (reliability(plan, after) > 0)
+    first = _where(
+        reliable,
+        lambda chosen: base.book.first(base.arms, chosen, plan.budget, _part(say, "base, round-robin")),
+        problems,
+    )
+    known = eligible & (reliability(plan, before) > 0)
+    losses = _where(
+        known,
+        lambda chosen: trained.book.first([trained.plain], chosen, plan.loss_budget, _part(say, "losses")),
+        problems,
+    )
+    found = Measured(problems, eligible, after, before, best.name, first, losses, [""] * len(problems))
+    survivors = [i for i in range(len(problems)) if reliable[i] and not first[i].first]
+    if survivors:
+        _veto(found, base, survivors, say)
+    return found
+
+
+def best_arm(plan: Plan, base: Side, say: Tick) -> Asker:
+    """The arm that solves most of the development problems (the first of them in a tie)."""
+    dev = plan.suite.problems("development", plan.dev)
+    rates = []
+    for asker in base.arms:
+        counts = base.book.count(asker, dev, 4, _part(say, f"development set, {asker.name}"))
+        rates.append(sum(sum(c.right) for c in counts))
+    return base.arms[int(np.argmax(rates))]
+
+
+def reliability(plan: Plan, counts: Sequence[Count]) -> np.ndarray:
+    """``float64[N]``: unbiased estimate of P(at least ``need`` of ``trained_draws`` are right)."""
+    c = np.array([sum(x.right) for x in counts])
+    return np.asarray(estimators.reliable(plan.trained_draws, c, plan.need, plan.trained_draws))
+
+
+def evidence(plan: Plan, found: Measured) -> tuple[Evidence, np.ndarray]:
+    """What the headline is made of, and which problems (indices) it is about: the eligible ones."""
+    chosen = np.flatnonzero(found.eligible)
+    strata = [found.problems[i].stratum for i in chosen]
+    place = {s: i for i, s in enumerate(sorted(set(strata)))}
+
+    def pick(values: Sequence[float], dtype: type) -> np.ndarray:
+        return np.array([values[i] for i in chosen], dtype=dtype)
+
+    return (
+        Evidence(
+            reliable=reliability(plan, found.trained)[chosen],
+            first=pick([s.first for s in found.first], np.int64),
+            cap=plan.budget,
+            vetoed=pick([bool(v) for v in found.vetoed], bool),
+            base_reliable=reliability(plan, found.base)[chosen],
+            trained_first=pick([s.first for s in found.losses], np.int64),
+            loss_cap=plan.loss_budget,
+            family=np.array([place[s] for s in strata]),
+            held_out=np.array([plan.suite.strata[s].held_out for s in strata]),
+        ),
+        chosen,
+    )
+
+
+def _veto(found: Measured, base: Side, survivors: list[int], say: Tick) -> None:
+    for asker in base.vetoes():
+        left = [i for i in survivors if not found.vetoed[i]]
+        if not left:
+            return
+        runs = base.book.first(
+            [asker], [found.problems[i] for i in left], VETO_DRAWS, _part(say, f"veto, {asker.name}")
+        )
+        for i, run in zip(left, runs, strict=True):
+            found.veto_draws += run.made
+            if run.first:
+                found.vetoed[i] = asker.name
+
+
+def _where(mask: np.ndarray, draw: Callable[[list], list[Series]], problems: Sequence[Problem]) -> list[Series]:
+    drawn = iter(draw([p for p, wanted in zip(problems, mask, strict=True) if wanted]) if mask.any() else [])
+    return [next(drawn) if wanted else Series() for wanted in mask]
+
+
+def _part(say: Tick, what: str) -> Callable[[int, int], None]:
+    return lambda done, of: say(what, done, of)
