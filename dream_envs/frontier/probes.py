@@ -1,4 +1,4 @@
-"""A frozen set of problems that models are asked again and again: the same problems, the same seeds, named by a hash."""
+"""Frozen problems that models are asked again and again: the same problems, the same seeds, named by one hash."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def draw(agent: AgentLike, probes: ProbeSet, draws: int, *, role: str = "solver"
 
 
 def scores(agent: AgentLike, probes: ProbeSet, draws: int = 1, *, role: str = "solver") -> dict[str, np.ndarray]:
-    """For each suite ``float64[N]``, the share of right replies to each problem; arguments and errors as in ``draw``."""
+    """For each suite ``float64[N]``, the share of right replies to each problem; arguments as in ``draw``."""
     right = draw(agent, probes, draws, role=role).right
     assert right is not None
     means = np.array([np.mean(row) for row in right])

@@ -22,7 +22,7 @@ from dream_envs.frontier import _checks
 from dream_envs.frontier.intervals import bootstrap_means, rule_of_three
 
 Stages = Mapping[str, Mapping[str, ArrayLike]]
-#: A suite is flagged unless a loss of so much can be excluded at 95 % (one-sided): 1 point.
+#: A suite that fell is flagged unless a loss of so much can be excluded at 95 % (one-sided): 1 point.
 MARGIN = 0.01
 
 
@@ -40,10 +40,10 @@ def retention(
 
     Returns:
         ``suites``: name, before (the best earlier stage's mean), after, gain (value and 95 % interval, shares), flag
-        (the lower one-sided 95 % bound of the gain is below -1 point: a loss is not excluded) and ``lost`` (the upper
-        one is below 0: a loss is shown).  ``matrix``: rows (stages), columns (suites), values (means).  ``bwt``,
-        ``fwt``: value, low, high; ``fwt`` None without ``learned`` or where no suite has a stage before its training.
-        ``flag``: the same rule on ``bwt``.
+        (the gain is negative and its lower one-sided 95 % bound below -1 point: more than that may be lost) and
+        ``lost`` (the upper one is below 0: a loss is shown).  ``matrix``: rows (stages), columns (suites), values
+        (means).  ``bwt``, ``fwt``: value, low, high; ``fwt`` None without ``learned`` or where no suite has a stage
+        before its training.  ``flag``: the same rule on ``bwt``.
 
     Raises:
         DreamEnvsError: for stages that do not fit together, or scores that are not 0 to 1.
@@ -57,15 +57,15 @@ def retention(
         resampled = means[name][:, -1] - means[name][:, :-1].max(1)
         gains.append(resampled)
         best = int(values[:-1].argmax())
-        gain, low, high, flat = _gain(values[-1] - values[best], resampled, table[name][:, -1] - table[name][:, best])
-        lower, upper = (low, high) if flat else np.quantile(resampled, (0.05, 0.95)).tolist()
+        gain = _gain(values[-1] - values[best], resampled, table[name][:, -1] - table[name][:, best])
+        lower, upper = np.quantile(resampled, (0.05, 0.95))
         suites.append(
             {
                 "name": name,
                 "before": round(float(values[best]), 6),
                 "after": round(float(values[-1]), 6),
-                "gain": [gain, low, high],
-                "flag": bool(lower < -MARGIN),
+                "gain": gain,
+                "flag": bool(gain[0] < 0 and lower < -MARGIN),
                 "lost": bool(upper < 0),
             }
         )
@@ -80,22 +80,21 @@ def retention(
     }
 
 
-def _gain(value: float, resampled: np.ndarray, differences: np.ndarray) -> tuple[float, float, float, bool]:
+def _gain(value: float, resampled: np.ndarray, differences: np.ndarray) -> list[float]:
     """Value, low, high; where no problem changed, zero events bound the change by the rule of three, not by 0."""
     if not differences.any() and not resampled.any():
-        bound = rule_of_three(len(differences), 0.975)
-        return 0.0, round(-bound, 6), round(bound, 6), True
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return round(float(value), 6), round(float(low), 6), round(float(high), 6), False
+        bound = round(rule_of_three(len(differences), 0.975), 6)
+        return [0.0, -bound, bound]
+    return [round(float(x), 6) for x in (value, *np.quantile(resampled, (0.025, 0.975)))]
 
 
 def _mean_of(suites: Sequence[list[float]], resampled: Sequence[np.ndarray]) -> tuple[list[float], bool]:
+    """The mean over suites with its interval, and whether it is flagged."""
     value, total = float(np.mean([g[0] for g in suites])), np.mean(resampled, axis=0)
-    if not total.any():  # nothing changed anywhere: the suites' bounds, as if they were one
-        low, high = (float(np.mean([g[i] for g in suites])) for i in (1, 2))
-        return [round(value, 6), round(low, 6), round(high, 6)], low < -MARGIN
-    low, high = (float(x) for x in np.quantile(total, (0.025, 0.975)))
-    return [round(value, 6), round(low, 6), round(high, 6)], bool(np.quantile(total, 0.05) < -MARGIN)
+    if not total.any():  # nothing changed anywhere: the mean of the suites' own bounds
+        return [round(float(x), 6) for x in np.mean(suites, axis=0)], False
+    ends = [round(float(x), 6) for x in (value, *np.quantile(total, (0.025, 0.975)))]
+    return ends, bool(value < 0 and np.quantile(total, 0.05) < -MARGIN)
 
 
 def _forward(
@@ -138,8 +137,7 @@ def _tables(stages: Stages) -> dict[str, np.ndarray]:
         for suite, values in suites.items():
             scores = _checks.numbers(f"{stage}/{suite}", values, 0.0, 1.0, 1)
             if columns[suite] and len(scores) != len(columns[suite][0]):
-                raise DreamEnvsError(
-                    f"{stage}/{suite} has {len(scores)} scores, {first_name} {len(columns[suite][0])}: the same problems"
-                )
+                there = len(columns[suite][0])
+                raise DreamEnvsError(f"{stage}/{suite} has {len(scores)} scores, {first_name} {there}: score the same")
             columns[suite].append(scores)
     return {suite: np.stack(values, axis=1) for suite, values in columns.items()}
