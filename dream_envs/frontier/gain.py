@@ -249,15 +249,26 @@ def headline(
     Raises:
         DreamEnvsError: for other budgets, a budget above the cap, or a level outside (0, 1).
     """
-    budgets = _doublings(budgets)
-    part = _part(evidence, rng, budgets, draws, level)
-    means = contributions(evidence, budgets).mean(0)
-    e_star, ratio = tail_corrected(means[:4])
-    held = evidence.held_out
+    budgets = doublings(budgets)
     table = contributions(evidence, budgets)
+    return summarise(table, evidence.family, evidence.held_out, rng, budgets, draws, level)
+
+
+def summarise(
+    table: np.ndarray,
+    family: np.ndarray,
+    held: np.ndarray,
+    rng: np.random.Generator,
+    budgets: Sequence[int],
+    draws: int,
+    level: float,
+) -> Headline:
+    """The headline of ``float64[N, 5]`` contributions, ``int64[N]`` families and the ``bool[N]`` held-out mark."""
+    part, means = _part(table, family, rng, draws, level), table.mean(0)
+    e_star, ratio = tail_corrected(means[:4])
     families = None
-    if len(np.unique(evidence.family)) > 1:
-        families = widened(table, points(iv.family_means(table, evidence.family, rng, draws)), level)
+    if len(np.unique(family)) > 1:
+        families = widened(table, points(iv.family_means(table, family, rng, draws)), level)
     return Headline(
         fg=part.fg,
         low=part.low,
@@ -268,23 +279,27 @@ def headline(
         persistence=float(means[3] / means[2]) if means[2] > 0 else None,
         by_budget={str(k): 100 * float(e) for k, e in zip(budgets, means[:4], strict=True)},
         family_interval=families,
-        held_out=_part(evidence.only(held), rng, budgets, draws, level) if held.any() else None,
+        held_out=_part(table[held], family[held], rng, draws, level) if held.any() else None,
         runs=None,
-        n=len(evidence),
+        n=len(table),
         ratio=float(ratio),
     )
 
 
-def _doublings(budgets: Sequence[int]) -> tuple[int, int, int, int]:
+def doublings(budgets: Sequence[int]) -> tuple[int, int, int, int]:
+    """``budgets`` if they are four, each twice the one before.
+
+    Raises:
+        DreamEnvsError: if they are not.
+    """
     k = _checks.counts("budgets", budgets, 1, ndim=1)
     if len(k) != 4 or (k[1:] != 2 * k[:-1]).any():
         raise DreamEnvsError(f"budgets={tuple(budgets)}: four, each twice the one before, as {BUDGETS}")
     return int(k[0]), int(k[1]), int(k[2]), int(k[3])
 
 
-def _part(evidence: Evidence, rng: np.random.Generator, budgets: Sequence[int], draws: int, level: float) -> Part:
-    table = contributions(evidence, budgets)
-    resampled = points(iv.bootstrap_means(table, rng, pooled_strata(evidence.family), draws))
+def _part(table: np.ndarray, family: np.ndarray, rng: np.random.Generator, draws: int, level: float) -> Part:
+    resampled = points(iv.bootstrap_means(table, rng, pooled_strata(family), draws))
     low, high = widened(table, resampled, level)
     return Part(float(points(table.mean(0))), low, high, len(table))
 
@@ -306,8 +321,12 @@ def widened(table: np.ndarray, resampled: np.ndarray, level: float = 0.95) -> tu
     Returns:
         (low, high) in points; see ``headline`` for the rule.
     """
-    point = float(points(table.mean(0)))
     low, high = iv.percentile(resampled, level)
+    return opened(table, float(points(table.mean(0))), low, high, level)
+
+
+def opened(table: np.ndarray, point: float, low: float, high: float, level: float) -> tuple[float, float]:
+    """(low, high) around ``point`` with the uncertainty of a constant column of ``table`` squared and added."""
     down, up = max(point - low, 0.0), max(high - point, 0.0)
     unseen = 100 * iv.rule_of_three(len(table), level)
     for column, sign in ((3, 1), (4, -1)):

@@ -177,3 +177,130 @@ def percentile(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - _checks.inside("level", level)) / 2
     low, high = np.quantile(_checks.numbers("samples", samples), (tail, 1 - tail))
     return float(low), float(high)
+
+
+def crossed_interval(
+    values: ArrayLike, strata: ArrayLike | None = None, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean over problems and training runs, with an interval for new problems *and* new runs.
+
+    Both are random and crossed: variance s_p^2 / N + s_r^2 / R + s_pr^2 / (N R), components by analysis of variance
+    (negative ones count as 0).  The run part, with R - 1 degrees of freedom, takes the t quantile and the rest the
+    normal one: half-width^2 = z^2 (s_p^2 / N + s_pr^2 / (N R)) + t^2 s_r^2 / R.
+
+    Args:
+        values: ``float[N, R]``, problem by run, every run on the same problems; N >= 2, R >= 2.
+        strata: N labels (families): the problem component is taken within them.
+        level: confidence.
+
+    Returns:
+        (mean, low, high).
+
+    Raises:
+        DreamEnvsError: for fewer than two problems or runs, or NaN.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    table = _checks.numbers("values", values, ndim=2)
+    n, runs = table.shape
+    if n < 2 or runs < 2:
+        raise DreamEnvsError(f"values has shape {table.shape}: at least two problems and two runs")
+    rows, columns, mean = table.mean(1), table.mean(0), float(table.mean())
+    error = ((table - rows[:, None] - columns + mean) ** 2).sum() / ((n - 1) * (runs - 1))
+    of_rows = within_variance(rows, strata)  # estimates s_p^2 + s_pr^2 / R
+    of_runs = max(float(columns.var(ddof=1)) - error / n, 0.0)
+    upper = 1 - (1 - _checks.inside("level", level)) / 2
+    half = math.sqrt(ndtri(upper) ** 2 * of_rows / n + stdtrit(runs - 1, upper) ** 2 * of_runs / runs)
+    return mean, mean - half, mean + half
+
+
+def within_variance(values: ArrayLike, strata: ArrayLike | None = None) -> float:
+    """N times the variance of a stratified mean: sum_g (N_g / N) s_g^2; strata of one problem are pooled.
+
+    Args:
+        values: ``float[N]``.
+        strata: N labels; None is one stratum.
+    """
+    x = _checks.numbers("values", values, ndim=1)
+    group = _checks.strata("strata", strata, len(x))
+    sizes = np.bincount(group)
+    group = _checks.strata("strata", np.where(sizes[group] == 1, -1, group), len(x))
+    sizes = np.bincount(group)
+    centred = x - (np.bincount(group, x) / sizes)[group]
+    squares = np.bincount(group, centred * centred)
+    return float((sizes / len(x) * squares / np.maximum(sizes - 1, 1)).sum())
+
+
+def pigeonhole_means(values: ArrayLike, rng: np.random.Generator, draws: int = 10_000) -> np.ndarray:
+    """Means of ``draws`` tables whose problems and runs are resampled independently (Owen 2007).
+
+    Few runs are its weak point: R - 1 degrees of freedom are not accounted for (``crossed_interval`` does), while the
+    interaction is counted about three times.
+
+    Args:
+        values: ``float[N, R]``, problem by run.
+        rng: the source of randomness.
+        draws: resamples.
+
+    Returns:
+        ``float64[draws]``.
+    """
+    table = _checks.numbers("values", values, ndim=2)
+    n, runs = table.shape
+    draws = _checks.whole("draws", draws, 1)
+    of_runs = rng.multinomial(runs, np.full(runs, 1 / runs), size=draws) / runs
+    out = np.empty(draws)
+    step = max(1, _BLOCK // n)
+    for at in range(0, draws, step):
+        weights = of_runs[at : at + step]
+        picked = rng.integers(n, size=(len(weights), n)) + n * np.arange(len(weights))[:, None]
+        counted = np.bincount(picked.ravel(), minlength=len(weights) * n).reshape(len(weights), n)
+        out[at : at + step] = ((counted @ table) * weights).sum(1) / n
+    return out
+
+
+def sign_flip_test(differences: ArrayLike, rng: np.random.Generator, draws: int = 10_000, side: Side = "two") -> float:
+    """p-value of "the paired differences are symmetric around 0", by flipping their signs.
+
+    All 2^m flips of the m non-zero differences if there are no more than ``draws`` of them, else ``draws`` random ones
+    and the estimate (1 + hits) / (1 + draws), which is itself a valid p-value.
+
+    Args:
+        differences: ``float[N]``, one a problem.
+        rng: the source of randomness.
+        draws: random flips.
+        side: ``two``; ``upper`` asks whether the mean is above 0, ``lower`` whether it is below.
+
+    Raises:
+        DreamEnvsError: for NaN, an empty input or another ``side``.
+    """
+    d = _checks.numbers("differences", differences, ndim=1)
+    _tail(0.95, side)
+    d, draws = d[d != 0], _checks.whole("draws", draws, 1)
+    if len(d) == 0:
+        return 1.0
+    slack = 1e-9 * float(np.abs(d).sum())  # equal sums, added up in another order
+    seen = float(d.sum())
+    exact = len(d) < 53 and 2 ** len(d) <= draws
+    total = 2 ** len(d) if exact else draws
+    hits, step = 0, max(1, _BLOCK // len(d))
+    for at in range(0, total, step):
+        size = min(step, total - at)
+        if exact:
+            flips = (np.arange(at, at + size)[:, None] >> np.arange(len(d))) & 1
+        else:
+            flips = rng.integers(2, size=(size, len(d)), dtype=np.int8)
+        sums = (2 * flips - 1) @ d
+        sums, bar = (np.abs(sums), abs(seen)) if side == "two" else (sums, seen) if side == "upper" else (-sums, -seen)
+        hits += int((sums >= bar - slack).sum())
+    return hits / total if exact else (1 + hits) / (1 + total)
+
+
+def mcnemar_exact(gained: int, lost: int) -> float:
+    """Two-sided exact McNemar test: as many problems gained as lost, given their sum.  6 against 0: p = 0.031."""
+    from scipy.special import bdtr
+
+    gained, lost = _checks.whole("gained", gained, 0), _checks.whole("lost", lost, 0)
+    if gained + lost == 0:
+        return 1.0
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))

@@ -93,9 +93,9 @@ def first_success(p: np.ndarray, cap: int, rng: np.random.Generator) -> np.ndarr
         rounds = np.floor(np.log(1 - rng.random(n)) / miss[:, -1])
     possible = miss[:, -1] < 0
     rounds = np.where(possible, np.minimum(np.nan_to_num(rounds), cap), cap).astype(np.int64)
-    hit = -np.expm1(miss)
-    arm = (rng.random(n)[:, None] * hit[:, -1:] >= hit[:, :-1]).sum(1) if arms > 1 else np.zeros(n, np.int64)
-    first = rounds * arms + arm + 1
+    hit: np.ndarray = -np.expm1(miss)
+    which = (rng.random((n, 1)) * hit[:, -1:] >= hit[:, :-1]).sum(axis=1)
+    first = rounds * arms + which + 1
     return np.where(possible & (first <= cap), first, 0)
 
 
@@ -328,7 +328,8 @@ def problems_needed(gain: float, churn: float, power: float = 0.8, level: float 
     """Problems that show a net gain of ``gain`` points if ``churn`` points change hands in all.
 
     N = (z_a sqrt(churn) + z_b sqrt(churn - gain^2))^2 / gain^2, the paired normal formula (shares, not points),
-    two-sided against zero.  2 points of gain under 10 of churn need 1,960.  To clear a margin, put in the gain above it.
+    two-sided against zero.  2 points of gain under 10 of churn need 1,960.  To clear a margin, put in
+    the gain above it.
 
     Args:
         gain: gained - lost, points, > 0.
