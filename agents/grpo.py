@@ -145,10 +145,14 @@ class GRPO:
         return rows
 
     def _board(self, env: Practice) -> dict[str, float]:
-        """The newest round for TensorBoard: its health and the exact success by depth where it was measured."""
+        """The newest round for TensorBoard: its health, and what ``evaluate`` measured, where it did.
+
+        ``exact`` goes by depth to ``exact/``, numbers whose name begins with ``probe_`` to ``probe/``.
+        """
         found = {f"selfplay/{k}": float(v) for k, v in msgspec.to_builtins(env.history[-1]).items() if v is not None}
-        exact = self._pending.get("exact", {})
-        return {**found, **{f"exact/depth_{d}": float(p) for d, p in exact.items()}}
+        found |= {f"exact/depth_{d}": float(p) for d, p in self._pending.get("exact", {}).items()}
+        probe = {k.removeprefix("probe_"): v for k, v in self._pending.items() if k.startswith("probe_")}
+        return found | {f"probe/{k}": float(v) for k, v in probe.items() if v is not None}
 
     def _report(self, step: int, logs: Mapping[str, float], env: Practice) -> None:
         if (step - 1) % self.settings.rows.play_every:

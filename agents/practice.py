@@ -76,7 +76,7 @@ class Practice:
         return mine
 
     def report(self, round: int, extra: Mapping[str, Any]) -> None:
-        """Write the newest round's health with ``extra`` into ``metrics.jsonl``."""
+        """Write the newest round's health with ``extra`` into ``metrics.jsonl``; alarms of both are joined."""
         if self.rank == 0:
             row = {
                 "step": round,
@@ -84,7 +84,7 @@ class Practice:
                 **msgspec.to_builtins(self.history[-1]),
                 **extra,
             }
-            if alarms := ring(self.history):
+            if alarms := [*extra.get("alarms", ()), *ring(self.history)]:
                 row["alarms"] = alarms
             self.run.log(row)
 

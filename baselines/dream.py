@@ -24,6 +24,7 @@ from dream_envs.agents.practice import Practice
 from dream_envs.baselines.arms import Arm, arm
 from dream_envs.baselines.measure import Yardstick, drift, entropies, frontier
 from dream_envs.baselines.nano.recipe import weights_hash
+from dream_envs.baselines.watch import Watch
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import ChallengeStore
@@ -109,22 +110,25 @@ def train(
     yardstick = Yardstick(Composition(max_level=MAX_LEVEL), settings.per_depth)
     run = Run(out, config)
     practice = build(settings, run, yardstick, base)
+    rule = LEARNERS[settings.learner]()
+    watch = Watch(yardstick, base, run.path / "metrics.jsonl", settings.steps, rule.rows.play_every)
 
     def evaluate(step: int, agent: LocalAgent) -> dict[str, Any]:
         found: dict[str, Any] = {"seconds": time.perf_counter() - began}
         if step % MEASURE_EVERY == 0:
             newest = practice.syllabus.store.select(lambda e: e.challenge.author == "challenger", last=48)
             found |= {"exact": yardstick.means(agent), "drift": drift(base, [e.challenge for e in newest])}
+        if watch.due(step):
+            found |= watch.look(step, agent)
         tick(step, found)
         return found
 
-    rule = LEARNERS[settings.learner]()
     if save_every is not None:
         rule = msgspec.structs.replace(rule, save_every=save_every)
     learner = GRPO(settings.base, settings=rule, seed=settings.seed, evaluate=evaluate)
     learner.improve(practice, {}, settings.steps, run)
     learner.save(str(run.path / "checkpoints" / "final"))
-    result = measure(settings, run, yardstick, base, learner.engine, practice, time.perf_counter() - began)
+    result = measure(settings, run, yardstick, base, learner.engine, practice, time.perf_counter() - began, watch)
     run.close()
     return result
 
@@ -137,8 +141,9 @@ def measure(
     trained: LocalAgent,
     practice: Practice,
     seconds: float,
+    watch: Watch,
 ) -> dict[str, Any]:
-    """Write ``frontier.json``: exact success before and after under every decoder."""
+    """Write ``frontier.json``: exact success before and after under every decoder, and what became of variety."""
     probe = [t for d in yardstick.support for t in yardstick.tasks["any", d][:24]]
     result = {
         "schema": 1,
@@ -151,6 +156,7 @@ def measure(
         },
         **frontier(yardstick, yardstick.exact(base), yardstick.exact(trained), practice.samples),
         "entropy": {"base": entropies(base, probe), "trained": entropies(trained, probe)},
+        "diversity": watch.block(trained),
         "label_accuracy": practice.history[-1].label_accuracy,
     }
     run.write("frontier.json", result)

@@ -135,6 +135,7 @@ def points(**changed: list[float | None]) -> list[dict[str, float | None]]:
         (points(vendi_across=[13.0] * 9), False, "CUSUM 1.09"),  # 9 (log2(20 / 13) - 1/2)
         (points(vendi_across=[15.0] * 40), False, ""),
         (points(effective_formats=[0.99, 0.99, 0.99]), False, "effective number of formats"),
+        ([{**p, "top_share": 0.8} for p in points(effective_formats=[0.9] * 9)], False, ""),
         (points(vendi_across=[11.0] * 5 + [20.0] * 3), False, ""),  # recovered
         (points(vendi_across=[None, math.nan, 0.0]), False, ""),
         ([BASE], False, ""),

@@ -6,9 +6,10 @@ A checkpoint is a mapping of the measures of ``replies.measure``; the first one 
 2. one format has more than 90 % of the replies at two checkpoints in a row, and the base's top one had less than 60 %;
 3. on open-ended prompts more than 20 % of the answers repeat another one exactly (and more than the base's did);
 
-and CUSUM finds what sinks too slowly for them: with z = log2(base / now) of the Vendi score and of the effective number
-of formats (0: as the base, 1: halved), S = max(0, S + z - 1/2) rings above 1.  So two checkpoints at half of the base
-reach the edge, and ten at 0.65 of it ring; ten at 0.75 never do.
+and CUSUM finds what sinks too slowly for them: with z = log2(base / now), 0 as the base and 1 halved, of the Vendi score
+(and of the effective number of formats, where the base's top one had less than 60 %), S = max(0, S + z - 1/2) rings
+above 1.  Two checkpoints at half of the base reach the edge, ten at 0.65 of it ring, any number at 0.75 never does.
+A base that has one format and makes mistakes in it loses "formats" by learning, hence the condition.
 
 Which Vendi score: on problems with one right answer replies to one prompt grow alike because they grow right, so there
 it is the one across prompts (``vendi_across``); on open-ended prompts it is the one within a prompt (``vendi``).
@@ -106,7 +107,10 @@ def collapse(points: Sequence[Point], *, open_ended: bool = False, thresholds: T
 
 def _sinking(points: Sequence[Point], key: str, t: Thresholds) -> list[str]:
     found = []
-    for name, words in ((key, "Vendi score"), ("effective_formats", "effective number of formats")):
+    measures = [(key, "Vendi score")]
+    if (points[0].get("top_share") or 0.0) < t.base_top:
+        measures.append(("effective_formats", "effective number of formats"))
+    for name, words in measures:
         lost = [z for p in points[1:] if (z := _halvings(points[0], p, name)) is not None]
         path, _ = cusum(lost, t.slack, t.limit)
         if path and path[-1] > t.limit and lost[-1] > t.slack:

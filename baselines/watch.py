@@ -1,0 +1,94 @@
+"""The variety of a learner's replies on fixed problems, at log-spaced steps of its training.
+
+Looking changes nothing: every reply's randomness is its request's own seed, no generator is shared with training, and
+the problems are the yardstick's, which are never trained on beyond depth 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dream_envs.agents.local import LocalAgent
+from dream_envs.baselines.measure import Yardstick
+from dream_envs.frontier.collapse import collapse, log_spaced
+from dream_envs.frontier.diversity import histogram, js_distance, rounded
+from dream_envs.frontier.probes import Probe, ProbeSet, draw
+from dream_envs.frontier.replies import Replies, compare, measure, series
+from dream_envs.seeds import stream
+
+DEPTHS = (2, 3, 4, 6)
+PER_DEPTH = 12
+DRAWS = 4
+#: In ``metrics.jsonl`` the measures are called so: the round's own entropies have names without it.
+PREFIX = "probe_"
+KEPT = (
+    "format_entropy", "effective_formats", "top_share", "answer_entropy", "answer_entropy_wrong", "vendi",
+    "vendi_across", "accuracy",
+)  # fmt: skip
+
+
+class Watch:
+    """What is looked at, and what was seen so far.
+
+    Args:
+        yardstick: its first problems of a few depths are asked.
+        base: the model before training.
+        metrics: the run's ``metrics.jsonl``: a resumed run finds in it what was seen before.
+        steps: training steps in all.
+        every: only every so many steps have a row in ``metrics.jsonl``.
+    """
+
+    def __init__(self, yardstick: Yardstick, base: LocalAgent, metrics: Path, steps: int, every: int = 1) -> None:
+        tasks = [t for d in DEPTHS for t in yardstick.tasks["any", d][:PER_DEPTH]]
+        self.probes = ProbeSet(tuple(Probe(t, yardstick.family, "probe") for t in tasks), "dream-probe")
+        self._metrics, self._steps, self._every = metrics, steps, every
+        self._base = draw(base, self.probes, DRAWS)
+        self._first = self._measured(self._base)
+        self._points: list[tuple[int, dict[str, Any]]] | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether this step is one of 0, 1, 2, 4, 8 ... (times ``every``) or the last with a row."""
+        return log_spaced(step, (self._steps - 1) // self._every * self._every, self._every)
+
+    def look(self, step: int, agent: LocalAgent) -> dict[str, Any]:
+        """Measures of the agent as it is before this step, for the step's row; ``alarms`` if any ring."""
+        point = self._measured(draw(agent, self.probes, DRAWS))
+        seen = self._seen()
+        seen.append((step, point))
+        alarms = self._alarms()
+        return {PREFIX + k: v for k, v in point.items()} | ({"alarms": alarms} if alarms else {})
+
+    def block(self, trained: LocalAgent) -> dict[str, Any]:
+        """The ``diversity`` block of ``frontier.json``: base and trained, and the whole series."""
+        said = draw(trained, self.probes, DRAWS)
+        points = [*self._seen(), (self._steps, self._measured(said))]
+        found = compare(self._base, said, stream("diversity", self.probes.hash))
+        self._points = points
+        return {
+            **found,
+            "series": series([s for s, _ in points], [p for _, p in points]),
+            "alarm": "; ".join(self._alarms()) or None,
+            "probes": {"hash": self.probes.hash, "problems": len(self.probes.probes), "draws": DRAWS},
+        }
+
+    def _measured(self, said: Replies) -> dict[str, Any]:
+        found = measure(said)
+        shares = [histogram(f for row in r.formats for f in row) for r in (self._base, said)]
+        return rounded({**{k: found[k] for k in KEPT}, "js_to_base": js_distance(*shares)})
+
+    def _alarms(self) -> list[str]:
+        return collapse([self._first, *[p for _, p in self._seen()]])
+
+    def _seen(self) -> list[tuple[int, dict[str, Any]]]:
+        """All points so far; after a resume those that the run's file has kept."""
+        if self._points is None:
+            self._points = []
+            for line in self._metrics.read_bytes().splitlines() if self._metrics.exists() else []:
+                row = msgspec.json.decode(line)
+                point = {k.removeprefix(PREFIX): v for k, v in row.items() if k.startswith(PREFIX)}
+                if point:
+                    self._points.append((row["step"], point))
+        return self._points
