@@ -111,7 +111,7 @@ def draw(world: World, change: Change, k: int, rng: np.random.Generator) -> tupl
         rng: the source of randomness.
 
     Returns:
-        The evidence, and facts: ``truth`` (points gained for ever, less points lost), ``base_draws`` and ``loss_draws``
+        The evidence, and facts: ``truth`` (expected points gained for ever, less points lost), ``base_draws`` and ``loss_draws``
         (per problem, after early stopping), ``base_pass1`` (arm 0), ``base_pass1024`` (arms in turn) and
         ``trained_pass1``.
 
@@ -126,8 +126,9 @@ def draw(world: World, change: Change, k: int, rng: np.random.Generator) -> tupl
     arms = np.where(able[:, None], _logistic(logits), 0.0)
     trained = np.where(able, _logistic(logits[:, 0] + change.sharpen), 0.0)
     base_reliable = _tail(world, arms[:, 0])
-    new = _chosen(np.where(able, 0.0, _tail(world, np.full(n, world.gained_rate))), change.gained, "gained", rng)
-    gone = _chosen(np.where(arms[:, 0] >= 0.4, base_reliable, 0.0), change.lost, "lost", rng)
+    forgotten = 100 * float((base_reliable * (1 - trained) ** world.loss_cap).mean())  # by dulling (sharpen < 0)
+    new = _picked(np.where(able, 0.0, _tail(world, np.full(n, world.gained_rate))), change.gained, "gained", rng)
+    gone = _picked(np.where(arms[:, 0] >= 0.4, base_reliable, 0.0), change.lost, "lost", rng)
     trained[new], trained[gone] = world.gained_rate, 0.0
 
     r_trained = reliable(m, rng.binomial(m, trained), world.need, m)
@@ -137,9 +138,8 @@ def draw(world: World, change: Change, k: int, rng: np.random.Generator) -> tupl
     family = np.arange(n) * world.families // n
     no = np.zeros(n, dtype=bool)
     evidence = gain.Evidence(r_trained, first, k, no, r_base, trained_first, world.loss_cap, family, no)
-    still = (_tail(world, trained) * (arms.max(1) == 0)).mean()
     facts = {
-        "truth": 100 * float(still - (base_reliable * (1 - trained) ** world.loss_cap).mean()),
+        "truth": change.gained - change.lost - forgotten,
         "base_draws": float(np.where(first == 0, k, first)[r_trained > 0].sum() / n),
         "loss_draws": float(np.where(trained_first == 0, world.loss_cap, trained_first)[r_base > 0].sum() / n),
         "base_pass1": float(arms[:, 0].mean()),
@@ -162,14 +162,12 @@ def _tail(world: World, p: np.ndarray) -> np.ndarray:
     return betainc(world.need, world.trained_draws - world.need + 1, p)
 
 
-def _chosen(weight: np.ndarray, target: float, name: str, rng: np.random.Generator) -> np.ndarray:
-    """Indices of random problems whose weights add up to ``target`` points, to the nearest problem."""
-    wanted = target / 100 * len(weight)
-    order = rng.permutation(np.flatnonzero(weight))
-    total = np.concatenate([[0.0], np.cumsum(weight[order])])
-    if wanted > total[-1] + 0.5:
-        raise DreamEnvsError(f"{name}={target:g} points: this world has {100 * total[-1] / len(weight):.1f}")
-    return order[: int(np.argmin(np.abs(total - wanted)))]
+def _picked(weight: np.ndarray, target: float, name: str, rng: np.random.Generator) -> np.ndarray:
+    """``bool[N]``: each problem by itself with a probability that makes the weights add up to ``target`` on average."""
+    wanted, room = target / 100 * len(weight), float(weight.sum())
+    if wanted > room:
+        raise DreamEnvsError(f"{name}={target:g} points: this world has {100 * room / len(weight):.1f}")
+    return (rng.random(len(weight)) * room < wanted) & (weight > 0)
 
 
 def simulate(

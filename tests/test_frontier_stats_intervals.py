@@ -1,0 +1,224 @@
+"""Intervals and tests: tables from the protocol, exact coverage by summing over counts, bootstraps against formulas."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dream_envs.core import DreamEnvsError
+from dream_envs.frontier import intervals as iv
+from dream_envs.seeds import stream
+
+
+def binomial(n: int, p: float) -> np.ndarray:
+    return np.array([math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)])
+
+
+@pytest.mark.parametrize(
+    ("n", "exact", "jeffreys", "hundred"),
+    [
+        (64, 0.0457, 0.0295, 0.112),
+        (256, 0.0116, 0.0075, 0.0293),
+        (1024, 0.00292, 0.00187, 0.0074),
+        (4096, 0.00073, 0.00047, 0.00185),
+        (8192, 0.00037, 0.00023, 0.00093),
+    ],
+)
+def test_zero_of_n_table(n: int, exact: float, jeffreys: float, hundred: float) -> None:
+    """The protocol's table: one-sided 95 %, Jeffreys, and Bonferroni over 100 problems."""
+    assert iv.clopper_pearson(0, n, side="upper")[1] == pytest.approx(exact, rel=0.02)
+    assert iv.clopper_pearson(0, n, side="upper")[1] == pytest.approx(iv.rule_of_three(n), rel=1e-9)
+    assert iv.jeffreys(0, n, side="upper")[1] == pytest.approx(jeffreys, rel=0.03)
+    assert iv.clopper_pearson(0, n, 1 - 0.05 / 100, "upper")[1] == pytest.approx(hundred, rel=0.02)
+
+
+@pytest.mark.parametrize(("rate", "draws"), [(1e-2, 299), (3e-3, 998), (1e-3, 2995), (3e-4, 9985), (1e-4, 29_956)])
+def test_draws_to_certify_table(rate: float, draws: int) -> None:
+    assert iv.draws_to_certify(rate) == draws
+    assert iv.rule_of_three(draws) <= rate < iv.rule_of_three(draws - 1)
+
+
+def test_rule_of_three_in_points() -> None:
+    assert 100 * iv.rule_of_three(2000) == pytest.approx(0.15, abs=0.001)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 30),
+    st.floats(0.001, 0.999),
+    st.sampled_from([0.8, 0.95]),
+    st.sampled_from(["two", "lower", "upper"]),
+)
+def test_clopper_pearson_never_covers_less(n: int, p: float, level: float, side: str) -> None:
+    low, high = iv.clopper_pearson(np.arange(n + 1), n, level, side)
+    assert binomial(n, p)[(low <= p) & (p <= high)].sum() >= level - 1e-9
+
+
+@given(st.integers(1, 500), st.data())
+def test_ends_are_ordered_and_move_with_c(n: int, data: st.DataObject) -> None:
+    c = np.arange(n + 1)
+    for method in (iv.clopper_pearson, iv.jeffreys):
+        low, high = method(c, n)
+        assert (low <= c / n).all() and (c / n <= high).all() and (np.diff(low) > 0).all() and (np.diff(high) > 0).all()
+    wide, narrow = iv.clopper_pearson(c, n), iv.jeffreys(c, n)
+    assert (wide[0] <= narrow[0] + 1e-12).all() and (narrow[1] <= wide[1] + 1e-12).all()
+    at = data.draw(st.integers(0, n))
+    assert iv.clopper_pearson(at, n)[0] == pytest.approx(1 - iv.clopper_pearson(n - at, n)[1], abs=1e-12)  # mirrored
+
+
+def test_jeffreys_covers_on_average() -> None:
+    low, high = iv.jeffreys(np.arange(31), 30)
+    rates = np.linspace(0.02, 0.98, 97)
+    covered = [binomial(30, p)[(low <= p) & (p <= high)].sum() for p in rates]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.01)
+
+
+def test_wilson_is_the_suites_own() -> None:
+    from dream_envs.curriculum.store import wilson
+
+    assert iv.wilson is wilson
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: iv.clopper_pearson(5, 4), "c=5 of n=4"),
+        (lambda: iv.clopper_pearson(1, 0), "n holds 0"),
+        (lambda: iv.clopper_pearson([], 4), "empty"),
+        (lambda: iv.jeffreys(math.nan, 4), "nan"),
+        (lambda: iv.clopper_pearson(1, 4, 95), "level=95"),
+        (lambda: iv.clopper_pearson(1, 4, side="both"), "side='both'"),
+        (lambda: iv.rule_of_three(0), "n=0"),
+        (lambda: iv.draws_to_certify(0.0), "rate=0.0"),
+        (lambda: iv.bootstrap_means([], stream("x")), "empty"),
+        (lambda: iv.bootstrap_means([1.0, math.nan], stream("x")), "nan"),
+        (lambda: iv.bootstrap_means([1.0, 2.0], stream("x"), [1, 2, 3]), "one stratum for each of 2"),
+        (lambda: iv.bootstrap_means([1.0], stream("x"), draws=0), "draws=0"),
+        (lambda: iv.family_means([1.0, 2.0], [0, 0], stream("x")), "one family only"),
+        (lambda: iv.crossed_interval([[1.0, 2.0]]), "two problems and two runs"),
+        (lambda: iv.crossed_interval([1.0, 2.0]), "2 dimensions"),
+        (lambda: iv.sign_flip_test([1.0], stream("x"), side="up"), "side='up'"),
+        (lambda: iv.mcnemar_exact(-1, 2), "gained=-1"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(call, words: str) -> None:
+    with pytest.raises(DreamEnvsError, match=words) as told:
+        call()
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("kind", ["few values", "all different"])
+def test_both_ways_to_resample_have_the_formulas_variance(kind: str) -> None:
+    """Within strata: mean sum_g N_g mean_g / N, variance sum_g (N_g / N)^2 var_g / N_g (divided by N_g, not N_g - 1)."""
+    rng = stream("bootstrap", kind)
+    group = np.repeat([0, 1, 2], [30, 50, 120])
+    values = rng.normal(size=(200, 2)) + group[:, None] if kind == "all different" else rng.integers(2, size=(200, 2))
+    means = iv.bootstrap_means(values, rng, group, draws=20_000)
+    variance = sum((group == g).mean() ** 2 * values[group == g].var(0) / (group == g).sum() for g in range(3))
+    assert means.shape == (20_000, 2)
+    assert np.allclose(means.mean(0), values.mean(0), atol=5 * (variance / 20_000).max() ** 0.5)
+    assert np.allclose(means.var(0), variance, rtol=0.05)
+    covariance = sum(
+        (group == g).mean() ** 2 * np.cov(values[group == g].T, ddof=0)[0, 1] / (group == g).sum() for g in range(3)
+    )
+    assert np.cov(means.T)[0, 1] == pytest.approx(covariance, abs=0.05 * variance.max())  # whole rows are drawn
+
+
+def test_all_resamples_of_three_rows() -> None:
+    """27 equally likely resamples of three values: their means and how often each comes up."""
+    values = np.array([0.0, 1.0, 5.0])
+    expected: dict[float, int] = {}
+    for pick in itertools.product(values, repeat=3):
+        expected[round(sum(pick) / 3, 9)] = expected.get(round(sum(pick) / 3, 9), 0) + 1
+    found = np.round(iv.bootstrap_means(values, stream("three"), draws=54_000), 9)
+    for mean, count in expected.items():
+        assert (found == mean).mean() == pytest.approx(count / 27, abs=0.01)
+
+
+def test_order_of_rows_and_names_of_strata_do_not_matter() -> None:
+    rng = stream("order")
+    values, group = rng.integers(2, size=60).astype(float), np.repeat(["b", "a", "c"], 20)
+    order = rng.permutation(60)
+    one = iv.bootstrap_means(values, stream("same"), group, 50)
+    two = iv.bootstrap_means(values[order], stream("same"), group[order], 50)
+    assert np.array_equal(one, two)
+
+
+def test_families_resampled_whole() -> None:
+    """Two families of 1 and 3 problems: AA, AB, BA, BB come up 1 : 2 : 1, and the mean is over problems."""
+    means = iv.family_means([8.0, 0.0, 0.0, 4.0], [7, 3, 3, 3], stream("families"), draws=20_000)
+    assert set(np.round(means, 9)) == {8.0, 3.0, round(4 / 3, 9)}
+    assert (means == 3.0).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_uneven_families_widen_the_interval() -> None:
+    rng = stream("uneven")
+    group = np.repeat(np.arange(20), 100)
+    solved = (rng.random(2000) < np.linspace(0, 0.2, 20)[group]).astype(float)
+    within = iv.percentile(iv.bootstrap_means(solved, rng, group, 4000))
+    between = iv.percentile(iv.family_means(solved, group, rng, 4000))
+    assert between[1] - between[0] > 1.5 * (within[1] - within[0])
+
+
+def crossed(rng: np.random.Generator, n: int, runs: int, sd: tuple[float, float, float]) -> np.ndarray:
+    return sd[0] * rng.normal(size=(n, 1)) + sd[1] * rng.normal(size=(1, runs)) + sd[2] * rng.normal(size=(n, runs))
+
+
+@pytest.mark.parametrize("sd", [(1.0, 0.0, 1.0), (1.0, 0.3, 1.0), (0.2, 1.0, 0.2)])
+def test_crossed_interval_covers(sd: tuple[float, float, float]) -> None:
+    rng, hits = stream("crossed", *sd), 0
+    for _ in range(400):
+        _, low, high = iv.crossed_interval(crossed(rng, 60, 4, sd))
+        hits += low <= 0 <= high
+    assert 0.92 <= hits / 400 <= 1.0
+
+
+def test_pigeonhole_sees_problems_and_runs() -> None:
+    """Owen's bootstrap: problem and run parts about once, the interaction about three times."""
+    rng = stream("pigeonhole")
+    for sd in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)):
+        values = crossed(rng, 200, 8, sd)
+        truth = values.mean(1).var() / 200 if sd[0] else values.mean(0).var() / 8
+        assert iv.pigeonhole_means(values, rng, 8000).var() == pytest.approx(truth, rel=0.08)
+    values = crossed(rng, 200, 200, (0.0, 0.0, 1.0))
+    assert iv.pigeonhole_means(values, rng, 4000).var() == pytest.approx(3 / 40_000, rel=0.15)
+
+
+def test_sign_flips_are_enumerated() -> None:
+    d = np.array([3.0, 1.0, 0.0, -2.0, 4.0])
+    sums = [sum(s * x for s, x in zip(signs, d[d != 0], strict=True)) for signs in itertools.product((-1, 1), repeat=4)]
+    for side, p in (
+        ("upper", np.mean([s >= 6 for s in sums])),
+        ("lower", np.mean([s <= 6 for s in sums])),
+        ("two", np.mean([abs(s) >= 6 for s in sums])),
+    ):
+        assert iv.sign_flip_test(d, stream("flip"), side=side) == pytest.approx(p)
+    assert iv.sign_flip_test([0.0, 0.0], stream("flip")) == 1.0
+
+
+def test_random_flips_agree_with_all_flips() -> None:
+    d = stream("flips").normal(0.4, 1, size=14)
+    assert iv.sign_flip_test(d, stream("a"), draws=9000) == pytest.approx(
+        iv.sign_flip_test(d, stream("b"), draws=2**14), abs=0.02
+    )
+
+
+@given(st.integers(0, 12), st.integers(0, 12))
+def test_mcnemar_is_the_sign_flip_of_zeros_and_ones(gained: int, lost: int) -> None:
+    m = gained + lost
+    tail = sum(math.comb(m, i) for i in range(min(gained, lost) + 1)) / 2**m
+    assert iv.mcnemar_exact(gained, lost) == pytest.approx(min(1.0, 2 * tail))
+    if 0 < m <= 12:
+        d = np.repeat([1.0, -1.0, 0.0], [gained, lost, 5])
+        assert iv.sign_flip_test(d, stream("mc")) == pytest.approx(iv.mcnemar_exact(gained, lost))
+
+
+def test_mcnemar_examples() -> None:
+    """28 against 25 of 30 problems (three apart, none back) proves nothing; six are needed."""
+    assert iv.mcnemar_exact(0, 3) == 0.25
+    assert iv.mcnemar_exact(5, 0) > 0.05 > iv.mcnemar_exact(6, 0)
