@@ -6,7 +6,7 @@ A checkpoint is a mapping of the measures of ``replies.measure``; the first one 
 2. one format has more than 90 % of the replies at two checkpoints in a row, and the base's top one had less than 60 %;
 3. on open-ended prompts more than 20 % of the answers repeat another one exactly (and more than the base's did);
 
-and CUSUM finds what sinks too slowly for them: with z = log2(base / now), 0 as the base and 1 halved, of the Vendi score
+and CUSUM finds what sinks too slowly for them: with z = log2(base / now), 0 as the base and 1 halved, of the score
 (and of the effective number of formats, where the base's top one had less than 60 %), S = max(0, S + z - 1/2) rings
 above 1.  Two checkpoints at half of the base reach the edge, ten at 0.65 of it ring, any number at 0.75 never does.
 A base that has one format and makes mistakes in it loses "formats" by learning, hence the condition.

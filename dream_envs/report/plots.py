@@ -310,6 +310,14 @@ _CURVES: tuple[tuple[str, str, str, str, tuple[float, float] | None, tuple[tuple
         "Entropy of the shape of the replies, and of the replies to one problem. Zero means that one is left.",
         "bits", None, (("format_entropy", "format"), ("answer_entropy", "answer")),
     ),
+    (
+        "variety", "Variety on fixed problems",
+        "Entropy on problems that never change, at log-spaced steps: of the formats of all replies, of the replies to "
+        "one problem, and of the wrong ones among them. The second falls as answers become right, the others need not.",
+        "bits", None,
+        tuple((f"probe_{k}", t) for k, t in (("format_entropy", "format"), ("answer_entropy", "answer"),
+                                             ("answer_entropy_wrong", "wrong"))),
+    ),
 )  # fmt: skip
 
 
