@@ -34,8 +34,8 @@ class Support(msgspec.Struct, frozen=True):
     ``copy_length`` operations (``:BDA`` -> ``BDA``), a skill that any language model brings along and without which a
     transformer this small finds the next operation by tricks that break at odd depths.  ``propose``: share of
     proposing examples among the others, which solve.
-    ``formats``: shares of the answer formats of a solved problem: ``trace`` is the accepted one, ``states`` leaves the
-    operations out.  Pairs of operations in ``family.held_out`` never occur.
+    ``formats``: shares of the answer formats of a solved problem: ``trace`` is the family's own, ``states`` leaves the
+    operations out, ``final`` is the last state alone.  Pairs of operations in ``family.held_out`` never occur.
     """
 
     family_args: dict[str, Any] = {}
@@ -63,7 +63,20 @@ class Recipe(msgspec.Struct, frozen=True):
     seed: str = "0"
 
 
-BASES: dict[str, Recipe] = {"compose": Recipe()}
+#: Three answer formats of which the commonest is the worst: the ground of the echo study (``baselines.echo``).
+ECHO = Support(
+    family_args={"n_operations": 4, "held_out_pairs": 0},
+    depths=(2, 3),
+    copy=0.0,
+    propose=0.0,
+    formats={"final": 0.6, "states": 0.15, "trace": 0.25},
+)
+
+BASES: dict[str, Recipe] = {
+    "compose": Recipe(),
+    "echo": Recipe(support=ECHO, hidden=48, mlp=128, steps=500),
+    "echo_wide": Recipe(support=ECHO, hidden=96, mlp=256, steps=500),
+}
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -116,10 +129,17 @@ def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, st
         task = family.generate(rng, support.depths[int(rng.integers(len(support.depths)))])
         if rng.random() < support.propose:
             yield family.brief(), family.as_proposal(task)
-        elif names[int(rng.choice(len(names), p=shares))] == "trace":
-            yield task.prompt, task.answer
         else:
-            yield task.prompt, task.answer[1::2]
+            yield task.prompt, written(names[int(rng.choice(len(names), p=shares))], task.answer)
+
+
+def written(form: str, trace: str) -> str:
+    """A solved problem in one of the answer formats: ``BfDkAa`` as it is, ``fka`` or ``a``.
+
+    Raises:
+        KeyError: for a format that there is not.
+    """
+    return {"trace": trace, "states": trace[1::2], "final": trace[-1:]}[form]
 
 
 def batches(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
