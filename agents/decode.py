@@ -204,7 +204,7 @@ class _Barred:
                 plan[i, k] = lists[key]
         self._table = torch.stack(table).to(device)
         self._plan = torch.from_numpy(plan).to(device)
-        self._bound = plan.any(0).tolist()
+        self._bound = [bool(column.any()) for column in plan.T]
 
     def mask(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
         """``logits[R, V]`` of these rows at this step, -inf where barred."""

@@ -133,17 +133,20 @@ class LocalAgent:
         seeds = np.array([r.seed for r in requests], dtype=np.uint64)
         limits = np.array([r.limits.max_tokens for r in requests])
         allowed = None if self.form is None else self._allowed([self.form(r) for r in requests])
-        expected = None
-        if self.accepted is not None:
-            texts = [self.accepted(r) for r in requests]
-            known = {text: self.completion(text) for text in set(texts)}
-            expected = [known[text] for text in texts]
-        samples = self.sample(prompts, seeds, limits, allowed, expected)
+        samples = self.sample(prompts, seeds, limits, allowed, self.expected(requests))
         texts = self.decode([s.ids for s in samples])
         return [
             Action(text, s.ids, s.logprobs, Usage(len(p), len(s.ids)))
             for text, s, p in zip(texts, samples, prompts, strict=True)
         ]
+
+    def expected(self, requests: Sequence[Request]) -> list[list[int]] | None:
+        """Ids of the one accepted reply to each request, for an agent that stops where it is left; else None."""
+        if self.accepted is None:
+            return None
+        texts = [self.accepted(r) for r in requests]
+        known = {text: self.completion(text) for text in set(texts)}
+        return [known[text] for text in texts]
 
     def sample(
         self,
@@ -227,7 +230,6 @@ class LocalAgent:
         """Ids of a reply, the end token included."""
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.ends[0]]
 
-    @torch.inference_mode()
     def read(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], **more: Any) -> Any:
         """The model's output on ids with given completions behind, padded on the right; ``more`` goes to its forward.
 

@@ -1,0 +1,224 @@
+"""The mechanism arms of the elicited base: a base model in, an agent that is an elicited copy of it out.
+
+No arm tells the base anything new about the problems that a report is made on.  What each may use is the base's own
+replies to the dev problems and, to choose among a handful of settings, the verifier's verdict on them: a few bits.
+Every arm is deterministic in (base, dev, seed) and leaves the base's weights as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from dream_envs import registry
+from dream_envs.agents.attempts import own_replies, pass_rates, two_kinds
+from dream_envs.agents.cot_decoding import CotDecoding
+from dream_envs.agents.critique import CritiqueSettings, critique_tune
+from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.sae import SaeSettings, at_random, by_activation, by_attribution, train
+from dream_envs.agents.steering import Steered, contrast_vector, gradient_vector, layers, residuals
+from dream_envs.core import Agent, DreamEnvsError, Task, TaskFamily
+from dream_envs.seeds import stream
+
+
+class Arm(Protocol):
+    """A mechanism with its knobs."""
+
+    @property
+    def says(self) -> str:
+        """What it is, in one line for the report."""
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """The elicited copy.
+
+        Args:
+            base: the base; it is not changed.
+            dev: problems with verdicts that may be used up; none of the report's.
+            family: whose problems these are.
+            seed: the label of everything random.
+
+        Raises:
+            DreamEnvsError: if the arm has nothing to work with on this base (no two kinds of replies, say).
+        """
+
+
+class SteeringArm(msgspec.Struct, frozen=True):
+    """Add a direction of the residual stream, taken from the contrast of the base's own kinds of replies.
+
+    ``problems``: dev problems used.  ``draws``: replies to each, to find the kinds (long and short; where all are as
+    long, by their first token).  ``depths``: layers, as shares of the model's depth.  ``scales``: of the gradient's
+    direction (first step only) and of the difference of means (``mean_steps``: generation steps, None is all).
+    ``check``: draws on each dev problem for each of the candidates, of which the one most often right is taken.
+    """
+
+    says: str = "steering vector from the contrast of the base's own long and short replies"
+    problems: int = 32
+    draws: int = 64
+    depths: tuple[float, ...] = (0.25, 0.5, 0.75)
+    scales: tuple[float, ...] = (1.0, 0.5, 2.0, -1.0)
+    mean_steps: int | None = None
+    check: int = 4
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        tasks = some(dev, self.problems, seed)
+        kinds = two_kinds(base, tasks, family, self.draws, f"{seed}/kinds")
+        candidates = []
+        for layer in depths(base, self.depths):
+            slope = gradient_vector(base, kinds.positive, kinds.negative, layer)
+            mean = contrast_vector(base, kinds.positive, kinds.negative, layer)
+            candidates += [Steered(base, layer, slope, scale, 1) for scale in self.scales]
+            candidates += [Steered(base, layer, mean, scale, self.mean_steps) for scale in self.scales]
+        return best(candidates, tasks, family, self.check, f"{seed}/choose")
+
+
+class SaeArm(msgspec.Struct, frozen=True):
+    """Add one feature of a sparse autoencoder of the base's own residual stream at the first step only.
+
+    ``problems``, ``draws``, ``depths``, ``check``: as in ``SteeringArm``.  ``read``: replies to each problem that the
+    autoencoder is trained on.  ``features``: candidates of each ranking (by activation, by attribution).  ``scales``:
+    lengths of the step, as shares of the residual's length.  ``control``: random features in place of the ranked ones,
+    as many and chosen alike.
+    """
+
+    says: str = "one feature of a sparse autoencoder of the base's own activations, at the first step"
+    problems: int = 32
+    draws: int = 64
+    read: int = 16
+    depths: tuple[float, ...] = (0.5, 0.75)
+    features: int = 4
+    scales: tuple[float, ...] = (1.0, 2.0)
+    check: int = 4
+    sae: SaeSettings = SaeSettings()
+    control: bool = False
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        tasks = some(dev, self.problems, seed)
+        kinds = two_kinds(base, tasks, family, self.draws, f"{seed}/kinds")
+        own = own_replies(base, tasks, family, self.read, f"{seed}/read")
+        candidates = []
+        for layer in depths(base, self.depths):
+            found = residuals(base, [*own, *kinds.positive, *kinds.negative], layer)
+            model = train(np.concatenate(found), self.sae, f"{seed}/sae/{layer}")
+            kept = found[len(own) :]
+            positive, negative = (
+                np.concatenate([x[1:] for x in part])
+                for part in (kept[: len(kinds.positive)], kept[len(kinds.positive) :])
+            )
+            slope = gradient_vector(base, kinds.positive, kinds.negative, layer)
+            ranked = [*by_attribution(model, slope)[: self.features]]
+            ranked += [f for f in by_activation(model, positive, negative)[: self.features] if f not in ranked]
+            if self.control:
+                ranked = at_random(model, np.concatenate(found), len(ranked), f"{seed}/{layer}", ranked)
+            length = float(np.mean([np.linalg.norm(x[0]) for x in found]))
+            for feature in ranked:
+                direction = model.decoder[int(feature)].numpy() * length
+                candidates += [Steered(base, layer, direction, scale, 1) for scale in self.scales]
+        return best(candidates, tasks, family, self.check, f"{seed}/choose")
+
+
+class CotArm(msgspec.Struct, frozen=True):
+    """CoT-decoding for draws: one of the ``k`` most likely first tokens by chance, then sampling (or ``greedy``)."""
+
+    says: str = "CoT-decoding: a branch for each of the most likely first tokens"
+    k: int = 16
+    greedy: bool = False
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        size = base.model.config.get_text_config().vocab_size - len(base.ends)
+        return CotDecoding(base, min(self.k, size), greedy=self.greedy)
+
+
+class CritiqueArm(msgspec.Struct, frozen=True):
+    """Fine-tune a copy on critiques of its own attempts at one dev problem.
+
+    ``problems``: dev problems among which that one is looked for.  ``tune``: see ``CritiqueSettings``.  ``tries``:
+    (steps, learning rate) of which the one most often right on the dev problems is taken, with ``check`` draws on each.
+    """
+
+    says: str = "critique fine-tuning on one problem: the verifier's verdicts on the base's own attempts"
+    problems: int = 32
+    tune: CritiqueSettings = CritiqueSettings()
+    tries: tuple[tuple[int, float], ...] = ((20, 1e-4), (20, 3e-4), (40, 1e-4))
+    check: int = 8
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        tasks = some(dev, self.problems, seed)
+        candidates = [
+            critique_tune(base, tasks, family, msgspec.structs.replace(self.tune, steps=steps, lr=lr), seed)
+            for steps, lr in self.tries
+        ]
+        return best(candidates, tasks, family, self.check, f"{seed}/choose")
+
+
+class RlvrArm(msgspec.Struct, frozen=True):
+    """GRPO on dev problems that the base solves already.
+
+    ``low``, ``high``: base pass rates of the problems that are practised, measured with ``draws``.  ``steps``, ``lr``,
+    ``problems``, ``attempts``: of the run.
+    """
+
+    says: str = "RLVR on problems that the base solves already"
+    low: float = 0.25
+    high: float = 0.98
+    draws: int = 32
+    steps: int = 40
+    lr: float = 5e-4
+    problems: int = 32
+    attempts: int = 8
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        from dream_envs.agents.rlvr import RlvrSettings, rlvr
+
+        knobs = {k: v for k, v in msgspec.structs.asdict(self).items() if k != "says"}
+        return rlvr(base, dev, family, RlvrSettings(**knobs), seed)
+
+
+ARMS: dict[str, Arm] = {
+    "steering": SteeringArm(),
+    "critique": CritiqueArm(),
+    "sae": SaeArm(),
+    "cot_decoding": CotArm(),
+    "rlvr": RlvrArm(),
+}
+
+
+def arm(name: str) -> Arm:
+    """The mechanism arm of this name.
+
+    Raises:
+        DreamEnvsError: with the nearest names.
+    """
+    if name not in ARMS:
+        raise DreamEnvsError(registry.unknown("mechanism arms", name, list(ARMS)))
+    return ARMS[name]
+
+
+def some(dev: Sequence[Task], count: int, seed: str) -> list[Task]:
+    """``count`` of the dev problems, all alike likely, in their order.
+
+    Raises:
+        DreamEnvsError: if there are none.
+    """
+    if not dev:
+        raise DreamEnvsError("dev is empty: an elicitation arm needs problems to look at")
+    return [dev[i] for i in sorted(stream(seed, "dev").permutation(len(dev))[:count].tolist())]
+
+
+def depths(base: LocalAgent, shares: Sequence[float]) -> list[int]:
+    """Layer numbers at these shares of the model's depth, each once."""
+    count = len(layers(base.model))
+    return sorted({min(int(share * count), count - 1) for share in shares})
+
+
+def best(candidates: Sequence[LocalAgent], tasks: Sequence[Task], family: TaskFamily, draws: int, seed: str) -> Agent:
+    """The candidate that is right most often; of several the first.  All are given the same seeds."""
+    rates = [pass_rates(c, tasks, family, draws, seed).mean() for c in candidates]
+    return candidates[int(np.argmax(rates))]
