@@ -114,7 +114,7 @@ def test_a_mistake_is_told_in_one_line(call, words: str) -> None:
 
 @pytest.mark.parametrize("kind", ["few values", "all different"])
 def test_both_ways_to_resample_have_the_formulas_variance(kind: str) -> None:
-    """Within strata: mean sum_g N_g mean_g / N, variance sum_g (N_g / N)^2 var_g / N_g (divided by N_g, not N_g - 1)."""
+    """Within strata: mean sum_g N_g mean_g / N, variance sum_g (N_g / N)^2 var_g / N_g (ddof 0)."""
     rng = stream("bootstrap", kind)
     group = np.repeat([0, 1, 2], [30, 50, 120])
     values = rng.normal(size=(200, 2)) + group[:, None] if kind == "all different" else rng.integers(2, size=(200, 2))

@@ -59,7 +59,7 @@ def cover(
     n = 16 and 2,000 problems with smooth success rates (tau = 0.1 to 0.9) the bias stayed below a point, against 2.6
     for the plug-in, and the 95 % interval held the truth in 83 to 95 % of simulations; with all rates in two spikes,
     one of them next to tau, the bias was a point again (plug-in: 12) and the interval useless.  More draws per
-    problem cure that, more problems do not.
+    problem cure that, more problems do not.  Thresholds closer to 0 or 1 than about 1 / n are guesses.
 
     Args:
         n: draws, a number or ``int[N]``.

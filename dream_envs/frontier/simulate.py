@@ -111,8 +111,8 @@ def draw(world: World, change: Change, k: int, rng: np.random.Generator) -> tupl
         rng: the source of randomness.
 
     Returns:
-        The evidence, and facts: ``truth`` (expected points gained for ever, less points lost), ``base_draws`` and ``loss_draws``
-        (per problem, after early stopping), ``base_pass1`` (arm 0), ``base_pass1024`` (arms in turn) and
+        The evidence, and facts: ``truth`` (expected points gained for ever, less points lost), ``base_draws`` and
+        ``loss_draws`` (per problem, after early stopping), ``base_pass1`` (arm 0), ``base_pass1024`` (arms in turn) and
         ``trained_pass1``.
 
     Raises:

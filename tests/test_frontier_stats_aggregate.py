@@ -1,0 +1,150 @@
+"""Scores over runs and tasks, and Cover@tau: against the papers' definitions, scipy, and worlds that are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from dream_envs.core import DreamEnvsError
+from dream_envs.frontier import aggregate as ag
+from dream_envs.frontier import cover as cv
+from dream_envs.seeds import stream
+
+TABLES = hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.floats(-5, 5))
+
+
+@given(TABLES)
+def test_iqm_is_the_trimmed_mean(scores: np.ndarray) -> None:
+    assert ag.iqm(scores) == pytest.approx(stats.trim_mean(scores, 0.25, axis=None), abs=1e-9)
+    assert scores.min() - 1e-9 <= ag.iqm(scores) <= scores.max() + 1e-9
+
+
+def test_iqm_by_hand() -> None:
+    assert ag.iqm([[0, 1, 2, 3], [4, 5, 6, 1000]]) == 3.5
+    assert ag.iqm([[7]]) == 7
+
+
+@given(TABLES, st.data())
+def test_improvement_is_mann_whitney_by_task(scores: np.ndarray, data: st.DataObject) -> None:
+    shape = (data.draw(st.integers(1, 6)), scores.shape[1])
+    other = data.draw(hnp.arrays(np.float64, shape, elements=st.sampled_from([*scores.ravel()[:3], 0.0, 1.0])))
+    u = [stats.mannwhitneyu(scores[:, t], other[:, t]).statistic for t in range(scores.shape[1])]
+    found = ag.probability_of_improvement(scores, other)
+    assert found == pytest.approx(np.mean(u) / (len(scores) * len(other)))
+    assert found + ag.probability_of_improvement(other, scores) == pytest.approx(1)
+
+
+@given(TABLES)
+def test_profile_is_a_survival_function(scores: np.ndarray) -> None:
+    taus = np.linspace(-6, 6, 25)
+    profile = ag.performance_profile(scores, taus)
+    assert profile[0] == 1 and profile[-1] == 0 and (np.diff(profile) <= 0).all()
+    assert ag.performance_profile(scores, scores.max())[0] == 0  # strictly above
+
+
+def test_profile_by_hand() -> None:
+    assert ag.performance_profile([[0, 2], [1, 3]], [0, 1, 2]).tolist() == [0.75, 0.5, 0.25]
+
+
+def test_runs_are_resampled_task_by_task() -> None:
+    scores = np.array([[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]])
+    samples = ag.resample_runs(scores, stream("runs"), 3000)
+    assert samples.shape == (3000, 3, 2)
+    assert set(np.unique(samples[:, :, 0])) == {0, 1, 2} and set(np.unique(samples[:, :, 1])) == {10, 11, 12}
+    assert abs(np.corrcoef(samples.mean(1).T)[0, 1]) < 0.06  # independent between tasks
+    assert samples.mean(1).var(0) == pytest.approx(scores.var(0) / 3, rel=0.1)
+
+
+def test_intervals_cover_about_as_often_as_they_say() -> None:
+    rng, hits, better = stream("cover"), 0, 0
+    for _ in range(150):
+        x, y = rng.normal(size=(10, 12)), rng.normal(size=(10, 12)) - 0.5
+        _, low, high = ag.iqm_interval(x, rng, 400)
+        hits += low <= 0 <= high
+        _, low, high = ag.improvement_interval(x, y, rng, 400)
+        better += low <= stats.norm.cdf(0.5 / 2**0.5) <= high
+    assert hits >= 132 and better >= 132
+
+
+def test_profile_band_holds_its_profile() -> None:
+    scores = stream("band").normal(size=(5, 8))
+    profile, low, high = ag.profile_band(scores, np.linspace(-2, 2, 9), stream("b"), 500)
+    assert (low <= profile).all() and (profile <= high).all() and (high - low).max() > 0.1
+
+
+def test_plug_in_by_hand() -> None:
+    assert cv.plug_in(10, [0, 1, 3, 10], [0.1, 0.3, 0.31, 1.0]).tolist() == [0.75, 0.5, 0.25, 0.25]
+
+
+def world(rng: np.random.Generator, n: int) -> np.ndarray:
+    return np.where(rng.random(n) < 0.25, 0, rng.beta(0.45, 1.3, n))
+
+
+def test_deconvolution_takes_most_of_the_bias_away() -> None:
+    """16 draws on 2,000 problems: the plug-in is two points off at tau = 0.25 and 0.5."""
+    rng, taus = stream("deconvolve"), [0.25, 0.5]
+    truth = [0.75 * stats.beta.sf(t, 0.45, 1.3) for t in taus]
+    fitted, plain = [], []
+    for _ in range(25):
+        found = cv.cover(16, rng.binomial(16, world(rng, 2000)), taus, rng, draws=2)
+        fitted.append([row[0] for row in found["rows"]])
+        plain.append(found["plug_in"])
+    assert (np.mean(plain, 0) - truth > 0.012).all()
+    assert np.abs(np.mean(fitted, 0) - truth).max() < 0.012
+
+
+def test_cover_interval_holds_the_truth_mostly() -> None:
+    rng, taus, hits = stream("interval"), [0.1, 0.25, 0.5, 0.9], np.zeros(4)
+    truth = [0.75 * stats.beta.sf(t, 0.45, 1.3) for t in taus]
+    for i in range(30):
+        strata = np.arange(600) % 6 if i % 2 else None
+        rows = cv.cover(16, rng.binomial(16, world(rng, 600)), taus, rng, strata, 60)["rows"]
+        hits += [low <= t <= high for (_, low, high), t in zip(rows, truth, strict=True)]
+    assert (hits >= 23).all()
+
+
+def test_cover_of_certain_problems() -> None:
+    """Always and never solved: half, at every tau that 64 draws can tell from 1."""
+    found = cv.cover(64, np.repeat([0, 64], 100), [0.1, 0.5, 0.9], stream("certain"), draws=50)
+    assert [row[0] for row in found["rows"]] == pytest.approx([0.5, 0.5, 0.5], abs=0.02)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=30))
+def test_cover_falls_with_tau(c: list[int]) -> None:
+    rows = np.array(cv.cover(12, c, [0.05, 0.3, 0.6, 0.95], stream("fall"), draws=3)["rows"])
+    assert (np.diff(rows[:, 0]) <= 1e-9).all() and (rows >= 0).all() and (rows <= 1 + 1e-9).all()
+
+
+def test_many_draws_need_no_fitting() -> None:
+    rng = stream("many")
+    p = world(rng, 300)
+    row = cv.cover(8192, rng.binomial(8192, p), [0.5], rng, draws=20)["rows"][0]
+    assert row[0] == pytest.approx((p >= 0.5).mean(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ag.iqm([]), "empty"),
+        (lambda: ag.iqm([1.0, 2.0]), "2 dimensions"),
+        (lambda: ag.iqm([[math.nan]]), "nan"),
+        (lambda: ag.probability_of_improvement([[1.0]], [[1.0, 2.0]]), "1 tasks and other 2"),
+        (lambda: ag.iqm_interval([[1.0, 2.0]], stream("x")), "one run has no spread"),
+        (lambda: ag.profile_band([[1.0, 2.0]], [0.0], stream("x")), "one run has no spread"),
+        (lambda: ag.performance_profile([[1.0]], [math.inf]), "taus holds inf"),
+        (lambda: cv.cover(4, [5], [0.5], stream("x")), "c=5 of n=4"),
+        (lambda: cv.cover(4, [3], [0.0], stream("x")), "tau=0"),
+        (lambda: cv.plug_in(4, [3], [1.1]), "tau holds 1.1"),
+        (lambda: cv.cover(4, [], [0.5], stream("x")), "empty"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(call, words: str) -> None:
+    with pytest.raises(DreamEnvsError, match=words) as told:
+        call()
+    assert "\n" not in str(told.value)
