@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from dream_envs.agents.decode import Sample
+from dream_envs.agents.decode import Sample, left_padded
 from dream_envs.agents.local import LocalAgent
 from dream_envs.core import Action, DreamEnvsError, Request, Usage
 from dream_envs.seeds import digest
@@ -84,10 +84,8 @@ class CotDecoding:
 
     @torch.inference_mode()
     def _first_logits(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        width, device = max(map(len, prompts)), self.agent.device
-        ids = torch.tensor([[self.agent.pad] * (width - len(p)) + list(p) for p in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], dtype=torch.bool, device=device)
-        ones = torch.ones(len(prompts), dtype=torch.long, device=device)
+        ids, mask = left_padded(prompts, self.agent.pad, self.agent.device)
+        ones = torch.ones(len(prompts), dtype=torch.long, device=self.agent.device)
         return self.agent.engine().prefill(ids, mask, ones, 1).float()
 
     def _paths(

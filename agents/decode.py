@@ -11,8 +11,7 @@ without the modules' overhead, which is most of the time where the model is smal
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -21,11 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dream_envs.core import DreamEnvsError
+from dream_envs.agents.pick import Allowed, Barred, pick
 from dream_envs.seeds import uniforms
-
-#: For each row None (free), or for each position the ids that may stand there (None: any).
-Allowed = Sequence[Sequence[Sequence[int] | None] | None]
 
 #: Finished rows are dropped from the engine when no more than this share is still going: copying the cache costs more
 #: than carrying a few dead rows.
@@ -81,12 +77,11 @@ def sample(
         end: ids that end a completion.
         pad: id to pad prompts with.
         temperature: 0 is greedy.  Log-probabilities are those of the distribution that was sampled from.
-        top_p: nucleus; 1 is off.  See ``pick``.
-        min_p: 0 is off.  See ``pick``.
+        top_p: see ``pick``; 1 is off.
+        min_p: see ``pick``; 0 is off.
         allowed: for each row None (free), or for each position the ids that may stand there (None: any); positions
             behind the list are free.  Probabilities are renormalised over the allowed ids.
-        expected: for each row the only ids that matter (the end included): a row stops behind the first other token,
-            and up to there it is the same as without.
+        expected: for each row the only ids that matter, the end included: it stops behind the first other token.
         device: where the engine runs.
 
     Returns:
@@ -94,29 +89,41 @@ def sample(
     """
     if not prompts:
         return []
-    if allowed is not None and len(allowed) != len(prompts):
-        raise DreamEnvsError(f"allowed has {len(allowed)} rows for {len(prompts)} prompts: one a prompt, None for free")
     order, unique, repeats = _group(prompts)
-    width = max(map(len, unique))
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in unique], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in unique], dtype=torch.bool, device=device)
-    total, steps = len(prompts), int(max_tokens.max())
+    ids, mask = left_padded(unique, pad, device)
+    steps = int(max_tokens.max())
     draws = torch.from_numpy(uniforms(seeds[order], steps)).to(device)
     limits = torch.from_numpy(max_tokens[order].astype(np.int64)).to(device)
-    ends = torch.tensor(list(end), device=device)
     logits = forward.prefill(ids, mask, torch.tensor(repeats, device=device), steps)
-    barred = _Barred([allowed[i] for i in order], steps, logits.shape[-1], device) if allowed is not None else None
+    barred = None if allowed is None else Barred(allowed, order, steps, logits.shape[-1], device)
     wanted = None if expected is None else _padded([expected[i] for i in order], steps, device)
-    out = torch.full((total, steps), pad, dtype=torch.long, device=device)
+
+    def choose(logits: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        if barred is not None:
+            logits = barred.mask(logits, rows, step)
+        return pick(logits, draws[rows, step], temperature, top_p, min_p)
+
+    return _collect(order, *_loop(forward, logits, choose, limits, torch.tensor(list(end), device=device), wanted))
+
+
+def _loop(
+    forward: Forward,
+    logits: Tensor,
+    choose: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+    limits: Tensor,
+    ends: Tensor,
+    wanted: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Step by step from the first logits on: ids, log-probabilities, lengths, and whether each row ended."""
+    device, total, steps = limits.device, len(limits), int(limits.max())
+    out = torch.zeros((total, steps), dtype=torch.long, device=device)
     logps = torch.zeros((total, steps), device=device)
     lengths = torch.zeros(total, dtype=torch.long, device=device)
     ended = torch.zeros(total, dtype=torch.bool, device=device)
     rows = torch.arange(total, device=device)  # the engine's rows, as rows of ``out``
     going = torch.ones(total, dtype=torch.bool, device=device)  # of the engine's rows
     for k in range(steps):
-        if barred is not None:
-            logits = barred.mask(logits, rows, k)
-        tokens, chosen = pick(logits, draws[rows, k], temperature, top_p, min_p)
+        tokens, chosen = choose(logits, rows, k)
         now = rows[going]
         out[now, k], logps[now, k] = tokens[going], chosen[going]
         lengths[now] = k + 1
@@ -132,85 +139,20 @@ def sample(
             forward.keep(kept)
             rows, tokens, going = rows[kept], tokens[kept], going[kept]
         logits = forward.step(tokens)
-    return _collect(order, out, logps, lengths, ended)
+    return out, logps, lengths, ended
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Prompts that end side by side: ids ``int64[B, T]`` and mask ``bool[B, T]``."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], dtype=torch.bool, device=device)
+    return ids, mask
 
 
 def _padded(rows: Sequence[Sequence[int]], steps: int, device: torch.device | str) -> Tensor:
     """``int64[B, steps]``, -1 behind a row's end."""
     return torch.tensor([[*row[:steps], *[-1] * (steps - len(row))] for row in rows], device=device)
-
-
-def pick(
-    logits: Tensor, draw: Tensor, temperature: float, top_p: float = 1.0, min_p: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Invert the cumulative distribution at ``draw[B]``: tokens ``[B]`` and their log-probabilities ``[B]``.
-
-    With ``top_p`` < 1 only the smallest set of most likely tokens with at least this mass is left, with ``min_p`` > 0
-    only tokens at least ``min_p`` times as likely as the most likely one; with both, what is in both sets (both of the
-    tempered distribution: the order of transformers' warpers, in which ``min_p`` comes last, gives the same).
-    """
-    logits = logits.float()
-    if temperature == 0:
-        tokens = logits.argmax(-1)
-        return tokens, torch.zeros_like(draw, dtype=torch.float32)
-    logp = torch.log_softmax(logits / temperature, -1)
-    if top_p < 1 or min_p > 0:
-        logp = torch.log_softmax(_truncated(logp, top_p, min_p), -1)
-    cumulative = logp.exp().double().cumsum(-1)
-    tokens = (cumulative <= (draw * cumulative[:, -1])[:, None]).sum(-1)
-    return tokens, logp.gather(-1, tokens[:, None])[:, 0]
-
-
-def _truncated(logp: Tensor, top_p: float, min_p: float) -> Tensor:
-    """``logp[B, V]`` with -inf for what the nucleus or the floor leaves out; the most likely token always stays."""
-    out = torch.zeros_like(logp, dtype=torch.bool)
-    if min_p > 0:
-        out |= logp < logp.amax(-1, keepdim=True) + math.log(min_p)
-    if top_p < 1:
-        ranked, places = torch.sort(logp, dim=-1, descending=True, stable=True)
-        mass = ranked.exp().double()
-        above = mass.cumsum(-1) - mass  # the mass of all that is more likely
-        late = above >= top_p
-        late[:, 0] = False
-        out |= torch.zeros_like(out).scatter(-1, places, late)
-    return logp.masked_fill(out, -math.inf)
-
-
-class _Barred:
-    """Which ids may not stand where: one row of a table for each different list of allowed ids."""
-
-    def __init__(self, allowed: Allowed, steps: int, size: int, device: torch.device | str) -> None:
-        table = [torch.zeros(size, dtype=torch.bool)]
-        lists: dict[tuple[int, ...], int] = {}
-        plan = np.zeros((len(allowed), steps), dtype=np.int64)
-        seen: dict[int, int] = {}  # rows often share one list
-        for i, row in enumerate(allowed):
-            if row is None:
-                continue
-            if (first := seen.setdefault(id(row), i)) != i:
-                plan[i] = plan[first]
-                continue
-            for k, ids in enumerate(row[:steps]):
-                if ids is None:
-                    continue
-                key = tuple(ids)
-                if not key or min(key) < 0 or max(key) >= size:
-                    raise DreamEnvsError(
-                        f"allowed[{i}][{k}]={list(key)}: one or more ids from 0 to {size - 1}, or None"
-                    )
-                if key not in lists:
-                    lists[key] = len(table)
-                    table.append(torch.ones(size, dtype=torch.bool).index_fill(0, torch.tensor(key), False))
-                plan[i, k] = lists[key]
-        self._table = torch.stack(table).to(device)
-        self._plan = torch.from_numpy(plan).to(device)
-        self._bound = [bool(column.any()) for column in plan.T]
-
-    def mask(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        """``logits[R, V]`` of these rows at this step, -inf where barred."""
-        if not self._bound[step]:
-            return logits
-        return logits.float().masked_fill(self._table[self._plan[rows, step]], -math.inf)
 
 
 def _group(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, list[tuple[int, ...]], list[int]]:

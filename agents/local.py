@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 import dream_envs
-from dream_envs.agents.decode import Allowed, Forward, Sample, forward_for, sample
+from dream_envs.agents.decode import Forward, Sample, forward_for, sample
+from dream_envs.agents.pick import Allowed
 from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
 
 #: For a request, the texts that may stand at each position of its reply.

@@ -73,49 +73,63 @@ def fine_tune(
     Raises:
         DreamEnvsError: without pairs, or for a number out of its range.
     """
-    for name, value in (("steps", steps), ("batch", batch), ("lora_rank", 1 if lora_rank is None else lora_rank)):
+    _check(pairs, lr, steps=steps, batch=batch, lora_rank=1 if lora_rank is None else lora_rank)
+    copy = agent.snapshot()
+    copy.model.requires_grad_(True)
+    config = {
+        "max_steps": steps,
+        "per_device_train_batch_size": batch,
+        "learning_rate": lr,
+        "lr_scheduler_type": schedule,
+        "warmup_steps": warmup,
+        "max_grad_norm": clip,
+        "logging_strategy": "steps" if log else "no",
+        "use_cpu": copy.device.type == "cpu",
+        "seed": digest("sft", seed, bits=24),
+    }
+    order = _order(len(pairs), steps * batch, seed)
+    copy.model = _trained(copy, tokenized(agent, pairs), order, config, lora_rank, log)
+    if out is not None:
+        copy.model.save_pretrained(str(out))
+        copy.tokenizer.save_pretrained(str(out))
+    return copy
+
+
+def _trained(
+    copy: LocalAgent,
+    rows: Sequence[tuple[list[int], list[int]]],
+    order: np.ndarray,
+    config: dict[str, Any],
+    lora_rank: int | None,
+    log: Callable[[int, dict[str, float]], None] | None,
+) -> Any:
+    with tempfile.TemporaryDirectory() as folder, quietly():
+        trainer = _Trainer(
+            model=copy.model,
+            args=_config(output_dir=folder, **config),
+            train_dataset=Dataset.from_dict({"row": order}),
+            data_collator=Collator(rows, copy.pad),
+            processing_class=copy.tokenizer,
+            peft_config=_lora(lora_rank),
+            callbacks=[_Log(log)] if log else None,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    model: Any = trainer.model
+    if lora_rank is not None:
+        model = model.merge_and_unload()
+    vars(model).pop("forward", None)  # TRL's fused head
+    return model.requires_grad_(False).eval()
+
+
+def _check(pairs: Sequence[Pair], lr: float, **counts: int) -> None:
+    for name, value in counts.items():
         if value < 1:
             raise DreamEnvsError(f"{name}={value}: 1 or more")
     if lr <= 0:
         raise DreamEnvsError(f"lr={lr}: above 0")
     if not pairs:
         raise DreamEnvsError("pairs is empty: fine-tuning needs one (messages, reply) or more")
-    copy = agent.snapshot()
-    copy.model.requires_grad_(True)
-    rows = tokenized(agent, pairs)
-    order = np.concatenate([_order(len(rows), seed, epoch) for epoch in range(-(-steps * batch // len(rows)))])
-    with tempfile.TemporaryDirectory() as folder, quietly():
-        trainer = _Trainer(
-            model=copy.model,
-            args=_config(
-                output_dir=folder,
-                max_steps=steps,
-                per_device_train_batch_size=batch,
-                learning_rate=lr,
-                lr_scheduler_type=schedule,
-                warmup_steps=warmup,
-                max_grad_norm=clip,
-                logging_strategy="steps" if log else "no",
-                use_cpu=copy.device.type == "cpu",
-                seed=digest("sft", seed, bits=24),
-            ),
-            train_dataset=Dataset.from_dict({"row": order[: steps * batch]}),
-            data_collator=Collator(rows, agent.pad),
-            processing_class=agent.tokenizer,
-            peft_config=_lora(lora_rank),
-            callbacks=[_Log(log)] if log else None,
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        model: Any = trainer.model
-    if lora_rank is not None:
-        model = model.merge_and_unload()
-    copy.model = model.requires_grad_(False).eval()
-    vars(copy.model).pop("forward", None)  # TRL's fused head
-    if out is not None:
-        copy.model.save_pretrained(str(out))
-        copy.tokenizer.save_pretrained(str(out))
-    return copy
 
 
 def tokenized(agent: LocalAgent, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
@@ -195,8 +209,9 @@ def _lora(rank: int | None) -> Any:
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def _order(count: int, seed: str, epoch: int) -> np.ndarray:
-    return stream("sft-order", seed, epoch).permutation(count)
+def _order(count: int, total: int, seed: str) -> np.ndarray:
+    """``int[total]``: row numbers, a new permutation of all ``count`` each epoch."""
+    return np.concatenate([stream("sft-order", seed, e).permutation(count) for e in range(-(-total // count))])[:total]
 
 
 @contextlib.contextmanager
