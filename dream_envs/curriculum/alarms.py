@@ -64,15 +64,26 @@ def health(episodes: Sequence[Episode], family: TaskFamily) -> Health:
 
 
 def _label_accuracy(episodes: Sequence[Episode]) -> float | None:
+    counted = [label_agreement(e) for e in episodes]
+    total = sum(n for _, n in counted)
+    return sum(agree for agree, _ in counted) / total if total else None
+
+
+def truth_of(episode: Episode) -> dict[str, float]:
+    """Whether each solver was right, as executed or verified: what a vote or a claim cannot change."""
+    found = episode.outcome.facts.get("truth") or episode.outcome.facts.get("correct", {})
+    return {agent: value for agent, value in found.items() if value is not None}
+
+
+def label_agreement(episode: Episode) -> tuple[int, int]:
+    """How many scores of solvers agree with the truth, and how many can be compared with it."""
     agree = total = 0
-    for episode in episodes:
-        truth = episode.outcome.facts.get("truth") or episode.outcome.facts.get("correct", {})
-        for agent, value in truth.items():
-            score = episode.scores.get(agent)
-            if score is not None and score.status == "ok" and value is not None:
-                total += 1
-                agree += (score.value > 0.5) == (value > 0.5)
-    return agree / total if total else None
+    for agent, value in truth_of(episode).items():
+        score = episode.scores.get(agent)
+        if score is not None and score.status == "ok":
+            total += 1
+            agree += (score.value > 0.5) == (value > 0.5)
+    return agree, total
 
 
 def shape(text: str) -> str:
