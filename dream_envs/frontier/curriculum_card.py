@@ -23,13 +23,15 @@ from dream_envs.frontier.probes import Probe, ProbeSet, draw
 
 #: Points of a series over the run.
 BINS = 10
+#: Problems a level that ``exact`` in ``metrics.jsonl`` is the mean of.
+EXACT = 64
 
 
 class Tally(msgspec.Struct):
-    """What one pass over ``episodes.jsonl`` counts.  ``right`` and ``tried``: an entry a problem and time it was played.
+    """What one pass over ``episodes.jsonl`` counts.
 
-    ``proposed``: what the challenger itself wrote and what of it was new.  ``agree``, ``compared``: scores that the run
-    believed against the truth.
+    ``right`` and ``tried``: an entry each time a problem was played.  ``proposed``: what the challenger itself wrote and what of it was new.  ``agree``,
+    ``compared``: scores that the run believed, against the truth.
     """
 
     episodes: int = 0
@@ -66,19 +68,21 @@ def curriculum_card(
     """The card of a run.
 
     Args:
-        run: a run's folder: ``episodes.jsonl`` is needed; ``challenges.jsonl`` and ``metrics.jsonl`` add what they hold.
+        run: a run's folder: ``episodes.jsonl`` is needed; ``challenges.jsonl``, ``metrics.jsonl`` and ``run.json`` add
+            what they hold.
         family: checks the replies of ``solvers``.
         solvers: frozen models by name (``base``, ``external``) that the run's own problems are put to again.
         problems: how many of them, evenly over the run.
         draws: replies a problem and solver.
 
     Returns:
-        A flat mapping, JSON-ready; None where nothing is known; (value, low, high) at 95 %: ``band`` (share of problems,
-        as often as they were played, with success in 0.2 to 0.8), ``band_series`` (tenths of the run), ``learnability``
+        A flat mapping, JSON-ready; None where nothing is known; (value, low, high) at 95 %: ``band`` (share of
+        problems, as often as they were played, with success in 0.2 to 0.8), ``band_series`` (tenths of the run), ``learnability``
         (mean p (1 - p), unbiased), ``solved``, ``unique`` (of the challenger's own proposals those that it had not
         written before), ``accepted``, ``label_accuracy``, ``depth_series`` (mean level of the accepted problems),
         ``drift_NAME`` (change of a frozen model's log-odds per step: negative is harder), ``frontier`` and
-        ``frontier_series`` (the level that the learner solves half of the time on the run's fixed problems).
+        ``frontier_series`` (the level that the learner solves half of the time on the run's fixed problems; above
+        ``highest_level``, the hardest of them, it is extrapolated).
 
     Raises:
         DreamEnvsError: if there is no such run, a file of it is damaged, or ``solvers`` come without a family.
@@ -96,7 +100,7 @@ def curriculum_card(
             raise DreamEnvsError(f"{path / 'episodes.jsonl'} holds a line that is no episode ({error})") from error
     made = list(read_challenges(path / "challenges.jsonl")) if (path / "challenges.jsonl").is_file() else []
     card = {**_played(tally), "problems": len(made) or None, "depth_series": _depths(made)}
-    card |= _measured(_metrics(path / "metrics.jsonl"))
+    card |= _measured(_metrics(path / "metrics.jsonl"), _anchors(path / "run.json"))
     for name, agent in (solvers or {}).items():
         assert family is not None
         card[f"drift_{name}"] = agent_drift(agent, family, made, problems, draws)
@@ -131,15 +135,27 @@ def _depths(made: Sequence[Challenge]) -> list[float] | None:
     return [float(t.mean()) for t in np.array_split(levels, min(BINS, len(levels))) if len(t)] if len(levels) else None
 
 
-def _measured(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _anchors(path: Path) -> int:
+    """How many fixed problems a level the run was measured on (``baselines.measure`` takes 64 if it has them)."""
+    try:
+        config = msgspec.json.decode(path.read_bytes())["config"] if path.is_file() else {}
+        return max(1, min(EXACT, int(config.get("per_depth", EXACT))))
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DreamEnvsError(f"{path} is no run.json ({error!r:.60}): restore it from a copy") from error
+
+
+def _measured(rows: Sequence[Mapping[str, Any]], anchors: int) -> dict[str, Any]:
     """What the run measured as it went: the frozen base's drift and the success by level on fixed problems."""
     drift = [(r["step"], _logit(-float(r["drift"]))) for r in rows if r.get("drift") is not None and "step" in r]
-    found: dict[str, Any] = {"drift_base": None, "drift_base_series": None, "frontier": None, "frontier_series": None}
+    keys = ("drift_base", "drift_base_series", "frontier", "frontier_series", "highest_level")
+    found: dict[str, Any] = dict.fromkeys(keys)
     if drift:
         found["drift_base"] = linear_drift([s for s, _ in drift], [v for _, v in drift])
         found["drift_base_series"] = [v for _, v in drift]
-    fits = [_frontier(r["exact"]) for r in rows if isinstance(r.get("exact"), dict) and len(r["exact"]) > 2]
+    exact = [r["exact"] for r in rows if isinstance(r.get("exact"), dict) and len(r["exact"]) > 2]
+    fits = [_frontier(e, anchors) for e in exact]
     if fits:
+        found["highest_level"] = max(int(k) for k in exact[-1])
         found["frontier"] = list(fits[-1]) if fits[-1] else None
         found["frontier_series"] = [f[0] if f else None for f in fits]
     return found
@@ -151,10 +167,11 @@ def _logit(log10_p: float) -> float:
     return log_p - math.log(-math.expm1(log_p))
 
 
-def _frontier(exact: Mapping[str, float]) -> tuple[float, float, float] | None:
+def _frontier(exact: Mapping[str, float], anchors: int) -> tuple[float, float, float] | None:
     """The level of even odds from exact mean success by level: the anchors are the run's fixed problems."""
     levels = [float(k) for k in exact]
-    return frontier_level(levels, np.clip([float(v) for v in exact.values()], 0.0, 1.0), 1.0, slope=None)
+    means = np.clip([float(v) for v in exact.values()], 0.0, 1.0)
+    return frontier_level(levels, anchors * means, anchors, slope=None)
 
 
 def agent_drift(

@@ -39,7 +39,7 @@ def band_share(c: ArrayLike, n: ArrayLike, low: float = 0.2, high: float = 0.8) 
 
 
 def learnability(c: ArrayLike, n: ArrayLike) -> float:
-    """Mean p (1 - p) without bias: c (n - c) / (n (n - 1)); problems with one attempt do not count, nan if all have one.
+    """Mean p (1 - p) without bias: c (n - c) / (n (n - 1)), of problems with two attempts or more; nan for none.
 
     The plain c/n (1 - c/n) is too low by a factor 1 - 1/n.
 
@@ -142,9 +142,7 @@ def frontier_level(
     p = _sigmoid(slope * (ability - x))
     information = slope**2 * float((tried * p * (1 - p)).sum())
     scores = slope * tried * (shares - p)
-    half = (
-        _Z * math.sqrt(max(information, float((scores**2).sum()))) / information if information > 1e-300 else math.inf
-    )
+    half = _Z * math.sqrt(max(information, float((scores**2).sum()))) / max(information, 1e-300)
     return ability, ability - half, ability + half
 
 
