@@ -193,7 +193,7 @@ def _stop(*_: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """``python -m dream_envs.baselines.echo [--seeds 5] [--kl 0 0.001 0.01] [--set steps=192 ...]``."""
+    """``python -m dream_envs.baselines.echo [--seeds 5] [--kl 0 0.001 0.01] [--set lr=1e-4 ...]``."""
     parser = argparse.ArgumentParser(description="which answer format training by reward keeps, and when")
     parser.add_argument("--out", type=Path, default=Path("runs/echo"))
     parser.add_argument("--seeds", type=int, default=5)

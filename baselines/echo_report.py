@@ -157,8 +157,13 @@ def plot(study: dict[str, Any], folder: Path) -> list[Path]:
     """``echo.svg`` and ``echo.png``: a row a base; shares by step, entropy by step, entropy against accuracy."""
     import matplotlib
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "dream-envs", "font.size": 9, "axes.spines.top": False}
-    with matplotlib.rc_context({**settings, "axes.spines.right": False, "legend.frameon": False}):
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "dream-envs",
+        "font.size": 9,
+        "axes.spines.top": False,
+    }
+    with matplotlib.rc_context(settings | {"axes.spines.right": False, "legend.frameon": False}):
         from matplotlib.figure import Figure
 
         bases = list(dict.fromkeys(c["base"] for c in study["cells"]))
