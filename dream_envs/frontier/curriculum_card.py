@@ -30,8 +30,8 @@ EXACT = 64
 class Tally(msgspec.Struct):
     """What one pass over ``episodes.jsonl`` counts.
 
-    ``right`` and ``tried``: an entry each time a problem was played.  ``proposed``: what the challenger itself wrote and what of it was new.  ``agree``,
-    ``compared``: scores that the run believed, against the truth.
+    ``right`` and ``tried``: an entry each time a problem was played.  ``proposed``: what the challenger itself wrote;
+    ``texts``: the different ones.  ``agree``, ``compared``: scores that the run believed, against the truth.
     """
 
     episodes: int = 0
@@ -77,10 +77,10 @@ def curriculum_card(
 
     Returns:
         A flat mapping, JSON-ready; None where nothing is known; (value, low, high) at 95 %: ``band`` (share of
-        problems, as often as they were played, with success in 0.2 to 0.8), ``band_series`` (tenths of the run), ``learnability``
-        (mean p (1 - p), unbiased), ``solved``, ``unique`` (of the challenger's own proposals those that it had not
-        written before), ``accepted``, ``label_accuracy``, ``depth_series`` (mean level of the accepted problems),
-        ``drift_NAME`` (change of a frozen model's log-odds per step: negative is harder), ``frontier`` and
+        problems, as often as they were played, with success in 0.2 to 0.8), ``band_series`` (tenths of the run),
+        ``learnability`` (mean p (1 - p), unbiased), ``solved``, ``unique`` (of the challenger's own proposals those
+        that it had not written before), ``accepted``, ``label_accuracy``, ``depth_series`` (mean level of the accepted
+        problems), ``drift_NAME`` (change of a frozen model's log-odds per step: negative is harder), ``frontier`` and
         ``frontier_series`` (the level that the learner solves half of the time on the run's fixed problems; above
         ``highest_level``, the hardest of them, it is extrapolated).
 
