@@ -115,6 +115,14 @@ def test_cover_of_certain_problems() -> None:
     assert [row[0] for row in found["rows"]] == pytest.approx([0.5, 0.5, 0.5], abs=0.02)
 
 
+def test_cover_sharpens_what_noise_has_spread() -> None:
+    """Half the problems at 0.3, half at 0.8: none is at 0.9 or above, though 7 % look it in 16 draws."""
+    rng = stream("spikes")
+    found = cv.cover(16, rng.binomial(16, np.repeat([0.3, 0.8], 2000)), [0.5, 0.9], rng, draws=2)
+    assert found["plug_in"][1] > 0.05
+    assert [row[0] for row in found["rows"]] == pytest.approx([0.5, 0.0], abs=0.015)
+
+
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=30))
 def test_cover_falls_with_tau(c: list[int]) -> None:
     rows = np.array(cv.cover(12, c, [0.05, 0.3, 0.6, 0.95], stream("fall"), draws=3)["rows"])

@@ -135,6 +135,14 @@ def test_families_of_one_problem_have_spread() -> None:
     assert gain.headline(evidence(40, family=np.zeros(40)), stream("one"), draws=10).family_interval is None
 
 
+def test_problems_are_resampled_within_their_families() -> None:
+    """One family gained whole, the others not at all: only another set of families could have shown anything else."""
+    facts = evidence(400, reliable=np.arange(400) < 100, family=np.arange(400) // 100)
+    found = gain.headline(facts, stream("within"), draws=2000)
+    assert found.interval == pytest.approx((25 - 100 * iv.rule_of_three(400), 25))
+    assert found.family_interval is not None and found.family_interval[1] >= 75 > 1 > found.family_interval[0]
+
+
 def test_the_held_out_part_is_the_headline_of_its_problems() -> None:
     facts = simulated(gained=6, lost=1)
     held = facts.family % 3 == 0

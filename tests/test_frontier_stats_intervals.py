@@ -165,6 +165,12 @@ def test_uneven_families_widen_the_interval() -> None:
     assert between[1] - between[0] > 1.5 * (within[1] - within[0])
 
 
+def test_variance_within_strata_by_hand() -> None:
+    """Variances 2 and 3 in strata of 2 and 3; then two strata of one problem, which are pooled."""
+    assert iv.within_variance([0, 2, 5, 5, 8], ["a", "a", "b", "b", "b"]) == pytest.approx(0.4 * 2 + 0.6 * 3)
+    assert iv.within_variance([0, 2], ["a", "b"]) == pytest.approx(2)
+
+
 def crossed(rng: np.random.Generator, n: int, runs: int, sd: tuple[float, float, float]) -> np.ndarray:
     return sd[0] * rng.normal(size=(n, 1)) + sd[1] * rng.normal(size=(1, runs)) + sd[2] * rng.normal(size=(n, runs))
 
