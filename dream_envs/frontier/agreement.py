@@ -133,14 +133,14 @@ def rogan_gladen(
         return None
     share = (positive / n + spec - 1) / (sens + spec - 1)
     z = float(ndtri(1 - (1 - _checks.inside("level", level)) / 2))
-    m, p = n + z * z, (positive + z * z / 2) / (n + z * z)
+    size, p = n + z * z, (positive + z * z / 2) / (n + z * z)
     se, sp = (true_positive + 1) / (sick + 2), (true_negative + 1) / (healthy + 2)
     if se + sp <= 1:
         return None
     adjusted = (p + sp - 1) / (se + sp - 1)
     v_se, v_sp = se * (1 - se) / (sick + 2), sp * (1 - sp) / (healthy + 2)
     shift = 2 * z * z * (adjusted * v_se - (1 - adjusted) * v_sp)
-    spread = math.sqrt(p * (1 - p) / m + adjusted**2 * v_se + (1 - adjusted) ** 2 * v_sp) / (se + sp - 1)
+    spread = math.sqrt(p * (1 - p) / size + adjusted**2 * v_se + (1 - adjusted) ** 2 * v_sp) / (se + sp - 1)
     low, high = adjusted + shift - z * spread, adjusted + shift + z * spread
     clipped = [min(1.0, max(0.0, x)) for x in (share, low, high)]
     return clipped[0], min(clipped[0], clipped[1]), max(clipped[0], clipped[2])

@@ -37,7 +37,9 @@ Labeller = Callable[[str, "Task | None"], str]
 class FormatParser(Protocol):
     """Recognises one format, or several that it names itself."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The format's label."""
 
     def __call__(self, text: str) -> bool | str | None:
         """True: the text has the format ``name``; a str: that format; False, None or "": not one of mine."""

@@ -51,7 +51,8 @@ def retention(
     table = _tables(stages)
     names, rows = list(table), list(stages)
     means = {s: _resampled(table[s], rng, draws) for s in names}
-    suites, gains = [], []
+    suites: list[dict[str, Any]] = []
+    gains = []
     for name in names:
         values = table[name].mean(0)
         resampled = means[name][:, -1] - means[name][:, :-1].max(1)
