@@ -59,6 +59,7 @@ def claim_table(study: dict[str, Any]) -> str:
                 number(c["epoch_share"]),
                 number(c["half_epochs"]),
                 number(c["won_epochs"]),
+                number(c["won_step"], 0),
                 number(c["gain_by_half"]),
                 number(c["gain_by_epoch"]),
                 c["word"],
@@ -66,7 +67,8 @@ def claim_table(study: dict[str, Any]) -> str:
         )
     head = (
         "base", "KL", "format at the end", "its share after epoch 1", "entropy halved (epochs)",
-        f"share {WON:.0%} (epochs)", "gain made when halved", "gain made by epoch 1", "claim",
+        f"share {WON:.0%} (epochs)", f"share {WON:.0%} (step)", "gain made when halved", "gain made by epoch 1",
+        "claim",
     )  # fmt: skip
     return table(head, rows)
 
@@ -176,6 +178,7 @@ def plot(study: dict[str, Any], folder: Path) -> list[Path]:
             _against(row[2], cells)
             for ax in row[:2]:
                 ax.set_xscale("symlog", linthresh=1)
+                ax.xaxis.set_major_formatter("{x:.0f}")
                 ax.axvline(study["epoch_steps"], color="0.5", linewidth=0.8, linestyle=":")
                 ax.set_xlabel("step (dotted: end of epoch 1)")
                 ax.set_xlim(0, study["settings"]["steps"])
