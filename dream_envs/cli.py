@@ -16,8 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from dream_envs import _cli_common as common
-from dream_envs import _cli_frontier
-from dream_envs import registry
+from dream_envs import _cli_frontier, registry
 from dream_envs.core import DreamEnvsError
 
 app = typer.Typer(

@@ -25,6 +25,8 @@ from dream_envs.seeds import digest
 ROWS = 4096
 #: Draws a problem and wave at most: what may be wasted behind a success.
 WAVE = 256
+#: Label of draws whose random numbers both sides share.
+SHARED = "shared"
 _RETRIES = 3
 
 
@@ -118,14 +120,24 @@ class Book:
         return [self._cut(self._sequence(name, p), cap) for p in problems]
 
     def count(
-        self, asker: Asker, problems: Sequence[Problem], draws: int, tick: Callable[[int, int], None] | None = None
+        self,
+        asker: Asker,
+        problems: Sequence[Problem],
+        draws: int,
+        *,
+        shared: bool = False,
+        tick: Callable[[int, int], None] | None = None,
     ) -> list[Count]:
-        """``draws`` draws of each problem by one arm, independent of those of ``first``."""
+        """``draws`` draws of each problem by one arm, independent of those of ``first``.
+
+        ``shared``: both sides draw with the same random numbers, so that two models that are the same draw the same
+        (for choices between arms; estimates of the two sides have to be independent).
+        """
         missing = [p for p in problems if (asker.name, p.task.id, draws) not in self.counts]
         step = max(1, ROWS // draws)
         for at in range(0, len(missing), step):
             part = missing[at : at + step]
-            rows = [(asker, p, "count", i) for p in part for i in range(draws)]
+            rows = [(asker, p, SHARED if shared else "count", i) for p in part for i in range(draws)]
             right, tokens = self._ask(rows)
             for i, problem in enumerate(part):
                 places = slice(i * draws, (i + 1) * draws)
@@ -169,7 +181,7 @@ class Book:
             asker = rows[places[0]][0]
             agent = asker.quick if quick and asker.quick is not None else asker.agent
             for attempt in range(_RETRIES):
-                requests = [self._request(*rows[p]) for p in places]
+                requests = [self.request(*rows[p]) for p in places]
                 failed = []
                 for place, action in zip(places, ask(agent, requests), strict=True):
                     if action.status != "ok":
@@ -188,12 +200,13 @@ class Book:
         self.drawn += len(rows)
         return right, tokens
 
-    def _request(self, asker: Asker, problem: Problem, label: str, j: int) -> Request:
+    def request(self, asker: Asker, problem: Problem, label: str, j: int) -> Request:
+        """Draw ``j`` of the sequence ``label``."""
         return Request(
             messages=asker.messages(problem),
             agent=f"{self.role}_0",
             role=self.role,
-            seed=digest("frontier-draw", self.side, label, asker.name, problem.task.id, j),
+            seed=digest("frontier-draw", "" if label == SHARED else self.side, label, asker.name, problem.task.id, j),
             limits=Limits(max_tokens=asker.limit(problem)),
         )
 

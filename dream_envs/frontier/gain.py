@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier import _checks
+from dream_envs.frontier import _checks, lottery
 from dream_envs.frontier import intervals as iv
 
 BUDGETS = (1024, 2048, 4096, 8192)
@@ -48,6 +48,9 @@ class Evidence:
         loss_cap: trained draws after which a problem counts as lost.
         family: ``int64[N]``, the stratum of each problem.
         held_out: ``bool[N]``, whether its family was withheld from training.
+        followed: ``bool[N]``, of the problems that the base had not solved after ``stage`` draws those that were drawn
+            on up to ``cap``, picked by lot (``frontier.lottery``); None: all.  Others have ``first`` 0 beyond it.
+        stage: base draws that every reliable problem was given.
 
     Raises:
         DreamEnvsError: for arrays of different lengths, NaN, values outside their range, or N = 0.
@@ -62,6 +65,8 @@ class Evidence:
     loss_cap: int
     family: np.ndarray
     held_out: np.ndarray
+    followed: np.ndarray | None = None
+    stage: int = 0
 
     def __post_init__(self) -> None:
         cap, loss_cap = _checks.whole("cap", self.cap, 1), _checks.whole("loss_cap", self.loss_cap, 1)
@@ -74,6 +79,9 @@ class Evidence:
             "family": _checks.counts("family", self.family, -(2**53), ndim=1),
             "held_out": _checks.counts("held_out", self.held_out, 0, 1, ndim=1).astype(bool),
         }
+        if self.followed is not None:
+            checked["followed"] = _checks.counts("followed", self.followed, 0, 1, ndim=1).astype(bool)
+            _checks.whole("stage", self.stage, 1)
         n = len(checked["reliable"])
         for name, array in checked.items():
             if len(array) != n:
@@ -92,6 +100,7 @@ class Evidence:
         return Evidence(
             self.reliable[mask], self.first[mask], self.cap, self.vetoed[mask], self.base_reliable[mask],
             self.trained_first[mask], self.loss_cap, self.family[mask], self.held_out[mask],
+            None if self.followed is None else self.followed[mask], self.stage,
         )  # fmt: skip
 
 
@@ -184,17 +193,22 @@ def contributions(evidence: Evidence, budgets: Sequence[int] = BUDGETS) -> np.nd
 
     Returns:
         ``float64[N, len(budgets) + 1]``: R_i^T 1[J_i > k] for each k (0 where vetoed), then R_i^B 1[J_i^T > loss_cap].
-        Its mean over problems is the unbiased (E(k), ..., S).
+        Its mean over problems is the unbiased (E(k), ..., S).  With a lottery two columns more, see ``lottery``.
 
     Raises:
-        DreamEnvsError: for a budget above the cap, where nothing is known.
+        DreamEnvsError: for a budget above the cap, where nothing is known, or below the stage of a lottery.
     """
     k = _checks.counts("budgets", budgets, 1, ndim=1)
     if k.max() > evidence.cap:
         raise DreamEnvsError(f"budget {k.max()}: at most cap={evidence.cap}, the draws the base was given")
     missed = (evidence.first[:, None] == 0) | (evidence.first[:, None] > k)
     gains = evidence.reliable[:, None] * (missed & ~evidence.vetoed[:, None])
-    return np.column_stack([gains, evidence.base_reliable * (evidence.trained_first == 0)])
+    table = np.column_stack([gains, evidence.base_reliable * (evidence.trained_first == 0)])
+    if evidence.followed is None:
+        return table
+    if k.min() < evidence.stage:
+        raise DreamEnvsError(f"budget {k.min()}: at least stage={evidence.stage}, beyond which only some were drawn")
+    return lottery.columns(table, evidence.reliable, evidence.first, evidence.followed, evidence.stage)
 
 
 def tail_corrected(e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -217,7 +231,8 @@ def tail_corrected(e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def points(means: np.ndarray) -> np.ndarray:
-    """FG* in points from ``float64[..., 5]`` means of ``contributions``: four budgets, then S."""
+    """FG* in points from ``float64[..., 5 or 7]`` means of ``contributions``: four budgets, then S."""
+    means = lottery.scaled(means)
     return 100 * (tail_corrected(means[..., :4])[0] - means[..., 4])
 
 
@@ -263,8 +278,8 @@ def summarise(
     draws: int,
     level: float,
 ) -> Headline:
-    """The headline of ``float64[N, 5]`` contributions, ``int64[N]`` families and the ``bool[N]`` held-out mark."""
-    part, means = _part(table, family, rng, draws, level), table.mean(0)
+    """The headline of ``float64[N, 5 or 7]`` contributions, ``int64[N]`` families and the ``bool[N]`` held-out mark."""
+    part, means = _part(table, family, rng, draws, level), lottery.scaled(table.mean(0))
     e_star, ratio = tail_corrected(means[:4])
     families = None
     if len(np.unique(family)) > 1:
@@ -335,6 +350,7 @@ def opened(table: np.ndarray, point: float, low: float, high: float, level: floa
             more, less = unseen * (value < 1), unseen * (value > 0)
             up = math.hypot(up, more if sign > 0 else less)
             down = math.hypot(down, less if sign > 0 else more)
+    down = math.hypot(down, lottery.unseen(table, level))
     return min(low, point - down), max(high, point + up)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs.frontier import estimators, exact, gain, intervals, multiple
+from dream_envs.frontier import cover, estimators, exact, gain, intervals, multiple
 from dream_envs.frontier.arms import Arm
 from dream_envs.frontier.protocol import VETO_DRAWS, Measured, Plan, evidence
 from dream_envs.frontier.suite import KINDS
@@ -18,7 +18,7 @@ TAUS = (0.1, 0.25, 0.5, 0.9)
 #: Resamples of the panels' intervals; the headline has its own number.
 PANEL_DRAWS = 2000
 
-Exact = tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]
+Exact = tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 
 class Sources(msgspec.Struct):
@@ -28,8 +28,8 @@ class Sources(msgspec.Struct):
         base: name and hash.
         trained: name, hash and run.
         arms: all arms, the expensive ones last.
-        exact: log-probabilities by decoder of base and trained model, and ``float64[A, N]`` by arm of the base; None
-            where they are not known.
+        exact: where they are known, log-probabilities by decoder of base and trained model, ``float64[A, N]`` by arm
+            of the base, and ``float64[N]`` of the trained model in its configuration.
         drawn: draws made by this process (the rest came from the cache).
     """
 
@@ -88,7 +88,7 @@ def report_data(
         "base": sources.base,
         "trained": sources.trained,
         "suite": _suite(plan, found),
-        "protocol": _protocol(plan, sources.arms),
+        "protocol": {**_protocol(plan, sources.arms), "configurations": found.configurations},
         "headline": _headline(head),
         "verdict": _verdict(word, plan, found, chosen, marked),
         "certified": _certified_list(plan, found, chosen, marked, after, n),
@@ -139,6 +139,8 @@ def _protocol(plan: Plan, arms: Sequence[Arm]) -> dict[str, Any]:
         "budgets": list(plan.budgets()),
         "loss_budget": plan.loss_budget,
         "veto_draws": VETO_DRAWS,
+        "stage": plan.stage,
+        "follow": plan.follow,
         "arms": [{"name": a.name, "text": a.text, "veto": a.veto} for a in arms],
     }
 
@@ -219,11 +221,25 @@ def _decay(plan: Plan, boot: _Boot, facts: gain.Evidence, chosen: np.ndarray) ->
     ks = [2**i for i in range(int(np.log2(plan.budget)) + 1)]
     if ks[-1] != plan.budget:
         ks.append(plan.budget)
-    missed = [(facts.first == 0) | (facts.first > k) for k in ks]
-    columns = np.zeros((len(boot.strata), len(ks)))
-    columns[chosen] = 100 * np.stack([facts.reliable * m * ~facts.vetoed for m in missed], 1)
-    rows = _columns(boot.means(columns, "decay", chosen))
-    return {"k": ks, "e": rows["mean"], "low": rows["low"], "high": rows["high"]}
+    kept = np.ones(len(facts), bool) if facts.followed is None else facts.followed
+    stage = facts.stage if facts.followed is not None else 0
+    columns = []
+    for k in [*ks, stage]:
+        missed = facts.reliable * ((facts.first == 0) | (facts.first > k)) * ~(facts.vetoed & (k != stage))
+        columns.append(missed * (kept if k > stage else 1))
+    table = np.stack([*columns, columns[-1] * kept], 1)
+    rng = stream("frontier-panel", plan.seed, "decay")
+    samples = intervals.bootstrap_means(table, rng, boot.strata[chosen], PANEL_DRAWS)
+    curves = [_scaled(np.array(ks), stage, means) for means in (table.mean(0)[None], samples)]
+    low, high = np.quantile(curves[1], (0.025, 0.975), axis=0)
+    return {"k": ks, "e": curves[0][0].tolist(), "low": low.tolist(), "high": high.tolist()}
+
+
+def _scaled(ks: np.ndarray, stage: int, means: np.ndarray) -> np.ndarray:
+    """``float64[R, K]`` points: beyond the stage the share of the followed that is left stands for all survivors."""
+    left, followed = means[:, -2:-1], means[:, -1:]
+    share = np.divide(left, followed, out=np.ones_like(left), where=followed > 0)
+    return np.asarray(100 * means[:, :-2] * np.where(ks > stage, share, 1.0))
 
 
 def _problems(
@@ -269,7 +285,7 @@ def _problems(
 
 
 def _exact_row(known: Exact, i: int) -> dict[str, float]:
-    before, after, _ = known
+    before, after, _, _ = known
     best = max(before[d][i] for d in ("T=1", "best_T", "forced"))
     return {
         "base_best_log10": float(best / np.log(10)),
@@ -292,11 +308,10 @@ def _support(
 
 
 def _cover(plan: Plan, boot: _Boot, before: np.ndarray, after: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
-    n = plan.trained_draws
     found: dict[str, Any] = {"tau": list(TAUS)}
     for name, c in (("trained", after), ("base", before)):
-        columns = np.stack([(c / n >= tau).astype(float) for tau in TAUS], 1)
-        found[name] = [list(r) for r in boot.means(columns, f"cover/{name}", chosen)]
+        rng = stream("frontier-panel", plan.seed, "cover", name)
+        found[name] = cover.cover(plan.trained_draws, c[chosen], TAUS, rng, boot.strata[chosen])["rows"]
     return found
 
 
@@ -313,7 +328,7 @@ def _compute(plan: Plan, found: Measured, before: np.ndarray, after: np.ndarray,
 def _tiers(found: Measured, known: Exact | None, chosen: np.ndarray) -> dict[str, Any] | None:
     if known is None:
         return None
-    before, after, _ = known
+    before, after, _, _ = known
     total = sum(s.made for s in found.first) + found.veto_draws
     tier = exact.tiers({d: v[chosen] for d, v in before.items()}, total)
     solved = np.exp(after["T=1"][chosen]) > 0.5
@@ -328,8 +343,8 @@ def exact_gain(plan: Plan, known: Exact, chosen: np.ndarray, budget: int) -> np.
     """``float64[n]``: the expectation of R_i m_i(budget) of each chosen problem, vetoes left out."""
     from scipy.stats import binom
 
-    _, after, by_arm = known
-    p = np.minimum(np.exp(after["T=1"][chosen]), 1.0)
+    _, _, by_arm, configured = known
+    p = np.minimum(np.exp(configured[chosen]), 1.0)
     reliable = binom.sf(plan.need - 1, plan.trained_draws, p)
     return np.asarray(reliable * np.exp(exact.log_miss(by_arm[:, chosen], budget)))
 
@@ -337,7 +352,7 @@ def exact_gain(plan: Plan, known: Exact, chosen: np.ndarray, budget: int) -> np.
 def _exact(plan: Plan, found: Measured, known: Exact | None, chosen: np.ndarray) -> dict[str, Any] | None:
     if known is None:
         return None
-    before, after, _ = known
+    before, after, _, _ = known
     decoders = {
         d: {"base": float(np.exp(before[d][chosen]).mean()), "trained": float(np.exp(after[d][chosen]).mean())}
         for d in exact.DECODERS

@@ -1,8 +1,10 @@
 """The protocol of the Frontier Report, step by step: who is drawn how often, and what is made of it.
 
-Steps (research: "Frontier Report", A3): fixed draws of the trained model on every problem; the base, early-stopped and
-round-robin over its arms, only where the trained model is reliable; expensive arms as a veto on what is left; the
-mirror image for losses.  Everything is a function of agents and a seed label: no model is loaded here.
+Steps: each model's configuration, the arm that does best on development problems; fixed draws of both models on every
+problem in their configurations; the base, early-stopped and round-robin over all its arms, only where the trained model
+is reliable; expensive arms as a veto on what is left; the mirror image for losses.  Both sides choose alike and are
+elicited alike, so that a model against itself has no gain and no loss.  Everything is a function of agents and a seed
+label: no model is loaded here.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import msgspec
 import numpy as np
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier import estimators
+from dream_envs.frontier import estimators, lottery
 from dream_envs.frontier.draws import Asker, Book, Count, Series
 from dream_envs.frontier.gain import Evidence
 from dream_envs.frontier.suite import Problem, Suite
+from dream_envs.seeds import stream
 
 #: Draws of an expensive arm on a survivor.
 VETO_DRAWS = 256
@@ -34,6 +37,8 @@ class Plan(msgspec.Struct, frozen=True):
             reliable.
         need: see ``trained_draws``.
         budget: the most draws of the base a problem; the tail correction looks at an eighth, a quarter and a half too.
+        stage: draws of the base that every problem gets where the trained model is reliable.
+        follow: how many of the problems that are unsolved then are drawn on up to ``budget``, by lot (``lottery``).
         loss_budget: the most draws of the trained model where the base is reliable.
         dev: development problems a stratum, from which the base's best arm is told (never counted).
     """
@@ -44,6 +49,8 @@ class Plan(msgspec.Struct, frozen=True):
     trained_draws: int = 16
     need: int = 4
     budget: int = 1024
+    stage: int = 128
+    follow: int = 120
     loss_budget: int = 1024
     dev: int = 4
 
@@ -59,20 +66,21 @@ class Plan(msgspec.Struct, frozen=True):
             raise DreamEnvsError(
                 f"budget={self.budget}: a multiple of 8, 1024 for a mini report, 8192 for a standard one"
             )
-        for name in ("per_stratum", "loss_budget", "dev"):
+        if not 1 <= self.stage <= self.budget // 8:
+            raise DreamEnvsError(f"stage={self.stage}: 1 to an eighth of budget={self.budget}")
+        for name in ("per_stratum", "loss_budget", "dev", "follow"):
             if (value := getattr(self, name)) < 1:
                 raise DreamEnvsError(f"{name}={value}: 1 or more")
 
 
 class Side(msgspec.Struct):
-    """A model that is drawn from: where its draws are kept, how it is asked plainly, and its arms (the base's).
+    """A model that is drawn from: where its draws are kept, and its arms.
 
     ``vetoes`` makes the expensive arms when there is something for them to veto.
     """
 
     book: Book
-    plain: Asker
-    arms: Sequence[Asker] = ()
+    arms: Sequence[Asker]
     vetoes: Callable[[], Sequence[Asker]] = tuple
 
 
@@ -82,9 +90,10 @@ class Measured(msgspec.Struct):
     Attributes:
         problems: N problems.
         eligible: whether luck is ruled out.
-        trained: ``trained_draws`` draws of the trained model.
-        base: as many of the base's best arm, ``best``.
-        best: name of the base's best arm on the development set.
+        trained: ``trained_draws`` draws of the trained model in its configuration.
+        base: as many of the base in its own.
+        configurations: names of the arms that base and trained model do best with on the development set.
+        followed: whether the base's sequence was not given up at ``plan.stage``.
         first: the base's round-robin sequence; not drawn (``made`` 0) where the trained model is not reliable.
         losses: the trained model's sequence where the base is reliable.
         vetoed: which expensive arm solved it, or "".
@@ -95,7 +104,8 @@ class Measured(msgspec.Struct):
     eligible: np.ndarray
     trained: list[Count]
     base: list[Count]
-    best: str
+    configurations: dict[str, str]
+    followed: np.ndarray
     first: list[Series]
     losses: list[Series]
     vetoed: list[str]
@@ -117,36 +127,61 @@ def measure(plan: Plan, base: Side, trained: Side, avoid: Collection[str] = (), 
     problems = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
     allowed = plan.suite.eligible(problems, plan.budget)
     eligible = np.array([allowed[p.stratum] for p in problems])
-    after = trained.book.count(trained.plain, problems, plan.trained_draws, _part(say, "trained model"))
-    best = best_arm(plan, base, say)
-    before = base.book.count(best, problems, plan.trained_draws, _part(say, "base"))
+    mine, own = best_arm(plan, trained, say), best_arm(plan, base, say)
+    after = trained.book.count(mine, problems, plan.trained_draws, tick=_part(say, "trained model"))
+    before = base.book.count(own, problems, plan.trained_draws, tick=_part(say, "base"))
     reliable = eligible & (reliability(plan, after) > 0)
-    first = _where(
-        reliable,
-        lambda chosen: base.book.first(base.arms, chosen, plan.budget, _part(say, "base, round-robin")),
-        problems,
-    )
+    first, followed = _first(plan, base, problems, reliable, say)
     known = eligible & (reliability(plan, before) > 0)
     losses = _where(
         known,
-        lambda chosen: trained.book.first([trained.plain], chosen, plan.loss_budget, _part(say, "losses")),
+        lambda chosen: trained.book.first(trained.arms, chosen, plan.loss_budget, _part(say, "losses")),
         problems,
     )
-    found = Measured(problems, eligible, after, before, best.name, first, losses, [""] * len(problems))
-    survivors = [i for i in range(len(problems)) if reliable[i] and not first[i].first]
+    found = Measured(
+        problems,
+        eligible,
+        after,
+        before,
+        {"base": own.name, "trained": mine.name},
+        followed,
+        first,
+        losses,
+        [""] * len(problems),
+    )
+    survivors = [i for i in range(len(problems)) if reliable[i] and followed[i] and not first[i].first]
     if survivors:
         _veto(found, base, survivors, say)
     return found
 
 
-def best_arm(plan: Plan, base: Side, say: Tick) -> Asker:
+def _first(
+    plan: Plan, base: Side, problems: list[Problem], reliable: np.ndarray, say: Tick
+) -> tuple[list[Series], np.ndarray]:
+    """The base's sequences, and ``bool[N]`` which were not given up at the stage."""
+
+    def draw(cap: int) -> Callable[[list[Problem]], list[Series]]:
+        return lambda chosen: base.book.first(base.arms, chosen, cap, _part(say, f"base, up to {cap:,} draws"))
+
+    first = _where(reliable, draw(plan.stage), problems)
+    left = reliable & np.array([not s.first for s in first])
+    strata = np.array([p.stratum for p in problems])[left]
+    picked = np.zeros(len(problems), bool)
+    if left.any():
+        picked[left] = lottery.pick(strata, plan.follow, stream("frontier-lots", plan.suite.name, plan.seed))
+    later = _where(picked, draw(plan.budget), problems)
+    return [b if p else a for a, b, p in zip(first, later, picked, strict=True)], ~left | picked
+
+
+def best_arm(plan: Plan, side: Side, say: Tick) -> Asker:
     """The arm that solves most of the development problems (the first of them in a tie)."""
     dev = plan.suite.problems("development", plan.dev)
     rates = []
-    for asker in base.arms:
-        counts = base.book.count(asker, dev, 4, _part(say, f"development set, {asker.name}"))
+    for asker in side.arms:
+        tick = _part(say, f"{side.book.side} on development problems, {asker.name}")
+        counts = side.book.count(asker, dev, 4, shared=True, tick=tick)
         rates.append(sum(sum(c.right) for c in counts))
-    return base.arms[int(np.argmax(rates))]
+    return side.arms[int(np.argmax(rates))]
 
 
 def reliability(plan: Plan, counts: Sequence[Count]) -> np.ndarray:
@@ -175,6 +210,8 @@ def evidence(plan: Plan, found: Measured) -> tuple[Evidence, np.ndarray]:
             loss_cap=plan.loss_budget,
             family=np.array([place[s] for s in strata]),
             held_out=np.array([plan.suite.strata[s].held_out for s in strata]),
+            followed=None if found.followed.all() else found.followed[chosen],
+            stage=plan.stage,
         ),
         chosen,
     )

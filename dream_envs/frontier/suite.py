@@ -41,6 +41,7 @@ class Stratum(msgspec.Struct, frozen=True):
         level: difficulty in the family's own unit.
         kind: one of ``KINDS``.
         held_out: no training on the suite's families can have met these problems, by construction.
+        practice: shown beside the others (retention, pass@1) and never counted, whatever luck could do.
         draw: a problem from a generator; None draws ``family.generate(rng, level)``.
     """
 
@@ -50,6 +51,7 @@ class Stratum(msgspec.Struct, frozen=True):
     kind: str
     held_out: bool = False
     draw: Draw | None = None
+    practice: bool = False
 
     def task(self, rng: np.random.Generator) -> Task:
         """One problem."""
@@ -75,7 +77,8 @@ class Suite(msgspec.Struct, frozen=True):
         final_field: grade what stands behind the last ``Answer:`` instead of the whole reply.
         max_tokens: bound on a reply; 0: the family's own ``max_reply_tokens``.
         mini: problems a stratum in the mini report; the standard report draws five times as many.
-        one_reply: every problem has one accepted reply, its ``answer``: a draw may stop at the first token that leaves it.
+        one_reply: every problem has one accepted reply, its ``answer``: a draw may stop at the first token that
+            leaves it.
         form: what a reply's form allows, from the prompt alone: for each position the tokens that may stand there; the
             ``forced`` arms need it.  None: there is no such form.
     """
@@ -97,20 +100,22 @@ class Suite(msgspec.Struct, frozen=True):
         Args:
             seed: label of the draw.
             per_stratum: how many of each, 1 or more.
-            avoid: ids of problems that must not occur (what a run practised, say).
+            avoid: ids of problems that must not occur (what a run practised, say); strata for practice, which may be
+                small, do not look at it.
 
         Raises:
             DreamEnvsError: if a stratum has no problem to give.
         """
         if per_stratum < 1:
             raise DreamEnvsError(f"per_stratum={per_stratum}: 1 or more")
-        seen, found = set(avoid), []
+        seen: set[str] = set()
+        found: list[Problem] = []
         for index, stratum in enumerate(self.strata):
             rng = stream("frontier-suite", self.name, stratum.name, seed)
             before, misses = len(found), 0
             while len(found) - before < per_stratum and misses < _TRIES:
                 task = stratum.task(rng)
-                if task.id in seen:
+                if task.id in seen or (task.id in avoid and not stratum.practice):
                     misses += 1
                     continue
                 seen.add(task.id)
@@ -120,8 +125,9 @@ class Suite(msgspec.Struct, frozen=True):
         return found
 
     def eligible(self, problems: Sequence[Problem], draws: int) -> list[bool]:
-        """For each stratum whether luck solves at most ``LUCK`` of its problems in ``draws`` draws of the base."""
-        return [g <= LUCK / draws for g in self.chances(problems)]
+        """For each stratum whether it counts: luck solves at most ``LUCK`` of its problems in ``draws`` draws."""
+        chances = self.chances(problems)
+        return [not s.practice and g <= LUCK / draws for s, g in zip(self.strata, chances, strict=True)]
 
     def chances(self, problems: Sequence[Problem]) -> list[float]:
         """For each stratum the largest guess probability among its problems."""
@@ -155,8 +161,8 @@ def nano() -> Suite:
     """
     known = Composition(max_level=16)
     wider = Composition(n_operations=10, held_out_pairs=0, max_level=16)
-    strata = [Stratum(f"d{d}", known, d, "inside support") for d in (1, 2, 3)]
-    strata += [_pairs(known, d) for d in (2, 3)]
+    strata = [Stratum(f"d{d}", known, d, "inside support", practice=True) for d in (1, 2, 3)]
+    strata += [msgspec.structs.replace(_pairs(known, d), practice=True) for d in (2, 3)]
     strata += [Stratum(f"d{d}", known, d, "longer composition", d > 10) for d in range(4, 13)]
     strata += [_pairs(known, d) for d in range(4, 13)]
     strata += [_new_operations(wider, d) for d in (4, 6)]
