@@ -173,3 +173,11 @@ def test_mistakes_are_told() -> None:
         GENERIC.label(3)  # type: ignore[arg-type]
     with pytest.raises(DreamEnvsError, match="'broken' failed"):
         Formats([Parser("broken", lambda t: bool(1 // 0))]).label("x")
+
+
+SHORTEST = ["import os", "from os import path", "assert x", "raise e", "if x: y", "print(3)", "f(x)\ny = 3"]
+
+
+@pytest.mark.parametrize("text", SHORTEST)
+def test_the_shortest_programs_are_programs(text: str) -> None:
+    assert GENERIC.label(text) == "code"

@@ -14,7 +14,7 @@ A base that has one format and makes mistakes in it loses "formats" by learning,
 Which Vendi score: on problems with one right answer replies to one prompt grow alike because they grow right, so there
 it is the one across prompts (``vendi_across``); on open-ended prompts it is the one within a prompt (``vendi``).
 
-False alarms (``tests/test_collapse.py`` measures them): below 1 in 1,000 runs of twelve checkpoints whose replies are
+False alarms (``tests/test_collapse.py`` measures them): at most 1 in 1,000 runs of twelve checkpoints, their replies
 drawn from the base itself, 24 prompts of 4 draws each.
 """
 

@@ -143,6 +143,8 @@ _STATEMENTS = (
     ast.Try, ast.If, ast.Raise, ast.Assert,
 )  # fmt: skip
 _HEADER = re.compile(r"(?:async def|def|class) \w")
+#: Every program that counts has one of these; prose mostly has none, which spares it the parser.
+_MAYBE = re.compile(r"[=(:]|^(?:import|from|raise|assert)\b", re.MULTILINE)
 
 
 def is_code(text: str) -> bool:
@@ -186,6 +188,8 @@ def _block(lines: Sequence[str], start: int) -> list[str]:
 
 
 def _is_program(text: str) -> bool:
+    if not _MAYBE.search(text):
+        return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "\d" in a reply is no concern of ours
