@@ -76,6 +76,10 @@ BASES: dict[str, Recipe] = {
     "compose": Recipe(),
     "echo": Recipe(support=ECHO, hidden=48, mlp=128, steps=500),
     "echo_wide": Recipe(support=ECHO, hidden=96, mlp=256, steps=500),
+    # The control, not shipped: the same without its best format, the others in the same proportion.
+    "echo_untold": Recipe(
+        support=msgspec.structs.replace(ECHO, formats={"final": 0.8, "states": 0.2}), hidden=48, mlp=128, steps=500
+    ),
 }
 
 
