@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from dream_envs import registry
 from dream_envs.acting import ask

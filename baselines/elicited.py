@@ -30,6 +30,8 @@ from dream_envs.frontier.suite import Problem, Suite
 from dream_envs.seeds import digest, stream
 
 SHOTS = 4
+#: Development problems that the mechanisms may look at.
+SOLVABLE = 48
 
 
 class Model(msgspec.Struct):
@@ -141,6 +143,7 @@ class Elicited:
     def __init__(self, suite: Suite, model: Model) -> None:
         self.suite, self.model = suite, model
         self.dev = suite.problems("elicitation", 8)
+        self.unavailable: dict[str, str] = {}
         self.answers: dict[str, str] = {}  # by prompt, of the problems that are drawn
         self._form = functools.lru_cache(maxsize=4096)(suite.form) if suite.form else None
 
@@ -165,12 +168,15 @@ class Elicited:
         )
 
     def vetoes(self, arms: Sequence[Arm], tick: Tick | None = None) -> list[Asker]:
-        """The expensive arms, made now."""
+        """The expensive arms, made now; what this base gives an arm nothing to work with is in ``unavailable``."""
         made = []
         for arm in arms:
             if tick:
                 tick(f"making arm {arm.name}", 0, 1)
-            made.append(self.asker(arm))
+            try:
+                made.append(self.asker(arm))
+            except DreamEnvsError as error:  # nothing to work with on this base: told in the report, not hidden
+                self.unavailable[arm.name] = str(error)
         return made
 
     def _right(self, problem: Problem, text: str) -> bool:
@@ -194,7 +200,8 @@ class Elicited:
         if arm.how == "cot_decoding":
             return CotDecoding(engine, k=ex.BRANCHES)
         if arm.how == "mechanism":
-            return elicit.make(arm.name, self.model.engine, self._solvable(), self.suite.strata[0].family, "elicit")
+            family = self.suite.strata[0].family
+            return elicit.arm(arm.name).make(self.model.engine, self._solvable(), family, f"elicit/{arm.name}")
         return engine
 
     def _quick(self, agent: Agent, arm: Arm) -> Agent | None:
@@ -203,10 +210,10 @@ class Elicited:
         return agent.stopping(lambda request: self.answers[request.messages[-1]["content"].removesuffix(arm.suffix)])
 
     def _solvable(self) -> list[Task]:
-        """Development problems of the first family from its easiest strata: no new task information."""
+        """Development problems of the first family from its easiest strata, for the arms that steer or train."""
         family = self.suite.strata[0].family.name
         mine = [p.task for p in self.dev if self.suite.strata[p.stratum].family.name == family]
-        return sorted(mine, key=lambda t: t.level)[:32]
+        return sorted(mine, key=lambda t: t.level)[:SOLVABLE]
 
 
 def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model, arms: Sequence[Arm]) -> Exact | None:

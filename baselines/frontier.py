@@ -120,6 +120,7 @@ def frontier(
             drawn=sum(b.drawn for b in books),
         )
         extra = panels(plan, found, sides, trained.run) if options.panels else {}
+        sources.unavailable = elicited.unavailable
         data = report_data(plan, found, sources, extra, time.perf_counter() - began)
     finally:
         for book in books:

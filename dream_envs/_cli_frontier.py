@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from dream_envs import _cli_common as common
 from dream_envs.core import DreamEnvsError
+from dream_envs.seeds import stream
 
 frontier_app = typer.Typer(help="How far a trained model went past its base, with intervals.", add_completion=False)
 
@@ -72,10 +74,12 @@ def simulate(
     """What the report would say of a change that is known, and how often: power, before a token is spent."""
     from dream_envs.frontier import simulate as simulation
 
-    rows = simulation.table(
-        problems=problems, draws=draws, gained=gained, lost=lost, sharpen=sharpen, repetitions=repetitions, seed=seed
-    )
-    common.emit(rows, lambda: _table(rows), as_json)
+    rng = stream("frontier-simulate", seed)
+    changes: Sequence[simulation.Change] = simulation.CHANGES
+    if gained is not None or lost or sharpen:
+        changes = [simulation.Change("asked for", gained=gained or 0.0, lost=lost, sharpen=sharpen)]
+    rows = simulation.table(rng, changes, simulation.World(n=problems), draws, repetitions)
+    common.emit(rows, lambda: _table(rows, _SIMULATED), as_json)
 
 
 @frontier_app.command()
@@ -114,8 +118,14 @@ def _job() -> Any:
     return job
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    head = list(rows[0])
+#: What a reader of the simulation wants first; ``--json`` has the rest.
+_SIMULATED = (
+    "change", "truth", "small_raw_mean", "small_raw_significant", "fg_median", "fg_significant", "fg_above_margin",
+    "fg_covered", "base_draws",
+)  # fmt: skip
+
+
+def _table(rows: list[dict[str, Any]], head: Sequence[str]) -> str:
     return common.table([[common.number(row[k]) for k in head] for row in rows], head)
 
 

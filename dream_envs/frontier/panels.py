@@ -31,6 +31,7 @@ class Sources(msgspec.Struct):
         exact: where they are known, log-probabilities by decoder of base and trained model, ``float64[A, N]`` by arm
             of the base, and ``float64[N]`` of the trained model in its configuration.
         drawn: draws made by this process (the rest came from the cache).
+        unavailable: expensive arms that the base gave nothing to work with, and why.
     """
 
     base: dict[str, Any]
@@ -38,6 +39,7 @@ class Sources(msgspec.Struct):
     arms: Sequence[Arm]
     exact: Exact | None = None
     drawn: int = 0
+    unavailable: dict[str, str] = {}
 
 
 class _Boot:
@@ -88,7 +90,11 @@ def report_data(
         "base": sources.base,
         "trained": sources.trained,
         "suite": _suite(plan, found),
-        "protocol": {**_protocol(plan, sources.arms), "configurations": found.configurations},
+        "protocol": {
+            **_protocol(plan, sources.arms),
+            "configurations": found.configurations,
+            "unavailable": sources.unavailable,
+        },
         "headline": _headline(head),
         "verdict": _verdict(word, plan, found, chosen, marked),
         "certified": _certified_list(plan, found, chosen, marked, after, n),

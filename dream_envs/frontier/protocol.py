@@ -197,7 +197,7 @@ def evidence(plan: Plan, found: Measured) -> tuple[Evidence, np.ndarray]:
     place = {s: i for i, s in enumerate(sorted(set(strata)))}
 
     def pick(values: Sequence[float], dtype: type) -> np.ndarray:
-        return np.array([values[i] for i in chosen], dtype=dtype)
+        return np.array([values[int(i)] for i in chosen], dtype=dtype)
 
     return (
         Evidence(
