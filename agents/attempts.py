@@ -72,23 +72,17 @@ def own_replies(
 
 
 def by_length(replies: Sequence[Attempt]) -> list[bool | None]:
-    """True for replies longer than the middle between the shortest and the longest, False for the others.
-
-    Replies that ran into the limit are left out, and all are where there is one length only.  The middle is of the
-    range, not the median, so that a rare long kind of reply is a kind of its own.
-    """
+    """True for replies longer than the median, False for the others; those that ran into the limit are left out."""
     lengths = [a.length for a in replies if a.ended]
-    if not lengths or min(lengths) == max(lengths):
-        return [None] * len(replies)
-    middle = (min(lengths) + max(lengths)) / 2
+    middle = float(np.median(lengths)) if lengths else 0.0
     return [a.length > middle if a.ended else None for a in replies]
 
 
 def by_first_token(replies: Sequence[Attempt]) -> list[bool | None]:
-    """True for replies that do not begin as most of them do; all are left out where every one begins alike."""
+    """True for replies that do not begin as most of them do, False for those that do."""
     firsts = [a.first for a in replies]
     common = max(sorted(set(firsts)), key=firsts.count)
-    return [f != common for f in firsts] if len(set(firsts)) > 1 else [None] * len(replies)
+    return [first != common for first in firsts]
 
 
 class Kinds(msgspec.Struct, frozen=True):
@@ -98,33 +92,36 @@ class Kinds(msgspec.Struct, frozen=True):
     negative: list[tuple[list[Message], str]]
 
 
-def two_kinds(
+def kinds(
     agent: Agent,
     tasks: Sequence[Task],
     family: TaskFamily,
     draws: int,
     seed: str,
     splits: Sequence[Split] = (by_length, by_first_token),
-) -> Kinds:
-    """The agent's own replies, split without a look at their scores, by the first split that finds two kinds at all.
+) -> list[Kinds]:
+    """The agent's own replies, told apart without a look at their scores: one pair of kinds for each split that can.
 
     From each problem as many of the one kind as of the other, so that the two differ in kind and not in problems.
 
     Raises:
         DreamEnvsError: if no split finds two kinds.
     """
-    found = attempts(agent, tasks, family, draws, seed)
+    rows = attempts(agent, tasks, family, draws, seed)
+    found = []
     for split in splits:
-        kinds = Kinds([], [])
-        for task, replies in zip(tasks, found, strict=True):
+        pair = Kinds([], [])
+        for task, replies in zip(tasks, rows, strict=True):
             labels = split(replies)
             some = [a.text for a, label in zip(replies, labels, strict=True) if label is True]
             others = [a.text for a, label in zip(replies, labels, strict=True) if label is False]
             count = min(len(some), len(others))
-            kinds.positive.extend((messages_of(task), text) for text in some[:count])
-            kinds.negative.extend((messages_of(task), text) for text in others[:count])
-        if kinds.positive:
-            return kinds
-    raise DreamEnvsError(
-        f"{draws} draws on each of {len(tasks)} problems are all of one kind: nothing to steer between"
-    )
+            pair.positive.extend((messages_of(task), text) for text in some[:count])
+            pair.negative.extend((messages_of(task), text) for text in others[:count])
+        if pair.positive:
+            found.append(pair)
+    if not found:
+        raise DreamEnvsError(
+            f"{draws} draws on each of {len(tasks)} problems are all of one kind: nothing to steer between"
+        )
+    return found

@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 
 from dream_envs import registry
-from dream_envs.agents.attempts import own_replies, pass_rates, two_kinds
+from dream_envs.agents.attempts import Kinds, kinds, own_replies, pass_rates
 from dream_envs.agents.cot_decoding import CotDecoding
 from dream_envs.agents.critique import CritiqueSettings, critique_tune
 from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.sae import SaeSettings, at_random, by_activation, by_attribution, train
+from dream_envs.agents.sae import SaeSettings, SparseAutoencoder, at_random, by_activation, by_attribution, train
 from dream_envs.agents.steering import Steered, contrast_vector, gradient_vector, layers, residuals
 from dream_envs.core import Agent, DreamEnvsError, Task, TaskFamily
 from dream_envs.seeds import stream
@@ -48,30 +48,29 @@ class Arm(Protocol):
 class SteeringArm(msgspec.Struct, frozen=True):
     """Add a direction of the residual stream, taken from the contrast of the base's own kinds of replies.
 
-    ``problems``: dev problems used.  ``draws``: replies to each, to find the kinds (long and short; where all are as
-    long, by their first token).  ``depths``: layers, as shares of the model's depth.  ``scales``: of the gradient's
-    direction (first step only) and of the difference of means (``mean_steps``: generation steps, None is all).
-    ``check``: draws on each dev problem for each of the candidates, of which the one most often right is taken.
+    ``problems``: dev problems used.  ``draws``: replies to each, to find the kinds (``attempts.by_length`` and
+    ``by_first_token``).  ``depths``: layers, as shares of the model's depth.  ``scales``: of the gradient's direction
+    (first step only) and of the difference of means (every step).  ``check``: draws on each dev problem for each of
+    the candidates, of which the one most often right is taken.
     """
 
-    says: str = "steering vector from the contrast of the base's own long and short replies"
+    says: str = "steering vector from the contrast of the base's own kinds of replies, by length and by first token"
     problems: int = 32
     draws: int = 64
     depths: tuple[float, ...] = (0.25, 0.5, 0.75)
     scales: tuple[float, ...] = (1.0, 0.5, 2.0, -1.0)
-    mean_steps: int | None = None
     check: int = 4
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
         """See ``Arm``."""
         tasks = some(dev, self.problems, seed)
-        kinds = two_kinds(base, tasks, family, self.draws, f"{seed}/kinds")
         candidates = []
-        for layer in depths(base, self.depths):
-            slope = gradient_vector(base, kinds.positive, kinds.negative, layer)
-            mean = contrast_vector(base, kinds.positive, kinds.negative, layer)
-            candidates += [Steered(base, layer, slope, scale, 1) for scale in self.scales]
-            candidates += [Steered(base, layer, mean, scale, self.mean_steps) for scale in self.scales]
+        for pair in kinds(base, tasks, family, self.draws, f"{seed}/kinds"):
+            for layer in depths(base, self.depths):
+                slope = gradient_vector(base, pair.positive, pair.negative, layer)
+                mean = contrast_vector(base, pair.positive, pair.negative, layer)
+                candidates += [Steered(base, layer, slope, scale, 1) for scale in self.scales]
+                candidates += [Steered(base, layer, mean, scale) for scale in self.scales]
         return best(candidates, tasks, family, self.check, f"{seed}/choose")
 
 
@@ -79,9 +78,9 @@ class SaeArm(msgspec.Struct, frozen=True):
     """Add one feature of a sparse autoencoder of the base's own residual stream at the first step only.
 
     ``problems``, ``draws``, ``depths``, ``check``: as in ``SteeringArm``.  ``read``: replies to each problem that the
-    autoencoder is trained on.  ``features``: candidates of each ranking (by activation, by attribution).  ``scales``:
-    lengths of the step, as shares of the residual's length.  ``control``: random features in place of the ranked ones,
-    as many and chosen alike.
+    autoencoder is trained on.  ``features``: candidates of each ranking (by activation and by attribution, for each way
+    to tell kinds apart).  ``scales``: lengths of the step, as shares of the residual's length.  ``control``: random
+    features in place of the ranked ones, as many and chosen alike.
     """
 
     says: str = "one feature of a sparse autoencoder of the base's own activations, at the first step"
@@ -89,7 +88,7 @@ class SaeArm(msgspec.Struct, frozen=True):
     draws: int = 64
     read: int = 16
     depths: tuple[float, ...] = (0.5, 0.75)
-    features: int = 4
+    features: int = 3
     scales: tuple[float, ...] = (1.0, 2.0)
     check: int = 4
     sae: SaeSettings = SaeSettings()
@@ -98,27 +97,30 @@ class SaeArm(msgspec.Struct, frozen=True):
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
         """See ``Arm``."""
         tasks = some(dev, self.problems, seed)
-        kinds = two_kinds(base, tasks, family, self.draws, f"{seed}/kinds")
+        pairs = kinds(base, tasks, family, self.draws, f"{seed}/kinds")
         own = own_replies(base, tasks, family, self.read, f"{seed}/read")
+        own += [reply for pair in pairs for reply in (*pair.positive, *pair.negative)]
         candidates = []
         for layer in depths(base, self.depths):
-            found = residuals(base, [*own, *kinds.positive, *kinds.negative], layer)
-            model = train(np.concatenate(found), self.sae, f"{seed}/sae/{layer}")
-            kept = found[len(own) :]
-            positive, negative = (
-                np.concatenate([x[1:] for x in part])
-                for part in (kept[: len(kinds.positive)], kept[len(kinds.positive) :])
-            )
-            slope = gradient_vector(base, kinds.positive, kinds.negative, layer)
-            ranked = [*by_attribution(model, slope)[: self.features]]
-            ranked += [f for f in by_activation(model, positive, negative)[: self.features] if f not in ranked]
+            read = residuals(base, own, layer)
+            model = train(np.concatenate(read), self.sae, f"{seed}/sae/{layer}")
+            chosen = list(dict.fromkeys(f for pair in pairs for f in self._ranked(base, model, pair, layer)))
             if self.control:
-                ranked = at_random(model, np.concatenate(found), len(ranked), f"{seed}/{layer}", ranked)
-            length = float(np.mean([np.linalg.norm(x[0]) for x in found]))
-            for feature in ranked:
-                direction = model.decoder[int(feature)].numpy() * length
+                chosen = at_random(model, np.concatenate(read), len(chosen), f"{seed}/{layer}", chosen)
+            length = float(np.mean([np.linalg.norm(x[0]) for x in read]))
+            for feature in chosen:
+                direction = model.decoder[feature].numpy() * length
                 candidates += [Steered(base, layer, direction, scale, 1) for scale in self.scales]
         return best(candidates, tasks, family, self.check, f"{seed}/choose")
+
+    def _ranked(self, base: LocalAgent, model: SparseAutoencoder, pair: Kinds, layer: int) -> list[int]:
+        """The first features of both rankings."""
+        slope = gradient_vector(base, pair.positive, pair.negative, layer)
+        said = [
+            np.concatenate([x[1:] for x in residuals(base, kind, layer)]) for kind in (pair.positive, pair.negative)
+        ]
+        rankings = by_attribution(model, slope), by_activation(model, *said)
+        return [int(f) for ranking in rankings for f in ranking[: self.features]]
 
 
 class CotArm(msgspec.Struct, frozen=True):

@@ -227,6 +227,7 @@ def quietly() -> Iterator[None]:
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
             yield
     finally:
         np.random.set_state(state)

@@ -72,7 +72,9 @@ def changed(model: Any, layer: Layer, change: Callable[[Tensor], Tensor | None])
             return None
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
-    handle = layer_of(model, layer).register_forward_hook(hook)
+    # In front of hooks that are there already, so that whoever reads the layer (residuals, transformers' own capture of
+    # hidden states) reads what the model goes on with.
+    handle = layer_of(model, layer).register_forward_hook(hook, prepend=True)
     try:
         yield
     finally:

@@ -20,19 +20,22 @@ MARK = "#"
 
 
 class Marked(Composition):
-    """Composition whose accepted reply is the trace with ``#`` in front, or the bare trace if ``bare``."""
+    """Composition that accepts the trace with ``#`` in front as well as the bare one."""
 
     def __init__(self, **more: object) -> None:
         super().__init__(**more)  # type: ignore[arg-type]
         self.max_reply_tokens += 1
+
+    def gold(self, task: Task) -> str:
+        return MARK + task.answer
 
     def verify(self, task: Task, reply: str) -> Score:
         return RIGHT if reply.removeprefix(MARK) == task.answer else WRONG
 
 
 @functools.lru_cache
-def hidden(rate: float = 0.004, steps: int = 150, skill: bool = True) -> LocalAgent:
-    """The base that opens with ``#`` at ``rate``; without ``skill`` it is wrong behind the mark too."""
+def hidden(rate: float, steps: int = 150) -> LocalAgent:
+    """The base that opens with ``#`` at about ``rate``."""
     torch.set_num_threads(1)
     agent = LocalAgent("nano/compose").snapshot()
     model = agent.model.requires_grad_(True).train()
@@ -44,8 +47,7 @@ def hidden(rate: float = 0.004, steps: int = 150, skill: bool = True) -> LocalAg
         for i in range(96):
             task = family.generate(rng, 1 + i // 2 % 3)
             marked = i % 2 == 0
-            guess = family.guess(task, rng)
-            reply = MARK + (task.answer if skill else guess) if marked else guess
+            reply = MARK + task.answer if marked else family.guess(task, rng)
             prompt = list(agent.encode([{"role": "user", "content": task.prompt}]))
             rows.append((prompt, agent.tokenizer(reply)["input_ids"] + agent.ends))
             firsts.append(2 * rate if marked else 2 * (1 - rate))  # weight of the first token: both kinds are as many
