@@ -54,7 +54,7 @@ class CotDecoding:
         prompts = [self.agent.encode(r.messages) for r in requests]
         firsts = self.branches(prompts)
         if self.pick:
-            return [self._surest(r, p, f) for r, p, f in zip(requests, prompts, firsts, strict=True)]
+            return self._surest(requests, prompts, firsts)
         chosen = [f[digest("branch", r.seed) * len(f) >> 64] for r, f in zip(requests, firsts, strict=True)]
         samples = self._paths(requests, prompts, chosen)
         texts = self.agent.decode([s.ids for s in samples])
@@ -96,11 +96,23 @@ class CotDecoding:
         allowed = [[[first]] for first in firsts]
         return self.agent.sample(prompts, seeds, limits, allowed, self.agent.expected(requests))
 
-    def _surest(self, request: Request, prompt: tuple[int, ...], firsts: Sequence[int]) -> Action:
-        samples = self._paths([request] * len(firsts), [prompt] * len(firsts), firsts)
+    def _surest(
+        self, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]], firsts: Sequence[Sequence[int]]
+    ) -> list[Action]:
+        """All branches of all different requests in one batch; of each the surest path."""
+        keys = [(p, r.limits.max_tokens) for p, r in zip(prompts, requests, strict=True)]
+        asked = {key: i for i, key in reversed(list(enumerate(keys)))}  # the first request of each key
+        rows = [(i, first) for i in asked.values() for first in firsts[i]]
+        paths = [prompts[i] for i, _ in rows]
+        samples = self._paths([requests[i] for i, _ in rows], paths, [first for _, first in rows])
         texts = self.agent.decode([s.ids for s in samples])
-        best = int(np.argmax(self.confidence([prompt] * len(samples), samples, texts)))
-        return _action(texts[best], samples[best], prompt, 1)
+        delta = self.confidence(paths, samples, texts)
+        best: dict[int, int] = {}
+        for row, (i, _) in enumerate(rows):
+            if i not in best or delta[row] > delta[best[i]]:
+                best[i] = row
+        chosen = [best[asked[key]] for key in keys]
+        return [_action(texts[row], samples[row], paths[row], 1) for row in chosen]
 
     @torch.inference_mode()
     def confidence(

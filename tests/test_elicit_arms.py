@@ -63,7 +63,11 @@ def test_the_skill_is_there_and_hides(base: LocalAgent) -> None:
 def test_cot_decoding_uncovers_it(base: LocalAgent) -> None:
     assert _reached(CotDecoding(base)) > 0.45 > _reached(base) + 0.2
     assert _reached(CotDecoding(base, k=1)) < 0.15  # the likeliest first token alone does not
-    assert _right(CotDecoding(base, pick=True)) > 0.85  # Delta finds the path that knows what it says
+    surest = CotDecoding(base, pick=True)  # Delta finds the path that knows what it says
+    actions = surest.act([request(t, FAMILY, "pick", i) for t in TEST for i in range(2)])
+    assert [a.text for a in actions[::2]] == [a.text for a in actions[1::2]]
+    assert np.mean([FAMILY.verify(t, a.text).value for t, a in zip(TEST, actions[::2], strict=True)]) > 0.85
+    assert surest.act([request(TEST[5], FAMILY, "alone", 0)])[0].text == actions[10].text
     assert _right(base.decoding(temperature=0.0)) < 0.3  # greedy decoding does not
 
 
