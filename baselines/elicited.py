@@ -23,7 +23,7 @@ from dream_envs.core import Agent, DreamEnvsError, Message, Task, TaskFamily
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.frontier import exact as ex
 from dream_envs.frontier.arms import Arm
-from dream_envs.frontier.draws import Asker
+from dream_envs.frontier.draws import Asker, Unavailable
 from dream_envs.frontier.panels import Exact
 from dream_envs.frontier.protocol import Measured, Tick
 from dream_envs.frontier.suite import Problem, Suite
@@ -131,19 +131,30 @@ def _both(first: Any, second: Any) -> Any:
     )
 
 
+class _Late:
+    """An agent that is made when it is first asked: where all its draws are in the cache it never is."""
+
+    def __init__(self, make: Callable[[], Agent]) -> None:
+        self._make = functools.cache(make)
+
+    def act(self, requests: Sequence[Any]) -> Any:
+        """What the made agent says."""
+        return self._make().act(requests)
+
+
 class Elicited:
     """The base of a suite, as askers: one a pre-registered arm.
 
     Args:
         suite: the suite.
         model: the base.
-        seed: label of what the mechanisms draw; the arms of a base do not depend on the report.
+        model: the base; its arms do not depend on the report that asks for them.
+        tick: called with (what, done, of) when an arm takes its time.
     """
 
-    def __init__(self, suite: Suite, model: Model) -> None:
-        self.suite, self.model = suite, model
+    def __init__(self, suite: Suite, model: Model, tick: Tick | None = None) -> None:
+        self.suite, self.model, self.tick = suite, model, tick
         self.dev = suite.problems("elicitation", 8)
-        self.unavailable: dict[str, str] = {}
         self.answers: dict[str, str] = {}  # by prompt, of the problems that are drawn
         self._form = functools.lru_cache(maxsize=4096)(suite.form) if suite.form else None
 
@@ -162,22 +173,20 @@ class Elicited:
             family = self.suite.strata[problem.stratum].family.name
             return arm.messages(self.suite, problem.task, shots.get(family, ()))
 
-        agent = self._agent(arm)
+        agent = _Late(lambda: self._mechanism(arm)) if arm.how == "mechanism" else self._agent(arm)
         return Asker(
             arm.name, agent, messages, self._right, lambda p: self.suite.limit(p.stratum), self._quick(agent, arm)
         )
 
-    def vetoes(self, arms: Sequence[Arm], tick: Tick | None = None) -> list[Asker]:
-        """The expensive arms, made now; what this base gives an arm nothing to work with is in ``unavailable``."""
-        made = []
-        for arm in arms:
-            if tick:
-                tick(f"making arm {arm.name}", 0, 1)
-            try:
-                made.append(self.asker(arm))
-            except DreamEnvsError as error:  # nothing to work with on this base: told in the report, not hidden
-                self.unavailable[arm.name] = str(error)
-        return made
+    def _mechanism(self, arm: Arm) -> Agent:
+        if self.tick:
+            self.tick(f"making arm {arm.name}", 0, 1)
+        family = self.suite.strata[0].family
+        try:
+            made = elicit.arm(arm.name).make(self.model.engine, self._solvable(), family, f"elicit/{arm.name}")
+        except DreamEnvsError as error:
+            raise Unavailable(str(error)) from error
+        return self._quick(made, arm) or made
 
     def _right(self, problem: Problem, text: str) -> bool:
         return self.suite.strata[problem.stratum].family.verify(problem.task, self.suite.reply(text)).value == 1.0
@@ -199,9 +208,6 @@ class Elicited:
             return TwoTurns(engine, arm.followup)
         if arm.how == "cot_decoding":
             return CotDecoding(engine, k=ex.BRANCHES)
-        if arm.how == "mechanism":
-            family = self.suite.strata[0].family
-            return elicit.arm(arm.name).make(self.model.engine, self._solvable(), family, f"elicit/{arm.name}")
         return engine
 
     def _quick(self, agent: Agent, arm: Arm) -> Agent | None:
@@ -232,7 +238,7 @@ def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model, ar
             for d in ex.DECODERS:
                 table[d][at] = known[d]
     mine = [a for a in arms if a.name == found.configurations["trained"]]
-    return before, after, _by_arm(suite, problems, base, arms), _by_arm(suite, problems, trained, mine)[0]
+    return before, after, by_arm(suite, problems, base, arms), by_arm(suite, problems, trained, mine)[0]
 
 
 def _grammar(suite: Suite, problem: Problem, engine: LocalAgent) -> ex.Grammar:
@@ -242,7 +248,7 @@ def _grammar(suite: Suite, problem: Problem, engine: LocalAgent) -> ex.Grammar:
     return ex.Grammar([*allowed, [engine.ends[0]]], [i % 2 == 1 for i in range(len(form))] + [False])
 
 
-def _by_arm(suite: Suite, problems: Sequence[Problem], model: Model, arms: Sequence[Arm]) -> np.ndarray:
+def by_arm(suite: Suite, problems: Sequence[Problem], model: Model, arms: Sequence[Arm]) -> np.ndarray:
     """``float64[A, N]``: log-probability of one draw of each arm."""
     elicited = Elicited(suite, model)
     engine = model.engine

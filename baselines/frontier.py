@@ -32,7 +32,7 @@ from dream_envs.frontier.replies import compare, replies
 from dream_envs.frontier.retention import retention
 from dream_envs.frontier.suite import Problem, suite
 from dream_envs.report.frontier_page import write_frontier
-from dream_envs.runs import write_json
+from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import stream
 
 #: Problems a stratum and draws of each for the diversity panel.
@@ -91,9 +91,9 @@ def frontier(
     options = options or Options()
     began = time.perf_counter()
     plan, arms, vetoes = plan_of(options)
-    elicited, asked = Elicited(plan.suite, base), Elicited(plan.suite, trained)
+    elicited, asked = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
     protocol = msgspec.json.encode(
-        [plan.suite.name, plan.suite.instruction, plan.suite.max_tokens, arms, vetoes]
+        [plan.suite.name, plan.suite.instruction, plan.suite.max_tokens, list(arm_table.ARMS.values())]
     ).decode()
     books = [
         Book(book_path(cache, m.identity, DRAWS, protocol, side), side)
@@ -103,7 +103,7 @@ def frontier(
         drawn = plan.suite.problems(plan.seed, plan.per_stratum, trained.met)
         elicited.answers = asked.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
         sides = (
-            Side(books[0], [elicited.asker(a) for a in arms], lambda: elicited.vetoes(vetoes, tick)),
+            Side(books[0], [elicited.asker(a) for a in arms], [elicited.asker(a) for a in vetoes]),
             Side(books[1], [asked.asker(a) for a in arms]),
         )
         found = measure(plan, *sides, avoid=trained.met, tick=tick)
@@ -120,7 +120,6 @@ def frontier(
             drawn=sum(b.drawn for b in books),
         )
         extra = panels(plan, found, sides, trained.run) if options.panels else {}
-        sources.unavailable = elicited.unavailable
         data = report_data(plan, found, sources, extra, time.perf_counter() - began)
     finally:
         for book in books:
@@ -134,7 +133,7 @@ def panels(plan: Plan, found: Measured, sides: Sequence[Side], run: Path | None)
     """The blocks ``retention``, ``diversity`` and ``curriculum``."""
     return {
         "retention": _retention(plan, found),
-        "diversity": _diversity(plan, found, sides),
+        "diversity": _diversity(plan, found, sides, run),
         "curriculum": None if run is None or not (run / "episodes.jsonl").is_file() else curriculum_card(run),
     }
 
@@ -153,7 +152,7 @@ def _retention(plan: Plan, found: Measured) -> dict[str, Any] | None:
     return retention(stages, stream("frontier-panel", plan.seed, "retention"))
 
 
-def _diversity(plan: Plan, found: Measured, sides: Sequence[Side]) -> dict[str, Any]:
+def _diversity(plan: Plan, found: Measured, sides: Sequence[Side], run: Path | None) -> dict[str, Any]:
     """Replies of both models in the suite's first, plain configuration to a few problems of every stratum."""
     chosen: list[Problem] = []
     for problem in found.problems:
@@ -166,7 +165,9 @@ def _diversity(plan: Plan, found: Measured, sides: Sequence[Side]) -> dict[str, 
         right = [[side.arms[0].right(p, t) for t in row] for p, row in zip(chosen, texts, strict=True)]
         said.append(replies(texts, tasks=[p.task for p in chosen], family=families, right=right))
     strata = np.array([p.stratum for p in chosen])
-    return compare(said[0], said[1], stream("frontier-panel", plan.seed, "diversity"), strata=strata)
+    block = compare(said[0], said[1], stream("frontier-panel", plan.seed, "diversity"), strata=strata)
+    watched = (read_json(run / "frontier.json") or {}).get("diversity") if run is not None else None
+    return {**block, **{k: (watched or {}).get(k) for k in ("series", "alarm")}}  # the run's own, on its own probes
 
 
 def _texts(side: Side, asker: Asker, problems: Sequence[Problem]) -> list[list[str]]:

@@ -30,6 +30,10 @@ SHARED = "shared"
 _RETRIES = 3
 
 
+class Unavailable(DreamEnvsError):
+    """An arm cannot be made of this model: it gives the arm nothing to work with."""
+
+
 class Asker(msgspec.Struct, frozen=True):
     """One arm, ready to ask: the agent, what a problem is put as, whether a reply is right, the bound on its tokens.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from dream_envs.frontier import cover, estimators, exact, gain, intervals, multiple
 from dream_envs.frontier.arms import Arm
+from dream_envs.frontier.curve import expansion_curve
 from dream_envs.frontier.protocol import VETO_DRAWS, Measured, Plan, evidence
 from dream_envs.frontier.suite import KINDS
 from dream_envs.seeds import stream
@@ -31,7 +32,6 @@ class Sources(msgspec.Struct):
         exact: where they are known, log-probabilities by decoder of base and trained model, ``float64[A, N]`` by arm
             of the base, and ``float64[N]`` of the trained model in its configuration.
         drawn: draws made by this process (the rest came from the cache).
-        unavailable: expensive arms that the base gave nothing to work with, and why.
     """
 
     base: dict[str, Any]
@@ -39,7 +39,6 @@ class Sources(msgspec.Struct):
     arms: Sequence[Arm]
     exact: Exact | None = None
     drawn: int = 0
-    unavailable: dict[str, str] = {}
 
 
 class _Boot:
@@ -93,7 +92,7 @@ def report_data(
         "protocol": {
             **_protocol(plan, sources.arms),
             "configurations": found.configurations,
-            "unavailable": sources.unavailable,
+            "unavailable": found.unavailable,
         },
         "headline": _headline(head),
         "verdict": _verdict(word, plan, found, chosen, marked),
@@ -103,7 +102,7 @@ def report_data(
             for k, v in zip(("base", "trained", "gain"), pass1, strict=True)
         },
         "pass_at_k": _pass_at_k(plan, boot, before, after, chosen),
-        "decay": _decay(plan, boot, facts, chosen),
+        "decay": _decay(plan, facts),
         "problems": _problems(plan, found, chosen, marked, before, after, sources.exact),
         "support": _support(plan, boot, before, after, chosen),
         "cover": _cover(plan, boot, before, after, chosen),
@@ -223,29 +222,11 @@ def _columns(rows: Sequence[tuple[float, float, float]]) -> dict[str, list[float
     return {name: [r[i] for r in rows] for i, name in enumerate(("mean", "low", "high"))}
 
 
-def _decay(plan: Plan, boot: _Boot, facts: gain.Evidence, chosen: np.ndarray) -> dict[str, Any]:
+def _decay(plan: Plan, facts: gain.Evidence) -> dict[str, Any]:
     ks = [2**i for i in range(int(np.log2(plan.budget)) + 1)]
     if ks[-1] != plan.budget:
         ks.append(plan.budget)
-    kept = np.ones(len(facts), bool) if facts.followed is None else facts.followed
-    stage = facts.stage if facts.followed is not None else 0
-    columns = []
-    for k in [*ks, stage]:
-        missed = facts.reliable * ((facts.first == 0) | (facts.first > k)) * ~(facts.vetoed & (k != stage))
-        columns.append(missed * (kept if k > stage else 1))
-    table = np.stack([*columns, columns[-1] * kept], 1)
-    rng = stream("frontier-panel", plan.seed, "decay")
-    samples = intervals.bootstrap_means(table, rng, boot.strata[chosen], PANEL_DRAWS)
-    curves = [_scaled(np.array(ks), stage, means) for means in (table.mean(0)[None], samples)]
-    low, high = np.quantile(curves[1], (0.025, 0.975), axis=0)
-    return {"k": ks, "e": curves[0][0].tolist(), "low": low.tolist(), "high": high.tolist()}
-
-
-def _scaled(ks: np.ndarray, stage: int, means: np.ndarray) -> np.ndarray:
-    """``float64[R, K]`` points: beyond the stage the share of the followed that is left stands for all survivors."""
-    left, followed = means[:, -2:-1], means[:, -1:]
-    share = np.divide(left, followed, out=np.ones_like(left), where=followed > 0)
-    return np.asarray(100 * means[:, :-2] * np.where(ks > stage, share, 1.0))
+    return expansion_curve(facts, ks, stream("frontier-panel", plan.seed, "decay"), PANEL_DRAWS)
 
 
 def _problems(
@@ -345,14 +326,19 @@ def _tiers(found: Measured, known: Exact | None, chosen: np.ndarray) -> dict[str
     }
 
 
-def exact_gain(plan: Plan, known: Exact, chosen: np.ndarray, budget: int) -> np.ndarray:
-    """``float64[n]``: the expectation of R_i m_i(budget) of each chosen problem, vetoes left out."""
+def exact_gain(plan: Plan, by_arm: np.ndarray, configured: np.ndarray, budget: int) -> np.ndarray:
+    """``float64[N]``: the expectation of R_i m_i(budget), vetoes left out.
+
+    Args:
+        plan: how many draws, and how many of them have to be right.
+        by_arm: ``float64[A, N]`` log-probabilities of a draw of each of the base's arms.
+        configured: ``float64[N]`` of the trained model in its configuration.
+        budget: draws of the base.
+    """
     from scipy.stats import binom
 
-    _, _, by_arm, configured = known
-    p = np.minimum(np.exp(configured[chosen]), 1.0)
-    reliable = binom.sf(plan.need - 1, plan.trained_draws, p)
-    return np.asarray(reliable * np.exp(exact.log_miss(by_arm[:, chosen], budget)))
+    reliable = binom.sf(plan.need - 1, plan.trained_draws, np.minimum(np.exp(configured), 1.0))
+    return np.asarray(reliable * np.exp(exact.log_miss(by_arm, budget)))
 
 
 def _exact(plan: Plan, found: Measured, known: Exact | None, chosen: np.ndarray) -> dict[str, Any] | None:
@@ -363,7 +349,7 @@ def _exact(plan: Plan, found: Measured, known: Exact | None, chosen: np.ndarray)
         d: {"base": float(np.exp(before[d][chosen]).mean()), "trained": float(np.exp(after[d][chosen]).mean())}
         for d in exact.DECODERS
     }
-    e = {str(k): 100 * float(exact_gain(plan, known, chosen, k).mean()) for k in plan.budgets()}
+    e = {str(k): 100 * float(exact_gain(plan, known[2][:, chosen], known[3][chosen], k).mean()) for k in plan.budgets()}
     return {
         "e": e[str(plan.budget)],
         "by_budget": e,

@@ -16,7 +16,7 @@ import numpy as np
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import estimators, lottery
-from dream_envs.frontier.draws import Asker, Book, Count, Series
+from dream_envs.frontier.draws import Asker, Book, Count, Series, Unavailable
 from dream_envs.frontier.gain import Evidence
 from dream_envs.frontier.suite import Problem, Suite
 from dream_envs.seeds import stream
@@ -74,14 +74,11 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Side(msgspec.Struct):
-    """A model that is drawn from: where its draws are kept, and its arms.
-
-    ``vetoes`` makes the expensive arms when there is something for them to veto.
-    """
+    """A model that is drawn from: where its draws are kept, its arms, and the expensive ones."""
 
     book: Book
     arms: Sequence[Asker]
-    vetoes: Callable[[], Sequence[Asker]] = tuple
+    vetoes: Sequence[Asker] = ()
 
 
 class Measured(msgspec.Struct):
@@ -98,6 +95,7 @@ class Measured(msgspec.Struct):
         losses: the trained model's sequence where the base is reliable.
         vetoed: which expensive arm solved it, or "".
         veto_draws: draws of the expensive arms.
+        unavailable: expensive arms that the base gave nothing to work with, and why.
     """
 
     problems: list[Problem]
@@ -110,6 +108,7 @@ class Measured(msgspec.Struct):
     losses: list[Series]
     vetoed: list[str]
     veto_draws: int = 0
+    unavailable: dict[str, str] = {}
 
 
 def measure(plan: Plan, base: Side, trained: Side, avoid: Collection[str] = (), tick: Tick | None = None) -> Measured:
@@ -218,13 +217,16 @@ def evidence(plan: Plan, found: Measured) -> tuple[Evidence, np.ndarray]:
 
 
 def _veto(found: Measured, base: Side, survivors: list[int], say: Tick) -> None:
-    for asker in base.vetoes():
+    for asker in base.vetoes:
         left = [i for i in survivors if not found.vetoed[i]]
         if not left:
             return
-        runs = base.book.first(
-            [asker], [found.problems[i] for i in left], VETO_DRAWS, _part(say, f"veto, {asker.name}")
-        )
+        tick = _part(say, f"veto, {asker.name}")
+        try:
+            runs = base.book.first([asker], [found.problems[i] for i in left], VETO_DRAWS, tick)
+        except Unavailable as error:  # told in the report, not hidden
+            found.unavailable[asker.name] = str(error)
+            continue
         for i, run in zip(left, runs, strict=True):
             found.veto_draws += run.made
             if run.first:
