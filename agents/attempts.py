@@ -91,6 +91,11 @@ class Kinds(msgspec.Struct, frozen=True):
     positive: list[tuple[list[Message], str]]
     negative: list[tuple[list[Message], str]]
 
+    def fewer(self, most: int) -> Kinds:
+        """At most so many of each kind, evenly over the problems; the two go on belonging together row by row."""
+        chosen = np.linspace(0, len(self.positive) - 1, min(most, len(self.positive))).round().astype(int).tolist()
+        return Kinds([self.positive[i] for i in chosen], [self.negative[i] for i in chosen])
+
 
 def kinds(
     agent: Agent,

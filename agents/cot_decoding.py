@@ -19,7 +19,7 @@ from dream_envs.seeds import digest
 
 #: The part of a reply that is its answer: (first character, one past the last).
 Span = Callable[[str], tuple[int, int]]
-_BATCH = 32
+_BATCH = 8  # logits of whole paths: a gigabyte where the vocabulary is large
 
 
 class CotDecoding:

@@ -49,14 +49,15 @@ class SteeringArm(msgspec.Struct, frozen=True):
     """Add a direction of the residual stream, taken from the contrast of the base's own kinds of replies.
 
     ``problems``: dev problems used.  ``draws``: replies to each, to find the kinds (``attempts.by_length`` and
-    ``by_first_token``).  ``depths``: layers, as shares of the model's depth.  ``scales``: of the gradient's direction
-    (first step only) and of the difference of means (every step).  ``check``: draws on each dev problem for each of
-    the candidates, of which the one most often right is taken.
+    ``by_first_token``).  ``pairs``: at most so many replies of a kind are contrasted.  ``depths``: layers, as shares of
+    the model's depth.  ``scales``: of the gradient's direction (first step only) and of the difference of means (every
+    step).  ``check``: draws on each dev problem for each of the candidates, of which the one most often right is taken.
     """
 
     says: str = "steering vector from the contrast of the base's own kinds of replies, by length and by first token"
     problems: int = 32
     draws: int = 64
+    pairs: int = 128
     depths: tuple[float, ...] = (0.25, 0.5, 0.75)
     scales: tuple[float, ...] = (1.0, 0.5, 2.0, -1.0)
     check: int = 4
@@ -65,7 +66,8 @@ class SteeringArm(msgspec.Struct, frozen=True):
         """See ``Arm``."""
         tasks = some(dev, self.problems, seed)
         candidates = []
-        for pair in kinds(base, tasks, family, self.draws, f"{seed}/kinds"):
+        for every in kinds(base, tasks, family, self.draws, f"{seed}/kinds"):
+            pair = every.fewer(self.pairs)
             for layer in depths(base, self.depths):
                 slope = gradient_vector(base, pair.positive, pair.negative, layer)
                 mean = contrast_vector(base, pair.positive, pair.negative, layer)
@@ -77,15 +79,16 @@ class SteeringArm(msgspec.Struct, frozen=True):
 class SaeArm(msgspec.Struct, frozen=True):
     """Add one feature of a sparse autoencoder of the base's own residual stream at the first step only.
 
-    ``problems``, ``draws``, ``depths``, ``check``: as in ``SteeringArm``.  ``read``: replies to each problem that the
-    autoencoder is trained on.  ``features``: candidates of each ranking (by activation and by attribution, for each way
-    to tell kinds apart).  ``scales``: lengths of the step, as shares of the residual's length.  ``control``: random
-    features in place of the ranked ones, as many and chosen alike.
+    ``problems``, ``draws``, ``pairs``, ``depths``, ``check``: as in ``SteeringArm``.  ``read``: replies to each problem
+    that the autoencoder is trained on.  ``features``: candidates of each ranking (by activation and by attribution, for
+    each way to tell kinds apart).  ``scales``: lengths of the step, as shares of the residual's length.  ``control``:
+    random features in place of the ranked ones, as many and chosen alike.
     """
 
     says: str = "one feature of a sparse autoencoder of the base's own activations, at the first step"
     problems: int = 32
     draws: int = 64
+    pairs: int = 128
     read: int = 16
     depths: tuple[float, ...] = (0.5, 0.75)
     features: int = 3
@@ -97,7 +100,7 @@ class SaeArm(msgspec.Struct, frozen=True):
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
         """See ``Arm``."""
         tasks = some(dev, self.problems, seed)
-        pairs = kinds(base, tasks, family, self.draws, f"{seed}/kinds")
+        pairs = [pair.fewer(self.pairs) for pair in kinds(base, tasks, family, self.draws, f"{seed}/kinds")]
         own = own_replies(base, tasks, family, self.read, f"{seed}/read")
         own += [reply for pair in pairs for reply in (*pair.positive, *pair.negative)]
         candidates = []

@@ -135,7 +135,7 @@ def gradient_vector(
     negative: Sequence[tuple[Sequence[Message], str]],
     layer: Layer,
     first_tokens: int | None = 1,
-    batch: int = 32,
+    batch: int = 8,
 ) -> np.ndarray:
     """The direction in which a shift raises the log-odds of one kind of replies against the other, ``float32[D]``.
 

@@ -193,6 +193,10 @@ def test_kinds_are_told_apart_without_their_scores(base: LocalAgent) -> None:
         assert len(pair.positive) == len(pair.negative) > 5
         assert [m for m, _ in pair.positive] == [m for m, _ in pair.negative]
         assert np.mean([MARK in text for _, text in pair.positive]) > 10 * max(0.01, _marked(pair.negative))
+        few = pair.fewer(4)
+        assert [m for m, _ in few.positive] == [m for m, _ in few.negative] and len(few.positive) == 4
+        assert few.positive[0] == pair.positive[0] and few.negative[-1] == pair.negative[-1]
+        assert pair.fewer(10**6) == pair
     with pytest.raises(DreamEnvsError, match="all of one kind"):
         kinds(base.decoding(temperature=0.0), DEV[:4], FAMILY, 4, "kinds")
 
