@@ -83,6 +83,7 @@ def end_table(study: dict[str, Any]) -> str:
                 c["base"],
                 f"{c['kl']:g}",
                 f"{number(a['accuracy'])} -> {number(b['accuracy'])}",
+                number(c["gain_by_choice"]),
                 f"{a['entropy']['interval'][0]:.2f} -> {number(b['entropy'])}",
                 number(b["effective"]),
                 number(b["js"]),
@@ -93,8 +94,9 @@ def end_table(study: dict[str, Any]) -> str:
             ]
         )
     head = (
-        "base", "KL", "accuracy", "format entropy (bits)", "effective formats at the end", "JS distance to base",
-        "KL to base (nats a reply)", "pass@8", "pass@32", "majority@8", "majority@32", "greedy-sampled gap",
+        "base", "KL", "accuracy", "gain by choice of format alone", "format entropy (bits)",
+        "effective formats at the end", "JS distance to base", "KL to base (nats a reply)", "pass@8", "pass@32",
+        "majority@8", "majority@32", "greedy-sampled gap",
     )  # fmt: skip
     return table(head, rows)
 
@@ -117,15 +119,18 @@ def paragraph(study: dict[str, Any]) -> str:
     won = sum(c["won_in_first_epoch"] for c in cells)
     best = sum(c["winners"].get(c["base_best"], 0) for c in cells)
     common = sum(c["winners"].get(c["base_majority"], 0) for c in cells)
-    words = [f"{sum(c['word'] == w for c in cells)} {w}" for w in ("confirmed", "mixed", "refuted")]
+    least = {c["base"]: c for c in sorted(cells, key=lambda c: (c["base"], -c["kl"]))}.values()
+    when = "; ".join(f"{c['base']} at KL {c['kl']:g}: {number(c['won_epochs'])} epochs" for c in least)
+    words = ", ".join(f"{sum(c['word'] == w for c in cells)} {w}" for w in ("confirmed", "mixed", "refuted"))
+    chance, share = study["chance"], f"{WON:.0%}"
     return (
-        f"**One format wins within the first epoch: {study['verdict']}** ({', '.join(words)}, of {len(cells)} cells of "
-        f"{seeds} seeds). In {won} of {runs} runs one format had {WON:.0%} of the replies within the first epoch "
+        f"**One format wins within the first epoch: {study['verdict']}** ({words}, of {len(cells)} cells of {seeds} "
+        f"seeds). In {won} of {runs} runs one format had {share} of the replies within the first epoch "
         f"({study['epoch_steps']} steps of {settings['prompts']} x {settings['attempts']} replies, learning rate "
-        f"{settings['lr']:g}). At the end the commonest format was the base's most accurate one in {best} of {runs} "
-        f"runs and the base's commonest in {common}. Chance for the final state, whatever the format: "
-        f"{study['chance']:.4f}; a guesser's pass@8 is {1 - (1 - study['chance']) ** 8:.2f} and its pass@32 "
-        f"{1 - (1 - study['chance']) ** 32:.2f}, so that pass@k says little here."
+        f"{settings['lr']:g}). When it had them: {when}. At the end the commonest format was the base's most accurate "
+        f"one in {best} of {runs} runs and the base's commonest in {common}. Chance for the final state, whatever the "
+        f"format: {chance:.4f}; a guesser's pass@8 is {1 - (1 - chance) ** 8:.2f} and its pass@32 "
+        f"{1 - (1 - chance) ** 32:.2f}, so that pass@k says little here."
     )
 
 

@@ -73,7 +73,7 @@ def derive(run: dict[str, Any]) -> dict[str, Any]:
         ``base_best`` and ``base_majority`` (formats), ``winner`` (the commonest format at the end) with its ``share``,
         ``won_step`` and ``half_step`` (None: not within the run), the same in epochs, ``epoch_share`` (the winner's
         share in the exam at the end of the first epoch), ``gain_by_half`` and ``gain_by_epoch`` (shares of the gain in
-        accuracy made by then; None without a gain), and the exams before and after.
+        accuracy made by then; None without a gain), ``gain_by_choice`` (see there), and the exams before and after.
     """
     exams, rounds, epoch = run["exams"], run["rounds"], run["epoch_steps"]
     before, after = exams[0], exams[-1]
@@ -100,9 +100,20 @@ def derive(run: dict[str, Any]) -> dict[str, Any]:
         "gain": gain,
         "gain_by_half": made(half),
         "gain_by_epoch": made(epoch),
+        "gain_by_choice": by_choice(before, after),
         "before": before,
         "after": after,
     }
+
+
+def by_choice(before: dict[str, Any], after: dict[str, Any]) -> float | None:
+    """Share of the gain that the choice of formats alone explains: the new shares at the old accuracies in each.
+
+    The rest is better answers within the formats.  None without a gain.
+    """
+    gain = after["accuracy"] - before["accuracy"]
+    chosen = sum(after["share"][f] * (before["accuracy_in"][f] or 0.0) for f in FORMATS)
+    return (chosen - before["accuracy"]) / gain if gain > 0 else None
 
 
 def over(found: Sequence[float | None]) -> dict[str, Any] | None:
@@ -125,7 +136,7 @@ def cell(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "won_in_first_epoch": sum(f["won_epochs"] is not None and f["won_epochs"] <= 1 for f in facts),
         **{k: over([f[k] for f in facts]) for k in ("won_step", "won_epochs", "half_step", "half_epochs")},
         **{k: over([f[k] for f in facts]) for k in ("share", "epoch_share", "epoch_entropy", "gain")},
-        **{k: over([f[k] for f in facts]) for k in ("gain_by_half", "gain_by_epoch")},
+        **{k: over([f[k] for f in facts]) for k in ("gain_by_half", "gain_by_epoch", "gain_by_choice")},
     }
     for name in ("before", "after"):
         found[name] = _exam([f[name] for f in facts])

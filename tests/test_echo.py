@@ -174,6 +174,8 @@ def test_a_run_read_by_hand() -> None:
     assert (found["won_step"], found["half_step"]) == (6, 4)  # entropy at 4: 1.5 * 2 / 5 = 0.6, half is 0.75
     assert (found["won_epochs"], found["gain_by_half"], found["gain_by_epoch"]) == (1.2, 1.0, 1.0)
     assert found["gain"] == pytest.approx(0.4) and found["epoch_share"] == 1.0
+    # all replies change to the trace, which was right in 0.9: at the old accuracies 0.4 would have become 0.9
+    assert found["gain_by_choice"] == pytest.approx((0.9 - 0.4) / (0.8 - 0.4))
     never = a_run(turn=99)
     found = study.derive(never)
     assert found["won_step"] is found["half_epochs"] is found["gain_by_half"] is None and found["winner"] == "final"
