@@ -281,7 +281,9 @@ def load(name: str, device: str = "cpu") -> tuple[Any, Any]:
         DreamEnvsError: if there is nothing of that name to load.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar for every load, where a job loads a dozen models
     path = resolve(name)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)

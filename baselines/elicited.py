@@ -211,7 +211,7 @@ class Elicited:
         return engine
 
     def _quick(self, agent: Agent, arm: Arm) -> Agent | None:
-        if not self.suite.one_reply or not isinstance(agent, LocalAgent):
+        if not self.suite.one_reply or not isinstance(agent, (LocalAgent, CotDecoding)):
             return None
         return agent.stopping(lambda request: self.answers[request.messages[-1]["content"].removesuffix(arm.suffix)])
 

@@ -26,6 +26,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "dream_envs/ChallengerSolver-v0": (
             "dream_envs.games.challenger_solver:ChallengerSolver [challenger, solver, judge]"
         ),
+        "dream_envs/SelfJudge-v0": "dream_envs.games.self_judge:SelfJudge [actor, judge]",
     },
     "tasks": {
         "composition": "dream_envs.tasks.composition:Composition",
@@ -51,6 +52,13 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "per_role": "dream_envs.rewards.algebra:per_role",
         "zero_sum": "dream_envs.rewards.algebra:zero_sum",
         "trl": "dream_envs.rewards.adapters:from_trl",
+        "self_judge": "dream_envs.rewards.self_judge:self_judge",
+        "serl": "dream_envs.rewards.self_judge:serl",
+        "copeland": "dream_envs.rewards.self_judge:copeland",
+        "bradley_terry": "dream_envs.rewards.self_judge:bradley_terry",
+        "self_score": "dream_envs.rewards.self_judge_points:self_score",
+        "self_rubric": "dream_envs.rewards.self_judge_points:self_rubric",
+        "self_certainty": "dream_envs.rewards.self_judge_points:self_certainty",
     },
     "agents": {
         "oracle": "dream_envs.agents.scripted:Oracle",

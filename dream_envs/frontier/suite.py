@@ -208,7 +208,7 @@ def english() -> Suite:
     """
     rows: list[tuple[str, TaskFamily, Sequence[int]]] = [
         ("composition", Composition("english", max_level=24), (6, 8, 12, 16, 24)),
-        ("arithmetic", Arithmetic("english", digits=6, max_magnitude=10**12, operators="+-"), (2, 4, 6, 8, 12)),
+        ("arithmetic", Arithmetic("english", digits=6, max_magnitude=10**12, operators="+-", max_level=12), (2, 4, 6, 8, 12)),
         ("reverse_addition", ReverseAddition("english", max_level=24), (6, 8, 12, 16, 24)),
         ("countdown", Countdown("english", max_number=99, max_level=8, max_target=9999), (4, 5, 6, 7, 8)),
     ]
