@@ -46,19 +46,37 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run_dir: Path) -> str:
     """The page as text; see ``write_report``."""
+    template, markup = load_template("report.html")
+    content = _content(run_dir)
+    for group in ("measured", "logged"):
+        content[group] = [p._replace(svg=markup(p.svg)) for p in content[group]]  # made by us, escaped there
+    return template.render(**content)
+
+
+def load_template(name: str) -> tuple[Any, Any]:
+    """A page's template, in which every text is made visible and escaped, and what marks an SVG of ours as safe.
+
+    Args:
+        name: a file beside this one; it may include others.
+
+    Returns:
+        A jinja2 Template, and markupsafe.Markup.
+
+    Raises:
+        DreamEnvsError: if jinja2 or matplotlib is not installed.
+    """
     try:
         import jinja2
         import markupsafe
         import matplotlib  # noqa: F401  (the plots need it; told here in one line)
     except ImportError as error:
         raise DreamEnvsError(f"the report needs {error.name}: pip install 'dream-envs[train]'") from error
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_finalize)
+    loader = jinja2.FunctionLoader(lambda n: files("dream_envs.report").joinpath(n).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_finalize, loader=loader
+    )
     environment.trim_blocks = environment.lstrip_blocks = True
-    template = environment.from_string(files("dream_envs.report").joinpath("report.html").read_text(encoding="utf-8"))
-    content = _content(run_dir)
-    for group in ("measured", "logged"):
-        content[group] = [p._replace(svg=markupsafe.Markup(p.svg)) for p in content[group]]  # made by us, escaped there
-    return template.render(**content)
+    return environment.get_template(name), markupsafe.Markup
 
 
 def _finalize(value: Any) -> Any:

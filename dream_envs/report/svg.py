@@ -45,6 +45,7 @@ def style() -> Iterator[None]:
         "svg.hashsalt": "dream-envs",
         "font.family": ["DejaVu Sans"],
         "font.size": FONT,
+        "text.parse_math": False,  # a name from a file may hold a dollar
         "text.color": colour("ink"),
         "axes.edgecolor": colour("muted"),
         "axes.labelcolor": colour("ink"),

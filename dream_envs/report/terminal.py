@@ -73,23 +73,23 @@ def show(run_dir: Path, console: Console) -> None:
     run_dir = Path(run_dir)
     frontier, metrics = read.read_frontier(run_dir), read.read_metrics(run_dir)
     if not frontier:
-        _say(console, f"{run_dir} has no frontier.json yet: nothing can be said about a gain.")
+        say(console, f"{run_dir} has no frontier.json yet: nothing can be said about a gain.")
     else:
-        _say(console, visible(frontier.get("verdict") or "No verdict is recorded.", 600), "bold")
+        say(console, visible(frontier.get("verdict") or "No verdict is recorded.", 600), "bold")
         console.print()
         for name, value, remark in figures.headline(frontier, arrow=_ARROW):
-            _say(console, f"{name}: {value}" + (f" ({remark})" if remark else ""))
+            say(console, f"{name}: {value}" + (f" ({remark})" if remark else ""))
         console.print()
         console.print(table(frontier), width=min(WIDTH, console.width))
         console.print()
-        _say(console, _LEGEND)
+        say(console, _LEGEND)
     for alarm in metrics.alarms:
-        _say(console, f"alarm ({alarm.times}x): {alarm.text}", "yellow")
+        say(console, f"alarm ({alarm.times}x): {alarm.text}", "yellow")
     if (run_dir / "report.html").exists():
-        _say(console, f"The whole report: {run_dir / 'report.html'}")
+        say(console, f"The whole report: {run_dir / 'report.html'}")
 
 
-def _say(console: Console, text: str, look: str = "") -> None:
+def say(console: Console, text: str, look: str = "") -> None:
     """Plain text: no markup is read in it, and characters that the terminal cannot write become ``?``."""
     from rich.text import Text
 
