@@ -74,6 +74,10 @@ def simulate(
     """What the report would say of a change that is known, and how often: power, before a token is spent."""
     from dream_envs.frontier import simulate as simulation
 
+    try:
+        import scipy  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise DreamEnvsError("no module 'scipy': pip install 'dream-envs[frontier]'") from error
     rng = stream("frontier-simulate", seed)
     changes: Sequence[simulation.Change] = simulation.CHANGES
     if gained is not None or lost or sharpen:

@@ -99,6 +99,9 @@ def bootstrap_means(
 ) -> np.ndarray:
     """Means of ``draws`` resamples of the rows, with replacement within each stratum.
 
+    n - 1 of a stratum's n rows are drawn and scaled up by n / (n - 1), so that the spread of the means is that of the
+    unbiased variance: with 20 problems a family the plain bootstrap is 2.5 % too narrow (Rao and Wu 1988).
+
     Rows that are equal within a stratum are drawn together by one multinomial draw of how often they occur, which is
     the same distribution: Frontier Report rows take few values, so that 10,000 resamples of 2,000 problems take tenths
     of a second.
@@ -126,7 +129,8 @@ def bootstrap_means(
         if len(kinds) == 1:
             total += kinds[0] * len(rows)
         elif 3 * len(kinds) <= len(rows):
-            total += rng.multinomial(len(rows), often / len(rows), size=draws) @ kinds
+            size = max(len(rows) - 1, 1)
+            total += rng.multinomial(size, often / len(rows), size=draws) @ kinds * (len(rows) / size)
         else:
             total += _resampled_sums(rows, rng, draws)
     return (total / n).reshape((draws, *table.shape[1:]))
@@ -134,14 +138,14 @@ def bootstrap_means(
 
 def _resampled_sums(rows: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:
     """``float64[draws, M]`` sums of rows drawn with replacement, in blocks that fit the cache."""
-    m = len(rows)
+    m, drawn = len(rows), max(len(rows) - 1, 1)
     out = np.empty((draws, rows.shape[1]))
-    step = max(1, _BLOCK // m)
+    step = max(1, _BLOCK // drawn)
     for at in range(0, draws, step):
         size = min(step, draws - at)
-        picked = rng.integers(m, size=(size, m)) + m * np.arange(size)[:, None]
+        picked = rng.integers(m, size=(size, drawn)) + m * np.arange(size)[:, None]
         out[at : at + size] = np.bincount(picked.ravel(), minlength=size * m).reshape(size, m) @ rows
-    return out
+    return out * (m / drawn)
 
 
 def family_means(values: ArrayLike, families: ArrayLike, rng: np.random.Generator, draws: int = 10_000) -> np.ndarray:
