@@ -1,8 +1,9 @@
-"""GRPO and expert iteration through TRL, for seats of a self-play game.
+"""GRPO and its kin through TRL, for seats of a self-play game.
 
 ``GRPO`` is a Learner: it acts with the local engine and improves on the rows that ``agents.rows`` makes of each round.
 Expert iteration is the same learner with another rule: plain likelihood on right attempts and learnable proposals
-(``ReST-EM``), several passes over what the run has verified so far.
+(``ReST-EM``), several passes over what the run has verified so far.  PPO and RLOO are the same learner with another
+baseline (``PolicySettings``; ``agents.ppo`` has their defaults).
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import Any
 
 import msgspec
 
+from dream_envs.agents.critic import FILE as HEAD
+from dream_envs.agents.critic import Critic, CriticSettings
 from dream_envs.agents.local import LocalAgent, load
 from dream_envs.agents.practice import Practice
-from dream_envs.agents.rows import RowConfig, RowMaker
+from dream_envs.agents.rows import BASELINES, RowConfig, RowMaker
 from dream_envs.agents.trl_adapter import CheckpointCallback, TrainingRow, TrainSettings, make_trainer
+from dream_envs.agents.updates import Updates
 from dream_envs.core import Action, AgentLike, DreamEnvsError, Progress, Request
 from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import digest, stream
@@ -35,6 +39,28 @@ class GRPOSettings(msgspec.Struct, frozen=True):
     clip: float = 1.0
     save_every: int = 20
     rows: RowConfig = RowConfig()
+
+
+class PolicySettings(GRPOSettings, frozen=True):
+    """GRPO's knobs, and those that GRPO itself leaves at one update a round and its group's baseline.
+
+    A class of its own, so that the configuration of a GRPO run stays what it was.
+
+    ``baseline``: ``group`` (GRPO), ``leave_one_out`` (RLOO) or ``critic`` (PPO).  ``updates``: passes, minibatches and
+    clipping.  ``critic``: the value head, with ``baseline="critic"`` alone.  ``kl`` goes where ``updates.kl_in`` says.
+    """
+
+    baseline: str = "group"
+    updates: Updates = Updates()
+    critic: CriticSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.baseline not in BASELINES:
+            raise DreamEnvsError(f"baseline={self.baseline!r}: one of {', '.join(BASELINES)}")
+        if (self.critic is not None) != (self.baseline == "critic"):
+            raise DreamEnvsError(f"baseline={self.baseline!r}: critic=CriticSettings() with 'critic', None with others")
+        if self.critic is not None and (self.rows.proposals != "fresh" or self.rows.play_every > 1):
+            raise DreamEnvsError("a critic learns from what was sampled in the round: proposals='fresh', play_every=1")
 
 
 def expert_settings() -> GRPOSettings:
@@ -68,8 +94,19 @@ class GRPO:
         if isinstance(model, str):
             model, tokenizer = load(model, device)
         self.engine = LocalAgent(model, tokenizer=tokenizer)
-        self.settings, self.seed, self.evaluate = settings or GRPOSettings(), seed, evaluate
+        self.settings, self.seed, self.evaluate = settings or self.defaults(), seed, evaluate
+        self.rule = self.settings if isinstance(self.settings, PolicySettings) else PolicySettings()
+        self.critic = self._critic(self.rule.critic) if self.rule.critic else None
         self._pending: dict[str, Any] = {}
+
+    @staticmethod
+    def defaults() -> GRPOSettings:
+        """The settings where none are given."""
+        return GRPOSettings()
+
+    def _critic(self, settings: CriticSettings) -> Critic:
+        width = self.engine.model.config.get_text_config().hidden_size
+        return Critic(width, settings, digest("critic", self.seed, bits=24), self.engine.device)
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Sample replies from the weights as they are now."""
@@ -80,17 +117,23 @@ class GRPO:
         return self.engine.snapshot()
 
     def save(self, path: str) -> None:
-        """Write the weights and the tokenizer as a plain Hugging Face folder."""
+        """Write the weights and the tokenizer as a plain Hugging Face folder; a critic's head lies beside them."""
         self.engine.model.save_pretrained(path)
         self.engine.tokenizer.save_pretrained(path)
+        if self.critic is not None:
+            self.critic.head.save(Path(path))
 
     def load(self, path: str) -> None:
-        """Take over the weights of a folder."""
+        """Take over the weights of a folder, and its value head where it has one and this learner a critic."""
         model, _ = load(path, str(self.engine.device))
         self.engine.model.load_state_dict(model.state_dict())
+        if self.critic is not None and (Path(path) / HEAD).is_file():
+            self.critic.head.restore(Path(path))
 
     def improve(self, env: Practice, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
         """Train until ``budget`` steps are done in all; goes on from the newest complete checkpoint of the run.
+
+        A step is one round's rows, used in one update or, as ``PolicySettings`` may have it, in several.
 
         Several processes: start the script with ``torchrun`` and build the practice with ``practice.processes()``; each
         plays and trains on its share of every round, gradients are averaged, weights stay equal.
@@ -124,12 +167,14 @@ class GRPO:
                 warmup=self.settings.warmup,
                 clip=self.settings.clip,
                 tensorboard=str(Path(run.path) / "metrics") if env.rank == 0 else None,
+                updates=self.rule.updates,
             ),
             CheckpointCallback(
                 lambda path: self._complete(path, env, maker),
                 lambda step, logs: self._report(step, logs, env),
             ),
             lambda: self._board(env),
+            self.critic,
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         return Progress(budget, sum(env.samples.values()), {"solved": env.history[-1].solved or 0.0})
@@ -155,10 +200,14 @@ class GRPO:
         return found | {f"probe/{k}": float(v) for k, v in probe.items() if v is not None}
 
     def _report(self, step: int, logs: Mapping[str, float], env: Practice) -> None:
-        if (step - 1) % self.settings.rows.play_every:
+        done = step // self.rule.updates.steps - 1
+        if done % self.settings.rows.play_every:
             return
         extra = {"loss": logs["loss"], "lr": logs.get("learning_rate"), "grad_norm": logs.get("grad_norm")}
-        env.report(step - 1, {**extra, **self._pending})
+        if self.rule is self.settings:
+            extra |= {k.replace("/", "_"): v for k, v in logs.items() if k.startswith(("value/", "policy/"))}
+            extra["token_entropy"] = logs.get("entropy")
+        env.report(done, {**extra, **self._pending})
 
     def _maker(self, env: Practice) -> RowMaker:
         tokenizer, end = self.engine.tokenizer, self.engine.ends[0]
@@ -170,18 +219,23 @@ class GRPO:
             lambda text: [*tokenizer(text, add_special_tokens=False)["input_ids"], end],
             brief,
             frozenset(r.name for r in env.game.roles) - set(env.seats),
+            self.rule.baseline,
         )
 
     def _complete(self, path: Path, env: Practice, maker: RowMaker) -> None:
         """The last file of a checkpoint: where it is, the checkpoint is whole."""
         reviews = env.gather([maker.review.state()])  # each process reviews what it played itself
         if env.rank == 0:
+            if self.critic is not None:
+                self.critic.head.save(path)
             write_json(path / COMPLETE, {"practice": env.state(), "reviews": reviews})
 
     def _restore(self, path: Path, env: Practice, maker: RowMaker) -> None:
         state = read_json(path / COMPLETE)
         if (saved := len(state["reviews"])) != env.world:
             raise DreamEnvsError(f"{path} was written by {saved} processes, these are {env.world}: start {saved} again")
+        if self.critic is not None:
+            self.critic.head.restore(path)
         env.restore(state["practice"])
         maker.review.restore(state["reviews"][env.rank])
 

@@ -2,8 +2,10 @@
 
 Three sources, each with its reason.
 
-*Attempts.*  Solver groups in which some but not all attempts were right, GRPO's group-relative advantage.  Groups
-without variance carry no signal and are not sent.
+*Attempts.*  Solver groups in which some but not all attempts were right, with the advantage of the learner's baseline:
+GRPO's group mean and deviation, or RLOO's mean of the others.  Groups without variance carry no signal and are not
+sent.  With a critic (PPO) all groups are sent, since its values are to be right about what is always and never solved
+too, and the advantage here is only a weight.
 
 *Proposals.*  All proposals of the round are one group; the mutations that turned out learnable join it as
 demonstrations.
@@ -20,11 +22,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from dream_envs.agents.advantage import leave_one_out, relative
 from dream_envs.agents.trl_adapter import TrainingRow
-from dream_envs.agents.wake import Group, challenger_group, demonstrations, solver_groups
+from dream_envs.agents.wake import Group, Row, challenger_group, demonstrations, solver_groups
 from dream_envs.core import DreamEnvsError, Episode, Message, TaskFamily
 
 Encode = Callable[[Sequence[Message]], tuple[int, ...]]
+
+#: What a value is compared with: its group, the others of its group, or a learnt value.
+BASELINES = ("group", "leave_one_out", "critic")
 
 
 class RowConfig(msgspec.Struct, frozen=True):
@@ -54,13 +60,6 @@ class RowConfig(msgspec.Struct, frozen=True):
             raise DreamEnvsError(f"{self}: rows is even, play_every >= 1, proposals is 'fresh' or 'review'")
         if min(self.groups, self.review) < 0 or self.review_cap < 1:
             raise DreamEnvsError(f"{self}: groups and review are 0 or more, review_cap 1 or more")
-
-
-def relative(values: Sequence[float], scale: bool) -> np.ndarray:
-    """Values minus their mean, over their standard deviation if ``scale`` (GRPO; Dr. GRPO leaves it out)."""
-    array = np.asarray(values, dtype=np.float64)
-    centred = array - array.mean()
-    return centred / (array.std() + 1e-4) if scale else centred
 
 
 class Review:
@@ -122,6 +121,7 @@ class RowMaker:
         tokenize: a reply to completion ids, the end token included.
         brief: what the challenger sees, for demonstrations.
         roles: the roles that the learner itself plays; what others said is not trained on.
+        baseline: one of ``BASELINES``, what a value is compared with.
     """
 
     def __init__(
@@ -132,7 +132,11 @@ class RowMaker:
         tokenize: Callable[[str], list[int]],
         brief: list[Message],
         roles: frozenset[str] = frozenset({"challenger", "solver"}),
+        baseline: str = "group",
     ) -> None:
+        if baseline not in BASELINES:
+            raise DreamEnvsError(f"baseline={baseline!r}: one of {', '.join(BASELINES)}")
+        self.baseline = baseline
         self.roles = roles
         self.config, self.family, self.encode, self.tokenize, self.brief = config, family, encode, tokenize, brief
         self.review = Review(config.review_cap)
@@ -142,7 +146,7 @@ class RowMaker:
         """The rows of a step; ``used`` is the number of solver groups among them."""
         config = self.config
         groups = solver_groups(episodes) if "solver" in self.roles else []
-        informative = [g for g in groups if g.informative]
+        informative = [g for g in groups if g.informative or self.baseline == "critic"]
         chosen = [informative[i] for i in rng.permutation(len(informative))[: config.groups]]
         self.used = len(chosen)
         rows = [row for group in chosen for row in self._attempts(group)]
@@ -164,11 +168,17 @@ class RowMaker:
         return [rows[i] for i in rng.permutation(len(rows))]
 
     def _attempts(self, group: Group) -> list[TrainingRow]:
-        advantages = relative(group.values, self.config.scale)
+        negative = self.config.solver_negative
+        if self.baseline == "critic":
+            return [TrainingRow(self.encode(r.messages), r.ids, 1.0, r.value, "solver", negative) for r in group.rows]
+        if self.baseline == "leave_one_out":
+            advantages = leave_one_out(group.values)
+        else:
+            advantages = relative(group.values, self.config.scale)
         rows = []
         for row, advantage in zip(group.rows, advantages, strict=True):
-            if weight := _damp(advantage, self.config.solver_negative):
-                rows.append(TrainingRow(self.encode(row.messages), row.ids, weight, row.value))
+            if weight := _damp(advantage, negative):
+                rows.append(TrainingRow(self.encode(row.messages), row.ids, weight, row.value, "solver"))
         return rows
 
     def _proposals(self, episodes: Sequence[Episode]) -> list[TrainingRow]:
@@ -178,16 +188,25 @@ class RowMaker:
             return []
         values = np.array(group.values)
         mean, deviation = values.mean(), max(float(values.std()), 0.1)
-        rows = []
-        for row in group.rows:
-            if advantage := _damp(weight * (row.value - mean) / deviation, self.config.challenger_negative):
-                rows.append(TrainingRow(self.encode(row.messages), row.ids, advantage, row.value))
+        if self.baseline == "leave_one_out":
+            deviation = 1.0  # RLOO does not scale
+        rows = [self._proposal(row, weight * (row.value - mean) / deviation, len(values)) for row in group.rows]
+        rows = [row for row in rows if row.advantage]
         prompt = self.encode(self.brief)
         for episode, value in demonstrations(episodes):
             if value > mean:
                 ids = self.tokenize(episode.turns[0].text)
                 rows.append(TrainingRow(prompt, ids, float(weight * (value - mean) / deviation), value))
         return rows
+
+    def _proposal(self, row: Row, advantage: float, count: int) -> TrainingRow:
+        """A sampled proposal of ``count``, ``advantage`` above their mean."""
+        prompt, negative = self.encode(row.messages), self.config.challenger_negative
+        if self.baseline == "critic":
+            return TrainingRow(prompt, row.ids, self.config.challenger_weight, row.value, "challenger", negative)
+        if self.baseline == "leave_one_out" and count > 1:
+            advantage *= count / (count - 1)
+        return TrainingRow(prompt, row.ids, _damp(advantage, negative), row.value, "challenger")
 
 
 def _damp(advantage: float, negative: float) -> float:

@@ -18,7 +18,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from dream_envs.agents.grpo import GRPO, GRPOSettings, expert_settings
+from dream_envs.agents.learners import learner as make_learner
+from dream_envs.agents.learners import spec
 from dream_envs.agents.local import LocalAgent, keep_memory, resolve
 from dream_envs.agents.practice import Practice
 from dream_envs.baselines.arms import Arm, arm
@@ -35,10 +36,7 @@ from dream_envs.tasks.composition import Composition
 
 ATTEMPTS = 8
 MAX_LEVEL = 10
-STEPS = {"grpo": 150, "expert": 800}
 MEASURE_EVERY = 20
-
-LEARNERS: dict[str, Callable[[], GRPOSettings]] = {"grpo": GRPOSettings, "expert": expert_settings}
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -56,8 +54,7 @@ class Settings(msgspec.Struct, frozen=True):
 def check(settings: Settings) -> None:
     """Raise a one-line DreamEnvsError for what cannot be run."""
     arm(settings.arm)
-    if settings.learner not in LEARNERS:
-        raise DreamEnvsError(f"learner={settings.learner!r}: one of {', '.join(LEARNERS)}")
+    spec(settings.learner)
     for name in ("steps", "attempts", "per_depth"):
         if (value := getattr(settings, name)) < 1:
             raise DreamEnvsError(f"{name}={value}: 1 or more")
@@ -72,7 +69,7 @@ def config_of(settings: Settings) -> dict[str, Any]:
     folder = Path(resolve(settings.base))
     if not (folder / "model.safetensors").is_file():
         raise DreamEnvsError(f"base={settings.base!r}: no {folder}/model.safetensors; give nano/compose or a folder")
-    rule = msgspec.to_builtins(LEARNERS[settings.learner]())
+    rule = msgspec.to_builtins(spec(settings.learner).settings())
     del rule["save_every"]  # decides where a resumed run starts again, not where it ends
     return {
         "command": "dream",
@@ -110,7 +107,7 @@ def train(
     yardstick = Yardstick(Composition(max_level=MAX_LEVEL), settings.per_depth)
     run = Run(out, config)
     practice = build(settings, run, yardstick, base)
-    rule = LEARNERS[settings.learner]()
+    rule = spec(settings.learner).settings()
     watch = Watch(yardstick, base, run.path / "metrics.jsonl", settings.steps, rule.rows.play_every)
 
     def evaluate(step: int, agent: LocalAgent) -> dict[str, Any]:
@@ -125,7 +122,7 @@ def train(
 
     if save_every is not None:
         rule = msgspec.structs.replace(rule, save_every=save_every)
-    learner = GRPO(settings.base, settings=rule, seed=settings.seed, evaluate=evaluate)
+    learner = make_learner(settings.learner, settings.base, settings=rule, seed=settings.seed, evaluate=evaluate)
     learner.improve(practice, {}, settings.steps, run)
     learner.save(str(run.path / "checkpoints" / "final"))
     result = measure(settings, run, yardstick, base, learner.engine, practice, time.perf_counter() - began, watch)
@@ -182,7 +179,7 @@ def dream(
         out: the run folder.
         seed: the label of everything random.
         arm: one of ``arms.ARMS``.
-        learner: ``grpo`` or ``expert`` (expert iteration).
+        learner: one of ``agents.learners.LEARNERS``: ``grpo``, ``ppo``, ``rloo``, ``expert`` (expert iteration).
         steps: optimiser steps; None is the learner's default.
         resume: go on in a folder that holds an unfinished run.
         base: the model to start from.
@@ -193,11 +190,8 @@ def dream(
     Raises:
         DreamEnvsError: for settings that cannot be run, or a folder that is taken.
     """
-    if learner not in LEARNERS:
-        raise DreamEnvsError(f"learner={learner!r}: one of {', '.join(LEARNERS)}")
-    settings = Settings(
-        arm=arm, learner=learner, seed=str(seed), base=base, steps=STEPS[learner] if steps is None else steps
-    )
+    default = spec(learner).steps
+    settings = Settings(arm=arm, learner=learner, seed=str(seed), base=base, steps=default if steps is None else steps)
     check(settings)
     out = Path(out)
     if (out / "run.json").exists() and not (out / "frontier.json").exists() and not resume:

@@ -196,7 +196,7 @@ def test_an_unfinished_folder_asks_for_resume(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"arm": "ful"}, "full"), ({"learner": "ppo"}, "grpo"), ({"steps": 0}, "steps=0"), ({"steps": -1}, "steps=-1"),
+        ({"arm": "ful"}, "full"), ({"learner": "pop"}, "ppo"), ({"steps": 0}, "steps=0"), ({"steps": -1}, "steps=-1"),
         ({"base": "nano/compos"}, "nano/compose"), ({"base": "/no/such/model"}, "/no/such/model"),
     ],
 )  # fmt: skip

@@ -1,0 +1,117 @@
+"""The critic of PPO: a value head on the policy's own trunk, and the clipped loss that teaches it.
+
+The head reads the trunk's last hidden state before each token and says what the completion will earn.  It is no part
+of the model: a checkpoint's model stays a plain Hugging Face folder, and the head lies beside it in
+``value_head.safetensors``.  Its gradient does reach the trunk, scaled by ``weight``; the head itself has a learning
+rate of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dream_envs.core import DreamEnvsError
+
+FILE = "value_head.safetensors"
+
+
+class CriticSettings(msgspec.Struct, frozen=True):
+    """Knobs of the critic.
+
+    ``gamma``: discount a token; ``lam``: of the advantage estimate (both 0 to 1).  ``lr``: the head's own, above 0.
+    ``weight``: of the value loss beside the policy's; 0 leaves the trunk and the head alone.  ``clip``: how far a value
+    may move from what it was when the round was played before its loss is cut off; 0 does not cut.  ``hidden``: units
+    of a hidden layer, 0 for a linear head.  ``whiten``: bring each role's advantages to mean 0 and deviation 1.
+    """
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    lr: float = 1e-3
+    weight: float = 0.5
+    clip: float = 0.2
+    hidden: int = 0
+    whiten: bool = True
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
+            raise DreamEnvsError(f"gamma={self.gamma}, lam={self.lam}: each from 0 to 1")
+        if self.lr <= 0 or self.weight < 0 or self.clip < 0 or self.hidden < 0:
+            raise DreamEnvsError(f"{self}: lr is above 0; weight, clip and hidden are 0 or more")
+
+
+class ValueHead(nn.Module):
+    """Hidden states to expected returns.
+
+    Args:
+        width: of the trunk's hidden state.
+        hidden: units of the hidden layer; 0 for none.
+        generator: draws the first layer; the last one starts at zero, so that the first values are 0.
+    """
+
+    def __init__(self, width: int, hidden: int = 0, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        # Made without drawing from torch's global generator, which the trainer's shuffling goes by.
+        self.body = nn.utils.skip_init(nn.Linear, width, hidden) if hidden else None
+        self.out = nn.utils.skip_init(nn.Linear, hidden or width, 1)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.zero_()
+            if self.body is not None:
+                self.body.weight.normal_(0.0, width**-0.5, generator=generator)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """``[..., width]`` to ``[...]``, in single precision whatever the trunk's is."""
+        states = states.float()
+        if self.body is not None:
+            states = torch.tanh(self.body(states))
+        found: torch.Tensor = self.out(states).squeeze(-1)
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write ``value_head.safetensors`` into a folder."""
+        save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, folder / FILE)
+
+    def restore(self, folder: Path) -> None:
+        """Take over the head of a folder.
+
+        Raises:
+            DreamEnvsError: if there is none, or one of another shape.
+        """
+        if not (folder / FILE).is_file():
+            raise DreamEnvsError(f"{folder} has no {FILE}: it was not written by a learner with a critic")
+        try:
+            self.load_state_dict(load_file(folder / FILE))
+        except RuntimeError:
+            raise DreamEnvsError(f"{folder / FILE} is of another shape: resume with the same critic") from None
+
+
+class Critic:
+    """A value head with its settings.
+
+    Args:
+        width: of the trunk's hidden state.
+        settings: the knobs.
+        seed: draws the head's first layer.
+        device: where the head is.
+    """
+
+    def __init__(self, width: int, settings: CriticSettings, seed: int, device: torch.device | str = "cpu") -> None:
+        self.settings = settings
+        self.head = ValueHead(width, settings.hidden, torch.Generator().manual_seed(seed)).to(device)
+
+
+def value_loss(values: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:
+    """Half the squared error, element by element, the larger of plain and clipped (arXiv 1707.06347's code).
+
+    A value that has moved more than ``clip`` from ``old`` towards its return has no gradient left; one that has moved
+    away from it keeps its own.
+    """
+    plain = (values - returns) ** 2
+    if clip:
+        plain = torch.maximum(plain, (old + (values - old).clamp(-clip, clip) - returns) ** 2)
+    return 0.5 * plain
