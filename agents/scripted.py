@@ -28,6 +28,7 @@ from dream_envs.core import (
     Task,
     TaskFamily,
 )
+from dream_envs.games import judging
 from dream_envs.seeds import stream
 
 _GRAVITY = {code: rank for rank, code in enumerate(REJECT_CODES)}
@@ -69,8 +70,15 @@ class Scripted:
         task = self.task(request)
         return self.other(request, rng) if task is None or self.family is None else self.family.guess(task, rng)
 
+    def actor(self, request: Request, rng: np.random.Generator) -> str:
+        """As a solver."""
+        return self.solver(request, rng)
+
     def judge(self, request: Request, rng: np.random.Generator) -> str:
-        """A coin for each reply."""
+        """A coin for each reply, or one of the verdicts that a question allows."""
+        if (asked := self.question(request)) is not None:
+            low, high = judging.MARKS[asked.kind, asked.notation]
+            return judging.say(asked.kind, asked.notation, int(rng.integers(low, high + 1)))
         return " ".join([str(int(v)) for v in rng.integers(2, size=len(self.replies(request)))])
 
     def other(self, request: Request, rng: np.random.Generator) -> str:
@@ -94,6 +102,14 @@ class Scripted:
         listed = text_of(request.messages).partition("\n\nReplies:\n")[2].rpartition("\n\nWrite ")[0]
         return re.split(r"(?:^|\n)\[\d+\] ", listed)[1:]
 
+    def question(self, request: Request) -> judging.Question | None:
+        """What a judge is asked in the grammar of ``games.judging``, None if it is asked otherwise."""
+        ask = getattr(self.game, "question", None)
+        state = getattr(request, "state", None)
+        if ask is not None and state is not None and request.role == "judge":
+            return ask(state, request.agent)
+        return judging.read(text_of(request.messages)) if request.messages else None
+
     def _problem(self, request: Request, rng: np.random.Generator, levels: Sequence[int] | None = None) -> str:
         if self.family is None:
             return self.other(request, rng)
@@ -114,14 +130,26 @@ class Oracle(Scripted):
         return self.other(request, rng) if task is None or self.family is None else self.family.gold(task)
 
     def judge(self, request: Request, rng: np.random.Generator) -> str:
-        """What the family's verifier says of each reply."""
-        return " ".join(["1" if true else "0" for true in self.truths(request)])
+        """What the family's verifier says of each reply; of two replies that are worth the same, either."""
+        return self.verdict(request, rng, self.truths(request))
+
+    def verdict(self, request: Request, rng: np.random.Generator, right: Sequence[bool]) -> str:
+        """A judge's reply to whatever it was asked, given which of the answers before it are to count as right."""
+        if (asked := self.question(request)) is None:
+            return " ".join(["1" if one else "0" for one in right])
+        low, high = judging.MARKS[asked.kind, asked.notation]
+        mark = (high if right[0] else low) if len(right) == 1 else low if right[0] else high
+        if len(right) == 2 and right[0] == right[1]:
+            mark = int(rng.integers(low, high + 1))
+        return judging.say(asked.kind, asked.notation, mark)
 
     def truths(self, request: Request) -> list[bool]:
         """Whether each reply before the judge is right; all False where the problem cannot be told."""
-        replies, task = self.replies(request), self.task(request)
+        asked, task = self.question(request), self.task(request)
+        replies = list(asked.answers) if asked is not None else self.replies(request)
         if task is None and self.family is not None:
             problem = text_of(request.messages).partition("Problem:\n")[2].partition("\n\nReplies:\n")[0]
+            problem = asked.prompt if asked is not None else problem
             found = self.family.parse(problem)
             task = None if isinstance(found, Reject) else found
         if task is None or self.family is None:
@@ -142,9 +170,18 @@ class Floor(Oracle):
         """Nothing."""
         return ""
 
+    def actor(self, request: Request, rng: np.random.Generator) -> str:
+        """A wrong reply in the right form, which is worse than none where replies are compared; else nothing."""
+        task = self.task(request)
+        for _ in range(32 if task is not None and self.family is not None else 0):
+            assert task is not None and self.family is not None
+            if self.family.verify(task, guess := self.family.guess(task, rng)).value < 1.0:
+                return guess
+        return ""
+
     def judge(self, request: Request, rng: np.random.Generator) -> str:
         """The opposite of the truth."""
-        return " ".join(["0" if true else "1" for true in self.truths(request)])
+        return self.verdict(request, rng, [not true for true in self.truths(request)])
 
 
 class Guesser(Scripted):

@@ -177,6 +177,12 @@ def score_info(score: Score) -> dict[str, Any]:
     }
 
 
+def final_facts(game: Game, state: Any) -> dict[str, Any] | None:
+    """What the game makes public at its end (its optional ``public_facts(state)``), fresh on every call; else None."""
+    public = getattr(game, "public_facts", None)
+    return public(state) if public is not None else None
+
+
 def new_label(rng: np.random.Generator) -> str:
     """The label of the next episode: 16 hex digits, one draw of 63 bits."""
     return f"{int(rng.integers(2**63)):016x}"

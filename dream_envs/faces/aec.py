@@ -21,7 +21,8 @@ class AEC(AECEnv[str, dict[str, str], str]):
 
     Observations are ``{"role": str, "text": str}``; actions are plain strings (or a ``core.Action``, which may carry
     token ids).  ``infos[agent]`` has ``messages`` (fresh OpenAI-style messages), ``active`` (whether the agent acts
-    now) and, at the end, ``score`` (value, status, components, detail).  All agents end together, with ``terminated``.
+    now) and, at the end, ``score`` (value, status, components, detail) and the game's ``facts``, if it makes any
+    public.  All agents end together, with ``terminated``.
 
     Args:
         game: an id (``dream_envs/ChallengerSolver-v0``), ``module:Class``, a game class or a game object.
@@ -160,4 +161,6 @@ class AEC(AECEnv[str, dict[str, str], str]):
         }
         if self.episode is not None:
             info["score"] = common.score_info(self.episode.scores[agent])
+            if (facts := common.final_facts(self.game, self._table.state)) is not None:
+                info["facts"] = facts
         return info

@@ -145,4 +145,6 @@ class Parallel(ParallelEnv[str, dict[str, str], str]):
             infos[agent] = {"messages": messages, "active": agent in active}
             if self.episode is not None:
                 infos[agent]["score"] = common.score_info(self.episode.scores[agent])
+                if (facts := common.final_facts(self.game, state)) is not None:
+                    infos[agent]["facts"] = facts
         return observations, infos

@@ -114,13 +114,15 @@ class SingleRole(gymnasium.Env[str, str]):
 
 
 def seat_info(engine: SeatEngine, table: SeatTable) -> dict[str, Any]:
-    """``messages``, ``redraws`` and, at the end, ``score``."""
+    """``messages``, ``redraws`` and, at the end, ``score`` and the game's public ``facts``, if it has any."""
     info: dict[str, Any] = {
         "messages": engine.game.view(table.state, engine.seat),
         "redraws": table.redraws,
     }
     if table.episode is not None:
         info["score"] = common.score_info(table.episode.scores[engine.seat])
+        if (facts := common.final_facts(engine.game, table.state)) is not None:
+            info["facts"] = facts
     return info
 
 

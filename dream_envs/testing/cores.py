@@ -67,7 +67,9 @@ def private_information(subject: Subject, parts: Sequence[Subject]) -> None:
             shown: list[dict[str, str]] = []
             secrets: list[dict[str, str]] = []
             for number in range(24):
-                players = {**default_players(game), "solver": solver} if "solver" in _seated(game) else None
+                answering = [role for role in ("solver", "actor") if role in _seated(game)]
+                as_asked: dict[str, Any] = {role: solver for role in answering}
+                players = {**default_players(game), **as_asked} if answering else None
                 episode, documents = _exposed(game, f"private/{number}", players, reward)
                 public = _public(episode)
                 shown.append({where: _without(text, public) for where, text in documents.items()})
@@ -182,7 +184,7 @@ def _extremes(subject: Subject, kind: str, best: bool) -> None:
             seats = [agent for agent, role in acting.roles_by_agent(game).items() if role == spec.name]
             if not seats:
                 continue
-            target = spec.reward_range[1 if best else 0]
+            target = getattr(game, "reachable", {}).get(spec.name, spec.reward_range)[1 if best else 0]
             casts = [declared[spec.name]] if spec.name in declared else list(_companies(game, spec.name, seats, kind))
             values = []
             for players in casts:
@@ -268,6 +270,8 @@ def _exposed(game: Game, label: str, players: Mapping[str, Any] | None, reward: 
         documents[f"a view of {agent}"] = documents.get(f"a view of {agent}", "") + "\n" + acting.text_of(view)
     for agent, score in trail.episode.scores.items():
         documents[f"the score's info of {agent}"] = json.dumps(common.score_info(score), ensure_ascii=False)
+    if (facts := common.final_facts(game, trail.table.state)) is not None:
+        documents["the final info's facts"] = json.dumps(facts, ensure_ascii=False)
     return trail.episode, documents
 
 

@@ -1,0 +1,256 @@
+r"""How a judge is asked and how its reply is read: one grammar for every game with a judge.
+
+Three kinds of question: ``pairwise`` (which of two answers is better), ``score`` (how good is this answer) and
+``rubric`` (is this answer right); two notations.
+
+``compact``, for small models.  This is a contract that models are trained on::
+
+    question = kind "|" prompt "|" answer               ; kind "s" (score) or "r" (rubric)
+             / "j" "|" prompt "|" answer "|" answer     ; pairwise
+    prompt   = field
+    answer   = field
+    field    = *( plain / "\\" / "\|" )                 ; may be empty
+    plain    = any character but "\" and "|"
+    reply    = "1" / "2"        to "j": the first or the second answer is better
+             / "0" .. "9"       to "s": one digit, worth digit / 9
+             / "0" / "1"        to "r": wrong, right
+
+In a field every ``\`` is written ``\\`` and every ``|`` is written ``\|``, so that an answer made of separators cannot
+forge a field, nor a token such as ``<|end|>``.  ``j|c:BDA|BfDkAa|BfDkAb`` asks for the better of two answers to
+``c:BDA``.  (The kind is followed by ``|`` because ``j:BDA`` is itself a problem of Composition World.)  A reply is that
+one character and nothing else, no blank and no line end.
+
+``english``, for chat models: a paragraph in which the prompt and each answer stand as quoted lines (``> `` before every
+line of theirs, so that no answer can end its own quotation; ``<|`` is shown as ``< |``, which no tokenizer takes for
+markup).  The verdict is the last line of the reply that is not blank: ``Verdict: 2``, or the number alone, in any case,
+also bold or in ``\boxed{}``; a score is 0 to 10, worth a tenth of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from dream_envs.core import Action, DreamEnvsError, Limits, Message, Seat, Status
+
+#: The kinds of question, their letter in compact notation and how many answers they hold.
+LETTERS = {"pairwise": "j", "score": "s", "rubric": "r"}
+ANSWERS = {"pairwise": 2, "score": 1, "rubric": 1}
+KINDS = tuple(LETTERS)
+NOTATIONS = ("compact", "english")
+#: The numbers that are verdicts, lowest and highest, by kind and notation.
+MARKS: dict[tuple[str, str], tuple[int, int]] = {
+    ("pairwise", "compact"): (1, 2),
+    ("pairwise", "english"): (1, 2),
+    ("score", "compact"): (0, 9),
+    ("score", "english"): (0, 10),
+    ("rubric", "compact"): (0, 1),
+    ("rubric", "english"): (0, 1),
+}
+MAX_SEATS = 4096
+_KIND_OF = {letter: kind for kind, letter in LETTERS.items()}
+_FIELD = re.compile(r"(?:[^\\|]|\\[\\|])*", re.S)
+_VERDICT = re.compile(
+    r"[\s*_`]*(?:verdict[\s*_`]*[:=]?[\s*_`]*)?(?:\\boxed\{\s*)?([0-9]{1,2})(?:\s*\})?[\s*_`.]*", re.I
+)
+_HEADS = {
+    "pairwise": "Compare two answers to one task.",
+    "score": "Rate an answer to a task.",
+    "rubric": "Decide whether an answer to a task is right.",
+}
+_ASKS = {
+    "pairwise": "Which answer is better? Write 'Verdict: 1' or 'Verdict: 2' on the last line.",
+    "score": "How good is it, from 0 (worthless) to 10 (perfect)? Write 'Verdict: N' on the last line.",
+    "rubric": "Is it right? Write 'Verdict: 1' (right) or 'Verdict: 0' (wrong) on the last line.",
+}
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What a judge is asked.  ``who``: the numbers of the answers' authors, known to the game and never written."""
+
+    kind: str
+    notation: str
+    prompt: str
+    answers: tuple[str, ...]
+    who: tuple[int, ...] = ()
+
+
+class Ballot(msgspec.Struct, frozen=True):
+    """What became of one question.
+
+    ``status``: ``ok`` (``mark`` is the number that the judge wrote), ``invalid`` (it replied, unreadably),
+    ``abstain`` (never asked), or the status of a call that failed.
+    """
+
+    mark: int | None
+    status: Status = "ok"
+
+
+def write(question: Question) -> str:
+    """The question as text, in its notation."""
+    if question.notation == "compact":
+        return "|".join([LETTERS[question.kind], *map(_escape, (question.prompt, *question.answers))])
+    names = ["Answer 1", "Answer 2"] if question.kind == "pairwise" else ["Answer"]
+    parts = [f"{name}:\n{_quote(a)}" for name, a in zip(names, question.answers, strict=True)]
+    return "\n\n".join([_HEADS[question.kind], f"Task:\n{_quote(question.prompt)}", *parts, _ASKS[question.kind]])
+
+
+def read(text: str) -> Question | None:
+    """The question that ``write`` wrote, None if it is none.
+
+    In english the line ends of prompt and answers come back as line feeds, and ``< |`` for ``<|``.
+    """
+    if len(text) > 1 and text[1] == "|" and text[0] in _KIND_OF:
+        kind, fields, at = _KIND_OF[text[0]], list[str](), 1
+        while at < len(text) and text[at] == "|":
+            found = _FIELD.match(text, at + 1)
+            assert found is not None  # it matches the empty text
+            fields.append(re.sub(r"\\(.)", r"\1", found.group(), flags=re.S))
+            at = found.end()
+        if at < len(text) or len(fields) != 1 + ANSWERS[kind]:
+            return None
+        return Question(kind, "compact", fields[0], tuple(fields[1:]))
+    head, _, rest = text.partition("\n\n")
+    for kind, its in _HEADS.items():
+        tail = "\n\n" + _ASKS[kind]
+        if head != its or not rest.endswith(tail):
+            continue
+        blocks = rest.removesuffix(tail).split("\n\n")  # a quoted line is never empty
+        quoted = [block.split("\n")[1:] for block in blocks]
+        if len(blocks) == 1 + ANSWERS[kind] and all(q and all(x.startswith("> ") for x in q) for q in quoted):
+            texts = ["\n".join([line[2:] for line in q]) for q in quoted]
+            return Question(kind, "english", texts[0], tuple(texts[1:]))
+    return None
+
+
+def mark_of(kind: str, notation: str, reply: str) -> int | None:
+    """The number that a judge's reply states, None if it states none that is a verdict."""
+    if notation == "compact":
+        mark = int(reply) if len(reply) == 1 and reply in "0123456789" else None
+    else:
+        lines = reply.rstrip().splitlines()
+        found = _VERDICT.fullmatch(lines[-1]) if lines and len(lines[-1]) <= 80 else None
+        mark = int(found.group(1)) if found else None
+    low, high = MARKS[kind, notation]
+    return mark if mark is not None and low <= mark <= high else None
+
+
+def say(kind: str, notation: str, mark: int) -> str:
+    """The reply that ``mark_of`` reads as ``mark``."""
+    return str(mark) if notation == "compact" else f"Verdict: {mark}"
+
+
+def worth(kind: str, notation: str, mark: int) -> float:
+    """A mark of ``score`` or ``rubric`` as a value from 0 to 1."""
+    return mark / MARKS[kind, notation][1]
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """One question of a panel: who answers it, which answers it shows in this order, the how-manieth time."""
+
+    judge: str
+    who: tuple[int, ...]
+    trial: int
+    swapped: bool = False
+
+
+class Panel:
+    """The questions that one set of answers is put to, each a seat of its own.
+
+    All judges answer at the same time, so that a policy in the role ``judge`` is called once for all of them, and each
+    single judgement can have a score.
+
+    Args:
+        kind: ``pairwise``, ``score`` or ``rubric``.
+        notation: ``compact`` or ``english``.
+        authors: the agents whose answers are judged.
+        judgements: how often every pair (or answer) is judged.
+        order_swap: pairwise: half of a pair's judgements show it the other way round.
+        max_tokens: a judge's budget; None: 4 in compact, 512 in english.
+
+    Raises:
+        DreamEnvsError: for a value outside its range, or more than 4096 questions.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        notation: str,
+        authors: Sequence[str],
+        judgements: int,
+        *,
+        order_swap: bool = False,
+        max_tokens: int | None = None,
+    ) -> None:
+        if kind not in KINDS:
+            raise DreamEnvsError(f"judging={kind!r}: {', '.join(map(repr, KINDS))}")
+        if notation not in NOTATIONS:
+            raise DreamEnvsError(f"judge_notation={notation!r}: 'compact' or 'english'")
+        if isinstance(judgements, bool) or not isinstance(judgements, int) or not 1 <= judgements <= 256:
+            raise DreamEnvsError(f"judgements={judgements!r}: a whole number from 1 to 256")
+        swaps = order_swap and kind == "pairwise"
+        if swaps and judgements % 2:
+            raise DreamEnvsError(
+                f"judgements={judgements}: half are in swapped order: an even number, or order_swap=False"
+            )
+        self.kind, self.notation, self.authors, self.judgements = kind, notation, tuple(authors), judgements
+        groups = list(itertools.combinations(range(len(authors)), ANSWERS[kind]))
+        if len(groups) * judgements > MAX_SEATS:
+            raise DreamEnvsError(f"{len(groups) * judgements} judgements an episode: at most {MAX_SEATS}")
+        half = judgements // 2 if swaps else judgements
+        self.asks = tuple(
+            Ask(f"judge_{g * judgements + k}", group[::-1] if k >= half else group, k % half, k >= half)
+            for g, group in enumerate(groups)
+            for k in range(judgements)
+        )
+        self.judges = tuple(ask.judge for ask in self.asks)
+        tokens = max_tokens if max_tokens is not None else 4 if notation == "compact" else 512
+        self._seats = [Seat(name, "judge", Limits(tokens, max(64, 16 * tokens))) for name in self.judges]
+        self._number = {name: i for i, name in enumerate(self.judges)}
+
+    def seats(self, answered: Sequence[bool]) -> list[Seat]:
+        """The judges who have all the answers that they are asked about."""
+        return [s for s, ask in zip(self._seats, self.asks, strict=True) if all(answered[i] for i in ask.who)]
+
+    def ask_of(self, judge: str) -> Ask:
+        """The question of a judge."""
+        return self.asks[self._number[judge]]
+
+    def question(self, judge: str, prompt: str, answers: Sequence[str]) -> Question:
+        """What ``judge`` is asked."""
+        who = self.ask_of(judge).who
+        return Question(self.kind, self.notation, prompt, tuple([answers[i] for i in who]), who)
+
+    def messages(self, judge: str, prompt: str, answers: Sequence[str]) -> list[Message]:
+        """The question as one fresh message."""
+        return [{"role": "user", "content": write(self.question(judge, prompt, answers))}]
+
+    def ballot(self, action: Action | None) -> Ballot:
+        """What a judge's move amounts to; None: it was not asked."""
+        if action is None:
+            return Ballot(None, "abstain")
+        if action.status != "ok":
+            return Ballot(None, action.status)
+        mark = mark_of(self.kind, self.notation, action.text)
+        return Ballot(mark, "ok" if mark is not None else "invalid")
+
+    def group_of(self, judge: str) -> str:
+        """The name of the judgements that are compared with this one: ``actor_0 actor_2``, in either order."""
+        return " ".join([self.authors[i] for i in sorted(self.ask_of(judge).who)])
+
+    def reply_form(self) -> str:
+        """What a reply looks like, in a few words."""
+        low, high = MARKS[self.kind, self.notation]
+        numbers = f"{low} or {high}" if high - low == 1 else f"{low} to {high}"
+        return numbers if self.notation == "compact" else f"a last line 'Verdict: N', N {numbers}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _quote(text: str) -> str:
+    return "\n".join([f"> {line}" for line in text.replace("<|", "< |").splitlines() or [""]])
