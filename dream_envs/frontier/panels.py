@@ -262,6 +262,8 @@ def _problems(
                 "base_draws": run.made,
                 "base_upper": float(upper[i]),
                 "vetoed": found.vetoed[i] or None,
+                "loss_first": found.losses[i].first or None,
+                "loss_draws": found.losses[i].made,
                 "trained_interval": [float(low[i]), float(high[i])],
                 "certified": bool(certified[i]),
                 "chance": stratum.family.chance(p.task),

@@ -9,6 +9,7 @@ from typing import Any
 from dream_envs.report import frontier_read as fr
 from dream_envs.report import svg
 from dream_envs.report.frontier_plots import (
+    bare,
     drawable,
     hold,
     points_text,
@@ -32,6 +33,10 @@ CELLS = (
     ("S", "lost: base only", "c2"),
     ("O", "neither", "muted"),
 )
+
+
+#: Where the words above a bar begin, in shares of its width.
+_PLACES = (0.0, 0.24, 0.43, 0.62, 0.81)
 
 
 def left_over(shown: int, total: int, what: str) -> str:
@@ -58,18 +63,16 @@ def support_plot(data: dict[str, Any]) -> Plot | None:
                 edgecolor=svg.colour("ink"), linewidth=0.6,
             )  # fmt: skip
             start += value
-            said.append(f"{key} {percent(value)}")
+            said.append((f"{key} {percent(value)}", role))
         right = max(right, start)
         k = f"k = {whole(row.get('k'))}"
-        axes.annotate(
-            f"{k}: {', '.join(said)}", (0, -i + 0.24), xycoords=("axes fraction", "data"), xytext=(0, 2),
-            textcoords="offset points", va="bottom", color=svg.colour("ink"),
-        )  # fmt: skip
-        told.append(f"{k}: {', '.join(said)}")
-    axes.set_ylim(-len(rows) + 0.6, 0.75)
-    axes.set_yticks([])
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
+        for place, (text, role) in zip(_PLACES, ((k, "ink"), *said), strict=False):
+            axes.annotate(
+                text, (place, -i + 0.24), xycoords=("axes fraction", "data"), xytext=(0, 2),
+                textcoords="offset points", va="bottom", color=svg.colour("ink" if role == "muted" else role),
+            )  # fmt: skip
+        told.append(f"{k}: {', '.join(text for text, _ in said)}")
+    bare(axes, -len(rows) + 0.6, 0.75)
     hold(axes, [right], 0.0, 1.0, axis="x", pad=0.005)
     axes.set_xlabel("share of problems")
     note = (
@@ -90,11 +93,16 @@ def forest_plot(data: dict[str, Any]) -> Plot | None:
     fig, axes = whisker_figure(len(rows))
     drawn = []
     for f in rows:
-        held = " (held out)" if f.held_out else ""
-        drawn.append((fr.label(f.name, 24) + held, f.gain, svg.colour("trained"), "D" if f.held_out else "o"))
-    lost, _ = whiskers(axes, drawn, points_text)
+        drawn.append(
+            (
+                fr.label(f.name, 24) + (" *" if f.held_out else ""),
+                f.gain,
+                svg.colour("trained"),
+                "D" if f.held_out else "o",
+            )
+        )
+    lost = whiskers(axes, drawn, points_text, ((0.0, "-"),))
     hold(axes, [x for f in rows for v in f.gain if (x := drawable(v)) is not None], 0.0, 1.0, axis="x", pad=0.05)
-    axes.axvline(0, color=svg.colour("muted"), linewidth=1.2, zorder=0)
     axes.set_xlabel("gain, points of the family's problems")
     own = any(fr.triple(f.get("gain"))[0] is not None for f in items(data["suite"].get("families")))
     what = (
@@ -105,7 +113,7 @@ def forest_plot(data: dict[str, Any]) -> Plot | None:
         "over all families together."
     )
     note = (
-        f"{what} A gain that sits in one family speaks of that family. Diamonds: held-out families."
+        f"{what} A gain that sits in one family speaks of that family. Diamonds and *: held-out families."
         f"{left_over(len(rows), len(known), 'families')}"
     )
     told = "; ".join(f"{fr.label(f.name)}: {points_text(f.gain)}" for f in rows)
@@ -130,10 +138,7 @@ def tiers_plot(data: dict[str, Any]) -> Plot | None:
             said, (0, -i + 0.2), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
             va="bottom", color=svg.colour("ink"),
         )  # fmt: skip
-    axes.set_ylim(-len(found) + 0.6, 0.72)
-    axes.set_yticks([])
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
+    bare(axes, -len(found) + 0.6, 0.72)
     hold(axes, [x or 0.0 for _, c, s in found for x in (c, s)], 0.0, 1.0, axis="x", pad=0.01)
     axes.set_xlabel("problems")
     note = (
@@ -158,10 +163,9 @@ def retention_plot(data: dict[str, Any]) -> Plot | None:
         ends = tuple(None if v is None else 100 * v for v in (value, low, high))
         ink, marker = ("c2", "X") if s.get("flag") else ("c1", "o")
         drawn.append((fr.label(s.get("name"), 26), ends, svg.colour(ink), marker))
-    lost, _ = whiskers(axes, drawn, points_text)
+    lost = whiskers(axes, drawn, points_text, ((0.0, "-"),))
     known = [x for _, ends, _, _ in drawn for v in ends if (x := drawable(v)) is not None]
     hold(axes, known, -1.0, 1.0, axis="x", pad=0.05)
-    axes.axvline(0, color=svg.colour("muted"), linewidth=1.2, zorder=0)
     axes.set_xlabel("change of the score, points")
     note = (
         "What the model could do before and should still do. Left of the line: forgotten. A cross marks a suite whose "
@@ -193,10 +197,7 @@ def formats_plot(data: dict[str, Any]) -> Plot | None:
             xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", va="bottom",
             color=svg.colour("ink"),
         )  # fmt: skip
-    axes.set_ylim(-len(table) + 0.55, 0.72)
-    axes.set_yticks([])
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
+    bare(axes, -len(table) + 0.55, 0.72)
     hold(axes, [v for _, values in table for v in values.values()], 0.0, 1.0, axis="x", pad=0.005)
     axes.set_xlabel("share of replies (upper bar: base, lower bar: trained)")
     note = (
@@ -220,10 +221,9 @@ def ratio_plot(data: dict[str, Any]) -> Plot | None:
         return None
     fig, axes = whisker_figure(len(every[:MAX_ROWS]))
     read = [(fr.label(name, 26), fr.triple(v)) for name, v in every[:MAX_ROWS]]
-    lost, _ = whiskers(axes, [(n, v, svg.colour("trained"), "o") for n, v in read], ratio_text)
+    marks = ((1.0, "-"), (0.5, (0, (2, 1))))
+    lost = whiskers(axes, [(n, v, svg.colour("trained"), "o") for n, v in read], ratio_text, marks)
     hold(axes, [x for _, v in read for e in v if (x := drawable(e)) is not None], 0.4, 1.1, axis="x")
-    axes.axvline(1, color=svg.colour("muted"), linewidth=1.2, zorder=0)
-    axes.axvline(0.5, color=svg.colour("muted"), linewidth=1.2, linestyle=(0, (3, 2)), zorder=0)
     axes.set_xlabel("trained / base")
     note = (
         "Each measure of variety after training, divided by the base's, on the same prompts. 1: unchanged. Dashed: "
@@ -292,22 +292,23 @@ def curriculum_plot(data: dict[str, Any]) -> Plot | None:
     lines, lost = [], 0
     for name, values in block.items():
         inner = values if isinstance(values, list) else []
-        if len(inner) > 1 and any(drawable(v) is not None for v in inner):
+        if name.endswith("_series") and any(drawable(v) is not None for v in inner):
             line = series([float(i) for i in range(len(inner))], inner)
             lost += line.lost
-            lines.append((fr.label(name, 40), line))
+            lines.append((fr.label(name.removesuffix("_series"), 40), line))
     every, lines = len(lines), lines[:_MAX_PANELS]
     if not lines:
         return None
     fig, panels = svg.figure(height=48 + 110 * len(lines), right=24, panels=len(lines))
     for axes, (name, line) in zip(panels, lines, strict=True):
-        axes.plot(line.xs, line.ys, color=svg.colour("c1"), marker="o" if len(line.xs) <= 60 else None, markersize=4.5)
+        axes.plot(line.xs, line.ys, color=svg.colour("c1"), marker="o", markersize=4.5 if len(line.xs) <= 60 else 2)
         hold(axes, line.ys, min(line.ys), max(line.ys), pad=0.15)
         hold(axes, line.xs, 0.0, 1.0, axis="x", pad=0.03)
         axes.locator_params(axis="y", nbins=4)
         axes.locator_params(axis="x", nbins=5, integer=True)
         axes.set_title(name, loc="left", fontsize=svg.FONT)
-    panels[-1].set_xlabel("entry of the series")
+        axes.tick_params(labelbottom=axes is panels[-1])
+    panels[-1].set_xlabel("window of the run, in order")
     note = (
         "How the loop's own problems changed. Drift is difficulty for a frozen model, on a yardstick that does not "
         f"move with the players.{left_over(_MAX_PANELS, every, 'series')}"

@@ -7,6 +7,7 @@ same ``frontier.json`` gives the same bytes.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,11 @@ def _content(data: dict[str, Any]) -> dict[str, Any]:
         "draws": whole(protocol.get("trained_draws")),
         "budgets": whole(max((number(b) or 0 for b in items(protocol.get("budgets"))), default=None)),
         "loss_budget": whole(protocol.get("loss_budget")) if number(protocol.get("loss_budget")) else "",
+        "follow": whole(protocol["follow"]) if number(protocol.get("follow")) else "",
+        "stage": whole(protocol.get("stage")),
+        "configurations": _pairs(protocol.get("configurations")),
+        "unavailable": _pairs(protocol.get("unavailable")),
+        "kept_flag": walk(data["retention"], "flag") is True,
         "support_rows": tables.support_rows(data),
         "family_rows": tables.family_rows(data),
         "decoder_rows": tables.decoder_rows(data),
@@ -163,13 +169,37 @@ def _content(data: dict[str, Any]) -> dict[str, Any]:
         "judge_rows": tables.card_rows(data["judge"]),
         "arm_rows": tables.arm_rows(data),
         "cost_rows": tables.cost_rows(data) if data["cost"] is not None else [],
-        "command": command(data),
+        "command": command(data) or _command(data),
         "about": _about(data),
         "glossary": GLOSSARY,
         "fooled": tables.fooled(data),
         "how": HOW,
         "words": words,
     }
+
+
+def _pairs(value: Any) -> str:
+    """``base: forced_cool, trained: plain``."""
+    pairs = value.items() if isinstance(value, dict) else ()
+    return ", ".join(f"{fr.label(k, 40)}: {fr.label(v, 200)}" for k, v in pairs)
+
+
+def _command(data: dict[str, Any]) -> str:
+    """The command line that measures this again, from what the file tells; empty if that is not enough."""
+    base, trained = walk(data, "base", "name"), walk(data, "trained", "run") or walk(data, "trained", "name")
+    names = [base, trained, walk(data, "suite", "name"), walk(data, "suite", "seed")]
+    if not all(isinstance(n, str) and n for n in names):
+        return ""
+    top = max((number(b) or 0.0 for b in items(data["protocol"].get("budgets"))), default=0.0)
+    size = {1024.0: "mini", 8192.0: "standard"}.get(top)
+    argv = ["dream-envs", "frontier"]
+    for flag, value in zip(("--base", "--trained", "--suite", "--seed"), names, strict=True):
+        argv += [flag, value]
+    argv += ["--size", size] if size else []
+    for flag, veto in (("--arms", False), ("--vetoes", True)):
+        chosen = [a for a in items(data["protocol"].get("arms")) if isinstance(a, dict) and bool(a.get("veto")) == veto]
+        argv += [flag, ",".join(str(a.get("name")) for a in chosen) or "none"]
+    return visible(shlex.join(argv), 2000)
 
 
 def _about(data: dict[str, Any]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ counted and told in the plot's note; no limit of an axis cuts a point off.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dream_envs.report import frontier_read as fr
@@ -89,16 +89,26 @@ def log_ticks(axes: Any, *, plain: bool = False) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: svg.short(10.0**x) if plain else svg.powers(x)))
 
 
-def whiskers(axes: Any, rows: Sequence[tuple[str, tuple[float | None, ...], str, str]], text: Any) -> tuple[int, float]:
+#: Vertical lines of ``whiskers``: (x, line style).
+Marks = Sequence[tuple[float, Any]]
+
+
+def whiskers(
+    axes: Any,
+    rows: Sequence[tuple[str, tuple[float | None, ...], str, str]],
+    text: Callable[[tuple[float | None, ...]], str],
+    marks: Marks,
+) -> int:
     """Rows of a name above and a point with its interval below; the value is written at the right edge.
 
     Args:
         axes: drawn on from the top, one unit a row.
         rows: (name, (value, low, high), colour, marker) each.
         text: writes a row's value.
+        marks: the vertical lines.
 
     Returns:
-        How many rows had no value to draw, and the vertical extent.
+        How many rows had no value to draw.
     """
     lost = 0
     for i, (name, (value, low, high), ink, marker) in enumerate(rows):
@@ -118,17 +128,23 @@ def whiskers(axes: Any, rows: Sequence[tuple[str, tuple[float | None, ...], str,
             text((value, low, high)), (1, y), xycoords=("axes fraction", "data"), xytext=(0, 3),
             textcoords="offset points", va="bottom", ha="right", color=svg.colour("ink"),
         )  # fmt: skip
-    extent = len(rows) - 1 + 0.6
-    axes.set_ylim(-extent, 0.62)
+        for x, dash in marks:  # only beside the whisker, so that no line runs through the words
+            axes.plot([x, x], [y - 0.5, y - 0.04], color=svg.colour("muted"), linewidth=1.2, linestyle=dash, zorder=0)
+    bare(axes, -(len(rows) - 1 + 0.6), 0.62)
+    return lost
+
+
+def bare(axes: Any, low: float, high: float) -> None:
+    """A y axis of rows: these limits, and nothing drawn of it."""
+    axes.set_ylim(low, high)
     axes.set_yticks([])
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
-    return lost, extent
 
 
 def whisker_figure(rows: int) -> tuple[Any, Any]:
     """A figure as high as this many rows of ``whiskers`` need."""
-    fig, (axes,) = svg.figure(height=72 + 40 * rows, right=14, left=14)
+    fig, (axes,) = svg.figure(height=64 + 40 * rows, right=14, left=14)
     return fig, axes
 
 
@@ -149,11 +165,9 @@ def headline_plot(data: dict[str, Any]) -> Plot | None:
             found.append((name, tuple(walk(h, key, k) for k in ("fg", "low", "high")), marker))
     fig, axes = whisker_figure(len(found))
     rows = [(n, (v[0], v[1], v[2]), svg.colour("trained"), m) for n, v, m in found]
-    lost, _ = whiskers(axes, rows, points_text)
+    lost = whiskers(axes, rows, points_text, ((0.0, "-"), (MARGIN, (0, (2, 1)))))
     known = [x for _, v, _ in found for x in map(drawable, v) if x is not None]
     hold(axes, known, -0.5, 1.0, axis="x", pad=0.06)
-    for x, dash in ((0.0, "-"), (MARGIN, (0, (3, 2)))):
-        axes.axvline(x, color=svg.colour("muted"), linewidth=1.2, linestyle=dash, zorder=0)
     axes.set_xlabel("FG*, points of problems")
     note = (
         "Each bar is a 95 % interval of the same gain, net of losses, after the tail correction. Solid line: no gain. "
@@ -359,8 +373,10 @@ def scatter_plot(data: dict[str, Any]) -> Plot | None:
     log_ticks(axes)
     axes.set_xlabel("95 % upper bound of the base's success rate")
     axes.set_title("trained success rate", loc="left", fontsize=svg.FONT)
+    left, bottom, width, height = axes.get_position().bounds
+    axes.set_position((left, bottom, width, height * 0.93))
     axes.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=3, frameon=False, fontsize=svg.FONT - 1,
+        loc="lower center", bbox_to_anchor=(0.44, 1.075), ncols=3, frameon=False, fontsize=svg.FONT - 1,
         handletextpad=0.1, columnspacing=0.8, borderaxespad=0,
     )  # fmt: skip
     total = len(fr.problems(data))
@@ -370,9 +386,9 @@ def scatter_plot(data: dict[str, Any]) -> Plot | None:
         else ""
     )
     note = (
-        "One mark a problem. The top left is the claim: the base did not solve it in thousands of draws and the "
-        "trained model does. At the right edge the base was drawn little or not at all, because nothing had to be "
-        "explained there. Marks are moved slightly apart." + cut
+        "One mark a problem. The top left is the claim: the base did not solve it in all its draws and the trained "
+        "model does. Further right the base was drawn less, because it succeeded, because nothing had to be explained "
+        "there, or because the lot left it out. Marks are moved slightly apart." + cut
     )
     told = ", ".join(f"{whole(n)} {g}" for g, n in counts.items())
     alt = f"Problems by the base's upper bound and the trained rate: {told}. The table of problems has the numbers."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,8 +196,9 @@ class Family(NamedTuple):
     """One family's figures; shares in [0, 1], None where the file does not tell them.
 
     ``tried`` is the number of problems on which the base was drawn at all (the protocol draws it only where the
-    trained model shows something); ``reached`` the share of those that it solved.  ``gained`` and ``lost`` are in
-    problems.
+    trained model is reliable); ``reached`` the share of those that it solved.  ``gained`` and ``lost`` are in
+    problems.  Where only some of the base's survivors were followed to the last draw, picked by lot, what became of
+    those stands for the others, and ``gained`` need not be whole.
     """
 
     name: str
@@ -227,12 +229,9 @@ def _family(f: dict[str, Any], mine: list[dict[str, Any]] | None, data: dict[str
     rates = [r for p in mine if (r := rate(p.get("trained"))) is not None]
     tried = [p for p in mine if (number(p.get("base_draws")) or 0) > 0]
     reached = sum(base_solved(p) for p in tried)
-    eligible = f.get("eligible") is not False
-    gains = [gained(p, data) for p in mine]
-    known = [x for p in mine if (x := number(_as_number(p.get("lost")))) is not None]
-    gain = triple(f.get("gain"))
-    total, count = sum(gains), len(mine)
-    if gain[0] is None and count and eligible:
+    counted, count = f.get("eligible") is not False and bool(mine), len(mine)
+    gain, total = triple(f.get("gain")), gained(mine, data) if counted else None
+    if gain[0] is None and total is not None:
         low, high = wilson(total, count)
         gain = (100 * total / count, 100 * low, 100 * high)
     return Family(
@@ -241,23 +240,15 @@ def _family(f: dict[str, Any], mine: list[dict[str, Any]] | None, data: dict[str
         n=int(number(f.get("n")) or count),
         level=number(f.get("level")),
         chance=number(f.get("chance")),
-        eligible=eligible,
+        eligible=f.get("eligible") is not False,
         held_out=bool(f.get("held_out")),
         tried=len(tried),
-        reached=_first(number(f.get("coverage")), reached / len(tried) if tried else None),
-        pass1=_first(number(f.get("pass1")), sum(rates) / len(rates) if rates else None),
-        gained=_first(number(f.get("gained")), total if count and eligible else None),
-        lost=_first(number(f.get("lost")), sum(known) if known and eligible else None),
+        reached=reached / len(tried) if tried else None,
+        pass1=sum(rates) / len(rates) if rates else None,
+        gained=total,
+        lost=lost(mine, data) if counted else None,
         gain=gain,
     )
-
-
-def _first(*values: float | None) -> float | None:
-    return next((v for v in values if v is not None), None)
-
-
-def _as_number(value: Any) -> Any:
-    return float(value) if isinstance(value, bool) else value
 
 
 def problems(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -284,15 +275,38 @@ def base_solved(problem: dict[str, Any]) -> bool:
     return bool(problem.get("vetoed")) or bool(number(problem.get("base_first")))
 
 
-def gained(problem: dict[str, Any], data: dict[str, Any]) -> float:
-    """1 where the trained model is reliable and the base never solved the problem, else 0: its part of E(K)."""
-    if problem.get("eligible") is False or base_solved(problem) or not number(problem.get("base_draws")):
-        return 0.0
-    told = number(_as_number(problem.get("gained")))
-    if told is not None:
-        return told
-    found, need = pair(problem.get("trained")), number(data["protocol"].get("need"))
-    return float(found is not None and need is not None and found[0] >= need)
+def reliable(counts: Any, data: dict[str, Any]) -> bool:
+    """Whether ``[correct, draws]`` is reliable by the protocol (``need`` right ones)."""
+    found, need = pair(counts), number(data["protocol"].get("need"))
+    return found is not None and need is not None and found[0] >= need
+
+
+def gained(rows: Sequence[dict[str, Any]], data: dict[str, Any]) -> float:
+    """Problems of these that the trained model solves reliably and the base never does: their part of E.
+
+    Survivors that the lot left out are counted at the share of the followed ones (``frontier.lottery``).
+    """
+    full = max((number(b) or 0.0 for b in items(data["protocol"].get("budgets"))), default=0.0)
+    drawn = [p for p in rows if reliable(p.get("trained"), data) and number(p.get("base_draws"))]
+    open_ = [p for p in drawn if not base_solved(p) and (number(p.get("base_draws")) or 0) < full]
+    stage = max((number(p.get("base_draws")) or 0.0 for p in open_), default=full)
+    missed = [p for p in drawn if not base_solved(p) and (number(p.get("base_draws")) or 0) >= full]
+    late = [p for p in drawn if p not in missed and base_solved(p) and _solved_at(p) > stage]
+    followed = len(missed) + len(late)
+    return len(missed) + len(open_) * (len(missed) / followed if followed else 1.0)
+
+
+def _solved_at(problem: dict[str, Any]) -> float:
+    """The draw at which the base solved it; a veto comes after all of them."""
+    return math.inf if problem.get("vetoed") else number(problem.get("base_first")) or 0.0
+
+
+def lost(rows: Sequence[dict[str, Any]], data: dict[str, Any]) -> float | None:
+    """Problems of these that the base solves reliably and the trained model never did; None if that was not kept."""
+    if not any("loss_draws" in p for p in rows):
+        return None
+    known = [p for p in rows if reliable(p.get("base"), data) and number(p.get("loss_draws"))]
+    return float(sum(not number(p.get("loss_first")) for p in known))
 
 
 def wilson(count: float, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -10,8 +10,6 @@ from dream_envs.report.words import NONE, number, percent, probability, visible,
 
 CERTIFIED_ROWS = 50
 PROBLEM_ROWS = 200
-#: What "null" means for each block, and how it would be measured.
-_COMMAND = "dream-envs frontier"
 
 
 def tiles(data: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -71,15 +69,21 @@ def family_rows(data: dict[str, Any]) -> list[list[str]]:
             "yes" if f.held_out else "no",
             percent(f.reached) + (f" of {whole(f.tried)}" if f.reached is not None and f.tried else ""),
             probability(f.pass1),
-            whole(f.gained),
-            whole(f.lost),
+            count(f.gained),
+            count(f.lost),
         ]
         for f in fr.families(data)
     ]
 
 
+def count(value: float | None) -> str:
+    """A number of problems; one decimal where lots stand for some of them."""
+    x = number(value)
+    return NONE if x is None else f"{x:,.0f}" if x == round(x) else f"{x:,.1f}"
+
+
 def kind_rows(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """What kind of problem was gained, and how many of it."""
+    """What kinds of problem were certified, and how many of each."""
     kinds = data["verdict"].get("kinds")
     return [(fr.label(k, 60), whole(v)) for k, v in kinds.items()] if isinstance(kinds, dict) else []
 
@@ -265,17 +269,18 @@ def cost_rows(data: dict[str, Any]) -> list[tuple[str, str]]:
     """What it took, and what early stopping saved."""
     cost = data["cost"] or {}
     named = (
-        ("Draws of the base", "base_draws"), ("Draws of the trained model", "trained_draws"),
-        ("Draws of the veto arms", "veto_draws"), ("Draws without early stopping", "full_draws"),
-        ("Tokens generated", "tokens"),
+        ("Draws of the base", "base_draws"), ("of which in turn, stopped early", "round_robin_draws"),
+        ("in turn if nothing were stopped", "full_draws"), ("Draws of the veto arms", "veto_draws"),
+        ("Draws of the trained model", "trained_draws"), ("Tokens generated", "tokens"),
     )  # fmt: skip
     rows = [(name, whole(cost.get(key))) for name, key in named]
-    spent = [number(cost.get(key)) for key in ("base_draws", "trained_draws", "veto_draws")]
-    drawn, full = sum(x for x in spent if x is not None), number(cost.get("full_draws"))
-    if full and drawn:
-        rows.append(
-            ("Saved by early stopping", f"{percent(1 - drawn / full)} of the draws ({full / drawn:,.1f}x fewer)")
-        )
+    rows = [(name, value) for name, value in rows if value != NONE]
+    drawn, full = number(cost.get("round_robin_draws", cost.get("base_draws"))), number(cost.get("full_draws"))
+    if full and drawn and drawn <= full:
+        saved = f"{percent(1 - drawn / full)} of the base's draws in turn ({full / drawn:,.1f}x fewer)"
+        rows.append(("Saved by early stopping", saved))
+    if number(cost.get("drawn_now")) is not None:
+        rows.append(("Draws made now, the others from the cache", whole(cost["drawn_now"])))
     seconds = number(cost.get("seconds"))
     if seconds is not None:
         shown = f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min" if seconds < 36000 else ""

@@ -18,8 +18,8 @@ _COLUMNS = (
     "eligible\n ", "held\nout",
 )  # fmt: skip
 _LEGEND = (
-    "gained: reliably solved by the trained model, never by the base; lost: the reverse. Base reached: share of the "
-    "problems on which the base was drawn (only where the trained model is reliable)."
+    "gained: reliably solved by the trained model, never by the base (those followed by lot stand for the others); "
+    "lost: the reverse. Base reached: of the problems on which it was drawn, those where the trained model is reliable."
 )
 
 
@@ -46,8 +46,8 @@ def family_table(data: dict[str, Any]) -> Table:
             f"{percent(f.reached)} of {whole(f.tried)}" if f.reached is not None and f.tried else percent(f.reached)
         )
         cells = [
-            fr.label(f.name, 24), whole(f.n), probability(f.chance), reached, probability(f.pass1), whole(f.gained),
-            whole(f.lost), "yes" if f.eligible else "no", "yes" if f.held_out else "no",
+            fr.label(f.name, 24), whole(f.n), probability(f.chance), reached, probability(f.pass1),
+            tables.count(f.gained), tables.count(f.lost), "yes" if f.eligible else "no", "yes" if f.held_out else "no",
         ]  # fmt: skip
         found.add_row(*(Text(c) for c in cells), style="" if f.eligible else "dim")
     return found
@@ -70,7 +70,7 @@ def show_frontier(data: dict[str, Any], console: Console) -> None:
     say(console, f"{word}: {visible(data['verdict']['sentence'], 600)}", "bold")
     kinds = tables.kind_rows(data)
     if kinds:
-        say(console, "Gained, by kind: " + ", ".join(f"{count} {kind}" for kind, count in kinds) + ".")
+        say(console, "Certified, by kind: " + ", ".join(f"{count} {kind}" for kind, count in kinds) + ".")
     console.print()
     console.print(family_table(data), width=min(WIDTH, console.width))
     say(console, _LEGEND)
