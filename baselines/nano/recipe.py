@@ -46,6 +46,15 @@ class Support(msgspec.Struct, frozen=True):
     formats: dict[str, float] = msgspec.field(default_factory=lambda: {"trace": 0.9, "states": 0.1})
 
 
+class Wider(Support, frozen=True):
+    """A support whose copied strings have operations that no problem ever shows: known by name, not by table.
+
+    ``copied``: the operations of the copied strings.
+    """
+
+    copied: str = "ABCDEFGHIJ"
+
+
 class Recipe(msgspec.Struct, frozen=True):
     """How a base is made; its hash is written beside the weights."""
 
@@ -74,6 +83,8 @@ ECHO = Support(
 
 BASES: dict[str, Recipe] = {
     "compose": Recipe(),
+    # Two operations more than it was ever shown a table of: what they do can be found out by reward alone.
+    "discover": Recipe(support=Wider()),
     "echo": Recipe(support=ECHO, hidden=48, mlp=128, steps=500),
     "echo_wide": Recipe(support=ECHO, hidden=96, mlp=256, steps=500),
     # The control, not shipped: the same without its best format, the others in the same proportion.
@@ -122,12 +133,13 @@ def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, st
     """Endless (prompt, reply) pairs of the declared support."""
     support = recipe.support
     family = Composition(**support.family_args)
+    copied = support.copied if isinstance(support, Wider) else family.operations
     names, shares = list(support.formats), np.array(list(support.formats.values()))
     shares = shares / shares.sum()
     while True:
         if rng.random() < support.copy:
-            picks = rng.integers(len(family.operations), size=int(rng.integers(1, support.copy_length + 1)))
-            text = "".join(family.operations[i] for i in picks)
+            picks = rng.integers(len(copied), size=int(rng.integers(1, support.copy_length + 1)))
+            text = "".join(copied[i] for i in picks)
             yield ":" + text, text
             continue
         task = family.generate(rng, support.depths[int(rng.integers(len(support.depths)))])
