@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -253,3 +256,48 @@ def test_the_command_line_carries_every_setting(monkeypatch: pytest.MonkeyPatch,
         study.settings_of(job, {"stepps": 1})
     with pytest.raises(DreamEnvsError, match="train=7"):
         study.settings_of(job, {"train": 7})
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """In place of a run: a child that does what ``body`` says with its folder ``out`` and its coefficient ``kl``."""
+    code = "import sys, time, pathlib; out, kl = pathlib.Path(sys.argv[1]), sys.argv[2]; out.mkdir(exist_ok=True)"
+    monkeypatch.setattr(
+        study,
+        "command",
+        lambda out, job, _: [sys.executable, "-c", f"{code}; {body}", str(out / job.name), f"{job.kl:g}"],
+    )
+
+
+def test_a_run_that_fails_is_named_and_leaves_nobody_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stub(monkeypatch, "time.sleep(3 if kl == '0' else 0); open(out / 'late', 'w'); sys.exit(1)")
+    with pytest.raises(DreamEnvsError) as caught:
+        study.run_all(tmp_path, study.jobs((ECHO,), (0.0, 0.5), ("0",)), 2, {})
+    assert "echo-kl0.5-0" in str(caught.value) and ".log" in str(caught.value) and "\n" not in str(caught.value)
+    time.sleep(3.5)
+    assert not (tmp_path / "echo-kl0-0" / "late").exists()
+
+
+def test_finished_runs_are_not_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stub(monkeypatch, "(out / 'echo.json').write_text('{}'); open(out / 'ran', 'a').write('x')")
+    plan = study.jobs((ECHO,), (0.0, 0.5, 1.0), ("0", "1"))
+    study.run_all(tmp_path, plan[:2], 2, {})
+    study.run_all(tmp_path, plan, 3, {})
+    assert [(tmp_path / j.name / "ran").read_text() for j in plan] == ["x"] * 6
+
+
+def test_two_processes_never_work_in_one_folder(tmp_path: Path) -> None:
+    """A child that outlived its killed study holds the folder; the one that a new study starts waits for it."""
+    pytest.importorskip("fcntl")
+    order: list[str] = []
+
+    def second() -> None:
+        with study.alone(tmp_path):
+            order.append("second")
+
+    with study.alone(tmp_path):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        time.sleep(0.3)
+        order.append("first")
+    waiting.join(5)
+    assert order == ["first", "second"]
