@@ -50,7 +50,7 @@ def pages(name: str) -> dict[str, Any]:
         thing = registry.load(kind, full)
         page: dict[str, Any] = {"kind": kind, "name": full, "target": registry.rows(kind).get(full, full)}
         page["manual"] = manual(thing)
-        page |= {"envs": _env, "tasks": _task, "rewards": _signature, "agents": _signature}[kind](full, thing)
+        page |= {"envs": _env, "tasks": _task}.get(kind, _signature)(full, thing)
         found.append(page)
     return {"name": name, "pages": found}
 

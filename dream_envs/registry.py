@@ -71,6 +71,13 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "constant": "dream_envs.agents.scripted:Constant",
         "leaking": "dream_envs.agents.scripted:Leaking",
         "overlong": "dream_envs.agents.scripted:Overlong",
+        "always_first": "dream_envs.agents.judges:AlwaysFirst",
+        "random_judge": "dream_envs.agents.judges:RandomJudge",
+        "constant_judge": "dream_envs.agents.judges:ConstantJudge",
+        "length_lover": "dream_envs.agents.judges:LengthLover",
+        "flattering": "dream_envs.agents.judges:Flattering",
+        "cyclic": "dream_envs.agents.judges:Cyclic",
+        "noisy": "dream_envs.agents.judges:Noisy",
         "local": "dream_envs.agents.local:LocalAgent",
     },
     "suites": {

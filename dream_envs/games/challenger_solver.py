@@ -2,13 +2,16 @@
 
 Roles
     ``challenger_0`` proposes, ``solver_0`` .. ``solver_{n-1}`` answer at the same time and independently, ``judge_0``
-    (only with ``judge=True``) decides in place of the verifier.
+    (only with ``judge=True``) decides in place of the verifier; with ``judge="rubric"`` or ``"score"`` there is a judge
+    for every reply (``judgements`` of them), as in ``SelfJudge``.
 What each sees
     The challenger sees the brief: in compact notation ``new``.  A solver sees the accepted problem, ``c:BDA``, and
-    nothing of the other solvers.  The judge sees the problem and the numbered replies.  Nobody sees the answer.
+    nothing of the other solvers.  The judge sees the problem and the numbered replies, a judge of a panel the problem
+    and its one reply, ``r|c:BDA|BfDkAa`` (``games.judging``).  Nobody sees the answer.
 What a reply must look like
     A proposal follows the family's grammar to its last character (``free_text=True`` takes the last line that parses).
-    A solver's reply is the family's accepted reply.  A judge's is one ``0`` or ``1`` a reply, separated by blanks.
+    A solver's reply is the family's accepted reply.  A judge's is one ``0`` or ``1`` a reply, separated by blanks; in a
+    panel ``0`` or ``1`` (a digit for a score), in english a last line ``Verdict: 1``.
 Rewards
     By default the solver's is correctness (0 or 1; chance is the family's) and the challenger's is learnability,
     1 - p where some but not all solvers are right, else 0 (0 to 1 - 1/n).  Any reward model can replace them.
@@ -47,6 +50,8 @@ from dream_envs.core import (
     Task,
     TaskFamily,
 )
+from dream_envs.games import judge_facts
+from dream_envs.games.judging import MARKS, NOTATIONS, Ballot, Panel, Question, worth
 
 CHALLENGER, JUDGE = "challenger_0", "judge_0"
 Gate = Callable[[Task], Reject | None]
@@ -63,6 +68,7 @@ class State(msgspec.Struct, frozen=True):
     replies: tuple[Action, ...] = ()
     verdicts: tuple[Score, ...] = ()
     truths: tuple[Score, ...] = ()
+    ballots: tuple[Ballot, ...] = ()
 
 
 class ChallengerSolver:
@@ -72,7 +78,10 @@ class ChallengerSolver:
         family: a task family's name (``composition``) or a TaskFamily object.
         notation: ``compact`` or ``english``; only with a family's name.
         solvers: 1 to 1024 independent attempts at each problem.
-        judge: True gives ``judge_0`` the last word instead of the verifier; the truth is still recorded.
+        judge: True gives ``judge_0`` the last word instead of the verifier, ``rubric`` (right or wrong) or ``score``
+            (0 to 10, a digit in compact) a panel, whose mean verdict on a reply counts; the truth is still recorded.
+        judgements: how many judges of a panel each reply has.
+        judge_notation: how a panel is asked, ``compact`` or ``english``; None: as the family.
         free_text: accept a proposal inside other text: the last line that parses.
         gate: ``Task -> Reject | None``, asked after the family's own parser; ``curriculum.gates`` has ready ones.
         level: the level that the brief asks for (None: free).
@@ -88,7 +97,9 @@ class ChallengerSolver:
         *,
         notation: str = "compact",
         solvers: int = 4,
-        judge: bool = False,
+        judge: bool | str = False,
+        judgements: int = 1,
+        judge_notation: str | None = None,
         free_text: bool = False,
         gate: Gate | None = None,
         level: int | None = None,
@@ -107,11 +118,17 @@ class ChallengerSolver:
             raise DreamEnvsError(f"level={level}: {family.name} has {family.levels.start} to {family.levels.stop - 1}")
         self.solvers, self.judge, self.free_text, self.gate, self.level = solvers, judge, free_text, gate, level
         self.solver_names = tuple(f"solver_{i}" for i in range(solvers))
-        self.agents = (CHALLENGER, *self.solver_names, *((JUDGE,) if judge else ()))
+        self.panel = self._panel(judge, judgements, judge_notation)
+        judges = self.panel.judges if self.panel is not None else (JUDGE,) if judge else ()
+        form = self.panel.reply_form() if self.panel is not None else "one 0 or 1 a reply, separated by blanks"
+        self.agents = (CHALLENGER, *self.solver_names, *judges)
+        # The lowest rate of success above 0 that verdicts can make; scripted judges, who agree, make 1 / solvers.
+        steps = solvers if self.panel is None else solvers * judgements * MARKS[self.panel.kind, self.panel.notation][1]
+        self.reachable = {} if self.panel is None else {"challenger": (0.0, 1.0 - 1.0 / solvers)}
         self.roles = (
-            RoleSpec("challenger", 1, "a problem in the family's notation", (0.0, 1.0 - 1.0 / solvers)),
+            RoleSpec("challenger", 1, "a problem in the family's notation", (0.0, 1.0 - 1.0 / steps)),
             RoleSpec("solver", solvers, "the answer in the family's notation", (0.0, 1.0)),
-            *((RoleSpec("judge", 1, "one 0 or 1 a reply, separated by blanks", (0.0, 1.0)),) if judge else ()),
+            *((RoleSpec("judge", len(judges), form, (0.0, 1.0)),) if judge else ()),
         )
         chars = 4 * family.max_chars + 4096 if free_text else family.max_chars
         propose = Limits(max_tokens=family.max_chars if not free_text else 1024, max_chars=chars)
@@ -138,7 +155,9 @@ class ChallengerSolver:
         return Task(family=self.family.name, level=level or 0, prompt=text, origin="brief")
 
     def turns(self, state: State) -> list[Seat]:
-        """The challenger, then all solvers at once, then the judge if there is one."""
+        """The challenger, then all solvers at once, then the judge, or the panel, if there is one."""
+        if state.phase == "judge" and self.panel is not None:
+            return self.panel.seats([reply.status == "ok" for reply in state.replies])
         return self._seats[state.phase]
 
     def view(self, state: State, agent: str) -> list[Message]:
@@ -147,10 +166,14 @@ class ChallengerSolver:
             return [{"role": "user", "content": state.brief.prompt}]
         if state.challenge is None:
             return []
-        if agent != JUDGE:
+        if not agent.startswith("judge"):
             return [{"role": "user", "content": state.challenge.prompt}]
         if state.phase == "solve":
             return []
+        if self.panel is not None:
+            if state.replies[self.panel.ask_of(agent).who[0]].status != "ok":
+                return []
+            return self.panel.messages(agent, state.challenge.prompt, self._shown(state))
         replies = "\n".join(f"[{i}] {a.text}" for i, a in enumerate(state.replies))
         text = (
             f"Problem:\n{state.challenge.prompt}\n\nReplies:\n{replies}\n\n"
@@ -172,8 +195,13 @@ class ChallengerSolver:
                     for a in replies
                 ]
             )
+            if self.panel is not None and not any(reply.status == "ok" for reply in replies):
+                nobody = (Ballot(None, "abstain"),) * len(self.panel.asks)
+                return State(state.brief, "end", state.proposal, challenge, None, replies, truths, truths, nobody)
             phase = "judge" if self.judge else "end"
             return State(state.brief, phase, state.proposal, challenge, None, replies, truths, truths)
+        if state.phase == "judge" and self.panel is not None:
+            return self._judged(state, self.panel, actions)
         if state.phase == "judge":
             verdicts = self._verdicts(actions.get(JUDGE, _SILENT))
             return State(
@@ -184,7 +212,8 @@ class ChallengerSolver:
     def outcome(self, state: State) -> Outcome | None:
         """Facts: ``agents`` (all seats), ``valid``, ``reject``, ``solve_rate`` (of ok verdicts), ``correct`` by solver.
 
-        With a judge also ``truth`` by solver and ``verdict_status``.  ``agents`` names those who never got to move too,
+        With a judge also ``truth`` by solver and ``verdict_status``; with a panel its table, ``judgements`` (see
+        ``games.judge_facts``), and ``correct`` is the mean verdict.  ``agents`` names those who never got to move too,
         so that a reward computed from the episode alone can account for them.
         """
         if state.phase != "end":
@@ -210,6 +239,10 @@ class ChallengerSolver:
                 n: v.value if v.status == "ok" else None for n, v in zip(self.solver_names, state.truths, strict=True)
             }
             facts["verdict_status"] = state.verdicts[0].status if state.verdicts else "abstain"
+        if self.panel is not None:
+            rows = judge_facts.table(self.panel, state.ballots, {})
+            facts |= {"judging": self.panel.kind, "judgements": rows, **judge_facts.validity(rows)}
+            facts["verdict_status"] = "ok" if values else facts["verdict_status"]
         return Outcome("ok", facts)
 
     def record(self, state: State) -> tuple[list[Task | Challenge], list[Event]]:
@@ -255,6 +288,44 @@ class ChallengerSolver:
                 return found
             first = found if first.code == "empty" else first
         return first
+
+    def question(self, state: State, agent: str) -> Question | None:
+        """What a judge of a panel is asked, unescaped; None without a panel.  For scripted judges."""
+        if self.panel is None or state.challenge is None or not state.replies:
+            return None
+        return self.panel.question(agent, state.challenge.prompt, self._shown(state))
+
+    def _panel(self, judge: bool | str, judgements: int, notation: str | None) -> Panel | None:
+        if isinstance(judge, bool):
+            if judgements != 1 or notation is not None:
+                raise DreamEnvsError("judgements and judge_notation go with a panel: judge='rubric' or 'score'")
+            return None
+        if judge not in ("rubric", "score"):
+            raise DreamEnvsError(f"judge={judge!r}: True (one judge of all replies), 'rubric' or 'score' (a panel)")
+        own = self.family.notation if self.family.notation in NOTATIONS else "english"
+        return Panel(judge, notation or own, self.solver_names, judgements)
+
+    def _shown(self, state: State) -> list[str]:
+        cap = self._seats["solve"][0].limits.max_chars
+        return [reply.text[:cap] for reply in state.replies]
+
+    def _judged(self, state: State, panel: Panel, actions: Mapping[str, Action]) -> State:
+        asked = {seat.agent for seat in self.turns(state)}
+        said = [panel.ballot(actions.get(name, _SILENT) if name in asked else None) for name in panel.judges]
+        verdicts = []
+        for i, reply in enumerate(state.replies):
+            mine = [ballot for ballot, ask in zip(said, panel.asks, strict=True) if ask.who == (i,)]
+            told = [worth(panel.kind, panel.notation, b.mark) for b in mine if b.mark is not None]
+            if told:
+                verdicts.append(Score(sum(told) / len(told), grader="panel"))
+                continue
+            failed = [b.status for b in mine if b.status not in ("ok", "invalid")]
+            status = reply.status if reply.status != "ok" else failed[0] if failed else "abstain"
+            verdicts.append(Score(0.0, status, grader="panel"))
+        return State(
+            state.brief, "end", state.proposal, state.challenge, None, state.replies, tuple(verdicts), state.truths,
+            tuple(said),
+        )  # fmt: skip
 
     def _verdicts(self, action: Action) -> tuple[Score, ...]:
         words = action.text[: 4 * self.solvers + 64].split() if action.status == "ok" else []

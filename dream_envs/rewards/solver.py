@@ -53,8 +53,11 @@ def correctness(episode: Episode, *, role: str = "solver") -> dict[str, Score]:
 def judge_agreement(episode: Episode, *, role: str = "judge") -> dict[str, Score]:
     """The share of a judge's verdicts that agree with the truth that the game recorded beside them.
 
+    Where every judge has a judgement of its own (a panel, ``SelfJudge``), its one verdict: 1 or 0.  Of two answers that
+    are both right or both wrong neither is truly better: ``abstain``.
+
     Args:
-        episode: reads ``outcome.facts`` ``correct`` (the verdicts), ``truth`` and ``verdict_status``.
+        episode: reads ``outcome.facts`` ``judgements`` or ``correct`` (the verdicts), and ``truth``.
         role: who is scored.
 
     Returns:
@@ -62,6 +65,8 @@ def judge_agreement(episode: Episode, *, role: str = "judge") -> dict[str, Score
         reply came to be judged.  Only replies with both a verdict and a truth count.
     """
     facts, code = episode.outcome.facts, rejected(episode)
+    if "judgements" in facts:
+        return _each_judge(episode, role, code)
     verdicts, truths = facts.get("correct") or {}, facts.get("truth")
     pairs = [(v, t) for a, v in verdicts.items() if v is not None and (t := (truths or {}).get(a)) is not None]
     turns, found = last_turns(episode, role), {}
@@ -75,6 +80,24 @@ def judge_agreement(episode: Episode, *, role: str = "judge") -> dict[str, Score
         else:
             share = sum((v >= 0.5) == (t >= 0.5) for v, t in pairs) / len(pairs)
             found[agent] = Score(share, components={"judged": float(len(pairs))})
+    return found
+
+
+def _each_judge(episode: Episode, role: str, code: str) -> dict[str, Score]:
+    facts = episode.outcome.facts
+    truths, rows = facts.get("truth") or {}, {row["judge"]: row for row in facts["judgements"]}
+    turns, found = last_turns(episode, role), {}
+    for agent in agents_of(episode, role):
+        row = rows.get(agent, {})
+        verdict, one, two = row.get("verdict"), truths.get(row.get("first")), truths.get(row.get("second"))
+        if verdict is None:
+            found[agent] = unanswered(turns.get(agent), code, "no verdict")
+        elif "of" in row and (truth := truths.get(row["of"])) is not None:
+            found[agent] = Score(float((verdict >= 0.5) == (truth >= 0.5)))
+        elif one is not None and two is not None and one != two:
+            found[agent] = Score(float(truths[verdict] == max(one, two)))
+        else:
+            found[agent] = Score(0.0, "abstain", detail="no truth to agree with")
     return found
 
 

@@ -68,7 +68,7 @@ def private_information(subject: Subject, parts: Sequence[Subject]) -> None:
             secrets: list[dict[str, str]] = []
             for number in range(24):
                 answering = [role for role in ("solver", "actor") if role in _seated(game)]
-                as_asked: dict[str, Any] = {role: solver for role in answering}
+                as_asked: dict[str, Any] = dict.fromkeys(answering, solver)
                 players = {**default_players(game), **as_asked} if answering else None
                 episode, documents = _exposed(game, f"private/{number}", players, reward)
                 public = _public(episode)
