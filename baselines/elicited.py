@@ -226,14 +226,14 @@ def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model, ar
     """Exact log-probabilities where each problem has one accepted reply (compact Composition World); None elsewhere."""
     problems = found.problems
     families = [suite.strata[p.stratum].family for p in problems]
-    local = isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent)
+    local = isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent) and trained.wrap is None
     if not local or any(f.name != "composition" or f.notation != "compact" for f in families):
         return None
     before, after = ({d: np.zeros(len(problems)) for d in ex.DECODERS} for _ in range(2))
     for depth in sorted({p.task.level for p in problems}):
         at = [i for i, p in enumerate(problems) if p.task.level == depth]
         for model, table in ((base, before), (trained, after)):
-            grammars = [_grammar(suite, problems[i], model.engine) for i in at]
+            grammars = _grammars(suite, [problems[i] for i in at], model.engine)
             known = ex.exact(model.engine, [problems[i].task for i in at], grammars)
             for d in ex.DECODERS:
                 table[d][at] = known[d]
@@ -241,18 +241,27 @@ def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model, ar
     return before, after, by_arm(suite, problems, base, arms), by_arm(suite, problems, trained, mine)[0]
 
 
-def _grammar(suite: Suite, problem: Problem, engine: LocalAgent) -> ex.Grammar:
+def _grammars(suite: Suite, problems: Sequence[Problem], engine: LocalAgent) -> list[ex.Grammar]:
+    """Each problem's form in token ids; equal forms are looked up once."""
     assert suite.form is not None
-    form = suite.form(problem.task.prompt)
-    allowed = [[engine.token(text) for text in texts] for texts in form]
-    return ex.Grammar([*allowed, [engine.ends[0]]], [i % 2 == 1 for i in range(len(form))] + [False])
+    token = functools.cache(engine.token)
+    made: dict[tuple[str, ...], ex.Grammar] = {}
+    found = []
+    for problem in problems:
+        form = suite.form(problem.task.prompt)
+        key = tuple("".join(texts) for texts in form)
+        if key not in made:
+            allowed = [[token(text) for text in texts] for texts in form]
+            made[key] = ex.Grammar([*allowed, [engine.ends[0]]], [i % 2 == 1 for i in range(len(form))] + [False])
+        found.append(made[key])
+    return found
 
 
 def by_arm(suite: Suite, problems: Sequence[Problem], model: Model, arms: Sequence[Arm]) -> np.ndarray:
     """``float64[A, N]``: log-probability of one draw of each arm."""
     elicited = Elicited(suite, model)
     engine = model.engine
-    grammars = [_grammar(suite, p, engine) for p in problems]
+    grammars = _grammars(suite, problems, engine)
     rows = []
     for arm in arms:
         asker = elicited.asker(arm)

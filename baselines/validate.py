@@ -29,7 +29,7 @@ from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import stream
 
 #: Problems a stratum for the truth, and sets of problems that the pairs take in turn (their base draws are shared).
-TRUTH, SETS = 500, 10
+TRUTH, SETS = 250, 10
 
 
 def between(base: LocalAgent, trained: LocalAgent, share: float) -> LocalAgent:

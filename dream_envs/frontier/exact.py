@@ -104,8 +104,10 @@ def arm_log_probability(arm: Arm, logits: np.ndarray, ids: np.ndarray, grammar: 
         raise DreamEnvsError(f"arm {arm.name!r} has no exact probability; those that sample without top_p have one")
     scaled = logits.astype(np.float64) / arm.temperature
     if arm.how == "forced":
+        mask = np.full(scaled.shape, -np.inf)
         for i, allowed in enumerate(grammar.allowed):
-            scaled[i, np.setdiff1d(np.arange(scaled.shape[1]), allowed)] = -np.inf
+            mask[i, allowed] = 0.0
+        scaled += mask
     if arm.min_p:
         scaled = np.where(scaled < scaled.max(-1, keepdims=True) + np.log(arm.min_p), -np.inf, scaled)
     per_token = scaled[np.arange(len(ids)), ids] - _logsumexp(scaled)
