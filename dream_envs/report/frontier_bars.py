@@ -168,12 +168,13 @@ def retention_plot(data: dict[str, Any]) -> Plot | None:
     hold(axes, known, -1.0, 1.0, axis="x", pad=0.05)
     axes.set_xlabel("change of the score, points")
     note = (
-        "What the model could do before and should still do. Left of the line: forgotten. A cross marks a suite whose "
-        f"drop is flagged.{left_over(len(rows), len(every), 'suites')}"
+        "What the model could do before and should still do. Left of the line: forgotten. A cross marks a suite that "
+        "fell and for which a loss of more than one point cannot be excluded."
+        f"{left_over(len(rows), len(every), 'suites')}"
     )
     told = "; ".join(f"{name}: {points_text(ends)}" for name, ends, _, _ in drawn)
     alt = f"Change of the score of each retained suite, in points. {told}."
-    return Plot("retention", "What was kept", told_lost(note, lost), svg.inline(fig, "retention", alt))
+    return Plot("retention", "Change by suite", told_lost(note, lost), svg.inline(fig, "retention", alt))
 
 
 def formats_plot(data: dict[str, Any]) -> Plot | None:

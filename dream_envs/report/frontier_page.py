@@ -132,7 +132,6 @@ def all_plots(data: dict[str, Any]) -> dict[str, Plot]:
 def _content(data: dict[str, Any]) -> dict[str, Any]:
     protocol, verdict = data["protocol"], data["verdict"]
     word = visible(verdict["word"], 40)
-    exact = data["exact"] or {}
     return {
         "base": fr.label(data["base"].get("name"), 80),
         "trained": fr.label(data["trained"].get("name"), 80),
@@ -154,8 +153,7 @@ def _content(data: dict[str, Any]) -> dict[str, Any]:
         "support_rows": tables.support_rows(data),
         "family_rows": tables.family_rows(data),
         "decoder_rows": tables.decoder_rows(data),
-        "exact_e": fr.points(exact["e"]) if number(exact.get("e")) is not None else "",
-        "exact_fg": fr.signed(exact.get("fg")),
+        "exact_note": tables.exact_note(data),
         "certified_rows": tables.certified_rows(data),
         "certified_total": None if data["certified"] is None else len(data["certified"]),
         "problem_rows": tables.problem_rows(data),

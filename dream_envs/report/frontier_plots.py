@@ -81,12 +81,17 @@ def band(axes: Any, line: Series, ink: str) -> None:
     axes.fill_between(line.xs, line.lows, line.highs, color=ink, alpha=0.18, linewidth=0)
 
 
-def log_ticks(axes: Any, *, plain: bool = False) -> None:
-    """Labels of an x axis in log10: powers of ten, or with ``plain`` the numbers themselves."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: svg.short(10.0**x) if plain else svg.powers(x)))
+def log_ticks(axes: Any) -> None:
+    """Ticks of an x axis in log10, whose limits are set: powers of ten, or 1, 2, 5, 10 where it is short."""
+    low, high = axes.get_xlim()
+    decades = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
+    if high - low >= 2.2:
+        step = math.ceil(len(decades) / 6)
+        axes.set_xticks(list(decades)[::step], [svg.powers(d) for d in list(decades)[::step]])
+        return
+    named = [m * 10.0**d for d in range(math.floor(low), math.floor(high) + 1) for m in (1, 2, 5)]
+    named = [x for x in named if low - 1e-9 <= math.log10(x) <= high + 1e-9]
+    axes.set_xticks([math.log10(x) for x in named], [svg.short(x) for x in named])
 
 
 #: Vertical lines of ``whiskers``: (x, line style).
@@ -196,8 +201,8 @@ def decay_plot(data: dict[str, Any]) -> Plot | None:
         axes.plot([line.xs[-1], end], [line.ys[-1], star], color=ink, linestyle=(0, (2, 2)), linewidth=1.4)
         axes.plot([end], [star], color=svg.colour("c3"), marker="D", markersize=8, linestyle="none")
         axes.annotate(
-            f"E* {fr.signed(star)}", (end, star), xytext=(0, 9), textcoords="offset points", ha="right",
-            color=svg.colour("c3"),
+            f"E* {fr.signed(star)}", (end, star), textcoords="offset points", ha="right",
+            xytext=(0, 9 if star >= line.ys[-1] else -18), color=svg.colour("c3"),
         )  # fmt: skip
     values = [*line.ys, *line.lows, *line.highs, *([] if star is None else [star])]
     hold(axes, values, 0.0, 1.0, pad=0.1)
@@ -251,10 +256,10 @@ def pass_plot(data: dict[str, Any]) -> Plot | None:
         axes.annotate(who, (x, y), xytext=(5, 0), textcoords="offset points", va="center", color=ink)
     axes.set_xlabel("k (draws per problem)")
     axes.set_title("pass@k", loc="left", fontsize=svg.FONT)
+    thin = " Thin lines: the base's arms one by one." if isinstance(arms, dict) and arms else ""
     note = (
-        "Share of problems with at least one success in k draws, with 95 % bands. Thin lines: the base's arms one by "
-        "one; the thick dashed line takes them in turn. A trained curve that starts higher and is overtaken is "
-        "sharpening. Curves end where the draws do."
+        f"Share of problems with at least one success in k draws, with 95 % bands.{thin} A trained curve that starts "
+        "higher and is overtaken is sharpening; a gap that stays at large k is not. Curves end where the draws do."
     )
     alt = f"pass at k. {'; '.join(told)}."
     return Plot("passk", "pass@k and the base's coverage", told_lost(note, lost), svg.inline(fig, "passk", alt))
@@ -392,4 +397,4 @@ def scatter_plot(data: dict[str, Any]) -> Plot | None:
     )
     told = ", ".join(f"{whole(n)} {g}" for g, n in counts.items())
     alt = f"Problems by the base's upper bound and the trained rate: {told}. The table of problems has the numbers."
-    return Plot("scatter", "Problem by problem", told_lost(note, lost), svg.inline(fig, "scatter", alt))
+    return Plot("scatter", "Each problem, base against trained", told_lost(note, lost), svg.inline(fig, "scatter", alt))

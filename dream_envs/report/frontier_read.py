@@ -317,7 +317,7 @@ def wilson(count: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """
     p, zz = count / n, z * z / n
     centre, half = (p + zz / 2) / (1 + zz), z * ((p * (1 - p) + zz / 4) / n) ** 0.5 / (1 + zz)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    return max(centre - half, 0.0) if count > 0 else 0.0, min(centre + half, 1.0) if count < n else 1.0
 
 
 def certified_first(rows: list[dict[str, Any]], cap: int) -> Iterator[dict[str, Any]]:

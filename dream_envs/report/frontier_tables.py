@@ -165,7 +165,7 @@ def retention_rows(data: dict[str, Any]) -> list[list[str]]:
             probability(s.get("before")),
             probability(s.get("after")),
             _points_of(s.get("gain")),
-            "dropped" if s.get("flag") else "",
+            "loss shown" if s.get("lost") else "loss not excluded" if s.get("flag") else "",
         ]
         for s in items(walk(data["retention"], "suites"))
         if isinstance(s, dict)
@@ -263,6 +263,17 @@ def decoder_rows(data: dict[str, Any]) -> list[list[str]]:
         [fr.label(d, 40), probability(walk(v, "base")), probability(walk(v, "trained"))]
         for d, v in (decoders.items() if isinstance(decoders, dict) else ())
     ]
+
+
+def exact_note(data: dict[str, Any]) -> str:
+    """What the table of decoders is, and what the exact probabilities make of E beside the sampled figure."""
+    e, fg, drawn = (number(walk(data, *keys)) for keys in (("exact", "e"), ("exact", "fg"), ("headline", "e")))
+    note = "Mean exact probability of the accepted reply under each decoder, not sampled."
+    if e is not None:
+        note += (
+            f" From exact probabilities E is {fr.points(e)} points; from draws, vetoes included, {fr.points(drawn)}."
+        )
+    return note + (f" FG* is {fr.signed(fg)}." if fg is not None else "")
 
 
 def cost_rows(data: dict[str, Any]) -> list[tuple[str, str]]:

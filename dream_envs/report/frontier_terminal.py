@@ -23,11 +23,12 @@ _LEGEND = (
 )
 
 
-def family_table(data: dict[str, Any]) -> Table:
+def family_table(data: dict[str, Any], encoding: str = "utf-8") -> Table:
     """Gains and losses by family, held-out families last.
 
     Args:
         data: the content of ``frontier.json``, as ``frontier_read.checked`` gives it.
+        encoding: of the console; a character that it has not becomes ``?``.
 
     Returns:
         A table of at most 100 columns.
@@ -49,7 +50,9 @@ def family_table(data: dict[str, Any]) -> Table:
             fr.label(f.name, 24), whole(f.n), probability(f.chance), reached, probability(f.pass1),
             tables.count(f.gained), tables.count(f.lost), "yes" if f.eligible else "no", "yes" if f.held_out else "no",
         ]  # fmt: skip
-        found.add_row(*(Text(c) for c in cells), style="" if f.eligible else "dim")
+        found.add_row(
+            *(Text(c.encode(encoding, "replace").decode(encoding)) for c in cells), style="" if f.eligible else "dim"
+        )
     return found
 
 
@@ -72,7 +75,7 @@ def show_frontier(data: dict[str, Any], console: Console) -> None:
     if kinds:
         say(console, "Certified, by kind: " + ", ".join(f"{count} {kind}" for kind, count in kinds) + ".")
     console.print()
-    console.print(family_table(data), width=min(WIDTH, console.width))
+    console.print(family_table(data, console.encoding or "utf-8"), width=min(WIDTH, console.width))
     say(console, _LEGEND)
     alarm = (data["diversity"] or {}).get("alarm")
     if alarm:
