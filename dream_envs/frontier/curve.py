@@ -37,17 +37,17 @@ def expansion_curve(
         columns.append(missed * (kept if k > stage else 1))
     table = np.stack([*columns, columns[-1] * kept], 1)
     samples = intervals.bootstrap_means(table, rng, pooled_strata(evidence.family), draws)
-    k, means = np.array(ks), table.mean(0)
-    point, resampled = (_scaled(k, stage, m) for m in (means[None], samples))
+    at, means = np.array(ks), table.mean(0)
+    point, resampled = (_scaled(at, stage, m) for m in (means[None], samples))
     e = point[0]
     tail = (1 - level) / 2
     low, high = np.quantile(resampled, (tail, 1 - tail), axis=0)
     high = np.where(e == 0, np.maximum(high, 100 * intervals.rule_of_three(len(evidence), level)), high)
     if stage and (count := int((table[:, -1] > 0).sum())):
         slack = 100 * means[-2] * intervals.rule_of_three(count, level)
-        none = (k > stage) & (table[:, :-2].sum(0) == table[:, -1].sum())
+        none = (at > stage) & (table[:, :-2].sum(0) == table[:, -1].sum())
         low = np.where(none, [e_ - math.hypot(max(e_ - l_, 0), slack) for e_, l_ in zip(e, low, strict=True)], low)
-    return {"k": k.tolist(), "e": e.tolist(), "low": np.maximum(low, 0).tolist(), "high": high.tolist()}
+    return {"k": at.tolist(), "e": e.tolist(), "low": np.maximum(low, 0).tolist(), "high": high.tolist()}
 
 
 def _scaled(ks: np.ndarray, stage: int, means: np.ndarray) -> np.ndarray:

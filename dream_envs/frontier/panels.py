@@ -101,7 +101,7 @@ def report_data(
             k: dict(zip(("mean", "low", "high"), v, strict=True))
             for k, v in zip(("base", "trained", "gain"), pass1, strict=True)
         },
-        "pass_at_k": _pass_at_k(plan, boot, before, after, chosen),
+        "pass_at_k": {**_pass_at_k(plan, boot, before, after, chosen), "arms": _arm_curves(plan, sources, chosen)},
         "decay": _decay(plan, facts),
         "problems": _problems(plan, found, chosen, marked, before, after, sources.exact),
         "support": _support(plan, boot, before, after, chosen),
@@ -215,7 +215,16 @@ def _pass_at_k(plan: Plan, boot: _Boot, before: np.ndarray, after: np.ndarray, c
     for name, c in (("trained", after), ("base", before)):
         columns = np.stack([estimators.pass_at_k(plan.trained_draws, c, k) for k in ks], 1)
         found[name] = {"k": ks, **_columns(boot.means(columns, f"pass@k/{name}", chosen))}
-    return {**found, "arms": None}
+    return found
+
+
+def _arm_curves(plan: Plan, sources: Sources, chosen: np.ndarray) -> dict[str, Any] | None:
+    """Exact pass@k of each of the base's arms alone, up to the budget, where it is known."""
+    if sources.exact is None:
+        return None
+    ks = [4**i for i in range(8) if 4**i <= plan.budget]
+    named = zip([a.name for a in sources.arms if not a.veto], sources.exact[2][:, chosen], strict=True)
+    return {name: {"k": ks, "mean": [float(exact.pass_at_k(p, k).mean()) for k in ks]} for name, p in named}
 
 
 def _columns(rows: Sequence[tuple[float, float, float]]) -> dict[str, list[float]]:
