@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import pathlib
+import re
 
 import gymnasium
 import pytest
@@ -275,3 +277,13 @@ def test_golden_episode():
 
     text = json.dumps([turns, json.loads(encode(episode.outcome))], sort_keys=True)
     assert (episode.version, content_hash(text)) == (0, "5f42b23e53f5041c")
+
+
+def test_the_page_of_documentation_keeps_to_the_grammar():
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "self_judge.md").read_text("utf-8")
+    grammar = re.search(r"```\n(question = .*?)```", page, re.S).group(1)
+    said = "\n".join([line.strip() for line in grammar.strip().splitlines()])
+    assert said in "\n".join([line.strip() for line in judging.__doc__.splitlines()])
+    rows = re.findall(r"^([jrs]\|\S+)  ", page, re.M)
+    assert len(rows) == 4 and all(judging.read(row) is not None for row in rows)
+    assert judging.read(rows[1]).answers == ("x|y", "")

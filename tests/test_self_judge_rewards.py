@@ -84,9 +84,17 @@ def test_an_always_first_judge_under_swap_prefers_the_shorter_through_beta_alone
     first = judged([words(100), words(110)], lambda a, b, trial: "1", judgements=4)
     assert values(serl()(first), "actor") == pytest.approx([0.55, 0.5 / 1.1])
     assert set(values(serl()(first), "judge")) == {1.0, -1.0}
-    for control in ("band", "off"):
+    for control in ("band", "symmetric", "off"):
         scores = serl(length_control=control)(first)
         assert values(scores, "actor") == [0.5, 0.5] and set(values(scores, "judge")) == {0.0}
+
+
+def test_the_published_band_lets_the_shorter_win_where_the_longer_may_not():
+    first = judged([words(41), words(50)], lambda a, b, trial: "1")
+    assert values(serl(length_control="band")(first), "actor") == [0.5, 0.0]
+    assert values(serl(length_control="symmetric")(first), "actor") == [0.5, 0.5]
+    far = judged([words(40), words(50)], lambda a, b, trial: "1")
+    assert values(serl(length_control="symmetric")(far), "actor") == [0.0, 0.0]
 
 
 def test_length_is_what_it_is_said_to_be():
@@ -272,7 +280,7 @@ def test_the_judge_is_trained_first(progress, weights):
     [
         (lambda: serl(alpha=0), "alpha=0"),
         (lambda: serl(alpha=1.0), "alpha"),
-        (lambda: serl(length_control="on"), "'band'"),
+        (lambda: serl(length_control="on"), "symmetric"),
         (lambda: serl(length="bytes"), "'chars'"),
         (lambda: serl(invalid="zero"), "'abstain'"),
         (lambda: copeland(form="full"), "'net'"),

@@ -7,7 +7,7 @@ Roles
 What each sees
     The challenger sees the brief: in compact notation ``new``.  A solver sees the accepted problem, ``c:BDA``, and
     nothing of the other solvers.  The judge sees the problem and the numbered replies, a judge of a panel the problem
-    and its one reply, ``r|c:BDA|BfDkAa`` (``games.judging``).  Nobody sees the answer.
+    and its one reply, ``r|c:BDA|BhDnAj`` (``games.judging``).  Nobody sees the answer.
 What a reply must look like
     A proposal follows the family's grammar to its last character (``free_text=True`` takes the last line that parses).
     A solver's reply is the family's accepted reply.  A judge's is one ``0`` or ``1`` a reply, separated by blanks; in a

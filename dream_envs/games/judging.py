@@ -16,7 +16,7 @@ Three kinds of question: ``pairwise`` (which of two answers is better), ``score`
              / "0" / "1"        to "r": wrong, right
 
 In a field every ``\`` is written ``\\`` and every ``|`` is written ``\|``, so that an answer made of separators cannot
-forge a field, nor a token such as ``<|end|>``.  ``j|c:BDA|BfDkAa|BfDkAb`` asks for the better of two answers to
+forge a field, nor a token such as ``<|end|>``.  ``j|c:BDA|BhDnAj|BhDnAk`` asks for the better of two answers to
 ``c:BDA``.  (The kind is followed by ``|`` because ``j:BDA`` is itself a problem of Composition World.)  A reply is that
 one character and nothing else, no blank and no line end.
 

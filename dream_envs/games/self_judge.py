@@ -7,7 +7,7 @@ Roles
     seated in the role ``judge``.
 What each sees
     An actor sees the prompt, ``c:BDA``, and nothing of the others.  A judge sees the prompt and its two answers,
-    ``j|c:BDA|BfDkAa|BfDkAb`` in compact notation, a paragraph in english; neither who wrote them nor other verdicts.
+    ``j|c:BDA|BhDnAj|BhDnAk`` in compact notation, a paragraph in english; neither who wrote them nor other verdicts.
     Of an answer it sees what follows the last ``think_end``, at most ``answer_chars`` characters.  Nobody sees the
     truth.
 What a reply must look like

@@ -26,7 +26,7 @@ from dream_envs.games.judge_facts import pairs
 from dream_envs.rewards.base import Model, agents_of, last_turns, reward, unanswered
 
 Row = dict[str, Any]
-_LENGTH_CONTROL = ("serl", "band", "off")
+_LENGTH_CONTROL = ("serl", "band", "symmetric", "off")
 _TIE = 1e-12  # two sums of the same quotients in another order
 
 
@@ -42,7 +42,7 @@ def _check_serl(knobs: dict[str, Any]) -> dict[str, Any]:
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
         raise DreamEnvsError(f"alpha={alpha!r}: above 0 and below 1, the half width of the length band (0.2 in SERL)")
     if knobs["length_control"] not in _LENGTH_CONTROL:
-        raise DreamEnvsError(f"length_control={knobs['length_control']!r}: 'serl', 'band' (no bonus) or 'off'")
+        raise DreamEnvsError(f"length_control={knobs['length_control']!r}: one of {', '.join(_LENGTH_CONTROL)}")
     if knobs["length"] not in ("words", "chars", "tokens"):
         raise DreamEnvsError(f"length={knobs['length']!r}: 'words', 'chars' or 'tokens'")
     return check_invalid(knobs)
@@ -64,19 +64,22 @@ def serl(
     shorter winner gets more than 1.  Judge: ``sign(R(winner) - R(loser))``.
 
     With a judge that always names the first, the swapped order leaves all answers level, and beta then prefers the
-    shorter (lengths 100 and 110: 0.55 and 0.4545); ``length_control="band"`` has no such attractor.
+    shorter (lengths 100 and 110: 0.55 and 0.4545).  So does the band alone, a little: of 41 and 50 words the shorter
+    may win (41 > 40), the longer may not (50 > 49.2).  ``length_control="symmetric"`` has neither attractor.
 
     Args:
         episode: reads ``facts`` ``judgements``, ``repeats`` (K) and ``lengths``.
         alpha: half width of the length band, above 0 and below 1.
-        length_control: ``serl`` (band and beta), ``band`` (band, every counted win is worth 1) or ``off`` (all wins 1).
+        length_control: ``serl`` (band and beta), ``band`` (SERL's band, every counted win is worth 1), ``symmetric``
+            (``(1 - alpha) len_j < len_i < len_j / (1 - alpha)``, worth 1: i may win over j where j may win over i) or
+            ``off`` (every win is worth 1).
         length: what a length is: ``words`` (SERL: split at white space), ``chars`` or ``tokens``.  An answer in compact
             notation is one word: there only ``chars`` and ``tokens`` say anything.
         invalid: see the head of this module.  With ``abstain`` the denominator is the number of readable verdicts about
             i, and an actor without one has no score.
 
     Returns:
-        Actor: 0 to below 1 / (1 - alpha) (1.25); with ``band`` and ``off`` 0 to 1.  Components ``wins``, ``counted``
+        Actor: 0 to below 1 / (1 - alpha) (1.25); without beta 0 to 1.  Components ``wins``, ``counted``
         (wins in the band) and ``judged`` (readable verdicts).  Judge: -1, 0, +1.
     """
     rows = _rows(episode)
@@ -256,6 +259,8 @@ def _beta(sizes: Mapping[str, Any], row: Row, winner: str, alpha: float, control
     if control == "off":
         return 1.0
     mine, other = sizes[winner], sizes[row["second"] if winner == row["first"] else row["first"]]
+    if control == "symmetric":
+        return 1.0 if (1 - alpha) * other < mine and (1 - alpha) * mine < other else None
     if not (1 - alpha) * other < mine < (1 + alpha) * other:
         return None
     return other / mine if control == "serl" else 1.0
