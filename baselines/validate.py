@@ -22,14 +22,18 @@ from dream_envs.baselines.elicited import Elicited, Model, by_arm, load_model
 from dream_envs.baselines.frontier import DRAWS, Options, plan_of
 from dream_envs.frontier.curve import expansion_curve
 from dream_envs.frontier.draws import Book, book_path
+from dream_envs.frontier.gain import Evidence
 from dream_envs.frontier.panels import exact_gain
 from dream_envs.frontier.protocol import Plan, Side, evidence, measure
+from dream_envs.frontier.simulate import first_success
 from dream_envs.frontier.suite import Problem
 from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import stream
 
-#: Problems a stratum for the truth, and sets of problems that the pairs take in turn (their base draws are shared).
-TRUTH, SETS = 250, 10
+#: Problems a stratum for the truth.
+TRUTH = 250
+#: Shares of the way from base to trained model in ``simulated``.
+SHARES = (0.35, 0.5, 0.65, 0.8, 0.95)
 
 
 def between(base: LocalAgent, trained: LocalAgent, share: float) -> LocalAgent:
@@ -106,7 +110,7 @@ def validate(runs: Sequence[Path], pairs: int, out: Path, cache: Path, log: Any 
             agent = between(base.engine, finals[i % len(finals)].engine, share)
             trained = Model(f"pair-{i}", f"pair-{i}", agent)
             measured, configuration = pair(
-                msgspec.structs.replace(plan, seed=f"validate-{i % SETS}"), base, trained, arms, cache
+                msgspec.structs.replace(plan, seed=f"validate-{i}"), base, trained, arms, cache
             )
             exact = truth.gain(trained, configuration)
             row = {"pair": i, "run": str(runs[i % len(runs)]), "share": share, "truth": exact, **measured}
@@ -124,14 +128,61 @@ def validate(runs: Sequence[Path], pairs: int, out: Path, cache: Path, log: Any 
     }
 
 
+def simulated(runs: Sequence[Path], repetitions: int, log: Any = print) -> dict[str, Any]:
+    """Coverage of E's interval when reports are repeated with draws from the exact probabilities.
+
+    Args:
+        runs: as for ``validate``; the first one is used.
+        repetitions: reports at each of five shares of the way.
+        log: called with a line for every share.
+    """
+    plan, arms, _ = plan_of(Options())
+    base, final = load_model("nano/compose"), load_model(str(runs[0]))
+    truth = Truth(plan, base, arms)
+    pool, held = np.array([p.stratum for p in truth.problems]), 0
+    for share in SHARES:
+        trained = Model("between", "between", between(base.engine, final.engine, share))
+        mine = [a for a in arms if a.name == "forced"]
+        configured = by_arm(plan.suite, truth.problems, trained, mine)[0]
+        exact, hits = truth.gain(trained, "forced"), 0
+        for i in range(repetitions):
+            rng = stream("validate-simulated", share, i)
+            facts = _drawn(plan, pool, np.exp(truth.base).T, np.minimum(np.exp(configured), 1), rng)
+            curve = expansion_curve(facts, [plan.budget], rng, 1000)
+            hits += curve["low"][0] <= exact <= curve["high"][0]
+        held += hits
+        log(f"{share:.2f} of the way: E {exact:.2f}, held in {hits} of {repetitions}")
+    return {"reports": len(SHARES) * repetitions, "held": held}
+
+
+def _drawn(plan: Plan, pool: np.ndarray, base: np.ndarray, trained: np.ndarray, rng: np.random.Generator) -> Evidence:
+    """What one report would have drawn: problems from the pool, then the protocol."""
+    each = plan.per_stratum
+    at = np.concatenate([rng.choice(np.flatnonzero(pool == s), each) for s in np.unique(pool)])
+    reliable = (rng.binomial(plan.trained_draws, trained[at]) >= plan.need).astype(float)
+    first = np.where(reliable > 0, first_success(base[at], plan.budget, rng), 0)
+    left = (reliable > 0) & ((first == 0) | (first > plan.stage))
+    followed = ~left
+    if left.any():
+        followed[left] = lottery.pick(pool[at][left], plan.follow, rng)
+    none = np.zeros(len(at))
+    seen = np.where(followed, first, 0)
+    lots = None if followed.all() else followed
+    return Evidence(reliable, seen, plan.budget, none, none, none, plan.loss_budget, pool[at], none, lots, plan.stage)
+
+
 def main() -> None:
     """``python -m dream_envs.baselines.validate RUN [RUN ...]``."""
     parser = argparse.ArgumentParser(description="the report's interval of E against exact truth")
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--simulated", type=int, default=0, metavar="N", help="no engine: N reports at five shares")
     parser.add_argument("--out", type=Path, default=Path("runs/validate"))
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.simulated:
+        print(json.dumps(simulated(given.runs, given.simulated)))
+        return
     print(json.dumps(validate(given.runs, given.pairs, given.out, given.out / "cache")))
 
 
