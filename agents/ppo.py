@@ -22,13 +22,13 @@ from dream_envs.agents.updates import Updates
 
 
 def ppo_settings() -> PolicySettings:
-    """PPO on every attempt of a round: two passes of two minibatches, gamma 1, lambda 0.95."""
+    """PPO on GRPO's rows and a few groups more: one pass of four minibatches, gamma 1, lambda 0.95."""
     return PolicySettings(
         lr=5e-4,
-        rows=RowConfig(rows=1128, groups=116),
+        rows=RowConfig(rows=680, groups=60),
         baseline="critic",
-        updates=Updates(epochs=2, minibatches=2),
-        critic=CriticSettings(),
+        updates=Updates(epochs=1, minibatches=4),
+        critic=CriticSettings(lr=1e-2, hidden=64),
     )
 
 

@@ -4,8 +4,8 @@ Three sources, each with its reason.
 
 *Attempts.*  Solver groups in which some but not all attempts were right, with the advantage of the learner's baseline:
 GRPO's group mean and deviation, or RLOO's mean of the others.  Groups without variance carry no signal and are not
-sent.  With a critic (PPO) all groups are sent, since its values are to be right about what is always and never solved
-too, and the advantage here is only a weight.
+sent.  With a critic (PPO) groups without variance fill the places that are left, since its values are to be right
+about what is always and never solved too, and the advantage here is only a weight.
 
 *Proposals.*  All proposals of the round are one group; the mutations that turned out learnable join it as
 demonstrations.
@@ -146,8 +146,11 @@ class RowMaker:
         """The rows of a step; ``used`` is the number of solver groups among them."""
         config = self.config
         groups = solver_groups(episodes) if "solver" in self.roles else []
-        informative = [g for g in groups if g.informative or self.baseline == "critic"]
+        informative = [g for g in groups if g.informative]
         chosen = [informative[i] for i in rng.permutation(len(informative))[: config.groups]]
+        if self.baseline == "critic":
+            rest = [g for g in groups if not g.informative]
+            chosen += [rest[i] for i in rng.permutation(len(rest))[: config.groups - len(chosen)]]
         self.used = len(chosen)
         rows = [row for group in chosen for row in self._attempts(group)]
         fresh = self._proposals(episodes) if "challenger" in self.roles else []

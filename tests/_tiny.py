@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 
-from dream_envs.agents.grpo import GRPO, GRPOSettings
+from dream_envs.agents.critic import CriticSettings
+from dream_envs.agents.grpo import GRPO, GRPOSettings, PolicySettings
+from dream_envs.agents.learners import learner as learner_named
 from dream_envs.agents.practice import Practice
 from dream_envs.agents.rows import RowConfig
+from dream_envs.agents.updates import Updates
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.curriculum.syllabus import Share, Syllabus
@@ -19,6 +22,13 @@ from dream_envs.rollout import read_episodes
 from dream_envs.runs import Follower, Run
 
 SETTINGS = GRPOSettings(lr=1e-3, warmup=1, save_every=2, rows=RowConfig(rows=48, groups=8, review=12))
+PPO_SETTINGS = PolicySettings(
+    **{name: getattr(SETTINGS, name) for name in ("lr", "warmup", "save_every")},
+    rows=RowConfig(rows=64, groups=12, review=12),
+    baseline="critic",
+    updates=Updates(epochs=2, minibatches=2),
+    critic=CriticSettings(lr=1e-2, hidden=8),
+)
 
 
 def practice(path: Path, *, share: Share | None = None, solvers: int = 4, seed: str = "tiny", **more: Any) -> Practice:
@@ -36,6 +46,14 @@ def learner(**more: Any) -> GRPO:
     """A learner on the nano base, on one thread."""
     torch.set_num_threads(1)
     return GRPO("nano/compose", **{"settings": SETTINGS, "seed": "tiny", **more})
+
+
+def named(name: str, **more: Any) -> GRPO:
+    """A learner of this name with the numbers of this file."""
+    torch.set_num_threads(1)
+    chosen = {"grpo": SETTINGS, "ppo": PPO_SETTINGS}
+    given = {"settings": chosen[name]} if name in chosen else {}
+    return learner_named(name, "nano/compose", **{**given, "seed": "tiny", **more})
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

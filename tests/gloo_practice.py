@@ -1,6 +1,7 @@
 """Two steps of learning in each process that ``torchrun`` starts; run by ``test_distributed.py``.
 
-``torchrun --nproc_per_node 2 gloo_practice.py OUT STEPS``: every rank leaves its weights, store and history in OUT.
+``torchrun --nproc_per_node 2 gloo_practice.py OUT STEPS [LEARNER]``: every rank leaves its weights (a critic's head
+among them), store and history in OUT.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import msgspec
 import torch
-from _tiny import learner, practice, weights
+from _tiny import named, practice, weights
 from safetensors.torch import save_file
 
 from dream_envs.agents.practice import processes
@@ -36,9 +37,12 @@ def main() -> None:
         return episodes
 
     env.play = watched  # type: ignore[method-assign]
-    made = learner()
+    made = named(sys.argv[3] if len(sys.argv) > 3 else "grpo")
     made.improve(env, {}, steps, env.run)
-    save_file(weights(made.engine.model), out / f"weights-{rank}.safetensors")
+    head = weights(made.critic.head) if made.critic else {}
+    save_file(
+        weights(made.engine.model) | {f"head.{k}": v for k, v in head.items()}, out / f"weights-{rank}.safetensors"
+    )
     told = {
         "mine": mine,
         "store": env.syllabus.store.state() | {"position": 0},

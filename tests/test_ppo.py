@@ -1,0 +1,266 @@
+"""The parts of PPO and RLOO against hand-worked numbers and brute force: advantages, values, heads, rows, mistakes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("trl")
+
+from test_rows import RNG, episode, maker, told
+
+from dream_envs.agents.advantage import gae, leave_one_out, moments, whiten
+from dream_envs.agents.critic import FILE, Critic, CriticSettings, ValueHead, value_loss
+from dream_envs.agents.grpo import GRPOSettings, PolicySettings
+from dream_envs.agents.learners import LEARNERS, learner
+from dream_envs.agents.rows import RowConfig
+from dream_envs.agents.updates import Updates
+from dream_envs.core import DreamEnvsError
+
+
+def alone(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+# -------------------------------------------------------------------------------------------------------- advantages
+
+
+def test_gae_by_hand() -> None:
+    """One unit at the last of three tokens, values 0.2, 0.5, 0.4; a second row that ends after one token.
+
+    gamma 1, lambda 1/2: errors 0.3, -0.1, 0.6; advantages 0.3 + (-0.1 + 0.6/2)/2 = 0.4, 0.2, 0.6.
+    gamma 0.9: errors 0.45 - 0.2, 0.36 - 0.5, 0.6; advantages 0.25 + 0.45 * 0.13 = 0.3085, -0.14 + 0.45 * 0.6, 0.6.
+    """
+    rewards = torch.tensor([[0.0, 0.0, 1.0], [-1.0, 7.0, 7.0]])
+    values = torch.tensor([[0.2, 0.5, 0.4], [0.25, 9.0, 9.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    found, returns = gae(rewards, values, mask, 1.0, 0.5)
+    torch.testing.assert_close(found, torch.tensor([[0.4, 0.2, 0.6], [-1.25, 0.0, 0.0]]))
+    torch.testing.assert_close(returns, torch.tensor([[0.6, 0.7, 1.0], [-1.0, 0.0, 0.0]]))
+    found, _ = gae(rewards, values, mask, 0.9, 0.5)
+    torch.testing.assert_close(found[0], torch.tensor([0.3085, 0.13, 0.6]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 7), st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**30))
+def test_gae_is_the_sum_of_discounted_errors(length: int, gamma: float, lam: float, seed: int) -> None:
+    """Of rows of every length up to ``length``, whatever stands in the padding."""
+    rng = np.random.default_rng(seed)
+    rewards, values = (rng.normal(size=(length, length)) for _ in range(2))
+    mask = np.tril(np.ones((length, length)))  # row i has i + 1 tokens
+    found, returns = gae(*(torch.tensor(x) for x in (rewards, values, mask)), gamma, lam)
+    for row in range(length):
+        n = row + 1
+        r, v = rewards[row, :n], np.append(values[row, :n], 0.0)  # nothing is earned behind the end
+        errors = r + gamma * v[1:] - v[:-1]
+        for t in range(length):
+            expected = sum((gamma * lam) ** i * errors[t + i] for i in range(n - t)) if t < n else 0.0
+            assert found[row, t] == pytest.approx(expected, abs=1e-9)
+            if lam == 1.0 and t < n:
+                assert returns[row, t] == pytest.approx(sum(gamma**i * r[t + i] for i in range(n - t)), abs=1e-9)
+
+
+def test_leave_one_out_is_what_it_says() -> None:
+    assert leave_one_out([1, 0, 0, 0]) == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
+    assert leave_one_out([0.3]).tolist() == [0.0] and leave_one_out([2, 2, 2]).tolist() == [0, 0, 0]
+    values = np.random.default_rng(0).normal(size=9)
+    expected = [v - np.delete(values, i).mean() for i, v in enumerate(values)]
+    assert leave_one_out(values.tolist()) == pytest.approx(expected)
+
+
+def test_whitening_is_of_each_role_by_itself() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, mask = torch.randn(6, 5, generator=rng) + 3, (torch.rand(6, 5, generator=rng) > 0.3).int()
+    mask[:, 0] = 1
+    roles = ["solver", "challenger", "solver", "", "challenger", "solver"]
+    found = whiten(x, mask, roles, ["challenger", "solver"], alone)
+    for name in ("challenger", "solver"):
+        own = torch.cat([f[m.bool()] for f, m, r in zip(found, mask, roles, strict=True) if r == name])
+        assert own.mean().item() == pytest.approx(0, abs=1e-6)
+        assert own.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
+    assert not found[mask == 0].any() and not found[3].any()
+    moved = x.clone()
+    moved[[1, 4]] = 100 * moved[[1, 4]] - 7  # what the challenger earns is no business of the solver's
+    again = whiten(moved, mask, roles, ["challenger", "solver"], alone)
+    solvers = [0, 2, 5]
+    assert torch.equal(found[solvers], again[solvers])
+    torch.testing.assert_close(found[[1, 4]], again[[1, 4]], atol=2e-3, rtol=0)
+
+
+def together(count: int, work: Callable[[int, Callable[[torch.Tensor], torch.Tensor]], Any]) -> list[Any]:
+    """``work(rank, total)`` in threads, where ``total`` sums over them as processes do."""
+    barrier, parts, results = threading.Barrier(count, timeout=30), [None] * count, [None] * count
+
+    def total(rank: int, x: torch.Tensor) -> torch.Tensor:
+        parts[rank] = x
+        barrier.wait()
+        found = torch.stack([p for p in parts if p is not None]).sum(0)
+        barrier.wait()
+        return found
+
+    def run(rank: int) -> None:
+        results[rank] = work(rank, lambda x: total(rank, x))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_whitening_is_over_all_processes_even_where_one_has_none_of_a_role() -> None:
+    x, mask = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), torch.ones(4, 3)
+    roles, names = ["a", "b", "a", "a"], ["a", "b"]
+    whole = whiten(x, mask, roles, names, alone)
+    halves = [slice(0, 2), slice(2, 4)]
+    parts = together(2, lambda r, total: whiten(x[halves[r]], mask[halves[r]], roles[halves[r]], names, total))
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert [m.item() for m in moments(x, torch.zeros(4, 3), alone)] == [0.0, 0.0]
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "loss", "slope"),
+    [
+        (0.55, 1.0, 0.10125, -0.45),  # within the clip: plain
+        (0.90, 1.0, 0.045, 0.0),  # has moved up by 0.4 towards 1: cut at 0.7, half of 0.3 squared
+        (0.10, 0.0, 0.045, 0.0),  # the same downwards
+        (0.90, 0.0, 0.405, 0.90),  # has moved away from its goal: nothing is cut
+        (0.10, 1.0, 0.405, -0.90),
+    ],
+)
+def test_the_value_loss_is_clipped_on_both_sides(value: float, goal: float, loss: float, slope: float) -> None:
+    """Old value 0.5, clip 0.2."""
+    x = torch.tensor([value], requires_grad=True)
+    found = value_loss(x, torch.tensor([0.5]), torch.tensor([goal]), 0.2)
+    found.sum().backward()
+    assert found.item() == pytest.approx(loss, abs=1e-6) and x.grad is not None
+    assert x.grad.item() == pytest.approx(slope, abs=1e-6)
+    unclipped = value_loss(x.detach(), torch.tensor([0.5]), torch.tensor([goal]), 0.0)
+    assert unclipped.item() == pytest.approx((value - goal) ** 2 / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_a_head_starts_at_zero_and_leaves_the_global_generator_alone(hidden: int, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    heads = [Critic(8, CriticSettings(hidden=hidden), seed).head for seed in (1, 1, 2)]
+    assert torch.equal(before, torch.get_rng_state())
+    states = torch.randn(3, 4, 8, dtype=torch.bfloat16)
+    assert heads[0](states).shape == (3, 4) and heads[0](states).dtype == torch.float32
+    assert not heads[0](states).any()
+    if hidden:
+        weights = [h.body.weight for h in heads if h.body is not None]
+        assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    with torch.no_grad():
+        heads[0].out.weight.normal_()
+    heads[0].save(tmp_path)
+    heads[1].restore(tmp_path)
+    assert torch.equal(heads[0](states), heads[1](states)) and heads[0](states).any()
+    for other, where, word in ((ValueHead(8, 3), tmp_path, "shape"), (heads[0], tmp_path / "no", FILE)):
+        with pytest.raises(DreamEnvsError) as caught:
+            other.restore(where)
+        assert word in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+def test_rloo_rows_by_hand() -> None:
+    """One of four right: 1 and three times -1/3.  Proposals of 3/4, 1/4 and 0: 3/4 - 1/8, 1/4 - 3/8, 0 - 1/2."""
+    from _episodes import GOLD, solved
+
+    from dream_envs.tasks.composition import Composition
+
+    kind = {"baseline": "leave_one_out", "solver_negative": 1.0, "challenger_negative": 1.0}
+    attempts = told(of(**kind, challenger_weight=0.0).rows([episode(solved(1, 4))], RNG))
+    assert [a for _, _, a in attempts] == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3]) and attempts[0][1] == GOLD
+    easy = Composition().make("d", "AB")
+    round_ = [
+        episode(solved(1, 4), "c:BDA"), episode([easy.answer] * 3 + ["x"], easy.prompt), episode(["x"] * 4, "c:B!"),
+    ]  # fmt: skip
+    found = of(**kind, groups=0).rows(round_, RNG)
+    assert [r.advantage for r in found] == pytest.approx([5 / 8, -1 / 8, -1 / 2])
+    assert {r.role for r in found} == {"challenger"}
+
+
+def of(baseline: str, **config: Any) -> Any:
+    made = maker(**config)
+    made.baseline = baseline
+    return made
+
+
+def test_a_critic_is_sent_everything_with_its_value_and_role() -> None:
+    """Groups without variance too, behind the informative ones; zero rows too; demonstrations and reviews as ever."""
+    from _episodes import solved
+
+    flat, mixed = episode(["x"] * 3, "d:AB"), episode(solved(1, 3))
+    demonstration = episode(solved(1, 4), author="mutation")
+    kind = {"solver_negative": 0.5, "challenger_negative": 0.25, "challenger_weight": 2.0}
+    made = of("critic", **kind, review=2)
+    found = made.rows([flat, mixed, demonstration], RNG)
+    solver = [r for r in found if r.role == "solver"]
+    assert {(r.advantage, r.negative) for r in solver} == {(1.0, 0.5)}
+    assert sorted(r.value for r in solver if r.value is not None) == [0.0] * 8 + [1.0] * 2
+    roles = [r.role for r in found]
+    assert roles.count("solver") == 10 and roles.count("challenger") == 2 and roles[-2:] == ["", ""]
+    assert {(r.advantage, r.negative) for r in found if r.role == "challenger"} == {(2.0, 0.25)}
+    assert roles.count("") == 2 + 1  # two reviews, one mutation above the mean of the proposals
+    first = of("critic", groups=1, challenger_weight=0.0).rows([flat, mixed], RNG)
+    assert {r.prompt for r in first} == {tuple(map(ord, "c:BDA"))}  # the informative one comes first
+
+
+def test_the_group_baseline_is_told_who_sampled_what() -> None:
+    from _episodes import solved
+
+    found = maker(solver_negative=1.0, challenger_negative=1.0, review=3).rows([episode(solved(2, 4))] * 2, RNG)
+    assert [r.role for r in found] == ["solver"] * 8 + [""] * 3
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: CriticSettings(gamma=1.1), "gamma=1.1"),
+        (lambda: CriticSettings(lam=-0.1), "lam=-0.1"),
+        (lambda: CriticSettings(lr=0.0), "lr"),
+        (lambda: Updates(epochs=0), "epochs"),
+        (lambda: Updates(epsilon=1.0), "epsilon"),
+        (lambda: Updates(level="word"), "level"),
+        (lambda: Updates(kl_in="both"), "kl_in='both'"),
+        (lambda: PolicySettings(baseline="critic"), "critic=CriticSettings()"),
+        (lambda: PolicySettings(critic=CriticSettings()), "baseline='group'"),
+        (lambda: PolicySettings(baseline="mean"), "leave_one_out"),
+        (
+            lambda: PolicySettings(baseline="critic", critic=CriticSettings(), rows=RowConfig(play_every=2)),
+            "play_every=1",
+        ),
+        (lambda: learner("pop"), "ppo"),
+    ],
+)
+def test_a_mistake_is_one_line(make: Callable[[], Any], word: str) -> None:
+    with pytest.raises(DreamEnvsError) as caught:
+        make()
+    assert word in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_learners_are_what_their_names_say() -> None:
+    assert {name: s.settings().baseline for name, s in LEARNERS.items() if name in ("ppo", "rloo")} == {  # type: ignore[attr-defined]
+        "ppo": "critic", "rloo": "leave_one_out",
+    }  # fmt: skip
+    assert type(LEARNERS["grpo"].settings()) is GRPOSettings is type(LEARNERS["expert"].settings())
+    made = learner("ppo")
+    assert made.name == "ppo" and made.critic is not None and learner("grpo").critic is None
+    assert learner("rloo").rule.updates.average == "rows"
