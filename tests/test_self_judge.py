@@ -287,3 +287,16 @@ def test_the_page_of_documentation_keeps_to_the_grammar():
     rows = re.findall(r"^([jrs]\|\S+)  ", page, re.M)
     assert len(rows) == 4 and all(judging.read(row) is not None for row in rows)
     assert judging.read(rows[1]).answers == ("x|y", "")
+
+
+class Leaky(SelfJudge):
+    """Shows the answer in the facts that it makes public."""
+
+    def public_facts(self, state):
+        facts = super().public_facts(state)
+        return None if facts is None else {**facts, "gold": state.task.answer}
+
+
+def test_the_kit_finds_a_secret_among_the_public_facts():
+    report = check(Leaky, only=("plays", "private_information"), actors=2, judgements=2, level=6)
+    assert [c.name for c in report.failed] == ["private_information"] and "facts" in report.failed[0].reason
