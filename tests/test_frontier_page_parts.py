@@ -22,6 +22,8 @@ from dream_envs.report import frontier_read as fr
 from dream_envs.report import frontier_tables as tables
 from dream_envs.report import svg
 from dream_envs.report.frontier_terminal import show_frontier
+from dream_envs.report.page import write_report
+from dream_envs.report.terminal import show
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,18 @@ def test_the_terminal_tells_the_same(data: dict[str, Any]) -> None:
         assert all(cell in line for cell in (row[2], row[3], *row[6:10]))
     assert "Vendi ratio" in words and f"{data['cost']['tokens']:,}" in words
     show_frontier(world.bare(data), Console(file=io.StringIO(), width=100))
+
+
+def test_the_verb_report_knows_its_folder(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "MAKERS", ())
+    folder = world.write(tmp_path, data)
+    page = write_report(folder)
+    assert page.read_text("utf-8") == page_module.render_frontier(data)
+    show(folder, Console(file=(out := io.StringIO()), width=100))
+    show_frontier(data, Console(file=(same := io.StringIO()), width=100))
+    assert out.getvalue() == same.getvalue() != ""
 
 
 def test_the_real_schema_is_read(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from dream_envs.report.frontier_plots import (
     bare,
     drawable,
     hold,
-    points_text,
     series,
     told_lost,
     whisker_figure,
@@ -101,7 +100,7 @@ def forest_plot(data: dict[str, Any]) -> Plot | None:
                 "D" if f.held_out else "o",
             )
         )
-    lost = whiskers(axes, drawn, points_text, ((0.0, "-"),))
+    lost = whiskers(axes, drawn, fr.points_text, ((0.0, "-"),))
     hold(axes, [x for f in rows for v in f.gain if (x := drawable(v)) is not None], 0.0, 1.0, axis="x", pad=0.05)
     axes.set_xlabel("gain, points of the family's problems")
     own = any(fr.triple(f.get("gain"))[0] is not None for f in items(data["suite"].get("families")))
@@ -116,7 +115,7 @@ def forest_plot(data: dict[str, Any]) -> Plot | None:
         f"{what} A gain that sits in one family speaks of that family. Diamonds and *: held-out families."
         f"{left_over(len(rows), len(known), 'families')}"
     )
-    told = "; ".join(f"{fr.label(f.name)}: {points_text(f.gain)}" for f in rows)
+    told = "; ".join(f"{fr.label(f.name)}: {fr.points_text(f.gain)}" for f in rows)
     alt = f"Gain in points by family. {told}."
     return Plot("forest", "Where the gain is", told_lost(note, lost), svg.inline(fig, "forest", alt))
 
@@ -163,7 +162,7 @@ def retention_plot(data: dict[str, Any]) -> Plot | None:
         ends = tuple(None if v is None else 100 * v for v in (value, low, high))
         ink, marker = ("c2", "X") if s.get("flag") else ("c1", "o")
         drawn.append((fr.label(s.get("name"), 26), ends, svg.colour(ink), marker))
-    lost = whiskers(axes, drawn, points_text, ((0.0, "-"),))
+    lost = whiskers(axes, drawn, fr.points_text, ((0.0, "-"),))
     known = [x for _, ends, _, _ in drawn for v in ends if (x := drawable(v)) is not None]
     hold(axes, known, -1.0, 1.0, axis="x", pad=0.05)
     axes.set_xlabel("change of the score, points")
@@ -172,7 +171,7 @@ def retention_plot(data: dict[str, Any]) -> Plot | None:
         "fell and for which a loss of more than one point cannot be excluded."
         f"{left_over(len(rows), len(every), 'suites')}"
     )
-    told = "; ".join(f"{name}: {points_text(ends)}" for name, ends, _, _ in drawn)
+    told = "; ".join(f"{name}: {fr.points_text(ends)}" for name, ends, _, _ in drawn)
     alt = f"Change of the score of each retained suite, in points. {told}."
     return Plot("retention", "Change by suite", told_lost(note, lost), svg.inline(fig, "retention", alt))
 
@@ -221,7 +220,7 @@ def ratio_plot(data: dict[str, Any]) -> Plot | None:
     if not every:
         return None
     fig, axes = whisker_figure(len(every[:MAX_ROWS]))
-    read = [(fr.label(name, 26), fr.triple(v)) for name, v in every[:MAX_ROWS]]
+    read = [(fr.words_of(name, 26), fr.triple(v)) for name, v in every[:MAX_ROWS]]
     marks = ((1.0, "-"), (0.5, (0, (2, 1))))
     lost = whiskers(axes, [(n, v, svg.colour("trained"), "o") for n, v in read], ratio_text, marks)
     hold(axes, [x for _, v in read for e in v if (x := drawable(e)) is not None], 0.4, 1.1, axis="x")
@@ -257,7 +256,7 @@ def series_plot(data: dict[str, Any]) -> Plot | None:
         line = series([None if s is None or s < 0 else math.log10(1 + s) for s in steps], values)
         lost += line.lost + max(len(items(values)) - len(steps), 0)
         if line.xs:
-            lines.append((fr.label(name, 40), line))
+            lines.append((fr.words_of(name, 40), line))
     every, lines = len(lines), lines[:_MAX_PANELS]
     if not lines:
         return None
@@ -294,9 +293,9 @@ def curriculum_plot(data: dict[str, Any]) -> Plot | None:
     for name, values in block.items():
         inner = values if isinstance(values, list) else []
         if name.endswith("_series") and any(drawable(v) is not None for v in inner):
-            line = series([float(i) for i in range(len(inner))], inner)
+            line = series([i / max(len(inner) - 1, 1) for i in range(len(inner))], inner)
             lost += line.lost
-            lines.append((fr.label(name.removesuffix("_series"), 40), line))
+            lines.append((fr.words_of(name.removesuffix("_series"), 40), line))
     every, lines = len(lines), lines[:_MAX_PANELS]
     if not lines:
         return None
@@ -306,13 +305,14 @@ def curriculum_plot(data: dict[str, Any]) -> Plot | None:
         hold(axes, line.ys, min(line.ys), max(line.ys), pad=0.15)
         hold(axes, line.xs, 0.0, 1.0, axis="x", pad=0.03)
         axes.locator_params(axis="y", nbins=4)
-        axes.locator_params(axis="x", nbins=5, integer=True)
+        axes.set_xticks([0, 1], ["first", "last"])
         axes.set_title(name, loc="left", fontsize=svg.FONT)
         axes.tick_params(labelbottom=axes is panels[-1])
-    panels[-1].set_xlabel("window of the run, in order")
+    panels[-1].set_xlabel("windows of the run, in order")
     note = (
-        "How the loop's own problems changed. Drift is difficulty for a frozen model, on a yardstick that does not "
-        f"move with the players.{left_over(_MAX_PANELS, every, 'series')}"
+        "How the loop's own problems changed. Drift is how likely a frozen model is to solve them, in log-odds: where "
+        "it falls, they grow harder on a yardstick that does not move with the players."
+        f"{left_over(_MAX_PANELS, every, 'series')}"
     )
     told = "; ".join(f"{n}: {line.ys[0]:.3g} to {line.ys[-1]:.3g}" for n, line in lines)
     alt = f"The curriculum's series, first to last. {told}."

@@ -153,11 +153,6 @@ def whisker_figure(rows: int) -> tuple[Any, Any]:
     return fig, axes
 
 
-def points_text(value: tuple[float | None, ...]) -> str:
-    """``+2.3 [+1.6, +3.0]``."""
-    return f"{fr.signed(value[0])} {fr.bracket(value[1], value[2])}".strip()
-
-
 def headline_plot(data: dict[str, Any]) -> Plot | None:
     """FG* with its intervals, against 0 and the verdict's margin."""
     h = data["headline"]
@@ -170,7 +165,7 @@ def headline_plot(data: dict[str, Any]) -> Plot | None:
             found.append((name, tuple(walk(h, key, k) for k in ("fg", "low", "high")), marker))
     fig, axes = whisker_figure(len(found))
     rows = [(n, (v[0], v[1], v[2]), svg.colour("trained"), m) for n, v, m in found]
-    lost = whiskers(axes, rows, points_text, ((0.0, "-"), (MARGIN, (0, (2, 1)))))
+    lost = whiskers(axes, rows, fr.points_text, ((0.0, "-"), (MARGIN, (0, (2, 1)))))
     known = [x for _, v, _ in found for x in map(drawable, v) if x is not None]
     hold(axes, known, -0.5, 1.0, axis="x", pad=0.06)
     axes.set_xlabel("FG*, points of problems")
@@ -179,7 +174,7 @@ def headline_plot(data: dict[str, Any]) -> Plot | None:
         "Dashed: 0.5 points, which the lower end has to clear before the word expansion is used. The first bar speaks "
         "of these families; the second, wider one of families like them."
     )
-    told = "; ".join(f"{n}: {points_text(v)} points" for n, v, _ in found)
+    told = "; ".join(f"{n}: {fr.points_text(v)} points" for n, v, _ in found)
     alt = f"FG* with 95 % intervals. {told}."
     return Plot("fg", "The headline and its intervals", told_lost(note, lost), svg.inline(fig, "fg", alt))
 
@@ -229,7 +224,8 @@ def pass_plot(data: dict[str, Any]) -> Plot | None:
     if block is None:
         return None
     fig, (axes,) = svg.figure(height=300, right=58)
-    lost, everything, xs, labels, told = 0, [0.0], [], [], []
+    everything, xs = [0.0], list[float]()
+    lost, labels, told = 0, [], []
     arms = walk(block, "arms")
     for arm in arms.values() if isinstance(arms, dict) else ():
         line = series(walk(arm, "k"), walk(arm, "mean"), log=True)
@@ -271,7 +267,8 @@ def cover_plot(data: dict[str, Any]) -> Plot | None:
     if block is None:
         return None
     fig, (axes,) = svg.figure(height=250, right=64)
-    lost, labels, told, everything, xs = 0, [], [], [0.0], []
+    everything, xs = [0.0], list[float]()
+    lost, labels, told = 0, [], []
     for who, dash, marker, shift in (("base", (0, (5, 2)), "s", -0.006), ("trained", "-", "o", 0.006)):
         read = [fr.triple(v) for v in items(block.get(who))]
         line = series(block.get("tau"), *([t[i] for t in read] for i in range(3)))
@@ -305,7 +302,8 @@ def compute_plot(data: dict[str, Any]) -> Plot | None:
     if block is None:
         return None
     fig, (axes,) = svg.figure(height=270, right=64)
-    lost, everything, xs, told = 0, [0.0], [], []
+    everything, xs = [0.0], list[float]()
+    lost, told = 0, []
     for who, dash, marker in (("base", (0, (5, 2)), "s"), ("trained", "-", "o")):
         line = series(walk(block, who, "tokens"), walk(block, who, "coverage"), log=True)
         lost += line.lost

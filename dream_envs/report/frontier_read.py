@@ -95,7 +95,7 @@ def checked(data: Any) -> dict[str, Any]:
     return found
 
 
-_KINDS = {dict: "an object", list: "a list"}
+_KINDS: dict[type, str] = {dict: "an object", list: "a list"}
 
 
 def _what(value: Any) -> str:
@@ -142,6 +142,11 @@ def label(value: Any, cap: int = 28) -> str:
     return text if len(text) <= cap else text[: cap - 1] + "…"
 
 
+def words_of(name: Any, cap: int = 60) -> str:
+    """The name of a measure, to be read: ``answer_entropy`` is ``answer entropy``."""
+    return label(name, cap).replace("_", " ")
+
+
 def signed(value: Any, digits: int = 1) -> str:
     """Points with their sign: ``+2.3``, ``-0.4``, ``0.0``."""
     x = number(value)
@@ -156,6 +161,11 @@ def bracket(low: Any, high: Any, digits: int = 1) -> str:
     if number(low) is None or number(high) is None:
         return ""
     return f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def points_text(value: Sequence[float | None]) -> str:
+    """``+2.3 [+1.6, +3.0]``."""
+    return f"{signed(value[0])} {bracket(value[1], value[2])}".strip()
 
 
 def points(value: Any, digits: int = 1) -> str:

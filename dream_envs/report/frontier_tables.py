@@ -45,9 +45,7 @@ def tiles(data: dict[str, Any]) -> list[tuple[str, str, str]]:
     found.append(("Certified problems", figure, "gained one by one, at a false discovery rate of 5 %"))
     before, after = (walk(data, "pass1", who, "mean") for who in ("base", "trained"))
     if number(before) is not None:
-        change = " ".join(
-            (fr.signed(_times(walk(gain, "mean"))), fr.bracket(*(_times(walk(gain, k)) for k in ("low", "high"))))
-        )
+        change = fr.points_text([_times(walk(gain, k)) for k in ("mean", "low", "high")])
         found.append(("pass@1", f"{probability(before)} → {probability(after)}", f"{change} points".strip()))
     return found
 
@@ -173,8 +171,7 @@ def retention_rows(data: dict[str, Any]) -> list[list[str]]:
 
 
 def _points_of(value: Any) -> str:
-    v, low, high = (_times(x) for x in fr.triple(value))
-    return f"{fr.signed(v)} {fr.bracket(low, high)}".strip()
+    return fr.points_text([_times(x) for x in fr.triple(value)])
 
 
 def transfer(data: dict[str, Any]) -> list[tuple[str, str]]:
@@ -202,7 +199,7 @@ def diversity_rows(data: dict[str, Any]) -> list[list[str]]:
     ratios = walk(data["diversity"], "ratio")
     ratios = ratios if isinstance(ratios, dict) else {}
     return [
-        [fr.label(name, 60), *(probability(v.get(name)) for v in both), _ratio(ratios.get(name))]
+        [fr.words_of(name), *(probability(v.get(name)) for v in both), _ratio(ratios.get(name))]
         for name in dict.fromkeys((*both[0], *both[1], *ratios))
     ]
 
@@ -216,7 +213,7 @@ def _ratio(value: Any) -> str:
 
 def card_rows(block: dict[str, Any] | None) -> list[tuple[str, str]]:
     """A card's measures as text: numbers, intervals, yes and no; of a list its ends."""
-    return [(fr.label(k, 60), _card_text(v)) for k, v in _flat(block or {})][:200]
+    return [(fr.words_of(k), _card_text(v)) for k, v in _flat(block or {})][:200]
 
 
 def _flat(block: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

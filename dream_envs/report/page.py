@@ -45,7 +45,11 @@ def write_report(run_dir: Path) -> Path:
 
 
 def render(run_dir: Path) -> str:
-    """The page as text; see ``write_report``."""
+    """The page as text; see ``write_report``.  The folder of a Frontier Report gets that report's page."""
+    if read.read_object(run_dir / "frontier.json").get("kind") == "frontier":
+        from dream_envs.report import frontier_page
+
+        return frontier_page.render_frontier(frontier_page.fr.load(run_dir))
     template, markup = load_template("report.html")
     content = _content(run_dir)
     for group in ("measured", "logged"):

@@ -71,6 +71,11 @@ def show(run_dir: Path, console: Console) -> None:
         DreamEnvsError: for a broken ``frontier.json``.
     """
     run_dir = Path(run_dir)
+    if read.read_object(run_dir / "frontier.json").get("kind") == "frontier":
+        from dream_envs.report import frontier_terminal
+
+        frontier_terminal.show_frontier(frontier_terminal.fr.load(run_dir), console)
+        return
     frontier, metrics = read.read_frontier(run_dir), read.read_metrics(run_dir)
     if not frontier:
         say(console, f"{run_dir} has no frontier.json yet: nothing can be said about a gain.")
