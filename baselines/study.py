@@ -2,6 +2,8 @@
 
 Two runs side by side, one thread each.  Finished runs are skipped and unfinished ones are resumed, so the same command
 goes on after a stop.  The table goes into ``README.md`` between the marks ``<!-- study -->`` and ``<!-- /study -->``.
+
+``--learners`` runs another plan: the full loop under every learner, each with as many samples drawn.
 """
 
 from __future__ import annotations
@@ -11,19 +13,30 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dream_envs.agents.learners import LEARNERS
 from dream_envs.baselines.arms import ARMS
 from dream_envs.core import DreamEnvsError
 from dream_envs.report.study import study_table
 from dream_envs.runs import read_json
 
 MARKS = ("<!-- study -->", "<!-- /study -->")
+LEARNER_MARKS = ("<!-- learners -->", "<!-- /learners -->")
 
 #: (arm, learner): every arm under GRPO, and the full loop under expert iteration as well.
 PLAN = (*((arm, "grpo") for arm in ARMS), ("full", "expert"))
+
+#: The full loop under every learner.
+LEARNER_PLAN = tuple(("full", name) for name in LEARNERS)
+
+#: Steps after which a learner has drawn what the others draw in their 150 (some 145,000 replies); without an entry it
+#: is the learner's default.  Expert iteration plays every tenth step and is asked shallower problems.
+EQUAL_STEPS = {"expert": 1710}
+
+Plan = Sequence[tuple[str, str]]
 
 
 def folder(out: Path, arm: str, learner: str, seed: int) -> Path:
@@ -31,10 +44,10 @@ def folder(out: Path, arm: str, learner: str, seed: int) -> Path:
     return out / f"{arm}-{learner}-{seed}"
 
 
-def jobs(out: Path, seeds: Sequence[int]) -> Iterator[tuple[str, str, int]]:
-    """What is still to be run, seed by seed, so that an early stop leaves whole seeds."""
+def jobs(out: Path, seeds: Sequence[int], plan: Plan | None = None) -> Iterator[tuple[str, str, int]]:
+    """What is still to be run, seed by seed, so that an early stop leaves whole seeds; ``plan`` is ``PLAN`` if none."""
     for seed in seeds:
-        for arm, learner in PLAN:
+        for arm, learner in plan or PLAN:
             if not (folder(out, arm, learner, seed) / "frontier.json").exists():
                 yield arm, learner, seed
 
@@ -46,14 +59,27 @@ def command(out: Path, arm: str, learner: str, seed: int) -> list[str]:
     return [*line, "--seed", str(seed), "--threads", "1", "--resume", "--json"]
 
 
-def run(out: Path, seeds: Sequence[int], side_by_side: int) -> None:
+def run(
+    out: Path,
+    seeds: Sequence[int],
+    side_by_side: int,
+    plan: Plan | None = None,
+    steps: Mapping[str, int] | None = None,
+) -> None:
     """Run what is missing; one line a finished run.
+
+    Args:
+        out: the study's folder.
+        seeds: of each run.
+        side_by_side: runs at a time.
+        plan: (arm, learner) pairs; ``PLAN`` if none.
+        steps: by learner, where it is not the learner's default.
 
     Raises:
         DreamEnvsError: if a run fails, with where its output is.
     """
     out.mkdir(parents=True, exist_ok=True)
-    waiting = list(jobs(out, seeds))
+    waiting = list(jobs(out, seeds, plan))
     total, began = len(waiting), time.monotonic()
     live: list[tuple[subprocess.Popen[bytes], tuple[str, str, int]]] = []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -62,8 +88,9 @@ def run(out: Path, seeds: Sequence[int], side_by_side: int) -> None:
         while waiting or live:
             while waiting and len(live) < side_by_side:
                 job = waiting.pop(0)
+                line = command(out, *job) + (["--steps", str(steps[job[1]])] if steps and job[1] in steps else [])
                 with open(folder(out, *job).with_suffix(".log"), "wb") as log:  # the child has its own handle
-                    live.append((subprocess.Popen(command(out, *job), stdout=log, stderr=log, env=environment), job))
+                    live.append((subprocess.Popen(line, stdout=log, stderr=log, env=environment), job))
             time.sleep(0.5)
             for process, job in list(live):
                 if process.poll() is None:
@@ -83,10 +110,10 @@ def run(out: Path, seeds: Sequence[int], side_by_side: int) -> None:
             process.wait()
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
+def rows(out: Path, plan: Plan | None = None) -> list[dict[str, Any]]:
     """Every finished run of a study folder."""
     found = []
-    for arm, learner in PLAN:
+    for arm, learner in plan or PLAN:
         for path in sorted(out.glob(f"{arm}-{learner}-*/frontier.json")):
             data = read_json(path)
             row = {"arm": arm, "learner": learner, "seed": data["run"]["seed"], "frontier": data}
@@ -94,34 +121,37 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def into_readme(table: str, readme: Path) -> None:
+def into_readme(table: str, readme: Path, marks: tuple[str, str] = MARKS) -> None:
     """Put the table between the marks.
 
     Raises:
         DreamEnvsError: if the marks are not there.
     """
     text = readme.read_text("utf-8")
-    head, mark, rest = text.partition(MARKS[0])
-    _, end, tail = rest.partition(MARKS[1])
+    head, mark, rest = text.partition(marks[0])
+    _, end, tail = rest.partition(marks[1])
     if not mark or not end:
-        raise DreamEnvsError(f"{readme} has no {MARKS[0]} ... {MARKS[1]}: put them where the table belongs")
-    readme.write_text(f"{head}{MARKS[0]}\n{table.strip()}\n{MARKS[1]}{tail}", "utf-8")
+        raise DreamEnvsError(f"{readme} has no {marks[0]} ... {marks[1]}: put them where the table belongs")
+    readme.write_text(f"{head}{marks[0]}\n{table.strip()}\n{marks[1]}{tail}", "utf-8")
 
 
 def main() -> None:
-    """``python -m dream_envs.baselines.study [--seeds 5] [--out runs/study] [--readme README.md]``."""
+    """``python -m dream_envs.baselines.study [--seeds 5] [--out runs/study] [--readme README.md] [--learners]``."""
     parser = argparse.ArgumentParser(description="all arms of the flagship over several seeds")
-    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument("--out", type=Path, default=None, help="default: runs/study, or runs/learners")
+    parser.add_argument("--learners", action="store_true", help="the full loop under every learner, equal samples")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--side-by-side", type=int, default=2)
     parser.add_argument("--readme", type=Path, default=None, help="write the table into this file")
     given = parser.parse_args()
+    plan, marks, steps = (LEARNER_PLAN, LEARNER_MARKS, EQUAL_STEPS) if given.learners else (PLAN, MARKS, None)
+    out = given.out or Path("runs/learners" if given.learners else "runs/study")
     try:
-        run(given.out, range(given.seeds), given.side_by_side)
-        table = study_table(rows(given.out))
-        (given.out / "table.md").write_text(table, "utf-8")
+        run(out, range(given.seeds), given.side_by_side, plan, steps)
+        table = study_table(rows(out, plan))
+        (out / "table.md").write_text(table, "utf-8")
         if given.readme:
-            into_readme(table, given.readme)
+            into_readme(table, given.readme, marks)
         print(table)
     except DreamEnvsError as error:
         sys.exit(f"study: {error}")

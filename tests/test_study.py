@@ -35,6 +35,28 @@ def test_jobs_are_what_is_not_finished_whole_seeds_first(tmp_path: Path) -> None
     assert set(everything) - set(left) == {("full", "grpo", 1)}
 
 
+def test_the_learners_plan_is_every_learner_on_the_full_loop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Resumable as the other; only a learner with an entry is told a number of steps; its marks are its own."""
+    plan = study.LEARNER_PLAN
+    assert {("full", name) for name in ("grpo", "ppo", "rloo", "expert")} <= set(plan)
+    finished(tmp_path, "full", "grpo", 0)
+    left = list(study.jobs(tmp_path, range(1), plan))
+    assert {learner for _, learner, _ in left} == {learner for _, learner in plan} - {"grpo"}
+    code = (
+        "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(); (p / 'told').write_text(' '.join(sys.argv[2:]))"
+    )
+    monkeypatch.setattr(
+        study, "command", lambda out, *job: [sys.executable, "-c", code, str(study.folder(out, *job))]
+    )  # fmt: skip
+    study.run(tmp_path, range(1), 3, plan, {"expert": 1710})
+    told = {p.parent.name: p.read_text() for p in tmp_path.glob("*/told")}
+    assert told == {"full-ppo-0": "", "full-rloo-0": "", "full-expert-0": "--steps 1710"}
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- study -->\na\n<!-- /study -->\n<!-- learners -->\nb\n<!-- /learners -->\n")
+    study.into_readme("| c |", readme, study.LEARNER_MARKS)
+    assert "\na\n" in readme.read_text() and "\n| c |\n" in readme.read_text() and "\nb\n" not in readme.read_text()
+
+
 def test_every_job_has_a_folder_and_a_command_of_its_own(tmp_path: Path) -> None:
     from dream_envs.cli import app
 
