@@ -18,8 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
-from dream_envs.acting import ask
-from dream_envs.agents.local import keep_memory
+from dream_envs.agents.local import LocalAgent, keep_memory
 from dream_envs.baselines.elicited import Elicited, Model, exact_sources, load_model
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import arms as arm_table
@@ -37,6 +36,8 @@ from dream_envs.seeds import stream
 
 #: Problems a stratum and draws of each for the diversity panel.
 DIVERSE, REPLIES = 4, 16
+#: Models of fewer parameters are asked thousands of rows at once, others so many.
+SMALL, LARGE_BATCH = 20_000_000, 64
 #: The protocol's version, a part of the cache's key: another way to draw must not find these draws.
 DRAWS = "frontier-draws-1"
 
@@ -50,6 +51,7 @@ class Options(msgspec.Struct, frozen=True):
     arms: tuple[str, ...] = ()
     vetoes: tuple[str, ...] | None = None
     exact: bool = True
+    batch: int = 0
     panels: bool = True
 
 
@@ -129,6 +131,13 @@ def frontier(
     return data
 
 
+def _rows(model: Model, options: Options) -> int:
+    """Rows of one call: what was asked for, or few for a model whose activations fill memory."""
+    if options.batch or not isinstance(model.agent, LocalAgent):
+        return options.batch
+    return 0 if sum(p.numel() for p in model.engine.model.parameters()) < SMALL else LARGE_BATCH
+
+
 def panels(plan: Plan, found: Measured, sides: Sequence[Side], run: Path | None) -> dict[str, Any]:
     """The blocks ``retention``, ``diversity`` and ``curriculum``."""
     return {
@@ -172,7 +181,7 @@ def _diversity(plan: Plan, found: Measured, sides: Sequence[Side], run: Path | N
 
 def _texts(side: Side, asker: Asker, problems: Sequence[Problem]) -> list[list[str]]:
     requests = [side.book.request(asker, p, "diversity", i) for p in problems for i in range(REPLIES)]
-    texts = [a.text for a in ask(asker.agent, requests)]
+    texts = [a.text for a in side.book.asked(asker.agent, requests)]
     return [texts[i : i + REPLIES] for i in range(0, len(texts), REPLIES)]
 
 

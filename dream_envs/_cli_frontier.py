@@ -40,6 +40,7 @@ def frontier(
     arms: Annotated[str, typer.Option(help="Arms of the base, separated by commas; default: the suite's.")] = "",
     vetoes: Annotated[str, typer.Option(help="Expensive arms; 'none' leaves them out; default: the suite's.")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
     threads: Threads = 1,
     cache: Cache = None,
     seed: Seed = "0",
@@ -53,7 +54,7 @@ def frontier(
         raise DreamEnvsError("--trained is missing: the folder of a run (runs/dream) or of a model")
     job = _job()
     options = job.Options(
-        suite=suite, seed=seed, size=size, arms=_names(arms), vetoes=_names(vetoes) if vetoes else None
+        suite=suite, seed=seed, size=size, arms=_names(arms), vetoes=_names(vetoes) if vetoes else None, batch=batch
     )
     folder = out or (Path(trained) / "frontier" if (Path(trained) / "run.json").is_file() else Path("runs/frontier"))
     data = job.run(base, trained, folder, cache, options, device=device, threads=threads, quiet=quiet or as_json)

@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 
 from dream_envs.acting import ask
-from dream_envs.core import Agent, DreamEnvsError, Limits, Message, Request
+from dream_envs.core import Action, Agent, DreamEnvsError, Limits, Message, Request
 from dream_envs.frontier.suite import Problem
 from dream_envs.seeds import digest
 
-#: Rows of one call of an agent.
+#: Rows of one call of an agent, if nothing else is said: right for a model of a megabyte.
 ROWS = 4096
 #: Draws a problem and wave at most: what may be wasted behind a success.
 WAVE = 256
@@ -71,13 +71,14 @@ class Book:
         path: the file; None keeps them in memory only.
         side: label of the randomness, ``base`` or ``trained``; two sides never share a draw.
         role: the role that agents are asked in.
+        rows: the most rows of one call of an agent; what is drawn does not depend on it.
 
     Raises:
         DreamEnvsError: if the file holds something else.
     """
 
-    def __init__(self, path: Path | None, side: str, role: str = "solver") -> None:
-        self.path, self.side, self.role = path, side, role
+    def __init__(self, path: Path | None, side: str, role: str = "solver", rows: int = 0) -> None:
+        self.path, self.side, self.role, self.rows = path, side, role, rows or ROWS
         self.sequences: dict[tuple[str, str], Series] = {}
         self.counts: dict[tuple[str, str, int], Count] = {}
         self.drawn = 0  # by this process
@@ -117,8 +118,8 @@ class Book:
             made = min(self._sequence(name, p).made for p in open_)
             group = [p for p in open_ if self._sequence(name, p).made == made]
             size = min(cap - made, max(len(askers), min(made, WAVE)))
-            for at in range(0, len(group), max(1, ROWS // size)):
-                self._wave(name, askers, group[at : at + max(1, ROWS // size)], made, size)
+            for at in range(0, len(group), max(1, self.rows // size)):
+                self._wave(name, askers, group[at : at + max(1, self.rows // size)], made, size)
         if tick:
             tick(len(problems), len(problems))
         return [self._cut(self._sequence(name, p), cap) for p in problems]
@@ -138,7 +139,7 @@ class Book:
         (for choices between arms; estimates of the two sides have to be independent).
         """
         missing = [p for p in problems if (asker.name, p.task.id, draws) not in self.counts]
-        step = max(1, ROWS // draws)
+        step = max(1, self.rows // draws)
         for at in range(0, len(missing), step):
             part = missing[at : at + step]
             rows = [(asker, p, SHARED if shared else "count", i) for p in part for i in range(draws)]
@@ -185,9 +186,8 @@ class Book:
             asker = rows[places[0]][0]
             agent = asker.quick if quick and asker.quick is not None else asker.agent
             for attempt in range(_RETRIES):
-                requests = [self.request(*rows[p]) for p in places]
-                failed = []
-                for place, action in zip(places, ask(agent, requests), strict=True):
+                requests, failed = [self.request(*rows[p]) for p in places], []
+                for place, action in zip(places, self.asked(agent, requests), strict=True):
                     if action.status != "ok":
                         failed.append(place)
                         continue
@@ -203,6 +203,11 @@ class Book:
                 places = failed
         self.drawn += len(rows)
         return right, tokens
+
+    def asked(self, agent: Agent, requests: Sequence[Request]) -> list[Action]:
+        """Every request's reply, at most ``rows`` at once."""
+        parts = range(0, len(requests), self.rows)
+        return [action for at in parts for action in ask(agent, requests[at : at + self.rows])]
 
     def request(self, asker: Asker, problem: Problem, label: str, j: int) -> Request:
         """Draw ``j`` of the sequence ``label``."""
