@@ -63,7 +63,7 @@ def _interval(value: float, low: float, high: float) -> str:
 
 
 def main() -> None:
-    """``python -m dream_envs.baselines.verdicts RUN [RUN ...] [--out runs/verdicts] [--seed 0] [--readme README.md]``."""
+    """``python -m dream_envs.baselines.verdicts RUN [RUN ...] [--out runs/verdicts] [--readme README.md]``."""
     parser = argparse.ArgumentParser(description="Frontier Reports of runs and of all controls, as a table")
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/verdicts"))
