@@ -20,6 +20,8 @@ from dream_envs.core import DreamEnvsError
 WON = 0.9
 #: Steps over which a training series is averaged, centred: a step's 256 replies alone cross a line by chance.
 WINDOW = 5
+#: A share of a smaller gain in accuracy than this would be noise over noise.
+LEAST_GAIN = 0.05
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> list[float]:
@@ -73,7 +75,8 @@ def derive(run: dict[str, Any]) -> dict[str, Any]:
         ``base_best`` and ``base_majority`` (formats), ``winner`` (the commonest format at the end) with its ``share``,
         ``won_step`` and ``half_step`` (None: not within the run), the same in epochs, ``epoch_share`` (the winner's
         share in the exam at the end of the first epoch), ``gain_by_half`` and ``gain_by_epoch`` (shares of the gain in
-        accuracy made by then; None without a gain), ``gain_by_choice`` (see there), and the exams before and after.
+        accuracy made by then; None for a gain below ``LEAST_GAIN``), ``gain_by_choice`` (see there), and the exams
+        before and after.
     """
     exams, rounds, epoch = run["exams"], run["rounds"], run["epoch_steps"]
     before, after = exams[0], exams[-1]
@@ -84,7 +87,7 @@ def derive(run: dict[str, Any]) -> dict[str, Any]:
     shares = [{"step": e["step"], "share": e["share"][winner]} for e in exams]
 
     def made(step: int | None) -> float | None:
-        return None if step is None or gain <= 0 else (at(exams, "accuracy", step) - before["accuracy"]) / gain
+        return None if step is None or gain < LEAST_GAIN else (at(exams, "accuracy", step) - before["accuracy"]) / gain
 
     return {
         "base_best": max(FORMATS, key=lambda f: before["accuracy_in"][f] or 0.0),
@@ -109,11 +112,11 @@ def derive(run: dict[str, Any]) -> dict[str, Any]:
 def by_choice(before: dict[str, Any], after: dict[str, Any]) -> float | None:
     """Share of the gain that the choice of formats alone explains: the new shares at the old accuracies in each.
 
-    The rest is better answers within the formats.  None without a gain.
+    The rest is better answers within the formats.  None for a gain below ``LEAST_GAIN``.
     """
     gain = after["accuracy"] - before["accuracy"]
     chosen = sum(after["share"][f] * (before["accuracy_in"][f] or 0.0) for f in FORMATS)
-    return (chosen - before["accuracy"]) / gain if gain > 0 else None
+    return (chosen - before["accuracy"]) / gain if gain >= LEAST_GAIN else None
 
 
 def over(found: Sequence[float | None]) -> dict[str, Any] | None:
