@@ -247,10 +247,16 @@ def arm_rows(data: dict[str, Any]) -> list[list[str]]:
         name = walk(arm, "name")
         curve = curves.get(name) if isinstance(name, str) else None
         ks, means = items(walk(curve, "k")), items(walk(curve, "mean"))
-        last = f"{probability(means[-1])} at k={whole(ks[-1])}" if ks and len(ks) == len(means) else NONE
+        last = f"{_share(means[-1])} at k={whole(ks[-1])}" if ks and len(ks) == len(means) else NONE
         role = "veto" if walk(arm, "veto") else "in turn"
         rows.append([fr.label(name, 60), role, visible(_text(walk(arm, "text")), 400), last])
     return rows
+
+
+def _share(value: Any) -> str:
+    """A share of problems: what is far below one problem of any suite is not told to the last decimal."""
+    x = number(value)
+    return "below 1e-4" if x is not None and 0 < x < 1e-4 else probability(x)
 
 
 def decoder_rows(data: dict[str, Any]) -> list[list[str]]:
