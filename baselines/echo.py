@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", nargs=3, metavar=("BASE", "KL", "SEED"), help="only this run, in this process")
     given = parser.parse_args(argv)
     changes = dict(item.partition("=")[::2] for item in given.set)
-    signal.signal(signal.SIGTERM, _stop)  # so that the children end with us
+    before = signal.signal(signal.SIGTERM, _stop)  # so that the children end with us
     try:
         if given.run:
             base, kl, seed = given.run
@@ -223,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"echo: {error}")
     except KeyboardInterrupt:
         sys.exit("echo: stopped; the same command goes on from here")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

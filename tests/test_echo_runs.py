@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 import sys
 import threading
 import time
@@ -248,7 +249,7 @@ def test_the_command_line_carries_every_setting(monkeypatch: pytest.MonkeyPatch,
     job = study.Job(ECHO, 1e-3, "3")
     study.main(study.command(tmp_path, job, {"steps": 7, "lr": 2.5e-4})[3:])
     ((out, told, changes),) = caught
-    assert out == tmp_path and told == job
+    assert out == tmp_path and told == job and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert msgspec.structs.replace(EchoSettings(kl=1e-3, seed="3"), steps=7, lr=2.5e-4) == study.settings_of(
         told, changes
     )
