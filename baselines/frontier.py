@@ -31,7 +31,7 @@ from dream_envs.frontier.replies import compare, replies
 from dream_envs.frontier.retention import retention
 from dream_envs.frontier.suite import Problem, suite
 from dream_envs.report.frontier_page import write_frontier
-from dream_envs.runs import read_json, write_json
+from dream_envs.runs import provenance, read_json, write_json
 from dream_envs.seeds import stream
 
 #: Problems a stratum and draws of each for the diversity panel.
@@ -127,6 +127,8 @@ def frontier(
         for book in books:
             book.close()
     out.mkdir(parents=True, exist_ok=True)
+    made = provenance()
+    data |= {key: made[key] for key in ("commit", "versions")}
     write_json(out / "frontier.json", data)
     return data
 
