@@ -185,3 +185,18 @@ def test_the_tiny_settings_are_of_every_part() -> None:
     updates, critic = PPO_SETTINGS.updates, PPO_SETTINGS.critic
     assert (updates.epochs, updates.minibatches) == (2, 2) and critic is not None and critic.hidden
     assert learner().critic is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
+def test_the_flagship_takes_it_by_name(name: str, tmp_path: Path) -> None:
+    """One round with the learner's own defaults, to the end: the configuration names its rule, the frontier its run."""
+    from dream_envs.baselines.dream import dream
+
+    found = dream(tmp_path / "run", learner=name, steps=1, quiet=True, json=True)
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert found["run"]["learner"] == told["learner"] == name
+    assert told["rule"]["baseline"] == {"ppo": "critic", "rloo": "leave_one_out"}[name]
+    assert (tmp_path / "run" / "checkpoints" / "final" / FILE).exists() == (name == "ppo")
+    (row,) = rows(tmp_path / "run")
+    assert row["groups"] > 0 and math.isfinite(row["loss"])
