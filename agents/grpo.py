@@ -20,7 +20,8 @@ from dream_envs.agents.critic import Critic, CriticSettings
 from dream_envs.agents.local import LocalAgent, load
 from dream_envs.agents.practice import Practice
 from dream_envs.agents.rows import BASELINES, RowConfig, RowMaker
-from dream_envs.agents.trl_adapter import CheckpointCallback, TrainingRow, TrainSettings, make_trainer
+from dream_envs.agents.stopping import StoppingCallback
+from dream_envs.agents.trl_adapter import TrainingRow, TrainSettings, make_trainer
 from dream_envs.agents.updates import Updates
 from dream_envs.core import Action, AgentLike, DreamEnvsError, Progress, Request
 from dream_envs.runs import read_json, write_json
@@ -46,8 +47,9 @@ class PolicySettings(GRPOSettings, frozen=True):
 
     A class of its own, so that the configuration of a GRPO run stays what it was.
 
-    ``baseline``: ``group`` (GRPO), ``leave_one_out`` (RLOO) or ``critic`` (PPO).  ``updates``: passes, minibatches and
-    clipping.  ``critic``: the value head, with ``baseline="critic"`` alone.  ``kl`` goes where ``updates.kl_in`` says.
+    ``baseline``: ``group`` (GRPO), ``leave_one_out`` (RLOO), ``critic`` (PPO) or ``role`` (TRR++).  ``updates``:
+    passes, minibatches and clipping.  ``critic``: the value head, with ``baseline="critic"`` alone.  ``kl`` goes where
+    ``updates.kl_in`` says.
     """
 
     baseline: str = "group"
@@ -97,6 +99,8 @@ class GRPO:
         self.settings, self.seed, self.evaluate = settings or self.defaults(), seed, evaluate
         self.rule = self.settings if isinstance(self.settings, PolicySettings) else PolicySettings()
         self.critic = self._critic(self.rule.critic) if self.rule.critic else None
+        #: Asked after each step: true ends ``improve`` there, behind a checkpoint (Ctrl-C); the same on every rank.
+        self.stop: Callable[[], bool] = lambda: False
         self._pending: dict[str, Any] = {}
 
     @staticmethod
@@ -169,9 +173,10 @@ class GRPO:
                 tensorboard=str(Path(run.path) / "metrics") if env.rank == 0 else None,
                 updates=self.rule.updates,
             ),
-            CheckpointCallback(
+            StoppingCallback(
                 lambda path: self._complete(path, env, maker),
                 lambda step, logs: self._report(step, logs, env),
+                lambda step: self.stop() and step % self.rule.updates.steps == 0,  # between two rounds
             ),
             lambda: self._board(env),
             self.critic,

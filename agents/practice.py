@@ -25,6 +25,9 @@ class Practice:
         reward: scores the episodes; learners and syllabus believe it, right or wrong.
         run: where episodes and metrics go.
         seats: agents for seats that the learner does not play (a frozen challenger, say), by role.
+        first: the number of its first round, where it follows another practice in the same run.
+        regrade: scores a whole round again, for rewards that compare its episodes (R-Zero's penalty on repetition);
+            the same episodes in the same order, with other ``scores``.
         rank: which of ``world`` processes this is; each plays its share of a round and all absorb the whole.
         world: how many processes play.
         gather: collects a list from every process, in rank order (``accelerate.utils.gather_object``).
@@ -41,12 +44,15 @@ class Practice:
         run: Run,
         *,
         seats: Mapping[str, AgentLike] | None = None,
+        first: int = 0,
+        regrade: Callable[[list[Episode]], list[Episode]] | None = None,
         rank: int = 0,
         world: int = 1,
         gather: Callable[[list[Any]], list[Any]] = list,
     ) -> None:
         self.game, self.syllabus, self.reward, self.run = game, syllabus, reward, run
         self.seats = dict(seats or {})
+        self.first, self.regrade = first, regrade
         self.rank, self.world = rank, world
         self.gather = gather if world > 1 else list
         self.history: list[Health] = []
@@ -57,6 +63,7 @@ class Practice:
 
         The store has absorbed the episodes of all processes when this returns.
         """
+        round += self.first
         starts = self.syllabus.plan(round)[self.rank :: self.world]
         seats = {"challenger": policy, "solver": policy, **self.seats}
         # The writer belongs to rank 0, which writes the episodes of all: one file, one order.
@@ -65,6 +72,10 @@ class Practice:
         )
         mine.sort(key=lambda e: e.index)
         everyone = sorted(self.gather(mine), key=lambda e: e.index)
+        if self.regrade is not None:
+            everyone = self.regrade(everyone)
+            played = {e.index for e in mine}
+            mine = [e for e in everyone if e.index in played]
         self.syllabus.absorb(round, everyone)
         self.history.append(health(everyone, self.game.family))
         for episode in everyone:
@@ -79,7 +90,7 @@ class Practice:
         """Write the newest round's health with ``extra`` into ``metrics.jsonl``; alarms of both are joined."""
         if self.rank == 0:
             row = {
-                "step": round,
+                "step": self.first + round,
                 "samples": sum(self.samples.values()),
                 **msgspec.to_builtins(self.history[-1]),
                 **extra,

@@ -29,8 +29,8 @@ from dream_envs.core import DreamEnvsError, Episode, Message, TaskFamily
 
 Encode = Callable[[Sequence[Message]], tuple[int, ...]]
 
-#: What a value is compared with: its group, the others of its group, or a learnt value.
-BASELINES = ("group", "leave_one_out", "critic")
+#: What a value is compared with: its group, the others of its group, a learnt value, or its role's mean in the round.
+BASELINES = ("group", "leave_one_out", "critic", "role")
 
 
 class RowConfig(msgspec.Struct, frozen=True):
@@ -147,12 +147,18 @@ class RowMaker:
         config = self.config
         groups = solver_groups(episodes) if "solver" in self.roles else []
         informative = [g for g in groups if g.informative]
+        if self.baseline == "role":  # what all or none got right differs from the round's mean too
+            informative = groups
         chosen = [informative[i] for i in rng.permutation(len(informative))[: config.groups]]
         if self.baseline == "critic":
             rest = [g for g in groups if not g.informative]
             chosen += [rest[i] for i in rng.permutation(len(rest))[: config.groups - len(chosen)]]
         self.used = len(chosen)
-        rows = [row for group in chosen for row in self._attempts(group)]
+        if self.baseline == "role" and chosen:  # TRR++ (arXiv 2505.03335): one group a role, over all its problems
+            merged = [row for group in chosen for row in group.rows]
+            rows = self._attempts(msgspec.structs.replace(chosen[0], rows=merged))
+        else:
+            rows = [row for group in chosen for row in self._attempts(group)]
         fresh = self._proposals(episodes) if "challenger" in self.roles else []
         self.review.add(groups, self.encode)
         if config.proposals == "review":

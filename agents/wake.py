@@ -72,7 +72,8 @@ def challenger_group(episodes: Sequence[Episode]) -> Group | None:
         row = _row(episode, episode.turns[0])
         if row is not None:
             share = copies[challenge.id] if challenge is not None else 1
-            rows.append(msgspec.structs.replace(row, value=row.value / share))
+            value = row.value / share if row.value > 0 else row.value  # a penalty is nobody's to share
+            rows.append(msgspec.structs.replace(row, value=value))
     return Group("challenger", "brief", 0, "challenger", rows) if rows else None
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from dream_envs import _cli_common as common
-from dream_envs import _cli_frontier, registry
+from dream_envs import _cli_frontier, _cli_train, registry
 from dream_envs.core import DreamEnvsError
 
 app = typer.Typer(
@@ -225,6 +225,30 @@ def dream(
     result = _cli_runs.dream(out, **chosen, base=base, threads=threads, quiet=quiet, json=as_json)
     if as_json:
         common.emit(result, "", True)
+
+
+@app.command(epilog=_cli_train.epilog())
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name from the list below, or module:object.")],
+    model: Annotated[str, typer.Option(help="The base: nano (nano/compose), or a folder.")] = "nano",
+    agent: Annotated[str, typer.Option(help="How it learns: grpo, ppo, rloo, expert; default: the recipe's.")] = "",
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/RECIPE.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The recipe's knobs.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    frontier: Annotated[bool, typer.Option(help="End in a Frontier Report (mini) in OUT/frontier.")] = True,
+    threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
+    cache: _cli_frontier.Cache = None,
+    seed: Seed = "0",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a published loop: train, measure, Frontier Report."""
+    given: dict[str, Any] = {"agent": agent or None, "seed": seed, "model": model, "steps": steps}
+    how = {"resume": resume, "threads": threads, "frontier": frontier, "cache": cache, "quiet": quiet or as_json}
+    _cli_train.train({"recipe": recipe, **given}, settings or [], out, how, as_json)
 
 
 @app.command()

@@ -162,5 +162,9 @@ def author_of(episode: Episode) -> str:
 
 
 def believed(episode: Episode) -> list[float]:
-    """The solvers' scores that are ``ok``: what the run believes, which a vote may have got wrong."""
-    return [s.value for a, s in episode.scores.items() if a.startswith("solver_") and s.status == "ok"]
+    """The solvers' scores that are ``ok``: what the run believes, which a vote may have got wrong.
+
+    Limited to 0 to 1: a reward that punishes (AZR's -0.5 and -1) still says right or wrong here.
+    """
+    found = [s.value for a, s in episode.scores.items() if a.startswith("solver_") and s.status == "ok"]
+    return [min(1.0, max(0.0, value)) for value in found]
