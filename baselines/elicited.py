@@ -30,6 +30,8 @@ from dream_envs.frontier.suite import Problem, Suite
 from dream_envs.seeds import digest, stream
 
 SHOTS = 4
+#: Problems a stratum that arms may look at.
+DEVELOPMENT = 8
 #: Development problems that the mechanisms may look at.
 SOLVABLE = 48
 
@@ -78,11 +80,31 @@ def load_model(name: str, device: str = "cpu") -> Model:
             raise DreamEnvsError(
                 f"{name} is a run without checkpoints/final: let it end first (dream-envs dream --resume)"
             )
-        return Model(name, weights_hash(folder), LocalAgent(str(folder), device=device), run, practised(run))
+        return Model(name, identity_of(folder), _agent(str(folder), device), run, practised(run))
     folder = Path(resolve(name))
-    agent = LocalAgent(name, device=device)
-    identity = weights_hash(folder) if (folder / "model.safetensors").is_file() else _fingerprint(agent)
+    agent = _agent(name, device)
+    identity = identity_of(folder) if (folder / "model.safetensors").is_file() else _fingerprint(agent)
     return Model(name, identity, agent)
+
+
+def _agent(name: str, device: str) -> LocalAgent:
+    try:
+        agent = LocalAgent(name, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
+        first = str(error).strip().splitlines()[0]
+        raise DreamEnvsError(f"device={device!r}: {first}; cpu, or cuda where torch finds one") from error
+    if not getattr(agent.tokenizer, "chat_template", None):
+        raise DreamEnvsError(f"model {name!r} has no chat template: give one that has, or add chat_template.jinja")
+    return agent
+
+
+def identity_of(folder: Path) -> str:
+    """16 hex digits of the weights, then 8 of what else decides a reply: configuration, tokeniser, chat template."""
+    rest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja", ".model", ".txt") and path.name != "nano.json":
+            rest.update(path.name.encode() + path.read_bytes())
+    return f"{weights_hash(folder)}-{rest.hexdigest()[:8]}"
 
 
 def _fingerprint(agent: LocalAgent) -> str:
@@ -154,7 +176,7 @@ class Elicited:
 
     def __init__(self, suite: Suite, model: Model, tick: Tick | None = None) -> None:
         self.suite, self.model, self.tick = suite, model, tick
-        self.dev = suite.problems("elicitation", 8)
+        self.dev = suite.problems("elicitation", DEVELOPMENT)
         self.answers: dict[str, str] = {}  # by prompt, of the problems that are drawn
         self._form = functools.lru_cache(maxsize=4096)(suite.form) if suite.form else None
 
@@ -227,7 +249,9 @@ def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model, ar
     problems = found.problems
     families = [suite.strata[p.stratum].family for p in problems]
     local = isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent) and trained.wrap is None
-    if not local or any(f.name != "composition" or f.notation != "compact" for f in families):
+    if not local or suite.form is None or not all(ex.has_exact(a) for a in arms):
+        return None
+    if any(f.name != "composition" or f.notation != "compact" for f in families):
         return None
     before, after = ({d: np.zeros(len(problems)) for d in ex.DECODERS} for _ in range(2))
     for depth in sorted({p.task.level for p in problems}):

@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 import torch
 
+from dream_envs.agents import elicit
 from dream_envs.agents.local import LocalAgent, keep_memory
-from dream_envs.baselines.elicited import Elicited, Model, exact_sources, load_model
+from dream_envs.baselines.elicited import DEVELOPMENT, SHOTS, Elicited, Model, exact_sources, load_model
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import arms as arm_table
 from dream_envs.frontier.arms import Arm
@@ -29,7 +30,7 @@ from dream_envs.frontier.panels import Sources, report_data
 from dream_envs.frontier.protocol import Measured, Plan, Side, Tick, measure
 from dream_envs.frontier.replies import compare, replies
 from dream_envs.frontier.retention import retention
-from dream_envs.frontier.suite import Problem, suite
+from dream_envs.frontier.suite import Problem, Suite, suite
 from dream_envs.report.frontier_page import write_frontier
 from dream_envs.runs import provenance, read_json, write_json
 from dream_envs.seeds import stream
@@ -94,11 +95,10 @@ def frontier(
     began = time.perf_counter()
     plan, arms, vetoes = plan_of(options)
     elicited, asked = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
-    protocol = msgspec.json.encode(
-        [plan.suite.name, plan.suite.instruction, plan.suite.max_tokens, list(arm_table.ARMS.values())]
-    ).decode()
+    protocol = what_decides_a_draw(plan.suite)
+    out.mkdir(parents=True, exist_ok=True)
     books = [
-        Book(book_path(cache, m.identity, DRAWS, protocol, side), side)
+        Book(book_path(cache, m.identity, DRAWS, protocol, side), side, rows=_rows(m, options))
         for m, side in ((base, "base"), (trained, "trained"))
     ]
     try:
@@ -121,16 +121,25 @@ def frontier(
             exact=exact,
             drawn=sum(b.drawn for b in books),
         )
+        sources.departures = departures(plan.suite, arms, vetoes, found)
         extra = panels(plan, found, sides, trained.run) if options.panels else {}
         data = report_data(plan, found, sources, extra, time.perf_counter() - began)
     finally:
         for book in books:
             book.close()
-    out.mkdir(parents=True, exist_ok=True)
     made = provenance()
     data |= {key: made[key] for key in ("commit", "versions")}
     write_json(out / "frontier.json", data)
     return data
+
+
+def what_decides_a_draw(chosen: Suite) -> str:
+    """The part of the cache's key that is not the model: suite, arms, mechanisms and their development problems."""
+    strata = [[s.name, s.level, s.held_out, s.family.name, s.family.version, s.family.notation] for s in chosen.strata]
+    shown = [p.task.id for p in chosen.problems("elicitation", DEVELOPMENT)]
+    mechanisms = {name: msgspec.structs.asdict(arm) for name, arm in elicit.ARMS.items()}  # type: ignore[arg-type]
+    suite_ = [chosen.name, chosen.instruction, chosen.max_tokens, chosen.final_field, chosen.one_reply, strata]
+    return msgspec.json.encode([suite_, list(arm_table.ARMS.values()), mechanisms, SHOTS, shown]).decode()
 
 
 def _rows(model: Model, options: Options) -> int:
@@ -138,6 +147,16 @@ def _rows(model: Model, options: Options) -> int:
     if options.batch or not isinstance(model.agent, LocalAgent):
         return options.batch
     return 0 if sum(p.numel() for p in model.engine.model.parameters()) < SMALL else LARGE_BATCH
+
+
+def departures(chosen: Suite, arms: Sequence[Arm], vetoes: Sequence[Arm], found: Measured) -> list[str]:
+    """How the base was asked less than the suite registers; a verdict says so."""
+    lines = []
+    for what, names, used in (("arms", chosen.arms, arms), ("vetoes", chosen.vetoes, vetoes)):
+        if missing := [n for n in names if n not in {a.name for a in used}]:
+            lines.append(f"{what} left out: {', '.join(missing)}")
+    lines += [f"arm {name} could not be made ({why})" for name, why in found.unavailable.items()]
+    return lines
 
 
 def panels(plan: Plan, found: Measured, sides: Sequence[Side], run: Path | None) -> dict[str, Any]:

@@ -167,8 +167,9 @@ def _drawn(plan: Plan, pool: np.ndarray, base: np.ndarray, trained: np.ndarray, 
     first = np.where(reliable > 0, first_success(base[at], plan.budget, rng), 0)
     left = (reliable > 0) & ((first == 0) | (first > plan.stage))
     followed = ~left
+    held = np.array([plan.suite.strata[s].held_out for s in pool[at]], dtype=int)
     if left.any():
-        followed[left] = lottery.pick(pool[at][left], plan.follow, rng)
+        followed[left] = lottery.pick(held[left], plan.follow, rng)
     none = np.zeros(len(at))
     seen = np.where(followed, first, 0)
     lots = None if followed.all() else followed

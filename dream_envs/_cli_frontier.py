@@ -50,6 +50,8 @@ def frontier(
     """Write the Frontier Report of a trained model against its base; the same command goes on where it stopped."""
     if context.invoked_subcommand is not None:
         return
+    if arms == "none":
+        raise DreamEnvsError("--arms none: the base has to be asked somehow; leave it out for the suite's arms")
     if not trained:
         raise DreamEnvsError("--trained is missing: the folder of a run (runs/dream) or of a model")
     job = _job()
@@ -112,6 +114,7 @@ def control(
 
 
 def _names(text: str) -> tuple[str, ...]:
+    """Words between commas; ``none`` is no word."""
     return () if text == "none" else tuple(word.strip() for word in text.split(",") if word.strip())
 
 

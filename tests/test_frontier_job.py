@@ -196,3 +196,66 @@ def test_without_torch_the_extra_is_named(tmp_path):
 def test_local_models_only_where_arms_need_them(base):
     agent = LocalAgent("nano/compose")
     assert Model("x", "y", agent).engine is agent
+
+
+class Counting:
+    """Passes requests on and notes how many there were at once."""
+
+    def __init__(self, agent, seen):
+        self.agent, self.seen = agent, seen
+
+    def act(self, requests):
+        self.seen.append(len(requests))
+        return self.agent.act(requests)
+
+
+def test_a_call_has_at_most_so_many_rows(base, tmp_path):
+    seen: list[int] = []
+    trained = msgspec.structs.replace(base, identity="counted", wrap=lambda agent: Counting(agent, seen))
+    few = report(tmp_path, trained, base, batch=8, arms=("plain", "forced"))
+    assert max(seen) == 8
+    seen.clear()
+    (tmp_path / "again").mkdir()
+    many = report(tmp_path / "again", trained, base, arms=("plain", "forced"))
+    assert max(seen) > 8
+    assert few["headline"] == many["headline"] and few["problems"] == many["problems"]
+
+
+def test_fewer_ways_of_asking_than_registered_are_told(base, tmp_path):
+    said = report(tmp_path, base, base, arms=("plain",))["verdict"]["sentence"]
+    assert "Not the registered protocol: arms left out: cool, hot_min_p" in said
+    assert "Not the registered" not in report(tmp_path, base, base)["verdict"]["sentence"]
+
+
+def test_arms_without_an_exact_probability_leave_it_out(base, tmp_path):
+    data = report(tmp_path, base, base, arms=("zero_shot", "plain"))
+    assert data["exact"] is None and data["tiers"] is None and data["headline"]["fg"] == 0
+
+
+def test_the_cache_knows_what_decides_a_draw():
+    whole = small()
+    changed = [
+        msgspec.structs.replace(whole, final_field=True),
+        msgspec.structs.replace(whole, strata=whole.strata[:-1]),
+        msgspec.structs.replace(whole, instruction=" now"),
+    ]
+    assert len({job.what_decides_a_draw(s) for s in [whole, *changed]}) == 4
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "banana"])
+def test_a_device_that_is_not_there_is_one_line(verb, device):
+    status, _, err = verb("frontier", "--trained", "nano/compose", "--device", device)
+    assert status == 2 and err.count("\n") == 1 and f"device='{device}'" in err
+
+
+def test_a_changed_template_is_another_model(tmp_path):
+    import shutil
+
+    from dream_envs.agents.local import resolve
+    from dream_envs.baselines.elicited import identity_of
+
+    folder = tmp_path / "model"
+    shutil.copytree(resolve("nano/compose"), folder)
+    before = identity_of(folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    assert identity_of(folder) != before

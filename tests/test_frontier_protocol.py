@@ -229,6 +229,8 @@ def test_the_form_of_a_suite_fits_its_answers():
 def test_the_final_field_is_graded():
     chosen = suite("english")
     assert chosen.reply("so 2 + 2 is 5\nAnswer: 4 \nbye") == "4" and chosen.reply("no field") == "no field"
+    for written in ("**4**", "`4`", "$\\boxed{4}$", "4.", "\\boxed{4}.", " 4"):
+        assert chosen.reply(f"**Answer:** {written}") == "4", written
     task = chosen.problems("0", 1)[0].task
     assert chosen.messages(task)[0]["content"].endswith("the answer alone.")
 

@@ -25,6 +25,8 @@ from dream_envs.frontier.intervals import bootstrap_means, percentile
 TIE = "tie"
 #: A judge that lets more null outputs pass than this is flagged.
 NULL_LIMIT = 0.05
+#: The share of cyclic triples of a judge that tosses coins; one that is surely above it is flagged.
+COIN_CYCLES = 0.25
 #: An agreement with the truth that rests on fewer labels is flagged.
 ENOUGH = 200
 
@@ -221,6 +223,8 @@ def _flags(card: dict[str, Any]) -> list[str]:
         found.append(f"{flip[0]:.2f} of the winners change with the order")
     if (first := card.get("first_position")) is not None and not first[1] <= 0.5 <= first[2]:
         found.append(f"the first of two wins {first[0]:.2f} of the time")
+    if (cycles := card.get("cyclic_triads")) is not None and cycles[1] > COIN_CYCLES:
+        found.append(f"{cycles[0]:.2f} of the triples go in a circle")
     if (null := card["null_accepted"]) is not None and null[0] > NULL_LIMIT:
         found.append(f"{null[0]:.2f} of the null outputs pass")
     if card["constant"]:

@@ -80,7 +80,7 @@ class Book:
     def __init__(self, path: Path | None, side: str, role: str = "solver", rows: int = 0) -> None:
         self.path, self.side, self.role, self.rows = path, side, role, rows or ROWS
         self.sequences: dict[tuple[str, str], Series] = {}
-        self.counts: dict[tuple[str, str, int], Count] = {}
+        self.counts: dict[tuple[str, str, int, bool], Count] = {}
         self.drawn = 0  # by this process
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,8 +118,9 @@ class Book:
             made = min(self._sequence(name, p).made for p in open_)
             group = [p for p in open_ if self._sequence(name, p).made == made]
             size = min(cap - made, max(len(askers), min(made, WAVE)))
-            for at in range(0, len(group), max(1, self.rows // size)):
-                self._wave(name, askers, group[at : at + max(1, self.rows // size)], made, size)
+            part = max(1, self.rows * len(askers) // size)  # a call asks one arm
+            for at in range(0, len(group), part):
+                self._wave(name, askers, group[at : at + part], made, size)
         if tick:
             tick(len(problems), len(problems))
         return [self._cut(self._sequence(name, p), cap) for p in problems]
@@ -138,7 +139,7 @@ class Book:
         ``shared``: both sides draw with the same random numbers, so that two models that are the same draw the same
         (for choices between arms; estimates of the two sides have to be independent).
         """
-        missing = [p for p in problems if (asker.name, p.task.id, draws) not in self.counts]
+        missing = [p for p in problems if (asker.name, p.task.id, draws, shared) not in self.counts]
         step = max(1, self.rows // draws)
         for at in range(0, len(missing), step):
             part = missing[at : at + step]
@@ -146,11 +147,14 @@ class Book:
             right, tokens = self._ask(rows)
             for i, problem in enumerate(part):
                 places = slice(i * draws, (i + 1) * draws)
-                self.counts[asker.name, problem.task.id, draws] = found = Count(right[places], sum(tokens[places]))
-                self._write({"arm": asker.name, "id": problem.task.id, "right": found.right, "tokens": found.tokens})
+                self.counts[asker.name, problem.task.id, draws, shared] = found = Count(
+                    right[places], sum(tokens[places])
+                )
+                row = {"arm": asker.name, "id": problem.task.id, "right": found.right, "tokens": found.tokens}
+                self._write({**row, "shared": shared})
             if tick:
                 tick(min(at + step, len(missing)), len(missing))
-        return [self.counts[asker.name, p.task.id, draws] for p in problems]
+        return [self.counts[asker.name, p.task.id, draws, shared] for p in problems]
 
     def _sequence(self, name: str, problem: Problem) -> Series:
         return self.sequences.setdefault((name, problem.task.id), Series())
@@ -236,7 +240,8 @@ class Book:
                 if "arms" in row:
                     self.sequences[row["arms"], row["id"]] = Series(row["made"], row["first"], row["tokens"])
                 else:
-                    self.counts[row["arm"], row["id"], len(row["right"])] = Count(row["right"], row["tokens"])
+                    key = row["arm"], row["id"], len(row["right"]), row["shared"]
+                    self.counts[key] = Count(row["right"], row["tokens"])
             except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
                 raise DreamEnvsError(f"{path}, line {number} is no line of draws: remove the file") from error
 

@@ -88,6 +88,11 @@ def log_probability(logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> di
     }
 
 
+def has_exact(arm: Arm) -> bool:
+    """Whether a draw's probability is a product over the reply's tokens."""
+    return arm.how in ("sample", "forced", "cot_decoding") and arm.top_p == 1
+
+
 def arm_log_probability(arm: Arm, logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> float:
     """Natural log of the probability that one draw of this arm is the accepted reply.
 
@@ -100,7 +105,7 @@ def arm_log_probability(arm: Arm, logits: np.ndarray, ids: np.ndarray, grammar: 
     Raises:
         DreamEnvsError: for an arm whose probability is not a product over the reply's tokens.
     """
-    if arm.how not in ("sample", "forced", "cot_decoding") or arm.top_p < 1:
+    if not has_exact(arm):
         raise DreamEnvsError(f"arm {arm.name!r} has no exact probability; those that sample without top_p have one")
     scaled = logits.astype(np.float64) / arm.temperature
     if arm.how == "forced":
@@ -112,7 +117,8 @@ def arm_log_probability(arm: Arm, logits: np.ndarray, ids: np.ndarray, grammar: 
         scaled = np.where(scaled < scaled.max(-1, keepdims=True) + np.log(arm.min_p), -np.inf, scaled)
     per_token = scaled[np.arange(len(ids)), ids] - _logsumexp(scaled)
     if arm.how == "cot_decoding":
-        likeliest = np.argsort(-logits[0], kind="stable")[:BRANCHES]
+        order = np.argsort(-logits[0], kind="stable")
+        likeliest = order[~np.isin(order, grammar.allowed[-1])][:BRANCHES]  # an empty reply is no branch
         per_token[0] = -math.log(BRANCHES) if ids[0] in likeliest else -np.inf
     return float(per_token.sum())
 

@@ -15,10 +15,13 @@ from dream_envs.frontier.intervals import rule_of_three
 
 
 def pick(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """``bool[M]``: ``count`` of M survivors by lot, from every group in proportion and at least one of each.
+    """``bool[M]``: about ``count`` of M survivors by lot, from each group in proportion and at least one of each.
+
+    Few and large groups only (held-out families and the others): with many small ones the rounding and the minimum of
+    one would make some problems likelier to be followed than others, and the pooled share would be biased.
 
     Args:
-        groups: ``int[M]``, the survivors' strata (held-out families apart, say).
+        groups: ``int[M]``, the survivors' group.
         count: how many; all where there are no more.
         rng: the lots.
     """

@@ -32,6 +32,7 @@ class Sources(msgspec.Struct):
         exact: where they are known, log-probabilities by decoder of base and trained model, ``float64[A, N]`` by arm
             of the base, and ``float64[N]`` of the trained model in its configuration.
         drawn: draws made by this process (the rest came from the cache).
+        departures: how the base was asked less than the suite registers.
     """
 
     base: dict[str, Any]
@@ -39,6 +40,7 @@ class Sources(msgspec.Struct):
     arms: Sequence[Arm]
     exact: Exact | None = None
     drawn: int = 0
+    departures: Sequence[str] = ()
 
 
 class _Boot:
@@ -95,7 +97,7 @@ def report_data(
             "unavailable": found.unavailable,
         },
         "headline": _headline(head),
-        "verdict": _verdict(word, plan, found, chosen, marked),
+        "verdict": _verdict(word, plan, found, chosen, marked, sources.departures),
         "certified": _certified_list(plan, found, chosen, marked, after, n),
         "pass1": {
             k: dict(zip(("mean", "low", "high"), v, strict=True))
@@ -164,7 +166,9 @@ _SAYS = {
 }
 
 
-def _verdict(word: str, plan: Plan, found: Measured, chosen: np.ndarray, marked: multiple.Certified) -> dict[str, Any]:
+def _verdict(
+    word: str, plan: Plan, found: Measured, chosen: np.ndarray, marked: multiple.Certified, departures: Sequence[str]
+) -> dict[str, Any]:
     kinds = dict.fromkeys(KINDS[1:], 0)
     for i in chosen[marked.chosen]:
         kind = plan.suite.strata[found.problems[i].stratum].kind
@@ -174,16 +178,19 @@ def _verdict(word: str, plan: Plan, found: Measured, chosen: np.ndarray, marked:
         seen = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
         new = (
             "new facts among them"
-            if kinds["held-out operations"]
+            if kinds["held-out operations"] >= gain.CERTIFIED
             else "longer or new combinations of known facts, no new facts"
         )
         sentence += f" Certified: {seen}; {new}."
+    if departures:
+        sentence += f" Not the registered protocol: {'; '.join(departures)}."
     return {"word": word, "sentence": sentence, "kinds": kinds}
 
 
 def _certified(found: Measured, chosen: np.ndarray, after: np.ndarray, n: int) -> multiple.Certified:
-    """Over the eligible problems; where the base was not drawn there is nothing to certify."""
-    misses = np.array([s.first - 1 if s.first else s.made for s in found.first])[chosen]
+    """Over the eligible problems; where the base was not drawn to the end there is nothing to certify."""
+    drawn = zip(found.first, found.followed, strict=True)
+    misses = np.array([(s.first - 1 if s.first else s.made) if kept else 0 for s, kept in drawn])[chosen]
     blocked = np.array([bool(v) for v in found.vetoed])[chosen]
     return multiple.certified(0, np.where(blocked, 0, misses), after[chosen], n)
 

@@ -164,10 +164,10 @@ def _first(
 
     first = _where(reliable, draw(plan.stage), problems)
     left = reliable & np.array([not s.first for s in first])
-    strata = np.array([p.stratum for p in problems])[left]
+    held = np.array([plan.suite.strata[p.stratum].held_out for p in problems], dtype=int)
     picked = np.zeros(len(problems), bool)
     if left.any():
-        picked[left] = lottery.pick(strata, plan.follow, stream("frontier-lots", plan.suite.name, plan.seed))
+        picked[left] = lottery.pick(held[left], plan.follow, stream("frontier-lots", plan.suite.name, plan.seed))
     later = _where(picked, draw(plan.budget), problems)
     return [b if p else a for a, b, p in zip(first, later, picked, strict=True)], ~left | picked
 

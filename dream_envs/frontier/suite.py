@@ -141,11 +141,16 @@ class Suite(msgspec.Struct, frozen=True):
         return [{"role": "user", "content": task.prompt + self.instruction}]
 
     def reply(self, text: str) -> str:
-        """The part of a reply that is graded."""
+        """The part of a reply that is graded; marks around the final field (bold, code, a box, a full stop) go."""
         if not self.final_field:
             return text
         _, found, field = text.rpartition("Answer:")
-        return field.partition("\n")[0].strip() if found else text
+        if not found:
+            return text
+        field = field.strip("*` \t").partition("\n")[0].strip("*`$ \t").removesuffix(".").rstrip("*`$ \t")
+        if field.startswith("\\boxed{") and field.endswith("}"):
+            field = field.removeprefix("\\boxed{")[:-1]
+        return field.strip()
 
     def limit(self, stratum: int) -> int:
         """Tokens that a reply may have."""
@@ -206,9 +211,10 @@ def english() -> Suite:
     Replies reason freely and end in ``Answer: ...``; only that line is graded.  Countdown can be guessed too well to
     count: it is shown beside the others.
     """
+    sums = Arithmetic("english", digits=6, max_magnitude=10**12, operators="+-", max_level=12)
     rows: list[tuple[str, TaskFamily, Sequence[int]]] = [
         ("composition", Composition("english", max_level=24), (6, 8, 12, 16, 24)),
-        ("arithmetic", Arithmetic("english", digits=6, max_magnitude=10**12, operators="+-", max_level=12), (2, 4, 6, 8, 12)),
+        ("arithmetic", sums, (2, 4, 6, 8, 12)),
         ("reverse_addition", ReverseAddition("english", max_level=24), (6, 8, 12, 16, 24)),
         ("countdown", Countdown("english", max_number=99, max_level=8, max_target=9999), (4, 5, 6, 7, 8)),
     ]
@@ -221,7 +227,7 @@ def english() -> Suite:
         "english",
         tuple(strata),
         arms=("zero_shot", "step_by_step", "few_shot_cool", "few_shot", "code", "cot_decoding", "hot_min_p", "plan"),
-        vetoes=("budget_forcing", "steering", "critique", "sae", "rlvr"),
+        vetoes=("budget_forcing",),
         instruction="\nThink as long as you like, then finish with one line 'Answer: ' and the answer alone.",
         final_field=True,
         max_tokens=1024,
