@@ -70,6 +70,7 @@ def simulate(
     gained: Annotated[float | None, typer.Option(help="Points truly gained; default: the protocol's table.")] = None,
     lost: Annotated[float, typer.Option(help="Points truly lost.")] = 0.0,
     sharpen: Annotated[float, typer.Option(help="Logits added to every success rate above zero.")] = 0.0,
+    follow: Annotated[int, typer.Option(min=0, help="Survivors followed by lot, as reports do; 0: all.")] = 0,
     repetitions: Annotated[int, typer.Option(min=2, help="Simulated reports.")] = 120,
     seed: Seed = "0",
     as_json: Json = False,
@@ -85,7 +86,7 @@ def simulate(
     changes: Sequence[simulation.Change] = simulation.CHANGES
     if gained is not None or lost or sharpen:
         changes = [simulation.Change("asked for", gained=gained or 0.0, lost=lost, sharpen=sharpen)]
-    rows = simulation.table(rng, changes, simulation.World(n=problems), draws, repetitions)
+    rows = simulation.table(rng, changes, simulation.World(n=problems, follow=follow), draws, repetitions)
     common.emit(rows, lambda: _table(rows, _SIMULATED), as_json)
 
 

@@ -168,3 +168,13 @@ def test_a_mistake_is_told_in_one_line(call, words: str) -> None:
     with pytest.raises(DreamEnvsError, match=words) as told:
         call()
     assert "\n" not in str(told.value)
+
+
+def test_lots_cost_precision_and_not_truth() -> None:
+    """Following few survivors: the same gain on average, more spread, far fewer draws."""
+    change = si.Change("gained", gained=20.0)
+    worlds = [si.World(n=400, follow=follow) for follow in (0, 15)]
+    all_, few = (si.simulate(change, stream("lots", w.follow), w, 1024, 60, 200) for w in worlds)
+    assert abs(few["raw_mean"] - all_["raw_mean"]) < 4 * few["fg_sd"] / 60**0.5 + 0.5
+    assert few["fg_sd"] > all_["fg_sd"] and few["base_draws"] < all_["base_draws"] / 3
+    assert few["fg_covered"] > 0.85

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier import _checks, gain
+from dream_envs.frontier import _checks, gain, lottery
 from dream_envs.frontier import intervals as iv
 from dream_envs.frontier.estimators import reliable
 
@@ -38,6 +38,7 @@ class World(msgspec.Struct, frozen=True):
         trained_draws: draws of each problem by the trained model.
         need: how many of them have to be right.
         loss_cap: trained draws after which a problem counts as lost.
+        follow: of the problems unsolved after k / 64 base draws so many are drawn on, by lot; 0 draws on with all.
     """
 
     n: int = 2000
@@ -50,6 +51,7 @@ class World(msgspec.Struct, frozen=True):
     trained_draws: int = 16
     need: int = 4
     loss_cap: int = 1024
+    follow: int = 0
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -137,10 +139,17 @@ def draw(world: World, change: Change, k: int, rng: np.random.Generator) -> tupl
     trained_first = np.where(r_base > 0, first_success(trained[:, None], world.loss_cap, rng), 0)
     family = np.arange(n) * world.families // n
     no = np.zeros(n, dtype=bool)
-    evidence = gain.Evidence(r_trained, first, k, no, r_base, trained_first, world.loss_cap, family, no)
+    stage, followed = k // 64, np.ones(n, dtype=bool)
+    left = (r_trained > 0) & ((first == 0) | (first > stage))
+    if world.follow:
+        followed[left] = lottery.pick(np.zeros(left.sum(), dtype=int), world.follow, rng)
+        first = np.where(followed, first, 0)
+    lots = (followed, stage) if world.follow else (None, 0)
+    evidence = gain.Evidence(r_trained, first, k, no, r_base, trained_first, world.loss_cap, family, no, *lots)
+    made = np.where(first > 0, first, np.where(followed, k, stage))
     facts = {
         "truth": change.gained - change.lost - forgotten,
-        "base_draws": float(np.where(first == 0, k, first)[r_trained > 0].sum() / n),
+        "base_draws": float(made[r_trained > 0].sum() / n),
         "loss_draws": float(np.where(trained_first == 0, world.loss_cap, trained_first)[r_base > 0].sum() / n),
         "base_pass1": float(arms[:, 0].mean()),
         "base_pass1024": float(1 - (np.prod(1 - arms, axis=1) ** (1024 / world.arms)).mean()),
@@ -226,16 +235,17 @@ def _report(
     means, resampled = table.mean(0), iv.bootstrap_means(table, rng, gain.pooled_strata(evidence.family), draws)
     out: dict[str, float] = {}
     for prefix, at in (("small_", 0), ("", 3)):
-        columns = [at, at + 1, at + 2, at + 3, 7]
+        columns = [at, at + 1, at + 2, at + 3, *range(7, table.shape[1])]  # S, and what scales the lots
         low, high = gain.widened(table[:, columns], gain.points(resampled[:, columns]))
-        raw_low, _ = iv.percentile(resampled[:, at + 3] - resampled[:, 7])
+        raw, plain = (lottery.scaled(x[..., columns]) for x in (resampled, means))
+        raw_low, _ = iv.percentile(raw[:, 3] - raw[:, 4])
         out |= {
             f"{prefix}fg_mean": float(gain.points(means[columns])),
             f"{prefix}fg_significant": float(low > 0),
             f"{prefix}fg_below": float(high < 0),
             f"{prefix}fg_above_margin": float(low > gain.MARGIN),
             f"{prefix}fg_covered": float(low <= truth <= high),
-            f"{prefix}raw_mean": 100 * float(means[at + 3] - means[7]),
+            f"{prefix}raw_mean": 100 * float(plain[3] - plain[4]),
             f"{prefix}raw_significant": float(raw_low > 0),
         }
     return out
