@@ -172,7 +172,7 @@ def test_a_mistake_is_told_in_one_line(call, words: str) -> None:
 
 def test_lots_cost_precision_and_not_truth() -> None:
     """Following few survivors: the same gain on average, more spread, far fewer draws."""
-    change = si.Change("gained", gained=20.0)
+    change = si.Change("gained", gained=15.0)
     worlds = [si.World(n=400, follow=follow) for follow in (0, 15)]
     all_, few = (si.simulate(change, stream("lots", w.follow), w, 1024, 60, 200) for w in worlds)
     assert abs(few["raw_mean"] - all_["raw_mean"]) < 4 * few["fg_sd"] / 60**0.5 + 0.5
