@@ -9,7 +9,7 @@ import msgspec
 
 from dream_envs import registry
 from dream_envs.agents.grpo import GRPO, GRPOSettings, expert_settings
-from dream_envs.agents.ppo import PPO, RLOO, ppo_settings, rloo_settings
+from dream_envs.agents.ppo import PPO, RLOO, grpo4_settings, ppo_settings, rloo_settings
 from dream_envs.core import DreamEnvsError
 
 
@@ -24,6 +24,9 @@ class LearnerSpec(msgspec.Struct, frozen=True):
 
 LEARNERS: dict[str, LearnerSpec] = {
     "grpo": LearnerSpec(GRPO, GRPOSettings, 150, "group-relative advantages"),
+    "grpo4": LearnerSpec(
+        GRPO, grpo4_settings, 150, "GRPO with PPO's four clipped updates a round: PPO less its critic"
+    ),
     "ppo": LearnerSpec(PPO, ppo_settings, 150, "a value head, GAE, clipped passes over each round"),
     "rloo": LearnerSpec(RLOO, rloo_settings, 150, "the mean of the others as baseline, whole sequences"),
     "expert": LearnerSpec(GRPO, expert_settings, 800, "likelihood of verified traces (ReST-EM)"),

@@ -32,6 +32,11 @@ def ppo_settings() -> PolicySettings:
     )
 
 
+def grpo4_settings() -> PolicySettings:
+    """GRPO with as many updates a round as PPO: what PPO is to be compared with to see what its critic is worth."""
+    return PolicySettings(updates=Updates(epochs=1, minibatches=4))
+
+
 def rloo_settings() -> PolicySettings:
     """RLOO on GRPO's rows: one update a round, the mean of the others, no scaling, whole sequences."""
     # A sum over about ten tokens has ten times the gradient of a mean, so its norm is clipped at ten times as much.

@@ -297,29 +297,9 @@ class TrainSettings(msgspec.Struct, frozen=True):
     updates: Updates = Updates()
 
 
-def make_trainer(
-    model: Any,
-    tokenizer: Any,
-    source: Callable[[int], list[TrainingRow]],
-    settings: TrainSettings,
-    callback: CheckpointCallback,
-    metrics: Callable[[], dict[str, float]] = dict,
-    critic: Critic | None = None,
-) -> RowTrainer:
-    """A trainer that asks ``source`` for rows in every round, and ``metrics`` for what is logged beside TRL's own.
-
-    Raises:
-        DreamEnvsError: if the rows cannot be split into the minibatches, or a penalty in the reward has no critic.
-    """
+def _config(settings: TrainSettings, *, gpu: bool) -> GRPOConfig:
     updates = settings.updates
-    if settings.rows % (BLOCK * updates.minibatches):
-        raise DreamEnvsError(f"rows={settings.rows}: a multiple of {BLOCK * updates.minibatches} for the minibatches")
-    if updates.kl_in == "reward" and critic is None:
-        raise DreamEnvsError("kl_in='reward' has no token rewards to go into without a critic: kl_in='loss'")
-    gpu = next(model.parameters()).device.type != "cpu"
-    if settings.tensorboard:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = settings.tensorboard
-    config = GRPOConfig(
+    return GRPOConfig(
         output_dir=settings.out,
         per_device_train_batch_size=settings.rows // updates.minibatches,
         gradient_accumulation_steps=1,
@@ -353,6 +333,30 @@ def make_trainer(
         ddp_find_unused_parameters=False,
         seed=settings.seed,
     )
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    source: Callable[[int], list[TrainingRow]],
+    settings: TrainSettings,
+    callback: CheckpointCallback,
+    metrics: Callable[[], dict[str, float]] = dict,
+    critic: Critic | None = None,
+) -> RowTrainer:
+    """A trainer that asks ``source`` for rows in every round, and ``metrics`` for what is logged beside TRL's own.
+
+    Raises:
+        DreamEnvsError: if the rows cannot be split into the minibatches, or a penalty in the reward has no critic.
+    """
+    updates = settings.updates
+    if settings.rows % (BLOCK * updates.minibatches):
+        raise DreamEnvsError(f"rows={settings.rows}: a multiple of {BLOCK * updates.minibatches} for the minibatches")
+    if updates.kl_in == "reward" and critic is None:
+        raise DreamEnvsError("kl_in='reward' has no token rewards to go into without a critic: kl_in='loss'")
+    if settings.tensorboard:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = settings.tensorboard
+    config = _config(settings, gpu=next(model.parameters()).device.type != "cpu")
     placeholder = Dataset.from_dict({"prompt": ["-"] * (settings.rows * max(1, _world()) // BLOCK)})
     trainer = RowTrainer(
         source,

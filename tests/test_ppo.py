@@ -257,9 +257,10 @@ def test_a_mistake_is_one_line(make: Callable[[], Any], word: str) -> None:
 
 
 def test_learners_are_what_their_names_say() -> None:
-    assert {name: s.settings().baseline for name, s in LEARNERS.items() if name in ("ppo", "rloo")} == {  # type: ignore[attr-defined]
-        "ppo": "critic", "rloo": "leave_one_out",
-    }  # fmt: skip
+    rules = {name: s.settings() for name, s in LEARNERS.items() if name in ("ppo", "rloo", "grpo4")}
+    found = {name: rule.baseline for name, rule in rules.items()}  # type: ignore[attr-defined]
+    assert found == {"ppo": "critic", "rloo": "leave_one_out", "grpo4": "group"}
+    assert rules["grpo4"].updates == rules["ppo"].updates  # type: ignore[attr-defined]
     assert type(LEARNERS["grpo"].settings()) is GRPOSettings is type(LEARNERS["expert"].settings())
     made = learner("ppo")
     assert made.name == "ppo" and made.critic is not None and learner("grpo").critic is None

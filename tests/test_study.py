@@ -38,7 +38,7 @@ def test_jobs_are_what_is_not_finished_whole_seeds_first(tmp_path: Path) -> None
 def test_the_learners_plan_is_every_learner_on_the_full_loop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Resumable as the other; only a learner with an entry is told a number of steps; its marks are its own."""
     plan = study.LEARNER_PLAN
-    assert {("full", name) for name in ("grpo", "ppo", "rloo", "expert")} <= set(plan)
+    assert set(plan) == {("full", name) for name in ("grpo", "grpo4", "ppo", "rloo", "expert")}
     finished(tmp_path, "full", "grpo", 0)
     left = list(study.jobs(tmp_path, range(1), plan))
     assert {learner for _, learner, _ in left} == {learner for _, learner in plan} - {"grpo"}
@@ -50,7 +50,7 @@ def test_the_learners_plan_is_every_learner_on_the_full_loop(monkeypatch: pytest
     )  # fmt: skip
     study.run(tmp_path, range(1), 3, plan, {"expert": 1710})
     told = {p.parent.name: p.read_text() for p in tmp_path.glob("*/told")}
-    assert told == {"full-ppo-0": "", "full-rloo-0": "", "full-expert-0": "--steps 1710"}
+    assert told == {"full-grpo4-0": "", "full-ppo-0": "", "full-rloo-0": "", "full-expert-0": "--steps 1710"}
     readme = tmp_path / "README.md"
     readme.write_text("<!-- study -->\na\n<!-- /study -->\n<!-- learners -->\nb\n<!-- /learners -->\n")
     study.into_readme("| c |", readme, study.LEARNER_MARKS)
