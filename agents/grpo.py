@@ -150,7 +150,7 @@ class GRPO:
         """
         env.seats.update(seats)
         folder = Path(run.path) / "checkpoints"
-        maker = self._maker(env)
+        maker = env.maker(self.engine, self.settings.rows, self.rule.baseline)
         resume = newest_checkpoint(folder, remove=env.rank == 0)
         if resume is not None:
             self._restore(resume, env, maker)
@@ -213,19 +213,6 @@ class GRPO:
             extra |= {k.replace("/", "_"): v for k, v in logs.items() if k.startswith(("value/", "policy/"))}
             extra["token_entropy"] = logs.get("entropy")
         env.report(done, {**extra, **self._pending})
-
-    def _maker(self, env: Practice) -> RowMaker:
-        tokenizer, end = self.engine.tokenizer, self.engine.ends[0]
-        brief = env.game.view(env.game.start(None, stream("brief")), "challenger_0")
-        return RowMaker(
-            self.settings.rows,
-            env.game.family,
-            self.engine.encode,
-            lambda text: [*tokenizer(text, add_special_tokens=False)["input_ids"], end],
-            brief,
-            frozenset(r.name for r in env.game.roles) - set(env.seats),
-            self.rule.baseline,
-        )
 
     def _complete(self, path: Path, env: Practice, maker: RowMaker) -> None:
         """The last file of a checkpoint: where it is, the checkpoint is whole."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,8 +12,14 @@ from dream_envs.core import AgentLike, Episode, RewardModel
 from dream_envs.curriculum.alarms import Health, health, ring
 from dream_envs.curriculum.syllabus import Syllabus
 from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.games.self_judge import SelfJudge
 from dream_envs.rollout import rollout
 from dream_envs.runs import Run
+from dream_envs.seeds import stream
+
+if TYPE_CHECKING:
+    from dream_envs.agents.local import LocalAgent
+    from dream_envs.agents.rows import RowConfig, RowMaker
 
 
 class Practice:
@@ -38,7 +44,7 @@ class Practice:
 
     def __init__(
         self,
-        game: ChallengerSolver,
+        game: ChallengerSolver | SelfJudge,
         syllabus: Syllabus,
         reward: RewardModel,
         run: Run,
@@ -65,7 +71,7 @@ class Practice:
         """
         round += self.first
         starts = self.syllabus.plan(round)[self.rank :: self.world]
-        seats = {"challenger": policy, "solver": policy, **self.seats}
+        seats = {**{role.name: policy for role in self.game.roles}, **self.seats}
         # The writer belongs to rank 0, which writes the episodes of all: one file, one order.
         mine = list(
             rollout(self.game, seats, starts, seed=self.syllabus.seed, reward=self.reward, width=len(starts) or 1)
@@ -77,7 +83,7 @@ class Practice:
             played = {e.index for e in mine}
             mine = [e for e in everyone if e.index in played]
         self.syllabus.absorb(round, everyone)
-        self.history.append(health(everyone, self.game.family))
+        self.history.append(self.health(everyone))
         for episode in everyone:
             for turn in episode.turns:
                 if turn.token_ids:
@@ -85,6 +91,23 @@ class Practice:
             if self.rank == 0:
                 self.run.episodes.write(episode)
         return mine
+
+    def health(self, episodes: Sequence[Episode]) -> Health:
+        """A round in numbers."""
+        assert self.game.family is not None  # open prompts have none; ChallengerSolver always has one
+        return health(episodes, self.game.family)
+
+    def maker(self, engine: LocalAgent, config: RowConfig, baseline: str) -> RowMaker:
+        """What turns this practice's episodes into the rows that a learner trains ``engine`` on."""
+        from dream_envs.agents.rows import RowMaker
+
+        assert isinstance(self.game, ChallengerSolver)  # other games' practices have a maker of their own
+        brief = self.game.view(self.game.start(None, stream("brief")), "challenger_0")
+        return RowMaker(config, self.game.family, engine.encode, engine.completion, brief, self.learns(), baseline)
+
+    def learns(self) -> frozenset[str]:
+        """The roles that the learner itself plays."""
+        return frozenset(role.name for role in self.game.roles) - set(self.seats)
 
     def report(self, round: int, extra: Mapping[str, Any]) -> None:
         """Write the newest round's health with ``extra`` into ``metrics.jsonl``; alarms of both are joined."""

@@ -70,10 +70,11 @@ class FixedTasks:
             order = stream(self.seed, "fixed", round, turn).permutation(len(self.tasks))
             chosen += [self.tasks[i] for i in order.tolist()]
         first = round * self.count
-        return [
-            Start(first + i, None, {CHALLENGER: Action(self.family.as_proposal(task))}, "fixed")
-            for i, task in enumerate(chosen[: self.count])
-        ]
+        return [self.start(first + i, task) for i, task in enumerate(chosen[: self.count])]
+
+    def start(self, index: int, task: Task) -> Start:
+        """The episode about this problem: its proposal is given."""
+        return Start(index, None, {CHALLENGER: Action(self.family.as_proposal(task))}, "fixed")
 
     def absorb(self, round: int, episodes: Sequence[Episode]) -> None:
         """Nothing is kept: the list is fixed."""

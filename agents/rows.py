@@ -179,7 +179,7 @@ class RowMaker:
     def _attempts(self, group: Group) -> list[TrainingRow]:
         negative = self.config.solver_negative
         if self.baseline == "critic":
-            return [TrainingRow(self.encode(r.messages), r.ids, 1.0, r.value, "solver", negative) for r in group.rows]
+            return [TrainingRow(self.encode(r.messages), r.ids, 1.0, r.value, group.role, negative) for r in group.rows]
         if self.baseline == "leave_one_out":
             advantages = leave_one_out(group.values)
         else:
@@ -187,7 +187,7 @@ class RowMaker:
         rows = []
         for row, advantage in zip(group.rows, advantages, strict=True):
             if weight := _damp(advantage, negative):
-                rows.append(TrainingRow(self.encode(row.messages), row.ids, weight, row.value, "solver"))
+                rows.append(TrainingRow(self.encode(row.messages), row.ids, weight, row.value, group.role))
         return rows
 
     def _proposals(self, episodes: Sequence[Episode]) -> list[TrainingRow]:

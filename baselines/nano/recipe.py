@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
+from dream_envs.baselines.nano.judged import Judging, asked, judged, question_mask, wrong_answer
 from dream_envs.seeds import digest, stream
 from dream_envs.tasks.composition import Composition
 
@@ -55,6 +56,17 @@ class Wider(Support, frozen=True):
     copied: str = "ABCDEFGHIJ"
 
 
+class Judged(Support, frozen=True):
+    """A support with answers to judge, and solutions that slip.
+
+    ``slip``: share of the solved problems whose trace has one wrong state and goes on from it, as if it were right.
+    ``judging``: what is judged, and how rightly.
+    """
+
+    slip: float = 0.25
+    judging: Judging = Judging()
+
+
 class Recipe(msgspec.Struct, frozen=True):
     """How a base is made; its hash is written beside the weights."""
 
@@ -72,6 +84,18 @@ class Recipe(msgspec.Struct, frozen=True):
     seed: str = "0"
 
 
+class Grown(Recipe, frozen=True):
+    """A recipe that begins with the weights of a shipped base and puts layers on top of it.
+
+    ``begin``: the base.  ``layers`` counts all layers; those above the base's begin as the identity and have rotary
+    positions, since comparing a state with the one that was foretold for it means finding the token before it.
+    ``stages``: how often the schedule of ``steps`` is gone through, each time with a fresh optimiser and fresh data.
+    """
+
+    begin: str = "compose"
+    stages: int = 2
+
+
 #: Three answer formats of which the commonest is the worst: the ground of the echo study (``baselines.echo``).
 ECHO = Support(
     family_args={"n_operations": 4, "held_out_pairs": 0},
@@ -87,6 +111,13 @@ BASES: dict[str, Recipe] = {
     "discover": Recipe(support=Wider()),
     "echo": Recipe(support=ECHO, hidden=48, mlp=128, steps=500),
     "echo_wide": Recipe(support=ECHO, hidden=96, mlp=256, steps=500),
+    # Solves with slips and judges with noise: the ground of self-judging (``baselines.self_judging``).
+    "judge": Grown(
+        support=Judged(copy=0.0, propose=0.05, formats={"trace": 0.8, "states": 0.2}),
+        layers=5,
+        steps=1200,
+        batch=64,
+    ),
     # The control, not shipped: the same without its best format, the others in the same proportion.
     "echo_untold": Recipe(
         support=msgspec.structs.replace(ECHO, formats={"final": 0.8, "states": 0.2}), hidden=48, mlp=128, steps=500
@@ -105,9 +136,11 @@ def weights_hash(folder: Path) -> str:
 
 
 def build_model(recipe: Recipe, seed: int) -> Any:
-    """An untrained ``SmolLM3ForCausalLM``; its initial weights depend on ``seed`` alone."""
+    """A ``SmolLM3ForCausalLM`` before its training; its initial weights depend on ``seed`` (and ``begin``) alone."""
     from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
+    begin = _begin(recipe)
+    below = begin.config.num_hidden_layers if begin is not None else recipe.layers
     config = SmolLM3Config(
         vocab_size=len(nano_tokenizer.SPECIAL) + len(nano_tokenizer.ALPHABET),
         hidden_size=recipe.hidden,
@@ -115,7 +148,7 @@ def build_model(recipe: Recipe, seed: int) -> Any:
         num_hidden_layers=recipe.layers,
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.heads,
-        no_rope_layers=[0] * recipe.layers,
+        no_rope_layers=[0] * below + [1] * (recipe.layers - below),
         use_sliding_window=False,
         tie_word_embeddings=True,
         max_position_embeddings=1024,
@@ -126,7 +159,22 @@ def build_model(recipe: Recipe, seed: int) -> Any:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return SmolLM3ForCausalLM(config)
+        model = SmolLM3ForCausalLM(config)
+    if begin is not None:
+        model.load_state_dict(begin.state_dict(), strict=False)
+        for layer in model.model.layers[below:]:
+            for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                torch.nn.init.zeros_(part.weight)
+    return model
+
+
+def _begin(recipe: Recipe) -> Any:
+    """The base that a recipe grows from; None."""
+    if not isinstance(recipe, Grown):
+        return None
+    from dream_envs.agents.local import load
+
+    return load(f"nano/{recipe.begin}")[0]
 
 
 def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
@@ -136,7 +184,11 @@ def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, st
     copied = support.copied if isinstance(support, Wider) else family.operations
     names, shares = list(support.formats), np.array(list(support.formats.values()))
     shares = shares / shares.sum()
+    judging = support.judging if isinstance(support, Judged) else None
     while True:
+        if judging is not None and (kind := asked(judging, rng)):
+            yield judged(family, judging, rng, kind)
+            continue
         if rng.random() < support.copy:
             picks = rng.integers(len(copied), size=int(rng.integers(1, support.copy_length + 1)))
             text = "".join(copied[i] for i in picks)
@@ -145,6 +197,8 @@ def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, st
         task = family.generate(rng, support.depths[int(rng.integers(len(support.depths)))])
         if rng.random() < support.propose:
             yield family.brief(), family.as_proposal(task)
+        elif isinstance(support, Judged) and rng.random() < support.slip:
+            yield task.prompt, wrong_answer(family, task, rng, "slip")
         else:
             yield task.prompt, written(names[int(rng.choice(len(names), p=shares))], task.answer)
 
@@ -171,13 +225,22 @@ def batches(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[torch.Te
             row = [user, *(code[c] for c in prompt), assistant, *(code[c] for c in reply), end]
             ids[i, : len(row)] = row
             mask[i, len(prompt) + 2 : len(row)] = 1
+            if isinstance(recipe.support, Judged):
+                question_mask(recipe.support.judging, prompt, mask[i])
         yield torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def pretrain(recipe: Recipe, *, log: Any = print) -> Any:
     """Train a base; about two minutes on one core."""
     model = build_model(recipe, digest("nano-init", recipe.seed, bits=32)).train()
-    source = batches(recipe, stream("nano-data", recipe.seed))
+    for stage in range(recipe.stages if isinstance(recipe, Grown) else 1):
+        labels = (recipe.seed, stage) if stage else (recipe.seed,)
+        train(model, recipe, batches(recipe, stream("nano-data", *labels)), log=log)
+    return model.eval()
+
+
+def train(model: Any, recipe: Recipe, source: Iterator[tuple[torch.Tensor, torch.Tensor]], *, log: Any = print) -> None:
+    """The schedule of a recipe, once."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     began = time.perf_counter()
     for step in range(recipe.steps):
@@ -194,7 +257,6 @@ def pretrain(recipe: Recipe, *, log: Any = print) -> Any:
             rate = (step + 1) / (time.perf_counter() - began)
             left = (recipe.steps - step - 1) / rate
             log(f"step {step + 1}/{recipe.steps}  loss {loss.item():.3f}  {rate:.1f} steps/s  {left:.0f} s left")
-    return model.eval()
 
 
 def build(name: str, out: Path, *, steps: int | None = None, log: Any = print) -> Path:
