@@ -1,12 +1,12 @@
 """Self-judging with known truth: ``python -m dream_envs.baselines.self_judging --out runs/self_judging``.
 
 The base ``nano/judge`` solves with slips and judges with declared noise; whether an answer is right is known exactly
-and enters no reward but the noise dial's.  Every arm is the same learner (GRPO) on the same problems with another judge
-or another reward; see ``ARMS``.  Finished runs are skipped and unfinished ones resumed, so that the same command goes on
-after a stop.
+and enters no reward but the noise dial's.  Every arm is the same learner (GRPO) on the same problems with another
+judge or another reward; see ``ARMS``.  Finished runs are skipped and unfinished ones resumed, so that the same command
+goes on after a stop.
 
-Departures from SERL: GRPO's own normalisation, no KL term, both roles weighted alike throughout, and a
-length band of 0.6 where the length arms need one, since answers here are d (states alone) or 2d characters (traces).
+Departures from SERL: GRPO's own normalisation, no KL term, both roles weighted alike throughout, and a length band of
+0.6 where the length arms need one, since answers here are d (states alone) or 2d characters (traces).
 """
 
 from __future__ import annotations
