@@ -162,11 +162,14 @@ def walk(
     for number, stage in enumerate(job.stages):
         place = run.path if len(job.stages) == 1 else run.path / "stages" / f"{number:02d}-{stage.name}"
         final = place / "checkpoints" / "final"
-        practice = stage.practice(stand, first)
-        if state is not None:
-            _carry(practice, state)
         done = read_json(final / COMPLETE)
+        if done is not None and number + 1 < len(job.stages):
+            state, stand.folders[stage.weights], first = done["practice"], str(final), first + stage.steps
+            continue
+        practice = stage.practice(stand, first)
         if done is None:
+            if state is not None:
+                _carry(practice, state)
             look = _looker(job, stage, stand, practice, watch, first, began, tick)
             _improve(job, stage, stand, practice, place, (number, save_every), look)
         else:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: name: where it lives, and it in one line.
 ROWS: dict[str, tuple[str, str]] = {
     "azr": ("dream_envs.baselines.azr:RECIPE", "Absolute Zero (2505.03335): proposer, solver and a verifier"),
+    "r_zero": ("dream_envs.baselines.r_zero:RECIPE", "R-Zero (2508.05004): challenger and solver in turn, by vote"),
+    "ttrl": ("dream_envs.baselines.ttrl:RECIPE", "TTRL (2504.16084): the majority's answer on unlabelled problems"),
 }
 #: Short names of bases.
 MODELS = {"nano": "nano/compose"}

@@ -133,16 +133,16 @@ class Syllabus:
         for _ in range(self.share.replays if known else 0):
             entry = draw(known, rng)
             chosen[entry.challenge.id] = entry
-        return [(e.challenge, "replay", _replay_brief(e.challenge)) for e in chosen.values()]
+        return [(e.challenge, "replay", replay_brief(e.challenge)) for e in chosen.values()]
 
     def _fixed(self, count: int, rng: np.random.Generator) -> list[Given]:
         # Drawn again, a problem is a fair draw and no duplicate: an arm that lives on the few problems of a shallow
         # level would have most of them turned away in the end.
         drawn = [self.family.generate(rng, self.share.fixed_level) for _ in range(count)]
-        return [(t, "generator", _replay_brief(t) if t.id in self.store else None) for t in drawn]
+        return [(t, "generator", replay_brief(t) if t.id in self.store else None) for t in drawn]
 
 
-def _replay_brief(task: Task) -> Task:
+def replay_brief(task: Task) -> Task:
     """A brief that names what is replayed; its origin tells the game that the archive's gate does not apply."""
     return _brief("replay", "replay", task.family, task.level, task.id)
 
