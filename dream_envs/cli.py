@@ -59,7 +59,7 @@ def _root(
 
 @app.command("list")
 def list_verb(
-    kind: Annotated[str, typer.Argument(metavar="[envs|tasks|rewards|agents]")] = "",
+    kind: Annotated[str, typer.Argument(metavar="[envs|tasks|rewards|agents|suites]")] = "",
     as_json: Json = False,
 ) -> None:
     """List environments, tasks, rewards and agents, and their origin."""
