@@ -188,7 +188,7 @@ def run(settings: Settings, out: Path, *, save_every: int = 16) -> dict[str, Any
     folder.write(RESULT, result)
     folder.close()
     shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
-    return result
+    return read_json(folder.path / RESULT)  # as a run that is only read gives it
 
 
 def _collect(

@@ -9,7 +9,7 @@ from typing import Any
 
 from dream_envs.baselines.echo_study import t_interval
 
-#: A judge whose confidence is further than this from its accuracy is not calibrated.
+#: A judge whose confidence is further than this above its accuracy is not calibrated.
 CALIBRATED = 0.1
 Interval = list[float]
 
@@ -45,7 +45,12 @@ def cell(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "judge": change(lambda e: e["judge"]["accuracy"]),
         "flip": change(lambda e: e["judge"]["flip"]),
         "calibration": change(lambda e: e["judge"]["calibration"]),
-        "believed": {"first": over(_ends(runs, "solved", True)), "last": over(_ends(runs, "solved", False))},
+        "overconfidence": change(lambda e: e["judge"]["overconfidence"]),
+        "believed": {
+            "first": over(_ends(runs, "solved", True)),
+            "last": over(_ends(runs, "solved", False)),
+            "gain": over(_gains(runs, "solved")),
+        },
         "variety": {
             "first": over(_ends(runs, "answer_entropy", True)),
             "last": over(_ends(runs, "answer_entropy", False)),
@@ -80,6 +85,11 @@ def _ends(runs: Sequence[dict[str, Any]], key: str, first: bool) -> list[float |
     return found
 
 
+def _gains(runs: Sequence[dict[str, Any]], key: str) -> list[float | None]:
+    ends = zip(_ends(runs, key, True), _ends(runs, key, False), strict=True)
+    return [None if a is None or b is None else b - a for a, b in ends]
+
+
 def summary(runs: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     """Every arm's cell and ``answers``: what the study asks, each yes, no or open (the interval holds 0)."""
     by: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -95,9 +105,10 @@ def answers(cells: dict[str, dict[str, Any]]) -> dict[str, str]:
     found = {}
     if its := cells.get("honest"):
         found["honest self-judging raises the actor's accuracy"] = sign(its["accuracy"]["gain"], 1)
-        low = its["calibration"]["last"]
-        good = low is not None and low[0] <= CALIBRATED and not its["flags"]
-        found[f"its judge stays calibrated (error at most {CALIBRATED}, no flag)"] = "yes" if good else "no"
+        sure = its["overconfidence"]["last"]
+        calm = "yes" if sure is not None and sure[0] <= CALIBRATED else "no"
+        found[f"its judge stays calibrated (at most {CALIBRATED} more confident than right)"] = calm
+        found["its judge loses accuracy"] = sign(its["judge"]["gain"], -1)
     for name, its in cells.items():
         if name.startswith("first_"):
             order, control = name.split("_")[1:]
@@ -110,12 +121,17 @@ def answers(cells: dict[str, dict[str, Any]]) -> dict[str, str]:
         if name.startswith("dial_"):
             found[f"noise dial {_dial(name):+.1f}: accuracy rises"] = sign(its["accuracy"]["gain"], 1)
     if its := cells.get("majority"):
-        found["majority: accuracy falls"] = sign(its["accuracy"]["gain"], -1)
+        found["majority: its reward rises"] = sign(its["believed"]["gain"], 1)
+        found["majority: accuracy rises by more than 0.01"] = sign(_less(its["accuracy"]["gain"], 0.01), 1)
         found["majority: the label alarm rings in every run"] = "yes" if its["alarms"] == its["runs"] else "no"
     return found
 
 
 _CYCLIC = "of the triples go in a circle"
+
+
+def _less(interval: Interval | None, least: float) -> Interval | None:
+    return None if interval is None else [x - least for x in interval]
 
 
 def _dial(name: str) -> float:

@@ -64,9 +64,10 @@ def verdicts(agent: LocalAgent, kind: str, questions: Sequence[tuple[Task, tuple
 def pairwise_exam(agent: LocalAgent, chosen: Sequence[Pair]) -> dict[str, Any]:
     """Every pair in both orders: shares at temperature 1, each an expectation and not a sample.
 
-    ``accuracy``: the right answer wins, of readable verdicts; ``greedy``: so with the likelier verdict; ``by_kind``;
-    ``flip``: the winner changes with the order; ``first``: the first wins; ``confidence``: mean probability of the
-    likelier verdict; ``calibration``: expected calibration error of that probability, ten bins; ``readable``.
+    ``accuracy``: the right answer wins, of readable verdicts; ``greedy``: so with the likelier verdict;
+    ``by_kind``; ``flip``: the winner changes with the order; ``first``: the first wins; ``confidence``: mean
+    probability of the likelier verdict; ``overconfidence``: that minus ``greedy``; ``calibration``: expected
+    calibration error of that probability, ten bins; ``readable``.
     """
     told = verdicts(agent, "pairwise", [(p.task, (p.task.answer, p.wrong)) for p in chosen])
     back = verdicts(agent, "pairwise", [(p.task, (p.wrong, p.task.answer)) for p in chosen])
@@ -87,6 +88,7 @@ def pairwise_exam(agent: LocalAgent, chosen: Sequence[Pair]) -> dict[str, Any]:
         "flip": float((one * (1 - two) + two * (1 - one)).mean()),
         "first": float((one + 1 - two).mean() / 2),
         "confidence": float(sure.mean()),
+        "overconfidence": float(sure.mean() - right.mean()),
         "calibration": sum(off) / len(both),
         "readable": readable,
     }
