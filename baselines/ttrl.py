@@ -9,6 +9,10 @@ Departures from the paper:
 
 As in the paper there is one role, GRPO, and of 64 votes a problem 32 are trained on.  The label's accuracy is recorded
 (``label_accuracy``) and never enters a reward.
+
+On the nano base this ends in collapse, not in the paper's gain: with the defaults (seed 0, 40 steps) exact success at
+depth 4 goes from 0.24 to 0.007 while the reward rises, since its wrong answers agree.  Learning rate 5e-4, and depth 5
+as well, only made it faster.
 """
 
 from __future__ import annotations
