@@ -162,14 +162,14 @@ class CritiqueArm(msgspec.Struct, frozen=True):
         return best(candidates, tasks, family, self.check, f"{seed}/choose")
 
 
-class RlvrArm(msgspec.Struct, frozen=True):
-    """GRPO on dev problems that the base solves already.
+class RlvrSettings(msgspec.Struct, frozen=True):
+    """The practice and the optimiser.
 
-    ``low``, ``high``: base pass rates of the problems that are practised, measured with ``draws``.  ``steps``, ``lr``,
-    ``problems``, ``attempts``: of the run.
+    ``low``, ``high``: the base pass rates of the problems that are practised, measured with ``draws``; what is always
+    right gives GRPO nothing to tell apart.  ``steps``, ``lr``: of GRPO.  ``problems``: a step; ``attempts``: at each.
+    ``review``: reviewed traces a step.
     """
 
-    says: str = "RLVR on problems that the base solves already"
     low: float = 0.25
     high: float = 0.98
     draws: int = 32
@@ -177,13 +177,19 @@ class RlvrArm(msgspec.Struct, frozen=True):
     lr: float = 5e-4
     problems: int = 32
     attempts: int = 8
+    review: int = 0
+
+
+class RlvrArm(RlvrSettings, frozen=True):
+    """GRPO on dev problems that the base solves already; the knobs are those of ``RlvrSettings``."""
+
+    says: str = "RLVR on problems that the base solves already"
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
         """See ``Arm``."""
-        from dream_envs.agents.rlvr import RlvrSettings, rlvr
+        from dream_envs.agents.rlvr import rlvr
 
-        knobs = {k: v for k, v in msgspec.structs.asdict(self).items() if k != "says"}
-        return rlvr(base, dev, family, RlvrSettings(**knobs), seed)
+        return rlvr(base, dev, family, self, seed)
 
 
 ARMS: dict[str, Arm] = {

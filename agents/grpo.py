@@ -17,7 +17,7 @@ import msgspec
 
 from dream_envs.agents.critic import FILE as HEAD
 from dream_envs.agents.critic import Critic, CriticSettings
-from dream_envs.agents.local import LocalAgent, load
+from dream_envs.agents.local import LocalAgent, load, without_deprecations
 from dream_envs.agents.practice import Practice
 from dream_envs.agents.rows import BASELINES, RowConfig, RowMaker
 from dream_envs.agents.stopping import StoppingCallback
@@ -134,6 +134,7 @@ class GRPO:
         if self.critic is not None and (Path(path) / HEAD).is_file():
             self.critic.head.restore(Path(path))
 
+    @without_deprecations()
     def improve(self, env: Practice, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
         """Train until ``budget`` steps are done in all; goes on from the newest complete checkpoint of the run.
 

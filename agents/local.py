@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -256,6 +258,14 @@ class LocalAgent:
         agent = LocalAgent(twin, tokenizer=self.tokenizer)
         agent.temperature, agent.top_p, agent.min_p, agent.form = self.temperature, self.top_p, self.min_p, self.form
         return agent
+
+
+@contextlib.contextmanager
+def without_deprecations() -> Iterator[None]:
+    """Around a trainer: silent about settings that TRL and transformers deprecate in each other's code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def keep_memory() -> bool:

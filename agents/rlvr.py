@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from dream_envs.agents.attempts import pass_rates
+from dream_envs.agents.elicit import RlvrSettings
 from dream_envs.agents.grpo import GRPO, GRPOSettings
 from dream_envs.agents.local import LocalAgent
 from dream_envs.agents.practice import Practice
@@ -27,24 +26,6 @@ from dream_envs.games.challenger_solver import ChallengerSolver
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.runs import Run
 from dream_envs.seeds import stream
-
-
-class RlvrSettings(msgspec.Struct, frozen=True):
-    """The practice and the optimiser.
-
-    ``low``, ``high``: the base pass rates of the problems that are practised, measured with ``draws``; what is always
-    right gives GRPO nothing to tell apart.  ``steps``, ``lr``: of GRPO.  ``problems``: a step; ``attempts``: at each.
-    ``review``: reviewed traces a step.
-    """
-
-    low: float = 0.25
-    high: float = 0.98
-    draws: int = 32
-    steps: int = 40
-    lr: float = 5e-4
-    problems: int = 32
-    attempts: int = 8
-    review: int = 0
 
 
 class FixedTasks:

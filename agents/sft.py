@@ -26,7 +26,7 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.local import LocalAgent, without_deprecations
 from dream_envs.core import DreamEnvsError, Message
 from dream_envs.seeds import digest, stream
 
@@ -225,8 +225,7 @@ def quietly() -> Iterator[None]:
     state, bars = np.random.get_state(), logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        with torch.random.fork_rng(), without_deprecations():
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
             yield
     finally:

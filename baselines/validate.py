@@ -35,7 +35,7 @@ from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import stream
 
 #: Problems a stratum for the truth.
-TRUTH = 250
+TRUTH = 800
 #: Shares of the way from base to trained model in ``simulated``.
 SHARES = (0.35, 0.5, 0.65, 0.8, 0.95)
 
