@@ -5,8 +5,8 @@ and enters no reward but the noise dial's.  Every arm is the same learner (GRPO)
 judge or another reward; see ``ARMS``.  Finished runs are skipped and unfinished ones resumed, so that the same command
 goes on after a stop.
 
-Departures from SERL: GRPO's own normalisation, no KL term, both roles weighted alike throughout, and a length band of
-0.6 where the length arms need one, since answers here are d (states alone) or 2d characters (traces).
+Departures from SERL: GRPO's own normalisation, no KL term, both roles weighted alike throughout, and in some of the
+length arms a wider band than its 0.2, since answers here are d (states alone) or 2d characters (traces).
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ from dream_envs.runs import Run, read_json
 RESULT = "self_judging.json"
 BASE = "nano/judge"
 DIAL = ((0.3, 0.7), (0.4, 0.6), (0.5, 0.5), (0.6, 0.4), (0.7, 0.3), (0.9, 0.1))
-CONTROLS = ("off", "serl", "symmetric")
+#: Length control of the always-first arms: the rule, and a band in which answers of d and of 2d characters meet (0.6),
+#: or do not (SERL's own 0.2; 0.4 for the symmetric rule, which reaches from 0.6 to 1 / 0.6).
+CONTROLS = {"off": ("off", 0.6), "serl": ("serl", 0.6), "narrow": ("serl", 0.2), "symmetric": ("symmetric", 0.4)}
 
 
 class Arm(msgspec.Struct, frozen=True):
     """One way of judging.
 
-    ``judge``: a scripted judge (``agents.judges``), ``self`` for the learner's own weights, empty for none; ``args``
-    its arguments.  ``reward``: keyword arguments of ``serl``, or ``majority``.  ``rows``: of a step, an even number.
+    ``base``: what is trained.  ``judge``: a scripted judge (``agents.judges``), ``self`` for the learner's own weights,
+    empty for none; ``args`` its arguments.  ``reward``: keyword arguments of ``serl``, or ``majority``.  ``rows``: of a
+    step, an even number.
     """
 
     says: str
@@ -54,21 +57,33 @@ class Arm(msgspec.Struct, frozen=True):
     levels: tuple[int, ...] = (2, 3)
     steps: int = 24
     rows: int = 64
+    base: str = BASE
 
 
 def _arms() -> dict[str, Arm]:
     found = {
         "honest": Arm("one policy answers and judges, both are trained", judgements=4, rows=448, steps=30),
         "cyclic": Arm("the judge goes round in circles", "cyclic", steps=12, actors=3),
+        "vote": Arm(
+            "no judge: the vote of eight answers, just past what the base can do",
+            "",
+            reward="majority",
+            actors=8,
+            levels=(4,),
+            rows=128,
+            base="nano/compose",
+        ),
         "majority": Arm(
-            "no judge: the vote of eight answers", "", reward="majority", actors=8, levels=(4, 5), rows=128
+            "no judge: the vote of eight answers", "", reward="majority", actors=8, levels=(3, 4), rows=128
         ),
     }
     for swap in (False, True):
-        for control in CONTROLS:
-            says = f"always the first; {'both orders' if swap else 'one order'}; length control {control}"
-            name = f"first_{'swapped' if swap else 'fixed'}_{control}"
-            found[name] = Arm(says, "always_first", control=control, alpha=0.6, swap=swap)
+        for name, (control, alpha) in CONTROLS.items():
+            says = (
+                f"always the first; {'both orders' if swap else 'one order'}; length control {control}, alpha {alpha}"
+            )
+            name = f"first_{'swapped' if swap else 'fixed'}_{name}"
+            found[name] = Arm(says, "always_first", control=control, alpha=alpha, swap=swap)
     for tpr, fpr in DIAL:
         args = {"tpr": tpr, "fpr": fpr}
         found[f"dial_{tpr - fpr:+.1f}"] = Arm(f"noisy judge, tpr {tpr}, fpr {fpr}", "noisy", args, control="off")
@@ -79,11 +94,11 @@ ARMS = _arms()
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What decides a run's result; ``steps=0``: the arm's own.  ``prompts``: problems a step, of ``train``."""
+    """What decides a run's result; ``steps=0``, ``base=""``: the arm's own.  ``prompts``: of ``train``, a step."""
 
     arm: str
     seed: str = "0"
-    base: str = BASE
+    base: str = ""
     steps: int = 0
     prompts: int = 16
     train: int = 512
@@ -159,9 +174,9 @@ def run(settings: Settings, out: Path, *, save_every: int = 16) -> dict[str, Any
     torch.set_num_threads(1)
     keep_memory()
     began, arm = time.perf_counter(), ARMS[settings.arm]
-    steps = settings.steps or arm.steps
-    config = {"command": "self_judging", **msgspec.to_builtins(settings), "steps": steps}
-    config |= {"rule": msgspec.to_builtins(arm), "weights_hash": weights_hash(Path(resolve(settings.base)))}
+    steps, base = settings.steps or arm.steps, settings.base or arm.base
+    config = {"command": "self_judging", **msgspec.to_builtins(settings), "steps": steps, "base": base}
+    config |= {"rule": msgspec.to_builtins(arm), "weights_hash": weights_hash(Path(resolve(base)))}
     folder = Run(out, config)
     if (done := folder.read(RESULT)) is not None:
         folder.close()
@@ -178,7 +193,7 @@ def run(settings: Settings, out: Path, *, save_every: int = 16) -> dict[str, Any
     rule = GRPOSettings(lr=settings.lr, warmup=5, save_every=save_every, rows=rows)
     half = {0, steps // 2}
     learner = GRPO(
-        settings.base,
+        base,
         settings=rule,
         seed=settings.seed,
         evaluate=lambda step, agent: {"exam": exam(agent)} if step in half else {},

@@ -9,7 +9,7 @@ from typing import Any
 
 from dream_envs.baselines.echo_study import t_interval
 
-#: A judge whose confidence is further than this above its accuracy is not calibrated.
+#: A judge whose expected calibration error is above this is not calibrated.
 CALIBRATED = 0.1
 Interval = list[float]
 
@@ -24,6 +24,7 @@ def cell(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One arm: what changed between the first and the last exam, and what the run believed of itself.
 
     ``accuracy``, ``length``, ``traces``, ``judge``: first, last and (as ``gain_*``) the difference, seed by seed.
+    ``deepest``: accuracy at the deepest depth.  ``collapsed``: run by run, whether it ended below a tenth of its start.
     ``believed``: mean reward of the actors in the first and last rounds.  ``label_accuracy``: of the last quarter.
     ``alarms``: runs that rang; ``flags``: of the judge cards, with how many runs had each.
     """
@@ -40,6 +41,8 @@ def cell(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "runs": len(runs),
         "accuracy": change(lambda e: e["accuracy"]),
+        "deepest": change(lambda e: e["by_depth"][max(e["by_depth"], key=int)]),
+        "collapsed": [run["exams"][-1]["accuracy"] < run["exams"][0]["accuracy"] / 10 for run in runs],
         "length": change(lambda e: e["length"]),
         "traces": change(lambda e: e["traces"]),
         "judge": change(lambda e: e["judge"]["accuracy"]),
@@ -105,9 +108,9 @@ def answers(cells: dict[str, dict[str, Any]]) -> dict[str, str]:
     found = {}
     if its := cells.get("honest"):
         found["honest self-judging raises the actor's accuracy"] = sign(its["accuracy"]["gain"], 1)
-        sure = its["overconfidence"]["last"]
-        calm = "yes" if sure is not None and sure[0] <= CALIBRATED else "no"
-        found[f"its judge stays calibrated (at most {CALIBRATED} more confident than right)"] = calm
+        found[f"its judge is calibrated (error at most {CALIBRATED})"] = below(its["calibration"]["last"], CALIBRATED)
+        sure = f"its judge is overconfident by {CALIBRATED} at most"
+        found[sure] = below(its["overconfidence"]["last"], CALIBRATED)
         found["its judge loses accuracy"] = sign(its["judge"]["gain"], -1)
     for name, its in cells.items():
         if name.startswith("first_"):
@@ -120,18 +123,18 @@ def answers(cells: dict[str, dict[str, Any]]) -> dict[str, str]:
     for name, its in sorted(cells.items(), key=lambda item: _dial(item[0])):
         if name.startswith("dial_"):
             found[f"noise dial {_dial(name):+.1f}: accuracy rises"] = sign(its["accuracy"]["gain"], 1)
-    if its := cells.get("majority"):
-        found["majority: its reward rises"] = sign(its["believed"]["gain"], 1)
-        found["majority: accuracy rises by more than 0.01"] = sign(_less(its["accuracy"]["gain"], 0.01), 1)
-        found["majority: the label alarm rings in every run"] = "yes" if its["alarms"] == its["runs"] else "no"
+    for name in ("majority", "vote"):
+        if its := cells.get(name):
+            found[f"{name}: its reward rises"] = sign(its["believed"]["gain"], 1)
+            found[f"{name}: accuracy at the deepest depth falls"] = sign(its["deepest"]["gain"], -1)
+            found[f"{name}: accuracy falls below a tenth of what it was"] = (
+                f"in {sum(its['collapsed'])} of {its['runs']}"
+            )
+            found[f"{name}: the label alarm rings in every run"] = "yes" if its["alarms"] == its["runs"] else "no"
     return found
 
 
 _CYCLIC = "of the triples go in a circle"
-
-
-def _less(interval: Interval | None, least: float) -> Interval | None:
-    return None if interval is None else [x - least for x in interval]
 
 
 def _dial(name: str) -> float:
@@ -151,6 +154,15 @@ def sign(interval: Interval | None, direction: int) -> str:
     if min(low * direction, high * direction) > 0:
         return "yes" + one
     return ("no, the reverse" if max(low * direction, high * direction) < 0 else "no change shown") + one
+
+
+def below(interval: Interval | None, bound: float) -> str:
+    """``yes`` if the whole interval lies below the bound, ``no`` if above, else ``not shown``."""
+    if interval is None:
+        return "not measured"
+    mean, low, high = interval
+    low, high = (mean, mean) if math.isnan(low) else (low, high)
+    return "yes" if high <= bound else "no" if low > bound else "not shown"
 
 
 def table(found: dict[str, Any]) -> str:

@@ -178,7 +178,10 @@ def made_run(
     arm: str, seed: int, accuracy: tuple[float, float], length: tuple[float, float], **more: Any
 ) -> dict[str, Any]:
     judge = {"accuracy": 0.8, "flip": 0.3, "calibration": 0.05, "overconfidence": -0.1}
-    exams = [{"accuracy": a, "length": n, "traces": 0.5, "judge": judge} for a, n in zip(accuracy, length, strict=True)]
+    exams = [
+        {"accuracy": a, "by_depth": {"3": a, "10": a / 2}, "length": n, "traces": 0.5, "judge": judge}
+        for a, n in zip(accuracy, length, strict=True)
+    ]
     rounds = [
         {"solved": 0.5, "label_accuracy": 0.4, "answer_entropy": 1.0, "alarms": ["0.40 of the labels agree with"]}
     ]
@@ -201,20 +204,28 @@ def test_answers_follow_from_intervals_and_not_from_means() -> None:
     clear = [made_run("dial_+0.8", i, (0.5, 0.69 + i / 100), (5, 5)) for i in range(3)]
     shorter = [made_run("first_fixed_serl", i, (0.5, 0.5), (5, 4 + i / 100)) for i in range(3)]
     longer = [made_run("first_swapped_off", i, (0.5, 0.5), (5, 5.5 + i / 100)) for i in range(3)]
-    vote = [made_run("majority", i, (0.5, 0.3 + i / 100), (5, 5), card=None) for i in range(3)]
+    vote = [made_run("majority", i, (0.5, 0.3 + i / 100), (5, 5), card=None) for i in range(2)]
+    vote.append(made_run("majority", 2, (0.5, 0.049), (5, 5), card=None))  # below a tenth of 0.5
     found = report.summary([*wide, *clear, *shorter, *longer, *vote])["answers"]
     assert found == {
         "honest self-judging raises the actor's accuracy": "no change shown",
-        "its judge stays calibrated (at most 0.1 more confident than right)": "yes",
+        "its judge is calibrated (error at most 0.1)": "yes",
+        "its judge is overconfident by 0.1 at most": "yes",
         "its judge loses accuracy": "no change shown",
         "always-first, fixed order, length control serl: shorter": "yes",
         "always-first, swapped order, length control off: shorter": "no, the reverse",
         "noise dial +0.8: accuracy rises": "yes",
         "majority: its reward rises": "no change shown",
-        "majority: accuracy rises by more than 0.01": "no, the reverse",
+        "majority: accuracy at the deepest depth falls": "no change shown",
+        "majority: accuracy falls below a tenth of what it was": "in 1 of 3",
         "majority: the label alarm rings in every run": "yes",
     }
     assert "0.50 [0.50, 0.50]" in report.table(report.summary(clear))
+
+
+def test_below_wants_the_whole_interval() -> None:
+    found = [report.below(i, 0.1) for i in ([0.08, 0.07, 0.09], [0.08, 0.05, 0.11], [0.2, 0.15, 0.25], None)]
+    assert found == ["yes", "not shown", "no", "not measured"]
 
 
 def test_one_seed_is_a_mean_without_an_interval() -> None:
