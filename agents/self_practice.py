@@ -20,6 +20,7 @@ from dream_envs.agents.trl_adapter import TrainingRow
 from dream_envs.agents.wake import Group, Row
 from dream_envs.core import AgentLike, DreamEnvsError, Episode, RewardModel, Start, Task
 from dream_envs.curriculum.alarms import Health, entropy, label_agreement, shape
+from dream_envs.curriculum.deck import PromptDeck
 from dream_envs.games.self_judge import SelfJudge
 from dream_envs.rewards.self_judge_groups import groups, role_weights
 from dream_envs.runs import Run
@@ -92,7 +93,7 @@ class SelfPractice(Practice):
     def __init__(
         self,
         game: SelfJudge,
-        syllabus: FixedPrompts,
+        syllabus: FixedPrompts | PromptDeck,
         reward: RewardModel,
         run: Run,
         *,

@@ -26,9 +26,10 @@ ROWS: dict[str, tuple[str, str]] = {
     "azr": ("dream_envs.baselines.azr:RECIPE", "Absolute Zero (2505.03335): proposer, solver and a verifier"),
     "r_zero": ("dream_envs.baselines.r_zero:RECIPE", "R-Zero (2508.05004): challenger and solver in turn, by vote"),
     "ttrl": ("dream_envs.baselines.ttrl:RECIPE", "TTRL (2504.16084): the majority's answer on unlabelled problems"),
+    "serl": ("dream_envs.baselines.serl:RECIPE", "SERL (2511.07922): one model answers, judges its answers in pairs"),
 }
-#: Short names of bases.
-MODELS = {"nano": "nano/compose"}
+#: The short name of whichever shipped base fits the recipe.
+NANO = "nano"
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -37,7 +38,8 @@ class Recipe(msgspec.Struct, frozen=True):
     ``knobs``: a Struct whose defaults are the recipe's; ``dream-envs train NAME --set KEY=VALUE`` changes them.
     ``stages``: given the knobs, the steps in all and the seed, the stages.  ``rows``: what a step trains on, given the
     knobs.  ``agent`` and ``steps``: where none are asked for.  ``rule``: changes the chosen learner's settings (its
-    baseline, say).  ``final``: the weights that the run delivers.
+    baseline, say).  ``final``: the weights that the run delivers.  ``base``: what ``--model nano`` means.
+    ``refused``: learners that it cannot run with, and why.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Recipe(msgspec.Struct, frozen=True):
     agent: str = "grpo"
     rule: Callable[[GRPOSettings, Any], GRPOSettings] = lambda rule, knobs: rule
     final: str = "policy"
+    base: str = "nano/compose"
+    refused: Mapping[str, str] = {}
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -56,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True):
     recipe: str
     agent: str | None = None
     seed: str = "0"
-    model: str = "nano/compose"
+    model: str = NANO
     steps: int | None = None
     per_depth: int = 128
     knobs: dict[str, Any] = {}
@@ -111,7 +115,7 @@ def job_of(settings: Settings) -> Job:
     Raises:
         DreamEnvsError: for what cannot be run.
     """
-    from dream_envs.agents.learners import spec
+    from dream_envs.agents.learners import LEARNERS, spec
     from dream_envs.baselines import loop
 
     found = recipe(settings.recipe)
@@ -120,11 +124,14 @@ def job_of(settings: Settings) -> Job:
         if value < 1:
             raise DreamEnvsError(f"{name}={value}: 1 or more")
     agent = settings.agent or found.agent
+    if agent in found.refused:
+        able = ", ".join(name for name in LEARNERS if name not in found.refused)
+        raise DreamEnvsError(f"agent={agent!r}: {found.name} {found.refused[agent]}; {found.name} runs with {able}")
     knobs = knobs_of(found, settings.knobs)
     rule = spec(agent).settings()
     if rule.rows.play_every == 1:  # a learner that plays every step; expert iteration lives on its review
         rule = found.rule(msgspec.structs.replace(rule, rows=found.rows(knobs)), knobs)
-    base = MODELS.get(settings.model, settings.model)
+    base = found.base if settings.model == NANO else settings.model
     about = {"recipe": found.name, "learner": agent, "seed": settings.seed, "steps": steps, "base": base}
     given = {**about, "per_depth": settings.per_depth, "knobs": msgspec.to_builtins(knobs)}
     return loop.Job(

@@ -23,14 +23,14 @@ from dream_envs.agents.grpo import GRPOSettings
 from dream_envs.agents.practice import Practice
 from dream_envs.agents.rows import RowConfig
 from dream_envs.baselines.loop import Stage, Stand
+from dream_envs.baselines.prompts import drawn
 from dream_envs.baselines.recipes import Recipe
-from dream_envs.core import DreamEnvsError, Episode, Score, Task
+from dream_envs.core import DreamEnvsError, Episode, Score
 from dream_envs.curriculum.deck import Deck
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.games.challenger_solver import ChallengerSolver
 from dream_envs.rewards.base import reward
 from dream_envs.rewards.solver import majority
-from dream_envs.seeds import stream
 
 
 class Knobs(msgspec.Struct, frozen=True):
@@ -59,31 +59,12 @@ def vote(episode: Episode, *, trained: int = 32) -> dict[str, Score]:
     return found
 
 
-def prompts(stand: Stand, knobs: Knobs, seed: str) -> list[Task]:
-    """The unlabelled problems: none of the yardstick's, none twice.
-
-    Raises:
-        DreamEnvsError: for a depth that the family does not have or that has too few problems.
-    """
-    reserved = {t.id for t in stand.yardstick.reserved()}
-    found: dict[str, Task] = {}
-    for depth in knobs.depths:
-        rng, wanted = stream(seed, "prompts", depth), len(found) + knobs.prompts
-        for _ in range(100 * knobs.prompts):
-            task = stand.yardstick.family.generate(rng, depth)
-            if task.id not in reserved and len(found) < wanted:
-                found[task.id] = task
-        if len(found) < wanted:
-            raise DreamEnvsError(f"depth {depth} has fewer than {knobs.prompts} problems: ask for fewer prompts")
-    return list(found.values())
-
-
 def stages(knobs: Knobs, steps: int, seed: str) -> tuple[Stage, ...]:
     """One stage: only the solver learns."""
 
     def practice(stand: Stand, first: int) -> Practice:
         family, store = stand.yardstick.family, ChallengeStore(stand.run.path / "challenges.jsonl")
-        deck = Deck(family, prompts(stand, knobs, seed), knobs.batch, seed=seed, store=store)
+        deck = Deck(family, drawn(stand, knobs.depths, knobs.prompts, seed), knobs.batch, seed=seed, store=store)
         game = ChallengerSolver(family, solvers=knobs.votes)
         return Practice(game, deck, vote(trained=knobs.trained), stand.run, first=first)
 
