@@ -27,6 +27,11 @@ ROWS: dict[str, tuple[str, str]] = {
     "r_zero": ("dream_envs.baselines.r_zero:RECIPE", "R-Zero (2508.05004): challenger and solver in turn, by vote"),
     "ttrl": ("dream_envs.baselines.ttrl:RECIPE", "TTRL (2504.16084): the majority's answer on unlabelled problems"),
     "serl": ("dream_envs.baselines.serl:RECIPE", "SERL (2511.07922): one model answers, judges its answers in pairs"),
+    "serl_limited": ("dream_envs.baselines.serl_limited:RECIPE", "SeRL (2505.20347): few seeds, self-written, by vote"),
+    "self_rewarding": (
+        "dream_envs.baselines.self_rewarding:RECIPE",
+        "Self-Rewarding LMs (2401.10020): scores its own answers, best against worst",
+    ),
 }
 #: The short name of whichever shipped base fits the recipe.
 NANO = "nano"
