@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from dream_envs.agents.local import LocalAgent
 from dream_envs.baselines.loop import Stand
@@ -32,7 +32,7 @@ def drawn(stand: Stand, depths: Sequence[int], count: int, seed: str) -> list[Ta
 
 
 def written(
-    stand: Stand, agent: LocalAgent, count: int, seed: str, known: Container[str]
+    stand: Stand, agent: LocalAgent, count: int, seed: str, known: Sequence[Task] = (), rouge: float = 1.0
 ) -> tuple[list[Task], dict[str, int]]:
     """The problems that ``agent`` writes in ``count`` replies to the family's brief, which names no example.
 
@@ -41,29 +41,51 @@ def written(
         agent: who writes.
         count: replies.
         seed: the label of their draws.
-        known: ids that are turned away as duplicates.
+        known: problems that are not to come again.
+        rouge: what is more like a known or an accepted one than this (``rouge_l``) is turned away too.
 
     Returns:
-        The accepted ones, none twice, in the order they came; and how many replies were ``accepted`` or turned away,
-        by reason.
+        The accepted ones in the order they came; and how many replies were ``accepted`` or turned away, by reason.
     """
     family = stand.yardstick.family
-    gate = gates.every(gates.held_out(stand.yardstick.reserved()), gates.archive(known))
+    gate = gates.held_out(stand.yardstick.reserved())
     brief, limits = [{"role": "user", "content": family.brief()}], Limits(max_tokens=family.max_chars + 1)
     asked = [
         Request(messages=brief, agent="challenger_0", role="challenger", seed=digest(seed, i), limits=limits)
         for i in range(count)
     ]
-    found: dict[str, Task] = {}
+    ids, texts = {t.id for t in known}, [family.as_proposal(t) for t in known]
+    found: list[Task] = []
     reasons = Counter[str]()
     for reply in agent.act(asked):
         task = family.parse(reply.text)
         refused = task if isinstance(task, Reject) else gate(task)
         if isinstance(task, Reject) or refused is not None:
             reasons[refused.code if refused is not None else ""] += 1
-        elif task.id in found:
+        elif task.id in ids:
             reasons["duplicate"] += 1
+        elif rouge < 1.0 and any(rouge_l(reply.text, text) > rouge for text in texts):
+            reasons["similar"] += 1
         else:
-            found[task.id] = task
             reasons["accepted"] += 1
-    return list(found.values()), dict(sorted(reasons.items()))
+            found.append(task)
+            ids.add(task.id)
+            texts.append(family.as_proposal(task))
+    return found, dict(sorted(reasons.items()))
+
+
+def rouge_l(a: str, b: str) -> float:
+    """ROUGE-L (F1 of the longest common subsequence), of words, or of characters where neither text has a blank.
+
+    Returns:
+        0 to 1; 1 for equal texts, two empty ones too.
+    """
+    x, y = (a.split(), b.split()) if " " in a + b else (list(a), list(b))
+    if not x or not y:
+        return float(x == y)
+    row = [0] * (len(y) + 1)
+    for one in x:
+        diagonal = 0
+        for j, other in enumerate(y, 1):
+            diagonal, row[j] = row[j], diagonal + 1 if one == other else max(row[j], row[j - 1])
+    return 2 * row[-1] / (len(x) + len(y))

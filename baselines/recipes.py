@@ -114,6 +114,17 @@ def knobs_of(found: Recipe, given: Mapping[str, Any]) -> Any:
         raise DreamEnvsError(f"{found.name}: {error}") from error
 
 
+def _rule(found: Recipe, own: GRPOSettings, knobs: Any) -> GRPOSettings:
+    """The learner's settings as the recipe changes them."""
+    if own.rows.play_every > 1:  # expert iteration lives on its review: its rows stay its own
+        changed = found.rule(own, knobs)
+        return msgspec.structs.replace(own, lr=changed.lr, warmup=changed.warmup)
+    rows = found.rows(knobs)
+    parts = 2 * own.updates.minibatches if hasattr(own, "updates") else 2
+    rows = msgspec.structs.replace(rows, rows=rows.rows + -rows.rows % parts)  # masked rows fill the last minibatch
+    return found.rule(msgspec.structs.replace(own, rows=rows), knobs)
+
+
 def job_of(settings: Settings) -> Job:
     """The job of these settings.
 
@@ -133,9 +144,7 @@ def job_of(settings: Settings) -> Job:
         able = ", ".join(name for name in LEARNERS if name not in found.refused)
         raise DreamEnvsError(f"agent={agent!r}: {found.name} {found.refused[agent]}; {found.name} runs with {able}")
     knobs = knobs_of(found, settings.knobs)
-    rule = spec(agent).settings()
-    if rule.rows.play_every == 1:  # a learner that plays every step; expert iteration lives on its review
-        rule = found.rule(msgspec.structs.replace(rule, rows=found.rows(knobs)), knobs)
+    rule = _rule(found, spec(agent).settings(), knobs)
     base = found.base if settings.model == NANO else settings.model
     about = {"recipe": found.name, "learner": agent, "seed": settings.seed, "steps": steps, "base": base}
     given = {**about, "per_depth": settings.per_depth, "knobs": msgspec.to_builtins(knobs)}

@@ -79,7 +79,7 @@ def stages(knobs: Knobs, steps: int, seed: str) -> tuple[Stage, ...]:
 
 def _practice(knobs: Knobs, seed: str, number: int, steps: int, stand: Stand, first: int) -> Practice:
     family, store = stand.yardstick.family, ChallengeStore(stand.run.path / "challenges.jsonl")
-    tasks, _ = written(stand, stand.base, knobs.prompts, f"{seed}/instructions", frozenset())
+    tasks, _ = written(stand, stand.base, knobs.prompts, f"{seed}/instructions")
     deck = PromptDeck(family, tasks, knobs.batch, seed=f"{seed}/{number}", store=store)
     game = SelfJudge(family, actors=knobs.actors, judgements=knobs.judgements, judging="rubric")
     seats = {"judge": stand.agent("policy")}

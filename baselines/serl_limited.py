@@ -1,14 +1,14 @@
 """SeRL (arXiv 2505.20347): few seed problems; the model writes more and learns from the vote of its own answers.
 
-A round: the newest weights write instructions, malformed ones and those that are known are turned away, and the rest
-joins the seeds; sixteen answers to each, 1 for the most frequent one; a problem whose mean reward lies outside of the
-band is left out of the step (the online filter).  Writing is not trained by reward.  Not SERL (``serl``).
+A round: the newest weights write instructions, malformed ones and those like a seed or an accepted one are turned away,
+and the rest joins the seeds; sixteen answers to each, 1 for the most frequent one; a problem whose mean reward lies
+outside of the band is left out of the step (the online filter).  Writing is not trained by reward.  Not SERL (``serl``).
 
 Departures from the paper:
 - the brief is ``new`` without examples (the paper shows eight): the nano base knows no other, so seeds reach the
   instructions only through the weights that were trained on them;
-- known means equal, where the paper turns away ROUGE-L above 0.7: single words of three to five characters have a
-  ROUGE-L above that with nearly everything; there is nothing to apply its other filters to (length, banned words);
+- ROUGE-L (0.7, as in the paper) compares characters, since a problem is one word here; there is nothing to apply the
+  other filters to (length, banned words);
 - 64 seeds of depths 3 and 4, with no answers, and 256 replies a round, instead of 500 and 2,000; a round trains on the
   seeds and on what it wrote;
 - a tie gives no label and the problem is left out;
@@ -39,6 +39,8 @@ from dream_envs.games.challenger_solver import ChallengerSolver
 from dream_envs.rewards.solver import majority
 from dream_envs.runs import read_json, write_json
 
+FILE = "instructions.json"
+
 
 class Knobs(msgspec.Struct, frozen=True):
     """``seeds`` of each depth, ``instructions`` asked for a round of ``round_steps``, ``batch`` problems a step."""
@@ -51,6 +53,7 @@ class Knobs(msgspec.Struct, frozen=True):
     answers: int = 16
     low: float = 0.2
     high: float = 0.8
+    rouge: float = 0.7
     baseline: str = "role"
     lr: float = 1e-4
 
@@ -85,15 +88,16 @@ def stages(knobs: Knobs, steps: int, seed: str) -> tuple[Stage, ...]:
 
 
 def instructions(stand: Stand, knobs: Knobs, seed: str, number: int, seeds: list[Task]) -> list[Task]:
-    """What the newest weights write for round ``number``; none is a seed or was written in an earlier round."""
+    """What the newest weights write for round ``number``, compared with the seeds and all earlier rounds."""
+    family = stand.yardstick.family
     folders = [stand.run.path / "stages" / f"{i:02d}-round" for i in range(number + 1)]
-    before = [read_json(folder / "instructions.json") for folder in folders[:-1]]
-    known = {t.id for t in seeds} | {its["id"] for found in before for its in found["instructions"]}
-    agent = stand.agent("policy")
-    tasks, replies = written(stand, agent, knobs.instructions, f"{seed}/{number}/instructions", known)
+    before = [its["prompt"] for folder in folders[:-1] for its in read_json(folder / FILE)["instructions"]]
+    known = [*seeds, *[task for prompt in before if isinstance(task := family.parse(prompt), Task)]]
+    label, agent = f"{seed}/{number}/instructions", stand.agent("policy")
+    tasks, replies = written(stand, agent, knobs.instructions, label, known, knobs.rouge)
     folders[-1].mkdir(parents=True, exist_ok=True)
-    shown = [{"id": t.id, "prompt": t.prompt, "level": t.level} for t in tasks]
-    write_json(folders[-1] / "instructions.json", {"replies": replies, "instructions": shown})
+    shown = [{"prompt": family.as_proposal(t), "level": t.level} for t in tasks]
+    write_json(folders[-1] / FILE, {"replies": replies, "instructions": shown})
     return tasks
 
 
