@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from dream_envs.agents.grpo import COMPLETE, GRPO, GRPOSettings
+from dream_envs.agents.grpo import COMPLETE, GRPO, GRPOSettings, newest_checkpoint
 from dream_envs.agents.learners import learner as make_learner
 from dream_envs.agents.local import LocalAgent, keep_memory, resolve
 from dream_envs.agents.practice import Practice
@@ -168,8 +168,8 @@ def walk(
             continue
         practice = stage.practice(stand, first)
         if done is None:
-            if state is not None:
-                _carry(practice, state)
+            if state is not None and newest_checkpoint(place / "checkpoints", remove=False) is None:
+                _carry(practice, state)  # else the files would be cut back behind what the checkpoint knows
             look = _looker(job, stage, stand, practice, watch, first, began, tick)
             _improve(job, stage, stand, practice, place, (number, save_every), look)
         else:

@@ -2,7 +2,7 @@
 
 A round: the newest weights write instructions, malformed ones and those like a seed or an accepted one are turned away,
 and the rest joins the seeds; sixteen answers to each, 1 for the most frequent one; a problem whose mean reward lies
-outside of the band is left out of the step (the online filter).  Writing is not trained by reward.  Not SERL (``serl``).
+outside of the band is left out of the step (the online filter).  Writing is not trained by reward.  Not ``serl``.
 
 Departures from the paper:
 - the brief is ``new`` without examples (the paper shows eight): the nano base knows no other, so seeds reach the
