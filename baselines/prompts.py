@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dream_envs.agents.local import LocalAgent
 from dream_envs.baselines.loop import Stand
-from dream_envs.core import DreamEnvsError, Limits, Reject, Request, Task
+from dream_envs.core import DreamEnvsError, Limits, Message, Reject, Request, Task
 from dream_envs.curriculum import gates
 from dream_envs.seeds import digest, stream
 
@@ -49,7 +49,8 @@ def written(
     """
     family = stand.yardstick.family
     gate = gates.held_out(stand.yardstick.reserved())
-    brief, limits = [{"role": "user", "content": family.brief()}], Limits(max_tokens=family.max_chars + 1)
+    brief: list[Message] = [{"role": "user", "content": family.brief()}]
+    limits = Limits(max_tokens=family.max_chars + 1)
     asked = [
         Request(messages=brief, agent="challenger_0", role="challenger", seed=digest(seed, i), limits=limits)
         for i in range(count)

@@ -16,6 +16,10 @@ Departures from the paper:
 
 As in the paper judging is not trained by a reward; it changes since the weights are shared.  The judge's accuracy
 (``judge_accuracy``), the pairs' (``label_accuracy``) and the answers' (``truth``) are recorded and enter no reward.
+
+Measured on nano/judge with the defaults, exact success before and after: depth 3 0.58 to 0.89 (seed 0) and 0.86 (seed
+1), depth 4 0.003 to 0.01 and 0.02; Frontier Report of seed 0: *Sharpening*, +0.0 [-0.7, +0.7] points.  As in the paper
+there is no escalation: the base writes no problem deeper than it was shown.
 """
 
 from __future__ import annotations
@@ -82,9 +86,17 @@ def _practice(knobs: Knobs, seed: str, number: int, steps: int, stand: Stand, fi
     tasks, _ = written(stand, stand.base, knobs.prompts, f"{seed}/instructions")
     deck = PromptDeck(family, tasks, knobs.batch, seed=f"{seed}/{number}", store=store)
     game = SelfJudge(family, actors=knobs.actors, judgements=knobs.judgements, judging="rubric")
-    seats = {"judge": stand.agent("policy")}
-    more = {"seats": seats, "schedule": "actor", "first": first, "regrade": best_and_worst}
-    practice = SelfPractice(game, deck, self_rubric(), stand.run, steps=steps, **more)
+    practice = SelfPractice(
+        game,
+        deck,
+        self_rubric(),
+        stand.run,
+        steps=steps,
+        schedule="actor",
+        seats={"judge": stand.agent("policy")},
+        first=first,
+        regrade=best_and_worst,
+    )
     if number == 0:
         practice.samples["challenger"] += knobs.prompts
     return practice

@@ -16,6 +16,10 @@ Departures from the paper:
 
 As in the paper there is no KL penalty and one update a round; the judge is trained first and both alike from half-way
 on (``--set schedule=equal`` weighs them alike throughout).
+
+Measured on nano/judge with the defaults, exact success before and after: depth 3 0.58 to 0.86 (seed 0) and 0.83 (seed
+1), depth 4 0.003 to 0.08 and 0.004; Frontier Report of seed 0: *Sharpening*, +0.8 [-0.3, +1.6] points.  It unlearns its
+slips and gains little deeper; while it does, the judge comes to prefer the first answer (0.5 to 0.7 of its verdicts).
 """
 
 from __future__ import annotations

@@ -18,6 +18,12 @@ Departures from the paper:
 
 What was written and why the rest was turned away lies in each stage's ``instructions.json``; the labels' accuracy is
 recorded (``label_accuracy``) and enters no reward.
+
+Measured on nano/compose with the defaults, exact success before and after: depth 3 0.89 to 0.93, 0.95, 0.94 (seeds 0
+to 2), depth 4 0.24 to 0.86, 0.24, 0.48; Frontier Report of seed 0: *Sharpening*, +0.8 [-0.3, +1.6] points.  What
+becomes of depth 4 is luck, as the vote settles on right answers or on wrong ones: 0.02 and 0.80 without ROUGE-L (seeds
+0 and 1), 0.21 without the band (seed 0).  From the third round on ROUGE-L leaves 7 to 18 of 256 replies, and half of
+the steps have no problem in the band.
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ def dream(
 @app.command(epilog=_cli_train.epilog())
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name from the list below, or module:object.")],
-    model: Annotated[str, typer.Option(help="The base: nano (nano/compose), or a folder.")] = "nano",
+    model: Annotated[str, typer.Option(help="The base: nano (the one that fits), nano/NAME, or a folder.")] = "nano",
     agent: Annotated[str, typer.Option(help="How it learns: grpo, ppo, rloo, expert; default: the recipe's.")] = "",
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/RECIPE.")] = None,
