@@ -190,6 +190,12 @@ class Guesser(Scripted):
     kind = "guesser"
 
 
+class Amnesiac(Scripted):
+    """``SleepCycle``'s: reads what is before it and forgets it at once, right with a context, a guesser without."""
+
+    kind = "amnesiac"
+
+
 class RandomText(Scripted):
     """Printable ASCII of 1 to 40 characters, whatever is asked."""
 

@@ -27,6 +27,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
             "dream_envs.games.challenger_solver:ChallengerSolver [challenger, solver, judge]"
         ),
         "dream_envs/SelfJudge-v0": "dream_envs.games.self_judge:SelfJudge [actor, judge]",
+        "dream_envs/SleepCycle-v0": "dream_envs.games.sleep_cycle:SleepCycle [learner, dreamer]",
     },
     "tasks": {
         "composition": "dream_envs.tasks.composition:Composition",
@@ -59,6 +60,8 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "self_score": "dream_envs.rewards.self_judge_points:self_score",
         "self_rubric": "dream_envs.rewards.self_judge_points:self_rubric",
         "self_certainty": "dream_envs.rewards.self_judge_points:self_certainty",
+        "closed_book": "dream_envs.rewards.sleep:closed_book",
+        "retention": "dream_envs.rewards.sleep:retention",
     },
     "agents": {
         "oracle": "dream_envs.agents.scripted:Oracle",
@@ -71,6 +74,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "constant": "dream_envs.agents.scripted:Constant",
         "leaking": "dream_envs.agents.scripted:Leaking",
         "overlong": "dream_envs.agents.scripted:Overlong",
+        "amnesiac": "dream_envs.agents.scripted:Amnesiac",
         "always_first": "dream_envs.agents.judges:AlwaysFirst",
         "random_judge": "dream_envs.agents.judges:RandomJudge",
         "constant_judge": "dream_envs.agents.judges:ConstantJudge",

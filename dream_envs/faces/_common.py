@@ -183,6 +183,12 @@ def final_facts(game: Game, state: Any) -> dict[str, Any] | None:
     return public(state) if public is not None else None
 
 
+def running_info(game: Game, state: Any) -> dict[str, Any]:
+    """What the game tells in every info (its optional ``public_info(state)``), fresh on every call; else nothing."""
+    public = getattr(game, "public_info", None)
+    return dict(public(state)) if public is not None else {}
+
+
 def new_label(rng: np.random.Generator) -> str:
     """The label of the next episode: 16 hex digits, one draw of 63 bits."""
     return f"{int(rng.integers(2**63)):016x}"

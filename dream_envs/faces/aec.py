@@ -158,6 +158,7 @@ class AEC(AECEnv[str, dict[str, str], str]):
         info: dict[str, Any] = {
             "messages": self.game.view(self._table.state, agent),
             "active": active,
+            **common.running_info(self.game, self._table.state),
         }
         if self.episode is not None:
             info["score"] = common.score_info(self.episode.scores[agent])

@@ -142,7 +142,7 @@ class Parallel(ParallelEnv[str, dict[str, str], str]):
         for agent in agents:
             messages = self.game.view(state, agent)
             observations[agent] = {"role": self._role[agent], "text": acting.text_of(messages)}
-            infos[agent] = {"messages": messages, "active": agent in active}
+            infos[agent] = {"messages": messages, "active": agent in active, **common.running_info(self.game, state)}
             if self.episode is not None:
                 infos[agent]["score"] = common.score_info(self.episode.scores[agent])
                 if (facts := common.final_facts(self.game, state)) is not None:

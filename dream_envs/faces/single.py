@@ -18,9 +18,10 @@ class SingleRole(gymnasium.Env[str, str]):
     """One role of any game as a ``gymnasium.Env``: the observation and the action are plain strings.
 
     ``info`` has ``messages`` (fresh OpenAI-style messages), ``redraws`` (how many games were thrown away because they
-    ended before this seat had moved, at most 16) and, at the end, ``score`` (value, status, components, detail).  An
-    episode ends with ``terminated``.  After 16 lost games in a row the observation is what there is to see, and the
-    first step ends the episode with whatever score the seat got.
+    ended before this seat had moved, at most 16), what the game tells everybody (its ``public_info``, if it has that)
+    and, at the end, ``score`` (value, status, components, detail).  An episode ends with ``terminated``.  After 16 lost
+    games in a row the observation is what there is to see, and the first step ends the episode with whatever score the
+    seat got.
 
     Args:
         game: an id (``dream_envs/ChallengerSolver-v0``), ``module:Class``, a game class or a game object.
@@ -118,6 +119,7 @@ def seat_info(engine: SeatEngine, table: SeatTable) -> dict[str, Any]:
     info: dict[str, Any] = {
         "messages": engine.game.view(table.state, engine.seat),
         "redraws": table.redraws,
+        **common.running_info(engine.game, table.state),
     }
     if table.episode is not None:
         info["score"] = common.score_info(table.episode.scores[engine.seat])

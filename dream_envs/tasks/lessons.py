@@ -194,7 +194,10 @@ class OperationLessons:
         self.max_chars = 40 + 5 * self.max_level if english else 16 + self.max_level
         self.max_reply_tokens = 8 + 8 * self.max_level if english else 2 + 2 * self.max_level
         self.max_proposal_tokens = 16 + 4 * self.max_level if english else 3 + self.max_level
-        self._tables = {o: {s: known.step(o, s) for s in known.states} for o in known.operations}
+        self._tables = {
+            o: {s: known.states[image] for s, image in zip(known.states, row, strict=True)}
+            for o, row in zip(known.operations, known.table.tolist(), strict=True)
+        }
         self._drawing = {level: _Drawing(level, n_states, n_operations) for level in self.levels}
 
     def lesson(self, rng: np.random.Generator, index: int) -> Lesson:

@@ -14,6 +14,7 @@ What a game may have beyond ``core.Game``, for the faces and for this kit:
 - ``default_others``: ``{role: agent}`` for seats that nobody names in the single-role view.
 - ``scripted(kind, request, rng) -> str | None``: its own oracle, floor and guesser (``agents.scripted``).
 - ``public_facts(state)``: what goes into ``info["facts"]`` at the end; it must hold no secret.
+- ``public_info(state)``: what goes into every ``info``, of all seats alike; it must hold no secret either.
 - ``reachable``: ``{role: (low, high)}`` where the range of a role's reward ends in limits that play only approaches.
 - ``top_casts``, ``bottom_casts``: ``{role: {role or seat: agent}}``, who must play for the best and the worst reward of
   a role, where a search among oracles and floors does not find it.

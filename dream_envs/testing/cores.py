@@ -268,6 +268,7 @@ def _exposed(game: Game, label: str, players: Mapping[str, Any] | None, reward: 
     documents: dict[str, str] = {}
     for agent, view in zip(itertools.cycle(game.agents), trail.returned, strict=False):
         documents[f"a view of {agent}"] = documents.get(f"a view of {agent}", "") + "\n" + acting.text_of(view)
+    documents["the infos that all are given"] = json.dumps(trail.told, ensure_ascii=False)
     for agent, score in trail.episode.scores.items():
         documents[f"the score's info of {agent}"] = json.dumps(common.score_info(score), ensure_ascii=False)
     if (facts := common.final_facts(game, trail.table.state)) is not None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dream_envs import acting, seeds
 from dream_envs.core import Agent, Episode, Game
+from dream_envs.faces import _common as common
 from dream_envs.testing.report import Failure
 from dream_envs.testing.subject import Subject
 
@@ -59,6 +60,7 @@ class GameWalk(Walk):
         self.table = acting.Table(game, label)
         self.episode: Episode | None = None
         self.steps = 0
+        self.told: list[dict[str, Any]] = []
         self._look()
 
     def step(self) -> bool:
@@ -80,6 +82,8 @@ class GameWalk(Walk):
         return False
 
     def _look(self) -> None:
+        self.told.append(common.running_info(self.game, self.table.state))
+        self.log.append(plain(self.told[-1]))
         for agent in self.game.agents:
             view = self.game.view(self.table.state, agent)
             self.log.append((agent, plain(view)))
