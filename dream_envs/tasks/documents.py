@@ -1,0 +1,189 @@
+"""Documents: short english texts about invented people, places and things, and closed questions about them.
+
+A text has seven sentences, one that says what it is about and six facts, each with a value that is drawn: a name, a
+year, a number, a colour.  Nothing in it can be known from elsewhere, and no two lessons of an episode are about the
+same thing.  A question names the thing and has one short answer; awake and in probes the same facts are asked in other
+words, so that what is remembered has to be the fact and not the sentence.
+
+Reply: the value alone.  Case, blanks around it and one full stop at its end are forgiven, nothing else.  Level: 1.
+Chance: one over the number of values that a guesser who knows the format has to choose among: 8,000 names, 400 years,
+980 numbers, 12 months, 16 or 20 of everything else.
+
+A dreamer's proposal is two lines, ``Q: `` and ``A: ``, and nothing else::
+
+    Q: Who was the first captain of the Orbisolund?
+    A: Belikin
+
+The question ends in ``?`` and names what the text is about; the answer is spelled as the text has it and does not stand
+in the question.  In the family's own wording the answer must be the true one (``executed``); in other words it must be
+one of the text's values, and that it answers the question is the dreamer's claim (``claimed``).
+
+Source: our own.  Version history: 1.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from dream_envs.core import DreamEnvsError, Reject, Score, Task
+from dream_envs.tasks import _checks
+from dream_envs.tasks._document_kinds import ENDS, KINDS, MIDDLES, NUMBERS, OTHERS, SUBJECTS, WORDS, Attribute
+from dream_envs.tasks.lessons import Lesson, Split, checked_split
+
+RIGHT, WRONG = Score(1.0, grader="documents-1"), Score(0.0, grader="documents-1")
+_PROPOSAL = re.compile(r"Q: (\S[^\n]*\?)\nA: (\S[^\n]*)")
+_NOUNS = {"goods": "word", "animal": "animal"}
+
+
+class DocumentLessons:
+    """The family ``documents``; see the module's head.
+
+    Args:
+        notation: ``english``; there is no other.
+        kinds: what the texts are about, drawn evenly; None: all of town, ship, scholar, bridge, instrument, guild,
+            tower and festival.
+
+    Raises:
+        DreamEnvsError: for another notation or an unknown kind.
+    """
+
+    name = "documents"
+    version = 1
+    levels = (1,)
+    capacity = len(SUBJECTS)
+    max_chars = 300
+    max_reply_tokens = 16
+    max_proposal_tokens = 96
+
+    def __init__(self, notation: str = "english", *, kinds: tuple[str, ...] | list[str] | None = None) -> None:
+        if notation != "english":
+            raise DreamEnvsError(f"notation={notation!r}: documents are written in 'english'")
+        chosen = list(KINDS) if kinds is None else [kinds] if isinstance(kinds, str) else list(kinds)
+        if not chosen or set(chosen) - set(KINDS):
+            raise DreamEnvsError(f"kinds={kinds!r:.60}: one or more of {', '.join(KINDS)}")
+        self.notation, self.kinds = notation, tuple(dict.fromkeys(chosen))
+
+    def lesson(self, rng: np.random.Generator, index: int) -> Lesson:
+        """A text; the first syllable of what it is about belongs to ``index``."""
+        first = SUBJECTS[_checks.whole("index", index, 0, self.capacity - 1)]
+        kind = self.kinds[int(rng.integers(len(self.kinds)))]
+        subject = first + MIDDLES[int(rng.integers(len(MIDDLES)))] + ENDS[int(rng.integers(len(ENDS)))]
+        opening, attributes = KINDS[kind]
+        order = rng.permutation(len(attributes)).tolist()
+        values = {attribute.key: _value(attribute.kind, rng) for attribute in attributes}
+        told = [attributes[i].sentence.format(v=values[attributes[i].key]) for i in order]
+        context = " ".join([opening.format(x=subject), *told])
+        return Lesson(index, subject, context, {"kind": kind, "name": subject, "values": values})
+
+    def question(
+        self, lesson: Lesson, rng: np.random.Generator, split: Split = "wake", level: int | None = None
+    ) -> Task:
+        """A question about one of the facts, each equally likely, in the wording of this half.
+
+        Raises:
+            DreamEnvsError: for another level than 1, or an unknown split.
+        """
+        split = checked_split(split)
+        if level not in (None, 1):
+            raise DreamEnvsError(f"level={level!r}: these lessons have 1")
+        attributes = KINDS[lesson.facts["kind"]][1]
+        return self.make(lesson, attributes[int(rng.integers(len(attributes)))].key, split)
+
+    def make(self, lesson: Lesson, key: str, split: Split = "wake") -> Task:
+        """The question about the fact of this name, in the wording of this half."""
+        attribute = next(a for a in KINDS[lesson.facts["kind"]][1] if a.key == key)
+        asked = (attribute.wake if split == "wake" else attribute.probe).format(x=lesson.name)
+        return self._task(lesson, attribute, asked, "generator", "executed")
+
+    def verify(self, task: Task, reply: str) -> Score:
+        """1 for the value but for case, blanks around it and one full stop at its end; 0 for everything else."""
+        said = _checks.trim(reply, len(task.answer) + 1)
+        said = said.removesuffix(".") if len(said) <= len(task.answer) + 1 else said
+        return RIGHT if said.isascii() and said.lower() == task.answer.lower() else WRONG
+
+    def gold(self, task: Task) -> str:
+        """The value."""
+        return task.answer
+
+    def guess(self, task: Task, rng: np.random.Generator) -> str:
+        """A value of the right kind."""
+        return _value(task.meta["of"], rng)
+
+    def chance(self, task: Task) -> float:
+        """One over the number of values of this kind."""
+        return 1.0 / count(task.meta["of"])
+
+    def brief(self, lesson: Lesson) -> str:
+        """A paragraph with the grammar."""
+        return (
+            f"Write a question about one fact in this text, and its answer. The question names {lesson.name} and ends "
+            "in a question mark; the answer is the one word or number as the text has it. Reply with two lines and "
+            "nothing else:\nQ: the question\nA: the answer"
+        )
+
+    def parse(self, lesson: Lesson, proposal: str) -> Task | Reject:
+        """Two lines, ``Q: ...?`` and ``A: ...``, about this lesson; see the module's head."""
+        text = _checks.trim(proposal, self.max_chars)
+        if not text:
+            return Reject("empty")
+        if len(text) > self.max_chars:
+            return Reject("too_long", f"{len(text)} characters, at most {self.max_chars}")
+        if stray := next((c for c in text if not (c.isascii() and (c.isprintable() or c == "\n"))), None):
+            return Reject("charset", ascii(stray))
+        if (found := _PROPOSAL.fullmatch(text)) is None:
+            return Reject("grammar", "expected two lines, 'Q: ...?' and 'A: ...'")
+        asked, answer = found.groups()
+        if not re.search(rf"(?<!\w){re.escape(lesson.name)}(?!\w)", asked):
+            return Reject("grammar", f"the question does not name {lesson.name}")
+        attributes, values = KINDS[lesson.facts["kind"]][1], lesson.facts["values"]
+        meant = next((a for a in attributes if values[a.key] == answer), None)
+        if meant is None:
+            close = answer.strip(" .").lower() in [v.lower() for v in values.values()]
+            return Reject("not_canonical" if close else "certificate", "the answer is no value as the text has it")
+        if re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", asked, re.IGNORECASE):
+            return Reject("leak", "the answer stands in the question")
+        own = next(
+            (a for a in attributes if asked in (a.wake.format(x=lesson.name), a.probe.format(x=lesson.name))), None
+        )
+        if own not in (None, meant):
+            return Reject("certificate", "the text says otherwise")
+        return self._task(lesson, meant, asked, "proposal", "claimed" if own is None else "executed")
+
+    def as_proposal(self, task: Task) -> str:
+        """The text that ``parse`` turns into this question."""
+        return f"Q: {task.prompt.removesuffix(_only(task.meta['of']))}\nA: {task.answer}"
+
+    def _task(self, lesson: Lesson, attribute: Attribute, asked: str, origin: str, truth: str) -> Task:
+        return Task(
+            family=self.name,
+            level=1,
+            prompt=asked + _only(attribute.kind),
+            answer=lesson.facts["values"][attribute.key],
+            meta={"lesson": lesson.index, "fact": attribute.key, "of": attribute.kind, "truth": truth},
+            origin=origin,
+        )
+
+
+def count(kind: str) -> int:
+    """How many values there are of a kind."""
+    if kind == "name":
+        return len(OTHERS) * len(MIDDLES) * len(ENDS)
+    if kind in NUMBERS:
+        return NUMBERS[kind][1] - NUMBERS[kind][0] + 1
+    return len(WORDS[kind])
+
+
+def _value(kind: str, rng: np.random.Generator) -> str:
+    """A value of a kind, each equally likely."""
+    number = int(rng.integers(count(kind)))
+    if kind == "name":
+        first, rest = divmod(number, len(MIDDLES) * len(ENDS))
+        return OTHERS[first] + MIDDLES[rest // len(ENDS)] + ENDS[rest % len(ENDS)]
+    return str(NUMBERS[kind][0] + number) if kind in NUMBERS else WORDS[kind][number]
+
+
+def _only(kind: str) -> str:
+    """What a question says of the form of its answer."""
+    return f" Answer with the {_NOUNS.get(kind, kind)} alone."
