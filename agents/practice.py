@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dream_envs.agents.experience import Buffer, solved
 from dream_envs.core import AgentLike, Episode, RewardModel
 from dream_envs.curriculum.alarms import Health, health, ring
 from dream_envs.curriculum.syllabus import Syllabus
@@ -34,6 +35,7 @@ class Practice:
         first: the number of its first round, where it follows another practice in the same run.
         regrade: scores a whole round again, for rewards that compare its episodes (R-Zero's penalty on repetition);
             the same episodes in the same order, with other ``scores``.
+        memory: keeps what was answered rightly, for the night; None keeps nothing.
         rank: which of ``world`` processes this is; each plays its share of a round and all absorb the whole.
         world: how many processes play.
         gather: collects a list from every process, in rank order (``accelerate.utils.gather_object``).
@@ -52,13 +54,14 @@ class Practice:
         seats: Mapping[str, AgentLike] | None = None,
         first: int = 0,
         regrade: Callable[[list[Episode]], list[Episode]] | None = None,
+        memory: Buffer | None = None,
         rank: int = 0,
         world: int = 1,
         gather: Callable[[list[Any]], list[Any]] = list,
     ) -> None:
         self.game, self.syllabus, self.reward, self.run = game, syllabus, reward, run
         self.seats = dict(seats or {})
-        self.first, self.regrade = first, regrade
+        self.first, self.regrade, self.memory = first, regrade, memory
         self.rank, self.world = rank, world
         self.gather = gather if world > 1 else list
         self.history: list[Health] = []
@@ -84,6 +87,8 @@ class Practice:
             mine = [e for e in everyone if e.index in played]
         self.syllabus.absorb(round, everyone)
         self.history.append(self.health(everyone))
+        if self.memory is not None:
+            self.memory.add(solved(everyone))
         for episode in everyone:
             for turn in episode.turns:
                 if turn.token_ids:
@@ -135,6 +140,7 @@ class Practice:
             "history": msgspec.to_builtins(self.history),
             "samples": self.samples,
             "run": self.run.state(),
+            **({"memory": self.memory.state()} if self.memory is not None else {}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -142,6 +148,8 @@ class Practice:
         self.syllabus.restore(state["syllabus"])
         self.history = msgspec.convert(state["history"], list[Health])
         self.samples = dict(state["samples"])
+        if self.memory is not None:
+            self.memory.restore(state.get("memory", []))
         if self.rank == 0:
             self.run.restore(state["run"])
 

@@ -87,7 +87,7 @@ def fine_tune(
         "use_cpu": copy.device.type == "cpu",
         "seed": digest("sft", seed, bits=24),
     }
-    order = _order(len(pairs), steps * batch, seed)
+    order = epochs(len(pairs), steps * batch, seed, "sft-order")
     copy.model = _trained(copy, tokenized(agent, pairs), order, config, lora_rank, log)
     if out is not None:
         copy.model.save_pretrained(str(out))
@@ -110,7 +110,7 @@ def _trained(
             train_dataset=Dataset.from_dict({"row": order}),
             data_collator=Collator(rows, copy.pad),
             processing_class=copy.tokenizer,
-            peft_config=_lora(lora_rank),
+            peft_config=lora(lora_rank),
             callbacks=[_Log(log)] if log else None,
         )
         trainer.remove_callback(PrinterCallback)
@@ -201,7 +201,8 @@ def _config(**given: Any) -> SFTConfig:
     )
 
 
-def _lora(rank: int | None) -> Any:
+def lora(rank: int | None) -> Any:
+    """Configuration for peft of a low-rank expert on every linear layer but the head, alpha twice the rank; None."""
     if rank is None:
         return None
     from peft import LoraConfig
@@ -209,9 +210,9 @@ def _lora(rank: int | None) -> Any:
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def _order(count: int, total: int, seed: str) -> np.ndarray:
+def epochs(count: int, total: int, seed: str, label: str) -> np.ndarray:
     """``int[total]``: row numbers, a new permutation of all ``count`` each epoch."""
-    return np.concatenate([stream("sft-order", seed, e).permutation(count) for e in range(-(-total // count))])[:total]
+    return np.concatenate([stream(label, seed, e).permutation(count) for e in range(-(-total // count))])[:total]
 
 
 @contextlib.contextmanager

@@ -27,7 +27,9 @@ import torch
 from dream_envs.agents.grpo import COMPLETE, GRPO, GRPOSettings, newest_checkpoint
 from dream_envs.agents.learners import learner as make_learner
 from dream_envs.agents.local import LocalAgent, keep_memory, resolve
+from dream_envs.agents.night import SleepSettings
 from dream_envs.agents.practice import Practice
+from dream_envs.baselines import nights
 from dream_envs.baselines.measure import Yardstick, drift, entropies, frontier
 from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.baselines.watch import Watch
@@ -41,16 +43,18 @@ Tick = Callable[[int, dict[str, Any]], None]
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A stretch of training with one practice.
+    """A stretch of training with one practice, and the night behind it.
 
     ``weights``: which of the job's weights it trains, and goes on from.  ``practice``: makes what is practised; given
-    the round that it begins at, it is to pass it on as ``first``.
+    the round that it begins at, it is to pass it on as ``first``.  ``night``: how its weights sleep on what the
+    practice's ``memory`` holds; None: they do not.
     """
 
     name: str
     steps: int
     practice: Callable[[Stand, int], Practice]
     weights: str = "policy"
+    night: SleepSettings | None = None
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -128,7 +132,7 @@ def train(job: Job, out: Path, *, tick: Tick, save_every: int | None = None) -> 
     watch = Watch(yardstick, base, run.path / "metrics.jsonl", job.steps, job.rule.rows.play_every)
     practice = walk(job, stand, watch, tick, save_every=save_every, began=began)
     final = run.path / "checkpoints" / "final"
-    if len(job.stages) > 1:
+    if len(job.stages) > 1 or job.stages[0].night is not None:
         shutil.copytree(stand.folders.get(job.final, resolve(job.base)), final, dirs_exist_ok=True)
     result = measure(job, stand, LocalAgent(str(final)), practice, time.perf_counter() - began, watch)
     run.close()
@@ -163,8 +167,9 @@ def walk(
         place = run.path if len(job.stages) == 1 else run.path / "stages" / f"{number:02d}-{stage.name}"
         final = place / "checkpoints" / "final"
         done = read_json(final / COMPLETE)
-        if done is not None and number + 1 < len(job.stages):
-            state, stand.folders[stage.weights], first = done["practice"], str(final), first + stage.steps
+        if done is not None and number + 1 < len(job.stages) and nights.rested(stage.night, place):
+            slept = str(nights.dawn(place)) if stage.night else str(final)
+            state, stand.folders[stage.weights], first = done["practice"], slept, first + stage.steps
             continue
         practice = stage.practice(stand, first)
         if done is None:
@@ -176,6 +181,9 @@ def walk(
             practice.restore(done["practice"])
         state = practice.state()
         practice.syllabus.store.close()
+        if stage.night is not None:
+            morning = stand.folders.get(stage.weights, resolve(job.base))
+            final = nights.night(job, stage, stand, practice, place, morning)
         stand.folders[stage.weights] = str(final)
         first += stage.steps
     return practice
@@ -257,6 +265,8 @@ def measure(
         "diversity": watch.block(trained),
         "label_accuracy": practice.history[-1].label_accuracy,
     }
+    if told := nights.timeline(run.path):
+        result["nights"] = told
     run.write("frontier.json", result)
     return result
 

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import torch
 
+from dream_envs.baselines.nano import contexts
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
 from dream_envs.baselines.nano.judged import Judging, asked, judged, question_mask, wrong_answer
 from dream_envs.seeds import digest, stream
@@ -65,6 +66,12 @@ class Judged(Support, frozen=True):
 
     slip: float = 0.25
     judging: Judging = Judging()
+
+
+class Readers(Support, frozen=True):
+    """A support with contexts to read: operations whose tables are shown and not known."""
+
+    reading: contexts.Reading = contexts.Reading()
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -118,6 +125,8 @@ BASES: dict[str, Recipe] = {
         steps=1200,
         batch=64,
     ),
+    # Reads the table of an operation that it does not know: the ground of sleep (``baselines.sleeping``).
+    "context": Grown(support=Readers(copy=0.1, formats={"trace": 1.0}), layers=5, steps=2000, batch=96, stages=1),
     # The control, not shipped: the same without its best format, the others in the same proportion.
     "echo_untold": Recipe(
         support=msgspec.structs.replace(ECHO, formats={"final": 0.8, "states": 0.2}), hidden=48, mlp=128, steps=500
@@ -141,8 +150,10 @@ def build_model(recipe: Recipe, seed: int) -> Any:
 
     begin = _begin(recipe)
     below = begin.config.num_hidden_layers if begin is not None else recipe.layers
+    size = len(nano_tokenizer.SPECIAL) + len(nano_tokenizer.ALPHABET)
+    reads = isinstance(recipe.support, Readers)
     config = SmolLM3Config(
-        vocab_size=len(nano_tokenizer.SPECIAL) + len(nano_tokenizer.ALPHABET),
+        vocab_size=size + len(nano_tokenizer.PAIRS) if reads else size,
         hidden_size=recipe.hidden,
         intermediate_size=recipe.mlp,
         num_hidden_layers=recipe.layers,
@@ -161,7 +172,11 @@ def build_model(recipe: Recipe, seed: int) -> Any:
         torch.manual_seed(seed)
         model = SmolLM3ForCausalLM(config)
     if begin is not None:
-        model.load_state_dict(begin.state_dict(), strict=False)
+        weights = begin.state_dict()
+        if reads:
+            contexts.wider(model, begin, torch.Generator().manual_seed(seed))
+            weights = {name: value for name, value in weights.items() if value.shape[0] != size}
+        model.load_state_dict(weights, strict=False)
         for layer in model.model.layers[below:]:
             for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 torch.nn.init.zeros_(part.weight)
@@ -235,7 +250,14 @@ def pretrain(recipe: Recipe, *, log: Any = print) -> Any:
     model = build_model(recipe, digest("nano-init", recipe.seed, bits=32)).train()
     for stage in range(recipe.stages if isinstance(recipe, Grown) else 1):
         labels = (recipe.seed, stage) if stage else (recipe.seed,)
-        train(model, recipe, batches(recipe, stream("nano-data", *labels)), log=log)
+        rng = stream("nano-data", *labels)
+        if isinstance(recipe.support, Readers):
+            family = Composition(**recipe.support.family_args)
+            plain = examples(recipe, stream("nano-plain", *labels))
+            source = contexts.batches(plain, recipe.support.reading, family, recipe.batch, rng)
+        else:
+            source = batches(recipe, rng)
+        train(model, recipe, source, log=log)
     return model.eval()
 
 
@@ -265,7 +287,7 @@ def build(name: str, out: Path, *, steps: int | None = None, log: Any = print) -
     model = pretrain(recipe, log=log)
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
-    nano_tokenizer.build().save_pretrained(out)
+    nano_tokenizer.build(pairs=isinstance(recipe.support, Readers)).save_pretrained(out)
     card = {
         "name": f"nano/{name}",
         "recipe": json.loads(msgspec.json.encode(recipe)),

@@ -116,6 +116,10 @@ class Composition:
             family=self.name, level=len(ops), prompt=prompt, answer=self._trace(start, ops), meta=meta, origin=origin
         )
 
+    def step(self, operation: str, state: str) -> str:
+        """The state that a known operation leads to."""
+        return self._next[operation, state]
+
     def parse(self, proposal: str) -> Task | Reject:
         """``c:BDA`` (compact) or ``start c; apply B, D, A`` (english); nothing before, nothing behind."""
         if not proposal:

@@ -1,0 +1,94 @@
+"""Days and nights: a learner's practice with sleep in it, in one run folder that a kill does not spoil.
+
+``days/NN`` holds a day's checkpoints, its last weights and what was lived through; ``nights/NN`` the night behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dream_envs.agents.experience import Buffer
+from dream_envs.core import AgentLike, DreamEnvsError, Progress
+from dream_envs.runs import read_json, write_json
+
+if TYPE_CHECKING:
+    from dream_envs.agents.sleep import SleepConsolidation
+
+DAY = "day.json"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a day's checkpoints go; a learner asks no more of a run."""
+
+    path: Path
+
+
+def days(sleeper: SleepConsolidation, env: Any, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
+    """See ``SleepConsolidation.improve``."""
+    if budget < 1:
+        raise DreamEnvsError(f"budget={budget}: 1 step or more")
+    root, every, first = Path(run.path), sleeper.settings.every, getattr(env, "first", 0)
+    morning: Path | None = None
+    progress = Progress(0, 0)
+    for day, done in enumerate(range(0, budget, every)):
+        place, night = root / "days" / f"{day:02d}", root / "nights" / f"{day:02d}"
+        if hasattr(env, "first"):
+            env.first = first + done
+        progress = _wake(sleeper, env, seats, min(every, budget - done), place, progress)
+        found = sleeper.sleep(night, morning)
+        if found.undone:
+            _recall(sleeper, env, place)
+        morning = night / ("evening" if found.undone else "dawn")
+    if hasattr(env, "first"):
+        env.first = first
+    return msgspec.structs.replace(progress, steps=budget)
+
+
+def _wake(
+    sleeper: SleepConsolidation,
+    env: Any,
+    seats: Mapping[str, AgentLike],
+    steps: int,
+    place: Path,
+    before: Progress,
+) -> Progress:
+    """One day; a finished one is only read."""
+    state = read_json(place / DAY)
+    if state is None:
+        begun = place / "morning"
+        if not (begun / DAY).is_file():  # a day that was broken off begins with the weights that it began with
+            sleeper.learner.save(str(begun))
+            write_json(begun / DAY, _state(env))
+        else:
+            sleeper.learner.load(str(begun))
+            _restore(env, read_json(begun / DAY) or {})
+        found = sleeper.learner.improve(env, seats, steps, Place(place))
+        sleeper.learner.save(str(place / "evening"))
+        memory = getattr(env, "memory", None)
+        if isinstance(memory, Buffer):
+            sleeper.live(memory.all())
+        progress = {"samples": found.samples, "metrics": found.metrics}
+        write_json(place / DAY, {**_state(env), "buffer": sleeper.buffer.state(), "progress": progress})
+        return Progress(before.steps + steps, found.samples, found.metrics)
+    _recall(sleeper, env, place)
+    sleeper.buffer.restore(state["buffer"])
+    return Progress(before.steps + steps, state["progress"]["samples"], state["progress"]["metrics"])
+
+
+def _recall(sleeper: SleepConsolidation, env: Any, place: Path) -> None:
+    """Weights and curriculum as they were in the evening."""
+    sleeper.learner.load(str(place / "evening"))
+    _restore(env, read_json(place / DAY) or {})
+
+
+def _state(env: Any) -> dict[str, Any]:
+    return {"env": env.state()} if hasattr(env, "state") and hasattr(env, "restore") else {}
+
+
+def _restore(env: Any, state: dict[str, Any]) -> None:
+    if "env" in state:
+        env.restore(state["env"])

@@ -1,0 +1,144 @@
+"""What a learner lived through while awake, and keeps until it sleeps.
+
+**The context is the system message.**  Awake, a learner sees ``[system: context, user: question]``; ``closed`` takes
+the system message away, and what is left is all that it will see once it has slept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs.core import DreamEnvsError, Episode, Message, content_hash
+
+
+class Experience(msgspec.Struct, frozen=True):
+    """What was seen (the context included), and what was answered.
+
+    ``kind``: what it is alike with (a level, a lesson): kinds are rehearsed alike, however many there are of each.
+    """
+
+    messages: list[Message]
+    reply: str
+    kind: str = ""
+
+    @property
+    def key(self) -> str:
+        """A content hash of all that was seen and answered."""
+        parts = [part for m in self.messages for part in (m["role"], m["content"])]
+        return content_hash(*parts, "reply", self.reply)
+
+
+def closed(messages: Sequence[Message]) -> list[Message]:
+    """The messages without the context.
+
+    >>> closed([{"role": "system", "content": "aIb"}, {"role": "user", "content": "a:I"}])
+    [{'role': 'user', 'content': 'a:I'}]
+    """
+    return [m for m in messages if m["role"] != "system"]
+
+
+def context_of(messages: Sequence[Message]) -> list[Message]:
+    """The context's messages; empty if there is none."""
+    return [m for m in messages if m["role"] == "system"]
+
+
+def seen(one: Experience) -> list[Message]:
+    """What is seen of it from now on: a context that was made up (``fiction``) stays, any other is gone."""
+    return one.messages if one.kind == "fiction" else closed(one.messages)
+
+
+class Buffer:
+    """The newest ``capacity`` experiences of each kind, none twice.
+
+    Args:
+        capacity: how many of a kind are kept; the oldest go first.
+    """
+
+    def __init__(self, capacity: int = 512) -> None:
+        if capacity < 1:
+            raise DreamEnvsError(f"capacity={capacity}: 1 or more")
+        self.capacity = capacity
+        self._kept: dict[str, dict[str, Experience]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._kept.values()))
+
+    def add(self, experiences: Iterable[Experience]) -> None:
+        """Keep these; one that is there already becomes the newest of its kind."""
+        for found in experiences:
+            kept, key = self._kept.setdefault(found.kind, {}), found.key
+            kept.pop(key, None)
+            kept[key] = found
+            if len(kept) > self.capacity:
+                del kept[next(iter(kept))]
+
+    @property
+    def full(self) -> bool:
+        """Whether some kind has reached its capacity."""
+        return any(len(kept) >= self.capacity for kept in self._kept.values())
+
+    def all(self) -> list[Experience]:
+        """Kind by kind, the oldest first."""
+        return [e for kind in sorted(self._kept) for e in self._kept[kind].values()]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+
+    def state(self) -> list[Any]:
+        """JSON-ready; see ``restore``."""
+        found: list[Any] = msgspec.to_builtins(self.all())
+        return found
+
+    def restore(self, state: list[Any]) -> None:
+        """Go on from this state."""
+        self.clear()
+        self.add(msgspec.convert(state, list[Experience]))
+
+
+def solved(episodes: Sequence[Episode], most: int = 2) -> list[Experience]:
+    """What solvers answered rightly, as the run's own reward believed: ``most`` of an episode, each level a kind."""
+    found: list[Experience] = []
+    for episode in episodes:
+        right: dict[str, Experience] = {}
+        for turn in episode.turns:
+            score = episode.scores.get(turn.agent)
+            if turn.role == "solver" and turn.status == "ok" and score and score.status == "ok" and score.value > 0.5:
+                right.setdefault(turn.text, Experience(turn.messages, turn.text, f"{episode.tasks[-1].level:03d}"))
+        found += list(right.values())[:most]
+    return found
+
+
+def alike(found: Sequence[Experience], count: int, rng: np.random.Generator) -> list[Experience]:
+    """``count`` of them (none of none), each kind alike; within a kind none comes again before all have come."""
+    if not found:
+        return []
+    by: dict[str, list[Experience]] = {}
+    for one in found:
+        by.setdefault(one.kind, []).append(one)
+    chosen: list[Experience] = []
+    for at, kind in enumerate(sorted(by)):
+        own = count // len(by) + (at < count % len(by))
+        orders = [rng.permutation(len(by[kind])) for _ in range(-(-own // len(by[kind])))]
+        chosen += [by[kind][i] for i in (np.concatenate(orders)[:own].tolist() if orders else ())]
+    return [chosen[i] for i in rng.permutation(len(chosen))]
+
+
+def split(
+    found: Sequence[Experience], share: float, rng: np.random.Generator
+) -> tuple[list[Experience], list[Experience]]:
+    """Most of them, and ``share`` of them (at least one of two or more) that are kept apart to measure with.
+
+    What is kept apart is chosen by question, so that no question is on both sides.
+    """
+    by: dict[str, list[Experience]] = {}
+    for one in found:
+        by.setdefault(content_hash(*(m["content"] for m in closed(one.messages))), []).append(one)
+    names = list(by)
+    apart = max(1, round(share * len(names))) if len(names) > 1 and share > 0 else 0
+    chosen = {names[i] for i in rng.permutation(len(names))[:apart]}
+    return [e for n in names if n not in chosen for e in by[n]], [e for n in names if n in chosen for e in by[n]]

@@ -1,0 +1,214 @@
+"""One night: dream, try the dreams on a draft, seed the day together with the good ones, look what is lost.
+
+The paper ("Language Models Need Sleep", arXiv 2606.03979) seeds first and dreams then.  On models as small as ours that
+order loses what was learnt before in the first half of the night and does not get it back in the second (``LOG.md``).
+So seeding is done twice: a short *draft* of it, on what was lived through alone, shows what would be lost; dreams are
+tried on copies of the draft, and those that help it are seeded together with the day, from the evening's weights on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from dream_envs.agents.dreams import Dream, DreamSettings, Imagination, as_pairs, fictions, imagine, likelihood, tried
+from dream_envs.agents.experience import Experience, alike, closed, context_of
+from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.seeding import Same, SeedingSettings, seed_knowledge
+from dream_envs.agents.sft import fine_tune
+from dream_envs.core import DreamEnvsError, Message
+from dream_envs.seeds import stream
+
+
+class SleepSettings(msgspec.Struct, frozen=True):
+    """When and how a learner sleeps.
+
+    ``every``: wake steps a day.  ``learning``: how the night's optimiser learns.  ``seeding``: by Knowledge Seeding;
+    False: by plain fine-tuning on the same replies.  ``dreaming``: None leaves it out.  ``overwrite``: the night begins
+    with the weights of the morning, so that what was learnt in the day's fast weights has to be seeded (the paper's
+    order); False: with the weights of the evening, so that only contexts have to be.  ``experience``: how many
+    experiences a night works on, each kind alike; ``apart`` of them are kept to measure with.  ``dreamt``: share of the
+    night's rows that are dreams.  ``capacity``: of the buffer, for each kind.  ``forget``: the buffer is emptied in the
+    morning.  ``tolerance``: how much of the probe's mean log-likelihood per token a night may lose, in nats; None
+    accepts every night.
+    """
+
+    every: int = 25
+    learning: SeedingSettings = SeedingSettings()
+    seeding: bool = True
+    dreaming: DreamSettings | None = DreamSettings()
+    overwrite: bool = False
+    experience: int = 256
+    apart: float = 0.1
+    dreamt: float = 0.6
+    capacity: int = 512
+    forget: bool = True
+    tolerance: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("every", "experience", "capacity"):
+            if (value := getattr(self, name)) < 1:
+                raise DreamEnvsError(f"{name}={value}: 1 or more")
+        if not 0 <= self.apart < 1 or not 0 <= self.dreamt < 1 or (self.tolerance is not None and self.tolerance < 0):
+            told = f"apart={self.apart}, dreamt={self.dreamt}, tolerance={self.tolerance}"
+            raise DreamEnvsError(f"{told}: apart and dreamt are 0 to below 1, tolerance is 0 or more, or None")
+
+
+class Night(msgspec.Struct, frozen=True):
+    """What happened in a night, JSON-ready.
+
+    ``lived``: experiences in the buffer.  ``tokens``: of replies that were trained on.  ``divergence``: from the
+    teacher in the first and last steps, nats per token, and ``imitation``: mean reward; None where nothing was seeded.
+    ``dreams``: one row a dream.  ``good``: dreams with reward 1.  ``before``, ``after``: the retention probe's mean
+    log-likelihood per token.  ``undone``: the night was rolled back.
+    """
+
+    number: int
+    lived: int
+    tokens: int = 0
+    divergence: tuple[float, float] | None = None
+    imitation: float | None = None
+    dreams: list[dict[str, Any]] = []
+    good: int = 0
+    before: float | None = None
+    after: float | None = None
+    undone: bool = False
+
+
+class Mind:
+    """What a night is made with.
+
+    Args:
+        teacher: the learner in the evening.
+        imagination: how it dreams.
+        settings: see ``SleepSettings``.
+        seed: the label of everything random in this night.
+        same: the semantic judge.
+    """
+
+    def __init__(
+        self, teacher: LocalAgent, imagination: Imagination | None, settings: SleepSettings, seed: str, same: Same
+    ) -> None:
+        self.teacher, self.imagination, self.settings = teacher, imagination, settings
+        self.seed, self.same = seed, same
+
+    def night(self, begins: LocalAgent, buffer: Sequence[Experience], number: int) -> tuple[LocalAgent, Night]:
+        """The weights at dawn, and what happened.
+
+        Args:
+            begins: the weights that the night begins with.
+            buffer: what was lived through.
+            number: of the night.
+        """
+        chosen = self.settings
+        lived = alike(buffer, min(chosen.experience, len(buffer)), stream(self.seed, "experience"))
+        apart = int(chosen.apart * len(lived))
+        kept, lived = lived[:apart], lived[apart:]
+        retained = self.retained()
+        found = Night(number, len(buffer), before=likelihood(self.teacher, retained) if retained else None)
+        dreams: list[Dream] = []
+        if chosen.dreaming is not None:
+            draft = self.learnt(begins, lived, chosen.dreaming.draft, "draft")[0]
+            dreams = self.dreams(chosen.dreaming, buffer, retained)
+            dreams = tried(draft, dreams, [*kept, *retained], chosen.dreaming, f"{self.seed}/trial")
+        good = [d for d in dreams if d.reward]
+        student, took = self.learnt(begins, self.rows(lived, good), chosen.learning.steps, "seeding")
+        found = msgspec.structs.replace(found, **took, dreams=[row(d) for d in dreams], good=len(good))
+        after = likelihood(student, retained) if retained else None
+        undone = False
+        if found.before is not None and after is not None and chosen.tolerance is not None:
+            undone = math.isnan(after) or found.before - after > chosen.tolerance
+        return student, msgspec.structs.replace(found, after=after, undone=undone)
+
+    def learnt(
+        self, begins: LocalAgent, rows: Sequence[Experience], steps: int, label: str
+    ) -> tuple[LocalAgent, dict[str, Any]]:
+        """The weights behind ``steps`` on these rows, in their order; and tokens, divergence and imitation."""
+        rule, seed = msgspec.structs.replace(self.settings.learning, steps=steps), f"{self.seed}/{label}"
+        if self.settings.seeding:
+            found = seed_knowledge(self.teacher, begins, rows, rule, seed, same=self.same)
+            took = {"tokens": found.tokens, "divergence": found.divergence, "imitation": found.reward}
+            return found.agent, took
+        agent = fine_tune(
+            begins,
+            as_pairs(rows),
+            steps=steps,
+            lr=rule.lr,
+            seed=seed,
+            batch=rule.batch,
+            lora_rank=rule.rank,
+            warmup=rule.warmup,
+        )
+        tokens = sum(len(begins.completion(e.reply)) for e in rows) * steps * rule.batch // len(rows)
+        return agent, {"tokens": tokens}
+
+    def rows(self, lived: Sequence[Experience], good: Sequence[Dream]) -> list[Experience]:
+        """What the night is about: the day, the good dreams, and proposing either."""
+        chosen, rng = self.settings, stream(self.seed, "rows")
+        total = chosen.learning.steps * chosen.learning.batch
+        if not good or chosen.dreaming is None:
+            return alike(lived, total, rng)
+        dreamt = int(chosen.dreamt * total)
+        taught = int(chosen.dreaming.proposals * dreamt)
+        today = self.proposed(lived)
+        own = int(chosen.dreaming.today * taught) if today else 0
+        found = alike(lived, total - dreamt, rng)
+        found += alike([e for d in good for e in d.pairs], dreamt - taught, rng)
+        found += alike(today, own, rng) + alike([e for d in good for e in d.proposals], taught - own, rng)
+        return [found[i] for i in rng.permutation(len(found))]
+
+    def retained(self) -> list[Experience]:
+        """What the teacher says to questions that it makes up: the probe of what is not to be lost."""
+        if self.imagination is None:
+            return []
+        chosen, found = self.settings.dreaming or DreamSettings(), list[Experience]()
+        for kind in ("memory", "fiction"):
+            contexts = self._contexts(kind, [], chosen.probe, "probe")
+            if contexts is not None:
+                label = f"{self.seed}/probe/{kind}"
+                found += imagine(self.teacher, self.imagination, kind, contexts, chosen.probe, label)[0]
+        return found
+
+    def dreams(self, chosen: DreamSettings, buffer: Sequence[Experience], probe: Sequence[Experience]) -> list[Dream]:
+        """What is dreamt, as far as there is something to dream of; nothing of the probe."""
+        assert self.imagination is not None  # seen to by SleepConsolidation
+        kinds = ["memory"] * chosen.memory + ["fiction"] * chosen.fiction
+        kinds += ["day"] * (chosen.dreams - len(kinds))
+        known, found = {e.key for e in probe}, []
+        for i, kind in enumerate(kinds):
+            contexts = self._contexts(kind, buffer, chosen.size, str(i))
+            if contexts is None:
+                continue
+            label = f"{self.seed}/dream/{i}"
+            novel = {"novelty": chosen.novelty, "rank": chosen.novel_rank}
+            pairs, proposals = imagine(self.teacher, self.imagination, kind, contexts, chosen.size, label, **novel)
+            found.append(Dream(kind, [e for e in pairs if e.key not in known], proposals, asked=chosen.size))
+        return found
+
+    def _contexts(self, kind: str, buffer: Sequence[Experience], count: int, label: str) -> list[list[Message]] | None:
+        """What to dream with; None where there is nothing to."""
+        if kind == "memory":
+            return []
+        if kind == "fiction":
+            return fictions(self.teacher, count, f"{self.seed}/fiction/{label}") or None
+        return list({str(c): c for e in buffer if (c := context_of(e.messages))}.values()) or None
+
+    def proposed(self, lived: Sequence[Experience]) -> list[Experience]:
+        """Proposing what was asked in the day, so that it is dreamt of when its context is gone."""
+        assert self.imagination is not None
+        brief, found = self.imagination.brief(), []
+        for one in lived:
+            text = self.imagination.proposal(closed(one.messages))
+            if text is not None:
+                found.append(Experience([*context_of(one.messages), *brief], text, "day"))
+        return found
+
+
+def row(dream: Dream) -> dict[str, Any]:
+    """A dream in the night's record: its figures and three examples."""
+    names = ("kind", "asked", "importance", "chosen", "before", "after", "reward")
+    examples = [[e.messages[-1]["content"], e.reply] for e in dream.pairs[:3]]
+    return {**{name: getattr(dream, name) for name in names}, "pairs": len(dream.pairs), "examples": examples}

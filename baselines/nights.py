@@ -1,0 +1,73 @@
+"""The nights of a loop: what a stage of ``baselines.loop`` sleeps on, where that is kept, and what it changed.
+
+A night lies in ``night/`` beside its stage's checkpoints; ``told.json`` says what the yardstick measured before and
+behind it, which enters nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dream_envs.agents.critic import FILE as HEAD
+from dream_envs.agents.dreams import FamilyImagination
+from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.night import SleepSettings
+from dream_envs.agents.practice import Practice
+from dream_envs.agents.reader import Reader
+from dream_envs.agents.sleep import SleepConsolidation
+from dream_envs.runs import read_json, write_json
+
+if TYPE_CHECKING:
+    from dream_envs.baselines.loop import Job, Stage, Stand
+
+TOLD = "told.json"
+
+
+def rested(settings: SleepSettings | None, place: Path) -> bool:
+    """Whether the stage in ``place`` has nothing left to sleep on."""
+    return settings is None or (place / "night" / TOLD).is_file()
+
+
+def dawn(place: Path) -> Path:
+    """The weights behind the night: the evening's if it was undone."""
+    told = read_json(place / "night" / TOLD) or {}
+    return place / "checkpoints" / "final" if told["night"]["undone"] else place / "night" / "dawn"
+
+
+def night(job: Job, stage: Stage, stand: Stand, practice: Practice, place: Path, morning: str) -> Path:
+    """Sleep on the day's memory, unless that is done; the folder of the weights behind it."""
+    assert stage.night is not None
+    folder, final = place / "night", place / "checkpoints" / "final"
+    if (folder / TOLD).is_file():
+        return dawn(place)
+    family, avoid = stand.yardstick.family, [t.id for t in stand.yardstick.reserved()]
+    sleeper = SleepConsolidation(
+        Reader(str(final)), FamilyImagination(family, avoid), settings=stage.night, seed=f"{job.seed}/{place.name}"
+    )
+    assert practice.memory is not None, "a stage with a night needs a practice with a memory"
+    if not len(practice.memory):  # nothing was solved all day: there is nothing to sleep on
+        evening = stand.yardstick.means(LocalAgent(str(final)))
+        write_json(folder / TOLD, {"stage": place.name, "night": {"undone": True}, "evening": evening, "dawn": evening})
+        return final
+    sleeper.live(practice.memory.all())
+    found = sleeper.sleep(folder, morning)
+    if not found.undone and (final / HEAD).is_file():
+        shutil.copyfile(final / HEAD, folder / "dawn" / HEAD)
+    told = {
+        "stage": place.name,
+        "night": msgspec.to_builtins(found),
+        "evening": stand.yardstick.means(LocalAgent(str(final))),
+        "dawn": stand.yardstick.means(sleeper.learner.agent),
+    }
+    write_json(folder / TOLD, told)
+    return dawn(place)
+
+
+def timeline(run: Path) -> list[dict[str, Any]]:
+    """Every night of a run in order: exact success by depth in the evening and at dawn, and what happened."""
+    paths = sorted(run.glob(f"stages/*/night/{TOLD}")) or sorted(run.glob(f"night/{TOLD}"))
+    return [told for path in paths if (told := read_json(path)) is not None]
