@@ -22,17 +22,12 @@ import numpy as np
 import torch
 
 from dream_envs.agents.decode import sample
-from dream_envs.agents.experience import Experience, seen
+from dream_envs.agents.experience import KINDS, Experience, seen
 from dream_envs.agents.local import LocalAgent
 from dream_envs.agents.sft import Collator, Pair, fine_tune, lora, tokenized
 from dream_envs.core import DreamEnvsError, Limits, Message, Reject, Request, TaskFamily
 from dream_envs.rewards.imitation import dream_reward
 from dream_envs.seeds import digest, stream
-
-#: ``day``: with a context of the day.  ``memory``: with none, so that what was learnt before is rehearsed.
-#: ``fiction``: with a context that is made up as well (from the chat template alone, as Magpie does, arXiv 2406.08464),
-#: so that reading is rehearsed; its context is never taken away.
-KINDS = ("day", "memory", "fiction")
 
 
 class Imagination(Protocol):

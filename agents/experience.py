@@ -14,11 +14,16 @@ import numpy as np
 
 from dream_envs.core import DreamEnvsError, Episode, Message, content_hash
 
+#: ``day``: with a context of the day.  ``memory``: with none, so that what was learnt before is rehearsed.
+#: ``fiction``: with a context that is made up as well (from the chat template alone, as Magpie does, arXiv 2406.08464),
+#: so that reading is rehearsed; its context is never taken away.
+KINDS = ("day", "memory", "fiction")
+
 
 class Experience(msgspec.Struct, frozen=True):
     """What was seen (the context included), and what was answered.
 
-    ``kind``: what it is alike with (a level, a lesson): kinds are rehearsed alike, however many there are of each.
+    ``kind``: what it is alike with (a level, a dream's kind): kinds are rehearsed alike, whatever their number.
     """
 
     messages: list[Message]

@@ -132,6 +132,8 @@ class LocalAgent:
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Sample a reply to every request in one batch; row i depends on request i alone."""
+        if not requests:  # the tokenizer decodes no rows into one
+            return []
         prompts = [self.encode(r.messages) for r in requests]
         seeds = np.array([r.seed for r in requests], dtype=np.uint64)
         limits = np.array([r.limits.max_tokens for r in requests])

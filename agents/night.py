@@ -141,6 +141,7 @@ class Mind:
             batch=rule.batch,
             lora_rank=rule.rank,
             warmup=rule.warmup,
+            decay=rule.decay,
         )
         tokens = sum(len(begins.completion(e.reply)) for e in rows) * steps * rule.batch // len(rows)
         return agent, {"tokens": tokens}
@@ -165,7 +166,7 @@ class Mind:
         if self.imagination is None:
             return []
         chosen, found = self.settings.dreaming or DreamSettings(), list[Experience]()
-        for kind in ("memory", "fiction"):
+        for kind in [k for k, of in (("memory", chosen.memory), ("fiction", chosen.fiction)) if of]:
             contexts = self._contexts(kind, [], chosen.probe, "probe")
             if contexts is not None:
                 label = f"{self.seed}/probe/{kind}"
@@ -183,8 +184,16 @@ class Mind:
             if contexts is None:
                 continue
             label = f"{self.seed}/dream/{i}"
-            novel = {"novelty": chosen.novelty, "rank": chosen.novel_rank}
-            pairs, proposals = imagine(self.teacher, self.imagination, kind, contexts, chosen.size, label, **novel)
+            pairs, proposals = imagine(
+                self.teacher,
+                self.imagination,
+                kind,
+                contexts,
+                chosen.size,
+                label,
+                novelty=chosen.novelty,
+                rank=chosen.novel_rank,
+            )
             found.append(Dream(kind, [e for e in pairs if e.key not in known], proposals, asked=chosen.size))
         return found
 

@@ -7,9 +7,11 @@ what is minimised is
 
     alpha E[ JSD_beta(teacher | context, student) ]  -  (1 - alpha) E[ r ]
 
-The divergence is taken over the teacher's replies in ``1 - lam`` of the rows, over the student's samples in ``lam`` of
+The divergence is taken over the teacher's replies in ``1 - lam`` of the steps, over the student's samples in ``lam`` of
 them (no gradient goes through the sampling); the reward over the latter, by REINFORCE with the other of two samples as
-baseline.  The paper gives no values of lam, alpha, beta, gamma and z0, nor the optimiser of the reward: all are knobs.
+baseline.  ``hard`` adds the plain likelihood of what was lived through (GKD's SeqKD; on verified replies ReST-EM): a
+teacher without more context than its student has nothing else to give.  The paper gives no values of lam, alpha,
+beta, gamma and z0, nor the optimiser of the reward: all are knobs.
 
 Trainer and divergence are TRL's (``experimental.gkd``, 1.16); ours are the rows: TRL's would show the teacher the same
 prompt as the student.  Relied on, and held to by a contract test: ``GKDTrainer.generalized_jsd_loss`` and that
@@ -59,7 +61,8 @@ class SeedingSettings(msgspec.Struct, frozen=True):
     low-rank expert that alone is trained; None trains all weights.  ``lam``: share of on-policy steps.  ``beta``: 0 is
     the forward divergence (teacher to student), 1 the reverse one, between them Jensen-Shannon's.  ``alpha``: weight of
     the divergence, the rest is Learning-to-Imitate's.  ``gamma``: share of the semantic reward.  ``z0``: edit distance
-    in tokens beyond which the other reward is 0.  ``apart``: share of the experience that is never trained on.
+    in tokens beyond which the other reward is 0.  ``hard``: weight of the plain likelihood of replies that are no
+    dreams.  ``max_tokens``: of a sampled reply.  ``decay``: weight decay (an expert's: towards being none).
     """
 
     steps: int = 120
@@ -73,7 +76,9 @@ class SeedingSettings(msgspec.Struct, frozen=True):
     alpha: float = 0.9
     gamma: float = 0.5
     z0: int = 8
+    hard: float = 0.0
     max_tokens: int = 64
+    decay: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("lam", "beta", "alpha", "gamma"):
@@ -82,6 +87,8 @@ class SeedingSettings(msgspec.Struct, frozen=True):
         for name in ("steps", "batch", "max_tokens"):
             if (value := getattr(self, name)) < 1:
                 raise DreamEnvsError(f"{name}={value}: 1 or more")
+        if min(self.hard, self.decay) < 0:
+            raise DreamEnvsError(f"hard={self.hard}, decay={self.decay}: 0 or more")
         if self.lr <= 0 or self.z0 < 0 or (self.rank is not None and self.rank < 1):
             raise DreamEnvsError(f"lr={self.lr}, z0={self.z0}, rank={self.rank}: lr > 0, z0 >= 0, rank >= 1 or None")
 
@@ -155,18 +162,27 @@ def seed_knowledge(
 
 
 class _Row(msgspec.Struct, frozen=True):
-    """Prompt ids with and without the context, and the teacher's reply."""
+    """Prompt ids with and without the context, the teacher's reply, and whether it was lived through."""
 
     whole: list[int]
     closed: list[int]
     reply: list[int]
+    lived: bool
 
 
 def _rows(teacher: LocalAgent, student: LocalAgent, experience: Sequence[Experience]) -> list[_Row]:
     def ids(agent: LocalAgent, messages: Sequence[Message]) -> list[int]:
         return list(agent.encode(messages))
 
-    return [_Row(ids(teacher, e.messages), ids(student, seen(e)), student.completion(e.reply)) for e in experience]
+    return [
+        _Row(
+            ids(teacher, e.messages),
+            ids(student, seen(e)),
+            student.completion(e.reply),
+            e.kind not in ("memory", "fiction"),
+        )
+        for e in experience
+    ]
 
 
 class _Trainer(GKDTrainer):
@@ -208,6 +224,8 @@ class _Trainer(GKDTrainer):
         labels = _labels(replies, starts).to(here.device)
         loss: Tensor = self.generalized_jsd_loss(here, there, labels, beta=chosen.beta)
         self._told.append(float(loss.detach()))
+        if not on_policy and chosen.hard:
+            loss = loss + chosen.hard * _unlikely(here, labels, [row.lived for row in rows])
         self._tokens += int((labels != IGNORED).sum())
         if on_policy and chosen.alpha < 1:
             loss = chosen.alpha * loss + (1 - chosen.alpha) * self._imitated(here, labels, rows, replies)
@@ -250,6 +268,14 @@ class _Trainer(GKDTrainer):
         return Seeded(agent, self._tokens, (first, last), float(np.mean(self._rewards)) if self._rewards else None)
 
 
+def _unlikely(logits: Tensor, labels: Tensor, counted: Sequence[bool]) -> Tensor:
+    """Mean negative log-likelihood per token of the rows that count."""
+    rows = torch.tensor(list(counted), device=logits.device)[:, None]
+    kept = (labels != IGNORED) & rows
+    logp = torch.log_softmax(logits, -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return -(logp * kept).sum() / kept.sum().clamp(min=1)
+
+
 def _numbers(examples: Sequence[dict[str, int]]) -> dict[str, Tensor]:
     return {"row": torch.tensor([e["row"] for e in examples])}
 
@@ -286,7 +312,7 @@ def _config(folder: str, settings: SeedingSettings, seed: int, *, cpu: bool) -> 
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup,
         max_grad_norm=settings.clip,
-        weight_decay=0.0,
+        weight_decay=settings.decay,
         adam_beta1=0.9,
         adam_beta2=0.95,
         lmbda=settings.lam,

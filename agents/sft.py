@@ -48,6 +48,7 @@ def fine_tune(
     warmup: int = 0,
     schedule: str = "linear",
     clip: float = 1.0,
+    decay: float = 0.0,
     log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> LocalAgent:
     """A copy of the agent, fine-tuned on these replies; the agent itself is left as it is.
@@ -68,6 +69,7 @@ def fine_tune(
         warmup: steps of linear warm-up.
         schedule: what comes after, by transformers' names: ``linear`` (to zero), ``constant``, ``cosine`` ...
         clip: bound on the gradient's norm.
+        decay: weight decay.
         log: called with (step, metrics) after each step; makes each step a little slower.
 
     Raises:
@@ -83,6 +85,7 @@ def fine_tune(
         "lr_scheduler_type": schedule,
         "warmup_steps": warmup,
         "max_grad_norm": clip,
+        "weight_decay": decay,
         "logging_strategy": "steps" if log else "no",
         "use_cpu": copy.device.type == "cpu",
         "seed": digest("sft", seed, bits=24),
@@ -185,7 +188,6 @@ class _Log(TrainerCallback):
 def _config(**given: Any) -> SFTConfig:
     return SFTConfig(
         gradient_accumulation_steps=1,
-        weight_decay=0.0,
         adam_beta1=0.9,
         adam_beta2=0.95,
         max_length=None,

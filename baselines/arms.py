@@ -39,6 +39,7 @@ def _coin() -> RewardModel:
 class Arm(msgspec.Struct, frozen=True):
     """A loop with something taken away.
 
+    ``night``: how it sleeps, a name of ``nights.PLANS``; empty: it does not.  ``review``: traces are reviewed awake.
     ``share``: what a round is made of.  ``reward``: what the loop believes.  ``frozen``: the challenger is a frozen
     copy of the base.  ``says``: the arm in words.
     """
@@ -47,6 +48,8 @@ class Arm(msgspec.Struct, frozen=True):
     share: Share = Share(OWN, MUTATED, REPLAYED)
     reward: Callable[[], RewardModel] = _truth
     frozen: bool = False
+    night: str = ""
+    review: bool = True
 
 
 ARMS: dict[str, Arm] = {
@@ -58,6 +61,8 @@ ARMS: dict[str, Arm] = {
     ),
     "hardest_only": Arm("generated problems of depth 8 only", Share(0, 0, REPLAYED, GIVEN, 8)),
     "majority_reward": Arm("the solvers' vote in place of the verifier", reward=_vote),
+    "awake": Arm("neither sleep nor review: what is learnt in a day is all there is", review=False),
+    "sleep": Arm("a night every 25 steps in place of the review", night="full", review=False),
     "random_reward": Arm("coin tosses in place of rewards", reward=_coin),
 }
 

@@ -6,17 +6,21 @@ ends in the same weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from dream_envs.agents.experience import Buffer
 from dream_envs.agents.learners import spec
 from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.night import SleepSettings
 from dream_envs.agents.practice import Practice
 from dream_envs.baselines import loop
 from dream_envs.baselines.arms import Arm, arm
 from dream_envs.baselines.measure import Yardstick
+from dream_envs.baselines.nights import PLANS
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import ChallengeStore
@@ -54,17 +58,30 @@ def job_of(settings: Settings) -> loop.Job:
     Raises:
         DreamEnvsError: if the base has no weights that could be named.
     """
-    rule = spec(settings.learner).settings()
+    rule, chosen = spec(settings.learner).settings(), arm(settings.arm)
+    if not chosen.review:
+        rule = msgspec.structs.replace(rule, rows=msgspec.structs.replace(rule.rows, review=0))
     given = msgspec.to_builtins(settings)
     about = {k: given[k] for k in ("arm", "learner", "seed", "steps", "base")}
     config = {"command": "dream", **given, **loop.binding(settings.base, rule)}
-    stage = loop.Stage(
-        "dream", settings.steps, lambda stand, first: build(settings, stand.run, stand.yardstick, stand.base)
-    )
-    return loop.Job(settings.base, settings.learner, settings.seed, rule, (stage,), config, about, settings.per_depth)
+    stages = tuple(_stages(settings, PLANS[chosen.night] if chosen.night else None))
+    if chosen.night:
+        config["night"] = msgspec.to_builtins(PLANS[chosen.night])
+    return loop.Job(settings.base, settings.learner, settings.seed, rule, stages, config, about, settings.per_depth)
 
 
-def build(settings: Settings, run: Run, yardstick: Yardstick, base: LocalAgent) -> Practice:
+def _stages(settings: Settings, night: SleepSettings | None) -> Iterator[loop.Stage]:
+    """One stage; with nights one for each day."""
+
+    def practice(stand: loop.Stand, first: int) -> Practice:
+        return build(settings, stand.run, stand.yardstick, stand.base, first=first)
+
+    every = night.every if night is not None else settings.steps
+    for done in range(0, settings.steps, every):
+        yield loop.Stage("dream" if night is None else "day", min(every, settings.steps - done), practice, night=night)
+
+
+def build(settings: Settings, run: Run, yardstick: Yardstick, base: LocalAgent, first: int = 0) -> Practice:
     """The game, the syllabus and the reward of this arm."""
     chosen: Arm = arm(settings.arm)
     store = ChallengeStore(run.path / "challenges.jsonl")
@@ -72,7 +89,8 @@ def build(settings: Settings, run: Run, yardstick: Yardstick, base: LocalAgent) 
     game = ChallengerSolver(yardstick.family, solvers=settings.attempts, gate=gate)
     syllabus = Syllabus(yardstick.family, chosen.share, seed=f"dream/{settings.seed}", store=store)
     seats = {"challenger": base} if chosen.frozen else {}
-    return Practice(game, syllabus, chosen.reward(), run, seats=seats)
+    memory = Buffer(PLANS[chosen.night].capacity) if chosen.night else None
+    return Practice(game, syllabus, chosen.reward(), run, seats=seats, first=first, memory=memory)
 
 
 def train(settings: Settings, out: Path, *, tick: loop.Tick, save_every: int | None = None) -> dict[str, Any]:

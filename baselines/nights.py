@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dream_envs.agents.critic import FILE as HEAD
-from dream_envs.agents.dreams import FamilyImagination
+from dream_envs.agents.dreams import DreamSettings, FamilyImagination
 from dream_envs.agents.local import LocalAgent
 from dream_envs.agents.night import SleepSettings
 from dream_envs.agents.practice import Practice
 from dream_envs.agents.reader import Reader
+from dream_envs.agents.seeding import SeedingSettings
 from dream_envs.agents.sleep import SleepConsolidation
 from dream_envs.runs import read_json, write_json
 
@@ -25,6 +26,22 @@ if TYPE_CHECKING:
     from dream_envs.baselines.loop import Job, Stage, Stand
 
 TOLD = "told.json"
+#: The flagship's nights.  Nothing is read there, so nothing is dreamt with a context, and what seeds is what was
+#: verified by day (``hard``); the evening's learner is what the rest is held to.
+FULL = SleepSettings(
+    learning=SeedingSettings(steps=60, batch=96, lr=1e-3, lam=0.0, alpha=1.0, hard=1.0),
+    dreaming=DreamSettings(dreams=4, memory=4, fiction=0, size=96, proposals=0.2, today=0.0),
+    experience=2048,
+    apart=0.02,
+    dreamt=0.4,
+    forget=False,
+    capacity=256,
+)
+PLANS = {
+    "full": FULL,
+    "no_dreaming": msgspec.structs.replace(FULL, dreaming=None),
+    "no_seeding": msgspec.structs.replace(FULL, seeding=False),
+}
 
 
 def rested(settings: SleepSettings | None, place: Path) -> bool:
@@ -45,8 +62,9 @@ def night(job: Job, stage: Stage, stand: Stand, practice: Practice, place: Path,
     if (folder / TOLD).is_file():
         return dawn(place)
     family, avoid = stand.yardstick.family, [t.id for t in stand.yardstick.reserved()]
+    reader = Reader(str(final))
     sleeper = SleepConsolidation(
-        Reader(str(final)), FamilyImagination(family, avoid), settings=stage.night, seed=f"{job.seed}/{place.name}"
+        reader, FamilyImagination(family, avoid), settings=stage.night, seed=f"{job.seed}/{place.name}"
     )
     assert practice.memory is not None, "a stage with a night needs a practice with a memory"
     if not len(practice.memory):  # nothing was solved all day: there is nothing to sleep on
@@ -61,7 +79,7 @@ def night(job: Job, stage: Stage, stand: Stand, practice: Practice, place: Path,
         "stage": place.name,
         "night": msgspec.to_builtins(found),
         "evening": stand.yardstick.means(LocalAgent(str(final))),
-        "dawn": stand.yardstick.means(sleeper.learner.agent),
+        "dawn": stand.yardstick.means(reader.agent),
     }
     write_json(folder / TOLD, told)
     return dawn(place)

@@ -12,7 +12,6 @@ length arms a wider band than its 0.2, since answers here are d (states alone) o
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import sys
@@ -25,6 +24,7 @@ import msgspec
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from dream_envs.baselines.side_by_side import side_by_side
 from dream_envs.core import AgentLike, DreamEnvsError, RewardModel, Task
 from dream_envs.games.self_judge import SelfJudge
 from dream_envs.runs import Run, read_json
@@ -235,19 +235,6 @@ def _work(job: tuple[Settings, Path]) -> tuple[str, float]:
     return path.name, run(settings, path)["seconds"]
 
 
-def study(out: Path, seeds: Sequence[int], arms: Sequence[str], side_by_side: int = 2) -> None:
-    """Run what is missing, ``side_by_side`` processes of one thread each; one line a finished run."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    waiting, began = jobs(out, seeds, arms), time.monotonic()
-    if not waiting:
-        return
-    with multiprocessing.get_context("spawn").Pool(min(side_by_side, len(waiting))) as pool:
-        for done, (name, seconds) in enumerate(pool.imap_unordered(_work, waiting), 1):
-            spent = time.monotonic() - began
-            left = spent / done * (len(waiting) - done)
-            print(f"{done}/{len(waiting)}  {name} {seconds:.0f} s  {spent:.0f} s, {left:.0f} s left", flush=True)
-
-
 def main() -> None:
     """``python -m dream_envs.baselines.self_judging [--seeds 5] [--arms honest,cyclic] [--out runs/self_judging]``."""
     from dream_envs.baselines.self_judging_report import summary, table
@@ -259,7 +246,8 @@ def main() -> None:
     parser.add_argument("--side-by-side", type=int, default=2)
     given = parser.parse_args()
     try:
-        study(given.out, range(given.seeds), given.arms.split(","), given.side_by_side)
+        waiting = jobs(given.out, range(given.seeds), given.arms.split(","))
+        side_by_side(_work, waiting, given.side_by_side)
         found = summary([read_json(p) for p in sorted(given.out.glob(f"*/{RESULT}"))])
         (given.out / "table.md").write_text(table(found), "utf-8")
         print(table(found))

@@ -1,0 +1,114 @@
+"""From the runs of ``sleeping`` to figures with intervals and the answers to what the study asks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dream_envs.baselines.self_judging_report import Interval, over, show, sign
+
+Run = dict[str, Any]
+
+
+def cell(runs: Sequence[Run]) -> dict[str, Any]:
+    """One method: means with 95 % t-intervals over seeds.
+
+    ``open``: success with the context; ``closed``: behind the lesson's own night; ``last``: on all lessons behind the
+    last night; ``forgetting``: mean over lessons but the last of (own night - last night); ``ratio``: closed / open;
+    ``known``: operations of the base at depth 3; ``reading``: open in the last day; ``tokens``: trained on a night.
+    """
+
+    def each(read: Callable[[Run], float | None]) -> Interval | None:
+        return over([read(run) for run in runs])
+
+    return {
+        "runs": len(runs),
+        "open": each(lambda r: mean(r["facts"]["open"])),
+        "closed": each(closed),
+        "ratio": each(lambda r: closed(r) / mean(r["facts"]["open"])),
+        "last": each(lambda r: r["facts"]["average_accuracy"]),
+        "forgetting": each(forgetting),
+        "reading": each(lambda r: r["facts"]["open"][-1]),
+        "known": each(lambda r: r["known"][-1]["3"]),
+        "tokens": each(lambda r: mean([n["tokens"] for n in r["nights"]]) if r["nights"] else 0.0),
+        "good": each(lambda r: mean([n["good"] for n in r["nights"]]) if r["nights"] else None),
+        "seconds": each(lambda r: r["seconds"]),
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean."""
+    return sum(values) / len(values)
+
+
+def closed(run: Run) -> float:
+    """Closed-book success on a lesson behind its own night, mean over lessons."""
+    matrix = run["facts"]["closed"]
+    return mean([matrix[i][i] for i in range(len(matrix))])
+
+
+def forgetting(run: Run) -> float:
+    """How much of that is gone behind the last night, mean over lessons but the last."""
+    matrix = run["facts"]["closed"]
+    return mean([matrix[i][i] - matrix[-1][i] for i in range(len(matrix) - 1)])
+
+
+def paired(a: Sequence[Run], b: Sequence[Run], read: Callable[[Run], float]) -> Interval | None:
+    """Mean difference a - b over the seeds that both have."""
+    other = {r["settings"]["seed"]: read(r) for r in b}
+    return over([read(r) - other[r["settings"]["seed"]] for r in a if r["settings"]["seed"] in other])
+
+
+def summary(runs: Sequence[Run | None]) -> dict[str, Any]:
+    """Every method's cell and ``answers``."""
+    by: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        if run is not None:
+            by[run["settings"]["method"]].append(run)
+    cells = {name: cell(found) for name, found in by.items()}
+    return {"schema": 1, "methods": cells, "answers": answers(by, cells)}
+
+
+def answers(by: dict[str, list[Run]], cells: dict[str, Any]) -> dict[str, str]:
+    """Question to answer with the figure behind it; differences are paired by seed."""
+    found: dict[str, str] = {}
+    if "sleep" not in by:
+        return found
+    ours = by["sleep"]
+
+    def ask(question: str, interval: Interval | None, direction: int = 1) -> None:
+        found[question] = f"{sign(interval, direction)}, {show(interval)}"
+
+    ratio = cells["sleep"]["ratio"]
+    ask("closed book after sleep is at least 0.8 of in context (ratio - 0.8)", [x - 0.8 for x in ratio])
+    if "in_context" in by:
+        excess = paired(ours, by["in_context"], closed) or [0.0, 0.0, 0.0]
+        ask("sleep - in_context, closed book, is above 0.3 (difference - 0.3)", [x - 0.3 for x in excess])
+    if "replay_sft" in by:
+        other = {r["settings"]["seed"]: forgetting(r) for r in by["replay_sft"]}
+        halves = [forgetting(r) - 0.5 * other[s] for r in ours if (s := r["settings"]["seed"]) in other]
+        ask("sleep forgets at most half of what replay_sft does (sleep - half)", over(halves), -1)
+    if "no_dreaming" in by:
+        ask("without dreaming it forgets more", paired(by["no_dreaming"], ours, forgetting))
+    if "placebo" in by and "in_context" in by:
+        ask("placebo gains over in_context", paired(by["placebo"], by["in_context"], closed))
+    for name in by:
+        if name not in ("sleep", "in_context"):
+            difference = paired(ours, by[name], lambda r: r["facts"]["average_accuracy"])
+            ask(f"sleep knows more in the end than {name}", difference)
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The methods and the answers as Markdown."""
+    keys = ("open", "closed", "ratio", "last", "forgetting", "reading", "known", "tokens")
+    lines = [
+        "| method | runs | in context | closed book | ratio | at the end | forgetting | reading | known | tokens |",
+        "| --- " + "| ---: " * 9 + "|",
+    ]
+    for name, its in found["methods"].items():
+        cells = [show(its[k]) if k != "tokens" else f"{its[k][0]:.0f}" for k in keys]
+        lines.append(f"| {name} | {its['runs']} | " + " | ".join(cells) + " |")
+    lines += ["", *(f"- {question}: **{answer}**" for question, answer in found["answers"].items()), ""]
+    return "\n".join(lines)
