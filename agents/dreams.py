@@ -88,10 +88,10 @@ class DreamSettings(msgspec.Struct, frozen=True):
     rows that teach proposing; ``today`` of these propose what was asked in the day.
     """
 
-    dreams: int = 9
-    memory: int = 4
-    fiction: int = 3
-    size: int = 96
+    dreams: int = 7
+    memory: int = 3
+    fiction: int = 2
+    size: int = 144
     novelty: float = 0.05
     novel_rank: int = 2
     top: int = 2
@@ -102,7 +102,7 @@ class DreamSettings(msgspec.Struct, frozen=True):
     inner_rank: int = 16
     draft: int = 30
     proposals: float = 0.2
-    today: float = 0.25
+    today: float = 0.12
 
     def __post_init__(self) -> None:
         if not (0 <= self.proposals <= 1 and 0 <= self.today <= 1):
@@ -166,9 +166,8 @@ def imagine(
         texts = [a.text for a in agent.act([_request(imagination, m, seed, i) for i, m in enumerate(asked)])]
     told: dict[str, tuple[list[Message], Experience]] = {}
     for head, brief, text in zip(heads, asked, texts, strict=True):
-        key = f"{head}{text}"
-        if key not in told and (question := imagination.question(text)) is not None:
-            told[key] = [*head, *question], Experience(brief, text, kind)
+        if (question := imagination.question(text)) is not None:
+            told.setdefault(f"{head}{question}", ([*head, *question], Experience(brief, text, kind)))
     questions = [messages for messages, _ in told.values()]
     replies = agent.decoding(temperature=0).act([_request(imagination, m, seed, "answer") for m in questions])
     pairs = [Experience(m, a.text, kind) for m, a in zip(questions, replies, strict=True)]
@@ -186,10 +185,10 @@ def fictions(agent: LocalAgent, count: int, seed: str, max_tokens: int = 256) ->
         text = str(agent.tokenizer.apply_chat_template(chat, tokenize=False))
     except Exception:  # templates refuse a role in their own words
         return []
-    opening, between, rest = text.partition(mark)[0], *text.partition(mark)[2].partition(mark)[::2]
-    if not rest and not between:
+    parts = text.split(mark)
+    if len(parts) != 3 or not all(parts[:2]):  # system messages are dropped in silence, or nothing ends them
         return []
-    prompt, ends = (agent.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (opening, between))
+    prompt, ends = (agent.tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts[:2])
     seeds = np.array([digest("fiction", seed, i) for i in range(count)], dtype=np.uint64)
     limits = np.full(count, max_tokens)
     found = sample(agent.engine(), [prompt] * count, seeds, limits, end=ends[:1], pad=agent.pad, device=agent.device)

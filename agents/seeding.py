@@ -21,7 +21,6 @@ prompt as the student.  Relied on, and held to by a contract test: ``GKDTrainer.
 from __future__ import annotations
 
 import os
-import random
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -136,7 +135,6 @@ def seed_knowledge(
     copy = student.snapshot()
     copy.model.requires_grad_(True)
     order = epochs(len(experience), settings.steps * settings.batch, seed, "seeding-order")
-    state = random.getstate()
     with tempfile.TemporaryDirectory() as folder, quietly():
         trainer = _Trainer(
             teacher,
@@ -152,7 +150,6 @@ def seed_knowledge(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    random.setstate(state)  # the trainer seeds it
     model: Any = trainer.model
     if settings.rank is not None:
         model = model.merge_and_unload()
@@ -252,8 +249,8 @@ class _Trainer(GKDTrainer):
         earned = []
         for i, (row, reply) in enumerate(zip(rows, replies, strict=True)):
             same = self._same(texts[i], texts[len(rows) + i])
-            bare = [[t for t in ids if t not in ends] for ids in (row.reply, reply)]
-            earned.append(imitation(*bare, same, gamma=chosen.gamma, z0=chosen.z0).value)
+            told, made = ([t for t in ids if t not in ends] for ids in (row.reply, reply))
+            earned.append(imitation(told, made, same, gamma=chosen.gamma, z0=chosen.z0).value)
         self._rewards += earned
         value = torch.tensor(earned, dtype=logits.dtype, device=logits.device).reshape(-1, 2)
         advantage = (value - value.flip(1)).reshape(-1)

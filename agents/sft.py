@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import getstate, setstate
 from typing import Any
 
 import numpy as np
@@ -221,17 +222,18 @@ def epochs(count: int, total: int, seed: str, label: str) -> np.ndarray:
 def quietly() -> Iterator[None]:
     """Around a trainer: no progress bars, no warnings about its own settings, and the caller's global generators back.
 
-    TRL seeds torch's and numpy's global generators.
+    TRL seeds torch's, numpy's and Python's global generators.
     """
     from transformers.utils import logging
 
-    state, bars = np.random.get_state(), logging.is_progress_bar_enabled()
+    python, state, bars = getstate(), np.random.get_state(), logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         with torch.random.fork_rng(), without_deprecations():
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
             yield
     finally:
+        setstate(python)
         np.random.set_state(state)
         if bars:
             logging.enable_progress_bar()

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def levenshtein(a: Sequence[T], b: Sequence[T], most: int | None = None) -> int:
-    """Insertions, deletions and substitutions from ``a`` to ``b``; with ``most``, any distance above it is ``most + 1``.
+    """Insertions, deletions and substitutions from ``a`` to ``b``; with ``most``, all above it is ``most + 1``.
 
     O(len(a) len(b)) in numpy rows: 1,000 by 1,000 tokens take some milliseconds.
     """
@@ -40,9 +40,7 @@ def levenshtein(a: Sequence[T], b: Sequence[T], most: int | None = None) -> int:
     return distance if most is None else min(distance, most + 1)
 
 
-def imitation(
-    dream: Sequence[T], copy: Sequence[T], same: bool, *, gamma: float = 0.5, z0: int | None = None
-) -> Score:
+def imitation(dream: Sequence[T], copy: Sequence[T], same: bool, *, gamma: float = 0.5, z0: int | None = None) -> Score:
     """``gamma same + (1 - gamma) (1 - Lev / max length)``; the second term is 0 where ``Lev > z0``.
 
     Args:
