@@ -76,6 +76,13 @@ def test_questions_are_split_and_every_one_of_a_half_is_as_likely():
         assert squares < len(counts) + 5 * math.sqrt(2 * len(counts))  # chi-squared, five standard deviations
 
 
+def test_halves_are_halves():
+    ops = [a + b for a, b in itertools.product("ABCDEFGHI", repeat=2) if "I" in (a, b)]
+    for name in "IJKL":
+        awake = [OperationLessons.half(s, o.replace("I", name)) == "wake" for s in WORLD.states for o in ops]
+        assert len(awake) == 272 and abs(sum(awake) - 136) < 4 * math.sqrt(272 / 4)
+
+
 def test_a_guess_succeeds_by_chance():
     family, lesson = lesson_i()
     rng = stream("guesses")
