@@ -18,7 +18,7 @@ from dream_envs.rewards.algebra import per_role
 from dream_envs.rewards.controls import random_reward
 from dream_envs.rewards.learnability import learnability
 from dream_envs.rewards.presets import challenger_solver
-from dream_envs.rewards.solver import majority
+from dream_envs.rewards.solver import correctness, majority
 
 OWN, MUTATED, REPLAYED = 60, 12, 44
 GIVEN = OWN + MUTATED
@@ -34,6 +34,10 @@ def _vote() -> RewardModel:
 
 def _coin() -> RewardModel:
     return random_reward(rate=0.5)
+
+
+def _blind() -> RewardModel:
+    return per_role({"challenger": random_reward(rate=0.5), "solver": correctness()})
 
 
 class Arm(msgspec.Struct, frozen=True):
@@ -52,6 +56,8 @@ class Arm(msgspec.Struct, frozen=True):
     review: bool = True
 
 
+#: The full loop with sleep, and with one of its parts taken away: the ablation of the four ingredients.
+NIGHTS = ("sleep", "awake", "no_dreaming", "no_seeding", "no_self_data", "no_escalation", "no_internal_reward")
 ARMS: dict[str, Arm] = {
     "full": Arm("own proposals, mutations, replays, verified reward"),
     "frozen_proposer": Arm("the challenger stays the base model", frozen=True),
@@ -63,6 +69,21 @@ ARMS: dict[str, Arm] = {
     "majority_reward": Arm("the solvers' vote in place of the verifier", reward=_vote),
     "awake": Arm("neither sleep nor review: what is learnt in a day is all there is", review=False),
     "sleep": Arm("a night every 25 steps in place of the review", night="full", review=False),
+    "no_dreaming": Arm("nights that only seed what was verified by day", night="no_dreaming", review=False),
+    "no_seeding": Arm("nights of plain fine-tuning on the day and on dreams", night="no_seeding", review=False),
+    "no_self_data": Arm(
+        "sleep, on generated problems of depth 3", Share(0, 0, REPLAYED, GIVEN, 3), night="full", review=False
+    ),
+    "no_escalation": Arm(
+        "sleep, no mutations, the challenger stays the base",
+        Share(GIVEN, 0, REPLAYED),
+        frozen=True,
+        night="full",
+        review=False,
+    ),
+    "no_internal_reward": Arm(
+        "sleep, coin tosses in place of learnability for the challenger", reward=_blind, night="full", review=False
+    ),
     "random_reward": Arm("coin tosses in place of rewards", reward=_coin),
 }
 

@@ -3,7 +3,8 @@
 Two runs side by side, one thread each.  Finished runs are skipped and unfinished ones are resumed, so the same command
 goes on after a stop.  The table goes into ``README.md`` between the marks ``<!-- study -->`` and ``<!-- /study -->``.
 
-``--learners`` runs another plan: the full loop under every learner, each with as many samples drawn.
+``--learners`` runs another plan: the full loop under every learner, each with as many samples drawn.  ``--nights`` runs
+a third: the loop that sleeps, and without each of its ingredients.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from dream_envs.agents.learners import LEARNERS
-from dream_envs.baselines.arms import ARMS
+from dream_envs.baselines.arms import ARMS, NIGHTS
 from dream_envs.core import DreamEnvsError
 from dream_envs.report.study import study_table
 from dream_envs.runs import read_json
 
 MARKS = ("<!-- study -->", "<!-- /study -->")
 LEARNER_MARKS = ("<!-- learners -->", "<!-- /learners -->")
+NIGHT_MARKS = ("<!-- nights -->", "<!-- /nights -->")
 
 #: (arm, learner): every arm under GRPO, and the full loop under expert iteration as well.
-PLAN = (*((arm, "grpo") for arm in ARMS), ("full", "expert"))
+PLAN = (*((arm, "grpo") for arm in ARMS if arm not in NIGHTS), ("full", "expert"))
+
+#: Sleep, and what it comes to without one of the four ingredients.
+NIGHT_PLAN = tuple((arm, "grpo") for arm in NIGHTS)
 
 #: The full loop under every learner.
 LEARNER_PLAN = tuple(("full", name) for name in LEARNERS)
@@ -136,16 +141,21 @@ def into_readme(table: str, readme: Path, marks: tuple[str, str] = MARKS) -> Non
 
 
 def main() -> None:
-    """``python -m dream_envs.baselines.study [--seeds 5] [--out runs/study] [--readme README.md] [--learners]``."""
+    """``python -m dream_envs.baselines.study [--seeds 5] [--out DIR] [--readme README.md] [--learners | --nights]``."""
     parser = argparse.ArgumentParser(description="all arms of the flagship over several seeds")
     parser.add_argument("--out", type=Path, default=None, help="default: runs/study, or runs/learners")
     parser.add_argument("--learners", action="store_true", help="the full loop under every learner, equal samples")
+    parser.add_argument("--nights", action="store_true", help="the loop that sleeps, less each of its ingredients")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--side-by-side", type=int, default=2)
     parser.add_argument("--readme", type=Path, default=None, help="write the table into this file")
     given = parser.parse_args()
-    plan, marks, steps = (LEARNER_PLAN, LEARNER_MARKS, EQUAL_STEPS) if given.learners else (PLAN, MARKS, None)
-    out = given.out or Path("runs/learners" if given.learners else "runs/study")
+    plan, marks, steps, name = PLAN, MARKS, None, "study"
+    if given.learners:
+        plan, marks, steps, name = LEARNER_PLAN, LEARNER_MARKS, EQUAL_STEPS, "learners"
+    elif given.nights:
+        plan, marks, name = NIGHT_PLAN, NIGHT_MARKS, "nights"
+    out = given.out or Path("runs") / name
     try:
         run(out, range(given.seeds), given.side_by_side, plan, steps)
         table = study_table(rows(out, plan))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.report import figures, plots, read, samples, words
+from dream_envs.report import figures, nights, plots, read, samples, words
 from dream_envs.report.read import walk
 
 _PARTS = ("run.json", "frontier.json", "metrics.jsonl", "episodes.jsonl")
@@ -108,6 +108,7 @@ def _content(run_dir: Path) -> dict[str, Any]:
         "measured": plots.frontier_plots(frontier),
         "logged": plots.metric_plots(metrics),
         "entropy": _entropy(frontier),
+        "nights": nights.nights(frontier),
         "alarms": metrics.alarms,
         "more_alarms": metrics.more_alarms,
         "steps": len(metrics.samples),
