@@ -54,8 +54,8 @@ def fine_tune(
 ) -> LocalAgent:
     """A copy of the agent, fine-tuned on these replies; the agent itself is left as it is.
 
-    The pairs are gone through in a new random order each epoch; AdamW with betas 0.9 and 0.95, no weight decay.  The
-    same arguments give the same weights, to the last bit on a CPU with the same number of threads.
+    The pairs are gone through in a new random order each epoch; AdamW with betas 0.9 and 0.95.  The same arguments give the
+    same weights, to the last bit on a CPU with the same number of threads.
 
     Args:
         agent: the base.
@@ -78,7 +78,6 @@ def fine_tune(
     """
     _check(pairs, lr, steps=steps, batch=batch, lora_rank=1 if lora_rank is None else lora_rank)
     copy = agent.snapshot()
-    copy.model.requires_grad_(True)
     config = {
         "max_steps": steps,
         "per_device_train_batch_size": batch,
@@ -109,7 +108,7 @@ def _trained(
 ) -> Any:
     with tempfile.TemporaryDirectory() as folder, quietly():
         trainer = _Trainer(
-            model=copy.model,
+            model=copy.model.requires_grad_(True),
             args=_config(output_dir=folder, **config),
             train_dataset=Dataset.from_dict({"row": order}),
             data_collator=Collator(rows, copy.pad),
