@@ -54,8 +54,8 @@ def fine_tune(
 ) -> LocalAgent:
     """A copy of the agent, fine-tuned on these replies; the agent itself is left as it is.
 
-    The pairs are gone through in a new random order each epoch; AdamW with betas 0.9 and 0.95.  The same arguments give the
-    same weights, to the last bit on a CPU with the same number of threads.
+    The pairs are gone through in a new random order each epoch; AdamW with betas 0.9 and 0.95.  The same arguments
+    give the same weights, to the last bit on a CPU with the same number of threads.
 
     Args:
         agent: the base.
