@@ -88,8 +88,8 @@ class DreamSettings(msgspec.Struct, frozen=True):
     rows that teach proposing; ``today`` of these propose what was asked in the day.
     """
 
-    dreams: int = 7
-    memory: int = 3
+    dreams: int = 8
+    memory: int = 4
     fiction: int = 2
     size: int = 144
     novelty: float = 0.05
@@ -102,7 +102,7 @@ class DreamSettings(msgspec.Struct, frozen=True):
     inner_rank: int = 16
     draft: int = 30
     proposals: float = 0.2
-    today: float = 0.12
+    today: float = 0.1
 
     def __post_init__(self) -> None:
         if not (0 <= self.proposals <= 1 and 0 <= self.today <= 1):

@@ -158,7 +158,10 @@ class Mind:
         own = int(chosen.dreaming.today * taught) if today else 0
         found = alike(lived, total - dreamt, rng)
         found += alike([e for d in good for e in d.pairs], dreamt - taught, rng)
-        found += alike(today, own, rng) + alike([e for d in good for e in d.proposals], taught - own, rng)
+        # Proposing what was dreamt of the day would come on top of ``today``: by the fifth night half of what is
+        # made up would be about the newest lesson, and the first one forgotten.
+        found += alike(today, own, rng)
+        found += alike([e for d in good if d.kind != "day" for e in d.proposals], taught - own, rng)
         return [found[i] for i in rng.permutation(len(found))]
 
     def retained(self) -> list[Experience]:

@@ -3,13 +3,11 @@
 From "Language Models Need Sleep" (arXiv 2606.03979): generalised distillation, on the teacher's replies and on the
 student's own, and Learning-to-Imitate.  With a teacher's reply d, a student's completion d' of a prefix of it, and the
 reward ``r = gamma same(d, d') + (1 - gamma) (1 - Lev(d, d') / max(|d|, |d'|))``, whose second term is 0 beyond ``z0``,
-what is minimised is
+what is minimised is, over the teacher's replies in ``1 - lam`` of the steps and over the student's in ``lam`` of them,
 
-    alpha E[ JSD_beta(teacher | context, student) ]  -  (1 - alpha) E[ r ]
+    E[ JSD_beta(teacher | context, student) ]      and      alpha E[ JSD_beta ] - (1 - alpha) E[ r ]
 
-The divergence is taken over the teacher's replies in ``1 - lam`` of the steps, over the student's samples in ``lam`` of
-them (no gradient goes through the sampling); the reward over the latter, by REINFORCE with the other of two samples as
-baseline.  ``hard`` adds the plain likelihood of what was lived through (GKD's SeqKD; on verified replies ReST-EM): a
+No gradient goes through the sampling; the reward's is REINFORCE's with the other of two samples as baseline.  ``hard`` adds the plain likelihood of what was lived through (GKD's SeqKD; on verified replies ReST-EM): a
 teacher without more context than its student has nothing else to give.  The paper gives no values of lam, alpha,
 beta, gamma and z0, nor the optimiser of the reward: all are knobs.
 
