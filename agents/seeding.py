@@ -7,9 +7,10 @@ what is minimised is, over the teacher's replies in ``1 - lam`` of the steps and
 
     E[ JSD_beta(teacher | context, student) ]      and      alpha E[ JSD_beta ] - (1 - alpha) E[ r ]
 
-No gradient goes through the sampling; the reward's is REINFORCE's with the other of two samples as baseline.  ``hard`` adds the plain likelihood of what was lived through (GKD's SeqKD; on verified replies ReST-EM): a
-teacher without more context than its student has nothing else to give.  The paper gives no values of lam, alpha,
-beta, gamma and z0, nor the optimiser of the reward: all are knobs.
+No gradient goes through the sampling; the reward's is REINFORCE's with the other of two samples as baseline.  ``hard``
+adds the plain likelihood of what was lived through (GKD's SeqKD; on verified replies ReST-EM): a teacher without more
+context than its student has nothing else to give.  The paper gives no values of lam, alpha, beta, gamma and z0, nor the
+optimiser of the reward: all are knobs.
 
 Trainer and divergence are TRL's (``experimental.gkd``, 1.16); ours are the rows: TRL's would show the teacher the same
 prompt as the student.  Relied on, and held to by a contract test: ``GKDTrainer.generalized_jsd_loss`` and that

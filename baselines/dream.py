@@ -45,8 +45,9 @@ class Settings(msgspec.Struct, frozen=True):
 
 def check(settings: Settings) -> None:
     """Raise a one-line DreamEnvsError for what cannot be run."""
-    arm(settings.arm)
-    spec(settings.learner)
+    if not arm(settings.arm).review and spec(settings.learner).settings().rows.play_every > 1:
+        told = f"arm={settings.arm!r} has no review awake, and {settings.learner!r} learns from nothing else"
+        raise DreamEnvsError(f"{told}: choose another learner, or an arm that reviews")
     for name in ("steps", "attempts", "per_depth"):
         if (value := getattr(settings, name)) < 1:
             raise DreamEnvsError(f"{name}={value}: 1 or more")
