@@ -24,7 +24,7 @@ import torch
 from dream_envs.agents.decode import sample
 from dream_envs.agents.experience import KINDS, Experience, seen
 from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.sft import Collator, Pair, fine_tune, lora, tokenized
+from dream_envs.agents.sft import Collator, Pair, fine_tune, lora, quietly, tokenized
 from dream_envs.core import DreamEnvsError, Limits, Message, Reject, Request, TaskFamily
 from dream_envs.rewards.imitation import dream_reward
 from dream_envs.seeds import digest, stream
@@ -231,7 +231,7 @@ def importance(agent: LocalAgent, dreams: Sequence[Dream], rank: int, seed: str)
     from peft import get_peft_model
 
     copy = agent.snapshot().model.requires_grad_(True)
-    with torch.random.fork_rng():
+    with quietly():
         torch.manual_seed(digest("importance", seed, bits=24))
         model = get_peft_model(copy, lora(rank))
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -37,7 +37,7 @@ def questions(depth: int, count: int, label: str = "exam") -> list[Asked]:
     rng, found = stream("context-exam", label, depth), []
     for i in range(count):
         lesson = lessons.lesson(rng, i % lessons.capacity)
-        task = lessons.question(lesson, rng, ("wake", "probe")[i % 2], depth)  # type: ignore[arg-type]
+        task = lessons.question(lesson, rng, ("wake", "probe")[i % 2], depth)
         found.append(Asked(lesson.context, task.prompt, lessons.gold(task)))
     return found
 
