@@ -26,17 +26,19 @@ from dream_envs.seeds import stream
 class SleepSettings(msgspec.Struct, frozen=True):
     """When and how a learner sleeps.
 
-    ``every``: wake steps a day.  ``learning``: how the night's optimiser learns.  ``seeding``: by Knowledge Seeding;
-    False: by plain fine-tuning on the same replies.  ``dreaming``: None leaves it out.  ``overwrite``: the night begins
-    with the weights of the morning, so that what was learnt in the day's fast weights has to be seeded (the paper's
-    order); False: with the weights of the evening, so that only contexts have to be.  ``experience``: how many
-    experiences a night works on, each kind alike; ``apart`` of them are kept to measure with.  ``dreamt``: share of the
-    night's rows that are dreams.  ``capacity``: of the buffer, for each kind.  ``forget``: the buffer is emptied in the
-    morning.  ``tolerance``: how much of the probe's mean log-likelihood per token a night may lose, in nats; None
-    accepts every night.
+    ``every``: wake steps a day.  ``reading``: the context budget, prompt tokens with a context after which
+    ``SleepConsolidation.due`` says that it is time; None: any number.  ``learning``: how the night's optimiser learns.
+    ``seeding``: by Knowledge Seeding; False: by plain fine-tuning on the same replies.  ``dreaming``: None leaves it
+    out.  ``overwrite``: the night begins with the weights of the morning, so that what was learnt in the day's fast
+    weights has to be seeded (the paper's order); False: with the weights of the evening, so that only contexts have to
+    be.  ``experience``: how many experiences a night works on, each kind alike; ``apart`` of them are kept to measure
+    with.  ``dreamt``: share of the night's rows that are dreams of something else than the day.  ``capacity``: of the
+    buffer, for each kind.  ``forget``: the buffer is emptied in the morning.  ``tolerance``: how much of the probe's
+    mean log-likelihood per token a night may lose, in nats; None accepts every night.
     """
 
     every: int = 25
+    reading: int | None = None
     learning: SeedingSettings = SeedingSettings()
     seeding: bool = True
     dreaming: DreamSettings | None = DreamSettings()
@@ -52,6 +54,8 @@ class SleepSettings(msgspec.Struct, frozen=True):
         for name in ("every", "experience", "capacity"):
             if (value := getattr(self, name)) < 1:
                 raise DreamEnvsError(f"{name}={value}: 1 or more")
+        if self.reading is not None and self.reading < 1:
+            raise DreamEnvsError(f"reading={self.reading}: 1 or more, or None")
         if not 0 <= self.apart < 1 or not 0 <= self.dreamt < 1 or (self.tolerance is not None and self.tolerance < 0):
             told = f"apart={self.apart}, dreamt={self.dreamt}, tolerance={self.tolerance}"
             raise DreamEnvsError(f"{told}: apart and dreamt are 0 to below 1, tolerance is 0 or more, or None")
@@ -147,7 +151,7 @@ class Mind:
         return agent, {"tokens": tokens}
 
     def rows(self, lived: Sequence[Experience], good: Sequence[Dream]) -> list[Experience]:
-        """What the night is about: the day, the good dreams, and proposing either."""
+        """What the night is about: the day and dreams of it, twice as much memory as fiction, and proposing."""
         chosen, rng = self.settings, stream(self.seed, "rows")
         total = chosen.learning.steps * chosen.learning.batch
         if not good or chosen.dreaming is None:
@@ -156,12 +160,18 @@ class Mind:
         taught = int(chosen.dreaming.proposals * dreamt)
         today = self.proposed(lived)
         own = int(chosen.dreaming.today * taught) if today else 0
-        found = alike(lived, total - dreamt, rng)
-        found += alike([e for d in good for e in d.pairs], dreamt - taught, rng)
+
+        def told(kind: str) -> list[Experience]:
+            return [e for d in good if d.kind == kind for e in d.pairs]
+
+        memory, fiction = told("memory"), told("fiction")
+        apart = (dreamt - taught) // 3 if memory and fiction else 0 if memory else dreamt - taught
         # Proposing what was dreamt of the day would come on top of ``today``: by the fifth night half of what is
         # made up would be about the newest lesson, and the first one forgotten.
-        found += alike(today, own, rng)
-        found += alike([e for d in good if d.kind != "day" for e in d.proposals], taught - own, rng)
+        proposals = [e for d in good if d.kind != "day" for e in d.proposals]
+        found = alike([*lived, *told("day")], total - dreamt, rng)
+        found += alike(memory, dreamt - taught - apart, rng) + alike(fiction, apart, rng)
+        found += alike(today, own, rng) + alike(proposals, taught - own, rng)
         return [found[i] for i in rng.permutation(len(found))]
 
     def retained(self) -> list[Experience]:

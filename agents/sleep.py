@@ -61,17 +61,25 @@ class SleepConsolidation:
         self.learner, self.imagination, self.seed, self.same = learner, imagination, seed, same
         self.buffer = Buffer(self.settings.capacity)
         self.nights: list[Night] = []
+        #: Prompt tokens with a context since the last night.
+        self.read = 0
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Act as the learner does; what was answered with a context at hand is lived through."""
         found: Any = self.learner.act(requests)
         actions: list[Action] = list(found)
-        self.live(
-            Experience(list(r.messages), a.text, "day")
-            for r, a in zip(requests, actions, strict=True)
-            if a.status == "ok" and context_of(r.messages) and r.role != "dreamer"
-        )
+        read = [(r, a) for r, a in zip(requests, actions, strict=True) if a.status == "ok" and context_of(r.messages)]
+        self.read += sum(a.usage.prompt_tokens for _, a in read)
+        self.live(Experience(list(r.messages), a.text, "day") for r, a in read if r.role != "dreamer")
         return actions
+
+    def due(self) -> str | None:
+        """Why it is time to sleep: ``buffer`` (some kind is full), ``context`` (enough was read); None: it is not."""
+        if self.buffer.full:
+            return "buffer"
+        if self.settings.reading is not None and self.read >= self.settings.reading:
+            return "context"
+        return None
 
     def live(self, experiences: Any) -> None:
         """Keep experiences for the night."""
@@ -84,14 +92,17 @@ class SleepConsolidation:
     def save(self, path: str) -> None:
         """The learner's folder, and the buffer and the nights beside it."""
         self.learner.save(path)
-        write_json(Path(path) / EVENING, {"buffer": self.buffer.state(), "nights": msgspec.to_builtins(self.nights)})
+        write_json(Path(path) / EVENING, self._state())
 
     def load(self, path: str) -> None:
         """Continue from a saved state; from a plain folder with an empty buffer."""
         self.learner.load(path)
-        state = read_json(Path(path) / EVENING) or {"buffer": [], "nights": []}
+        state = read_json(Path(path) / EVENING) or {"buffer": [], "nights": [], "read": 0}
         self.buffer.restore(state["buffer"])
-        self.nights = msgspec.convert(state["nights"], list[Night])
+        self.nights, self.read = msgspec.convert(state["nights"], list[Night]), state["read"]
+
+    def _state(self) -> dict[str, Any]:
+        return {"buffer": self.buffer.state(), "nights": msgspec.to_builtins(self.nights), "read": self.read}
 
     def sleep(self, folder: Path, morning: str | Path | None = None) -> Night:
         """One night.  In a folder that holds a finished one, its result is taken over; in one that a kill left, it is
@@ -124,7 +135,8 @@ class SleepConsolidation:
         night = msgspec.convert(done, Night)
         self.learner.load(str(evening if night.undone else dawn))
         self.nights.append(night)
-        if self.settings.forget:
+        self.read = 0
+        if self.settings.forget and not night.undone:
             self.buffer.clear()
         return night
 
