@@ -40,8 +40,11 @@ def days(sleeper: SleepConsolidation, env: Any, seats: Mapping[str, AgentLike], 
             env.first = first + done
         progress = _wake(sleeper, env, seats, min(every, budget - done), place, progress)
         found = sleeper.sleep(night, morning)
+        memory = getattr(env, "memory", None)
         if found.undone:
             _recall(sleeper, env, place)
+        elif sleeper.settings.forget and isinstance(memory, Buffer):
+            memory.clear()
         morning = night / ("evening" if found.undone else "dawn")
     if hasattr(env, "first"):
         env.first = first

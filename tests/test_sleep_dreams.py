@@ -1,4 +1,4 @@
-"""Dreams: what makes them novel leaves no trace, what is kept is valid and new, and no verifier is asked for an answer."""
+"""Dreams: what makes them novel leaves no trace, what is kept is valid and new, no verifier answers."""
 
 from __future__ import annotations
 
