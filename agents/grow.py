@@ -58,6 +58,14 @@ def widen(agent: LocalAgent, seed: str, noise: float = 0.5) -> LocalAgent:
     return LocalAgent(new.requires_grad_(False).eval(), tokenizer=agent.tokenizer)
 
 
+def fresh(agent: LocalAgent, seed: str) -> LocalAgent:
+    """A model of the agent's shape that was never trained, and its tokenizer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(digest("fresh", seed, bits=32))
+        model = type(agent.model)(copy.deepcopy(agent.model.config)).to(agent.device)
+    return LocalAgent(model.requires_grad_(False).eval(), tokenizer=agent.tokenizer)
+
+
 def _wider(name: str, weight: Tensor, hidden: int, tied: bool, noise: float, generator: Any) -> Tensor:
     """One tensor of the wide model; every vector that it reads or writes is there twice."""
     part = name.split(".")[-2]

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,13 +27,22 @@ from dream_envs.baselines.side_by_side import side_by_side
 from dream_envs.core import DreamEnvsError
 from dream_envs.runs import Run, read_json
 
+if TYPE_CHECKING:
+    from dream_envs.agents.experience import Experience
+    from dream_envs.agents.local import LocalAgent
+    from dream_envs.baselines.measure import Yardstick
+
 RESULT = "upward.json"
 ARMS = ("teacher", "upward", "alone", "teacher_too")
 DEPTHS = ("1", "2", "3", "4", "5")
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What decides a run's result; ``problems`` and ``draws``: of each depth, and replies to each."""
+    """What decides a run's result; ``problems`` and ``draws``: of each depth, and replies to each.
+
+    ``hard``: weight of the replies' likelihood beside the divergence from the teacher, which alone holds the student to
+    what the teacher can already do.
+    """
 
     seed: str = "0"
     base: str = "nano/compose"
@@ -43,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True):
     steps: int = 200
     batch: int = 96
     lr: float = 1e-3
+    hard: float = 10.0
 
 
 def run(settings: Settings, out: Path) -> dict[str, Any]:
@@ -53,15 +63,10 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     """
     import torch
 
-    from dream_envs.agents.attempts import attempts, messages_of
-    from dream_envs.agents.dreams import as_pairs
-    from dream_envs.agents.experience import Experience, alike
-    from dream_envs.agents.grow import widen
+    from dream_envs.agents.experience import alike
     from dream_envs.agents.local import LocalAgent, keep_memory
-    from dream_envs.agents.seeding import SeedingSettings, seed_knowledge
-    from dream_envs.agents.sft import fine_tune
     from dream_envs.baselines.measure import Yardstick
-    from dream_envs.seeds import digest, stream
+    from dream_envs.seeds import stream
     from dream_envs.tasks.composition import Composition
 
     torch.set_num_threads(1)
@@ -71,32 +76,10 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     if (done := folder.read(RESULT)) is not None:
         folder.close()
         return done
-    family, teacher = Composition(), LocalAgent(settings.base)
-    yardstick = Yardstick(family)
-    reserved, rng = {t.id for t in yardstick.reserved()}, stream(seed, "problems")
-    lived: list[Experience] = []
-    for depth in settings.depths:
-        drawn = {t.id: t for t in (family.generate(rng, depth) for _ in range(settings.problems))}
-        tasks = [t for t in drawn.values() if t.id not in reserved]
-        for task, row in zip(tasks, attempts(teacher, tasks, family, settings.draws, seed), strict=True):
-            right = dict.fromkeys(a.text for a in row if a.value == 1.0)
-            lived += [Experience(messages_of(task), text, f"{depth:03d}") for text in right]
+    teacher, yardstick = LocalAgent(settings.base), Yardstick(Composition())
+    lived = solved_by(teacher, yardstick, settings, seed)
     rows = alike(lived, settings.steps * settings.batch, stream(seed, "rows"))
-    wide = widen(teacher, seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(digest(seed, "fresh", bits=32))
-        fresh = LocalAgent(type(wide.model)(wide.model.config).eval(), tokenizer=teacher.tokenizer)
-    rule = SeedingSettings(
-        steps=settings.steps, batch=settings.batch, lr=settings.lr, rank=None, lam=0.0, alpha=1.0, hard=10.0
-    )
-    tuning = {"steps": settings.steps, "lr": settings.lr, "batch": settings.batch, "warmup": rule.warmup}
-    pairs = as_pairs(rows)
-    agents = {
-        "teacher": teacher,
-        "upward": seed_knowledge(teacher, wide, rows, rule, f"{seed}/up").agent,
-        "alone": fine_tune(fresh, pairs, seed=f"{seed}/alone", **tuning),  # type: ignore[arg-type]
-        "teacher_too": fine_tune(teacher, pairs, seed=f"{seed}/alone", **tuning),  # type: ignore[arg-type]
-    }
+    agents = students(teacher, rows, settings, seed)
     result = {
         "schema": 1,
         "kind": "upward",
@@ -109,6 +92,54 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     folder.write(RESULT, result)
     folder.close()
     return read_json(folder.path / RESULT) or {}
+
+
+def solved_by(teacher: LocalAgent, yardstick: Yardstick, settings: Settings, seed: str) -> list[Experience]:
+    """What the teacher answers rightly, each depth a kind; none of the yardstick's problems beyond depth 2."""
+    from dream_envs.agents.attempts import attempts, messages_of
+    from dream_envs.agents.experience import Experience
+    from dream_envs.seeds import stream
+
+    family, reserved = yardstick.family, {t.id for t in yardstick.reserved()}
+    rng, lived = stream(seed, "problems"), list[Experience]()
+    for depth in settings.depths:
+        drawn = {t.id: t for t in (family.generate(rng, depth) for _ in range(settings.problems))}
+        tasks = [t for t in drawn.values() if t.id not in reserved]
+        for task, row in zip(tasks, attempts(teacher, tasks, family, settings.draws, seed), strict=True):
+            right = dict.fromkeys(a.text for a in row if a.value == 1.0)
+            lived += [Experience(messages_of(task), text, f"{depth:03d}") for text in right]
+    return lived
+
+
+def students(teacher: LocalAgent, rows: Sequence[Experience], settings: Settings, seed: str) -> dict[str, LocalAgent]:
+    """Every arm behind its training."""
+    from dream_envs.agents.dreams import as_pairs
+    from dream_envs.agents.grow import fresh, widen
+    from dream_envs.agents.seeding import SeedingSettings, seed_knowledge
+    from dream_envs.agents.sft import fine_tune
+
+    wide, pairs = widen(teacher, seed), as_pairs(rows)
+    rule = SeedingSettings(
+        steps=settings.steps, batch=settings.batch, lr=settings.lr, rank=None, lam=0.0, alpha=1.0, hard=settings.hard
+    )
+
+    def tuned(agent: LocalAgent) -> LocalAgent:
+        return fine_tune(
+            agent,
+            pairs,
+            steps=settings.steps,
+            lr=settings.lr,
+            seed=f"{seed}/tune",
+            batch=settings.batch,
+            warmup=rule.warmup,
+        )
+
+    return {
+        "teacher": teacher,
+        "upward": seed_knowledge(teacher, wide, rows, rule, f"{seed}/up").agent,
+        "alone": tuned(fresh(wide, f"{seed}/fresh")),
+        "teacher_too": tuned(teacher),
+    }
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:

@@ -36,7 +36,7 @@ LATE = {("faces", "agents")}  # scripted agents fill the seats that nobody was n
 FRONT = "__init__"
 
 #: Where torch's global generator may be seeded: inside fork_rng, or in a process that the file owns.
-TORCH_SEEDERS = {"baselines/nano/recipe.py", "agents/dreams.py"}
+TORCH_SEEDERS = {"baselines/nano/recipe.py", "agents/dreams.py", "agents/grow.py"}
 
 
 def python_files(*folders: str) -> list[Path]:
