@@ -15,8 +15,9 @@ def cell(runs: Sequence[Run]) -> dict[str, Any]:
     """One method: means with 95 % t-intervals over seeds.
 
     ``open``: success with the context; ``closed``: behind the lesson's own night; ``last``: on all lessons behind the
-    last night; ``forgetting``: mean over lessons but the last of (own night - last night); ``ratio``: closed / open;
-    ``known``: operations of the base at depth 3; ``reading``: open in the last day; ``tokens``: trained on a night.
+    last night; ``forgetting``: mean over lessons but the last of (own night - last night), ``forgotten``: the same as a
+    share of the former; ``ratio``: closed / open; ``known``: operations of the base at depth 3; ``reading``: open in the
+    last day; ``tokens``: trained on a night.
     """
 
     def each(read: Callable[[Run], float | None]) -> Interval | None:
@@ -29,6 +30,7 @@ def cell(runs: Sequence[Run]) -> dict[str, Any]:
         "ratio": each(lambda r: closed(r) / mean(r["facts"]["open"])),
         "last": each(lambda r: r["facts"]["average_accuracy"]),
         "forgetting": each(forgetting),
+        "forgotten": each(forgotten),
         "reading": each(lambda r: r["facts"]["open"][-1]),
         "known": each(lambda r: r["known"][-1]["3"]),
         "tokens": each(lambda r: mean([n["tokens"] for n in r["nights"]]) if r["nights"] else 0.0),
@@ -54,10 +56,18 @@ def forgetting(run: Run) -> float:
     return mean([matrix[i][i] - matrix[-1][i] for i in range(len(matrix) - 1)])
 
 
-def paired(a: Sequence[Run], b: Sequence[Run], read: Callable[[Run], float]) -> Interval | None:
-    """Mean difference a - b over the seeds that both have."""
+def forgotten(run: Run) -> float | None:
+    """Forgetting as a share of what was learnt; None where that is less than a tenth of the questions."""
+    matrix = run["facts"]["closed"]
+    own = mean([matrix[i][i] for i in range(len(matrix) - 1)])
+    return forgetting(run) / own if own >= 0.1 else None
+
+
+def paired(a: Sequence[Run], b: Sequence[Run], read: Callable[[Run], float | None]) -> Interval | None:
+    """Mean difference a - b over the seeds for which both have a figure."""
     other = {r["settings"]["seed"]: read(r) for r in b}
-    return over([read(r) - other[r["settings"]["seed"]] for r in a if r["settings"]["seed"] in other])
+    both = [(read(r), other.get(r["settings"]["seed"])) for r in a]
+    return over([x - y for x, y in both if x is not None and y is not None])
 
 
 def summary(runs: Sequence[Run | None]) -> dict[str, Any]:
@@ -89,8 +99,16 @@ def answers(by: dict[str, list[Run]], cells: dict[str, Any]) -> dict[str, str]:
         other = {r["settings"]["seed"]: forgetting(r) for r in by["replay_sft"]}
         halves = [forgetting(r) - 0.5 * other[s] for r in ours if (s := r["settings"]["seed"]) in other]
         ask("sleep forgets at most half of what replay_sft does (sleep - half)", over(halves), -1)
+        shares = {r["settings"]["seed"]: forgotten(r) for r in by["replay_sft"]}
+        pairs = [(forgotten(r), shares.get(r["settings"]["seed"])) for r in ours]
+        halves = [a - 0.5 * b for a, b in pairs if a is not None and b is not None]
+        ask("the same as shares of what each had learnt (sleep - half)", over(halves), -1)
     if "no_dreaming" in by:
         ask("without dreaming it forgets more", paired(by["no_dreaming"], ours, forgetting))
+        ask(
+            "without dreaming it forgets a larger share of what it had learnt",
+            paired(by["no_dreaming"], ours, forgotten),
+        )
     if "placebo" in by and "in_context" in by:
         ask("placebo gains over in_context", paired(by["placebo"], by["in_context"], closed))
     for name in by:
@@ -102,10 +120,10 @@ def answers(by: dict[str, list[Run]], cells: dict[str, Any]) -> dict[str, str]:
 
 def table(found: dict[str, Any]) -> str:
     """The methods and the answers as Markdown."""
-    keys = ("open", "closed", "ratio", "last", "forgetting", "reading", "known", "tokens")
+    keys = ("open", "closed", "ratio", "last", "forgetting", "forgotten", "reading", "known", "tokens")
     lines = [
-        "| method | runs | in context | closed book | ratio | at the end | forgetting | reading | known | tokens |",
-        "| --- " + "| ---: " * 9 + "|",
+        "| method | runs | in context | closed book | ratio | at the end | forgetting | its share | reading | known | tokens |",
+        "| --- " + "| ---: " * 10 + "|",
     ]
     for name, its in found["methods"].items():
         cells = [show(its[k]) if k != "tokens" else f"{its[k][0]:.0f}" for k in keys]
