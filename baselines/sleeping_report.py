@@ -15,9 +15,9 @@ def cell(runs: Sequence[Run]) -> dict[str, Any]:
     """One method: means with 95 % t-intervals over seeds.
 
     ``open``: success with the context; ``closed``: behind the lesson's own night; ``last``: on all lessons behind the
-    last night; ``forgetting``: mean over lessons but the last of (own night - last night), ``forgotten``: the same as a
-    share of the former; ``ratio``: closed / open; ``known``: operations of the base at depth 3; ``reading``: open in the
-    last day; ``tokens``: trained on a night.
+    last night; ``forgetting``: mean over lessons but the last of (own night - last night), ``forgotten``: the same as
+    a share of the former; ``ratio``: closed / open; ``known``: operations of the base at depth 3; ``reading``: open in
+    the last day; ``tokens``: trained on a night.
     """
 
     def each(read: Callable[[Run], float | None]) -> Interval | None:
