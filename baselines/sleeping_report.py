@@ -121,10 +121,8 @@ def answers(by: dict[str, list[Run]], cells: dict[str, Any]) -> dict[str, str]:
 def table(found: dict[str, Any]) -> str:
     """The methods and the answers as Markdown."""
     keys = ("open", "closed", "ratio", "last", "forgetting", "forgotten", "reading", "known", "tokens")
-    lines = [
-        "| method | runs | in context | closed book | ratio | at the end | forgetting | its share | reading | known | tokens |",
-        "| --- " + "| ---: " * 10 + "|",
-    ]
+    heads = "in context | closed book | ratio | at the end | forgetting | its share | reading | known | tokens"
+    lines = [f"| method | runs | {heads} |", "| --- " + "| ---: " * 10 + "|"]
     for name, its in found["methods"].items():
         cells = [show(its[k]) if k != "tokens" else f"{its[k][0]:.0f}" for k in keys]
         lines.append(f"| {name} | {its['runs']} | " + " | ".join(cells) + " |")
