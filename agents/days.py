@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dream_envs.agents.experience import Buffer
+from dream_envs.agents.grpo import newest_checkpoint
 from dream_envs.core import AgentLike, DreamEnvsError, Progress
 from dream_envs.runs import read_json, write_json
 
@@ -38,11 +39,16 @@ def days(sleeper: SleepConsolidation, env: Any, seats: Mapping[str, AgentLike], 
         place, night = root / "days" / f"{day:02d}", root / "nights" / f"{day:02d}"
         if hasattr(env, "first"):
             env.first = first + done
-        progress = _wake(sleeper, env, seats, min(every, budget - done), place, progress)
+        # A later day that has begun knows the curriculum; to restore an earlier one would cut the run's files back.
+        known = None if (root / "days" / f"{day + 1:02d}" / "morning" / DAY).is_file() else env
+        progress = _wake(sleeper, env, seats, min(every, budget - done), place, progress, known)
+        if not len(sleeper.buffer) and not night.exists():  # nothing was lived through: a day without a night
+            morning = place / "evening"
+            continue
         found = sleeper.sleep(night, morning)
         memory = getattr(env, "memory", None)
         if found.undone:
-            _recall(sleeper, env, place)
+            _recall(sleeper, known, place)
         elif sleeper.settings.forget and isinstance(memory, Buffer):
             memory.clear()
         morning = night / ("evening" if found.undone else "dawn")
@@ -58,8 +64,9 @@ def _wake(
     steps: int,
     place: Path,
     before: Progress,
+    known: Any,
 ) -> Progress:
-    """One day; a finished one is only read."""
+    """One day; a finished one is only read, into the learner and into ``known`` (None: nothing is)."""
     state = read_json(place / DAY)
     if state is None:
         begun = place / "morning"
@@ -68,7 +75,8 @@ def _wake(
             write_json(begun / DAY, _state(env))
         else:
             sleeper.learner.load(str(begun))
-            _restore(env, read_json(begun / DAY) or {})
+            if newest_checkpoint(place / "checkpoints", remove=False) is None:  # else the learner restores it itself
+                _restore(env, read_json(begun / DAY) or {})
         found = sleeper.learner.improve(env, seats, steps, Place(place))
         sleeper.learner.save(str(place / "evening"))
         memory = getattr(env, "memory", None)
@@ -77,13 +85,13 @@ def _wake(
         progress = {"samples": found.samples, "metrics": found.metrics}
         write_json(place / DAY, {**_state(env), "buffer": sleeper.buffer.state(), "progress": progress})
         return Progress(before.steps + steps, found.samples, found.metrics)
-    _recall(sleeper, env, place)
+    _recall(sleeper, known, place)
     sleeper.buffer.restore(state["buffer"])
     return Progress(before.steps + steps, state["progress"]["samples"], state["progress"]["metrics"])
 
 
 def _recall(sleeper: SleepConsolidation, env: Any, place: Path) -> None:
-    """Weights and curriculum as they were in the evening."""
+    """Weights and curriculum as they were in the evening; without an ``env`` the weights alone."""
     sleeper.learner.load(str(place / "evening"))
     _restore(env, read_json(place / DAY) or {})
 
@@ -93,5 +101,5 @@ def _state(env: Any) -> dict[str, Any]:
 
 
 def _restore(env: Any, state: dict[str, Any]) -> None:
-    if "env" in state:
+    if env is not None and "env" in state:
         env.restore(state["env"])
