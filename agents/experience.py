@@ -131,19 +131,3 @@ def alike(found: Sequence[Experience], count: int, rng: np.random.Generator) -> 
         orders = [rng.permutation(len(by[kind])) for _ in range(-(-own // len(by[kind])))]
         chosen += [by[kind][i] for i in (np.concatenate(orders)[:own].tolist() if orders else ())]
     return [chosen[i] for i in rng.permutation(len(chosen))]
-
-
-def split(
-    found: Sequence[Experience], share: float, rng: np.random.Generator
-) -> tuple[list[Experience], list[Experience]]:
-    """Most of them, and ``share`` of them (at least one of two or more) that are kept apart to measure with.
-
-    What is kept apart is chosen by question, so that no question is on both sides.
-    """
-    by: dict[str, list[Experience]] = {}
-    for one in found:
-        by.setdefault(content_hash(*(m["content"] for m in closed(one.messages))), []).append(one)
-    names = list(by)
-    apart = max(1, round(share * len(names))) if len(names) > 1 and share > 0 else 0
-    chosen = {names[i] for i in rng.permutation(len(names))[:apart]}
-    return [e for n in names if n not in chosen for e in by[n]], [e for n in names if n in chosen for e in by[n]]

@@ -165,6 +165,8 @@ class Mind:
             return [e for d in good if d.kind == kind for e in d.pairs]
 
         memory, fiction = told("memory"), told("fiction")
+        if not memory and not fiction:
+            return alike([*lived, *told("day")], total, rng)
         apart = (dreamt - taught) // 3 if memory and fiction else 0 if memory else dreamt - taught
         # Proposing what was dreamt of the day would come on top of ``today``: by the fifth night half of what is
         # made up would be about the newest lesson, and the first one forgotten.
