@@ -25,7 +25,6 @@ def test_every_registered_game_passes_every_check(env_id):
     assert report.ok, str(report)
     # Nothing may slip away as "skipped": a game of ours has all faces, scripted agents and text.
     assert {c.name for c in report.checks if c.status == "passed"} == {rule.name for rule in CHECKS}, str(report)
-    assert sum(c.seconds for c in report.checks) < 30
 
 
 @pytest.mark.parametrize("env_id", ROLE_IDS)
