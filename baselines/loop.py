@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from dream_envs.agents.days import Place
 from dream_envs.agents.grpo import COMPLETE, GRPO, GRPOSettings, newest_checkpoint
 from dream_envs.agents.learners import learner as make_learner
 from dream_envs.agents.local import LocalAgent, keep_memory, resolve
@@ -210,19 +211,13 @@ def _improve(
         learner.load(model)  # a critic's head as well
     with _until_interrupted() as stopped:
         learner.stop = stopped
-        learner.improve(practice, {}, stage.steps, _Place(place))
+        learner.improve(practice, {}, stage.steps, Place(place))
         if stopped():
             stand.run.close()
             raise KeyboardInterrupt
     final = place / "checkpoints" / "final"
     learner.save(str(final))
     write_json(final / COMPLETE, {"practice": practice.state()})  # the last file: where it is, the stage is over
-
-
-class _Place(msgspec.Struct):
-    """Where a stage keeps its checkpoints; all that a learner wants of a run besides the practice's own."""
-
-    path: Path
 
 
 def _looker(
