@@ -24,7 +24,7 @@ import msgspec
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from dream_envs.baselines.side_by_side import side_by_side
+from dream_envs.baselines.side_by_side import positive, side_by_side
 from dream_envs.core import AgentLike, DreamEnvsError, RewardModel, Task
 from dream_envs.games.self_judge import SelfJudge
 from dream_envs.runs import Run, read_json
@@ -241,9 +241,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="self-judging with known truth, several seeds an arm")
     parser.add_argument("--out", type=Path, default=Path("runs/self_judging"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=positive, default=5)
     parser.add_argument("--arms", default=",".join(ARMS), help="names with commas between them")
-    parser.add_argument("--side-by-side", type=int, default=2)
+    parser.add_argument("--side-by-side", type=positive, default=2)
     given = parser.parse_args()
     try:
         waiting = jobs(given.out, range(given.seeds), given.arms.split(","))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import time
@@ -9,6 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 Job = TypeVar("Job")
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, for ``argparse``; anything else is told in its one line, exit status 2."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of 1 or more")
+    return int(text)
 
 
 def side_by_side(work: Callable[[Job], tuple[str, float]], jobs: Sequence[Job], count: int) -> None:

@@ -23,7 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from dream_envs.agents.dreams import DreamSettings
 from dream_envs.agents.night import SleepSettings
 from dream_envs.agents.seeding import SeedingSettings
-from dream_envs.baselines.side_by_side import side_by_side
+from dream_envs.baselines.side_by_side import positive, side_by_side
 from dream_envs.core import DreamEnvsError
 from dream_envs.runs import Run, read_json
 
@@ -180,9 +180,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="what is left of a day's reading behind the night, several seeds each")
     parser.add_argument("--out", type=Path, default=Path("runs/sleeping"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=positive, default=5)
     parser.add_argument("--methods", default=",".join(METHODS), help="names with commas between them")
-    parser.add_argument("--side-by-side", type=int, default=2)
+    parser.add_argument("--side-by-side", type=positive, default=2)
     given = parser.parse_args()
     try:
         side_by_side(_work, jobs(given.out, range(given.seeds), given.methods.split(",")), given.side_by_side)

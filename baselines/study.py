@@ -20,6 +20,7 @@ from typing import Any
 
 from dream_envs.agents.learners import LEARNERS
 from dream_envs.baselines.arms import ARMS, NIGHTS
+from dream_envs.baselines.side_by_side import positive
 from dream_envs.core import DreamEnvsError
 from dream_envs.report.study import study_table
 from dream_envs.runs import read_json
@@ -146,8 +147,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="default: runs/study, or runs/learners")
     parser.add_argument("--learners", action="store_true", help="the full loop under every learner, equal samples")
     parser.add_argument("--nights", action="store_true", help="the loop that sleeps, less each of its ingredients")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--side-by-side", type=int, default=2)
+    parser.add_argument("--seeds", type=positive, default=5)
+    parser.add_argument("--side-by-side", type=positive, default=2)
     parser.add_argument("--readme", type=Path, default=None, help="write the table into this file")
     given = parser.parse_args()
     plan, marks, steps, name = PLAN, MARKS, None, "study"

@@ -23,7 +23,7 @@ import msgspec
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from dream_envs.baselines.self_judging_report import over, show, sign
-from dream_envs.baselines.side_by_side import side_by_side
+from dream_envs.baselines.side_by_side import positive, side_by_side
 from dream_envs.core import DreamEnvsError
 from dream_envs.runs import Run, read_json
 
@@ -169,8 +169,8 @@ def main() -> None:
     """``python -m dream_envs.baselines.upward [--seeds 5] [--out runs/upward]``."""
     parser = argparse.ArgumentParser(description="a small teacher into a student of twice its width")
     parser.add_argument("--out", type=Path, default=Path("runs/upward"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--side-by-side", type=int, default=2)
+    parser.add_argument("--seeds", type=positive, default=5)
+    parser.add_argument("--side-by-side", type=positive, default=2)
     given = parser.parse_args()
     try:
         jobs = [(Settings(seed=str(s)), given.out / str(s)) for s in range(given.seeds)]

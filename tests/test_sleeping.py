@@ -155,3 +155,18 @@ def test_upward_gives_every_arm_the_same_rows(tmp_path: Path) -> None:
     assert found["parameters"]["upward"] == found["parameters"]["alone"] > 3 * found["parameters"]["teacher"]
     assert found["exact"]["upward"]["2"] > 0.8 > found["exact"]["alone"]["2"]
     assert "upward above alone" in upward.table([found])
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1.5", "two", "²", ""])
+@pytest.mark.parametrize("module", ["sleeping", "upward", "self_judging", "study"])
+def test_no_number_of_seeds_shows_a_traceback(
+    module: str, given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import importlib
+    import sys
+
+    main = importlib.import_module(f"dream_envs.baselines.{module}").main
+    monkeypatch.setattr(sys, "argv", [module, f"--seeds={given}"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and "a whole number of 1 or more" in capsys.readouterr().err
