@@ -34,6 +34,8 @@ def days(sleeper: SleepConsolidation, env: Any, seats: Mapping[str, AgentLike], 
         raise DreamEnvsError(f"budget={budget}: 1 step or more")
     root, every, first = Path(run.path), sleeper.settings.every, getattr(env, "first", 0)
     morning: Path | None = None
+    if sleeper.morning is None:
+        sleeper.rise()
     progress = Progress(0, 0)
     for day, done in enumerate(range(0, budget, every)):
         place, night = root / "days" / f"{day:02d}", root / "nights" / f"{day:02d}"
@@ -42,8 +44,8 @@ def days(sleeper: SleepConsolidation, env: Any, seats: Mapping[str, AgentLike], 
         # A later day that has begun knows the curriculum; to restore an earlier one would cut the run's files back.
         known = None if (root / "days" / f"{day + 1:02d}" / "morning" / DAY).is_file() else env
         progress = _wake(sleeper, env, seats, min(every, budget - done), place, progress, known)
-        if not len(sleeper.buffer) and not night.exists():  # nothing was lived through: a day without a night
-            morning = place / "evening"
+        morning = morning or place / "morning"  # of the first day since the last night
+        if not night.exists() and not _tired(sleeper):
             continue
         found = sleeper.sleep(night, morning)
         memory = getattr(env, "memory", None)
@@ -51,10 +53,15 @@ def days(sleeper: SleepConsolidation, env: Any, seats: Mapping[str, AgentLike], 
             _recall(sleeper, known, place)
         elif sleeper.settings.forget and isinstance(memory, Buffer):
             memory.clear()
-        morning = night / ("evening" if found.undone else "dawn")
+        morning = None
     if hasattr(env, "first"):
         env.first = first
     return msgspec.structs.replace(progress, steps=budget)
+
+
+def _tired(sleeper: SleepConsolidation) -> bool:
+    """Whether a night follows: not where nothing was lived through, nor with ``waits`` where nothing calls for it."""
+    return len(sleeper.buffer) > 0 and (not sleeper.settings.waits or sleeper.due() is not None)
 
 
 def _wake(
@@ -83,10 +90,12 @@ def _wake(
         if isinstance(memory, Buffer):
             sleeper.live(memory.all())
         progress = {"samples": found.samples, "metrics": found.metrics}
-        write_json(place / DAY, {**_state(env), "buffer": sleeper.buffer.state(), "progress": progress})
+        lived = {"buffer": sleeper.buffer.state(), "read": sleeper.read}
+        write_json(place / DAY, {**_state(env), **lived, "progress": progress})
         return Progress(before.steps + steps, found.samples, found.metrics)
     _recall(sleeper, known, place)
     sleeper.buffer.restore(state["buffer"])
+    sleeper.read = state["read"]
     return Progress(before.steps + steps, state["progress"]["samples"], state["progress"]["metrics"])
 
 

@@ -14,6 +14,7 @@ day's context forgets what it learnt before, and how to read a context at all (`
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -82,10 +83,11 @@ class DreamSettings(msgspec.Struct, frozen=True):
     """The knobs of Dreaming.
 
     ``dreams``: m, of which ``memory`` and ``fiction`` are of these kinds.  ``size``: questions a dream.  ``novelty``:
-    size of the random expert, relative to each weight matrix; ``novel_rank`` its rank.  ``top``, ``random``: k and b,
-    of each kind.  ``probe``: questions of either of these kinds that are kept apart to measure with.  ``draft``: steps
-    of the draft that dreams are tried on.  ``inner_*``: the trial of one dream.  ``proposals``: share of the dreams'
-    rows that teach proposing; ``today`` of these propose what was asked in the day.
+    size of the random expert, relative to each weight matrix; ``novel_rank`` its rank.  ``votes``: sampled answers to a
+    question, of which one has to be given more often than not, or the question is left out; 0: the most likely answer.
+    ``top``, ``random``: k and b, of each kind.  ``probe``: questions of either of these kinds that are kept apart to
+    measure with.  ``draft``: steps of the draft that dreams are tried on.  ``inner_*``: the trial of one dream.
+    ``proposals``: share of the dreams' rows that teach proposing; ``today`` of these propose what was asked in the day.
     """
 
     dreams: int = 8
@@ -94,6 +96,7 @@ class DreamSettings(msgspec.Struct, frozen=True):
     size: int = 320
     novelty: float = 0.05
     novel_rank: int = 2
+    votes: int = 0
     top: int = 2
     random: int = 1
     probe: int = 48
@@ -114,8 +117,9 @@ class DreamSettings(msgspec.Struct, frozen=True):
         for name in ("dreams", "size", "probe", "inner_steps", "inner_rank", "draft", "novel_rank"):
             if (value := getattr(self, name)) < 1:
                 raise DreamEnvsError(f"{name}={value}: 1 or more")
-        if min(self.top, self.random) < 0 or self.top + self.random < 1 or self.novelty < 0:
-            raise DreamEnvsError(f"top={self.top}, random={self.random}, novelty={self.novelty}: 0 or more, one tried")
+        if min(self.top, self.random, self.votes) < 0 or self.top + self.random < 1 or self.novelty < 0:
+            told = f"top={self.top}, random={self.random}, votes={self.votes}, novelty={self.novelty}"
+            raise DreamEnvsError(f"{told}: 0 or more, one tried")
 
 
 class Dream(msgspec.Struct, frozen=True):
@@ -123,7 +127,8 @@ class Dream(msgspec.Struct, frozen=True):
 
     ``kind``: one of ``KINDS``.  ``pairs``: questions with answers; ``proposals``: brief with question.  ``asked``:
     how many proposals were sampled.  ``importance``: norm of the gradient.  ``chosen``: ``top``, ``random`` or
-    ``rejected``.  ``before``, ``after``: mean log-likelihood of the probe without and with it.  ``reward``: 1 or 0.
+    ``rejected``.  ``before``, ``after``: mean log-likelihood of the probe behind a trial on the day and on the dream.
+    ``reward``: 1 or 0.
     """
 
     kind: str
@@ -147,8 +152,9 @@ def imagine(
     *,
     novelty: float = 0.0,
     rank: int = 2,
+    votes: int = 0,
 ) -> tuple[list[Experience], list[Experience]]:
-    """Made-up questions with the agent's own (most likely) answers, and the proposals that they came from.
+    """Made-up questions with the agent's own answers, and the proposals that they came from.
 
     Args:
         agent: proposes and answers.
@@ -159,6 +165,7 @@ def imagine(
         seed: the label of everything random.
         novelty: see ``DreamSettings``.
         rank: of the random expert.
+        votes: see ``DreamSettings``.
     """
     heads = [contexts[i % len(contexts)] if contexts else [] for i in range(count)]
     asked = [[*head, *imagination.brief()] for head in heads]
@@ -169,9 +176,27 @@ def imagine(
         if (question := imagination.question(text)) is not None:
             told.setdefault(f"{head}{question}", ([*head, *question], Experience(brief, text, kind)))
     questions = [messages for messages, _ in told.values()]
-    replies = agent.decoding(temperature=0).act([_request(imagination, m, seed, "answer") for m in questions])
-    pairs = [Experience(m, a.text, kind) for m, a in zip(questions, replies, strict=True)]
-    return pairs, [proposal for _, proposal in told.values()]
+    replies = answers(agent, imagination, questions, seed, votes)
+    kept = [(m, r, p) for m, r, (_, p) in zip(questions, replies, told.values(), strict=True) if r is not None]
+    return [Experience(m, reply, kind) for m, reply, _ in kept], [proposal for _, _, proposal in kept]
+
+
+def answers(
+    agent: LocalAgent, imagination: Imagination, questions: Sequence[list[Message]], seed: str, votes: int
+) -> list[str | None]:
+    """The agent's answer to each question: its most likely one; with ``votes`` the one that it gives more often than
+    not, None where there is none (self-consistency, arXiv 2203.11171).
+    """
+    asker = agent if votes else agent.decoding(temperature=0)
+    asked = [_request(imagination, m, seed, "answer", i) for m in questions for i in range(votes or 1)]
+    said = [a.text for a in asker.act(asked)]
+    if not votes:
+        return list(said)
+    found: list[str | None] = []
+    for i in range(len(questions)):
+        ((text, count),) = Counter(said[i * votes : (i + 1) * votes]).most_common(1)
+        found.append(text if 2 * count > votes else None)
+    return found
 
 
 def fictions(agent: LocalAgent, count: int, seed: str, max_tokens: int = 256) -> list[list[Message]]:
@@ -266,16 +291,39 @@ def likelihood(agent: LocalAgent, probe: Sequence[Experience]) -> float:
     logits, ids = agent.completion_logits([list(m) for m, _ in pairs], [r for _, r in pairs])
     total, tokens = 0.0, 0
     for row, target in zip(logits, ids, strict=True):
-        logp = row - np.logaddexp.reduce(row, axis=-1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # of spoilt weights it is no number, and to be told as such
+            logp = row - np.logaddexp.reduce(row, axis=-1, keepdims=True)
         total += float(logp[np.arange(len(target)), target].sum())
         tokens += len(target)
     return total / tokens
 
 
 def tried(
-    student: LocalAgent, dreams: Sequence[Dream], probe: Sequence[Experience], settings: DreamSettings, seed: str
+    student: LocalAgent,
+    dreams: Sequence[Dream],
+    lived: Sequence[Experience],
+    probe: Sequence[Experience],
+    settings: DreamSettings,
+    seed: str,
 ) -> list[Dream]:
-    """The dreams with what selection and trial said of them."""
+    """The dreams with what selection and trial said of them.
+
+    A dream is held against as many steps on the day (``lived``), not against none: on a probe that the student knows by
+    heart a few steps on anything do harm, since the optimiser's first steps are as long as any.
+    """
+
+    def behind(rows: Sequence[Experience], label: str) -> float:
+        copy = fine_tune(
+            student,
+            as_pairs(rows),
+            steps=settings.inner_steps,
+            lr=settings.inner_lr,
+            seed=f"{seed}/try/{label}",
+            batch=32,
+            lora_rank=settings.inner_rank,
+        )
+        return likelihood(copy, probe)
+
     weights = importance(student, dreams, settings.inner_rank, seed)
     chosen = [""] * len(dreams)
     for kind in KINDS:  # across kinds the strangest would always win: fiction
@@ -283,21 +331,11 @@ def tried(
         found = select([weights[i] for i in own], settings.top, settings.random, stream(seed, "select", kind))
         for i, how in zip(own, found, strict=True):
             chosen[i] = how
-    before = likelihood(student, probe)
-    result = []
+    before, result = behind(lived, "day"), []
     for i, dream in enumerate(dreams):
         dream = msgspec.structs.replace(dream, importance=weights[i], chosen=chosen[i])
         if chosen[i] != "rejected":
-            copy = fine_tune(
-                student,
-                as_pairs(dream.pairs),
-                steps=settings.inner_steps,
-                lr=settings.inner_lr,
-                seed=f"{seed}/try/{i}",
-                batch=32,
-                lora_rank=settings.inner_rank,
-            )
-            after = likelihood(copy, probe)
+            after = behind(dream.pairs, str(i))
             reward = dream_reward(before, after).value
             dream = msgspec.structs.replace(dream, before=before, after=after, reward=reward)
         result.append(dream)

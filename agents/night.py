@@ -26,23 +26,31 @@ from dream_envs.seeds import stream
 class SleepSettings(msgspec.Struct, frozen=True):
     """When and how a learner sleeps.
 
-    ``every``: wake steps a day.  ``reading``: the context budget, prompt tokens with a context after which
-    ``SleepConsolidation.due`` says that it is time; None: any number.  ``learning``: how the night's optimiser learns.
-    ``seeding``: by Knowledge Seeding; False: by plain fine-tuning on the same replies.  ``dreaming``: None leaves it
-    out.  ``overwrite``: the night begins with the weights of the morning, so that what was learnt in the day's fast
-    weights has to be seeded (the paper's order); False: with the weights of the evening, so that only contexts have to
-    be.  ``experience``: how many experiences a night works on, each kind alike; ``apart`` of them are kept to measure
-    with.  ``dreamt``: share of the night's rows that are dreams of something else than the day.  ``capacity``: of the
-    buffer, for each kind.  ``forget``: the buffer is emptied in the morning.  ``tolerance``: how much of the probe's
-    mean log-likelihood per token a night may lose, in nats; None accepts every night.
+    ``every``: wake steps a day.  ``waits``: in ``improve`` a night follows only those days in whose evening
+    ``SleepConsolidation.due`` says that it is time; else every day.  ``reading``: the context budget, prompt tokens
+    with a context after which it is time; None: any number.  ``alert``: how much of the mean log-likelihood per token
+    of what was said in the morning may be lost awake, in nats, before it is; None: any.
+
+    ``learning``: how the night's optimiser learns.  ``seeding``: by Knowledge Seeding; False: by plain fine-tuning on
+    the same replies.  ``dreaming``: None leaves it out.  ``block``: chunk length of the slow weights.  0: every night
+    begins with the weights of the evening, so that only contexts have to be seeded.  n: every n-th night begins with
+    those of the morning n days ago; what these days and the experts of the nights between hold is seeded into one slow
+    expert, and they are dropped.  1 is the paper's order: the night overwrites the day's fast weights.
+
+    ``experience``: how many experiences a night works on, each kind alike; ``apart`` of them are kept to measure
+    dreams with.  ``dreamt``: share of the night's rows that are dreams of something else than the day.  ``capacity``:
+    of the buffer, for each kind.  ``forget``: the buffer is emptied in the morning.  ``tolerance``: how much of the
+    probe's mean log-likelihood per token a night may lose, in nats; None accepts every night.
     """
 
     every: int = 25
+    waits: bool = False
     reading: int | None = None
+    alert: float | None = None
     learning: SeedingSettings = SeedingSettings()
     seeding: bool = True
     dreaming: DreamSettings | None = DreamSettings()
-    overwrite: bool = False
+    block: int = 0
     experience: int = 256
     apart: float = 0.1
     dreamt: float = 0.65
@@ -56,6 +64,8 @@ class SleepSettings(msgspec.Struct, frozen=True):
                 raise DreamEnvsError(f"{name}={value}: 1 or more")
         if self.reading is not None and self.reading < 1:
             raise DreamEnvsError(f"reading={self.reading}: 1 or more, or None")
+        if self.block < 0 or (self.alert is not None and self.alert < 0):
+            raise DreamEnvsError(f"block={self.block}, alert={self.alert}: 0 or more; alert may be None")
         if not 0 <= self.apart < 1 or not 0 <= self.dreamt < 1 or (self.tolerance is not None and self.tolerance < 0):
             told = f"apart={self.apart}, dreamt={self.dreamt}, tolerance={self.tolerance}"
             raise DreamEnvsError(f"{told}: apart and dreamt are 0 to below 1, tolerance is 0 or more, or None")
@@ -67,7 +77,7 @@ class Night(msgspec.Struct, frozen=True):
     ``lived``: experiences in the buffer.  ``tokens``: of replies that were trained on.  ``divergence``: from the
     teacher in the first and last steps, nats per token, and ``imitation``: mean reward; None where nothing was seeded.
     ``dreams``: one row a dream.  ``good``: dreams with reward 1.  ``before``, ``after``: the retention probe's mean
-    log-likelihood per token.  ``undone``: the night was rolled back.
+    log-likelihood per token.  ``undone``: the night was rolled back.  ``slow``: it began with an earlier morning.
     """
 
     number: int
@@ -80,6 +90,7 @@ class Night(msgspec.Struct, frozen=True):
     before: float | None = None
     after: float | None = None
     undone: bool = False
+    slow: bool = False
 
 
 class Mind:
@@ -117,7 +128,7 @@ class Mind:
         if chosen.dreaming is not None:
             draft = self.learnt(begins, lived, chosen.dreaming.draft, "draft")[0]
             dreams = self.dreams(chosen.dreaming, buffer, retained)
-            dreams = tried(draft, dreams, [*kept, *retained], chosen.dreaming, f"{self.seed}/trial")
+            dreams = tried(draft, dreams, lived, [*kept, *retained], chosen.dreaming, f"{self.seed}/trial")
         good = [d for d in dreams if d.reward]
         student, took = self.learnt(begins, self.rows(lived, good), chosen.learning.steps, "seeding")
         found = msgspec.structs.replace(found, **took, dreams=[row(d) for d in dreams], good=len(good))
@@ -208,6 +219,7 @@ class Mind:
                 label,
                 novelty=chosen.novelty,
                 rank=chosen.novel_rank,
+                votes=chosen.votes,
             )
             found.append(Dream(kind, [e for e in pairs if e.key not in known], proposals, asked=chosen.size))
         return found

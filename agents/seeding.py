@@ -277,10 +277,39 @@ def _numbers(examples: Sequence[dict[str, int]]) -> dict[str, Tensor]:
 
 
 def _logits(model: Any, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """``float[B, T, V]``: what predicts each token of the replies; padded on the right."""
+    """``float[B, T, V]``: what predicts each token of the replies.
+
+    Few rows hold a context and are many times as long as the others: short and long ones go through the model apart.
+    """
+    longest = max(map(len, replies))
+    parts = split([len(p) + len(r) for p, r in zip(prompts, replies, strict=True)])
+    found = [_part(model, [prompts[i] for i in rows], [replies[i] for i in rows], longest, pad) for rows in parts]
+    back = np.argsort(np.concatenate(parts))
+    return torch.cat(found)[torch.from_numpy(back).to(found[0].device)]
+
+
+def split(lengths: Sequence[int]) -> list[list[int]]:
+    """Row numbers in one group or, where that saves a fifth of the padded size, a short and a long one.
+
+    >>> split([9, 80, 8, 9])
+    [[2, 0, 3], [1]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    count, widest = len(order), lengths[order[-1]]
+    costs = [k * lengths[order[k - 1]] + (count - k) * widest for k in range(1, count + 1)]
+    best = min(range(count), key=costs.__getitem__)
+    if costs[best] > 0.8 * count * widest:
+        return [list(range(count))]
+    return [order[: best + 1], order[best + 1 :]]
+
+
+def _part(
+    model: Any, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], longest: int, pad: int
+) -> Tensor:
+    """``float[B, longest, V]``, padded on the right."""
     device = next(model.parameters()).device
     rows = [[*p, *r] for p, r in zip(prompts, replies, strict=True)]
-    width, longest = max(map(len, rows)), max(map(len, replies))
+    width = max(map(len, rows))
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
     logits = model(input_ids=ids, attention_mask=mask).logits

@@ -11,13 +11,15 @@ Source: "Language Models Need Sleep" (arXiv 2606.03979).  Departures are named i
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dream_envs.agents.dreams import Imagination
+from dream_envs.agents.dreams import Imagination, likelihood
 from dream_envs.agents.experience import Buffer, Experience, context_of
 from dream_envs.agents.local import LocalAgent
 from dream_envs.agents.night import Mind, Night, SleepSettings
@@ -54,15 +56,20 @@ class SleepConsolidation:
         same: Same = exactly,
     ) -> None:
         self.settings = settings or SleepSettings()
-        if self.settings.dreaming is not None and imagination is None:
+        if imagination is None and (self.settings.dreaming is not None or self.settings.alert is not None):
             raise DreamEnvsError(
-                "dreaming needs an imagination: FamilyImagination(family), or SleepSettings(dreaming=None)"
+                "dreaming and alert need an imagination: FamilyImagination(family), "
+                "or SleepSettings(dreaming=None, alert=None)"
             )
         self.learner, self.imagination, self.seed, self.same = learner, imagination, seed, same
         self.buffer = Buffer(self.settings.capacity)
         self.nights: list[Night] = []
         #: Prompt tokens with a context since the last night.
         self.read = 0
+        #: What was said in the morning, and its mean log-likelihood per token then; only with ``settings.alert``.
+        self.morning: tuple[list[Experience], float] | None = None
+        #: The folder of the weights with which this block of days began; only with ``settings.block``.
+        self.slow: Path | None = None
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Act as the learner does; what was answered with a context at hand is lived through."""
@@ -74,12 +81,39 @@ class SleepConsolidation:
         return actions
 
     def due(self) -> str | None:
-        """Why it is time to sleep: ``buffer`` (some kind is full), ``context`` (enough was read); None: it is not."""
+        """Why it is time to sleep; None: it is not.
+
+        ``buffer``: some kind is full.  ``context``: enough was read.  ``retention``: of what it said in the morning it
+        has lost too much awake.
+        """
         if self.buffer.full:
             return "buffer"
         if self.settings.reading is not None and self.read >= self.settings.reading:
             return "context"
+        if self.morning is not None and self.settings.alert is not None:
+            said, then = self.morning
+            if not likelihood(self._weights(), said) >= then - self.settings.alert:  # nan is a loss
+                return "retention"
         return None
+
+    def rise(self) -> None:
+        """Begin a day: with ``settings.alert`` keep what is said now, for ``due`` to measure retention by.
+
+        A night ends with it and ``improve`` begins with it; call it where the learner learns in other ways.
+        """
+        if self.settings.alert is None:
+            return
+        agent = self._weights()
+        said = self._mind(agent, "morning").retained()
+        self.morning = (said, likelihood(agent, said)) if said else None
+
+    def _weights(self) -> LocalAgent:
+        with tempfile.TemporaryDirectory() as folder:
+            self.learner.save(folder)
+            return LocalAgent(folder)
+
+    def _mind(self, teacher: LocalAgent, label: str) -> Mind:
+        return Mind(teacher, self.imagination, self.settings, f"{self.seed}/{label}/{len(self.nights)}", self.same)
 
     def live(self, experiences: Any) -> None:
         """Keep experiences for the night."""
@@ -92,7 +126,7 @@ class SleepConsolidation:
     def save(self, path: str) -> None:
         """The learner's folder, and the buffer and the nights beside it."""
         self.learner.save(path)
-        write_json(Path(path) / EVENING, self._state())
+        write_json(Path(path) / EVENING, self._state(Path(path)))
 
     def load(self, path: str) -> None:
         """Continue from a saved state; from a plain folder with an empty buffer."""
@@ -100,9 +134,16 @@ class SleepConsolidation:
         state = read_json(Path(path) / EVENING) or {"buffer": [], "nights": [], "read": 0}
         self.buffer.restore(state["buffer"])
         self.nights, self.read = msgspec.convert(state["nights"], list[Night]), state["read"]
+        self.morning = msgspec.convert(state.get("morning"), tuple[list[Experience], float] | None)
+        self.slow = Path(os.path.normpath(Path(path) / slow)) if (slow := state.get("slow")) else None
 
-    def _state(self) -> dict[str, Any]:
-        return {"buffer": self.buffer.state(), "nights": msgspec.to_builtins(self.nights), "read": self.read}
+    def _state(self, place: Path) -> dict[str, Any]:
+        found = {"buffer": self.buffer.state(), "nights": msgspec.to_builtins(self.nights), "read": self.read}
+        if self.morning is not None:
+            found["morning"] = msgspec.to_builtins(self.morning)
+        if self.slow is not None:  # relative, so that a run's folder can be moved
+            found["slow"] = os.path.relpath(self.slow, place)
+        return found
 
     def sleep(self, folder: Path, morning: str | Path | None = None) -> Night:
         """One night.  In a folder that holds a finished one, its result is taken over; in one that a kill left, it is
@@ -110,7 +151,7 @@ class SleepConsolidation:
 
         Args:
             folder: of this night: ``evening/`` (where it starts), ``dawn/`` (where it ends), ``night.json`` (last).
-            morning: the day's first weights, for ``overwrite``; None is the evening's.
+            morning: the folder of the day's first weights, for ``block``; None: the evening's.
 
         Raises:
             DreamEnvsError: if nothing was lived through.
@@ -120,14 +161,16 @@ class SleepConsolidation:
             if not len(self.buffer):
                 raise DreamEnvsError("nothing was lived through: act with contexts, or live(...), before sleep")
             evening.mkdir(parents=True, exist_ok=True)
+            if self.settings.block and self.slow is None:
+                self.slow = Path(morning) if morning is not None else evening
             self.save(str(evening))
         self.load(str(evening))
         done = read_json(folder / NIGHT)
         if done is None:
-            teacher = LocalAgent(str(evening))
-            begins = LocalAgent(str(morning)) if self.settings.overwrite and morning is not None else teacher
-            mind = Mind(teacher, self.imagination, self.settings, f"{self.seed}/night/{len(self.nights)}", self.same)
-            agent, night = mind.night(begins, self.buffer.all(), len(self.nights))
+            teacher, slow = LocalAgent(str(evening)), self._slow_tonight()
+            begins = LocalAgent(str(self.slow)) if slow else teacher
+            agent, night = self._mind(teacher, "night").night(begins, self.buffer.all(), len(self.nights))
+            night = msgspec.structs.replace(night, slow=slow)
             agent.model.save_pretrained(str(dawn))
             agent.tokenizer.save_pretrained(str(dawn))
             write_json(folder / NIGHT, msgspec.to_builtins(night))
@@ -136,12 +179,24 @@ class SleepConsolidation:
         self.learner.load(str(evening if night.undone else dawn))
         self.nights.append(night)
         self.read = 0
+        if night.slow and not night.undone:
+            self.slow = None
         if self.settings.forget and not night.undone:
             self.buffer.clear()
+        self.rise()
         return night
 
+    def _slow_tonight(self) -> bool:
+        """Whether the block is as long as it is to be; one whose slow night was undone goes on to the next."""
+        since = 0
+        for night in reversed(self.nights):
+            if night.slow and not night.undone:
+                break
+            since += 1
+        return 0 < self.settings.block <= since + 1
+
     def improve(self, env: Any, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
-        """Days of ``every`` wake steps, each with a night behind it, until ``budget`` steps are done.
+        """Days of ``every`` wake steps until ``budget`` steps are done, each (or, with ``waits``, if due) with a night.
 
         Goes on in the run's folder where it stopped: ``days/NN`` holds a day's checkpoints, ``nights/NN`` a night.
 

@@ -18,6 +18,7 @@ from _sleep import DREAMS, STATES, bits, day, generators, imagination, reader, s
 from dream_envs.agents.dreams import (
     Dream,
     FamilyImagination,
+    answers,
     fictions,
     imagine,
     importance,
@@ -27,7 +28,7 @@ from dream_envs.agents.dreams import (
 )
 from dream_envs.agents.experience import Experience, context_of
 from dream_envs.agents.local import LocalAgent
-from dream_envs.core import Reject, Score, Task
+from dream_envs.core import Action, Reject, Score, Task
 from dream_envs.tasks.composition import Composition
 
 TABLE = re.compile("[I-P]=" + "".join(f"{s}>[{STATES}]" for s in STATES))
@@ -191,21 +192,45 @@ def test_importance_is_zero_for_an_empty_dream_and_touches_nothing() -> None:
     assert importance(reader(), [Dream("memory", easy, [], 16)], 4, "test")[0] < min(found[0], found[1]) / 10
 
 
-def test_a_dream_is_good_if_it_helps_a_copy_with_the_probe() -> None:
-    """The probe is the first dream's own facts: the first helps, gibberish does not."""
-    before, probe = bits(reader()), dreams()[0].pairs
+def test_a_dream_is_good_if_it_helps_a_copy_with_the_probe_more_than_the_day_does() -> None:
+    """The probe is the first dream's own facts: against a day of another table the first helps, gibberish does not;
+    against a day of these very facts the other table's dream does not, though it is nothing but true."""
+    before, probe, other = bits(reader()), dreams()[0].pairs, day("other")
     chosen = with_(DREAMS, top=2, random=0, inner_steps=6, inner_lr=3e-3)
-    right, mad, empty = tried(reader(), dreams(), probe, chosen, "test")
+    right, mad, empty = tried(reader(), dreams(), other, probe, chosen, "test")
     assert same(bits(reader()), before)
     assert right.reward == 1.0 and mad.reward == 0.0 and empty.reward is None
     assert right.chosen == mad.chosen == "top" and empty.chosen == "rejected" and empty.after is None
-    assert right.before == mad.before == pytest.approx(likelihood(reader(), probe))
+    assert right.before == mad.before
     for dream in (right, mad):
         assert dream.after is not None and dream.before is not None and dream.reward == (dream.after > dream.before)
-    again = tried(reader(), dreams(), probe, chosen, "test")
+    lesser = Dream("memory", [Experience(e.messages[1:], e.reply, "memory") for e in other], [], 16)
+    (beside,) = tried(reader(), [lesser], probe, probe, with_(chosen, top=1), "test")
+    assert beside.reward == 0.0 and beside.before == pytest.approx(right.after, abs=0.3)  # another random start
+    again = tried(reader(), dreams(), other, probe, chosen, "test")
     assert [d.after for d in again] == [right.after, mad.after, None]
-    one = tried(reader(), dreams(), probe, with_(chosen, top=1), "test")
+    one = tried(reader(), dreams(), other, probe, with_(chosen, top=1), "test")
     assert sorted(d.chosen for d in one) == ["rejected", "rejected", "top"]
+
+
+def test_with_votes_an_answer_is_what_is_said_more_often_than_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of known answers in place of the model's: three of five stands, two of five does not."""
+    said = iter(["x", "x", "y", "x", "z", "a", "a", "b", "b", "c"])
+    monkeypatch.setattr(type(reader()), "act", lambda self, asked: [Action(next(said)) for _ in asked])
+    questions: list[Any] = [[{"role": "user", "content": q}] for q in ("a:B", "b:B")]
+    assert answers(reader(), imagination(), questions, "test", 5) == ["x", None]
+
+
+def test_votes_leave_questions_out_together_with_their_proposals() -> None:
+    """A hot head is not always of one mind; what is dreamt with votes was proposed word for word."""
+    hot = reader().decoding(temperature=2.0)
+    found, proposals = imagine(hot, imagination(), "memory", [], 48, "test", votes=7)
+    plain = imagine(hot, imagination(), "memory", [], 48, "test")[0]
+    assert 0 < len(found) == len(proposals) < len(plain)
+    assert [e.messages[-1]["content"] for e in found] == [p.reply for p in proposals]
+    greedy = {e.messages[-1]["content"]: e.reply for e in plain}
+    agreed = [greedy[e.messages[-1]["content"]] == e.reply for e in found]
+    assert sum(agreed) > 0.9 * len(agreed)  # what is said more often than not is most often the most likely
 
 
 def test_likelihood_is_the_mean_over_tokens() -> None:

@@ -145,23 +145,6 @@ def test_without_an_imagination_nothing_is_dreamt_and_nothing_is_probed(tmp_path
     assert night.before is None and night.after is None and not night.undone
 
 
-@pytest.mark.parametrize("overwrite", [True, False])
-def test_a_night_begins_with_the_morning_or_the_evening(overwrite: bool, tmp_path: Path) -> None:
-    """With next to no learning rate it ends where it began."""
-    morning, evening = reader().snapshot(), reader().snapshot()
-    with torch.no_grad():
-        for weight in morning.model.parameters():
-            weight *= 0.9
-    Reader(morning).save(str(tmp_path / "morning"))
-    one = SleepConsolidation(
-        Reader(evening), settings=with_(SMALL, dreaming=None, overwrite=overwrite, learning=with_(LEARNING, lr=1e-12))
-    )
-    one.live(day())
-    one.sleep(tmp_path / "night", tmp_path / "morning")
-    found, begun = weights_of(tmp_path / "night" / "dawn"), bits(morning if overwrite else evening)
-    assert all(torch.allclose(found[name], begun[name], atol=1e-6) for name in begun)
-
-
 def test_a_night_after_nothing_is_one_line(tmp_path: Path) -> None:
     one = sleeper()
     one.buffer.clear()

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("trl")
 
@@ -150,6 +152,29 @@ def test_the_better_of_two_twins_becomes_likelier() -> None:
             else:
                 assert push > 0 if reply == told else push < 0
     assert scene._rewards[:2] == pytest.approx([1.0, 0.5 * 0.5])  # one token of two is wrong
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=40))
+def test_rows_are_split_where_it_saves_and_none_is_lost(lengths: list[int]) -> None:
+    parts = seeding.split(lengths)
+    assert sorted(i for part in parts for i in part) == list(range(len(lengths))) and all(parts)
+    whole = len(lengths) * max(lengths)
+    size = sum(len(part) * max(lengths[i] for i in part) for part in parts)
+    tries = [sum(x <= edge for x in lengths) * edge + sum(x > edge for x in lengths) * max(lengths) for edge in lengths]
+    assert size == (min(tries) if min(tries) <= 0.8 * whole else whole)
+
+
+def test_short_and_long_rows_give_what_each_gives_alone() -> None:
+    """Contexts among bare questions, replies of several lengths: split or not, it is the same up to rounding."""
+    agent, known = reader(), day()
+    asked = [known[0].messages, known[1].messages[1:], known[2].messages, *(e.messages[1:] for e in known[3:])]
+    prompts, replies = [list(agent.encode(m)) for m in asked], [agent.completion("If"), *[agent.completion("I")] * 15]
+    assert len(seeding.split([len(p) + len(r) for p, r in zip(prompts, replies, strict=True)])) == 2
+    with torch.no_grad():
+        found = seeding._logits(agent.model, prompts, replies, agent.pad)
+        for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+            alone = agent.model(input_ids=torch.tensor([[*prompt, *reply]])).logits[0, len(prompt) - 1 : -1]
+            assert torch.allclose(found[i, : len(reply)], alone, atol=1e-4)
 
 
 def test_an_expert_on_every_layer_or_all_weights() -> None:

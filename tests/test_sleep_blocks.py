@@ -1,0 +1,131 @@
+"""Fast and slow weights (``block``), and days that wait for a night until one is due (``waits``, ``alert``)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl")
+
+import torch
+from _sleep import DREAMS, LEARNING, SMALL, bits, day, imagination, reader, same, with_
+from _tiny import learner, practice
+
+from dream_envs.agents import night as night_module
+from dream_envs.agents.dreams import FamilyImagination
+from dream_envs.agents.experience import Buffer
+from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.night import SleepSettings
+from dream_envs.agents.reader import Reader
+from dream_envs.agents.sleep import SleepConsolidation
+from dream_envs.core import DreamEnvsError
+
+#: With next to no learning rate a night ends where it began.
+STILL = with_(SMALL, dreaming=None, learning=with_(LEARNING, lr=1e-12))
+
+
+def scaled(by: float) -> LocalAgent:
+    found = reader().snapshot()
+    with torch.no_grad():
+        for weight in found.model.parameters():
+            weight *= by
+    return found
+
+
+def close(folder: Path, agent: LocalAgent) -> bool:
+    found, expected = bits(LocalAgent(str(folder))), bits(agent)
+    return all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+
+
+def sleeper(settings: SleepSettings, agent: LocalAgent | None = None) -> SleepConsolidation:
+    return SleepConsolidation(Reader(agent or reader().snapshot()), imagination(), settings=settings)
+
+
+@pytest.mark.parametrize(("block", "begins"), [(0, [1.0, 0.9, 0.8, 0.7]), (1, [1.1] * 4), (3, [1.0, 0.9, 1.1, 0.7])])
+def test_a_block_ends_in_the_weights_it_began_with(block: int, begins: list[float], tmp_path: Path) -> None:
+    """Every day scales the weights; the run is moved in the middle of a block, and its learner is read from disk."""
+    Reader(scaled(1.1)).save(str(tmp_path / "morning"))
+    root = tmp_path / "one"
+    for number, by in enumerate((1.0, 0.9, 0.8, 0.7)):
+        one = sleeper(with_(STILL, block=block), scaled(by))
+        if number:
+            one.load(str(root / "state"))
+            one.learner = Reader(scaled(by))
+        one.live(day())
+        shutil.copytree(tmp_path / "morning", root / "mornings" / str(number))
+        night = one.sleep(root / "nights" / str(number), root / "mornings" / str(number))
+        assert close(root / "nights" / str(number) / "dawn", scaled(begins[number]))
+        assert night.slow == (begins[number] == 1.1) and night.number == number
+        one.save(str(root / "state"))
+        if number == 0:
+            root = Path(shutil.move(root, tmp_path / "two"))
+
+
+def test_a_block_whose_slow_night_is_undone_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = sleeper(with_(SMALL, block=2, tolerance=0.5))
+    nights = []
+    for number in range(4):
+        one.live(day())
+        with monkeypatch.context() as patch:
+            if number == 1:
+                patch.setattr(night_module, "likelihood", _falling())
+            nights.append(one.sleep(tmp_path / str(number)))
+        began = one.slow
+        assert (began is None) == (number == 2), number
+    assert [(n.slow, n.undone) for n in nights] == [(False, False), (True, True), (True, False), (False, False)]
+
+
+def _falling() -> Any:
+    values = iter([0.0, -9.0, -9.0])
+    return lambda *a: next(values)
+
+
+def test_what_was_said_in_the_morning_and_is_lost_awake_is_due(tmp_path: Path) -> None:
+    one = sleeper(with_(SMALL, alert=0.1))
+    assert one.due() is None and one.morning is None  # nobody rose yet
+    one.rise()
+    assert one.morning is not None and len(one.morning[0]) > 0 and one.due() is None
+    assert isinstance(one.learner, Reader)
+    one.learner.agent = scaled(0.5)
+    assert one.due() == "retention"
+    one.save(str(tmp_path / "saved"))
+    other = sleeper(with_(SMALL, alert=0.1))
+    other.load(str(tmp_path / "saved"))
+    assert other.due() == "retention" and other.morning == one.morning
+    one.learner.agent = scaled(float("nan"))
+    assert one.due() == "retention"
+    one.learner.agent = scaled(0.5)
+    one.live(day())
+    one.sleep(tmp_path / "night")
+    assert one.due() is None  # a new morning: what is said now is what is to be kept
+
+
+@pytest.mark.parametrize("bad", [{"block": -1}, {"alert": -0.1}])
+def test_numbers_out_of_range_are_one_line(bad: dict[str, Any]) -> None:
+    with pytest.raises(DreamEnvsError, match="0 or more") as caught:
+        SleepSettings(**bad)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_alert_without_an_imagination_is_one_line() -> None:
+    with pytest.raises(DreamEnvsError, match="FamilyImagination"):
+        SleepConsolidation(Reader(reader()), settings=SleepSettings(dreaming=None, alert=0.1))
+
+
+@pytest.mark.parametrize(("capacity", "nights"), [(10_000, []), (1, ["00", "01"])])
+def test_days_that_wait_sleep_when_it_is_due(capacity: int, nights: list[str], tmp_path: Path) -> None:
+    """Two days of two steps, twice in the same folder: as it was, and taken over from what is finished there."""
+    torch.set_num_threads(1)
+    rule = with_(SMALL, waits=True, capacity=capacity, dreaming=with_(DREAMS, dreams=1, memory=1, fiction=0), block=2)
+    ends = []
+    for _ in range(2):
+        env = practice(tmp_path / "run", memory=Buffer())
+        one = SleepConsolidation(learner(), FamilyImagination(env.game.family), settings=rule, seed="waits")
+        assert one.improve(env, {}, 4, env.run).steps == 4
+        ends.append(bits(one.learner.engine))  # type: ignore[attr-defined]
+        assert sorted(p.name for p in (tmp_path / "run" / "nights").glob("*")) == nights
+        assert [n.slow for n in one.nights] == [False, True][: len(nights)]
+    assert same(*ends)
