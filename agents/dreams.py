@@ -88,6 +88,7 @@ class DreamSettings(msgspec.Struct, frozen=True):
     ``top``, ``random``: k and b, of each kind.  ``probe``: questions of either of these kinds that are kept apart to
     measure with.  ``draft``: steps of the draft that dreams are tried on.  ``inner_*``: the trial of one dream.
     ``proposals``: share of the dreams' rows that teach proposing; ``today`` of these propose what was asked in the day.
+    ``fictional``: share of the others that are fictions; the rest is memory.
     """
 
     dreams: int = 8
@@ -104,12 +105,14 @@ class DreamSettings(msgspec.Struct, frozen=True):
     inner_lr: float = 1e-3
     inner_rank: int = 16
     draft: int = 30
+    fictional: float = 0.33
     proposals: float = 0.2
     today: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (0 <= self.proposals <= 1 and 0 <= self.today <= 1):
-            raise DreamEnvsError(f"proposals={self.proposals}, today={self.today}: 0 to 1")
+        for name in ("fictional", "proposals", "today"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise DreamEnvsError(f"{name}={share}: 0 to 1")
         if min(self.memory, self.fiction) < 0 or self.memory + self.fiction > self.dreams:
             raise DreamEnvsError(
                 f"memory={self.memory}, fiction={self.fiction}: 0 or more, {self.dreams} together at most"

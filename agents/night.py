@@ -162,7 +162,7 @@ class Mind:
         return agent, {"tokens": tokens}
 
     def rows(self, lived: Sequence[Experience], good: Sequence[Dream]) -> list[Experience]:
-        """What the night is about: the day and dreams of it, twice as much memory as fiction, and proposing."""
+        """What the night is about: the day and dreams of it, memory and fiction, and proposing."""
         chosen, rng = self.settings, stream(self.seed, "rows")
         total = chosen.learning.steps * chosen.learning.batch
         if not good or chosen.dreaming is None:
@@ -178,7 +178,8 @@ class Mind:
         memory, fiction = told("memory"), told("fiction")
         if not memory and not fiction:
             return alike([*lived, *told("day")], total, rng)
-        apart = (dreamt - taught) // 3 if memory and fiction else 0 if memory else dreamt - taught
+        share = chosen.dreaming.fictional if memory and fiction else 0 if memory else 1
+        apart = int(share * (dreamt - taught))
         # Proposing what was dreamt of the day would come on top of ``today``: by the fifth night half of what is
         # made up would be about the newest lesson, and the first one forgotten.
         proposals = [e for d in good if d.kind != "day" for e in d.proposals]

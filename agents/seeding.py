@@ -45,6 +45,8 @@ from dream_envs.rewards.imitation import imitation
 from dream_envs.seeds import digest, stream
 
 Same = Callable[[str, str], bool]
+#: Logits of the teacher that a night keeps at most: 256 MiB of float32.
+REMEMBERED = 1 << 26
 
 
 def exactly(a: str, b: str) -> bool:
@@ -190,6 +192,7 @@ class _Trainer(GKDTrainer):
         self._teacher, self._rows, self._chosen, self._seed, self._same = teacher, rows, settings, seed, same
         self._tokens, self._told, self._rewards = 0, list[float](), list[float]()
         super().__init__(teacher_model=teacher.model, data_collator=_numbers, **kwargs)
+        self._remembered = _remembered(teacher, rows, settings.batch)
         self._decoder = LocalAgent(self.accelerator.unwrap_model(self.model), tokenizer=teacher.tokenizer)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -215,8 +218,7 @@ class _Trainer(GKDTrainer):
             starts = np.repeat([int(rng.integers(len(r.reply))) for r in rows[::2]], 2).tolist()
             replies = self._continued(model, rows, starts, step)
         here = _logits(model, [r.closed for r in rows], replies, self._teacher.pad)
-        with torch.no_grad():
-            there = _logits(self._teacher.model, [r.whole for r in rows], replies, self._teacher.pad)
+        there = self._taught(rows, replies, on_policy)
         labels = _labels(replies, starts).to(here.device)
         loss: Tensor = self.generalized_jsd_loss(here, there, labels, beta=chosen.beta)
         self._told.append(float(loss.detach()))
@@ -226,6 +228,13 @@ class _Trainer(GKDTrainer):
         if on_policy and chosen.alpha < 1:
             loss = chosen.alpha * loss + (1 - chosen.alpha) * self._imitated(here, labels, rows, replies)
         return (loss, None) if return_outputs else loss
+
+    @torch.no_grad()
+    def _taught(self, rows: list[_Row], replies: list[list[int]], on_policy: bool) -> Tensor:
+        """The teacher's logits: remembered for its own replies, asked for the student's."""
+        if on_policy or self._remembered is None:
+            return _logits(self._teacher.model, [r.whole for r in rows], replies, self._teacher.pad)
+        return torch.nn.utils.rnn.pad_sequence([self._remembered[_key(r)] for r in rows], batch_first=True)
 
     def _continued(self, model: Any, rows: list[_Row], starts: list[int], step: int) -> list[list[int]]:
         """Each teacher's reply up to its start, and what the student says then."""
@@ -262,6 +271,27 @@ class _Trainer(GKDTrainer):
         tenth = max(1, len(self._told) // 10)
         first, last = float(np.mean(self._told[:tenth])), float(np.mean(self._told[-tenth:]))
         return Seeded(agent, self._tokens, (first, last), float(np.mean(self._rewards)) if self._rewards else None)
+
+
+def _key(row: _Row) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(row.whole), tuple(row.reply)
+
+
+@torch.no_grad()
+def _remembered(teacher: LocalAgent, rows: Sequence[_Row], batch: int) -> dict[Any, Tensor] | None:
+    """The teacher's logits for its own replies, ``float[T, V]`` each; None if they are too many to be kept.
+
+    The teacher does not change in the night, and most rows come many times.
+    """
+    own = list({_key(row): row for row in rows}.values())
+    if sum(len(row.reply) for row in own) * teacher.model.config.get_text_config().vocab_size > REMEMBERED:
+        return None
+    found: dict[Any, Tensor] = {}
+    for at in range(0, len(own), batch):
+        part = own[at : at + batch]
+        logits = _logits(teacher.model, [r.whole for r in part], [r.reply for r in part], teacher.pad)
+        found |= {_key(row): logits[i, : len(row.reply)].clone() for i, row in enumerate(part)}
+    return found
 
 
 def _unlikely(logits: Tensor, labels: Tensor, counted: Sequence[bool]) -> Tensor:

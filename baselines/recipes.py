@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dream_envs.agents.rows import RowConfig
     from dream_envs.baselines.loop import Job, Stage
 
+_NIGHTS = "dream_envs.baselines.night_recipes"
 #: name: where it lives, and it in one line.
 ROWS: dict[str, tuple[str, str]] = {
     "azr": ("dream_envs.baselines.azr:RECIPE", "Absolute Zero (2505.03335): proposer, solver and a verifier"),
@@ -32,6 +33,16 @@ ROWS: dict[str, tuple[str, str]] = {
         "dream_envs.baselines.self_rewarding:RECIPE",
         "Self-Rewarding LMs (2401.10020): scores its own answers, best against worst",
     ),
+    "sleep": (
+        f"{_NIGHTS}:SLEEP",
+        "Language Models Need Sleep (2606.03979): seeding and dreams move the day into weights",
+    ),
+    "seal": (f"{_NIGHTS}:SEAL", "SEAL (2506.10943): nights of fine-tuning on self-made edits that help a copy"),
+    "replay_sft": (f"{_NIGHTS}:REPLAY_SFT", "nights of fine-tuning on the day's own replies"),
+    "in_context": (f"{_NIGHTS}:IN_CONTEXT", "no nights: what is not before the eyes is gone"),
+    "l2": (f"{_NIGHTS}:L2", "nights of fine-tuning, pulled towards the evening's weights"),
+    "static_expert": (f"{_NIGHTS}:STATIC_EXPERT", "sleep, with one expert for all nights"),
+    "placebo": (f"{_NIGHTS}:PLACEBO", "sleep, with a teacher who read another table"),
 }
 #: The short name of whichever shipped base fits the recipe.
 NANO = "nano"
@@ -59,6 +70,18 @@ class Recipe(msgspec.Struct, frozen=True):
     refused: Mapping[str, str] = {}
 
 
+class NightRecipe(msgspec.Struct, frozen=True):
+    """A way through the night: a learner that reads by day and sleeps, see ``baselines.night_recipes``.
+
+    ``method``: a ``baselines.sleeping.Method``; None: the one of this name.  ``base``: what ``--model nano`` means.
+    """
+
+    name: str
+    knobs: type[msgspec.Struct]
+    method: Any = None
+    base: str = "nano/context"
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What decides a recipe's result; None is the recipe's own."""
 
@@ -82,7 +105,7 @@ def place(name: str) -> str:
     return ROWS[name][0] if name in ROWS else name
 
 
-def recipe(name: str) -> Recipe:
+def recipe(name: str) -> Recipe | NightRecipe:
     """The recipe of this name, or behind ``module:object``.
 
     Raises:
@@ -93,12 +116,12 @@ def recipe(name: str) -> Recipe:
         found = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         raise DreamEnvsError(f"recipe {name!r}: no module {error.name!r}") from error
-    if not isinstance(found, Recipe):
+    if not isinstance(found, (Recipe, NightRecipe)):
         raise DreamEnvsError(f"recipe {name!r}: {module} has no Recipe called {attribute!r}")
     return found
 
 
-def knobs_of(found: Recipe, given: Mapping[str, Any]) -> Any:
+def knobs_of(found: Recipe | NightRecipe, given: Mapping[str, Any]) -> Any:
     """The recipe's knobs with those that were given.
 
     Raises:
@@ -135,6 +158,8 @@ def job_of(settings: Settings) -> Job:
     from dream_envs.baselines import loop
 
     found = recipe(settings.recipe)
+    if isinstance(found, NightRecipe):
+        raise DreamEnvsError(f"recipe={found.name!r} is days and nights, not a job of stages")
     steps = found.steps if settings.steps is None else settings.steps
     for name, value in (("steps", steps), ("per_depth", settings.per_depth)):
         if value < 1:
@@ -188,6 +213,11 @@ def train(
     Raises:
         DreamEnvsError: for settings that cannot be run, or a folder that is taken.
     """
+    chosen = recipe(settings.recipe)
+    if isinstance(chosen, NightRecipe):
+        from dream_envs.baselines import night_recipes
+
+        return {"run": night_recipes.train(chosen, settings, out, resume=resume, threads=threads), "frontier": None}
     from dream_envs.baselines import loop
 
     job = job_of(settings)

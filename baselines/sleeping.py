@@ -20,6 +20,7 @@ import msgspec
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from dream_envs import registry
 from dream_envs.agents.dreams import DreamSettings
 from dream_envs.agents.night import SleepSettings
 from dream_envs.agents.seeding import SeedingSettings
@@ -75,6 +76,17 @@ METHODS: dict[str, Method] = {
 }
 
 
+def method_of(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        DreamEnvsError: with the nearest names.
+    """
+    if name not in METHODS:
+        raise DreamEnvsError(registry.unknown("methods", name, list(METHODS)))
+    return METHODS[name]
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What decides a run's result.  ``probes``: questions a wave; ``levels``: of the questions."""
 
@@ -86,16 +98,18 @@ class Settings(msgspec.Struct, frozen=True):
     wakes: int = 3
     levels: tuple[int, ...] = (1, 2)
 
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise DreamEnvsError(f"method={self.method!r}: one of {', '.join(METHODS)}")
 
-
-def run(settings: Settings, out: Path) -> dict[str, Any]:
+def run(settings: Settings, out: Path, *, method: Method | None = None, threads: int = 1) -> dict[str, Any]:
     """One run in ``out`` to its end, from wherever it stands; returns ``sleeping.json``.
 
+    Args:
+        settings: what is run.
+        out: the run folder.
+        method: how it sleeps; None: the one of ``METHODS`` that the settings name.
+        threads: torch threads; 0 leaves torch's choice.
+
     Raises:
-        DreamEnvsError: if the folder holds another run.
+        DreamEnvsError: if there is no such method, or the folder holds another run.
     """
     import torch
 
@@ -109,22 +123,18 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     from dream_envs.rollout import rollout
     from dream_envs.tasks.composition import Composition
 
-    torch.set_num_threads(1)
+    if threads:
+        torch.set_num_threads(threads)
     keep_memory()
-    began, method = time.perf_counter(), METHODS[settings.method]
+    began, method = time.perf_counter(), method or method_of(settings.method)
+    days = {"nights": settings.nights, "probes": settings.probes, "wakes": settings.wakes}
+    game = SleepCycle(**days, dreams=8, lesson_args={"levels": list(settings.levels)})
     config = {"command": "sleeping", **msgspec.to_builtins(settings), "rule": msgspec.to_builtins(method)}
     folder = Run(out, {**config, "weights_hash": weights_hash(Path(resolve(settings.base)))})
     if (done := folder.read(RESULT)) is not None:
         folder.close()
         return done
     folder.restore({"episodes": 0, "metrics": 0})  # nights that are over are only read, questions are asked again
-    game = SleepCycle(
-        nights=settings.nights,
-        probes=settings.probes,
-        wakes=settings.wakes,
-        dreams=8,
-        lesson_args={"levels": list(settings.levels)},
-    )
     sleeper = sleeper_for(settings, method, game, folder.path)
     seats = {"learner": sleeper, "dreamer": sleeper}
     seed = f"sleeping/{settings.seed}"
@@ -136,6 +146,7 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     result = {
         "schema": 1,
         "kind": "sleeping",
+        "verdict": verdict(facts),
         "settings": msgspec.to_builtins(settings),
         "facts": facts,
         "levels": by_level(episode.outcome.facts["questions"]),
@@ -146,6 +157,17 @@ def run(settings: Settings, out: Path) -> dict[str, Any]:
     folder.write(RESULT, result)
     folder.close()
     return read_json(folder.path / RESULT) or {}
+
+
+def verdict(facts: dict[str, Any]) -> str:
+    """What the matrix says, in one sentence."""
+    matrix, opened = facts["closed"], facts["open"]
+    own = sum(row[i] for i, row in enumerate(matrix)) / len(matrix)
+    known = facts["average_accuracy"]
+    return (
+        f"Of {sum(opened) / len(opened):.2f} in context, {own:.2f} is known closed book behind a lesson's own night "
+        f"and {known:.2f} behind the last one, mean of {len(matrix)} lessons; one run, no interval."
+    )
 
 
 def by_level(questions: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -165,6 +187,8 @@ def by_level(questions: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]
 
 def jobs(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> list[tuple[Settings, Path]]:
     """What is still to be run, seed by seed, so that an early stop leaves whole seeds."""
+    for method in methods:
+        method_of(method)
     every = [(Settings(method=m, seed=str(s)), out / f"{m}-{s}") for s in seeds for m in methods]
     return [(settings, path) for settings, path in every if not (path / RESULT).exists()]
 

@@ -186,7 +186,8 @@ def test_every_recipe_is_listed_loads_and_says_what_it_changes(capsys: pytest.Ca
         assert found.name == name and name in shown and text in shown
         assert "Departures from the paper:" in (module.__doc__ or "").split("\n\n", 3)[1] + (module.__doc__ or "")
         assert len(Path(module.__file__).read_text("utf-8").splitlines()) <= 150
-        assert sum(s.steps for s in found.stages(found.knobs(), 47, "x")) == 47
+        if isinstance(found, recipes.Recipe):
+            assert sum(s.steps for s in found.stages(found.knobs(), 47, "x")) == 47
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

@@ -138,7 +138,8 @@ def test_imitation_of_what_nobody_verified_is_refused_in_one_line(
 
 
 def test_nano_is_the_base_that_fits_and_any_other_stays_what_it_was() -> None:
-    bases = {name: recipes.job_of(recipes.Settings(name, model="nano")).base for name in recipes.ROWS}
+    loops = [name for name in recipes.ROWS if isinstance(recipes.recipe(name), recipes.Recipe)]
+    bases = {name: recipes.job_of(recipes.Settings(name, model="nano")).base for name in loops}
     assert bases["serl"] == bases["self_rewarding"] == "nano/judge"
     assert {bases[name] for name in ("azr", "r_zero", "ttrl", "serl_limited")} == {"nano/compose"}
     assert recipes.job_of(recipes.Settings("azr", model="nano/judge")).base == "nano/judge"

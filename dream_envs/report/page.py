@@ -17,7 +17,7 @@ from dream_envs.core import DreamEnvsError
 from dream_envs.report import figures, nights, plots, read, samples, words
 from dream_envs.report.read import walk
 
-_PARTS = ("run.json", "frontier.json", "metrics.jsonl", "episodes.jsonl")
+_PARTS = ("run.json", "frontier.json", "sleeping.json", "metrics.jsonl", "episodes.jsonl")
 _DEFAULT_VERDICT = "The frontier of this run has not been measured yet, so nothing can be said about a gain."
 
 
@@ -92,11 +92,12 @@ def _content(run_dir: Path) -> dict[str, Any]:
     frontier, run = read.read_frontier(run_dir), read.read_object(run_dir / "run.json")
     metrics = read.read_metrics(run_dir)
     about = frontier.get("run") if isinstance(frontier.get("run"), dict) else run
+    names = [walk(about, k) for k in ("arm", "method", "learner", "seed")]
+    slept = read.read_object(run_dir / "sleeping.json")
+    told = frontier or {"nights": [{"night": n} for n in read.items(slept.get("nights"))]}
     return {
-        "title": " ".join(
-            words.visible(v, 40) for k in ("arm", "learner", "seed") if (v := walk(about, k)) not in (None, "")
-        ),
-        "verdict": words.visible(frontier.get("verdict") or _DEFAULT_VERDICT, 600),
+        "title": " ".join(words.visible(name, 40) for name in names if name not in (None, "")),
+        "verdict": words.visible(frontier.get("verdict") or slept.get("verdict") or _DEFAULT_VERDICT, 600),
         "support": _depths(walk(frontier, "run", "support", "depths")),
         "held_out": any(figures.held_out(e) for e in figures.rows(frontier)),
         "headline": figures.headline(frontier) if frontier else [],
@@ -108,7 +109,8 @@ def _content(run_dir: Path) -> dict[str, Any]:
         "measured": plots.frontier_plots(frontier),
         "logged": plots.metric_plots(metrics),
         "entropy": _entropy(frontier),
-        "nights": nights.nights(frontier),
+        "nights": nights.nights(told),
+        "retention": nights.retention(slept),
         "alarms": metrics.alarms,
         "more_alarms": metrics.more_alarms,
         "steps": len(metrics.samples),

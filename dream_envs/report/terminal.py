@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dream_envs.report import figures, read
+from dream_envs.report.nights import retention
 from dream_envs.report.words import NONE, interval, log10, probability, visible
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ _COLUMNS = (
 _LEGEND = (
     "Mean exact success P, not sampled; log10: median at T=1; * problems with held-out pairs; T0, T1, T2: problems by "
     "the base's tier and the share of them solved after training."
+)
+
+_LESSONS = (
+    "Closed-book success on each lesson behind each night; in context: on the day's lesson with its text at hand."
 )
 
 
@@ -60,6 +65,19 @@ def table(frontier: dict[str, Any]) -> Table:
     return found
 
 
+def lessons(slept: dict[str, Any]) -> Table:
+    """The retention matrix of ``sleeping.json``."""
+    from rich.table import Table
+
+    told = retention(slept)
+    found = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in ("night", "in context", *told["lessons"]):
+        found.add_column(name, justify="right", overflow="fold")
+    for row in told["rows"]:
+        found.add_row(str(row["night"]), row["open"], *(text for text, _ in row["cells"]))
+    return found
+
+
 def show(run_dir: Path, console: Console) -> None:
     """Print the verdict, the numbers that matter, the table and the alarms of a run.
 
@@ -77,7 +95,13 @@ def show(run_dir: Path, console: Console) -> None:
         frontier_terminal.show_frontier(frontier_terminal.fr.load(run_dir), console)
         return
     frontier, metrics = read.read_frontier(run_dir), read.read_metrics(run_dir)
-    if not frontier:
+    if slept := read.read_object(run_dir / "sleeping.json"):
+        say(console, visible(slept.get("verdict") or "No verdict is recorded.", 600), "bold")
+        console.print()
+        console.print(lessons(slept), width=min(WIDTH, console.width))
+        console.print()
+        say(console, _LESSONS)
+    elif not frontier:
         say(console, f"{run_dir} has no frontier.json yet: nothing can be said about a gain.")
     else:
         say(console, visible(frontier.get("verdict") or "No verdict is recorded.", 600), "bold")
