@@ -7,17 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dream_envs.baselines.echo_study import t_interval
+from dream_envs.baselines.intervals import Interval, over, show, sign
 
 #: A judge whose expected calibration error is above this is not calibrated.
 CALIBRATED = 0.1
-Interval = list[float]
-
-
-def over(values: Sequence[float | None]) -> Interval | None:
-    """Mean and 95 % interval over seeds of what is there; None of nothing."""
-    known = [v for v in values if v is not None]
-    return t_interval(known) if known else None
 
 
 def cell(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -141,21 +134,6 @@ def _dial(name: str) -> float:
     return float(name.removeprefix("dial_")) if name.startswith("dial_") else 0.0
 
 
-def sign(interval: Interval | None, direction: int) -> str:
-    """``yes`` if the interval lies on that side of 0, ``no, the reverse`` on the other, else ``no change shown``."""
-    if interval is None:
-        return "not measured"
-    mean, low, high = interval
-    if math.isnan(low):
-        low = high = mean
-        one = " (one seed)"
-    else:
-        one = ""
-    if min(low * direction, high * direction) > 0:
-        return "yes" + one
-    return ("no, the reverse" if max(low * direction, high * direction) < 0 else "no change shown") + one
-
-
 def below(interval: Interval | None, bound: float) -> str:
     """``yes`` if the whole interval lies below the bound, ``no`` if above, else ``not shown``."""
     if interval is None:
@@ -185,11 +163,3 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"| {name} | {its['runs']} | " + " | ".join(map(show, cells)) + f" | {believed} |")
     lines += ["", *(f"- {question}: **{answer}**" for question, answer in found["answers"].items()), ""]
     return "\n".join(lines)
-
-
-def show(interval: Interval | None) -> str:
-    """``0.52 [0.50, 0.54]``, the mean alone of one seed, a dash of nothing."""
-    if interval is None:
-        return "-"
-    mean, low, high = interval
-    return f"{mean:.2f}" if math.isnan(low) else f"{mean:.2f} [{low:.2f}, {high:.2f}]"

@@ -127,7 +127,7 @@ def run(settings: Settings, out: Path, *, method: Method | None = None, threads:
         torch.set_num_threads(threads)
     keep_memory()
     began, method = time.perf_counter(), method or method_of(settings.method)
-    days = {"nights": settings.nights, "probes": settings.probes, "wakes": settings.wakes}
+    days: dict[str, Any] = {"nights": settings.nights, "probes": settings.probes, "wakes": settings.wakes}
     game = SleepCycle(**days, dreams=8, lesson_args={"levels": list(settings.levels)})
     config = {"command": "sleeping", **msgspec.to_builtins(settings), "rule": msgspec.to_builtins(method)}
     folder = Run(out, {**config, "weights_hash": weights_hash(Path(resolve(settings.base)))})

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dream_envs.baselines.self_judging_report import Interval, over, show, sign
+from dream_envs.baselines.intervals import Interval, over, paired, show, sign
 
 Run = dict[str, Any]
 
@@ -28,7 +28,7 @@ def cell(runs: Sequence[Run]) -> dict[str, Any]:
         "open": each(lambda r: mean(r["facts"]["open"])),
         "closed": each(closed),
         "ratio": each(lambda r: closed(r) / mean(r["facts"]["open"])),
-        "last": each(lambda r: r["facts"]["average_accuracy"]),
+        "last": each(known_at_last),
         "forgetting": each(forgetting),
         "forgotten": each(forgotten),
         "reading": each(lambda r: r["facts"]["open"][-1]),
@@ -56,6 +56,12 @@ def forgetting(run: Run) -> float:
     return mean([matrix[i][i] - matrix[-1][i] for i in range(len(matrix) - 1)])
 
 
+def known_at_last(run: Run) -> float:
+    """Closed-book success on all lessons behind the last night."""
+    found: float = run["facts"]["average_accuracy"]
+    return found
+
+
 def forgotten(run: Run) -> float | None:
     """Forgetting as a share of what was learnt; None where that is less than a tenth of the questions."""
     matrix = run["facts"]["closed"]
@@ -63,11 +69,12 @@ def forgotten(run: Run) -> float | None:
     return forgetting(run) / own if own >= 0.1 else None
 
 
-def paired(a: Sequence[Run], b: Sequence[Run], read: Callable[[Run], float | None]) -> Interval | None:
-    """Mean difference a - b over the seeds for which both have a figure."""
-    other = {r["settings"]["seed"]: read(r) for r in b}
-    both = [(read(r), other.get(r["settings"]["seed"])) for r in a]
-    return over([x - y for x, y in both if x is not None and y is not None])
+def beside(
+    a: Sequence[Run], b: Sequence[Run], read: Callable[[Run], float | None], share: float = 1.0
+) -> Interval | None:
+    """Mean of a - share * b over the seeds for which both have the figure."""
+    mine, other = ({r["settings"]["seed"]: read(r) for r in runs} for runs in (a, b))
+    return paired(mine, {seed: None if v is None else share * v for seed, v in other.items()})
 
 
 def summary(runs: Sequence[Run | None]) -> dict[str, Any]:
@@ -93,28 +100,25 @@ def answers(by: dict[str, list[Run]], cells: dict[str, Any]) -> dict[str, str]:
     ratio = cells["sleep"]["ratio"]
     ask("closed book after sleep is at least 0.8 of in context (ratio - 0.8)", [x - 0.8 for x in ratio])
     if "in_context" in by:
-        excess = paired(ours, by["in_context"], closed) or [0.0, 0.0, 0.0]
+        excess = beside(ours, by["in_context"], closed) or [0.0, 0.0, 0.0]
         ask("sleep - in_context, closed book, is above 0.3 (difference - 0.3)", [x - 0.3 for x in excess])
     if "replay_sft" in by:
-        other = {r["settings"]["seed"]: forgetting(r) for r in by["replay_sft"]}
-        halves = [forgetting(r) - 0.5 * other[s] for r in ours if (s := r["settings"]["seed"]) in other]
-        ask("sleep forgets at most half of what replay_sft does (sleep - half)", over(halves), -1)
-        shares = {r["settings"]["seed"]: forgotten(r) for r in by["replay_sft"]}
-        pairs = [(forgotten(r), shares.get(r["settings"]["seed"])) for r in ours]
-        halves = [a - 0.5 * b for a, b in pairs if a is not None and b is not None]
-        ask("the same as shares of what each had learnt (sleep - half)", over(halves), -1)
-    if "no_dreaming" in by:
-        ask("without dreaming it forgets more", paired(by["no_dreaming"], ours, forgetting))
+        other = by["replay_sft"]
         ask(
-            "without dreaming it forgets a larger share of what it had learnt",
-            paired(by["no_dreaming"], ours, forgotten),
+            "sleep forgets at most half of what replay_sft does (sleep - half)",
+            beside(ours, other, forgetting, 0.5),
+            -1,
         )
+        ask("the same as shares of what each had learnt (sleep - half)", beside(ours, other, forgotten, 0.5), -1)
+    if "no_dreaming" in by:
+        other = by["no_dreaming"]
+        ask("without dreaming it forgets more", beside(other, ours, forgetting))
+        ask("without dreaming it forgets a larger share of what it had learnt", beside(other, ours, forgotten))
     if "placebo" in by and "in_context" in by:
-        ask("placebo gains over in_context", paired(by["placebo"], by["in_context"], closed))
+        ask("placebo gains over in_context", beside(by["placebo"], by["in_context"], closed))
     for name in by:
         if name not in ("sleep", "in_context"):
-            difference = paired(ours, by[name], lambda r: r["facts"]["average_accuracy"])
-            ask(f"sleep knows more in the end than {name}", difference)
+            ask(f"sleep knows more in the end than {name}", beside(ours, by[name], known_at_last))
     return found
 
 

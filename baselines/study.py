@@ -20,8 +20,10 @@ from typing import Any
 
 from dream_envs.agents.learners import LEARNERS
 from dream_envs.baselines.arms import ARMS, NIGHTS
+from dream_envs.baselines.intervals import paired, show, sign
 from dream_envs.baselines.side_by_side import positive
 from dream_envs.core import DreamEnvsError
+from dream_envs.report import figures
 from dream_envs.report.study import study_table
 from dream_envs.runs import read_json
 
@@ -127,6 +129,23 @@ def rows(out: Path, plan: Plan | None = None) -> list[dict[str, Any]]:
     return found
 
 
+def night_answers(found: Sequence[Mapping[str, Any]]) -> str:
+    """What each part of the loop that sleeps is worth: differences over seeds that both arms have, as Markdown."""
+
+    def exact(arm: str, depth: int) -> dict[str, float | None]:
+        own = [row for row in found if row["arm"] == arm]
+        return {row["seed"]: figures.stat(figures.at(row["frontier"], depth), "trained", "T=1", "mean") for row in own}
+
+    lines = ["Exact success of `sleep` less that of the arm, mean and 95 % t-interval over seeds, paired:", ""]
+    for arm in NIGHTS[1:]:
+        told = []
+        for depth in (6, 8):
+            gain = paired(exact(NIGHTS[0], depth), exact(arm, depth))
+            told.append(f"depth {depth} {show(gain)} ({sign(gain, 1)})")
+        lines.append(f"- above `{arm}`: {', '.join(told)}")
+    return "\n".join([*lines, ""])
+
+
 def into_readme(table: str, readme: Path, marks: tuple[str, str] = MARKS) -> None:
     """Put the table between the marks.
 
@@ -159,7 +178,8 @@ def main() -> None:
     out = given.out or Path("runs") / name
     try:
         run(out, range(given.seeds), given.side_by_side, plan, steps)
-        table = study_table(rows(out, plan))
+        found = rows(out, plan)
+        table = study_table(found) + (f"\n{night_answers(found)}" if given.nights else "")
         (out / "table.md").write_text(table, "utf-8")
         if given.readme:
             into_readme(table, given.readme, marks)

@@ -22,7 +22,7 @@ import msgspec
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from dream_envs.baselines.self_judging_report import over, show, sign
+from dream_envs.baselines.intervals import over, show, sign
 from dream_envs.baselines.side_by_side import positive, side_by_side
 from dream_envs.core import DreamEnvsError
 from dream_envs.runs import Run, read_json

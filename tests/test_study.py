@@ -108,6 +108,19 @@ def test_the_table_goes_between_the_marks_and_nowhere_else(tmp_path: Path) -> No
         assert readme.read_text("utf-8") == f"{before}<!-- study -->\n{table}\n<!-- /study -->{after}"
 
 
+def test_a_part_of_the_night_is_worth_the_difference_of_the_same_seeds() -> None:
+    """Two seeds whose levels differ by far more than the arms do: only a paired difference sees the arms."""
+
+    def row(arm: str, seed: str, d6: float) -> dict[str, Any]:
+        exact = {"depth": 6, "trained": {"T=1": {"mean": d6}}}
+        return {"arm": arm, "seed": seed, "frontier": {"depths": [exact]}}
+
+    found = [row("sleep", "0", 0.9), row("sleep", "1", 0.5), row("awake", "1", 0.401), row("awake", "0", 0.799)]
+    told = study.night_answers(found)
+    assert "- above `awake`: depth 6 0.10 [0.09, 0.11] (yes), depth 8 - (not measured)" in told
+    assert "- above `no_dreaming`: depth 6 - (not measured)" in told
+
+
 @pytest.mark.parametrize("text", ["", "<!-- study --> only", "<!-- /study --> <!-- study -->"])
 def test_a_readme_without_marks_is_left_alone(text: str, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
