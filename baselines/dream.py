@@ -34,7 +34,7 @@ ATTEMPTS = 8
 class Settings(msgspec.Struct, frozen=True):
     """What decides a run's result."""
 
-    arm: str = "full"
+    arm: str = "sleep"
     learner: str = "grpo"
     seed: str = "0"
     base: str = "nano/compose"
@@ -43,9 +43,19 @@ class Settings(msgspec.Struct, frozen=True):
     per_depth: int = 128
 
 
+def reviews(learner: str) -> bool:
+    """Whether this learner learns from its review alone."""
+    return spec(learner).settings().rows.play_every > 1
+
+
+def own_arm(learner: str) -> str:
+    """The loop that a learner runs where none is named."""
+    return "full" if reviews(learner) else "sleep"
+
+
 def check(settings: Settings) -> None:
     """Raise a one-line DreamEnvsError for what cannot be run."""
-    if not arm(settings.arm).review and spec(settings.learner).settings().rows.play_every > 1:
+    if not arm(settings.arm).review and reviews(settings.learner):
         told = f"arm={settings.arm!r} has no review awake, and {settings.learner!r} learns from nothing else"
         raise DreamEnvsError(f"{told}: choose another learner, or an arm that reviews")
     for name in ("steps", "attempts", "per_depth"):
@@ -103,7 +113,7 @@ def dream(
     out: Path,
     *,
     seed: str = "0",
-    arm: str = "full",
+    arm: str | None = None,
     learner: str = "grpo",
     steps: int | None = None,
     resume: bool = False,
@@ -117,7 +127,7 @@ def dream(
     Args:
         out: the run folder.
         seed: the label of everything random.
-        arm: one of ``arms.ARMS``.
+        arm: one of ``arms.ARMS``; None: ``sleep``, or ``full`` for a learner who lives on its review.
         learner: one of ``agents.learners.LEARNERS``: ``grpo``, ``ppo``, ``rloo``, ``expert`` (expert iteration).
         steps: optimiser steps; None is the learner's default.
         resume: go on in a folder that holds an unfinished run.
@@ -130,7 +140,13 @@ def dream(
         DreamEnvsError: for settings that cannot be run, or a folder that is taken.
     """
     default = spec(learner).steps
-    settings = Settings(arm=arm, learner=learner, seed=str(seed), base=base, steps=default if steps is None else steps)
+    settings = Settings(
+        arm=arm or own_arm(learner),
+        learner=learner,
+        seed=str(seed),
+        base=base,
+        steps=default if steps is None else steps,
+    )
     check(settings)
     out = Path(out)
     found = loop.conduct(job_of(settings), out, resume=resume, threads=threads, quiet=quiet or json)

@@ -116,6 +116,8 @@ def answers(by: dict[str, list[Run]], cells: dict[str, Any]) -> dict[str, str]:
         ask("without dreaming it forgets a larger share of what it had learnt", beside(other, ours, forgotten))
     if "placebo" in by and "in_context" in by:
         ask("placebo gains over in_context", beside(by["placebo"], by["in_context"], closed))
+        lied = over([closed(r) for r in by["placebo"]]) or [0.0, 0.0, 0.0]
+        ask("placebo is above who guesses a state, 1/16 (placebo - 1/16)", [x - 1 / 16 for x in lied])
     for name in by:
         if name not in ("sleep", "in_context"):
             ask(f"sleep knows more in the end than {name}", beside(ours, by[name], known_at_last))

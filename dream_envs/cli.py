@@ -209,7 +209,7 @@ def nano(
 def dream(
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/dream"),
     seed: Seed = "0",
-    arm: Annotated[str, typer.Option(help="Which loop: full, or an ablation.")] = "full",
+    arm: Annotated[str, typer.Option(help="Which loop: sleep, full (no nights), or an ablation.")] = "",
     learner: Annotated[str, typer.Option(help="How the policy learns.")] = "grpo",
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the arm's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
@@ -221,7 +221,7 @@ def dream(
     """Run the self-made curriculum: propose, solve, learn, measure."""
     from dream_envs import _cli_runs
 
-    chosen: dict[str, Any] = {"seed": seed, "arm": arm, "learner": learner, "steps": steps, "resume": resume}
+    chosen: dict[str, Any] = {"seed": seed, "arm": arm or None, "learner": learner, "steps": steps, "resume": resume}
     result = _cli_runs.dream(out, **chosen, base=base, threads=threads, quiet=quiet, json=as_json)
     if as_json:
         common.emit(result, "", True)

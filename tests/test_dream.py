@@ -57,7 +57,7 @@ def test_a_run_leaves_everything_that_was_promised(whole: tuple[Path, dict[str, 
     assert list((out / "metrics").glob("events.*")) and (out / "checkpoints" / "final" / "model.safetensors").exists()
     assert found == json.loads((out / "frontier.json").read_text())
     run = json.loads((out / "run.json").read_text())
-    assert (run["command"], run["arm"], run["learner"], run["seed"], run["steps"]) == ("dream", "full", "grpo", "0", 3)
+    assert (run["command"], run["arm"], run["learner"], run["seed"], run["steps"]) == ("dream", "sleep", "grpo", "0", 3)
     assert run["versions"]["torch"] and run["weights_hash"] == found["run"]["weights_hash"]
     assert run["rule"]["rows"]["rows"] > 0 and run["rule"]["lr"] > 0  # what it learnt by can be read off the folder
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
