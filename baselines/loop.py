@@ -184,7 +184,7 @@ def walk(
         practice.syllabus.store.close()
         if stage.night is not None:
             morning = stand.folders.get(stage.weights, resolve(job.base))
-            final = nights.night(job, stage, stand, practice, place, morning)
+            final = nights.night(job, number, stand, practice, place, morning)
         stand.folders[stage.weights] = str(final)
         first += stage.steps
     return practice

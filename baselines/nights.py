@@ -23,7 +23,7 @@ from dream_envs.agents.sleep import SleepConsolidation
 from dream_envs.runs import read_json, write_json
 
 if TYPE_CHECKING:
-    from dream_envs.baselines.loop import Job, Stage, Stand
+    from dream_envs.baselines.loop import Job, Stand
 
 TOLD = "told.json"
 #: The flagship's nights.  Nothing is read there, so nothing is dreamt with a context, and what seeds is what was
@@ -55,28 +55,39 @@ def dawn(place: Path) -> Path:
     return place / "checkpoints" / "final" if told["night"]["undone"] else place / "night" / "dawn"
 
 
-def night(job: Job, stage: Stage, stand: Stand, practice: Practice, place: Path, morning: str) -> Path:
-    """Sleep on the day's memory, unless that is done; the folder of the weights behind it."""
+def night(job: Job, number: int, stand: Stand, practice: Practice, place: Path, morning: str) -> Path:
+    """Sleep on the day's memory, unless that is done; the folder of the weights behind it.
+
+    Args:
+        job: what is run.
+        number: of the stage that the night is behind.
+        stand: where the job stands.
+        practice: of this stage.
+        place: the stage's folder; nothing that is random hangs on its name.
+        morning: the weights that the stage began with.
+    """
+    stage = job.stages[number]
     assert stage.night is not None
+    name = f"{number:02d}-{stage.name}"
     folder, final = place / "night", place / "checkpoints" / "final"
     if (folder / TOLD).is_file():
         return dawn(place)
     family, avoid = stand.yardstick.family, [t.id for t in stand.yardstick.reserved()]
     reader = Reader(str(final))
     sleeper = SleepConsolidation(
-        reader, FamilyImagination(family, avoid), settings=stage.night, seed=f"{job.seed}/{place.name}"
+        reader, FamilyImagination(family, avoid), settings=stage.night, seed=f"{job.seed}/{name}"
     )
     assert practice.memory is not None, "a stage with a night needs a practice with a memory"
     if not len(practice.memory):  # nothing was solved all day: there is nothing to sleep on
         evening = stand.yardstick.means(LocalAgent(str(final)))
-        write_json(folder / TOLD, {"stage": place.name, "night": {"undone": True}, "evening": evening, "dawn": evening})
+        write_json(folder / TOLD, {"stage": name, "night": {"undone": True}, "evening": evening, "dawn": evening})
         return final
     sleeper.live(practice.memory.all())
     found = sleeper.sleep(folder, morning)
     if not found.undone and (final / HEAD).is_file():
         shutil.copyfile(final / HEAD, folder / "dawn" / HEAD)
     told = {
-        "stage": place.name,
+        "stage": name,
         "night": msgspec.to_builtins(found),
         "evening": stand.yardstick.means(LocalAgent(str(final))),
         "dawn": stand.yardstick.means(reader.agent),
