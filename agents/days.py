@@ -13,6 +13,7 @@ import msgspec
 
 from dream_envs.agents.experience import Buffer
 from dream_envs.agents.grpo import newest_checkpoint
+from dream_envs.agents.night import refuse
 from dream_envs.core import AgentLike, DreamEnvsError, Progress
 from dream_envs.runs import read_json, write_json
 
@@ -32,6 +33,8 @@ def days(sleeper: SleepConsolidation, env: Any, seats: Mapping[str, AgentLike], 
     """See ``SleepConsolidation.improve``."""
     if budget < 1:
         raise DreamEnvsError(f"budget={budget}: 1 step or more")
+    if sleeper.settings.waits:
+        refuse(sleeper.settings, ["reading"], "a learner that plays by itself reads nothing that is counted")
     root, every, first = Path(run.path), sleeper.settings.every, getattr(env, "first", 0)
     morning: Path | None = None
     if sleeper.morning is None:
@@ -51,7 +54,7 @@ def days(sleeper: SleepConsolidation, env: Any, seats: Mapping[str, AgentLike], 
         memory = getattr(env, "memory", None)
         if found.undone:
             _recall(sleeper, known, place)
-        elif sleeper.settings.forget and isinstance(memory, Buffer):
+        elif sleeper.forgets(found) and isinstance(memory, Buffer):
             memory.clear()
         morning = None
     if hasattr(env, "first"):
@@ -95,7 +98,7 @@ def _wake(
         return Progress(before.steps + steps, found.samples, found.metrics)
     _recall(sleeper, known, place)
     sleeper.buffer.restore(state["buffer"])
-    sleeper.read = state["read"]
+    sleeper.read = state.get("read", 0)
     return Progress(before.steps + steps, state["progress"]["samples"], state["progress"]["metrics"])
 
 

@@ -2,8 +2,8 @@
 
 From "Language Models Need Sleep" (arXiv 2606.03979), which builds on SEAL (arXiv 2506.10943): m dreams are made up, the
 gradient of the fine-tuning loss says which matter, the ``top`` most important and ``random`` others are tried out, each
-on a copy of its own, and a dream whose copy does better on the probe than the learner is good (reward 1, else 0).  The
-good ones are learnt from (ReST-EM), and so is proposing them.
+on a copy of its own, and a dream whose copy does better on the probe than one that did as much of the day is good
+(reward 1, else 0).  The good ones are learnt from (ReST-EM), and so is proposing those of memory and fiction.
 
 Departures: a dream is ``size`` questions with answers.  The random low-rank expert that makes dreams novel is active
 while questions are made up and not while they are answered: novelty in what is asked, not in what is true.  The paper's
@@ -191,7 +191,7 @@ def answers(
     not, None where there is none (self-consistency, arXiv 2203.11171).
     """
     asker = agent if votes else agent.decoding(temperature=0)
-    asked = [_request(imagination, m, seed, "answer", i) for m in questions for i in range(votes or 1)]
+    asked = [_request(imagination, m, seed, "answer", q, i) for q, m in enumerate(questions) for i in range(votes or 1)]
     said = [a.text for a in asker.act(asked)]
     if not votes:
         return list(said)
@@ -315,13 +315,13 @@ def tried(
     heart a few steps on anything do harm, since the optimiser's first steps are as long as any.
     """
 
-    def behind(rows: Sequence[Experience], label: str) -> float:
+    def behind(rows: Sequence[Experience]) -> float:
         copy = fine_tune(
             student,
             as_pairs(rows),
             steps=settings.inner_steps,
             lr=settings.inner_lr,
-            seed=f"{seed}/try/{label}",
+            seed=f"{seed}/try",  # one start for all: else an unlucky day would make every dream good
             batch=32,
             lora_rank=settings.inner_rank,
         )
@@ -334,11 +334,11 @@ def tried(
         found = select([weights[i] for i in own], settings.top, settings.random, stream(seed, "select", kind))
         for i, how in zip(own, found, strict=True):
             chosen[i] = how
-    before, result = behind(lived, "day"), []
+    before, result = behind(lived), []
     for i, dream in enumerate(dreams):
         dream = msgspec.structs.replace(dream, importance=weights[i], chosen=chosen[i])
         if chosen[i] != "rejected":
-            after = behind(dream.pairs, str(i))
+            after = behind(dream.pairs)
             reward = dream_reward(before, after).value
             dream = msgspec.structs.replace(dream, before=before, after=after, reward=reward)
         result.append(dream)

@@ -35,7 +35,8 @@ class SleepSettings(msgspec.Struct, frozen=True):
     the same replies.  ``dreaming``: None leaves it out.  ``block``: chunk length of the slow weights.  0: every night
     begins with the weights of the evening, so that only contexts have to be seeded.  n: every n-th night begins with
     those of the morning n days ago; what these days and the experts of the nights between hold is seeded into one slow
-    expert, and they are dropped.  1 is the paper's order: the night overwrites the day's fast weights.
+    expert, and they are dropped.  Until then the buffer is kept.  1 is the paper's order: the night overwrites the
+    day's fast weights.
 
     ``experience``: how many experiences a night works on, each kind alike; ``apart`` of them are kept to measure
     dreams with.  ``dreamt``: share of the night's rows that are dreams of something else than the day.  ``capacity``:
@@ -66,9 +67,19 @@ class SleepSettings(msgspec.Struct, frozen=True):
             raise DreamEnvsError(f"reading={self.reading}: 1 or more, or None")
         if self.block < 0 or (self.alert is not None and self.alert < 0):
             raise DreamEnvsError(f"block={self.block}, alert={self.alert}: 0 or more; alert may be None")
+        if self.waits and not self.forget:
+            raise DreamEnvsError("waits=True needs forget=True: a buffer that stays full is due every evening")
         if not 0 <= self.apart < 1 or not 0 <= self.dreamt < 1 or (self.tolerance is not None and self.tolerance < 0):
             told = f"apart={self.apart}, dreamt={self.dreamt}, tolerance={self.tolerance}"
             raise DreamEnvsError(f"{told}: apart and dreamt are 0 to below 1, tolerance is 0 or more, or None")
+
+
+def refuse(settings: SleepSettings, names: Sequence[str], why: str) -> None:
+    """Raise a one-line DreamEnvsError if one of these is set: it would do nothing."""
+    plain = SleepSettings()
+    for name in names:
+        if (value := getattr(settings, name)) != getattr(plain, name):
+            raise DreamEnvsError(f"{name}={value}: {why}; leave it at {getattr(plain, name)}")
 
 
 class Night(msgspec.Struct, frozen=True):
@@ -120,15 +131,18 @@ class Mind:
         """
         chosen = self.settings
         lived = alike(buffer, min(chosen.experience, len(buffer)), stream(self.seed, "experience"))
-        apart = int(chosen.apart * len(lived))
-        kept, lived = lived[:apart], lived[apart:]
         retained = self.retained()
+        least = int(chosen.dreaming is not None and not retained and len(lived) > 1)
+        apart = max(least, int(chosen.apart * len(lived)))
+        kept, lived = lived[:apart], lived[apart:]
+        probe = [*kept, *retained]
         found = Night(number, len(buffer), before=likelihood(self.teacher, retained) if retained else None)
         dreams: list[Dream] = []
         if chosen.dreaming is not None:
             draft = self.learnt(begins, lived, chosen.dreaming.draft, "draft")[0]
-            dreams = self.dreams(chosen.dreaming, buffer, retained)
-            dreams = tried(draft, dreams, lived, [*kept, *retained], chosen.dreaming, f"{self.seed}/trial")
+            dreams = self.dreams(chosen.dreaming, buffer, probe)
+            if probe:
+                dreams = tried(draft, dreams, lived, probe, chosen.dreaming, f"{self.seed}/trial")
         good = [d for d in dreams if d.reward]
         student, took = self.learnt(begins, self.rows(lived, good), chosen.learning.steps, "seeding")
         found = msgspec.structs.replace(found, **took, dreams=[row(d) for d in dreams], good=len(good))
@@ -201,11 +215,11 @@ class Mind:
         return found
 
     def dreams(self, chosen: DreamSettings, buffer: Sequence[Experience], probe: Sequence[Experience]) -> list[Dream]:
-        """What is dreamt, as far as there is something to dream of; nothing of the probe."""
+        """What is dreamt, as far as there is something to dream of; no question of the probe."""
         assert self.imagination is not None  # seen to by SleepConsolidation
         kinds = ["memory"] * chosen.memory + ["fiction"] * chosen.fiction
         kinds += ["day"] * (chosen.dreams - len(kinds))
-        known, found = {e.key for e in probe}, []
+        known, found = {str(e.messages) for e in probe}, []
         for i, kind in enumerate(kinds):
             contexts = self._contexts(kind, buffer, chosen.size, str(i))
             if contexts is None:
@@ -222,7 +236,7 @@ class Mind:
                 rank=chosen.novel_rank,
                 votes=chosen.votes,
             )
-            found.append(Dream(kind, [e for e in pairs if e.key not in known], proposals, asked=chosen.size))
+            found.append(Dream(kind, [e for e in pairs if str(e.messages) not in known], proposals, asked=chosen.size))
         return found
 
     def _contexts(self, kind: str, buffer: Sequence[Experience], count: int, label: str) -> list[list[Message]] | None:

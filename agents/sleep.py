@@ -181,10 +181,15 @@ class SleepConsolidation:
         self.read = 0
         if night.slow and not night.undone:
             self.slow = None
-        if self.settings.forget and not night.undone:
+        if self.forgets(night):
             self.buffer.clear()
         self.rise()
         return night
+
+    def forgets(self, night: Night) -> bool:
+        """Whether what was lived through is gone behind this night; a block is kept until its slow night."""
+        fast = self.settings.block > 1 and not night.slow
+        return self.settings.forget and not night.undone and not fast
 
     def _slow_tonight(self) -> bool:
         """Whether the block is as long as it is to be; one whose slow night was undone goes on to the next."""

@@ -6,8 +6,8 @@ intervals: ``python -m dream_envs.baselines.sleeping``.
 
 Departures from the paper:
     ``sleep`` ("Language Models Need Sleep", 2606.03979): see docs/sleep.md.  ``seal`` (2506.10943): self-edits are
-    questions with answers instead of implications in prose; gradients and a lot choose those that are tried, and good
-    ones are learnt in the same night instead of a new round of proposing.  ``l2`` stands where elastic weight
+    questions with answers instead of implications in prose; gradients and a lot choose those that are tried; good ones
+    are learnt together with the day in the same night, and proposing them is not.  ``l2`` stands where elastic weight
     consolidation would: an expert's weight decay pulls to the evening's weights, all weights alike, without a Fisher
     matrix.  ``replay_sft`` rehearses the day alone, ``static_expert`` is sleep whose nights share one expert's rank,
     ``placebo`` sleep whose teacher was shown another table, ``in_context`` never sleeps.
@@ -54,6 +54,8 @@ def settings_of(found: NightRecipe, given: Settings) -> Any:
         if value is not None:
             raise DreamEnvsError(f"{name}={value!r}: {found.name} learns only at night: leave --{name} out")
     knobs = msgspec.to_builtins(knobs_of(found, given.knobs))
+    if unknown := sorted(set(knobs) - set(sleeping.Settings.__struct_fields__)):
+        raise DreamEnvsError(f"{found.name}: knobs {', '.join(unknown)} are none of a sleeper's settings")
     base = found.base if given.model == NANO else given.model
     return msgspec.convert({**knobs, "method": found.name, "seed": given.seed, "base": base}, sleeping.Settings)
 

@@ -15,7 +15,7 @@ import msgspec
 from dream_envs.agents.critic import FILE as HEAD
 from dream_envs.agents.dreams import DreamSettings, FamilyImagination
 from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.night import SleepSettings
+from dream_envs.agents.night import SleepSettings, refuse
 from dream_envs.agents.practice import Practice
 from dream_envs.agents.reader import Reader
 from dream_envs.agents.seeding import SeedingSettings
@@ -68,6 +68,8 @@ def night(job: Job, number: int, stand: Stand, practice: Practice, place: Path, 
     """
     stage = job.stages[number]
     assert stage.night is not None
+    never = ["waits", "reading", "alert", *(["block"] if stage.night.block > 1 else [])]
+    refuse(stage.night, never, "each stage of a loop has one night, and begins anew")
     name = f"{number:02d}-{stage.name}"
     folder, final = place / "night", place / "checkpoints" / "final"
     if (folder / TOLD).is_file():

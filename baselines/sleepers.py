@@ -11,7 +11,7 @@ import torch
 from dream_envs.agents.dreams import FamilyImagination
 from dream_envs.agents.experience import Experience, closed, context_of
 from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.night import Night
+from dream_envs.agents.night import Night, refuse
 from dream_envs.agents.reader import Reader
 from dream_envs.agents.sleep import SleepConsolidation
 from dream_envs.core import Action, Message, Request
@@ -50,6 +50,8 @@ class Sleeper:
     """
 
     def __init__(self, settings: Settings, method: Method, lessons: OperationLessons, folder: Path) -> None:
+        if method.night is not None:
+            refuse(method.night, ["waits", "reading", "alert"], "every day has its night here")
         self._method, self._folder, self._lessons = method, folder, lessons
         self._seed = f"sleeping/{settings.seed}/{settings.method}"
         self._first = LocalAgent(settings.base)

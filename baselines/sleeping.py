@@ -41,8 +41,7 @@ class Method(msgspec.Struct, frozen=True):
     """One way through the night.
 
     ``night``: None does not sleep.  ``lied``: the teacher is shown another table than the learner read (placebo).
-    ``decay``: weight decay on the expert, which pulls towards the evening's weights (L2-to-base).  ``static``: all
-    nights together may change each matrix by the rank of one expert.
+    ``static``: all nights together may change each matrix by the rank of one expert.
     """
 
     says: str
@@ -57,6 +56,10 @@ METHODS: dict[str, Method] = {
     "no_seeding": Method("fine-tuning on the day and on good dreams", msgspec.structs.replace(FULL, seeding=False)),
     "in_context": Method("no night: what is not before the eyes is gone", None),
     "replay_sft": Method("fine-tuning on the day's replies", SFT),
+    "replay_gently": Method(
+        "replay_sft at a quarter of the rate, which was found for sleep",
+        msgspec.structs.replace(SFT, learning=msgspec.structs.replace(LEARNING, lr=LEARNING.lr / 4)),
+    ),
     "replay_all": Method(
         "fine-tuning on the replies of all days so far, kept raw",
         msgspec.structs.replace(SFT, forget=False, experience=1024),
@@ -69,9 +72,10 @@ METHODS: dict[str, Method] = {
     ),
     "l2": Method(
         "fine-tuning on the day, pulled towards the evening's weights",
-        msgspec.structs.replace(SFT, learning=msgspec.structs.replace(LEARNING, decay=10.0)),
+        msgspec.structs.replace(SFT, learning=msgspec.structs.replace(LEARNING, decay=2.5)),
     ),
     "static_expert": Method("sleep, with one expert for all nights", static=True),
+    "fast_slow": Method("sleep, every third night into slow weights", msgspec.structs.replace(FULL, block=3)),
     "placebo": Method("sleep, with a teacher who read another table", lied=True),
 }
 
@@ -190,6 +194,10 @@ def jobs(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> list[tuple[
     for method in methods:
         method_of(method)
     every = [(Settings(method=m, seed=str(s)), out / f"{m}-{s}") for s in seeds for m in methods]
+    for settings, path in every:
+        had = (read_json(path / "run.json") or {}).get("rule")
+        if had is not None and had != msgspec.json.decode(msgspec.json.encode(METHODS[settings.method])):
+            raise DreamEnvsError(f"{path} holds a run with other settings (rule): choose another --out")
     return [(settings, path) for settings, path in every if not (path / RESULT).exists()]
 
 

@@ -100,8 +100,9 @@ def answers(by: dict[str, list[Run]], cells: dict[str, Any]) -> dict[str, str]:
     ratio = cells["sleep"]["ratio"]
     ask("closed book after sleep is at least 0.8 of in context (ratio - 0.8)", [x - 0.8 for x in ratio])
     if "in_context" in by:
-        excess = beside(ours, by["in_context"], closed) or [0.0, 0.0, 0.0]
-        ask("sleep - in_context, closed book, is above 0.3 (difference - 0.3)", [x - 0.3 for x in excess])
+        excess = beside(ours, by["in_context"], closed)
+        above = None if excess is None else [x - 0.3 for x in excess]
+        ask("sleep - in_context, closed book, is above 0.3 (difference - 0.3)", above)
     if "replay_sft" in by:
         other = by["replay_sft"]
         ask(
@@ -116,8 +117,8 @@ def answers(by: dict[str, list[Run]], cells: dict[str, Any]) -> dict[str, str]:
         ask("without dreaming it forgets a larger share of what it had learnt", beside(other, ours, forgotten))
     if "placebo" in by and "in_context" in by:
         ask("placebo gains over in_context", beside(by["placebo"], by["in_context"], closed))
-        lied = over([closed(r) for r in by["placebo"]]) or [0.0, 0.0, 0.0]
-        ask("placebo is above who guesses a state, 1/16 (placebo - 1/16)", [x - 1 / 16 for x in lied])
+        lied = over([closed(r) - 1 / 16 for r in by["placebo"]])
+        ask("placebo is above who guesses a state, 1/16 (placebo - 1/16)", lied)
     for name in by:
         if name not in ("sleep", "in_context"):
             ask(f"sleep knows more in the end than {name}", beside(ours, by[name], known_at_last))

@@ -136,7 +136,8 @@ def night_answers(found: Sequence[Mapping[str, Any]]) -> str:
         own = [row for row in found if row["arm"] == arm]
         return {row["seed"]: figures.stat(figures.at(row["frontier"], depth), "trained", "T=1", "mean") for row in own}
 
-    lines = ["Exact success of `sleep` less that of the arm, mean and 95 % t-interval over seeds, paired:", ""]
+    head = "Exact success of `sleep` less that of the arm, mean and 95 % t-interval over seeds, paired, each by itself:"
+    lines = [head, ""]
     for arm in NIGHTS[1:]:
         told = []
         for depth in (6, 8):

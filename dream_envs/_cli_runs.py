@@ -63,9 +63,17 @@ def state(path: Path) -> dict[str, Any]:
         "metrics": last,
         "exact": exact,
         "alarms": last.get("alarms") or [],
-        "verdict": (read_json(path / "frontier.json") or {}).get("verdict", ""),
+        "verdict": _verdict(path),
         "files": sorted(p.name for p in path.iterdir()),
     }
+
+
+def _verdict(run: Path) -> str:
+    """What a run's measurement said of it; empty before there is one."""
+    from dream_envs.runs import read_json
+
+    found = [(read_json(run / name) or {}).get("verdict", "") for name in ("frontier.json", "sleeping.json")]
+    return next((verdict for verdict in found if verdict), "")
 
 
 def state_text(found: dict[str, Any]) -> str:
@@ -339,9 +347,8 @@ def report(run: Path, out: Path | None) -> dict[str, Any]:
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page.render(run), encoding="utf-8")
-    from dream_envs.runs import read_json
 
-    return {"run": str(run), "out": str(out), "verdict": (read_json(run / "frontier.json") or {}).get("verdict", "")}
+    return {"run": str(run), "out": str(out), "verdict": _verdict(run)}
 
 
 def report_text(made: dict[str, Any]) -> str:
