@@ -35,13 +35,13 @@ class SleepConsolidation:
 
     Args:
         learner: any Learner whose ``save`` writes a Hugging Face folder and whose ``load`` reads one.
-        imagination: how it dreams; only with ``settings.dreaming``.
+        imagination: how it dreams, and makes up what is measured with; for ``settings.dreaming`` and ``alert``.
         settings: when and how it sleeps.
         seed: the label of everything random at night.
         same: whether two replies mean the same, for the semantic reward; by default the same text.
 
     Raises:
-        DreamEnvsError: for dreaming without an imagination.
+        DreamEnvsError: for dreaming or an alert without an imagination.
     """
 
     name = "sleep"
@@ -81,7 +81,7 @@ class SleepConsolidation:
         return actions
 
     def due(self) -> str | None:
-        """Why it is time to sleep; None: it is not.
+        """Why it is time to sleep; None: it is not.  With ``settings.alert`` it asks the weights.
 
         ``buffer``: some kind is full.  ``context``: enough was read.  ``retention``: of what it said in the morning it
         has lost too much awake.

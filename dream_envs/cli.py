@@ -245,7 +245,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a published loop: train, measure, Frontier Report."""
+    """Run a published loop: train, measure, Frontier Report (or, for nights, a retention matrix)."""
     given: dict[str, Any] = {"agent": agent or None, "seed": seed, "model": model, "steps": steps}
     how = {"resume": resume, "threads": threads, "frontier": frontier, "cache": cache, "quiet": quiet or as_json}
     _cli_train.train({"recipe": recipe, **given}, settings or [], out, how, as_json)

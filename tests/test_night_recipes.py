@@ -56,6 +56,9 @@ def test_a_recipe_ends_in_its_matrix(
     matrix = told["facts"]["closed"]
     assert [row[2:] for row in rows] == [[probability(v) for v in row[: i + 1]] for i, row in enumerate(matrix)]
     assert len(told["nights"]) == (0 if name == "in_context" else 2)
+    for verb in ("info", "report"):
+        assert cli.main([verb, str(tmp_path / "run"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["verdict"] == told["verdict"]
 
 
 @pytest.mark.usefixtures("small")
@@ -89,6 +92,25 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(
     assert cli.main(["train", "sleep", *words, "--out", str(tmp_path / "run"), "--quiet"]) == 2
     told = capsys.readouterr().err
     assert says in told and told.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+class Odd(night_recipes.Knobs, frozen=True):
+    """A knob that nothing listens to."""
+
+    rank: int = 16
+
+
+def test_knobs_that_nothing_listens_to_are_refused(tmp_path: Path) -> None:
+    odd = recipes.NightRecipe("mine", Odd, MINE.method)
+    with pytest.raises(DreamEnvsError, match="rank"):
+        night_recipes.settings_of(odd, recipes.Settings("mine"))
+
+
+def test_a_night_that_would_wait_is_refused_where_every_day_has_one(tmp_path: Path) -> None:
+    night = msgspec.structs.replace(MINE.method.night, waits=True)
+    waits = msgspec.structs.replace(MINE, method=msgspec.structs.replace(MINE.method, night=night))
+    with pytest.raises(DreamEnvsError, match="waits=True"):
+        night_recipes.train(waits, recipes.Settings("mine"), tmp_path / "run", resume=False, threads=1)
 
 
 def test_a_method_that_there_is_not_is_told_with_the_nearest() -> None:

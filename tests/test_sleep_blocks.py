@@ -83,6 +83,17 @@ def _falling() -> Any:
     return lambda *a: next(values)
 
 
+def test_a_block_is_lived_through_until_its_slow_night(tmp_path: Path) -> None:
+    """Two days of a block of two: behind the fast night the first day is still there, behind the slow one nothing."""
+    one = sleeper(with_(STILL, block=2))
+    one.live(day("0"))
+    one.sleep(tmp_path / "0")
+    assert one.buffer.all() == day("0")
+    one.live(day("1", "J"))
+    slow = one.sleep(tmp_path / "1")
+    assert slow.slow and slow.lived == 32 and len(one.buffer) == 0
+
+
 def test_what_was_said_in_the_morning_and_is_lost_awake_is_due(tmp_path: Path) -> None:
     one = sleeper(with_(SMALL, alert=0.1))
     assert one.due() is None and one.morning is None  # nobody rose yet
@@ -113,6 +124,15 @@ def test_numbers_out_of_range_are_one_line(bad: dict[str, Any]) -> None:
 def test_an_alert_without_an_imagination_is_one_line() -> None:
     with pytest.raises(DreamEnvsError, match="FamilyImagination"):
         SleepConsolidation(Reader(reader()), settings=SleepSettings(dreaming=None, alert=0.1))
+
+
+def test_what_would_do_nothing_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DreamEnvsError, match="forget=True"):
+        SleepSettings(waits=True, forget=False)
+    env = practice(tmp_path / "run", memory=Buffer())
+    one = SleepConsolidation(learner(), settings=SleepSettings(dreaming=None, waits=True, reading=9))
+    with pytest.raises(DreamEnvsError, match="reading=9"):
+        one.improve(env, {}, 2, env.run)
 
 
 @pytest.mark.parametrize(("capacity", "nights"), [(10_000, []), (1, ["00", "01"])])

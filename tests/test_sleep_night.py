@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
-from _sleep import LEARNING, SMALL, bits, day, generators, imagination, reader, same, with_
+from _sleep import DREAMS, LEARNING, SMALL, bits, day, generators, imagination, reader, same, with_
 from _tiny import learner, practice, texts
 
 from dream_envs.agents import days as days_module
@@ -143,6 +143,28 @@ def test_without_an_imagination_nothing_is_dreamt_and_nothing_is_probed(tmp_path
     one.live(day())
     night = one.sleep(tmp_path)
     assert night.before is None and night.after is None and not night.undone
+
+
+@pytest.mark.parametrize(("lived", "tried"), [(16, True), (2, True), (1, False)])
+def test_dreams_of_the_day_alone_are_measured_with_a_part_of_it(lived: int, tried: bool, tmp_path: Path) -> None:
+    """Nothing is made up to measure with (SEAL's way): one experience is kept for it, of one alone nothing can be; no
+    dream asks what is measured with."""
+    rule = with_(SMALL, dreaming=with_(DREAMS, memory=0, fiction=0, dreams=2, size=64, top=2), seeding=False, apart=0.1)
+    one = SleepConsolidation(Reader(reader().snapshot()), imagination(), settings=rule)
+    one.live(day()[:lived])
+    seen: list[list[str]] = []
+    plain = night_module.tried
+    with pytest.MonkeyPatch.context() as patch:
+
+        def spy(draft: Any, dreams: Any, lived: Any, probe: Any, *rest: Any) -> Any:
+            seen.append([str(e.messages) for e in probe])
+            assert probe and not {str(e.messages) for d in dreams for e in d.pairs} & set(seen[-1])
+            return plain(draft, dreams, lived, probe, *rest)
+
+        patch.setattr(night_module, "tried", spy)
+        night = one.sleep(tmp_path)
+    assert [len(probe) for probe in seen] == [1] * tried
+    assert all((d["reward"] is None) != tried for d in night.dreams if d["pairs"])
 
 
 def test_a_night_after_nothing_is_one_line(tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def test_a_run_of_every_kind_ends_in_its_result(method: str, tmp_path: Path, sma
     assert report.table(report.summary([found])).startswith("| method")
 
 
+def test_a_table_is_not_made_of_runs_with_other_settings(tmp_path: Path, small: None) -> None:
+    sleeping.run(tiny("replay_sft"), tmp_path / "replay_sft-0")
+    assert sleeping.jobs(tmp_path, [0], ["replay_sft"]) == []
+    other = msgspec.structs.replace(sleeping.METHODS["replay_sft"], says="another")
+    sleeping.METHODS["replay_sft"] = other  # the fixture's copy
+    with pytest.raises(DreamEnvsError, match="other settings"):
+        sleeping.jobs(tmp_path, [0], ["replay_sft"])
+
+
 def test_a_run_that_was_broken_off_in_a_night_ends_the_same(tmp_path: Path, small: None) -> None:
     whole = sleeping.run(tiny("sleep"), tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
