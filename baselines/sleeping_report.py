@@ -103,14 +103,12 @@ def answers(by: dict[str, list[Run]], cells: dict[str, Any]) -> dict[str, str]:
         excess = beside(ours, by["in_context"], closed)
         above = None if excess is None else [x - 0.3 for x in excess]
         ask("sleep - in_context, closed book, is above 0.3 (difference - 0.3)", above)
-    if "replay_sft" in by:
-        other = by["replay_sft"]
-        ask(
-            "sleep forgets at most half of what replay_sft does (sleep - half)",
-            beside(ours, other, forgetting, 0.5),
-            -1,
-        )
-        ask("the same as shares of what each had learnt (sleep - half)", beside(ours, other, forgotten, 0.5), -1)
+    for name in ("replay_sft", "replay_gently"):
+        if name in by:
+            half = beside(ours, by[name], forgetting, 0.5)
+            ask(f"sleep forgets at most half of what {name} does (sleep - half)", half, -1)
+            half = beside(ours, by[name], forgotten, 0.5)
+            ask(f"sleep forgets at most half of the share that {name} does (sleep - half)", half, -1)
     if "no_dreaming" in by:
         other = by["no_dreaming"]
         ask("without dreaming it forgets more", beside(other, ours, forgetting))
