@@ -207,9 +207,7 @@ def arm(name: str) -> Arm:
     Raises:
         DreamEnvsError: with the nearest names.
     """
-    if name not in ARMS:
-        raise DreamEnvsError(registry.unknown("mechanism arms", name, list(ARMS)))
-    return ARMS[name]
+    return registry.named("mechanism arms", name, ARMS)
 
 
 def some(dev: Sequence[Task], count: int, seed: str) -> list[Task]:

@@ -10,7 +10,6 @@ import msgspec
 from dream_envs import registry
 from dream_envs.agents.grpo import GRPO, GRPOSettings, expert_settings
 from dream_envs.agents.ppo import PPO, RLOO, grpo4_settings, ppo_settings, rloo_settings
-from dream_envs.core import DreamEnvsError
 
 
 class LearnerSpec(msgspec.Struct, frozen=True):
@@ -39,9 +38,7 @@ def spec(name: str) -> LearnerSpec:
     Raises:
         DreamEnvsError: with the nearest names.
     """
-    if name not in LEARNERS:
-        raise DreamEnvsError(registry.unknown("learners", name, list(LEARNERS)))
-    return LEARNERS[name]
+    return registry.named("learners", name, LEARNERS)
 
 
 def learner(name: str, model: Any = "nano/compose", **more: Any) -> GRPO:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from dream_envs import registry
-from dream_envs.core import DreamEnvsError, RewardModel
+from dream_envs.core import RewardModel
 from dream_envs.curriculum.syllabus import Share
 from dream_envs.rewards.algebra import per_role
 from dream_envs.rewards.controls import random_reward
@@ -94,6 +94,4 @@ def arm(name: str) -> Arm:
     Raises:
         DreamEnvsError: with the nearest names.
     """
-    if name not in ARMS:
-        raise DreamEnvsError(registry.unknown("arms", name, list(ARMS)))
-    return ARMS[name]
+    return registry.named("arms", name, ARMS)

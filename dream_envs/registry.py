@@ -14,10 +14,12 @@ import difflib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from dream_envs.core import DreamEnvsError
+
+Row = TypeVar("Row")
 
 KINDS = ("envs", "tasks", "rewards", "agents", "suites")
 
@@ -169,6 +171,17 @@ def unknown(what: str, name: str, known: list[str]) -> str:
     near = near or [k for k in known if name.lower() in k.lower()][:3]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"{what}: no {name!r}{hint} (all: {', '.join(known)})"
+
+
+def named(what: str, name: str, table: Mapping[str, Row]) -> Row:
+    """The row of this name in a table of the project's own.
+
+    Raises:
+        DreamEnvsError: with the nearest names.
+    """
+    if name not in table:
+        raise DreamEnvsError(unknown(what, name, list(table)))
+    return table[name]
 
 
 def _check_kind(kind: str) -> None:

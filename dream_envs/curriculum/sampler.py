@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dream_envs import registry
-from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum.store import Entry
 
 Sampler = Callable[[Sequence[Entry], np.random.Generator], Entry]
@@ -66,6 +65,4 @@ def sampler(name: str) -> Sampler:
     Raises:
         DreamEnvsError: with the nearest names.
     """
-    if name not in SAMPLERS:
-        raise DreamEnvsError(registry.unknown("samplers", name, list(SAMPLERS)))
-    return SAMPLERS[name]
+    return registry.named("samplers", name, SAMPLERS)
