@@ -33,10 +33,10 @@ demo: $(STAMP)
 	$(VENV)/bin/dream-envs dream --out runs/demo --resume
 
 bench: $(STAMP)
-	$(PY) -m dream_envs.baselines.bench
+	$(PY) -m dream_envs.baselines.benchmarks.bench
 
 study: $(STAMP)
-	$(PY) -m dream_envs.baselines.study
+	$(PY) -m dream_envs.baselines.studies.study
 
 install: $(STAMP)
 

@@ -24,14 +24,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from dream_envs.agents.days import Place
-from dream_envs.agents.grpo import COMPLETE, GRPO, GRPOSettings, newest_checkpoint
-from dream_envs.agents.learners import learner as make_learner
-from dream_envs.agents.local import LocalAgent, keep_memory, resolve
-from dream_envs.agents.night import SleepSettings
-from dream_envs.agents.practice import Practice
-from dream_envs.baselines import nights
-from dream_envs.baselines.measure import Yardstick, drift, entropies, frontier
+from dream_envs.agents.engines.local import LocalAgent, keep_memory, resolve
+from dream_envs.agents.sleep.days import Place
+from dream_envs.agents.sleep.night import SleepSettings
+from dream_envs.agents.training.collector import Practice
+from dream_envs.agents.training.grpo import COMPLETE, GRPO, GRPOSettings, newest_checkpoint
+from dream_envs.agents.training.learners import learner as make_learner
+from dream_envs.baselines.eval_set import Yardstick, drift, entropies, frontier
+from dream_envs.baselines.loops import nights
 from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.baselines.watch import Watch
 from dream_envs.core import DreamEnvsError

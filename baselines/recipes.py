@@ -17,20 +17,33 @@ from dream_envs import registry
 from dream_envs.core import DreamEnvsError
 
 if TYPE_CHECKING:
-    from dream_envs.agents.grpo import GRPOSettings
-    from dream_envs.agents.rows import RowConfig
+    from dream_envs.agents.training.grpo import GRPOSettings
+    from dream_envs.agents.training.rows import RowConfig
     from dream_envs.baselines.loop import Job, Stage
 
-_NIGHTS = "dream_envs.baselines.night_recipes"
+_LOOPS = "dream_envs.baselines.loops"
+_NIGHTS = f"{_LOOPS}.night_recipes"
 #: name: where it lives, and it in one line.
 ROWS: dict[str, tuple[str, str]] = {
-    "azr": ("dream_envs.baselines.azr:RECIPE", "Absolute Zero (2505.03335): proposer, solver and a verifier"),
-    "r_zero": ("dream_envs.baselines.r_zero:RECIPE", "R-Zero (2508.05004): challenger and solver in turn, by vote"),
-    "ttrl": ("dream_envs.baselines.ttrl:RECIPE", "TTRL (2504.16084): the majority's answer on unlabelled problems"),
-    "serl": ("dream_envs.baselines.serl:RECIPE", "SERL (2511.07922): one model answers, judges its answers in pairs"),
-    "serl_limited": ("dream_envs.baselines.serl_limited:RECIPE", "SeRL (2505.20347): few seeds, self-written, by vote"),
+    "azr": (f"{_LOOPS}.azr:RECIPE", "Absolute Zero (2505.03335): proposer, solver and a verifier"),
+    "r_zero": (
+        f"{_LOOPS}.r_zero:RECIPE",
+        "R-Zero (2508.05004): challenger and solver in turn, by vote",
+    ),
+    "ttrl": (
+        f"{_LOOPS}.ttrl:RECIPE",
+        "TTRL (2504.16084): the majority's answer on unlabelled problems",
+    ),
+    "serl": (
+        f"{_LOOPS}.serl:RECIPE",
+        "SERL (2511.07922): one model answers, judges its answers in pairs",
+    ),
+    "serl_limited": (
+        f"{_LOOPS}.serl_limited:RECIPE",
+        "SeRL (2505.20347): few seeds, self-written, by vote",
+    ),
     "self_rewarding": (
-        "dream_envs.baselines.self_rewarding:RECIPE",
+        f"{_LOOPS}.self_rewarding:RECIPE",
         "Self-Rewarding LMs (2401.10020): scores its own answers, best against worst",
     ),
     "sleep": (
@@ -154,7 +167,7 @@ def job_of(settings: Settings) -> Job:
     Raises:
         DreamEnvsError: for what cannot be run.
     """
-    from dream_envs.agents.learners import LEARNERS, spec
+    from dream_envs.agents.training.learners import LEARNERS, spec
     from dream_envs.baselines import loop
 
     found = recipe(settings.recipe)
@@ -215,7 +228,7 @@ def train(
     """
     chosen = recipe(settings.recipe)
     if isinstance(chosen, NightRecipe):
-        from dream_envs.baselines import night_recipes
+        from dream_envs.baselines.loops import night_recipes
 
         return {"run": night_recipes.train(chosen, settings, out, resume=resume, threads=threads), "frontier": None}
     from dream_envs.baselines import loop
@@ -224,7 +237,7 @@ def train(
     found = loop.conduct(job, out, resume=resume, threads=threads, quiet=quiet)
     if not frontier:
         return {"run": found, "frontier": None}
-    from dream_envs.baselines import frontier as report
+    from dream_envs.baselines.frontier import job as report
     from dream_envs.runs import read_json
 
     where = out / "frontier"

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from dream_envs.agents.local import LocalAgent
-from dream_envs.baselines.measure import Yardstick
-from dream_envs.frontier.collapse import collapse, log_spaced
-from dream_envs.frontier.diversity import histogram, js_distance, rounded
-from dream_envs.frontier.probes import Probe, ProbeSet, draw
-from dream_envs.frontier.replies import Replies, compare, measure, series
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.baselines.eval_set import Yardstick
+from dream_envs.metrics.collapse import collapse, log_spaced
+from dream_envs.metrics.diversity import histogram, js_distance, rounded
+from dream_envs.metrics.probes import Probe, ProbeSet, draw
+from dream_envs.metrics.replies import Replies, compare, measure, series
 from dream_envs.seeds import stream
 
 DEPTHS = (2, 3, 4, 6)

@@ -21,8 +21,8 @@ from dream_envs import registry
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-    from dream_envs.faces.aec import AEC
-    from dream_envs.faces.parallel import Parallel
+    from dream_envs.envs.aec import AEC
+    from dream_envs.envs.parallel import Parallel
 
 __version__ = "0.1.0"
 
@@ -52,14 +52,14 @@ def make(id: str, **kwargs: Any) -> AEC:
     Raises:
         DreamEnvsError: for a wrong id or keyword, with the nearest right ones.
     """
-    from dream_envs.faces.aec import AEC
+    from dream_envs.envs.aec import AEC
 
     return AEC(id, **kwargs)
 
 
 def parallel_env(id: str, **kwargs: Any) -> Parallel:
     """The PettingZoo Parallel environment of a game; arguments as for ``make``."""
-    from dream_envs.faces.parallel import Parallel
+    from dream_envs.envs.parallel import Parallel
 
     return Parallel(id, **kwargs)
 
@@ -71,13 +71,13 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
         id: a role's id (``dream_envs/ChallengerSolver-Solver-v0``), or a game's with ``role=``; the namespace may be
             left out.
         num_envs: how many games, 1 or more.
-        kwargs: see ``faces.vector.VectorSingleRole``.
+        kwargs: see ``envs.vector.VectorSingleRole``.
 
     Raises:
         DreamEnvsError: for a wrong id or keyword, with the nearest right ones.
     """
-    from dream_envs.faces._common import NAMESPACE, full_id
-    from dream_envs.faces.vector import VectorSingleRole
+    from dream_envs.envs._common import NAMESPACE, full_id
+    from dream_envs.envs.vector import VectorSingleRole
 
     for name in (id, NAMESPACE + id):
         spec = _gymnasium.registry.get(name)
@@ -98,21 +98,21 @@ def role_id(env_id: str, role: str) -> str:
     return f"{head}-{name}{version or ''}"
 
 
-_VECTOR = "dream_envs.faces.vector:VectorSingleRole"
+_VECTOR = "dream_envs.envs.vector:VectorSingleRole"
 
 
 def _register(kind: str, env_id: str) -> None:
     """Ids in Gymnasium's and PettingZoo's registries, by string entry points: nothing of the game is imported."""
     if kind != "envs":
         return
-    for face, entry in (("aec", "dream_envs.faces.aec:AEC"), ("parallel", "dream_envs.faces.parallel:Parallel")):
+    for face, entry in (("aec", "dream_envs.envs.aec:AEC"), ("parallel", "dream_envs.envs.parallel:Parallel")):
         if env_id not in getattr(_pettingzoo, f"{face}_registry"):
             _pettingzoo.register(face, env_id, entry, kwargs={"game": env_id})
     for role in registry.roles(env_id):
         if (name := role_id(env_id, role)) not in _gymnasium.registry:
             _gymnasium.register(
                 name,
-                entry_point="dream_envs.faces.single:SingleRole",
+                entry_point="dream_envs.envs.gym:SingleRole",
                 vector_entry_point=_VECTOR,
                 kwargs={"game": env_id, "role": role},
             )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from dream_envs.core import Action, Episode, Score, Turn
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 

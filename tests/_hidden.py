@@ -11,7 +11,7 @@ import functools
 import numpy as np
 import torch
 
-from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import Score, Task
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import RIGHT, WRONG, Composition

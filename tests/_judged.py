@@ -7,7 +7,7 @@ from typing import Any
 
 from dream_envs.acting import Runner, Table, episode_from
 from dream_envs.core import Action, Episode, Task
-from dream_envs.games.self_judge import SelfJudge
+from dream_envs.envs.self_judge import SelfJudge
 
 #: Who wins, by (first, second) as shown: a reply for each judgement.
 Verdicts = Callable[[int, int, int], Any]

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.baselines import loop, recipes
-from dream_envs.baselines.measure import Yardstick
+from dream_envs.baselines.eval_set import Yardstick
 from dream_envs.runs import Run
 from dream_envs.tasks.composition import Composition
 

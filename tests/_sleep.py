@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import torch
 
-from dream_envs.agents.dreams import DreamSettings, FamilyImagination
-from dream_envs.agents.experience import Experience
-from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.night import SleepSettings
-from dream_envs.agents.seeding import SeedingSettings
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.sleep.dreams import DreamSettings, FamilyImagination
+from dream_envs.agents.sleep.experience import Experience
+from dream_envs.agents.sleep.night import SleepSettings
+from dream_envs.agents.sleep.seeding import SeedingSettings
 from dream_envs.core import Message
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition

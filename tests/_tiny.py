@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from dream_envs.agents.critic import CriticSettings
-from dream_envs.agents.grpo import GRPO, GRPOSettings, PolicySettings
-from dream_envs.agents.learners import learner as learner_named
-from dream_envs.agents.practice import Practice
-from dream_envs.agents.rows import RowConfig
-from dream_envs.agents.updates import Updates
+from dream_envs.agents.training.collector import Practice
+from dream_envs.agents.training.critic import CriticSettings
+from dream_envs.agents.training.grpo import GRPO, GRPOSettings, PolicySettings
+from dream_envs.agents.training.learners import learner as learner_named
+from dream_envs.agents.training.rows import RowConfig
+from dream_envs.agents.training.updates import Updates
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.curriculum.syllabus import Share, Syllabus
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rollout import read_episodes
 from dream_envs.runs import Follower, Run

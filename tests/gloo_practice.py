@@ -19,7 +19,7 @@ import torch
 from _tiny import named, practice, weights
 from safetensors.torch import save_file
 
-from dream_envs.agents.practice import processes
+from dream_envs.agents.training.collector import processes
 
 
 def main() -> None:

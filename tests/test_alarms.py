@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dream_envs.core import Episode, Event, Reject, Score
-from dream_envs.curriculum.alarms import Health, entropy, health, ring, shape
+from dream_envs.metrics.health import Health, entropy, health, ring, shape
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.tasks.composition import Composition
 

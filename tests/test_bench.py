@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dream_envs.baselines import bench, bench_games, bench_process
-from dream_envs.baselines.bench_rows import Options, Row, median_ratio, side_by_side
+from dream_envs.baselines.benchmarks import bench
+from dream_envs.baselines.benchmarks import games as bench_games
+from dream_envs.baselines.benchmarks import process as bench_process
+from dream_envs.baselines.benchmarks.rows import Options, Row, median_ratio, side_by_side
 from dream_envs.core import Action, DreamEnvsError
 from dream_envs.rollout import rollout
 

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dream_envs.core import Action, Challenge, DreamEnvsError, Event, encode
-from dream_envs.frontier import agreement as ag
 from dream_envs.frontier import difficulty as df
-from dream_envs.frontier.cards import Judgement, curriculum_card, judge_card, pairs_of
+from dream_envs.metrics import agreement as ag
+from dream_envs.metrics.cards import Judgement, curriculum_card, judge_card, pairs_of
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition

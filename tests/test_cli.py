@@ -87,7 +87,7 @@ def test_a_mistake_is_one_line_with_the_way_out(verb, argv, words):
 
 
 def test_a_fault_of_ours_is_not_hidden(verb, monkeypatch):
-    from dream_envs import _cli_info
+    from dream_envs.cli import info as _cli_info
 
     def broken(kind: str) -> None:
         raise ZeroDivisionError("ours")
@@ -289,7 +289,7 @@ def test_no_colour_when_asked_and_colour_in_a_terminal(monkeypatch):
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    from dream_envs._cli_common import style
+    from dream_envs.cli.common import style
 
     assert style("x", "1", Terminal()) == "\x1b[1mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from dream_envs._cli_play import Means
+from dream_envs.cli.play import Means
 from dream_envs.core import Challenge, Score, decode_episode, encode
 from dream_envs.rewards.base import aggregate
 from dream_envs.rollout import read_episodes

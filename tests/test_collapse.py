@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier.collapse import Thresholds, collapse, cusum, log_spaced
-from dream_envs.frontier.replies import Replies, compare, measure, replies, series
+from dream_envs.metrics.collapse import Thresholds, collapse, cusum, log_spaced
+from dream_envs.metrics.replies import Replies, compare, measure, replies, series
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 

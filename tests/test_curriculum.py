@@ -18,7 +18,7 @@ from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Reject, 
 from dream_envs.curriculum import gates, sampler
 from dream_envs.curriculum.store import ChallengeStore, Entry, read_challenges, wilson
 from dream_envs.curriculum.syllabus import Share, Syllabus, author_of, challenge_of
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rollout import rollout
 from dream_envs.seeds import stream

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dream_envs.agents.decode import CachedForward, LlamaForward, sample
-from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.engines.decode import CachedForward, LlamaForward, sample
+from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import DreamEnvsError, Limits, Request
 from dream_envs.frontier import exact
 from dream_envs.seeds import stream

@@ -74,7 +74,7 @@ def test_the_first_round_is_that_of_one_process(two: Any, tmp_path: Path) -> Non
     """Who plays an episode makes no difference to it; after a step the weights differ, since the rows do."""
     from _tiny import practice
 
-    from dream_envs.agents.local import LocalAgent
+    from dream_envs.agents.engines.local import LocalAgent
 
     practice(tmp_path).play(0, LocalAgent("nano/compose"))
     assert texts(tmp_path) == texts(two[0] / "run")[:EACH]

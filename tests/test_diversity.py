@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.curriculum.alarms import entropy_of_counts
-from dream_envs.frontier import diversity as dv
+from dream_envs.metrics import diversity as dv
+from dream_envs.metrics.health import entropy_of_counts
 from dream_envs.seeds import stream
 
 TEXTS = st.lists(st.text(alphabet="ab c\n", max_size=12), min_size=1, max_size=8)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier.formats import FAMILIES, GENERIC, Formats, Parser, formats_of, labels
+from dream_envs.metrics.formats import FAMILIES, GENERIC, Formats, Parser, formats_of, labels
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 

@@ -19,9 +19,9 @@ pytest.importorskip("trl")
 import torch
 from _tiny import texts
 
-from dream_envs.baselines.arms import ARMS
-from dream_envs.baselines.dream import Settings, dream, train
-from dream_envs.baselines.measure import Yardstick
+from dream_envs.baselines.eval_set import Yardstick
+from dream_envs.baselines.loops.arms import ARMS
+from dream_envs.baselines.loops.dream import Settings, dream, train
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.rollout import read_episodes
@@ -129,7 +129,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path) -> Non
 CHILD = """
 import sys, torch
 from pathlib import Path
-from dream_envs.baselines.dream import Settings, train
+from dream_envs.baselines.loops.dream import Settings, train
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True, warn_only=True)
 train(Settings(steps=int(sys.argv[2]), attempts=4, per_depth=4), Path(sys.argv[1]), tick=lambda *_: None, save_every=2)

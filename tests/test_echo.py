@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dream_envs.core import DreamEnvsError, Reject
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 from dream_envs.testing import check
 
-task: Any = pytest.importorskip("dream_envs.baselines.echo_task")
-study: Any = pytest.importorskip("dream_envs.baselines.echo_study")
+task: Any = pytest.importorskip("dream_envs.baselines.studies.echo_task")
+study: Any = pytest.importorskip("dream_envs.baselines.studies.echo_study")
 
 quick = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 TINY = {"n_states": 3, "n_operations": 2, "held_out_pairs": 0}
@@ -209,7 +209,7 @@ def test_the_effect_of_the_coefficient_is_paired_by_seed() -> None:
 
 
 def test_the_report_shows_what_is_there(tmp_path: Path) -> None:
-    report = pytest.importorskip("dream_envs.baselines.echo_report")
+    report = pytest.importorskip("dream_envs.baselines.studies.echo_report")
     runs = [a_run(str(i), kl, turn=1 if i else 99) for i in range(3) for kl in (0.0, 0.01)]
     for run in runs:
         run["settings"] |= {"depth": 3, "train": 20, "test": 4, "draws": 8}
@@ -281,9 +281,9 @@ def test_the_corpus_has_the_declared_shares_and_only_right_answers(recipe: Any) 
 @pytest.mark.parametrize("name", ["nano/echo", "nano/echo_wide"])
 def test_a_base_says_the_formats_in_the_shares_of_its_corpus(recipe: Any, name: str) -> None:
     """Within 0.03 of what was declared, over both depths; and the commonest format is not the best one."""
-    run = pytest.importorskip("dream_envs.baselines.echo_run")
-    measure = pytest.importorskip("dream_envs.baselines.echo_measure")
-    local = pytest.importorskip("dream_envs.agents.local")
+    run = pytest.importorskip("dream_envs.baselines.studies.echo_run")
+    measure = pytest.importorskip("dream_envs.baselines.studies.echo_measure")
+    local = pytest.importorskip("dream_envs.agents.engines.local")
     base, family = local.LocalAgent(name), run.family_of(name, 3)
     found = {}
     for depth in (2, 3):

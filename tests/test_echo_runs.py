@@ -20,11 +20,11 @@ import torch
 
 pytest.importorskip("trl")
 
-from dream_envs.agents.local import LocalAgent
-from dream_envs.baselines import echo as study
-from dream_envs.baselines.echo_measure import Exam, log_likelihood, rounds
-from dream_envs.baselines.echo_run import EchoSettings, Passes, family_of, marks, problems, run
-from dream_envs.baselines.echo_task import LABELS, format_of
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.baselines.studies import echo as study
+from dream_envs.baselines.studies.echo_measure import Exam, log_likelihood, rounds
+from dream_envs.baselines.studies.echo_run import EchoSettings, Passes, family_of, marks, problems, run
+from dream_envs.baselines.studies.echo_task import LABELS, format_of
 from dream_envs.core import DreamEnvsError
 from dream_envs.rollout import read_episodes
 
@@ -99,7 +99,7 @@ class Parrot(LocalAgent):
         self.replies = [reply(t, i) for t in tasks for i in range(draws)]
 
     def sample(self, prompts: Any, seeds: Any, max_tokens: Any) -> Any:
-        from dream_envs.agents.decode import Sample
+        from dream_envs.agents.engines.decode import Sample
 
         ids = [[*self.tokenizer(t, add_special_tokens=False)["input_ids"], self.ends[0]] for t in self.replies]
         return [Sample(x, [-0.5] * len(x), True) for x in ids]

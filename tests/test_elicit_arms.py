@@ -10,13 +10,21 @@ import torch
 from _hidden import MARK, Marked, hidden, problems
 from _tiny import same, weights
 
-from dream_envs.agents import elicit
-from dream_envs.agents.attempts import attempts, by_first_token, by_length, kinds, messages_of, pass_rates, request
-from dream_envs.agents.cot_decoding import CotDecoding
-from dream_envs.agents.elicit import CritiqueArm, RlvrArm, SaeArm, SteeringArm, arm
-from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.sae import SaeSettings
-from dream_envs.agents.steering import Steered, layer_of
+from dream_envs.agents.elicitation import elicit
+from dream_envs.agents.elicitation.attempts import (
+    attempts,
+    by_first_token,
+    by_length,
+    kinds,
+    messages_of,
+    pass_rates,
+    request,
+)
+from dream_envs.agents.elicitation.cot_decoding import CotDecoding
+from dream_envs.agents.elicitation.elicit import CritiqueArm, RlvrArm, SaeArm, SteeringArm, arm
+from dream_envs.agents.elicitation.sae import SaeSettings
+from dream_envs.agents.elicitation.steering import Steered, layer_of
+from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import Agent, DreamEnvsError, Task
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
@@ -160,7 +168,7 @@ def test_delta_by_hand(base: LocalAgent) -> None:
 
 
 def _sample(ids: list[int]) -> object:
-    from dream_envs.agents.decode import Sample
+    from dream_envs.agents.engines.decode import Sample
 
     return Sample(ids, [0.0] * len(ids), True)
 
@@ -206,7 +214,7 @@ def _marked(replies: list) -> float:
 
 
 def _attempt(length: int, first: int) -> object:
-    from dream_envs.agents.attempts import Attempt
+    from dream_envs.agents.elicitation.attempts import Attempt
 
     return Attempt("", first, length, True, 0.0)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
-from dream_envs.agents import steering
-from dream_envs.agents.cot_decoding import CotDecoding
-from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.sft import fine_tune
-from dream_envs.agents.steering import Steered, contrast_vector, gradient_vector, residuals
+from dream_envs.agents.elicitation import steering
+from dream_envs.agents.elicitation.cot_decoding import CotDecoding
+from dream_envs.agents.elicitation.steering import Steered, contrast_vector, gradient_vector, residuals
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.training.sft import fine_tune
 from dream_envs.core import DreamEnvsError, Limits, Request
 from dream_envs.seeds import stream
 

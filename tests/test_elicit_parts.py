@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dream_envs.agents.critique import CritiqueSettings, agreeing, critique, question
-from dream_envs.agents.rlvr import FixedTasks
-from dream_envs.agents.sae import SaeSettings, at_random, by_activation, by_attribution, train
+from dream_envs.agents.elicitation.critique import CritiqueSettings, agreeing, critique, question
+from dream_envs.agents.elicitation.rlvr import FixedTasks
+from dream_envs.agents.elicitation.sae import SaeSettings, at_random, by_activation, by_attribution, train
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition

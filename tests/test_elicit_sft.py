@@ -9,8 +9,8 @@ import pytest
 import torch
 from _tiny import same, weights
 
-from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.sft import Collator, fine_tune, tokenized
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.training.sft import Collator, fine_tune, tokenized
 from dream_envs.core import DreamEnvsError, Limits, Request
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition

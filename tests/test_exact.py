@@ -101,7 +101,7 @@ def test_the_grammar_is_the_familys() -> None:
 @pytest.fixture(scope="module")
 def nano() -> Any:
     pytest.importorskip("torch").set_num_threads(1)
-    return pytest.importorskip("dream_envs.agents.local").LocalAgent("nano/compose")
+    return pytest.importorskip("dream_envs.agents.engines.local").LocalAgent("nano/compose")
 
 
 def grammars(nano: Any, depth: int, count: int) -> list[ex.Grammar]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import dream_envs
 from dream_envs import registry
 from dream_envs.core import Action, Challenge, DreamEnvsError, Score, Task
-from dream_envs.faces.vector import VectorSingleRole
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.envs.vector import VectorSingleRole
 
 GAME = "dream_envs/ChallengerSolver-v0"
 SOLVER = "dream_envs/ChallengerSolver-Solver-v0"

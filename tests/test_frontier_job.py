@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from dream_envs import registry
-from dream_envs.agents.local import LocalAgent
-from dream_envs.baselines import controls
-from dream_envs.baselines import frontier as job
-from dream_envs.baselines.elicited import Elicited, Model, TwoTurns, by_arm, load_model
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.baselines.frontier import controls, job
+from dream_envs.baselines.frontier.elicited import Elicited, Model, TwoTurns, by_arm, load_model
 from dream_envs.core import Action, Limits, Request, Usage
 from dream_envs.frontier import suite as suites
 from dream_envs.frontier.arms import ARMS
@@ -251,8 +250,8 @@ def test_a_device_that_is_not_there_is_one_line(verb, device):
 def test_a_changed_template_is_another_model(tmp_path):
     import shutil
 
-    from dream_envs.agents.local import resolve
-    from dream_envs.baselines.elicited import identity_of
+    from dream_envs.agents.engines.local import resolve
+    from dream_envs.baselines.frontier.elicited import identity_of
 
     folder = tmp_path / "model"
     shutil.copytree(resolve("nano/compose"), folder)

@@ -109,7 +109,7 @@ def test_wilson_ends_are_where_the_score_test_turns(counts: tuple[int, int]) -> 
 def test_the_command_is_one_that_the_verb_takes(data: dict[str, Any]) -> None:
     import typer.main
 
-    from dream_envs._cli_frontier import frontier_app
+    from dream_envs.cli.frontier import frontier_app
 
     mini = copy.deepcopy(data)
     mini["protocol"]["budgets"] = [128, 256, 512, 1024]

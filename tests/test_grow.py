@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dream_envs.agents.grow import widen
-from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.sleep.grow import widen
 from dream_envs.core import DreamEnvsError
 
 

@@ -9,14 +9,14 @@ from _episodes import GOLD, play, states
 from _judged import judged, prefers
 
 from dream_envs import acting, registry
-from dream_envs.agents import judges
+from dream_envs.agents.engines import judges
 from dream_envs.core import Action, DreamEnvsError, Request
-from dream_envs.frontier.cards import judge_card
-from dream_envs.frontier.judge_records import records
-from dream_envs.games import judging
-from dream_envs.games.challenger_solver import ChallengerSolver
-from dream_envs.games.judging import Question
-from dream_envs.games.self_judge import SelfJudge
+from dream_envs.envs import judging
+from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.envs.judging import Question
+from dream_envs.envs.self_judge import SelfJudge
+from dream_envs.metrics.cards import judge_card
+from dream_envs.metrics.judge_records import records
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rewards.self_judge import serl
 from dream_envs.rewards.solver import judge_agreement

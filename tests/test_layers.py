@@ -18,10 +18,11 @@ ROWS: list[set[str]] = [
     {"seeds", "spaces"},
     {"registry"},
     {"tasks"},
-    {"games"},
+    {"envs"},
     {"acting"},
     {"rewards", "curriculum"},
-    {"faces", "rollout", "frontier"},
+    {"api", "rollout", "frontier"},
+    {"metrics"},
     {"runs"},
     {"testing", "report"},
     {"agents"},
@@ -30,13 +31,15 @@ ROWS: list[set[str]] = [
     {"cli"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
+#: The API adapters in envs/: they stand to the right of the rewards that they build.
+API = {"aec", "parallel", "gym", "vector", "_common", "_seat"}
 #: Imports to the right that happen inside a function, when they are needed.
-LATE = {("faces", "agents")}  # scripted agents fill the seats that nobody was named for
+LATE = {("api", "agents")}  # scripted agents fill the seats that nobody was named for
 #: The package's own front door may name anything, late.
 FRONT = "__init__"
 
 #: Where torch's global generator may be seeded: inside fork_rng, or in a process that the file owns.
-TORCH_SEEDERS = {"baselines/nano/recipe.py", "agents/dreams.py", "agents/grow.py"}
+TORCH_SEEDERS = {"baselines/nano/recipe.py", "agents/sleep/dreams.py", "agents/sleep/grow.py"}
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -55,8 +58,9 @@ EVERYTHING = [*SOURCE, *python_files("tests")]
 
 def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    name = parts[0] if parts[0] != "dream_envs" else parts[1]
-    return "cli" if name.startswith("_cli_") else name
+    if parts[:2] == ("dream_envs", "envs") and parts[2] in API:
+        return "api"
+    return parts[0] if parts[0] != "dream_envs" else parts[1]
 
 
 def imports(tree: ast.Module, package: str) -> Iterator[tuple[str, bool, int]]:
@@ -99,7 +103,7 @@ def rooms_imported(path: Path) -> Iterator[tuple[str, bool, int]]:
     for module, early, line in imports(tree_of(path), package_of(path)):
         parts = module.split(".")
         if parts[0] == "dream_envs" and len(parts) > 1:
-            room = "cli" if parts[1].startswith("_cli_") else parts[1]
+            room = "api" if parts[1] == "envs" and len(parts) > 2 and parts[2] in API else parts[1]
             if room in RANK:
                 yield room, early, line
 
@@ -125,14 +129,14 @@ def test_imports_point_left(path):
 def test_the_walk_sees_what_it_should(tmp_path):
     """The reader of imports, on a file in which everything that it has to tell apart occurs."""
     text = (
-        "from __future__ import annotations\nimport dream_envs.games.x\nfrom dream_envs import rollout as r\n"
-        "from . import gates\nfrom ..faces import aec\nif TYPE_CHECKING:\n    import torch\n"
+        "from __future__ import annotations\nimport dream_envs.envs.x\nfrom dream_envs import rollout as r\n"
+        "from . import gates\nfrom ..envs import aec\nif TYPE_CHECKING:\n    import torch\n"
         "def f():\n    from dream_envs.agents import scripted\n"
     )
     found = list(imports(ast.parse(text), "dream_envs.curriculum"))
     early = {module for module, at_import, _ in found if at_import}
     late = {module for module, at_import, _ in found if not at_import}
-    assert {"dream_envs.games.x", "dream_envs.rollout", "dream_envs.curriculum.gates", "dream_envs.faces.aec"} <= early
+    assert {"dream_envs.envs.x", "dream_envs.rollout", "dream_envs.curriculum.gates", "dream_envs.envs.aec"} <= early
     assert late == {"dream_envs.agents", "dream_envs.agents.scripted"}
     assert "torch" not in early | late
 

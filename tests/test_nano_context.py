@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 from _sleep import STATES, reader, table
 
-from dream_envs.agents.local import resolve
+from dream_envs.agents.engines.local import resolve
 from dream_envs.baselines.nano import contexts, tokenizer
 from dream_envs.baselines.nano.context_exam import fiction_exam, questions, reading_exam
 from dream_envs.baselines.nano.recipe import BASES, recipe_hash, weights_hash

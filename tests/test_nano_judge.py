@@ -14,12 +14,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dream_envs.agents.local import LocalAgent, resolve
-from dream_envs.baselines.measure import Yardstick
+from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.baselines.eval_set import Yardstick
 from dream_envs.baselines.nano import judge_exam, judged
 from dream_envs.baselines.nano.recipe import BASES, examples, recipe_hash, weights_hash
 from dream_envs.core import Limits, Request
-from dream_envs.games.judging import Question, mark_of, read, write
+from dream_envs.envs.judging import Question, mark_of, read, write
 from dream_envs.seeds import digest, stream
 from dream_envs.tasks.composition import Composition
 

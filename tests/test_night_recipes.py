@@ -15,8 +15,10 @@ pytest.importorskip("trl")
 from test_sleeping import LEARNING, small  # noqa: F401  (a fixture)
 
 from dream_envs import cli
-from dream_envs.agents.night import SleepSettings
-from dream_envs.baselines import night_recipes, recipes, sleeping
+from dream_envs.agents.sleep.night import SleepSettings
+from dream_envs.baselines import recipes
+from dream_envs.baselines.loops import night_recipes
+from dream_envs.baselines.studies import sleeping
 from dream_envs.core import DreamEnvsError
 from dream_envs.report.words import probability
 

@@ -60,7 +60,7 @@ def _linked(path: Path) -> bool:
 
 def test_every_data_file_is_in_it(wheel):
     wanted = {"dream_envs/py.typed"}
-    wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "dream_envs" / "templates").glob("**/*.txt")}
+    wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "dream_envs" / "cli" / "templates").glob("**/*.txt")}
     wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "dream_envs" / "report").glob("*.html")}
     bases = [p.parent for p in (ROOT / "baselines" / "nano").glob("*/config.json")]
     assert bases

@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 from test_practice import Killed
 from transformers import AutoModelForCausalLM
 
-from dream_envs.agents.critic import FILE
-from dream_envs.agents.grpo import GRPO
-from dream_envs.agents.learners import LEARNERS
-from dream_envs.agents.local import LocalAgent, resolve
+from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.agents.training.critic import FILE
+from dream_envs.agents.training.grpo import GRPO
+from dream_envs.agents.training.learners import LEARNERS
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum.syllabus import Share
 
@@ -191,7 +191,7 @@ def test_the_tiny_settings_are_of_every_part() -> None:
 @pytest.mark.parametrize("name", ["ppo", "rloo"])
 def test_the_flagship_takes_it_by_name(name: str, tmp_path: Path) -> None:
     """One round with the learner's own defaults, to the end: the configuration names its rule, the frontier its run."""
-    from dream_envs.baselines.dream import dream
+    from dream_envs.baselines.loops.dream import dream
 
     found = dream(tmp_path / "run", learner=name, steps=1, quiet=True, json=True)
     told = json.loads((tmp_path / "run" / "run.json").read_text())

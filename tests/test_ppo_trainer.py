@@ -20,9 +20,9 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
-from dream_envs.agents.critic import Critic, CriticSettings
-from dream_envs.agents.trl_adapter import RowTrainer, TrainingRow, TrainSettings, make_trainer
-from dream_envs.agents.updates import Updates
+from dream_envs.agents.training.critic import Critic, CriticSettings
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow, TrainSettings, make_trainer
+from dream_envs.agents.training.updates import Updates
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import stream
 

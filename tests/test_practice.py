@@ -16,8 +16,8 @@ pytest.importorskip("trl")
 
 from _tiny import SETTINGS, learner, practice, same, texts, weights
 
-from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.trl_adapter import TrainingRow
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.core import DreamEnvsError, Score
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.curriculum.syllabus import Share
@@ -134,7 +134,7 @@ def test_a_snapshot_is_frozen_although_the_trainer_patched_the_model(tmp_path: P
 
 def trained_rows(monkeypatch: pytest.MonkeyPatch, path: Path, steps: int, **more: Any) -> list[TrainingRow]:
     """All rows that reach the trainer in a short run."""
-    from dream_envs.agents.trl_adapter import RowTrainer
+    from dream_envs.agents.training.trl_adapter import RowTrainer
 
     seen: list[TrainingRow] = []
     fetch = RowTrainer.fetch

@@ -20,17 +20,19 @@ from _recipes import SMALL, job_of, walked
 from _tiny import texts
 
 from dream_envs import cli, registry
-from dream_envs.agents.local import LocalAgent, resolve
-from dream_envs.agents.updates import Updates
-from dream_envs.baselines import frontier, loop, prompts, recipes, self_rewarding, serl_limited
-from dream_envs.baselines.measure import Yardstick
+from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.agents.training.updates import Updates
+from dream_envs.baselines import loop, recipes
+from dream_envs.baselines.eval_set import Yardstick
+from dream_envs.baselines.frontier import job as frontier
+from dream_envs.baselines.loops import prompts, self_rewarding, serl_limited
 from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Action, Episode, Score, Start
 from dream_envs.curriculum.deck import PromptDeck
 from dream_envs.curriculum.store import ChallengeStore, read_challenges
+from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.envs.self_judge import SelfJudge
 from dream_envs.frontier import suite as suites
-from dream_envs.games.challenger_solver import ChallengerSolver
-from dream_envs.games.self_judge import SelfJudge
 from dream_envs.rewards.self_judge_points import self_rubric
 from dream_envs.rewards.solver import majority
 from dream_envs.rollout import read_episodes, rollout

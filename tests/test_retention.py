@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dream_envs.core import Action, DreamEnvsError
-from dream_envs.frontier.probes import ProbeSet, draw, probe_set, scores
-from dream_envs.frontier.retention import retention
+from dream_envs.metrics.probes import ProbeSet, draw, probe_set, scores
+from dream_envs.metrics.retention import retention
 from dream_envs.seeds import stream
 from dream_envs.tasks.arithmetic import Arithmetic
 from dream_envs.tasks.composition import Composition

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dream_envs.core import Action, Episode, Event, Request, Start
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rollout import EpisodeWriter, read_episodes, rollout
 from dream_envs.tasks.composition import Composition
@@ -119,7 +119,7 @@ def test_another_seed_is_another_run() -> None:
 @pytest.fixture(scope="module")
 def nano() -> Any:
     pytest.importorskip("torch").set_num_threads(1)
-    return pytest.importorskip("dream_envs.agents.local").LocalAgent("nano/compose")
+    return pytest.importorskip("dream_envs.agents.engines.local").LocalAgent("nano/compose")
 
 
 def test_a_models_episode_does_not_depend_on_its_company(nano: Any) -> None:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dream_envs import acting, registry
-from dream_envs.agents import scripted
+from dream_envs.agents.engines import scripted
 from dream_envs.core import Action, Challenge, DreamEnvsError, Limits, Reject, Request, Task
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.seeds import stream
 
 FAMILIES = [(name, notation) for name in registry.rows("tasks") for notation in ("compact", "english")]

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import dream_envs
 from dream_envs import acting
 from dream_envs.core import Action, DreamEnvsError, Task, encode
-from dream_envs.games import judge_facts, judging
-from dream_envs.games.judging import Question
-from dream_envs.games.self_judge import HIDDEN, SelfJudge
+from dream_envs.envs import judge_facts, judging
+from dream_envs.envs.judging import Question
+from dream_envs.envs.self_judge import HIDDEN, SelfJudge
 from dream_envs.tasks.composition import Composition
 from dream_envs.testing import check
 

@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("trl")
 
-from dream_envs.agents import judges
-from dream_envs.agents.grpo import GRPO, GRPOSettings
-from dream_envs.agents.rows import RowConfig
-from dream_envs.agents.self_practice import FixedPrompts, SelfPractice, judged_groups, label_accuracy
-from dream_envs.baselines import self_judging as study
-from dream_envs.baselines import self_judging_report as report
+from dream_envs.agents.engines import judges
+from dream_envs.agents.training.grpo import GRPO, GRPOSettings
+from dream_envs.agents.training.rows import RowConfig
+from dream_envs.agents.training.self_practice import FixedPrompts, SelfPractice, judged_groups, label_accuracy
+from dream_envs.baselines.studies import self_judging as study
+from dream_envs.baselines.studies import self_judging_report as report
 from dream_envs.core import DreamEnvsError, Episode
-from dream_envs.games.self_judge import SelfJudge
+from dream_envs.envs.self_judge import SelfJudge
 from dream_envs.rewards.self_judge import serl
 from dream_envs.rollout import rollout
 from dream_envs.runs import Run
@@ -163,8 +163,8 @@ def test_every_arm_has_a_game_a_reward_and_its_judge() -> None:
 
 
 def test_the_cyclic_judge_is_flagged_and_an_honest_one_is_not() -> None:
-    from dream_envs.frontier.cards import judge_card
-    from dream_envs.frontier.judge_records import records
+    from dream_envs.metrics.cards import judge_card
+    from dream_envs.metrics.judge_records import records
 
     arm = study.ARMS["cyclic"]
     game = study._game(arm)

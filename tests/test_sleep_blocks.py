@@ -14,13 +14,13 @@ import torch
 from _sleep import DREAMS, LEARNING, SMALL, bits, day, imagination, reader, same, with_
 from _tiny import learner, practice
 
-from dream_envs.agents import night as night_module
-from dream_envs.agents.dreams import FamilyImagination
-from dream_envs.agents.experience import Buffer
-from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.night import SleepSettings
-from dream_envs.agents.reader import Reader
-from dream_envs.agents.sleep import SleepConsolidation
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.sleep import night as night_module
+from dream_envs.agents.sleep.consolidation import SleepConsolidation
+from dream_envs.agents.sleep.dreams import FamilyImagination
+from dream_envs.agents.sleep.experience import Buffer
+from dream_envs.agents.sleep.night import SleepSettings
+from dream_envs.agents.sleep.reader import Reader
 from dream_envs.core import DreamEnvsError
 
 #: With next to no learning rate a night ends where it began.

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import dream_envs
 from dream_envs import acting
 from dream_envs.core import Action, Challenge, DreamEnvsError, Task, Usage, content_hash, decode_episode, encode
-from dream_envs.games.sleep_cycle import SleepCycle
+from dream_envs.envs.sleep_cycle import SleepCycle
 from dream_envs.rewards.sleep import closed_book
 from dream_envs.seeds import stream
 from dream_envs.tasks.lessons import OperationLessons

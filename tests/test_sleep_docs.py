@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from dream_envs import acting
-from dream_envs.games.sleep_cycle import SleepCycle
+from dream_envs.envs.sleep_cycle import SleepCycle
 from dream_envs.seeds import stream
 from dream_envs.tasks.documents import DocumentLessons
 from dream_envs.tasks.lessons import OperationLessons

@@ -15,7 +15,8 @@ pytest.importorskip("trl")
 import torch
 from _sleep import DREAMS, STATES, bits, day, generators, imagination, reader, same, with_
 
-from dream_envs.agents.dreams import (
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.sleep.dreams import (
     Dream,
     FamilyImagination,
     answers,
@@ -26,8 +27,7 @@ from dream_envs.agents.dreams import (
     random_expert,
     tried,
 )
-from dream_envs.agents.experience import Experience, context_of
-from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.sleep.experience import Experience, context_of
 from dream_envs.core import Action, Reject, Score, Task
 from dream_envs.tasks.composition import Composition
 

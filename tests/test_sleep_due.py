@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dream_envs.agents.night import SleepSettings
-from dream_envs.agents.sleep import SleepConsolidation
+from dream_envs.agents.sleep.consolidation import SleepConsolidation
+from dream_envs.agents.sleep.night import SleepSettings
 from dream_envs.core import Action, Request, Usage
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dream_envs.frontier.retention import retention
-from dream_envs.games import sleep_facts
+from dream_envs.envs import sleep_facts
+from dream_envs.metrics.retention import retention
 from dream_envs.seeds import stream
 
 

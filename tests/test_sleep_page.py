@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("trl")
 
-from dream_envs.agents.dreams import DreamSettings
-from dream_envs.agents.night import SleepSettings
-from dream_envs.agents.seeding import SeedingSettings
+from dream_envs.agents.sleep.dreams import DreamSettings
+from dream_envs.agents.sleep.night import SleepSettings
+from dream_envs.agents.sleep.seeding import SeedingSettings
 
 PAGE = (Path(__file__).parent.parent / "docs" / "sleep.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from dream_envs.agents.dreams import DreamSettings, select
-from dream_envs.agents.experience import Buffer, Experience, alike, closed, context_of, seen, solved
-from dream_envs.agents.night import SleepSettings
-from dream_envs.agents.seeding import SeedingSettings
+from dream_envs.agents.sleep.dreams import DreamSettings, select
+from dream_envs.agents.sleep.experience import Buffer, Experience, alike, closed, context_of, seen, solved
+from dream_envs.agents.sleep.night import SleepSettings
+from dream_envs.agents.sleep.seeding import SeedingSettings
 from dream_envs.core import DreamEnvsError, Episode, Outcome, Score, Task, Turn
 from dream_envs.seeds import stream
 

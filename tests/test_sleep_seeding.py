@@ -16,12 +16,12 @@ pytest.importorskip("trl")
 import torch
 from _sleep import LEARNING, bits, day, generators, imagination, reader, same, with_
 
-from dream_envs.agents import seeding
-from dream_envs.agents.dreams import imagine, likelihood
-from dream_envs.agents.experience import Experience
-from dream_envs.agents.local import LocalAgent
-from dream_envs.agents.seeding import GKDTrainer, seed_knowledge
-from dream_envs.agents.sft import quietly
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.sleep import seeding
+from dream_envs.agents.sleep.dreams import imagine, likelihood
+from dream_envs.agents.sleep.experience import Experience
+from dream_envs.agents.sleep.seeding import GKDTrainer, seed_knowledge
+from dream_envs.agents.training.sft import quietly
 from dream_envs.core import DreamEnvsError
 
 TEACHER, STUDENT = [0.7, 0.2, 0.1], [0.25, 0.25, 0.5]

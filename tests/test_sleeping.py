@@ -10,13 +10,14 @@ import msgspec
 import pytest
 import torch
 
-from dream_envs.agents.dreams import DreamSettings
-from dream_envs.agents.experience import context_of
-from dream_envs.agents.seeding import SeedingSettings
-from dream_envs.baselines import sleepers, sleeping, upward
-from dream_envs.baselines import sleeping_report as report
+from dream_envs.agents.sleep.dreams import DreamSettings
+from dream_envs.agents.sleep.experience import context_of
+from dream_envs.agents.sleep.seeding import SeedingSettings
+from dream_envs.baselines.loops import sleepers
+from dream_envs.baselines.studies import sleeping, upward
+from dream_envs.baselines.studies import sleeping_report as report
 from dream_envs.core import DreamEnvsError
-from dream_envs.games.sleep_cycle import SleepCycle
+from dream_envs.envs.sleep_cycle import SleepCycle
 from dream_envs.runs import read_json
 from dream_envs.tasks.lessons import OperationLessons
 
@@ -95,7 +96,7 @@ def test_the_placebo_is_told_another_table(tmp_path: Path, small: None) -> None:
     lesson = game.lessons.lesson(sleeping_rng(), 0)
     task = game.lessons.question(lesson, sleeping_rng())
     messages = [{"role": "system", "content": lesson.context}, {"role": "user", "content": task.prompt}]
-    from dream_envs.agents.experience import Experience
+    from dream_envs.agents.sleep.experience import Experience
 
     (lie,) = sleeper._lied([Experience(messages, task.answer, "day")], 0)
     told = context_of(lie.messages)[0]["content"]
@@ -115,7 +116,7 @@ def test_a_static_expert_changes_no_matrix_by_more_than_its_rank(tmp_path: Path,
     method = msgspec.structs.replace(method, night=msgspec.structs.replace(method.night, learning=rule))
     sleeping.METHODS["static_expert"] = method  # the fixture's copy
     sleeping.run(tiny("static_expert"), tmp_path)
-    from dream_envs.agents.local import LocalAgent
+    from dream_envs.agents.engines.local import LocalAgent
 
     base = LocalAgent("nano/context").model.state_dict()
     evening = LocalAgent(str(tmp_path / "nights" / "01" / "evening")).model.state_dict()

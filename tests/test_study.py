@@ -13,7 +13,7 @@ from _run_folders import frontier
 
 from dream_envs.core import DreamEnvsError
 
-study: Any = pytest.importorskip("dream_envs.baselines.study")
+study: Any = pytest.importorskip("dream_envs.baselines.studies.study")
 
 
 def finished(out: Path, arm: str, learner: str, seed: int, **more: Any) -> None:

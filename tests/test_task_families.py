@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dream_envs.core import Action, Challenge, DreamEnvsError, Reject, Task
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.seeds import stream
 from dream_envs.tasks.arithmetic import Arithmetic
 from dream_envs.tasks.composition import Composition

@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from dream_envs.agents.trl_adapter import CheckpointCallback, RowTrainer, TrainingRow, TrainSettings, make_trainer
+from dream_envs.agents.training.trl_adapter import (
+    CheckpointCallback,
+    RowTrainer,
+    TrainingRow,
+    TrainSettings,
+    make_trainer,
+)
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
 from dream_envs.seeds import stream
 

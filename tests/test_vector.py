@@ -10,8 +10,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 import dream_envs
 from dream_envs import acting, registry
 from dream_envs.core import DreamEnvsError
-from dream_envs.faces.vector import VectorSingleRole
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.envs.vector import VectorSingleRole
 
 SOLVER = "dream_envs/ChallengerSolver-Solver-v0"
 ODD = "≤ é 🙂 \u202e \x00"

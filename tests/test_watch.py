@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from dream_envs.agents.local import LocalAgent  # noqa: E402
-from dream_envs.baselines.dream import Settings, train  # noqa: E402
-from dream_envs.baselines.measure import Yardstick  # noqa: E402
+from dream_envs.agents.engines.local import LocalAgent  # noqa: E402
+from dream_envs.baselines.eval_set import Yardstick  # noqa: E402
+from dream_envs.baselines.loops.dream import Settings, train  # noqa: E402
 from dream_envs.baselines.watch import KEPT, PREFIX, Watch  # noqa: E402
 from dream_envs.tasks.composition import Composition  # noqa: E402
 

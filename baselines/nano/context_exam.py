@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from dream_envs.agents.dreams import fictions
-from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.sleep.dreams import fictions
 from dream_envs.baselines.nano.judge_exam import likelihood
 from dream_envs.core import Message
 from dream_envs.seeds import stream

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs.agents.local import LocalAgent
+from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.baselines.nano.judged import Judging, wrong_answer
 from dream_envs.core import Task
-from dream_envs.games.judging import Question, write
+from dream_envs.envs.judging import Question, write
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 

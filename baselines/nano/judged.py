@@ -1,6 +1,6 @@
 """What the base ``nano/judge`` is shown besides problems: answers to judge, with slips and labels of declared noise.
 
-The questions are written in the grammar of ``games.judging`` by that grammar's own ``write``; see ``Judging`` for what
+The questions are written in the grammar of ``envs.judging`` by that grammar's own ``write``; see ``Judging`` for what
 is drawn how often.
 """
 
@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from dream_envs.core import Task
-from dream_envs.games.judging import Question, say, write
+from dream_envs.envs.judging import Question, say, write
 from dream_envs.tasks.composition import Composition
 
-#: What a check and a repair begin with; no kind of question of ``games.judging`` has these letters.
+#: What a check and a repair begin with; no kind of question of ``envs.judging`` has these letters.
 CHECK, REPAIR = "k", "y"
 #: Share of wrong steps in both, and what an operation, a state and what stands behind it weigh in the loss.
 WRONG_STEPS = 0.4

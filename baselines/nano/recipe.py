@@ -187,7 +187,7 @@ def _begin(recipe: Recipe) -> Any:
     """The base that a recipe grows from; None."""
     if not isinstance(recipe, Grown):
         return None
-    from dream_envs.agents.local import load
+    from dream_envs.agents.engines.local import load
 
     return load(f"nano/{recipe.begin}")[0]
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.games.judge_facts import pairs
+from dream_envs.envs.judge_facts import pairs
 from dream_envs.rewards.base import Model, agents_of, last_turns, reward, unanswered
 
 Row = dict[str, Any]

@@ -140,9 +140,9 @@ def faces_of(subject: Subject) -> list[Subject]:
     """The subject and, for a game, its faces: AEC, Parallel and one single-role view a role."""
     if subject.kind != "game":
         return [subject]
-    from dream_envs.faces.aec import AEC
-    from dream_envs.faces.parallel import Parallel
-    from dream_envs.faces.single import SingleRole
+    from dream_envs.envs.aec import AEC
+    from dream_envs.envs.gym import SingleRole
+    from dream_envs.envs.parallel import Parallel
 
     parts = [subject]
     for number, maker in enumerate(subject.variants):

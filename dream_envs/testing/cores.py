@@ -13,8 +13,8 @@ import msgspec
 
 from dream_envs import acting, seeds
 from dream_envs.core import Action, Agent, Episode, Game, Request, Status, Task, decode_episode, encode
-from dream_envs.faces import _common as common
-from dream_envs.faces._seat import SeatEngine
+from dream_envs.envs import _common as common
+from dream_envs.envs._seat import SeatEngine
 from dream_envs.testing.report import Failure, Skip
 from dream_envs.testing.subject import Subject
 from dream_envs.testing.walks import GameWalk, default_players, difference, plain, seat_players
@@ -134,8 +134,8 @@ def rescoring(subject: Subject, parts: Sequence[Subject]) -> None:
 
 def faces_agree(subject: Subject, parts: Sequence[Subject]) -> None:
     """The same seed and moves give the same episode in AEC, Parallel, the single-role engine and the core."""
-    from dream_envs.faces.aec import AEC
-    from dream_envs.faces.parallel import Parallel
+    from dream_envs.envs.aec import AEC
+    from dream_envs.envs.parallel import Parallel
 
     game = subject.new()
     reward = subject.build_reward(game)

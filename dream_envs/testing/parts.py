@@ -28,7 +28,7 @@ from dream_envs.core import (
     decode_task,
     encode,
 )
-from dream_envs.games.challenger_solver import ChallengerSolver
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rollout import rollout
 from dream_envs.seeds import stream
 from dream_envs.testing.cores import HOSTILE

@@ -127,8 +127,8 @@ def _vector_log(vector: Any) -> list[Any]:
 
 
 def _native(part: Subject) -> Any:
-    from dream_envs.faces.single import SingleRole
-    from dream_envs.faces.vector import VectorSingleRole
+    from dream_envs.envs.gym import SingleRole
+    from dream_envs.envs.vector import VectorSingleRole
 
     one = part.new()
     assert isinstance(one, SingleRole)

@@ -13,7 +13,7 @@ import pettingzoo
 
 from dream_envs import registry
 from dream_envs.core import DreamEnvsError, Game
-from dream_envs.faces import _common as common
+from dream_envs.envs import _common as common
 
 
 @dataclasses.dataclass(frozen=True)

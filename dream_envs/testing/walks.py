@@ -17,7 +17,7 @@ import numpy as np
 
 from dream_envs import acting, seeds
 from dream_envs.core import Agent, Episode, Game
-from dream_envs.faces import _common as common
+from dream_envs.envs import _common as common
 from dream_envs.testing.report import Failure
 from dream_envs.testing.subject import Subject
 

@@ -1,0 +1,115 @@
+"""Critique fine-tuning on one problem: learn to judge one's own attempts at it (Wang et al., arXiv 2506.03295).
+
+The paper takes 100 candidate solutions of one problem from ten models and some 600 critiques of them from seven strong
+teachers; training on those raised a 7B base by 15 points.  Ours has no teacher: the candidates are the base's own
+samples on one problem, and a critique says what the family's verifier says of each, nothing more: the part of the
+candidate that agrees with an accepted reply is repeated, and the verdict follows.  What a gain shows is therefore the
+base's own skill; what a teacher would add is left out on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from dream_envs.agents.elicitation.attempts import Attempt, attempts, own_replies
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.core import DreamEnvsError, Message, Task, TaskFamily
+from dream_envs.seeds import stream
+
+
+class CritiqueSettings(msgspec.Struct, frozen=True):
+    """``candidates``: how many of the base's samples are looked at to find a problem's right and wrong ones.
+
+    ``kept``: candidates that are critiqued, right and wrong ones alike where there are enough.  ``quote``: repeat what
+    is right of a candidate before the verdict (with False the verdict stands alone, for families with many accepted
+    replies).  ``rehearse``: for each critique so many of the base's own replies to other problems, unjudged, so that it
+    goes on answering where it is asked to answer.  ``steps``, ``lr``, ``batch``, ``lora_rank``: of ``sft.fine_tune``.
+    """
+
+    candidates: int = 256
+    kept: int = 96
+    quote: bool = True
+    rehearse: float = 0.0
+    steps: int = 60
+    lr: float = 5e-4
+    batch: int = 32
+    lora_rank: int | None = None
+
+
+def agreeing(family: TaskFamily, task: Task, reply: str) -> str:
+    """The part of a reply before its first slip: what it shares from its start with the family's accepted reply."""
+    gold = family.gold(task)
+    if family.verify(task, reply).value >= 1:
+        return reply
+    count = next((i for i, (a, b) in enumerate(zip(reply, gold, strict=False)) if a != b), min(len(reply), len(gold)))
+    return reply[:count]
+
+
+def question(task: Task, reply: str) -> list[Message]:
+    """What the critic is asked: the problem and one candidate, in few tokens where the problem is in few."""
+    if len(task.prompt) < 80:
+        return [{"role": "user", "content": f"{task.prompt}={reply}?"}]
+    text = f"{task.prompt}\n\nA proposed reply:\n{reply}\n\nSay how far it is right, then whether it is right or wrong."
+    return [{"role": "user", "content": text}]
+
+
+def critique(family: TaskFamily, task: Task, reply: str, quote: bool = True) -> str:
+    """What the verifier says of a reply, as text: the part that is right, then ``right`` or ``wrong``."""
+    right = family.verify(task, reply).value >= 1
+    said = agreeing(family, task, reply) if quote else ""
+    verdict = "right" if right else "wrong"
+    return f"{said} {verdict}" if said else verdict
+
+
+def critique_tune(
+    base: LocalAgent, tasks: Sequence[Task], family: TaskFamily, settings: CritiqueSettings, seed: str
+) -> LocalAgent:
+    """A copy of the base, fine-tuned on critiques of its own attempts at one of these problems.
+
+    The problem is the one on which the base is nearest to right half of the time.
+
+    Raises:
+        DreamEnvsError: if the base is right on none of the problems, or never wrong: there is nothing to tell apart.
+    """
+    from dream_envs.agents.training.sft import fine_tune
+
+    found = attempts(base, tasks, family, max(2, settings.candidates // len(tasks)), f"{seed}/search")
+    rates = [sum(a.value for a in row) / len(row) for row in found]
+    mixed = [i for i, rate in enumerate(rates) if 0 < rate < 1]
+    if not mixed:
+        raise DreamEnvsError(
+            f"the base is right always or never on each of {len(tasks)} problems: a critique needs right and wrong ones"
+        )
+    chosen = min(mixed, key=lambda i: abs(rates[i] - 0.5))
+    (replies,) = attempts(base, [tasks[chosen]], family, settings.candidates, f"{seed}/candidates")
+    kept = _kept([*replies, *found[chosen]], settings.kept)
+    pairs = [(question(tasks[chosen], a.text), critique(family, tasks[chosen], a.text, settings.quote)) for a in kept]
+    pairs += _rehearsed(base, tasks, family, round(settings.rehearse * len(pairs)), seed)
+    return fine_tune(
+        base,
+        pairs,
+        steps=settings.steps,
+        lr=settings.lr,
+        seed=f"{seed}/critique",
+        batch=settings.batch,
+        lora_rank=settings.lora_rank,
+    )
+
+
+def _kept(replies: Sequence[Attempt], count: int) -> list[Attempt]:
+    """Right and wrong replies alike as far as there are enough; what there is too little of is repeated."""
+    right = [a for a in replies if a.value >= 1]
+    wrong = [a for a in replies if a.value < 1]
+    return [kind[i % len(kind)] for i in range(count // 2) for kind in (right, wrong) if kind]
+
+
+def _rehearsed(
+    base: LocalAgent, tasks: Sequence[Task], family: TaskFamily, count: int, seed: str
+) -> list[tuple[list[Message], str]]:
+    if not count:
+        return []
+    order = stream(seed, "rehearse").permutation(len(tasks))
+    chosen = [tasks[int(order[i % len(tasks)])] for i in range(min(count, len(tasks)))]
+    return own_replies(base, chosen, family, -(-count // len(chosen)), f"{seed}/rehearse")[:count]

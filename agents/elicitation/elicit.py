@@ -1,0 +1,240 @@
+"""The mechanism arms of the elicited base: a base model in, an agent that is an elicited copy of it out.
+
+No arm tells the base anything new about the problems that a report is made on.  What each may use is the base's own
+replies to the dev problems and, to choose among a handful of settings, the verifier's verdict on them: a few bits.
+Every arm is deterministic in (base, dev, seed) and leaves the base's weights as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from dream_envs import registry
+from dream_envs.agents.elicitation.attempts import Kinds, kinds, own_replies, pass_rates
+from dream_envs.agents.elicitation.cot_decoding import CotDecoding
+from dream_envs.agents.elicitation.critique import CritiqueSettings, critique_tune
+from dream_envs.agents.elicitation.sae import (
+    SaeSettings,
+    SparseAutoencoder,
+    at_random,
+    by_activation,
+    by_attribution,
+    train,
+)
+from dream_envs.agents.elicitation.steering import Steered, contrast_vector, gradient_vector, layers, residuals
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.core import Agent, DreamEnvsError, Task, TaskFamily
+from dream_envs.seeds import stream
+
+
+class Arm(Protocol):
+    """A mechanism with its knobs."""
+
+    @property
+    def says(self) -> str:
+        """What it is, in one line for the report."""
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """The elicited copy.
+
+        Args:
+            base: the base; it is not changed.
+            dev: problems with verdicts that may be used up; none of the report's.
+            family: whose problems these are.
+            seed: the label of everything random.
+
+        Raises:
+            DreamEnvsError: if the arm has nothing to work with on this base (no two kinds of replies, say).
+        """
+
+
+class SteeringArm(msgspec.Struct, frozen=True):
+    """Add a direction of the residual stream, taken from the contrast of the base's own kinds of replies.
+
+    ``problems``: dev problems used.  ``draws``: replies to each, to find the kinds (``attempts.by_length`` and
+    ``by_first_token``).  ``pairs``: at most so many replies of a kind are contrasted.  ``depths``: layers, as shares of
+    the model's depth.  ``scales``: of the gradient's direction (first step only) and of the difference of means (every
+    step).  ``check``: draws on each dev problem for each of the candidates, of which the one most often right is taken.
+    """
+
+    says: str = "steering vector from the contrast of the base's own kinds of replies, by length and by first token"
+    problems: int = 32
+    draws: int = 64
+    pairs: int = 128
+    depths: tuple[float, ...] = (0.25, 0.5, 0.75)
+    scales: tuple[float, ...] = (1.0, 0.5, 2.0, -1.0)
+    check: int = 4
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        tasks = some(dev, self.problems, seed)
+        candidates = []
+        for every in kinds(base, tasks, family, self.draws, f"{seed}/kinds"):
+            pair = every.fewer(self.pairs)
+            for layer in depths(base, self.depths):
+                slope = gradient_vector(base, pair.positive, pair.negative, layer)
+                mean = contrast_vector(base, pair.positive, pair.negative, layer)
+                candidates += [Steered(base, layer, slope, scale, 1) for scale in self.scales]
+                candidates += [Steered(base, layer, mean, scale) for scale in self.scales]
+        return best(candidates, tasks, family, self.check, f"{seed}/choose")
+
+
+class SaeArm(msgspec.Struct, frozen=True):
+    """Add one feature of a sparse autoencoder of the base's own residual stream at the first step only.
+
+    ``problems``, ``draws``, ``pairs``, ``depths``, ``check``: as in ``SteeringArm``.  ``read``: replies to each problem
+    that the autoencoder is trained on.  ``features``: candidates of each ranking (by activation and by attribution, for
+    each way to tell kinds apart).  ``scales``: lengths of the step, as shares of the residual's length.  ``control``:
+    random features in place of the ranked ones, as many and chosen alike.
+    """
+
+    says: str = "one feature of a sparse autoencoder of the base's own activations, at the first step"
+    problems: int = 32
+    draws: int = 64
+    pairs: int = 128
+    read: int = 16
+    depths: tuple[float, ...] = (0.5, 0.75)
+    features: int = 3
+    scales: tuple[float, ...] = (1.0, 2.0)
+    check: int = 4
+    sae: SaeSettings = SaeSettings()
+    control: bool = False
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        tasks = some(dev, self.problems, seed)
+        pairs = [pair.fewer(self.pairs) for pair in kinds(base, tasks, family, self.draws, f"{seed}/kinds")]
+        own = own_replies(base, tasks, family, self.read, f"{seed}/read")
+        own += [reply for pair in pairs for reply in (*pair.positive, *pair.negative)]
+        candidates = []
+        for layer in depths(base, self.depths):
+            read = residuals(base, own, layer)
+            model = train(np.concatenate(read), self.sae, f"{seed}/sae/{layer}")
+            chosen = list(dict.fromkeys(f for pair in pairs for f in self._ranked(base, model, pair, layer)))
+            if self.control:
+                chosen = at_random(model, np.concatenate(read), len(chosen), f"{seed}/{layer}", chosen)
+            length = float(np.mean([np.linalg.norm(x[0]) for x in read]))
+            for feature in chosen:
+                direction = model.decoder[feature].numpy() * length
+                candidates += [Steered(base, layer, direction, scale, 1) for scale in self.scales]
+        return best(candidates, tasks, family, self.check, f"{seed}/choose")
+
+    def _ranked(self, base: LocalAgent, model: SparseAutoencoder, pair: Kinds, layer: int) -> list[int]:
+        """The first features of both rankings."""
+        slope = gradient_vector(base, pair.positive, pair.negative, layer)
+        said = [
+            np.concatenate([x[1:] for x in residuals(base, kind, layer)]) for kind in (pair.positive, pair.negative)
+        ]
+        rankings = by_attribution(model, slope), by_activation(model, *said)
+        return [int(f) for ranking in rankings for f in ranking[: self.features]]
+
+
+class CotArm(msgspec.Struct, frozen=True):
+    """CoT-decoding for draws: one of the ``k`` most likely first tokens by chance, then sampling (or ``greedy``)."""
+
+    says: str = "CoT-decoding: a branch for each of the most likely first tokens"
+    k: int = 16
+    greedy: bool = False
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        size = base.model.config.get_text_config().vocab_size - len(base.ends)
+        return CotDecoding(base, min(self.k, size), greedy=self.greedy)
+
+
+class CritiqueArm(msgspec.Struct, frozen=True):
+    """Fine-tune a copy on critiques of its own attempts at one dev problem.
+
+    ``problems``: dev problems among which that one is looked for.  ``tune``: see ``CritiqueSettings``.  ``tries``:
+    (steps, learning rate) of which the one most often right on the dev problems is taken, with ``check`` draws on each.
+    """
+
+    says: str = "critique fine-tuning on one problem: the verifier's verdicts on the base's own attempts"
+    problems: int = 32
+    tune: CritiqueSettings = CritiqueSettings()
+    tries: tuple[tuple[int, float], ...] = ((20, 1e-4), (20, 3e-4), (40, 1e-4))
+    check: int = 8
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        tasks = some(dev, self.problems, seed)
+        candidates = [
+            critique_tune(base, tasks, family, msgspec.structs.replace(self.tune, steps=steps, lr=lr), seed)
+            for steps, lr in self.tries
+        ]
+        return best(candidates, tasks, family, self.check, f"{seed}/choose")
+
+
+class RlvrSettings(msgspec.Struct, frozen=True):
+    """The practice and the optimiser.
+
+    ``low``, ``high``: the base pass rates of the problems that are practised, measured with ``draws``; what is always
+    right gives GRPO nothing to tell apart.  ``steps``, ``lr``: of GRPO.  ``problems``: a step; ``attempts``: at each.
+    ``review``: reviewed traces a step.
+    """
+
+    low: float = 0.25
+    high: float = 0.98
+    draws: int = 32
+    steps: int = 40
+    lr: float = 5e-4
+    problems: int = 32
+    attempts: int = 8
+    review: int = 0
+
+
+class RlvrArm(RlvrSettings, frozen=True):
+    """GRPO on dev problems that the base solves already; the knobs are those of ``RlvrSettings``."""
+
+    says: str = "RLVR on problems that the base solves already"
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Arm``."""
+        from dream_envs.agents.elicitation.rlvr import rlvr
+
+        return rlvr(base, dev, family, self, seed)
+
+
+ARMS: dict[str, Arm] = {
+    "steering": SteeringArm(),
+    "critique": CritiqueArm(),
+    "sae": SaeArm(),
+    "cot_decoding": CotArm(),
+    "rlvr": RlvrArm(),
+}
+
+
+def arm(name: str) -> Arm:
+    """The mechanism arm of this name.
+
+    Raises:
+        DreamEnvsError: with the nearest names.
+    """
+    return registry.named("mechanism arms", name, ARMS)
+
+
+def some(dev: Sequence[Task], count: int, seed: str) -> list[Task]:
+    """``count`` of the dev problems, all alike likely, in their order.
+
+    Raises:
+        DreamEnvsError: if there are none.
+    """
+    if not dev:
+        raise DreamEnvsError("dev is empty: an elicitation arm needs problems to look at")
+    return [dev[i] for i in sorted(stream(seed, "dev").permutation(len(dev))[:count].tolist())]
+
+
+def depths(base: LocalAgent, shares: Sequence[float]) -> list[int]:
+    """Layer numbers at these shares of the model's depth, each once."""
+    count = len(layers(base.model))
+    return sorted({min(int(share * count), count - 1) for share in shares})
+
+
+def best(candidates: Sequence[LocalAgent], tasks: Sequence[Task], family: TaskFamily, draws: int, seed: str) -> Agent:
+    """The candidate that is right most often; of several the first.  All are given the same seeds."""
+    rates = [pass_rates(c, tasks, family, draws, seed).mean() for c in candidates]
+    return candidates[int(np.argmax(rates))]

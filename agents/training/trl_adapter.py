@@ -1,0 +1,396 @@
+"""Every touch of TRL is in this file (TRL 1.16): ``GRPOTrainer`` with rows and advantages of our own.
+
+What is relied on, and held by a contract test against the installed version:
+
+- ``rollout_func(prompts, trainer)`` returns exactly one row a prompt with ``prompt_ids``, ``completion_ids``,
+  ``logprobs`` and ``env_mask``; further lists reach the reward functions as keyword arguments;
+- ``_generate_and_score_completions`` returns a dict whose ``advantages[B]`` are used as they stand;
+- with one generation batch an optimiser step the probability ratio is one, so rows that the policy did not sample
+  itself (reviewed traces, demonstrations) enter as plain weighted likelihood;
+- with several (``Updates``) TRL adds ``old_per_token_logps``, shuffles and splits every key of that dict by rows, and
+  reads them back from what ``_compute_loss`` is given after ``_get_per_token_logps_and_entropies`` has returned: there
+  rows that the policy did not sample get the ratio one again;
+- ``advantages[B, T]`` (a critic's) are used as they stand, and the trunk runs once in each forward pass.
+
+TRL normalises rewards by position in blocks of ``num_generations`` rows.  Rows here come in groups of (task, role) of
+any size, so their advantages are computed before (``agents.advantage``) and put in place of TRL's.  A critic's take
+their place in turn, for the rows that the policy sampled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from dream_envs.agents.training.advantages import gae, moments, whiten
+from dream_envs.agents.training.critic import Critic, value_loss
+from dream_envs.agents.training.updates import Updates
+from dream_envs.core import DreamEnvsError
+
+#: TRL asks for at least two rows a block; nothing of ours depends on the number.
+BLOCK = 2
+
+
+class TrainingRow(msgspec.Struct, frozen=True):
+    """One row of a step: token ids, and the weight of its log-likelihood (its advantage).
+
+    ``value``: what it earned.  ``role``: who sampled it in this round; empty for what the policy did not sample
+    (reviewed traces, demonstrations), which is plain likelihood under every learner.  Under a critic, ``advantage`` of
+    a sampled row is a weight on the critic's, and ``negative`` a further factor on those below zero.
+    """
+
+    prompt: Sequence[int]
+    completion: Sequence[int]
+    advantage: float
+    value: float | None = None
+    role: str = ""
+    negative: float = 1.0
+
+
+class RowTrainer(GRPOTrainer):
+    """TRL's GRPO trainer, fed by ``source(round) -> rows``; with a critic it is PPO's.
+
+    A round is ``updates.steps`` optimiser steps.  GRPO, RLOO and PPO differ in the advantages alone, and in the value
+    loss that a critic adds.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[int], list[TrainingRow]],
+        rows: int,
+        metrics: Callable[[], dict[str, float]] = dict,
+        updates: Updates | None = None,
+        critic: Critic | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._source, self._row_count, self._measure = source, rows, metrics
+        self._updates, self._critic = updates or Updates(), critic
+        self._rows: list[TrainingRow] = []
+        self._values: list[torch.Tensor] = []
+        self._batch: dict[str, Any] = {}
+        rollout: Any = _rollout  # it is given this class, where TRL's annotation names its own
+        super().__init__(reward_funcs=_value, rollout_func=rollout, **kwargs)
+
+    @property
+    def _once(self) -> bool:
+        """Whether rows are used once and without a critic: then everything is TRL's own but the advantages."""
+        return self._critic is None and self._updates.steps == 1
+
+    def fetch(self, count: int) -> list[TrainingRow]:
+        """This round's rows, filled up with rows that the loss does not see."""
+        rows = self._source(self.state.global_step // self._updates.steps)[:count]
+        filler = TrainingRow((self._tokenizer.pad_token_id,), (self.eos_token_ids[0],), 0.0)
+        self._rows = rows + [filler] * (count - len(rows))
+        for name, value in self._measure().items():
+            self._metrics["train"][name].append(value)
+        return self._rows
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self._values, self._batch = [], {}
+        out = super()._generate_and_score_completions(inputs)
+        values = [row.advantage for row in self._rows]
+        out["advantages"] = torch.tensor(values, dtype=out["advantages"].dtype, device=out["advantages"].device)
+        if self._updates.average == "rows":
+            out["num_items_in_batch"] = self._total((out["advantages"] != 0).sum())
+        if not self._once:
+            out["sampled"] = torch.tensor([bool(r.role) for r in self._rows], device=out["advantages"].device)
+        if self._critic is not None:
+            self._criticise(out, self._critic)
+        return out
+
+    def _criticise(self, out: dict[str, Any], critic: Critic) -> None:
+        """Advantages ``[B, T]`` from the critic for the rows that were sampled; what they were for the others."""
+        chosen, sampled = critic.settings, out["sampled"][:, None]
+        mask = out["completion_mask"] * sampled
+        logps, old = out.get("old_per_token_logps"), self._old_values(out)
+        rewards = torch.zeros_like(old)
+        last = out["completion_mask"].sum(1) - 1  # the end, or the last token of a reply that was cut
+        earned = torch.tensor([r.value or 0.0 for r in self._rows], dtype=old.dtype, device=old.device)
+        rewards[torch.arange(len(last), device=last.device), last] = earned
+        if self.beta and self._updates.kl_in == "reward":
+            rewards = rewards - self.beta * (self._batch.get("logps", logps) - out["ref_per_token_logps"]) * mask
+        found, returns = gae(rewards, old, mask, chosen.gamma, chosen.lam)
+        roles = [r.role for r in self._rows]
+        names = sorted({r for r in gather_object(roles) if r})
+        self._tell_values(old, gae(rewards, old, mask, chosen.gamma, 1.0)[1], mask, roles, names)
+        if chosen.whiten:
+            found = whiten(found, mask, roles, names, self._total)
+        damped = torch.tensor([r.negative for r in self._rows], dtype=old.dtype, device=old.device)[:, None]
+        found = torch.where(found < 0, damped * found, found)
+        weight = out["advantages"][:, None]
+        out["advantages"] = torch.where(sampled, weight * found, weight.expand_as(found))
+        out["old_values"], out["returns"] = old, returns
+        out["value_items"] = self._total(mask.sum())
+
+    def _old_values(self, out: dict[str, Any]) -> torch.Tensor:
+        """Values ``[B, T]`` before the round's first update, from TRL's pass over the rows or one of our own."""
+        keep = out["completion_ids"].size(1)
+        if not self._values:
+            ids = torch.cat([out["prompt_ids"], out["completion_ids"]], 1)
+            attention = torch.cat([out["prompt_mask"], out["completion_mask"]], 1)
+            size = self.args.per_device_train_batch_size
+            with torch.no_grad():
+                found = self._get_per_token_logps_and_entropies(self.model, ids, attention, keep, batch_size=size)
+            self._batch = {"logps": found[0]}
+        return torch.cat(self._values)[:, -keep - 1 : -1]  # the state that a token is chosen in is the one before it
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._critic is None or model is self.ref_model:
+            found = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        else:
+            head, values = self._critic.head, list[torch.Tensor]()
+            trunk = self.accelerator.unwrap_model(self.model).base_model
+            hook = trunk.register_forward_hook(lambda module, given, output: values.append(head(output[0])))
+            try:
+                found = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            finally:
+                hook.remove()
+            self._values = values
+        if model is not self.ref_model and "old_per_token_logps" in self._batch:
+            here = found[0].detach()
+            old = torch.where(self._batch["sampled"][:, None], self._batch["old_per_token_logps"], here)
+            self._batch |= {"old_per_token_logps": old, "logps": here}
+        return found
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        if self._once:
+            return super()._compute_loss(model, inputs)
+        self._batch, beta = dict(inputs), self.beta
+        if self._updates.kl_in == "reward":
+            self.beta = 0.0
+        try:
+            loss = super()._compute_loss(model, self._batch)
+        finally:
+            self.beta = beta
+        mask = self._batch["completion_mask"] * self._batch["sampled"][:, None]
+        if "logps" in self._batch:
+            self._tell_ratio(self._batch["logps"] - self._batch["old_per_token_logps"], mask)
+        if self._critic is not None and self._critic.settings.weight:
+            loss = loss + self._critic.settings.weight * self._value_loss(mask, self._critic.settings.clip)
+        return loss
+
+    def _value_loss(self, mask: torch.Tensor, clip: float) -> torch.Tensor:
+        """A mean over the sampled tokens of the whole round, as the policy's is, whichever minibatch they fell into."""
+        keep = mask.size(1)
+        values = torch.cat(self._values)[:, -keep - 1 : -1]
+        found = (value_loss(values, self._batch["old_values"], self._batch["returns"], clip) * mask).sum()
+        share = self._batch["value_items"].clamp(min=1) / self.accelerator.num_processes / self._updates.minibatches
+        self._metrics["train"]["value/loss"].append((self._total(found.detach()) / self._total(share.float())).item())
+        return found / share
+
+    def _tell_values(
+        self, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor, roles: list[str], names: list[str]
+    ) -> None:
+        """How well the values foretold what was earned, role by role, before they are taught it."""
+        for name in names:
+            own = mask * torch.tensor([[r == name] for r in roles], device=mask.device)
+            mean, variance = moments(returns, own, self._total)
+            left = moments(returns - values, own, self._total)[1]
+            told = {"returns": mean, "values": moments(values, own, self._total)[0]}
+            told["explained_variance"] = 1 - left / variance if variance > 0 else torch.tensor(float("nan"))
+            for key, number in told.items():
+                self._metrics["train"][f"value/{key}_{name}"].append(number.item())
+
+    def _tell_ratio(self, log_ratio: torch.Tensor, mask: torch.Tensor) -> None:
+        """How far this update's policy is from the one that sampled, over sampled tokens (k3; arXiv 2005.12729)."""
+        ratio = log_ratio.exp()
+        clipped = (ratio - 1).abs() > self._updates.epsilon
+        sums = [((ratio - 1 - log_ratio) * mask).sum(), (clipped * mask).sum(), mask.sum()]
+        distance, cut, count = self._total(torch.stack([x.float() for x in sums])).tolist()
+        self._metrics["train"]["policy/approx_kl"].append(distance / max(count, 1.0))
+        self._metrics["train"]["policy/clip_fraction"].append(cut / max(count, 1.0))
+
+    def _total(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.accelerator.reduce(x.clone(), reduction="sum")  # it writes into what it is given
+        return found
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """TRL's, with the critic's head as a group of its own."""
+        fresh = self.optimizer is None
+        found = super().create_optimizer(model)
+        if self._critic is not None and fresh:
+            group = {
+                "params": list(self._critic.head.parameters()),
+                "lr": self._critic.settings.lr,
+                "weight_decay": 0.0,
+            }
+            found.add_param_group(group)
+        return found
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """TRL's; the head is outside of the model, so its gradients are zeroed, averaged and clipped here."""
+        if self._critic is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        parameters = list(self._critic.head.parameters())
+        self._critic.head.zero_grad()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        for parameter in parameters:
+            if parameter.grad is not None and self.accelerator.num_processes > 1:
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+        return loss
+
+
+def _rollout(prompts: list[Any], trainer: RowTrainer) -> dict[str, Any]:
+    rows = trainer.fetch(len(prompts))
+    return {
+        "prompt_ids": [list(r.prompt) for r in rows],
+        "completion_ids": [list(r.completion) for r in rows],
+        "logprobs": None,
+        "env_mask": [[int(r.advantage != 0.0)] * len(r.completion) for r in rows],
+        "value": [r.value for r in rows],
+    }
+
+
+def _value(value: Sequence[float | None], **_: Any) -> list[float | None]:
+    return list(value)
+
+
+_value.__name__ = "value"
+
+
+class CheckpointCallback(TrainerCallback):
+    """Calls ``save(folder)`` after each TRL checkpoint and ``log(step, metrics)`` after each step; on every rank."""
+
+    def __init__(self, save: Callable[[Path], None], log: Callable[[int, dict[str, float]], None]) -> None:
+        self._save, self._log = save, log
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """TRL has written ``checkpoint-N``: complete it."""
+        self._save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """One step's metrics."""
+        if logs and "loss" in logs:
+            self._log(state.global_step, logs)
+
+
+class TrainSettings(msgspec.Struct, frozen=True):
+    """What the optimiser needs; ``steps``, ``warmup`` and ``save_every`` are rounds of ``Updates.steps`` updates."""
+
+    out: str
+    rows: int
+    steps: int
+    lr: float
+    seed: int
+    save_every: int
+    kl: float = 0.0
+    warmup: int = 10
+    clip: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    schedule: str = "linear"
+    tensorboard: str | None = None
+    updates: Updates = Updates()
+
+
+def _config(settings: TrainSettings, *, gpu: bool) -> GRPOConfig:
+    updates = settings.updates
+    return GRPOConfig(
+        output_dir=settings.out,
+        per_device_train_batch_size=settings.rows // updates.minibatches,
+        gradient_accumulation_steps=1,
+        steps_per_generation=updates.minibatches,
+        num_iterations=updates.epochs,
+        epsilon=updates.epsilon,
+        importance_sampling_level=updates.level,
+        num_generations=BLOCK,
+        max_completion_length=4096,
+        max_steps=settings.steps * updates.steps,
+        learning_rate=settings.lr,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup * updates.steps,
+        weight_decay=0.0,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        max_grad_norm=settings.clip,
+        beta=settings.kl,
+        loss_type="dapo",
+        scale_rewards="none",
+        shuffle_dataset=False,
+        save_steps=settings.save_every * updates.steps,
+        save_strategy="steps",
+        save_total_limit=3,
+        logging_steps=updates.steps,
+        report_to=["tensorboard"] if settings.tensorboard else "none",
+        disable_tqdm=True,
+        use_cpu=not gpu,
+        bf16=False,
+        gradient_checkpointing=False,
+        ddp_find_unused_parameters=False,
+        seed=settings.seed,
+    )
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    source: Callable[[int], list[TrainingRow]],
+    settings: TrainSettings,
+    callback: CheckpointCallback,
+    metrics: Callable[[], dict[str, float]] = dict,
+    critic: Critic | None = None,
+) -> RowTrainer:
+    """A trainer that asks ``source`` for rows in every round, and ``metrics`` for what is logged beside TRL's own.
+
+    Raises:
+        DreamEnvsError: if the rows cannot be split into the minibatches, or a penalty in the reward has no critic.
+    """
+    updates = settings.updates
+    if settings.rows % (BLOCK * updates.minibatches):
+        raise DreamEnvsError(f"rows={settings.rows}: a multiple of {BLOCK * updates.minibatches} for the minibatches")
+    if updates.kl_in == "reward" and critic is None:
+        raise DreamEnvsError("kl_in='reward' has no token rewards to go into without a critic: kl_in='loss'")
+    if settings.tensorboard:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = settings.tensorboard
+    config = _config(settings, gpu=next(model.parameters()).device.type != "cpu")
+    placeholder = Dataset.from_dict({"prompt": ["-"] * (settings.rows * max(1, _world()) // BLOCK)})
+    trainer = RowTrainer(
+        source,
+        settings.rows,
+        metrics,
+        updates,
+        critic,
+        model=model,
+        args=config,
+        train_dataset=placeholder,
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    trainer.remove_callback(PrinterCallback)  # the run reports its own progress
+    return trainer
+
+
+class _Quiet(logging.Filter):
+    """Drops warnings about what is so by design: rows without a reward (reviews, fillers), sums over a row's tokens."""
+
+    _about = (
+        "All reward functions returned None",
+        "Trainer is attempting to log a value of",
+        "When using `importance_sampling_level",
+    )
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(about in str(record.msg) for about in self._about)  # accelerate puts the rank in front
+
+
+_BOARD = "transformers.integrations.integration_utils"  # whose rewards are None where no row of a step has one
+for _name in ("trl.trainer.grpo_trainer", "trl.trainer.utils", "trl.trainer.base_trainer", _BOARD):
+    logging.getLogger(_name).addFilter(_Quiet())
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

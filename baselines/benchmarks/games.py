@@ -1,0 +1,311 @@
+"""Section 1 of the benchmark: scripted two-turn episodes a second, ours and other suites'.
+
+The peers play number guessing, so the fair comparison is a number-guessing game written on our core (``GuessNumber``),
+with the same two moves.  The game of this suite with its whole way to the disk is measured beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs import seeds
+from dream_envs.baselines.benchmarks.rows import Options, Row, at_least, median_ratio, side_by_side
+from dream_envs.core import Action, AgentLike, Event, Message, Outcome, Request, RoleSpec, Seat, Task
+from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.rewards.presets import challenger_solver
+from dream_envs.rollout import EpisodeWriter, rollout
+
+RECORDED = 5000.0
+#: Seconds that a peer may take for one answer, its imports included.
+PATIENCE = 300.0
+#: The two suites as they are, without what they ask for; then what importing them and this game really needs.
+PEERS = ("textarena==0.7.4", "gem-llm==0.1.0")
+NEEDED = ("numpy", "nltk", "requests", "rich", "websockets", "reasoning-gym")
+NAMES = {"gem": "GEM 0.1.0", "textarena_raw": "TextArena 0.7.4 raw", "textarena": "TextArena 0.7.4"}
+
+
+class Guessing(msgspec.Struct, frozen=True):
+    """The number to find and the (guess, hint) pairs so far."""
+
+    number: int
+    past: tuple[tuple[str, str], ...] = ()
+    done: bool = False
+
+
+class GuessNumber:
+    r"""Number guessing on our core, with GEM's rules: a number in ``\boxed{}``, hints, an end when found or after 10.
+
+    Args:
+        low: the least number.
+        high: the greatest number.
+        turns_allowed: guesses at most.
+    """
+
+    env_id, version, agents = "bench/GuessNumber-v0", 0, ("player_0",)
+    roles = (RoleSpec("player", 1, "a number in \\boxed{}", (0.0, 1.0)),)
+    _form = re.compile(r"\\boxed{(\d+)}")
+    _seats: Sequence[Seat] = (Seat("player_0", "player"),)
+
+    def __init__(self, low: int = 1, high: int = 20, turns_allowed: int = 10) -> None:
+        self.low, self.high, self.turns_allowed = low, high, turns_allowed
+        self._text = (
+            f"You are playing Guess The Number.\nFind the number between {low} and {high} (inclusive) within "
+            f"{turns_allowed} turns.\nEach guess is answered with 'higher' or 'lower'.\nOnly the number inside "
+            f"\\boxed{{}} counts, for example \\boxed{{{high}}}.\n"
+        )
+
+    def start(self, task: Task | None, rng: np.random.Generator) -> Guessing:
+        """A number from ``rng``."""
+        return Guessing(self.low + int(rng.random() * (self.high - self.low + 1)))
+
+    def turns(self, state: Guessing) -> list[Seat]:
+        """The player, until the end."""
+        return [] if state.done else list(self._seats)
+
+    def view(self, state: Guessing, agent: str) -> list[Message]:
+        """The rules, then every guess with its answer."""
+        messages: list[Message] = [{"role": "user", "content": self._text}]
+        for guess, hint in state.past:
+            messages += [{"role": "assistant", "content": guess}, {"role": "user", "content": hint}]
+        return messages
+
+    def apply(self, state: Guessing, actions: Mapping[str, Action]) -> Guessing:
+        """One guess."""
+        text = actions["player_0"].text
+        found = self._form.findall(text)
+        guess = int(found[-1]) if found and len(found[-1]) < 9 else None
+        if guess == state.number:
+            hint = f"{guess} is right."
+        elif guess is None or not self.low <= guess <= self.high:
+            hint = "That was no number of the range."
+        else:
+            hint = f"The number is {'lower' if guess > state.number else 'higher'} than {guess}."
+        past = (*state.past, (text, hint))
+        return Guessing(state.number, past, guess == state.number or len(past) >= self.turns_allowed)
+
+    def outcome(self, state: Guessing) -> Outcome | None:
+        """Whether it was found, and after how many guesses."""
+        if not state.done:
+            return None
+        return Outcome("ok", {"found": state.past[-1][1].endswith("right."), "guesses": len(state.past)})
+
+    def record(self, state: Guessing) -> tuple[list[Any], list[Event]]:
+        """No task; the number as an event."""
+        return [], [Event("number", data={"number": state.number})]
+
+
+def guessing(episodes: int, seeded: bool) -> None:
+    """``episodes`` games of two moves on the bare core, a wrong number and then the right one."""
+    game = GuessNumber()
+    moves = [{"player_0": Action(f"\\boxed{{{number}}}")} for number in range(game.high + 1)]
+    rng = seeds.stream("bench", "guessing")
+    for episode in range(episodes):
+        state = game.start(None, seeds.stream("episode", episode) if seeded else rng)
+        for number in (game.low if state.number != game.low else game.high, state.number):
+            for seat in game.turns(state):
+                game.view(state, seat.agent)
+            state = game.apply(state, moves[number])
+        outcome = game.outcome(state)
+        assert outcome is not None and outcome.facts["found"]
+
+
+def proposing(episodes: int) -> None:
+    """``episodes`` of ChallengerSolver with one solver on the bare core, with literal actions."""
+    game, moves, rng = ChallengerSolver(solvers=1), _literals(), seeds.stream("bench", "proposing")
+    for _ in range(episodes):
+        state = game.start(None, rng)
+        for move in moves:
+            for seat in game.turns(state):
+                game.view(state, seat.agent)
+            state = game.apply(state, move)
+        outcome = game.outcome(state)
+        assert outcome is not None and outcome.facts["solve_rate"] == 1.0
+
+
+def _literals() -> list[dict[str, Action]]:
+    family = ChallengerSolver().family
+    task = family.parse("c:BDA")
+    assert isinstance(task, Task)
+    return [{"challenger_0": Action("c:BDA")}, {"solver_0": Action(family.gold(task))}]
+
+
+class Literal:
+    """An agent that always says the same."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """The text, for every request."""
+        return [Action(self.text) for _ in requests]
+
+
+def recorded(episodes: int, seats: Mapping[str, AgentLike | str], folder: Path) -> None:
+    """The whole way: ``rollout`` with reward, every episode one flushed line of a file."""
+    with tempfile.TemporaryDirectory(dir=folder) as inside, EpisodeWriter(Path(inside) / "episodes.jsonl") as out:
+        found = rollout(ChallengerSolver(solvers=1), seats, episodes, reward=challenger_solver(), out=out)
+        assert sum(e.scores["solver_0"].value for e in found) == episodes
+        assert (Path(inside) / "episodes.jsonl").read_bytes().count(b"\n") == episodes
+
+
+class Peers:
+    """The other suites in a process of their own interpreter; a failure to get one is a reason, not an exception."""
+
+    def __init__(self, venv: Path) -> None:
+        self.process: subprocess.Popen[str] | None = None
+        self.problem = _prepare(venv)
+        if self.problem:
+            return
+        environment = {**os.environ, "PYTHONPATH": "", "MPLCONFIGDIR": str(venv)}
+        self.process = subprocess.Popen(
+            [str(_python(venv)), str(Path(__file__).with_name("bench_peers.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, what: str, episodes: int, seeded: bool) -> dict[str, Any]:
+        """``seconds`` of this work, or ``error``."""
+        if self.process is None:
+            return {"error": self.problem}
+        assert self.process.stdin is not None and self.process.stdout is not None
+        alarm = threading.Timer(PATIENCE, self.process.kill)
+        alarm.start()
+        try:
+            self.process.stdin.write(f"{what} {episodes} {int(seeded)}\n")
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (OSError, ValueError) as error:
+            return {"error": f"the peers' process ended, or gave no answer in {PATIENCE:.0f} s: {error}"}
+        finally:
+            alarm.cancel()
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # a process that is gone has a broken pipe
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _python(venv: Path) -> Path:
+    return venv / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+
+def _prepare(venv: Path) -> str:
+    """Make the virtual environment if it is not whole; the reason if that cannot be done."""
+    whole = venv / ".peers"
+    wanted = "\n".join([*PEERS, *NEEDED])
+    if whole.exists() and whole.read_text() == wanted:
+        return ""
+    pip = [str(_python(venv)), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    pip += shlex.split(os.environ.get("PIP_ARGS", ""))
+    steps = [[sys.executable, "-m", "venv", str(venv)], [*pip, "--no-deps", *PEERS], [*pip, *NEEDED]]
+    for step in steps:
+        try:
+            subprocess.run(step, check=True, capture_output=True, text=True, timeout=900)
+        except subprocess.CalledProcessError as error:
+            last = (error.stderr.strip() or error.stdout.strip() or str(error)).splitlines()[-1]
+            return f"{' '.join(step[1:4])} ... failed: {last[:160]}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"{type(error).__name__}: {error}"[:200]
+    whole.write_text(wanted)
+    return ""
+
+
+def games(options: Options) -> list[Row]:
+    """Episodes a second: number guessing on our core against the peers, then this suite's game and its whole way."""
+    peers = Peers(Path(options.venv))
+    try:
+        rows = [row for seeded in (False, True) for row in _against(peers, options, seeded)]
+    finally:
+        peers.close()
+    return rows + _own(options)
+
+
+def _against(peers: Peers, options: Options, seeded: bool) -> list[Row]:
+    count, rounds = options.pick(500, 5000, 20000), options.pick(3, 7, 11)
+    reasons = {what: str(answer.get("error", "")) for what in NAMES if (answer := peers.ask(what, 10, seeded))}
+
+    def work(what: str) -> Callable[[], float]:
+        return lambda: float(peers.ask(what, count, seeded)["seconds"])
+
+    works: dict[str, Callable[[], Any]] = {"ours": lambda: guessing(count, seeded)}
+    works |= {what: work(what) for what, reason in reasons.items() if not reason}
+    times = side_by_side(works, rounds)
+    how = "each seeded by its own label" if seeded else "one stream for all"
+    rows = []
+    for what, name in NAMES.items():
+        ratio = median_ratio(times[what], times["ours"]) if what in times else None
+        target = 1.0 if what == "gem" else None
+        rows.append(
+            Row(
+                section=1,
+                what=f"number guessing on the core, {how}",
+                unit="episodes/s",
+                ours=count / statistics.median(times["ours"]),
+                peer=count / statistics.median(times[what]) if what in times else None,
+                peer_name=name,
+                ratio=ratio,
+                target=">= 1.00" if target else "",
+                met=at_least(ratio, target) if target else None,
+                note=reasons[what],
+            )
+        )
+    return rows
+
+
+def _own(options: Options) -> list[Row]:
+    count, rounds = options.pick(300, 3000, 10000), options.pick(3, 5, 9)
+    folder = options.folder("bench")
+    proposal, reply = (next(iter(move.values())).text for move in _literals())
+    literal: dict[str, AgentLike | str] = {"challenger": Literal(proposal), "solver": Literal(reply)}
+    oracle: dict[str, AgentLike | str] = {"challenger": "oracle", "solver": "oracle"}
+    times = side_by_side(
+        {
+            "core": lambda: proposing(count),
+            "literal": lambda: recorded(count, literal, folder),
+            "oracle": lambda: recorded(count, oracle, folder),
+        },
+        rounds,
+    )
+    rate = {name: count / statistics.median(found) for name, found in times.items()}
+    names = {
+        "core": "ChallengerSolver on the core, one solver, literal moves",
+        "literal": "the same recorded: rollout, rewards, one flushed line an episode",
+        "oracle": "recorded, with scripted agents that invent and solve every problem",
+    }
+    return [
+        Row(
+            section=1,
+            what=names[name],
+            unit="episodes/s",
+            ours=rate[name],
+            target=">= 5000 episodes/s" if name != "core" else "",
+            met=at_least(rate[name], RECORDED) if name != "core" else None,
+        )
+        for name in names
+    ]

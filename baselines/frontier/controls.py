@@ -1,0 +1,208 @@
+"""Models that must not look like an expansion: what the Frontier Report says of them is the report's own test.
+
+``dream-envs frontier control NAME`` makes one from the base and reports on it.  None of them learns anything new from
+a truth about problems outside the base's reach; a gain on any of them would be a fault of the report.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from dream_envs import registry
+from dream_envs.acting import ask
+from dream_envs.agents.engines.local import LocalAgent, keep_memory
+from dream_envs.agents.training.sft import fine_tune
+from dream_envs.baselines.frontier.elicited import Elicited, Model, load_model
+from dream_envs.baselines.frontier.job import Options, cache_folder, frontier, plan_of, progress
+from dream_envs.baselines.nano.recipe import weights_hash
+from dream_envs.core import Action, DreamEnvsError, Limits, Request, Task
+from dream_envs.frontier.arms import ARMS
+from dream_envs.frontier.suite import Suite
+from dream_envs.report.frontier_page import write_frontier
+from dream_envs.seeds import digest, stream
+
+#: Visible problems of the controls that train, their votes, and the random-reward run's steps.
+VISIBLE, VOTES, RANDOM_STEPS = 512, 16, 60
+#: The hardest level that the sharpened control votes on: the base's best arm still finds most answers there.
+EDGE = 4
+
+
+class Control(msgspec.Struct, frozen=True):
+    """What it is in words, and how it is made from (base, suite, seed, folder)."""
+
+    text: str
+    make: Callable[[Model, Suite, str, Path], Model]
+
+
+def aa(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+    """The base against itself."""
+    return msgspec.structs.replace(base, name=f"{base.name} (again)")
+
+
+def sharpened(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+    """Fine-tuned on its own majority answers to visible problems that it mostly solves already."""
+    tasks = _visible(suite, seed, lambda level: level <= EDGE)
+    arm = "forced" if suite.form else suite.arms[0]
+    agent = Elicited(suite, base).asker(ARMS[arm]).agent
+    votes = [Counter(row).most_common(1)[0][0] for row in _sampled(suite, agent, tasks, seed)]
+    pairs = [(suite.messages(t), reply) for t, reply in zip(tasks, votes, strict=True)]
+    return _saved("sharpened", fine_tune(base.engine, pairs, steps=50, lr=3e-4, seed=f"{seed}/sharpened", out=out), out)
+
+
+def random_reward(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+    """The flagship loop, rewarded by coin tosses."""
+    from dream_envs.baselines.loops import dream
+
+    settings = dream.Settings(arm="random_reward", seed=seed, base=base.name, steps=RANDOM_STEPS)
+    if not (out / "frontier.json").exists():
+        dream.train(settings, out, tick=lambda *_: None)
+    return load_model(str(out))
+
+
+def format_only(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+    """LoRA of rank 8 on 64 demonstrations of the reply's form at all lengths, their content drawn at random."""
+    tasks = _visible(suite, seed, lambda level: True)[:64]
+    families = {s.family.name: s.family for s in suite.strata}
+    rng = stream("control-format", suite.name, seed)
+    pairs = [(suite.messages(t), _answer(suite, families[t.family].guess(t, rng))) for t in tasks]
+    tuned = fine_tune(base.engine, pairs, steps=8, lr=1e-4, seed=f"{seed}/format", batch=64, lora_rank=8, out=out)
+    return _saved("format_only", tuned, out)
+
+
+def guesser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+    """The base, whose malformed replies are replaced by the best guess of somebody who knows the form."""
+    return msgspec.structs.replace(
+        base, name="guesser", identity=f"guesser-{base.identity}", wrap=lambda agent: _Guesser(agent, suite)
+    )
+
+
+def memoriser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+    """The base with a table of the right answers to every problem that was published before (another seed)."""
+    known = suite.problems("published", 5 * suite.mini)
+    table = {suite.messages(p.task)[0]["content"]: _answer(suite, p.task.answer) for p in known}
+    return msgspec.structs.replace(
+        base,
+        name="memoriser",
+        identity=f"memoriser-{base.identity}",
+        met=frozenset(p.task.id for p in known),
+        wrap=lambda agent: _Memoriser(agent, table),
+    )
+
+
+CONTROLS: dict[str, Control] = {
+    f.__name__: Control(f.__doc__ or "", f) for f in (aa, sharpened, random_reward, format_only, guesser, memoriser)
+}
+
+
+class _Guesser:
+    def __init__(self, agent: Any, suite: Suite) -> None:
+        self.agent, self.suite = agent, suite
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """The base's replies, mended."""
+        return [self._mend(r, a) for r, a in zip(requests, ask(self.agent, requests), strict=True)]
+
+    def _mend(self, request: Request, action: Action) -> Action:
+        prompt = request.messages[-1]["content"].removesuffix(self.suite.instruction)
+        form = self.suite.form(prompt) if self.suite.form else []
+        if len(action.text) == len(form) and all(c in allowed for c, allowed in zip(action.text, form, strict=True)):
+            return action
+        rng = stream("guess", request.seed)
+        text = "".join(prompt[2 + i // 2] if i % 2 == 0 else str(rng.choice(form[i])) for i in range(len(form)))
+        return msgspec.structs.replace(action, text=text, token_ids=None, logprobs=None)
+
+
+class _Memoriser:
+    def __init__(self, agent: Any, table: dict[str, str]) -> None:
+        self.agent, self.table = agent, table
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """The table's answer where there is one, else the base's."""
+        replies = ask(self.agent, requests)
+        found = [self.table.get(r.messages[-1]["content"]) for r in requests]
+        return [a if t is None else msgspec.structs.replace(a, text=t) for a, t in zip(replies, found, strict=True)]
+
+
+def run(
+    name: str,
+    out: Path,
+    base: str = "nano/compose",
+    suite: str = "nano",
+    size: str = "mini",
+    seed: str = "0",
+    cache: Path | None = None,
+    *,
+    threads: int = 1,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Make the control and report on it.
+
+    Args:
+        name: one of ``CONTROLS``.
+        out: the report's folder; what the control trained lies in ``out/model``.
+        base: the base's name or folder.
+        suite: the suite's name.
+        size: ``mini`` or ``standard``.
+        seed: label of the report's problems and of the control.
+        cache: where draws are kept.
+        threads: torch threads; 0 leaves torch's choice.
+        quiet: no progress on the terminal.
+
+    Raises:
+        DreamEnvsError: for another name, or a control that the suite does not have.
+    """
+    if name not in CONTROLS:
+        raise DreamEnvsError(registry.unknown("controls", name, list(CONTROLS)))
+    options = Options(suite=suite, size=size, seed=seed)
+    plan = plan_of(options)[0]
+    if name == "guesser" and plan.suite.form is None:
+        raise DreamEnvsError(f"control 'guesser' needs a suite with a form of replies; {suite!r} has none")
+    if threads:
+        torch.set_num_threads(threads)
+    keep_memory()
+    before = load_model(base)
+    with progress(quiet) as tick:
+        tick(f"making control {name}", 0, 1)
+        after = CONTROLS[name].make(before, plan.suite, seed, out / "model")
+        data = frontier(before, after, out, cache_folder(cache), options, tick)
+    write_frontier(out)
+    return data
+
+
+def _visible(suite: Suite, seed: str, wanted: Callable[[int], bool]) -> list[Task]:
+    """Problems of the suite's strata that are not held out, under a seed that no report uses, in random order."""
+    chosen = [i for i, s in enumerate(suite.strata) if not s.held_out and wanted(s.level)]
+    each = -(-VISIBLE // len(chosen))
+    found = [p.task for p in suite.problems(f"visible/{seed}", each) if p.stratum in chosen]
+    order = stream("control-visible", suite.name, seed).permutation(len(found))
+    return [found[i] for i in order]
+
+
+def _sampled(suite: Suite, agent: Any, tasks: Sequence[Task], seed: str) -> list[list[str]]:
+    requests = [
+        Request(
+            messages=suite.messages(t),
+            agent="solver_0",
+            role="solver",
+            seed=digest("control-votes", seed, t.id, i),
+            limits=Limits(max_tokens=max(suite.limit(j) for j in range(len(suite.strata)))),
+        )
+        for t in tasks
+        for i in range(VOTES)
+    ]
+    texts = [a.text for a in ask(agent, requests)]
+    return [texts[i : i + VOTES] for i in range(0, len(texts), VOTES)]
+
+
+def _answer(suite: Suite, text: str) -> str:
+    return f"Answer: {text}" if suite.final_field else text
+
+
+def _saved(name: str, agent: LocalAgent, out: Path) -> Model:
+    return Model(name, weights_hash(out), agent)

@@ -1,0 +1,294 @@
+"""Models under report and the elicited base: agents made from the pre-registered arms of a suite.
+
+The exact probabilities beside the estimates are teacher-forced here too, for suites with one accepted reply a problem.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs.acting import ask
+from dream_envs.agents.elicitation import elicit
+from dream_envs.agents.elicitation.cot_decoding import CotDecoding
+from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.baselines.nano.recipe import weights_hash
+from dream_envs.core import Agent, DreamEnvsError, Message, Task, TaskFamily
+from dream_envs.curriculum.store import read_challenges
+from dream_envs.frontier import exact as ex
+from dream_envs.frontier.arms import Arm
+from dream_envs.frontier.draws import Asker, Unavailable
+from dream_envs.frontier.panels import Exact
+from dream_envs.frontier.protocol import Measured, Tick
+from dream_envs.frontier.suite import Problem, Suite
+from dream_envs.seeds import digest, stream
+
+SHOTS = 4
+#: Problems a stratum that arms may look at.
+DEVELOPMENT = 8
+#: Development problems that the mechanisms may look at.
+SOLVABLE = 48
+
+
+class Model(msgspec.Struct):
+    """A model under report.
+
+    Attributes:
+        name: for the reader.
+        identity: what its draws are kept under: a hash of the weights.
+        agent: what is asked.
+        run: the run that trained it.
+        met: ids of problems that it met in training; the report draws others.
+        wrap: put around the agent of every arm.
+    """
+
+    name: str
+    identity: str
+    agent: Agent
+    run: Path | None = None
+    met: frozenset[str] = frozenset()
+    wrap: Callable[[Agent], Agent] | None = None
+
+    @property
+    def engine(self) -> LocalAgent:
+        """The agent as a local engine.
+
+        Raises:
+            DreamEnvsError: if it is another kind of agent.
+        """
+        if not isinstance(self.agent, LocalAgent):
+            raise DreamEnvsError(f"{self.name!r} is no local model: only plain arms can be asked of it")
+        return self.agent
+
+
+def load_model(name: str, device: str = "cpu") -> Model:
+    """A model by its name, its folder, or the folder of a run that trained it.
+
+    Raises:
+        DreamEnvsError: if there is none, or the run has not ended.
+    """
+    run = Path(name)
+    if (run / "run.json").is_file():
+        folder = run / "checkpoints" / "final"
+        if not (folder / "model.safetensors").is_file():
+            raise DreamEnvsError(
+                f"{name} is a run without checkpoints/final: let it end first (dream-envs dream --resume)"
+            )
+        return Model(name, identity_of(folder), _agent(str(folder), device), run, practised(run))
+    folder = Path(resolve(name))
+    agent = _agent(name, device)
+    identity = identity_of(folder) if (folder / "model.safetensors").is_file() else _fingerprint(agent)
+    return Model(name, identity, agent)
+
+
+def _agent(name: str, device: str) -> LocalAgent:
+    try:
+        agent = LocalAgent(name, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
+        first = str(error).strip().splitlines()[0]
+        raise DreamEnvsError(f"device={device!r}: {first}; cpu, or cuda where torch finds one") from error
+    if not getattr(agent.tokenizer, "chat_template", None):
+        raise DreamEnvsError(f"model {name!r} has no chat template: give one that has, or add chat_template.jinja")
+    return agent
+
+
+def identity_of(folder: Path) -> str:
+    """16 hex digits of the weights, then 8 of what else decides a reply: configuration, tokeniser, chat template."""
+    rest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja", ".model", ".txt") and path.name != "nano.json":
+            rest.update(path.name.encode() + path.read_bytes())
+    return f"{weights_hash(folder)}-{rest.hexdigest()[:8]}"
+
+
+def _fingerprint(agent: LocalAgent) -> str:
+    """16 hex digits of the loaded weights, for models that are several files or come from a hub's cache."""
+    total = hashlib.sha256()
+    for key, value in sorted(agent.model.state_dict().items()):
+        total.update(key.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def practised(run: Path) -> frozenset[str]:
+    """Ids of the problems that a run met."""
+    path = run / "challenges.jsonl"
+    return frozenset(challenge.id for challenge in read_challenges(path)) if path.exists() else frozenset()
+
+
+class TwoTurns:
+    """Asks twice: the first reply is shown back with ``followup`` behind it, and the second reply counts."""
+
+    def __init__(self, agent: Agent, followup: str) -> None:
+        self.agent, self.followup = agent, followup
+
+    def act(self, requests: Sequence[Any]) -> list[Any]:
+        """Two batched calls; tokens of both are counted."""
+        opened = ask(self.agent, requests)
+        again = [
+            msgspec.structs.replace(
+                r,
+                messages=[
+                    *r.messages,
+                    {"role": "assistant", "content": a.text},
+                    {"role": "user", "content": self.followup},
+                ],
+                seed=digest("second-turn", r.seed),
+            )
+            for r, a in zip(requests, opened, strict=True)
+        ]
+        return [_both(a, b) for a, b in zip(opened, ask(self.agent, again), strict=True)]
+
+
+def _both(first: Any, second: Any) -> Any:
+    tokens = first.usage.completion_tokens + second.usage.completion_tokens
+    status = first.status if first.status != "ok" else second.status
+    return msgspec.structs.replace(
+        second, usage=msgspec.structs.replace(second.usage, completion_tokens=tokens), status=status
+    )
+
+
+class _Late:
+    """An agent that is made when it is first asked: where all its draws are in the cache it never is."""
+
+    def __init__(self, make: Callable[[], Agent]) -> None:
+        self._make = functools.cache(make)
+
+    def act(self, requests: Sequence[Any]) -> Any:
+        """What the made agent says."""
+        return self._make().act(requests)
+
+
+class Elicited:
+    """The base of a suite, as askers: one a pre-registered arm.
+
+    Args:
+        suite: the suite.
+        model: the base.
+        model: the base; its arms do not depend on the report that asks for them.
+        tick: called with (what, done, of) when an arm takes its time.
+    """
+
+    def __init__(self, suite: Suite, model: Model, tick: Tick | None = None) -> None:
+        self.suite, self.model, self.tick = suite, model, tick
+        self.dev = suite.problems("elicitation", DEVELOPMENT)
+        self.answers: dict[str, str] = {}  # by prompt, of the problems that are drawn
+        self._form = functools.lru_cache(maxsize=4096)(suite.form) if suite.form else None
+
+    def examples(self, family: TaskFamily) -> list[Task]:
+        """Solved development problems of a family, easiest first, for the arms that show some."""
+        mine = [p.task for p in self.dev if self.suite.strata[p.stratum].family.name == family.name]
+        mine = sorted(mine, key=lambda t: t.level)[: 4 * SHOTS]
+        order = stream("frontier-shots", self.suite.name, family.name).permutation(len(mine))
+        return [mine[i] for i in order[:SHOTS]]
+
+    def asker(self, arm: Arm) -> Asker:
+        """This arm, ready to ask."""
+        shots = {s.family.name: self.examples(s.family) for s in self.suite.strata} if arm.shots else {}
+
+        def messages(problem: Problem) -> list[Message]:
+            family = self.suite.strata[problem.stratum].family.name
+            return arm.messages(self.suite, problem.task, shots.get(family, ()))
+
+        agent = _Late(lambda: self._mechanism(arm)) if arm.how == "mechanism" else self._agent(arm)
+        return Asker(
+            arm.name, agent, messages, self._right, lambda p: self.suite.limit(p.stratum), self._quick(agent, arm)
+        )
+
+    def _mechanism(self, arm: Arm) -> Agent:
+        if self.tick:
+            self.tick(f"making arm {arm.name}", 0, 1)
+        family = self.suite.strata[0].family
+        try:
+            made = elicit.arm(arm.name).make(self.model.engine, self._solvable(), family, f"elicit/{arm.name}")
+        except DreamEnvsError as error:
+            raise Unavailable(str(error)) from error
+        return self._quick(made, arm) or made
+
+    def _right(self, problem: Problem, text: str) -> bool:
+        return self.suite.strata[problem.stratum].family.verify(problem.task, self.suite.reply(text)).value == 1.0
+
+    def _agent(self, arm: Arm) -> Agent:
+        agent = self._bare(arm)
+        return agent if self.model.wrap is None else self.model.wrap(agent)
+
+    def _bare(self, arm: Arm) -> Agent:
+        if not isinstance(self.model.agent, LocalAgent):
+            return self.model.agent
+        engine = self.model.engine.decoding(temperature=arm.temperature, top_p=arm.top_p, min_p=arm.min_p)
+        if arm.how == "forced":
+            if self._form is None:
+                raise DreamEnvsError(f"arm {arm.name!r}: suite {self.suite.name!r} has no form to force; leave it out")
+            form = self._form
+            return engine.constrained(lambda request: form(request.messages[-1]["content"]))
+        if arm.how == "two_turns":
+            return TwoTurns(engine, arm.followup)
+        if arm.how == "cot_decoding":
+            return CotDecoding(engine, k=ex.BRANCHES)
+        return engine
+
+    def _quick(self, agent: Agent, arm: Arm) -> Agent | None:
+        if not self.suite.one_reply or not isinstance(agent, (LocalAgent, CotDecoding)):
+            return None
+        return agent.stopping(lambda request: self.answers[request.messages[-1]["content"].removesuffix(arm.suffix)])
+
+    def _solvable(self) -> list[Task]:
+        """Development problems of the first family from its easiest strata, for the arms that steer or train."""
+        family = self.suite.strata[0].family.name
+        mine = [p.task for p in self.dev if self.suite.strata[p.stratum].family.name == family]
+        return sorted(mine, key=lambda t: t.level)[:SOLVABLE]
+
+
+def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model, arms: Sequence[Arm]) -> Exact | None:
+    """Exact log-probabilities where each problem has one accepted reply (compact Composition World); None elsewhere."""
+    problems = found.problems
+    families = [suite.strata[p.stratum].family for p in problems]
+    local = isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent) and trained.wrap is None
+    if not local or suite.form is None or not all(ex.has_exact(a) for a in arms):
+        return None
+    if any(f.name != "composition" or f.notation != "compact" for f in families):
+        return None
+    before, after = ({d: np.zeros(len(problems)) for d in ex.DECODERS} for _ in range(2))
+    for depth in sorted({p.task.level for p in problems}):
+        at = [i for i, p in enumerate(problems) if p.task.level == depth]
+        for model, table in ((base, before), (trained, after)):
+            grammars = _grammars(suite, [problems[i] for i in at], model.engine)
+            known = ex.exact(model.engine, [problems[i].task for i in at], grammars)
+            for d in ex.DECODERS:
+                table[d][at] = known[d]
+    mine = [a for a in arms if a.name == found.configurations["trained"]]
+    return before, after, by_arm(suite, problems, base, arms), by_arm(suite, problems, trained, mine)[0]
+
+
+def _grammars(suite: Suite, problems: Sequence[Problem], engine: LocalAgent) -> list[ex.Grammar]:
+    """Each problem's form in token ids; equal forms are looked up once."""
+    assert suite.form is not None
+    token = functools.cache(engine.token)
+    made: dict[tuple[str, ...], ex.Grammar] = {}
+    found = []
+    for problem in problems:
+        form = suite.form(problem.task.prompt)
+        key = tuple("".join(texts) for texts in form)
+        if key not in made:
+            allowed = [[token(text) for text in texts] for texts in form]
+            made[key] = ex.Grammar([*allowed, [engine.ends[0]]], [i % 2 == 1 for i in range(len(form))] + [False])
+        found.append(made[key])
+    return found
+
+
+def by_arm(suite: Suite, problems: Sequence[Problem], model: Model, arms: Sequence[Arm]) -> np.ndarray:
+    """``float64[A, N]``: log-probability of one draw of each arm."""
+    elicited = Elicited(suite, model)
+    engine = model.engine
+    grammars = _grammars(suite, problems, engine)
+    rows = []
+    for arm in arms:
+        asker = elicited.asker(arm)
+        logits, ids = engine.completion_logits([asker.messages(p) for p in problems], [p.task.answer for p in problems])
+        rows.append([ex.arm_log_probability(arm, x, y, g) for x, y, g in zip(logits, ids, grammars, strict=True)])
+    return np.array(rows)

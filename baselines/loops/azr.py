@@ -1,0 +1,107 @@
+"""Absolute Zero (arXiv 2505.03335): one model proposes and solves, a verifier decides, both roles learn at once.
+
+Departures from the paper:
+- one task type (deduction on composition problems) instead of three, so two streams instead of six;
+- the proposer is not shown reference problems: the nano base knows one brief, ``new``;
+- nothing seeds the buffer; the base proposes problems from its own support;
+- the eight attempts that estimate a proposal's difficulty are trained on too (the paper draws one more to train on);
+- the solver's batch is topped up from the buffer up to the highest level that was ever solved;
+- copies of a problem within a round share what it earns, since a proposer with 16 states repeats itself far sooner;
+- learning rate 5e-4 instead of 1e-6: the base has 0.15 M parameters;
+- evaluation problems are turned away (the paper's domains do not meet its benchmarks).
+
+As in the paper's own code, and not as in its text, a valid proposal that all solve or nobody solves earns -0.5
+(``--set zero_ends=0`` is the text), and both roles lose 0.5 for what is well-formed and wrong and 1 for what is
+malformed.  TRR++ (one baseline a role and task type over the whole batch, no KL penalty) is the default's baseline.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from dream_envs.agents.training.collector import Practice
+from dream_envs.agents.training.grpo import GRPOSettings, PolicySettings
+from dream_envs.agents.training.rows import RowConfig
+from dream_envs.baselines.loop import Stage, Stand
+from dream_envs.baselines.recipes import Recipe
+from dream_envs.core import Episode, RewardModel, Score
+from dream_envs.curriculum import gates
+from dream_envs.curriculum.store import ChallengeStore
+from dream_envs.curriculum.syllabus import Share, Syllabus
+from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.rewards.algebra import per_role
+from dream_envs.rewards.base import agents_of, rejected, reward
+from dream_envs.rewards.learnability import learnability
+from dream_envs.rewards.solver import correctness, format_reward
+
+#: Rejections of what is no problem at all; others (too deep, known, reserved) are of well-formed proposals.
+MALFORMED = frozenset({"empty", "charset", "grammar", "too_long"})
+
+
+class Knobs(msgspec.Struct, frozen=True):
+    """``proposals`` and ``replays`` a round, ``attempts`` at each, solver groups trained on, and the penalties."""
+
+    proposals: int = 64
+    replays: int = 56
+    attempts: int = 8
+    groups: int = 48
+    zero_ends: float = -0.5
+    wrong: float = -0.5
+    malformed: float = -1.0
+    baseline: str = "role"
+
+
+@reward("azr_proposer")
+def proposer(
+    episode: Episode, *, zero_ends: float = -0.5, wrong: float = -0.5, malformed: float = -1.0
+) -> dict[str, Score]:
+    """1 - p for 0 < p < 1, ``zero_ends`` at both ends, ``wrong`` for a problem turned away, ``malformed`` for none."""
+    if (code := rejected(episode)) in MALFORMED:
+        return dict.fromkeys(agents_of(episode, "challenger"), Score(malformed, detail=f"malformed: {code}"))
+    return learnability(form="azr", zero_ends=zero_ends, invalid=wrong)(episode)
+
+
+@reward("azr_solver")
+def solver(episode: Episode, *, wrong: float = -0.5, malformed: float = -1.0) -> dict[str, Score]:
+    """1 for a right reply, ``wrong`` for another of the right form, ``malformed`` for the rest."""
+    found, formed = correctness()(episode), format_reward()(episode)
+    for agent, score in found.items():
+        if score.status == "ok" and score.value < 1.0:
+            found[agent] = Score(wrong if formed[agent].value else malformed)
+    return found
+
+
+def rewards(knobs: Knobs) -> RewardModel:
+    """Both roles' rewards."""
+    penalties = {"wrong": knobs.wrong, "malformed": knobs.malformed}
+    return per_role({"challenger": proposer(zero_ends=knobs.zero_ends, **penalties), "solver": solver(**penalties)})
+
+
+def stages(knobs: Knobs, steps: int, seed: str) -> tuple[Stage, ...]:
+    """One stage: both roles learn jointly."""
+
+    def practice(stand: Stand, first: int) -> Practice:
+        family = stand.yardstick.family
+        store = ChallengeStore(stand.run.path / "challenges.jsonl")
+        game = ChallengerSolver(family, solvers=knobs.attempts, gate=gates.held_out(stand.yardstick.reserved()))
+        share = Share(knobs.proposals, 0, knobs.replays, replay="uniform")
+        return Practice(game, Syllabus(family, share, seed=seed, store=store), rewards(knobs), stand.run, first=first)
+
+    return (Stage("azr", steps, practice),)
+
+
+def rows(knobs: Knobs) -> RowConfig:
+    """Attempts and proposals; AZR has no review of old traces."""
+    count = knobs.groups * knobs.attempts + knobs.proposals
+    return RowConfig(rows=count + count % 2, groups=knobs.groups, review=0)
+
+
+def rule(settings: GRPOSettings, knobs: Knobs) -> GRPOSettings:
+    """TRR++ in place of GRPO's groups; other learners keep their own baseline."""
+    if isinstance(settings, PolicySettings):
+        return settings
+    plain = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    return PolicySettings(**plain, baseline=knobs.baseline)
+
+
+RECIPE = Recipe("azr", Knobs, stages, rows, steps=150, rule=rule)

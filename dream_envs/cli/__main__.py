@@ -1,0 +1,7 @@
+"""``python -m dream_envs.cli``."""
+
+import sys
+
+from dream_envs.cli import main
+
+sys.exit(main())

@@ -1,0 +1,260 @@
+"""What the verbs of ``dream-envs`` share: output, values on the command line, games and agents from text, progress."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from dream_envs import registry
+from dream_envs.core import AgentLike, DreamEnvsError, Episode, Game, encode
+
+if TYPE_CHECKING:
+    from dream_envs.rewards.base import Model
+
+BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
+
+
+class Interrupted(Exception):
+    """Ctrl-C, with one line that says how to go on."""
+
+
+class ReaderGone(Exception):
+    """Nobody reads stdout any more (``| head``); not an OSError, which typer would answer in its own way."""
+
+
+def say(text: str) -> None:
+    """Print to stdout, at once.
+
+    Raises:
+        ReaderGone: if nobody reads it.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def emit(data: Any, text: str | Callable[[], str], as_json: bool) -> None:
+    """Print ``data`` as one line of JSON, or ``text`` for people."""
+    if as_json:
+        say(encode(data).decode())
+    else:
+        say(text() if callable(text) else text)
+
+
+def style(text: str, code: str, file: TextIO | None = None) -> str:
+    """``text`` in colour where the terminal shows it and nobody has set ``NO_COLOR``."""
+    stream = sys.stdout if file is None else file
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"
+
+
+def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
+    """Columns padded with blanks, two apart; the last one is left as it is.  None is shown as ``-``."""
+    cells = [["-" if c is None else str(c) for c in row] for row in rows]
+    listed = [list(head), *cells] if head else cells
+    widths = [max((len(row[i]) for row in listed), default=0) for i in range(max(map(len, listed), default=0))]
+    lines = ["  ".join([c.ljust(w) for c, w in zip(row, widths, strict=False)]).rstrip() for row in listed]
+    if head:
+        lines[0] = style(lines[0], DIM)
+    return "\n".join(lines)
+
+
+def number(value: Any) -> str | None:
+    """A number in at most four significant digits; None stays None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None if value is None else str(value)
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def value_of(text: str) -> Any:
+    """A value on the command line: JSON where it is JSON (``4``, ``true``, ``[1,2]``), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def split_outside(text: str, separator: str) -> list[str]:
+    """Split at ``separator`` where no bracket is open: ``a=b(c=1,d=2),e=f`` has two parts."""
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char == separator and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+
+
+def pairs_of(texts: Iterable[str], option: str) -> dict[str, str]:
+    """``["a=b,c=d", "e=f"]`` as a dict of texts.
+
+    Raises:
+        DreamEnvsError: for a part without ``=``, or a key that is there twice.
+    """
+    found: dict[str, str] = {}
+    for part in [p for text in texts for p in split_outside(text, ",")]:
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise DreamEnvsError(f"{option} {part!r}: KEY=VALUE, several of them separated by commas")
+        if key in found:
+            raise DreamEnvsError(f"{option} {part!r}: {key!r} is there twice")
+        found[key] = value
+    return found
+
+
+def values_of(texts: Iterable[str], option: str) -> dict[str, Any]:
+    """``pairs_of`` with each value read by ``value_of``."""
+    return {key: value_of(text) for key, text in pairs_of(texts, option).items()}
+
+
+def spec_of(text: str, option: str) -> tuple[str, dict[str, Any]]:
+    """``learnability(form=azr)`` as a name and its keyword arguments."""
+    name, bracket, inner = text.partition("(")
+    if bracket and not inner.endswith(")"):
+        raise DreamEnvsError(f"{option} {text!r}: NAME or NAME(KEY=VALUE,...), in quotes for the shell")
+    return name.strip(), values_of([inner[:-1]], option) if bracket else {}
+
+
+def game_of(name: str, settings: Mapping[str, Any], roles: Iterable[str] = ()) -> Game:
+    """The game of an id, of one of its roles' Gymnasium ids, or of ``module:Class``.
+
+    Args:
+        name: the id.
+        settings: the game's arguments.
+        roles: roles or seats that shall be there; an optional one is switched on.
+
+    Raises:
+        DreamEnvsError: for a wrong id or argument, with the nearest right ones.
+    """
+    import gymnasium
+
+    from dream_envs.envs import _common as common
+
+    for full in (name, common.NAMESPACE + name):
+        spec = gymnasium.registry.get(full)
+        if spec is not None and "game" in spec.kwargs:
+            name = spec.kwargs["game"]
+    factory = registry.load("envs", common.full_id(name))
+    parameters = inspect.signature(factory).parameters if callable(factory) else {}
+    wanted = [role for r in roles if (role := r.rpartition("_")[0] or r) in parameters or r in parameters]
+    extra = {role: True for role in wanted if role in parameters and role not in settings}
+    return common.build_game(name, {**settings, **extra}, lambda: None)
+
+
+def agent_of(text: str, game: Game) -> AgentLike:
+    """An agent from ``oracle``, ``local(model=nano/compose,temperature=0.5)`` or ``module:thing``.
+
+    A class or a function without required parameters is called (with ``game`` if it takes one); any other function is
+    the agent itself.
+
+    Raises:
+        DreamEnvsError: for an unknown name or argument.
+    """
+    name, kwargs = spec_of(text, "--seats")
+    found = registry.load("agents", name)
+    if callable(getattr(found, "act", None)) and not inspect.isclass(found):
+        return found
+    parameters = inspect.signature(found).parameters
+    loose = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in loose]
+    if not inspect.isclass(found) and not kwargs and set(needed) - {"game"}:
+        return found
+    registry.check_kwargs(found, kwargs, name)
+    return found(**({"game": game} if "game" in parameters else {}), **kwargs)
+
+
+def seats_of(texts: Iterable[str], game: Game) -> dict[str, AgentLike]:
+    """``["solver=oracle,challenger=generator"]`` as agents by role or seat; equal texts are one agent.
+
+    Raises:
+        DreamEnvsError: for a role that the game does not have, or an agent that cannot be made.
+    """
+    from dream_envs import acting
+
+    named = pairs_of(texts, "--seats")
+    role_of = acting.roles_by_agent(game)
+    known = [*dict.fromkeys(role_of.values()), *game.agents]
+    for key in named:
+        if key not in known:
+            raise DreamEnvsError(registry.unknown(f"seats of {game.env_id}", key, known))
+    made = {text: agent_of(text, game) for text in dict.fromkeys(named.values())}
+    return {key: made[text] for key, text in named.items()}
+
+
+def reward_of(text: str) -> Model:
+    """A reward model from ``correctness``, ``learnability(form=azr)`` or ``module:function``."""
+    from dream_envs.rewards.base import as_reward
+
+    name, knobs = spec_of(text, "--reward")
+    return as_reward(name, **knobs)
+
+
+def run_file(run: Path, name: str) -> Path:
+    """``run/name``, or ``run`` itself if it is a file.
+
+    Raises:
+        DreamEnvsError: if it is not there.
+    """
+    path = run if run.is_file() else run / name
+    if not path.is_file():
+        what = f"has no {name}" if run.is_dir() else "is not there"
+        raise DreamEnvsError(f"{run} {what}: give a run's folder, such as runs/demo, or the file itself")
+    return path
+
+
+def episodes_of(path: Path) -> Iterator[Episode]:
+    """The episodes of a file, one at a time.
+
+    Raises:
+        DreamEnvsError: for a line that is no episode, with its number.
+    """
+    import msgspec
+
+    from dream_envs.rollout import read_episodes
+
+    source, line = read_episodes(path), 0
+    while True:
+        line += 1
+        try:
+            episode = next(source, None)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise DreamEnvsError(f"{path}, line {line}: not an episode ({error})") from error
+        if episode is None:
+            return
+        yield episode
+
+
+class Progress:
+    """A line on stderr: done of total, rate, time left; rewritten in a terminal, else a line every ten seconds."""
+
+    def __init__(self, total: int, unit: str, *, quiet: bool = False, done: int = 0) -> None:
+        self.total, self.unit, self.quiet = total, unit, quiet
+        self.done = self._first = done
+        self._began = self._shown = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def step(self) -> None:
+        """One more."""
+        self.done += 1
+        now = time.monotonic()
+        if not self.quiet and now - self._shown >= (0.2 if self._terminal else 10.0):
+            self._shown = now
+            rate = (self.done - self._first) / (now - self._began)
+            left = (self.total - self.done) / rate
+            line = f"{self.done}/{self.total} {self.unit}  {rate:.1f}/s  {left:.0f} s left"
+            print(f"\r{line}\x1b[K" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
+            sys.stderr.flush()
+
+    def end(self) -> float:
+        """Clear the line; seconds since the beginning."""
+        if self._terminal and not self.quiet:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        return time.monotonic() - self._began

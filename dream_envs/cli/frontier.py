@@ -1,0 +1,150 @@
+"""``dream-envs frontier``: the report of two models, its controls, and the simulation behind its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dream_envs.cli import common
+from dream_envs.core import DreamEnvsError
+from dream_envs.seeds import stream
+
+frontier_app = typer.Typer(help="How far a trained model went past its base, with intervals.", add_completion=False)
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
+Seed = Annotated[
+    str, typer.Option("--seed", help="Label that the problems are drawn from; take one nobody trained on.")
+]
+Cache = Annotated[
+    Path | None, typer.Option(help="Where draws are kept for all reports; default: $DREAM_ENVS_CACHE or ~/.cache.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Threads = Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice.")]
+
+
+@frontier_app.callback(invoke_without_command=True)
+def frontier(
+    context: typer.Context,
+    base: Annotated[str, typer.Option(help="The base: nano/compose, a folder or a hub id.")] = "nano/compose",
+    trained: Annotated[str, typer.Option(help="The trained model, or the folder of the run that trained it.")] = "",
+    suite: Annotated[str, typer.Option(help="nano, english, or module:function.")] = "nano",
+    size: Annotated[
+        str, typer.Option(help="mini (20 problems a stratum, 1,024 draws) or standard (100; 8,192).")
+    ] = "mini",
+    out: Annotated[
+        Path | None, typer.Option(help="The report's folder; default: RUN/frontier or runs/frontier.")
+    ] = None,
+    arms: Annotated[str, typer.Option(help="Arms of the base, separated by commas; default: the suite's.")] = "",
+    vetoes: Annotated[str, typer.Option(help="Expensive arms; 'none' leaves them out; default: the suite's.")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
+    threads: Threads = 1,
+    cache: Cache = None,
+    seed: Seed = "0",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write the Frontier Report of a trained model against its base; the same command goes on where it stopped."""
+    if context.invoked_subcommand is not None:
+        return
+    if arms == "none":
+        raise DreamEnvsError("--arms none: the base has to be asked somehow; leave it out for the suite's arms")
+    if not trained:
+        raise DreamEnvsError("--trained is missing: the folder of a run (runs/dream) or of a model")
+    job = _job()
+    options = job.Options(
+        suite=suite, seed=seed, size=size, arms=_names(arms), vetoes=_names(vetoes) if vetoes else None, batch=batch
+    )
+    folder = out or (Path(trained) / "frontier" if (Path(trained) / "run.json").is_file() else Path("runs/frontier"))
+    data = job.run(base, trained, folder, cache, options, device=device, threads=threads, quiet=quiet or as_json)
+    _show(data, folder, as_json)
+
+
+@frontier_app.command()
+def simulate(
+    problems: Annotated[int, typer.Option(min=20, help="N, in 20 families.")] = 2000,
+    draws: Annotated[int, typer.Option(min=8, help="K, draws of the base.")] = 8192,
+    gained: Annotated[float | None, typer.Option(help="Points truly gained; default: the protocol's table.")] = None,
+    lost: Annotated[float, typer.Option(help="Points truly lost.")] = 0.0,
+    sharpen: Annotated[float, typer.Option(help="Logits added to every success rate above zero.")] = 0.0,
+    follow: Annotated[int, typer.Option(min=0, help="Survivors followed by lot, as reports do; 0: all.")] = 0,
+    repetitions: Annotated[int, typer.Option(min=2, help="Simulated reports.")] = 120,
+    seed: Seed = "0",
+    as_json: Json = False,
+) -> None:
+    """What the report would say of a change that is known, and how often: power, before a token is spent."""
+    from dream_envs.frontier import simulate as simulation
+
+    try:
+        import scipy  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise DreamEnvsError("no module 'scipy': pip install 'dream-envs[frontier]'") from error
+    rng = stream("frontier-simulate", seed)
+    changes: Sequence[simulation.Change] = simulation.CHANGES
+    if gained is not None or lost or sharpen:
+        changes = [simulation.Change("asked for", gained=gained or 0.0, lost=lost, sharpen=sharpen)]
+    rows = simulation.table(rng, changes, simulation.World(n=problems, follow=follow), draws, repetitions)
+    common.emit(rows, lambda: _table(rows, _SIMULATED), as_json)
+
+
+@frontier_app.command()
+def control(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="aa, sharpened, random_reward, format_only, guesser, ...")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The report's folder; default: runs/frontier-NAME.")] = None,
+    base: Annotated[str, typer.Option(help="The base.")] = "nano/compose",
+    suite: Annotated[str, typer.Option(help="The suite.")] = "nano",
+    size: Annotated[str, typer.Option(help="mini or standard.")] = "mini",
+    threads: Threads = 1,
+    cache: Cache = None,
+    seed: Seed = "0",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a control (a model that must not show an expansion) and report on it."""
+    _job()
+    from dream_envs.baselines.frontier import controls
+
+    folder = out or Path(f"runs/frontier-{name}")
+    data = controls.run(name, folder, base, suite, size, seed, cache, threads=threads, quiet=quiet or as_json)
+    _show(data, folder, as_json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Words between commas; ``none`` is no word."""
+    return () if text == "none" else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _job() -> Any:
+    try:
+        from dream_envs.baselines.frontier import job
+    except ModuleNotFoundError as error:
+        raise DreamEnvsError(f"no module {error.name!r}: pip install 'dream-envs[train]'") from error
+    return job
+
+
+#: What a reader of the simulation wants first; ``--json`` has the rest.
+_SIMULATED = (
+    "change", "truth", "small_raw_mean", "small_raw_significant", "fg_median", "fg_significant", "fg_above_margin",
+    "fg_covered", "base_draws",
+)  # fmt: skip
+
+
+def _table(rows: list[dict[str, Any]], head: Sequence[str]) -> str:
+    return common.table([[common.number(row[k]) for k in head] for row in rows], head)
+
+
+def _show(data: dict[str, Any], folder: Path, as_json: bool) -> None:
+    if as_json:
+        common.emit(data, "", True)
+        return
+    from rich.console import Console
+
+    from dream_envs.report.frontier_terminal import show_frontier
+
+    show_frontier(data, Console())
+    common.say(f"report: {folder / 'report.html'}")

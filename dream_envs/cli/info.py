@@ -1,0 +1,164 @@
+"""The verbs ``list`` and ``info`` for names: what there is, where it comes from, and its manual page."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import re
+import sys
+from typing import Any
+
+from dream_envs import registry, seeds
+from dream_envs.cli import common
+from dream_envs.core import DreamEnvsError
+
+Rows = list[dict[str, Any]]
+
+
+def listing(kind: str = "") -> Rows:
+    """One row a name: kind, name, where it lives, which distribution brought it.
+
+    Raises:
+        DreamEnvsError: for an unknown kind.
+    """
+    if kind and kind not in registry.KINDS:
+        raise DreamEnvsError(registry.unknown("kinds", kind, list(registry.KINDS)))
+    found: Rows = []
+    for one in [kind] if kind else registry.KINDS:
+        brought = {p.name: p.dist for p in importlib.metadata.entry_points(group=f"dream_envs.{one}")}
+        for name, target in registry.rows(one).items():
+            dist = brought.get(name)
+            source = f"{dist.name} {dist.version}" if dist is not None else "dream-envs"
+            found.append({"kind": one, "name": name, "target": target, "source": source})
+    return found
+
+
+def listing_text(rows: Rows) -> str:
+    """The rows as a table."""
+    cells = [[r["kind"], r["name"], r["target"], r["source"]] for r in rows]
+    return common.table(cells, ("kind", "name", "is", "from"))
+
+
+def pages(name: str) -> dict[str, Any]:
+    """Everything registered under this name, or the ``module:attribute`` itself, each with its manual page.
+
+    Raises:
+        DreamEnvsError: if there is nothing of that name.
+    """
+    found = []
+    for kind, full in places(name):
+        thing = registry.load(kind, full)
+        page: dict[str, Any] = {"kind": kind, "name": full, "target": registry.rows(kind).get(full, full)}
+        page["manual"] = manual(thing)
+        page |= {"envs": _env, "tasks": _task}.get(kind, _signature)(full, thing)
+        found.append(page)
+    return {"name": name, "pages": found}
+
+
+def places(name: str) -> list[tuple[str, str]]:
+    """``(kind, full name)`` of everything that goes by this name.
+
+    Raises:
+        DreamEnvsError: if there is nothing, with the nearest names of all kinds.
+    """
+    import gymnasium
+
+    from dream_envs.envs._common import NAMESPACE
+
+    found = []
+    for kind in registry.KINDS:
+        rows = registry.rows(kind)
+        found += [(kind, full) for full in dict.fromkeys((name, NAMESPACE + name)) if full in rows]
+    for full in dict.fromkeys((name, NAMESPACE + name)):
+        spec = gymnasium.registry.get(full)
+        if not found and spec is not None and "game" in spec.kwargs:
+            found.append(("envs", spec.kwargs["game"]))
+    if not found and ":" in name:
+        found.append((kind_of(registry.load("envs", name)), name))
+    if not found:
+        known = [n for kind in registry.KINDS for n in registry.rows(kind)]
+        raise DreamEnvsError(registry.unknown("names", name, known))
+    return found
+
+
+def kind_of(thing: Any) -> str:
+    """Which kind of row an object could be, by the methods it has."""
+    if callable(getattr(thing, "verify", None)) and callable(getattr(thing, "generate", None)):
+        return "tasks"
+    if callable(getattr(thing, "act", None)):
+        return "agents"
+    if hasattr(thing, "reward_name") or hasattr(thing, "grader"):
+        return "rewards"
+    return "envs"
+
+
+def manual(thing: Any) -> str:
+    """The docstrings of the thing's module (the manual page of games and families) and of the thing itself."""
+    module = sys.modules.get(getattr(thing, "__module__", ""))
+    parts = []
+    if inspect.isclass(thing) and module is not None:
+        parts.append(inspect.getdoc(module) or "")
+    parts.append(inspect.getdoc(thing) or "")
+    return "\n\n".join([part for part in parts if part])
+
+
+def _env(name: str, thing: Any) -> dict[str, Any]:
+    import dream_envs
+
+    game = common.game_of(name, {})
+    roles = [
+        {"role": r.name, "seats": r.count, "reply": r.reply, "reward_range": list(r.reward_range)} for r in game.roles
+    ]
+    named = registry.roles(name) or tuple(r.name for r in game.roles)
+    gym = [dream_envs.role_id(name, role) for role in named] if ":" not in name else []
+    return {
+        "version": game.version,
+        "agents": list(game.agents),
+        "roles": roles,
+        "gymnasium_ids": gym,
+        **_signature(name, thing),
+    }
+
+
+def _task(name: str, thing: Any) -> dict[str, Any]:
+    family: Any = thing() if inspect.isclass(thing) else thing
+    levels = family.levels
+    examples = []
+    for level in dict.fromkeys([levels[0], levels[min(2, len(levels) - 1)], levels[len(levels) // 2]]):
+        task = family.generate(seeds.stream("info", name, int(level)), level)
+        row = {"level": level, "prompt": task.prompt, "gold": family.gold(task), "chance": family.chance(task)}
+        examples.append({**row, "proposal": family.as_proposal(task)})
+    facts = {"version": family.version, "notation": family.notation, "levels": [levels[0], levels[-1]]}
+    return {**facts, "brief": family.brief(), "examples": examples, **_signature(name, thing)}
+
+
+def _signature(name: str, thing: Any) -> dict[str, Any]:
+    try:
+        return {"arguments": re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(thing)))}
+    except (TypeError, ValueError):
+        return {"arguments": ""}
+
+
+def pages_text(found: dict[str, Any]) -> str:
+    """The pages for a terminal."""
+    return "\n\n".join([_page_text(page) for page in found["pages"]])
+
+
+def _page_text(page: dict[str, Any]) -> str:
+    parts = [common.style(f"{page['name']}  ({page['kind']}, {page['target']})", common.BOLD)]
+    if "agents" in page:
+        rows = [[r["role"], r["seats"], *r["reward_range"], r["reply"]] for r in page["roles"]]
+        parts.append(f"version {page['version']}, agents {', '.join(page['agents'])}")
+        parts.append(common.table(rows, ("role", "seats", "from", "to", "a reply is")))
+        parts.append("Gymnasium: " + ", ".join(page["gymnasium_ids"]))
+    if "examples" in page:
+        low, high = page["levels"]
+        parts.append(f"version {page['version']}, notation {page['notation']}, levels {low} to {high}")
+        for e in page["examples"]:
+            rows = [["prompt", e["prompt"]], ["gold", e["gold"]], ["chance", f"{e['chance']:.3g}"]]
+            shown = common.table([[k, repr(v)[1:-1]] for k, v in [*rows, ["proposal", e["proposal"]]]])
+            parts.append(f"level {e['level']}\n" + "\n".join(f"  {line}" for line in shown.splitlines()))
+    parts.append(page["manual"] or "(no docstring)")
+    if page["arguments"]:
+        parts.append(f"arguments: {page['arguments']}")
+    return "\n\n".join(parts)

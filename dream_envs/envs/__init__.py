@@ -1,0 +1,1 @@
+"""Game cores, one file a game, and the same game as PettingZoo AEC and Parallel, Gymnasium single role and vector."""

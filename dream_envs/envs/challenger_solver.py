@@ -1,0 +1,338 @@
+"""``dream_envs/ChallengerSolver-v0``: one agent writes a problem, others solve it, and the truth decides.
+
+Roles
+    ``challenger_0`` proposes, ``solver_0`` .. ``solver_{n-1}`` answer at the same time and independently, ``judge_0``
+    (only with ``judge=True``) decides in place of the verifier; with ``judge="rubric"`` or ``"score"`` there is a judge
+    for every reply (``judgements`` of them), as in ``SelfJudge``.
+What each sees
+    The challenger sees the brief: in compact notation ``new``.  A solver sees the accepted problem, ``c:BDA``, and
+    nothing of the other solvers.  The judge sees the problem and the numbered replies, a judge of a panel the problem
+    and its one reply, ``r|c:BDA|BhDnAj`` (``envs.judging``).  Nobody sees the answer.
+What a reply must look like
+    A proposal follows the family's grammar to its last character (``free_text=True`` takes the last line that parses).
+    A solver's reply is the family's accepted reply.  A judge's is one ``0`` or ``1`` a reply, separated by blanks; in a
+    panel ``0`` or ``1`` (a digit for a score), in english a last line ``Verdict: 1``.
+Rewards
+    By default the solver's is correctness (0 or 1; chance is the family's) and the challenger's is learnability,
+    1 - p where some but not all solvers are right, else 0 (0 to 1 - 1/n).  Any reward model can replace them.
+End
+    After the solvers' (or the judge's) move.  A proposal that the gate turns away ends the episode at once: the
+    challenger gets the reward for an invalid proposal, the solvers' status is ``abstain`` and they are not punished.
+Arguments
+    See ``ChallengerSolver``.
+Source
+    The game of Absolute Zero (arXiv 2505.03335) and R-Zero (arXiv 2508.05004); our own rules for what they leave open.
+Version history
+    0: first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs import registry
+from dream_envs.core import (
+    Action,
+    Challenge,
+    DreamEnvsError,
+    Event,
+    Limits,
+    Message,
+    Outcome,
+    Reject,
+    RoleSpec,
+    Score,
+    Seat,
+    Task,
+    TaskFamily,
+)
+from dream_envs.envs import judge_facts
+from dream_envs.envs.judging import MARKS, NOTATIONS, Ballot, Panel, Question, worth
+
+CHALLENGER, JUDGE = "challenger_0", "judge_0"
+Gate = Callable[[Task], Reject | None]
+
+
+class State(msgspec.Struct, frozen=True):
+    """Where a game stands.  ``phase``: propose, solve, judge or end."""
+
+    brief: Task
+    phase: str = "propose"
+    proposal: Action | None = None
+    challenge: Challenge | None = None
+    reject: Reject | None = None
+    replies: tuple[Action, ...] = ()
+    verdicts: tuple[Score, ...] = ()
+    truths: tuple[Score, ...] = ()
+    ballots: tuple[Ballot, ...] = ()
+
+
+class ChallengerSolver:
+    """The game; see the module's head for its manual page.
+
+    Args:
+        family: a task family's name (``composition``) or a TaskFamily object.
+        notation: ``compact`` or ``english``; only with a family's name.
+        solvers: 1 to 1024 independent attempts at each problem.
+        judge: True gives ``judge_0`` the last word instead of the verifier, ``rubric`` (right or wrong) or ``score``
+            (0 to 10, a digit in compact) a panel, whose mean verdict on a reply counts; the truth is still recorded.
+        judgements: how many judges of a panel each reply has.
+        judge_notation: how a panel is asked, ``compact`` or ``english``; None: as the family.
+        free_text: accept a proposal inside other text: the last line that parses.
+        gate: ``Task -> Reject | None``, asked after the family's own parser; ``curriculum.gates`` has ready ones.
+        level: the level that the brief asks for (None: free).
+        family_args: keyword arguments of the family, with a family's name.
+    """
+
+    env_id = "dream_envs/ChallengerSolver-v0"
+    version = 0
+
+    def __init__(
+        self,
+        family: str | TaskFamily = "composition",
+        *,
+        notation: str = "compact",
+        solvers: int = 4,
+        judge: bool | str = False,
+        judgements: int = 1,
+        judge_notation: str | None = None,
+        free_text: bool = False,
+        gate: Gate | None = None,
+        level: int | None = None,
+        family_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(solvers, int) or not 1 <= solvers <= 1024:
+            raise DreamEnvsError(f"solvers={solvers!r}: a whole number from 1 to 1024")
+        if isinstance(family, str):
+            made: TaskFamily = registry.create("tasks", family, notation=notation, **dict(family_args or {}))
+        elif family_args:
+            raise DreamEnvsError("family_args goes with a family's name; give them to the family object itself")
+        else:
+            made = family
+        self.family = family = made
+        if level is not None and level not in family.levels:
+            raise DreamEnvsError(f"level={level}: {family.name} has {family.levels.start} to {family.levels.stop - 1}")
+        self.solvers, self.judge, self.free_text, self.gate, self.level = solvers, judge, free_text, gate, level
+        self.solver_names = tuple(f"solver_{i}" for i in range(solvers))
+        self.panel = self._panel(judge, judgements, judge_notation)
+        judges = self.panel.judges if self.panel is not None else (JUDGE,) if judge else ()
+        form = self.panel.reply_form() if self.panel is not None else "one 0 or 1 a reply, separated by blanks"
+        self.agents = (CHALLENGER, *self.solver_names, *judges)
+        # The lowest rate of success above 0 that verdicts can make; scripted judges, who agree, make 1 / solvers.
+        steps = solvers if self.panel is None else solvers * judgements * MARKS[self.panel.kind, self.panel.notation][1]
+        self.reachable = {} if self.panel is None else {"challenger": (0.0, 1.0 - 1.0 / solvers)}
+        self.roles = (
+            RoleSpec("challenger", 1, "a problem in the family's notation", (0.0, 1.0 - 1.0 / steps)),
+            RoleSpec("solver", solvers, "the answer in the family's notation", (0.0, 1.0)),
+            *((RoleSpec("judge", len(judges), form, (0.0, 1.0)),) if judge else ()),
+        )
+        chars = 4 * family.max_chars + 4096 if free_text else family.max_chars
+        propose = Limits(max_tokens=family.max_chars if not free_text else 1024, max_chars=chars)
+        solve = Limits(max_tokens=family.max_reply_tokens, max_chars=max(64, 8 * family.max_reply_tokens))
+        self._seats = {
+            "propose": [Seat(CHALLENGER, "challenger", propose)],
+            "solve": [Seat(name, "solver", solve) for name in self.solver_names],
+            "judge": [Seat(JUDGE, "judge", Limits(max_tokens=2 * solvers + 8, max_chars=4 * solvers + 64))],
+            "end": [],
+        }
+        self._brief = Task(family=family.name, level=level or 0, prompt=family.brief(level), origin="brief")
+        self._start = State(self._brief)
+
+    def start(self, task: Task | None, rng: np.random.Generator) -> State:
+        """Begin with the game's own brief, or with another one (see ``brief``); the rules themselves draw nothing.
+
+        A brief of origin ``replay`` asks for a problem that is known already: the gate is not asked.
+        """
+        return self._start if task is None else State(task)
+
+    def brief(self, reference: Task | None = None, level: int | None = None) -> Task:
+        """A brief that asks for something unlike ``reference``, at ``level``."""
+        text = self.family.brief(level, reference)
+        return Task(family=self.family.name, level=level or 0, prompt=text, origin="brief")
+
+    def turns(self, state: State) -> list[Seat]:
+        """The challenger, then all solvers at once, then the judge, or the panel, if there is one."""
+        if state.phase == "judge" and self.panel is not None:
+            return self.panel.seats([reply.status == "ok" for reply in state.replies])
+        return self._seats[state.phase]
+
+    def view(self, state: State, agent: str) -> list[Message]:
+        """What ``agent`` may see now; agents other than those of ``turns`` see what they saw in their own turn."""
+        if agent == CHALLENGER:
+            return [{"role": "user", "content": state.brief.prompt}]
+        if state.challenge is None:
+            return []
+        if not agent.startswith("judge"):
+            return [{"role": "user", "content": state.challenge.prompt}]
+        if state.phase == "solve":
+            return []
+        if self.panel is not None:
+            if state.replies[self.panel.ask_of(agent).who[0]].status != "ok":
+                return []
+            return self.panel.messages(agent, state.challenge.prompt, self._shown(state))
+        replies = "\n".join(f"[{i}] {a.text}" for i, a in enumerate(state.replies))
+        text = (
+            f"Problem:\n{state.challenge.prompt}\n\nReplies:\n{replies}\n\n"
+            f"Write {self.solvers} verdicts in order, 1 for right and 0 for wrong, separated by blanks."
+        )
+        return [{"role": "user", "content": text}]
+
+    def apply(self, state: State, actions: Mapping[str, Action]) -> State:
+        """The next state; an agent whose action is missing is taken to have said nothing."""
+        if state.phase == "propose":
+            return self._propose(state, actions.get(CHALLENGER, _SILENT))
+        if state.phase == "solve":
+            replies = tuple([actions.get(name, _SILENT) for name in self.solver_names])
+            challenge, verify = state.challenge, self.family.verify
+            assert challenge is not None
+            truths = tuple(
+                [
+                    verify(challenge, a.text) if a.status == "ok" else Score(0.0, a.status, grader="no reply")
+                    for a in replies
+                ]
+            )
+            if self.panel is not None and not any(reply.status == "ok" for reply in replies):
+                nobody = (Ballot(None, "abstain"),) * len(self.panel.asks)
+                return State(state.brief, "end", state.proposal, challenge, None, replies, truths, truths, nobody)
+            phase = "judge" if self.judge else "end"
+            return State(state.brief, phase, state.proposal, challenge, None, replies, truths, truths)
+        if state.phase == "judge" and self.panel is not None:
+            return self._judged(state, self.panel, actions)
+        if state.phase == "judge":
+            verdicts = self._verdicts(actions.get(JUDGE, _SILENT))
+            return State(
+                state.brief, "end", state.proposal, state.challenge, None, state.replies, verdicts, state.truths
+            )
+        raise AssertionError("apply after the end: turns() is empty, the game is over")
+
+    def outcome(self, state: State) -> Outcome | None:
+        """Facts: ``agents`` (all seats), ``valid``, ``reject``, ``solve_rate`` (of ok verdicts), ``correct`` by solver.
+
+        With a judge also ``truth`` by solver and ``verdict_status``; with a panel its table, ``judgements`` (see
+        ``envs.judge_facts``), and ``correct`` is the mean verdict.  ``agents`` names those who never got to move too,
+        so that a reward computed from the episode alone can account for them.
+        """
+        if state.phase != "end":
+            return None
+        facts: dict[str, Any]
+        if state.challenge is None:
+            reject = state.reject or Reject("empty")
+            status = state.proposal.status if state.proposal else "ok"
+            facts = {"valid": False, "reject": reject.code, "solve_rate": None, "correct": {}}
+            return Outcome(status, {"agents": list(self.agents), **facts})
+        values = [v.value for v in state.verdicts if v.status == "ok"]
+        facts = {
+            "agents": list(self.agents),
+            "valid": True,
+            "reject": "",
+            "solve_rate": sum(values) / len(values) if values else None,
+            "correct": {
+                n: v.value if v.status == "ok" else None for n, v in zip(self.solver_names, state.verdicts, strict=True)
+            },
+        }
+        if self.judge:
+            facts["truth"] = {
+                n: v.value if v.status == "ok" else None for n, v in zip(self.solver_names, state.truths, strict=True)
+            }
+            facts["verdict_status"] = state.verdicts[0].status if state.verdicts else "abstain"
+        if self.panel is not None:
+            rows = judge_facts.table(self.panel, state.ballots, {})
+            facts |= {"judging": self.panel.kind, "judgements": rows, **judge_facts.validity(rows)}
+            facts["verdict_status"] = "ok" if values else facts["verdict_status"]
+        return Outcome("ok", facts)
+
+    def record(self, state: State) -> tuple[list[Task | Challenge], list[Event]]:
+        """The brief and the challenge, and one event for the proposal's fate."""
+        if state.challenge is not None:
+            return [state.brief, state.challenge], [Event("accepted", CHALLENGER, {"level": state.challenge.level})]
+        if state.reject is not None:
+            data = {"code": state.reject.code, "detail": state.reject.detail}
+            return [state.brief], [Event("rejected", CHALLENGER, data)]
+        return [state.brief], []
+
+    def _propose(self, state: State, action: Action) -> State:
+        found = (
+            self._read(action.text) if action.status == "ok" else Reject("empty", f"the call ended in {action.status}")
+        )
+        if isinstance(found, Task) and self.gate is not None and state.brief.origin != "replay":
+            found = self.gate(found) or found
+        if isinstance(found, Reject):
+            return State(state.brief, "end", action, None, found)
+        challenge = Challenge(
+            family=found.family,
+            level=found.level,
+            prompt=found.prompt,
+            answer=found.answer,
+            meta=found.meta,
+            origin=found.origin,
+            id=found.id,
+            author=CHALLENGER,
+            parent=state.brief.meta.get("reference", ""),
+            truth=found.meta.get("truth", "executed"),
+        )
+        return State(state.brief, "solve", action, challenge)
+
+    def _read(self, text: str) -> Task | Reject:
+        if not self.free_text:
+            return self.family.parse(text)
+        if len(text) > (cap := self._seats["propose"][0].limits.max_chars):
+            return Reject("too_long", f"{len(text)} characters, at most {cap}")
+        first: Reject = Reject("empty")
+        for line in reversed(text.splitlines()):
+            found = self.family.parse(line.strip().strip("`"))
+            if isinstance(found, Task):
+                return found
+            first = found if first.code == "empty" else first
+        return first
+
+    def question(self, state: State, agent: str) -> Question | None:
+        """What a judge of a panel is asked, unescaped; None without a panel.  For scripted judges."""
+        if self.panel is None or state.challenge is None or not state.replies:
+            return None
+        return self.panel.question(agent, state.challenge.prompt, self._shown(state))
+
+    def _panel(self, judge: bool | str, judgements: int, notation: str | None) -> Panel | None:
+        if isinstance(judge, bool):
+            if judgements != 1 or notation is not None:
+                raise DreamEnvsError("judgements and judge_notation go with a panel: judge='rubric' or 'score'")
+            return None
+        if judge not in ("rubric", "score"):
+            raise DreamEnvsError(f"judge={judge!r}: True (one judge of all replies), 'rubric' or 'score' (a panel)")
+        own = self.family.notation if self.family.notation in NOTATIONS else "english"
+        return Panel(judge, notation or own, self.solver_names, judgements)
+
+    def _shown(self, state: State) -> list[str]:
+        cap = self._seats["solve"][0].limits.max_chars
+        return [reply.text[:cap] for reply in state.replies]
+
+    def _judged(self, state: State, panel: Panel, actions: Mapping[str, Action]) -> State:
+        asked = {seat.agent for seat in self.turns(state)}
+        said = [panel.ballot(actions.get(name, _SILENT) if name in asked else None) for name in panel.judges]
+        verdicts = []
+        for i, reply in enumerate(state.replies):
+            mine = [ballot for ballot, ask in zip(said, panel.asks, strict=True) if ask.who == (i,)]
+            told = [worth(panel.kind, panel.notation, b.mark) for b in mine if b.mark is not None]
+            if told:
+                verdicts.append(Score(sum(told) / len(told), grader="panel"))
+                continue
+            failed = [b.status for b in mine if b.status not in ("ok", "invalid")]
+            status = reply.status if reply.status != "ok" else failed[0] if failed else "abstain"
+            verdicts.append(Score(0.0, status, grader="panel"))
+        return State(
+            state.brief, "end", state.proposal, state.challenge, None, state.replies, tuple(verdicts), state.truths,
+            tuple(said),
+        )  # fmt: skip
+
+    def _verdicts(self, action: Action) -> tuple[Score, ...]:
+        words = action.text[: 4 * self.solvers + 64].split() if action.status == "ok" else []
+        if len(words) != self.solvers or set(words) - {"0", "1"}:
+            status = action.status if action.status != "ok" else "abstain"
+            return tuple(Score(0.0, status, grader=JUDGE) for _ in self.solver_names)
+        return tuple(Score(float(w), grader=JUDGE) for w in words)
+
+
+_SILENT = Action("")

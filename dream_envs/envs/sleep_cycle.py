@@ -1,0 +1,358 @@
+"""``dream_envs/SleepCycle-v0``: days with a text, nights without, and closed-book questions on all that was read.
+
+Roles
+    ``learner_0`` .. ``learner_{p-1}`` answer, each a question of its own, all at the same time.  ``dreamer_0`` ..
+    ``dreamer_{d-1}`` propose at night what to rehearse.  The seats are there so that one learner is asked much at once.
+Phases
+    ``before``: closed-book questions on every lesson, none of which was taught (``pretest``).  Then for each lesson,
+    one a day: ``wake``, ``wakes`` rounds of questions with the lesson's context; ``sleep``: the dreamers, who still
+    have the context, propose, and whoever learns consolidates now; ``recall``: closed-book questions on this lesson and
+    every earlier one, one round each; ``ahead``: closed-book questions on the next lesson, not taught yet (with
+    ``pretest``, for forward transfer).
+What each sees
+    Awake the context as system message and the question as user message: ``I=a>fb>k...`` and ``c:IA``.  Closed book the
+    question alone: nothing of any context is in any view from then on.  A dreamer sees context and brief.  An agent
+    that is not asked sees nothing.
+What a reply must look like
+    A learner's is the answer in the lessons' notation, ``IfAk``; a dreamer's is a question in it, ``c:IA``.
+Rewards
+    By default ``closed_book`` (``rewards.sleep``): the learner's is the mean success of its own seat in ``recall``, 0
+    to 1; the dreamer's the share of nights in which it proposed a question about the lesson that no other dreamer of
+    that night proposed, 0 to 1.
+Chance
+    That of the lessons: for ``operations`` 1/16 where the trace looks up one new entry.
+End
+    After the last night's recall.
+Infos
+    ``phase``, ``night`` (-1 before the first), ``lesson`` (what is asked about) and ``budget`` at every moment.
+Facts
+    ``open``, ``before``, ``closed`` (the matrix R), ``average_accuracy``, ``backward_transfer``, ``forgetting``,
+    ``since_learnt``, ``forward_transfer``, ``gap``, ``failed``, ``dreaming``, ``tokens`` (see ``envs.sleep_facts``),
+    and the rows they are made of, ``questions`` and ``dreams``.
+Arguments
+    See ``SleepCycle``.
+Source
+    The protocol of "Language Models Need Sleep" (arXiv 2606.03979); transfer after Lopez-Paz and Ranzato 2017.
+Version history
+    0: first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs.core import (
+    Action,
+    Challenge,
+    DreamEnvsError,
+    Event,
+    Limits,
+    Message,
+    Outcome,
+    Reject,
+    RoleSpec,
+    Seat,
+    Status,
+    Task,
+)
+from dream_envs.envs import sleep_facts
+from dream_envs.tasks.lessons import Lesson, LessonFamily, Split, lesson_family
+
+PHASES = ("before", "wake", "sleep", "recall", "ahead", "end")
+
+
+class Wave(msgspec.Struct, frozen=True):
+    """One move of all seats of a role: ``tasks`` has a question a learner's seat, and none in ``sleep``."""
+
+    phase: str
+    night: int
+    lesson: int
+    tasks: tuple[Task, ...] = ()
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What came of one reply: its value (None without a verdict), or the dream that was accepted or turned away."""
+
+    status: Status
+    value: float | None = None
+    dream: Challenge | None = None
+    reject: Reject | None = None
+    read: int = 0
+    written: int | None = None
+
+
+class State(msgspec.Struct, frozen=True):
+    """Where a game stands: the whole plan is drawn at the start; ``marks`` has a tuple for each wave that is over."""
+
+    lessons: tuple[Lesson, ...]
+    plan: tuple[Wave, ...]
+    marks: tuple[tuple[Mark, ...], ...] = ()
+
+
+class SleepCycle:
+    """The game; see the module's head for its manual page.
+
+    Args:
+        lessons: where the contexts come from: ``operations``, ``documents``, ``module:Class`` or a LessonFamily object.
+        notation: of the lessons, with a name; None: the lessons' own.
+        nights: lessons in an episode, 1 or more, at most as many as the family has.
+        probes: learners' seats, 1 to 1024: questions in each round.
+        dreams: dreamers' seats, 0 to 1024; with 0 nobody is asked at night.
+        wakes: rounds of questions a day, 1 to 1024.
+        pretest: ask about lessons that have not been taught, before the first day and ahead of each.
+        budget: tokens that a night may cost.  It is told in ``info`` and in the facts; dreamers' replies are held to
+            it, each to an even part; nobody can hold an outside learner to it.
+        lesson_args: the lessons' other arguments, with a name.
+
+    Raises:
+        DreamEnvsError: for a value outside its range.
+    """
+
+    env_id = "dream_envs/SleepCycle-v0"
+    version = 0
+    default_reward = "closed_book"
+
+    def __init__(
+        self,
+        lessons: str | LessonFamily = "operations",
+        *,
+        notation: str | None = None,
+        nights: int = 3,
+        probes: int = 4,
+        dreams: int = 4,
+        wakes: int = 2,
+        pretest: bool = True,
+        budget: int = 65_536,
+        lesson_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.lessons = family = lesson_family(lessons, notation=notation, args=lesson_args)
+        for name, value, low, high in (
+            ("nights", nights, 1, family.capacity),
+            ("probes", probes, 1, 1024),
+            ("dreams", dreams, 0, 1024),
+            ("wakes", wakes, 1, 1024),
+            ("budget", budget, 0, 2**40),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                of = f" ({family.name} has so many lessons)" if name == "nights" else ""
+                raise DreamEnvsError(f"{name}={value!r}: a whole number from {low} to {high}{of}")
+        if not isinstance(pretest, bool):
+            raise DreamEnvsError(f"pretest={pretest!r}: True or False")
+        if budget < dreams:
+            raise DreamEnvsError(f"budget={budget}: {dreams} dreamers need a token each; or dreams=0")
+        self.nights, self.wakes, self.pretest, self.budget = nights, wakes, pretest, budget
+        self.learners = tuple(f"learner_{i}" for i in range(probes))
+        self.dreamers = tuple(f"dreamer_{i}" for i in range(dreams))
+        self.agents = (*self.learners, *self.dreamers)
+        self._place = {name: i for i, name in enumerate(self.learners)}
+        self.roles = (
+            RoleSpec("learner", probes, "the answer in the lessons' notation", (0.0, 1.0)),
+            *((RoleSpec("dreamer", dreams, "a question about the context", (0.0, 1.0)),) if dreams else ()),
+        )
+        answer = Limits(family.max_reply_tokens, max(64, 8 * family.max_reply_tokens))
+        share = min(family.max_proposal_tokens, budget // dreams) if dreams else 1
+        self._learning = [Seat(name, "learner", answer) for name in self.learners]
+        self._dreaming = [Seat(name, "dreamer", Limits(share, family.max_chars)) for name in self.dreamers]
+
+    def start(self, task: Task | None, rng: np.random.Generator) -> State:
+        """Draw the lessons and every question.
+
+        Raises:
+            DreamEnvsError: for a task: an episode is made of lessons, which only the seed can choose.
+        """
+        if task is not None:
+            raise DreamEnvsError("SleepCycle begins from no task: its lessons are drawn from the seed")
+        lessons = tuple([self.lessons.lesson(rng, i) for i in range(self.nights)])
+        return State(lessons, tuple(self._plan(lessons, rng)))
+
+    def turns(self, state: State) -> list[Seat]:
+        """All learners at once, and all dreamers at once in ``sleep``."""
+        if len(state.marks) == len(state.plan):
+            return []
+        return list(self._dreaming if state.plan[len(state.marks)].phase == "sleep" else self._learning)
+
+    def view(self, state: State, agent: str) -> list[Message]:
+        """What ``agent`` is asked now; nothing for those who are not."""
+        wave = self._wave(state)
+        if agent.startswith("dreamer") != (wave.phase == "sleep") or wave.phase == "end":
+            return []
+        lesson = state.lessons[wave.lesson]
+        system: list[Message] = [{"role": "system", "content": lesson.context}]
+        if wave.phase == "sleep":
+            return [*system, {"role": "user", "content": self.lessons.brief(lesson)}]
+        question: Message = {"role": "user", "content": wave.tasks[self._place[agent]].prompt}
+        return [*system, question] if wave.phase == "wake" else [question]
+
+    def apply(self, state: State, actions: Mapping[str, Action]) -> State:
+        """The next state; an agent whose action is missing is taken to have said nothing."""
+        wave = self._wave(state)
+        if wave.phase == "end":
+            raise AssertionError("apply after the end: turns() is empty, the game is over")
+        if wave.phase == "sleep":
+            lesson = state.lessons[wave.lesson]
+            said = [self._dreamt(lesson, name, actions.get(name, _SILENT)) for name in self.dreamers]
+        else:
+            answered = zip(self.learners, wave.tasks, strict=True)
+            said = [self._answered(task, actions.get(name, _SILENT)) for name, task in answered]
+        return State(state.lessons, state.plan, (*state.marks, tuple(said)))
+
+    def outcome(self, state: State) -> Outcome | None:
+        """The facts named in the manual page."""
+        facts = self.public_facts(state)
+        return None if facts is None else Outcome("ok", facts)
+
+    def public_facts(self, state: State) -> dict[str, Any] | None:
+        """What goes into ``info`` at the end: all facts; no answer is among them."""
+        if len(state.marks) < len(state.plan):
+            return None
+        questions, dreams, spent = self._rows(state)
+        return {
+            "agents": list(self.agents),
+            "lessons": [lesson.name for lesson in state.lessons],
+            "nights": self.nights,
+            "budget": self.budget,
+            **sleep_facts.measures(questions, self.nights, self.pretest),
+            "dreaming": sleep_facts.dreaming(dreams),
+            "tokens": sleep_facts.costs(spent),
+            "questions": questions,
+            "dreams": sleep_facts.with_sames(dreams),
+        }
+
+    def public_info(self, state: State) -> dict[str, Any]:
+        """What goes into every ``info``: phase, night, lesson, and the night's budget of tokens."""
+        wave = self._wave(state)
+        return {"phase": wave.phase, "night": wave.night, "lesson": wave.lesson, "budget": self.budget}
+
+    def record(self, state: State) -> tuple[list[Task | Challenge], list[Event]]:
+        """Lessons (the context as prompt), questions asked so far and accepted dreams; an event for each dream."""
+        tasks: list[Task | Challenge] = [
+            Task(
+                family=self.lessons.name,
+                level=0,
+                prompt=lesson.context,
+                meta={"lesson": lesson.index, "name": lesson.name},
+                origin="lesson",
+            )
+            for lesson in state.lessons
+        ]
+        events = []
+        for number, wave in enumerate(state.plan[: len(state.marks) + 1]):
+            tasks += wave.tasks
+            for name, mark in zip(
+                self.dreamers,
+                state.marks[number] if wave.phase == "sleep" and number < len(state.marks) else (),
+                strict=False,
+            ):
+                if mark.dream is not None:
+                    tasks.append(mark.dream)
+                    events.append(Event("accepted", name, {"night": wave.night, "level": mark.dream.level}))
+                elif mark.reject is not None:
+                    data = {"night": wave.night, "code": mark.reject.code, "detail": mark.reject.detail}
+                    events.append(Event("rejected", name, data))
+        return tasks, events
+
+    def scripted(self, kind: str, request: Any, rng: np.random.Generator) -> str | None:
+        """Replies of scripted agents who are handed the state: the truth, nothing, or a guess.
+
+        ``oracle`` knows all; ``floor`` says nothing; ``guesser`` and ``generator`` have never seen a context;
+        ``amnesiac`` reads what is before it and has forgotten it at once.  All but ``floor`` dream well.
+        """
+        state = getattr(request, "state", None)
+        if not isinstance(state, State) or kind not in ("oracle", "floor", "guesser", "generator", "amnesiac"):
+            return None
+        wave = self._wave(state)
+        if kind == "floor":
+            return ""
+        if request.role == "dreamer":
+            return self.lessons.as_proposal(self.lessons.question(state.lessons[wave.lesson], rng))
+        task = wave.tasks[self._place[request.agent]]
+        knows = kind == "oracle" or (kind == "amnesiac" and wave.phase == "wake")
+        return self.lessons.gold(task) if knows else self.lessons.guess(task, rng)
+
+    def _plan(self, lessons: tuple[Lesson, ...], rng: np.random.Generator) -> Iterator[Wave]:
+        def asked(phase: str, night: int, lesson: int) -> Wave:
+            half: Split = "wake" if phase == "wake" else "probe"
+            found = [self.lessons.question(lessons[lesson], rng, half) for _ in self.learners]
+            return Wave(phase, night, lesson, tuple(found))
+
+        for lesson in range(self.nights if self.pretest else 0):
+            yield asked("before", -1, lesson)
+        for night in range(self.nights):
+            for _ in range(self.wakes):
+                yield asked("wake", night, night)
+            if self.dreamers:
+                yield Wave("sleep", night, night)
+            for lesson in range(night + 1):
+                yield asked("recall", night, lesson)
+            if self.pretest and night + 1 < self.nights:
+                yield asked("ahead", night, night + 1)
+
+    def _wave(self, state: State) -> Wave:
+        at = len(state.marks)
+        return state.plan[at] if at < len(state.plan) else Wave("end", self.nights - 1, -1)
+
+    def _answered(self, task: Task, action: Action) -> Mark:
+        read, written = _tokens(action)
+        if action.status != "ok":
+            return Mark(action.status, read=read, written=written)
+        score = self.lessons.verify(task, action.text)
+        value = float(score.value) if score.status == "ok" else None
+        return Mark(score.status, value, read=read, written=written)
+
+    def _dreamt(self, lesson: Lesson, author: str, action: Action) -> Mark:
+        read, written = _tokens(action)
+        if action.status != "ok":
+            return Mark(action.status, read=read, written=written)
+        found = self.lessons.parse(lesson, action.text)
+        if isinstance(found, Reject):
+            return Mark("ok", reject=found, read=read, written=written)
+        dream = Challenge(
+            family=found.family,
+            level=found.level,
+            prompt=found.prompt,
+            answer=found.answer,
+            meta=found.meta,
+            origin=found.origin,
+            id=found.id,
+            author=author,
+            truth=found.meta.get("truth", "executed"),
+        )
+        return Mark("ok", dream=dream, read=read, written=written)
+
+    def _rows(
+        self, state: State
+    ) -> tuple[list[sleep_facts.Row], list[sleep_facts.Row], list[tuple[str, int, int | None]]]:
+        """Questions, dreams, and what each reply cost."""
+        questions, dreams, spent = [], [], []
+        for wave, marks in zip(state.plan, state.marks, strict=True):
+            spent += [(wave.phase, mark.read, mark.written) for mark in marks]
+            place = {"night": wave.night, "lesson": wave.lesson}
+            for name, mark, task in zip(self.learners, marks, wave.tasks, strict=False):
+                what = {"agent": name, "phase": wave.phase, **place, "level": task.level}
+                questions.append({**what, "value": mark.value, "status": mark.status})
+            for name, mark in zip(self.dreamers, marks if wave.phase == "sleep" else (), strict=False):
+                dreams.append(
+                    {
+                        "agent": name,
+                        **place,
+                        "valid": mark.dream is not None,
+                        "question": "" if mark.dream is None else mark.dream.id,
+                        "reject": "" if mark.reject is None else mark.reject.code,
+                        "status": mark.status,
+                    }
+                )
+        return questions, dreams, spent
+
+
+def _tokens(action: Action) -> tuple[int, int | None]:
+    """Tokens read and written; None where the agent does not say."""
+    usage, ids = action.usage, action.token_ids
+    written = usage.completion_tokens or (len(ids) if ids is not None else 0)
+    return usage.prompt_tokens, written if written or usage.prompt_tokens or ids is not None else None
+
+
+_SILENT = Action("")

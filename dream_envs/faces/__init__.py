@@ -1,1 +1,0 @@
-"""One game, four faces: PettingZoo AEC, PettingZoo Parallel, Gymnasium single-role view, batched vector."""

@@ -1,1 +1,0 @@
-"""Pure game cores, one file a game: who speaks when, who sees what, what happened."""
