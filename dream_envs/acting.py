@@ -271,7 +271,8 @@ def score(
 ) -> Episode:
     """The episode with this reward's scores; an agent of ``agents`` that is left out gets the status ``abstain``."""
     name = str(getattr(reward, "grader", "") or getattr(reward, "name", "") or getattr(reward, "__name__", "reward"))
-    scores = dict(reward(episode))
+    found: Any = reward(episode) if callable(reward) else reward.score([episode])
+    scores = dict(found if callable(reward) else found[0])
     for agent in agents:
         if agent not in scores:
             scores[agent] = Score(0.0, "abstain", detail="the reward does not score this agent", grader=name)

@@ -6,7 +6,9 @@ path): ``encode`` and ``decode`` turn it into JSON and back without loss.  This 
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
 
@@ -258,7 +260,10 @@ StateT = TypeVar("StateT")
 
 @runtime_checkable
 class Game(Protocol[StateT]):
-    """The rules: who speaks when, who sees what, what happened.  Pure, deep-copyable, no LLM, no reward, no I/O."""
+    """The rules: who speaks when, who sees what, what happened.  Pure, deep-copyable, no LLM, no reward, no I/O.
+
+    These members are required; ``GameHooks`` lists what a game may define beyond them.
+    """
 
     env_id: str
     version: int
@@ -284,13 +289,76 @@ class Game(Protocol[StateT]):
         """The tasks and events so far, for the episode."""
 
 
+class Measure(msgspec.Struct, frozen=True):
+    """A measured value with its 95 % interval (None where it is exact or not known) from ``n`` samples (0: exact)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+
+class GameHooks:
+    """What a game may define beyond ``Game``, with the defaults that hold where it does not; see ``hook``.
+
+    ``default_reward``: a registered name, a reward model, or a method ``(episode) -> {agent: Score}``; None: the reward
+    row of the game's own name.  ``default_others``: ``{role: agent}`` for seats that nobody names in a single-role
+    environment.  ``reachable``, ``top_casts``, ``bottom_casts``: what the conformance kit may expect, see
+    ``dream_envs.testing``.
+    """
+
+    default_reward: Any = None
+    default_others: Mapping[str, Any] = {}
+
+    def group(self, episode: Episode, turn: Turn) -> str:
+        """What this turn's return is compared with: turns of one group are exchangeable draws."""
+        return f"{episode.tasks[-1].id if episode.tasks else ''}/{turn.role}"
+
+    def scripted(self, kind: str, request: Request, rng: np.random.Generator) -> str | None:
+        """The reply of the game's own ``oracle``, ``floor`` or ``guesser``; None where it has none."""
+        return None
+
+    def public_info(self, state: Any) -> dict[str, Any]:
+        """What goes into every ``info``, of all seats alike; it must hold no secret."""
+        return {}
+
+    def public_facts(self, state: Any) -> dict[str, Any]:
+        """What goes into ``info["facts"]`` at the end; it must hold no secret."""
+        return {}
+
+    def evaluate(self, agent: Agent, seed: str) -> dict[str, Measure]:
+        """The game's own measures of an agent who plays every learning role; none by default."""
+        return {}
+
+
+def hook(game: Any, name: str) -> Any:
+    """A hook of this game: its own, or the default of ``GameHooks``."""
+    own = getattr(game, name, None)
+    if own is not None:
+        return own
+    default = getattr(GameHooks, name)
+    return functools.partial(default, game) if inspect.isfunction(default) else default
+
+
+@runtime_checkable
 class RewardModel(Protocol):
-    """A function of a finished Episode: one Score for each agent."""
+    """Scores finished episodes, many in one call.  ``dream_envs.rewards.reward`` makes one of a plain function."""
 
     name: str
 
-    def __call__(self, episode: Episode) -> dict[str, Score]:
-        """Score every agent of the episode."""
+    def score(self, episodes: Sequence[Episode]) -> Sequence[dict[str, Score]] | Awaitable[Sequence[dict[str, Score]]]:
+        """One score for each agent of each episode, in order; the episodes are those of one round."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A part whose state is in a checkpoint: whatever the next round depends on."""
+
+    def state(self) -> Any:
+        """JSON-ready."""
+
+    def restore(self, state: Any) -> None:
+        """Go on from what ``state`` gave."""
 
 
 class Agent(Protocol):

@@ -84,7 +84,7 @@ def build_game(
     return factory(**kwargs, **extra)
 
 
-def build_reward(reward: RewardLike | None, game: Game) -> RewardModel | Callable[[Episode], dict[str, Score]]:
+def build_reward(reward: RewardLike | None, game: Game) -> Callable[[Episode], dict[str, Score]]:
     """The reward model: an object, a name, or the game's own (its ``default_reward``, else the row of its name).
 
     Raises:

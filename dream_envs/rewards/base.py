@@ -20,7 +20,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -86,6 +86,10 @@ class Model:
             text = f"returned {type(found).__name__}, not a dict of scores"
             return {agent: Score(0.0, "error", detail=text, grader=self.grader) for agent in roles(episode)}
         return {agent: clean(value, self.grader) for agent, value in found.items()}
+
+    def score(self, episodes: Sequence[Episode]) -> list[dict[str, Score]]:
+        """Score many episodes, in order."""
+        return [self(episode) for episode in episodes]
 
     def __repr__(self) -> str:
         return self.grader
