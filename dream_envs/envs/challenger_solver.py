@@ -39,6 +39,7 @@ from dream_envs.core import (
     Action,
     Challenge,
     DreamEnvsError,
+    Episode,
     Event,
     Limits,
     Message,
@@ -49,6 +50,7 @@ from dream_envs.core import (
     Seat,
     Task,
     TaskFamily,
+    Turn,
 )
 from dream_envs.envs import judge_facts
 from dream_envs.envs.judging import MARKS, NOTATIONS, Ballot, Panel, Question, worth
@@ -90,6 +92,12 @@ class ChallengerSolver:
 
     env_id = "dream_envs/ChallengerSolver-v0"
     version = 0
+    proposer = CHALLENGER
+    solver_role = "solver"
+
+    def group(self, episode: Episode, turn: Turn) -> str:
+        """All proposals of a round are one group; a solver is compared with the others at its own problem."""
+        return "proposals" if turn.role == "challenger" else f"{episode.index}/{turn.role}"
 
     def __init__(
         self,

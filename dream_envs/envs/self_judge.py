@@ -51,6 +51,7 @@ from dream_envs.core import (
     Action,
     Challenge,
     DreamEnvsError,
+    Episode,
     Event,
     Limits,
     Message,
@@ -59,6 +60,7 @@ from dream_envs.core import (
     Seat,
     Task,
     TaskFamily,
+    Turn,
 )
 from dream_envs.envs import judge_facts
 from dream_envs.envs.judging import ANSWERS, NOTATIONS, Ballot, Panel, Question
@@ -104,6 +106,11 @@ class SelfJudge:
 
     env_id = "dream_envs/SelfJudge-v0"
     version = 0
+    solver_role = "actor"
+
+    def group(self, episode: Episode, turn: Turn) -> str:
+        """The answers to one prompt, or the judgements of one pair, both orders together."""
+        return f"{episode.index}/{episode.outcome.facts['groups'][turn.agent]}"
 
     def __init__(
         self,
