@@ -1,13 +1,12 @@
-"""What every self-made curriculum shares: stages of training in one run folder, exact success before and after, resume.
+"""The one runner: it trains, measures and reports every recipe, from wherever its folder stands.
 
-A ``Job`` is a list of stages; ``dream`` has one, R-Zero alternates between two sets of weights.  Only what a loop
-changes is written in its own file (``baselines.dream``, ``baselines.azr`` ...).  A killed job goes on from its newest
-checkpoint and ends in the same weights.
+A run is a list of phases; each plays rounds with a learner, asleep or not, and hands its weights on.  A killed run goes
+on from its newest checkpoint and ends in the same weights.
 """
 
 from __future__ import annotations
 
-import os
+import inspect
 import shutil
 import signal
 import sys
@@ -19,281 +18,405 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import torch
 
+from dream_envs import registry
 from dream_envs.agents.engines.local import LocalAgent, keep_memory, resolve
-from dream_envs.agents.sleep.days import Place
-from dream_envs.agents.sleep.night import SleepSettings
-from dream_envs.agents.training.collector import Practice
-from dream_envs.agents.training.grpo import COMPLETE, GRPO, GRPOSettings, newest_checkpoint
-from dream_envs.agents.training.learners import learner as make_learner
-from dream_envs.baselines.eval_set import Yardstick, drift, entropies, frontier
-from dream_envs.baselines.loops import nights
+from dream_envs.agents.sleep.consolidation import SleepConsolidation
+from dream_envs.agents.sleep.dreams import FamilyImagination
+from dream_envs.agents.sleep.experience import Buffer
+from dream_envs.agents.training.collector import Collector
+from dream_envs.agents.training.learner import COMPLETE, LearnerSettings, PolicyLearner, newest_checkpoint, spec
+from dream_envs.baselines import eval_set, recipe
 from dream_envs.baselines.nano.recipe import weights_hash
-from dream_envs.baselines.watch import Watch
-from dream_envs.core import DreamEnvsError
+from dream_envs.baselines.recipe import Options, Phase, Recipe
+from dream_envs.baselines.watch import DiversityMonitor
+from dream_envs.core import DreamEnvsError, Limits, hook
+from dream_envs.curriculum import gates
+from dream_envs.curriculum.curriculum import Curriculum
+from dream_envs.curriculum.store import ChallengeStore
+from dream_envs.envs._common import build_reward, full_id
+from dream_envs.metrics.summary import roles_of
+from dream_envs.play import as_agent
+from dream_envs.progress import Progress
+from dream_envs.rewards.algebra import per_role
+from dream_envs.rewards.expressions import parse
 from dream_envs.runs import Run, read_json, write_json
-from dream_envs.tasks.composition import Composition
+from dream_envs.schema import SUMMARY, About, Summary, read_summary
 
-MAX_LEVEL = 10
-MEASURE_EVERY = 20
-Tick = Callable[[int, dict[str, Any]], None]
-
-
-class Stage(msgspec.Struct, frozen=True):
-    """A stretch of training with one practice, and the night behind it.
-
-    ``weights``: which of the job's weights it trains, and goes on from.  ``practice``: makes what is practised; given
-    the round that it begins at, it is to pass it on as ``first``.  ``night``: how its weights sleep on what the
-    practice's ``memory`` holds; None: they do not.
-    """
-
-    name: str
-    steps: int
-    practice: Callable[[Stand, int], Practice]
-    weights: str = "policy"
-    night: SleepSettings | None = None
+#: Rows that the entropy of completions is measured on, a level.
+ENTROPY_PROBLEMS = 24
 
 
-class Job(msgspec.Struct, frozen=True):
-    """A loop, ready to run.
+class Place(msgspec.Struct, frozen=True):
+    """Where a phase keeps its checkpoints, and which trackers TRL reports to; a learner asks no more of a run."""
 
-    ``config``: what the run folder is bound to, ``config_of`` and the loop's own settings.  ``about``: the block
-    ``run`` of ``frontier.json``.  ``final``: the weights that the run delivers.
-    """
-
-    base: str
-    learner: str
-    seed: str
-    rule: GRPOSettings
-    stages: tuple[Stage, ...]
-    config: dict[str, Any]
-    about: dict[str, Any]
-    per_depth: int = 128
-    final: str = "policy"
-
-    @property
-    def steps(self) -> int:
-        """Steps of all stages."""
-        return sum(stage.steps for stage in self.stages)
+    path: Path
+    report_to: tuple[str, ...] = ()
 
 
-class Stand:
-    """Where a job stands: its run, what it is measured with, and the newest weights of every name."""
-
-    def __init__(self, run: Run, yardstick: Yardstick, base: LocalAgent) -> None:
-        self.run, self.yardstick, self.base = run, yardstick, base
-        self.folders: dict[str, str] = {}
-        self._agents: dict[str, LocalAgent] = {}
-
-    def agent(self, weights: str) -> LocalAgent:
-        """The newest finished weights of this name, frozen; the base where no stage has trained them yet."""
-        folder = self.folders.get(weights)
-        if folder is None:
-            return self.base
-        if folder not in self._agents:
-            self._agents[folder] = LocalAgent(folder)
-        return self._agents[folder]
-
-
-def binding(base: str, rule: GRPOSettings) -> dict[str, Any]:
-    """What a run's folder is bound to besides the loop's own settings: the base's weights and the learner's rule.
-
-    Raises:
-        DreamEnvsError: if the base is not a folder with safetensors, so that its weights have no name.
-    """
-    folder = Path(resolve(base))
-    if not (folder / "model.safetensors").is_file():
-        raise DreamEnvsError(f"base={base!r}: no {folder}/model.safetensors; give nano/compose or a folder")
-    found = msgspec.to_builtins(rule)
-    del found["save_every"]  # decides where a resumed run starts again, not where it ends
-    return {"weights_hash": weights_hash(folder), "rule": found}
-
-
-def train(job: Job, out: Path, *, tick: Tick, save_every: int | None = None) -> dict[str, Any]:
-    """Run the job in ``out`` to its end, from wherever it stands; returns the frontier.
+class Context:
+    """A run under way: its folder, what it is measured with, and the newest weights of every name.
 
     Args:
-        job: what is run.
+        options: what was asked for.
+        out: the run's folder.
+        report_to: trackers that TRL reports to besides (``wandb``).
+        device: where models run.
+    """
+
+    def __init__(self, options: Options, out: Path, report_to: tuple[str, ...] = (), device: str = "cpu") -> None:
+        self.options, self.began = options, time.perf_counter()
+        self.loop, self.recipe = recipe.settled(options)
+        self.base = LocalAgent(self.recipe.model, device=device)
+        self.rule = rule_of(self.recipe)
+        self.family = self._family()
+        self.support = _support(self.recipe.model)
+        bare = self.game(())
+        roles = tuple(r.name for r in bare.roles if r.name not in self.recipe.seats)
+        chosen = self.recipe.eval
+        levels = chosen.levels or (tuple(self.family.levels) if self.family is not None else ())
+        seats = {role: self.seat(who, bare) for role, who in self.recipe.seats.items()}
+        self.eval = eval_set.make(
+            chosen.kind, bare, self.base, levels=levels, support=self.support, problems=chosen.problems,
+            attempts=chosen.attempts, reward=self.reward(bare, None), seats=seats, roles=roles,
+        )  # fmt: skip
+        self.weights: dict[str, LocalAgent] = {}
+        self.run = Run(out, self.config())
+        self.place = Place(self.run.path, report_to)
+
+    def config(self) -> dict[str, Any]:
+        """What the run's folder is bound to: all that decides the result."""
+        folder = Path(resolve(self.recipe.model))
+        if not (folder / "model.safetensors").is_file():
+            raise DreamEnvsError(f"model={self.recipe.model!r}: no {folder}/model.safetensors; give nano/compose or a folder")
+        told = msgspec.to_builtins(msgspec.structs.replace(self.options, reward={}))
+        learner = msgspec.to_builtins(self.rule)
+        del learner["save_every"]  # decides where a resumed run starts again, not where it ends
+        return {
+            "command": "train",
+            **told,
+            "env": self.recipe.env,
+            "family": self.family.name if self.family is not None else "",
+            "learner": self.recipe.learner,
+            "model": self.recipe.model,
+            "steps": self.recipe.steps,
+            "reward": {role: str(value) for role, value in self.recipe.reward.items()},
+            "mixture": msgspec.to_builtins(self.recipe.mixture),
+            "rule": learner,
+            "nights": msgspec.to_builtins(self.recipe.nights),
+            "eval": msgspec.to_builtins(self.recipe.eval),
+            "weights_hash": weights_hash(folder),
+        }
+
+    def _family(self) -> Any:
+        """The family, made once, if the game takes one; else the game's own."""
+        factory = registry.load("envs", full_id(self.recipe.env))
+        if "family" not in inspect.signature(factory).parameters or not self.recipe.family:
+            return getattr(self._built({}), "family", None)
+        return registry.create("tasks", self.recipe.family, **self.recipe.family_args)
+
+    def _built(self, more: Mapping[str, Any]) -> Any:
+        return registry.create("envs", full_id(self.recipe.env), **{**self.recipe.args, **more})
+
+    def game(self, chosen: tuple[str, ...] | None = None, store: ChallengeStore | None = None) -> Any:
+        """The game, with these gates (None: the recipe's) where it has one."""
+        factory = registry.load("envs", full_id(self.recipe.env))
+        takes, more = inspect.signature(factory).parameters, dict[str, Any]()
+        if "family" in takes and self.family is not None:
+            more["family"] = self.family
+        names = self.recipe.gates if chosen is None else chosen
+        if names and "gate" in takes:
+            made = {
+                "held_out": lambda: gates.held_out(self.eval.reserved()),
+                "archive": lambda: gates.archive(store if store is not None else ()),
+            }
+            more["gate"] = gates.every(*[made[name]() for name in names])
+        return self._built(more)
+
+    def agent(self, weights: str = "policy") -> LocalAgent:
+        """The newest finished weights of this name, frozen; the base where no phase has trained them yet."""
+        return self.weights.get(weights, self.base)
+
+    def seat(self, who: str, game: Any) -> Any:
+        """The agent of a recipe's seat: ``base``, a name of weights, or a scripted agent's name."""
+        names = {"policy", *(phase.weights for phase in self.recipe.phases)}
+        return self.base if who == "base" else self.agent(who) if who in names else as_agent(who, game)
+
+    def reward(self, game: Any, phase: Phase | None) -> Any:
+        """The reward of a phase: expressions and models by role, or the game's own."""
+        chosen = dict(self.recipe.reward if phase is None or phase.reward is None else {**phase.reward, **self.options.reward})
+        if not chosen:
+            return build_reward(None, game)
+        own = build_reward(None, game) if len(chosen) < len(game.roles) and "" not in chosen else None
+        models = {role: parse(value) if isinstance(value, str) else value for role, value in chosen.items()}
+        for role in game.roles if own is not None else ():
+            models.setdefault(role.name, own)
+        return models[""] if "" in models else per_role(models)
+
+    def store(self) -> ChallengeStore:
+        """The run's store of challenges."""
+        return ChallengeStore(self.run.path / "challenges.jsonl")
+
+    def note(self, name: str, data: Any) -> None:
+        """Write a file of a phase's own into the run's folder."""
+        self.run.write(name, data)
+
+
+def rule_of(chosen: Recipe) -> LearnerSettings:
+    """The learner's settings as the recipe changes them."""
+    own = spec(chosen.learner).settings
+    changes = dict(chosen.learning)
+    if own.baseline != "group":
+        changes.pop("baseline", None)
+    if spec(chosen.learner).imitates:  # it lives on its review: what it trains on stays its own
+        changes = {k: v for k, v in changes.items() if not k.startswith(("rows.rows", "review", "baseline"))}
+    made = recipe.changed(own, changes, "learner")
+    parts, rows = 2 * made.updates.minibatches, made.rows.rows
+    if rows is not None and rows % parts:  # masked rows fill the last minibatch
+        made = recipe.changed(made, {"rows.rows": rows + -rows % parts}, "learner")
+    return made
+
+
+def _support(model: str) -> tuple[int, ...]:
+    """The levels that a base says it was pre-trained on."""
+    card = read_json(Path(resolve(model)) / "nano.json") or {}
+    return tuple(card.get("recipe", {}).get("support", {}).get("depths", ()))
+
+
+Tick = Callable[[str, int, int, str], None]
+
+
+def train(
+    options: Options,
+    out: Path,
+    *,
+    tick: Tick = lambda what, done, total, detail="": None,
+    save_every: int | None = None,
+    report_to: tuple[str, ...] = (),
+    device: str = "cpu",
+) -> Summary:
+    """Run a recipe in ``out`` to its end, from wherever it stands.
+
+    Args:
+        options: what is run.
         out: the run folder.
-        tick: called with (step, measurements) before each step.
+        tick: told of progress.
         save_every: steps between checkpoints; None is the learner's default.
+        report_to: trackers that TRL reports to besides.
+        device: where models run.
 
     Raises:
-        KeyboardInterrupt: at Ctrl-C, behind a checkpoint.
+        KeyboardInterrupt: at Ctrl-C, after a checkpoint.
     """
-    began = time.perf_counter()
-    base = LocalAgent(job.base)
-    yardstick = Yardstick(Composition(max_level=MAX_LEVEL), job.per_depth)
-    run = Run(out, job.config)
-    stand = Stand(run, yardstick, base)
-    watch = Watch(yardstick, base, run.path / "metrics.jsonl", job.steps, job.rule.rows.play_every)
-    practice = walk(job, stand, watch, tick, save_every=save_every, began=began)
-    final = run.path / "checkpoints" / "final"
-    if len(job.stages) > 1 or job.stages[0].night is not None:
-        shutil.copytree(stand.folders.get(job.final, resolve(job.base)), final, dirs_exist_ok=True)
-    result = measure(job, stand, LocalAgent(str(final)), practice, time.perf_counter() - began, watch)
-    run.close()
-    return result
+    ctx = Context(options, Path(out), report_to, device)
+    watch = DiversityMonitor.of(ctx.eval, ctx.base, ctx.run.path / "metrics.jsonl", ctx.recipe.steps, ctx.rule.rows.play_every)
+    collector, learner = walk(ctx, watch, tick, save_every)
+    tick("measuring", 0, 1, "")
+    summary = measure(ctx, collector, learner, watch)
+    ctx.run.close()
+    tick("measuring", 1, 1, "")
+    return summary
+
+
+def phases_of(chosen: Recipe) -> tuple[Phase, ...]:
+    """The recipe's phases, or one of all steps."""
+    return chosen.phases or (Phase("train", chosen.steps),)
 
 
 def walk(
-    job: Job,
-    stand: Stand,
-    watch: Watch | None,
-    tick: Tick,
-    *,
-    save_every: int | None = None,
-    began: float | None = None,
-) -> Practice:
-    """Every stage in turn, without the measurement behind them; finished ones are only read.
-
-    Args:
-        job: what is run.
-        stand: the open run; holds the newest weights in the end.
-        watch: looks at the variety of replies; None does not.
-        tick: as ``train``'s.
-        save_every: as ``train``'s.
-        began: when, on ``time.perf_counter``'s clock.
-
-    Returns:
-        The last stage's practice.
-    """
-    first, state, run = 0, None, stand.run
-    began = time.perf_counter() if began is None else began
-    for number, stage in enumerate(job.stages):
-        place = run.path if len(job.stages) == 1 else run.path / "stages" / f"{number:02d}-{stage.name}"
+    ctx: Context, watch: DiversityMonitor | None, tick: Tick, save_every: int | None = None
+) -> tuple[Collector, Any]:
+    """Every phase in turn; finished ones are only read.  Returns the last one's collector and learner."""
+    phases, state, first = phases_of(ctx.recipe), None, 0
+    for number, phase in enumerate(phases):
+        place = ctx.run.path if len(phases) == 1 else ctx.run.path / "phases" / f"{number:02d}-{phase.name}"
         final = place / "checkpoints" / "final"
         done = read_json(final / COMPLETE)
-        if done is not None and number + 1 < len(job.stages) and nights.rested(stage.night, place):
-            slept = str(nights.dawn(place)) if stage.night else str(final)
-            state, stand.folders[stage.weights], first = done["practice"], slept, first + stage.steps
+        if done is not None and number + 1 < len(phases):
+            state, first = done["collector"], first + phase.steps
+            ctx.weights[phase.weights] = LocalAgent(str(final))
             continue
-        practice = stage.practice(stand, first)
+        collector = _collector(ctx, phase, number, first)
+        learner = _learner(ctx, phase, number, place, _looker(ctx, phase, collector, watch, first, tick), save_every)
         if done is None:
             if state is not None and newest_checkpoint(place / "checkpoints", remove=False) is None:
-                _carry(practice, state)  # else the files would be cut back behind what the checkpoint knows
-            look = _looker(job, stage, stand, practice, watch, first, began, tick)
-            _improve(job, stage, stand, practice, place, (number, save_every), look)
+                _carry(collector, state)  # else the files would be cut back to before what the checkpoint knows
+            with _until_interrupted() as stopped:
+                ctx_learner: Any = learner
+                inner = getattr(ctx_learner, "learner", ctx_learner)
+                inner.stop = stopped
+                ctx_learner.improve(collector, phase.steps, Place(place, ctx.place.report_to))
+                if stopped():
+                    ctx.run.close()
+                    raise KeyboardInterrupt
+            learner.save(str(final))
+            write_json(final / COMPLETE, {"collector": collector.state()})  # the last file: the phase is over
         else:
-            practice.restore(done["practice"])
-        state = practice.state()
-        practice.syllabus.store.close()
-        if stage.night is not None:
-            morning = stand.folders.get(stage.weights, resolve(job.base))
-            final = nights.night(job, number, stand, practice, place, morning)
-        stand.folders[stage.weights] = str(final)
-        first += stage.steps
-    return practice
+            learner.load(str(final))
+            collector.restore(done["collector"])
+        state = collector.state()
+        collector.curriculum.store.close()
+        ctx.weights[phase.weights] = learner.snapshot()
+        first += phase.steps
+    return collector, learner
 
 
-def _carry(practice: Practice, state: Mapping[str, Any]) -> None:
-    """Go on where another practice of the run ended; what this one has sampled to begin with is counted on top."""
-    own = {**practice.syllabus.state(), "store": state["syllabus"]["store"]}
-    before = dict(practice.samples)
-    practice.restore({**state, "syllabus": own})
+def _collector(ctx: Context, phase: Phase, number: int, first: int) -> Collector:
+    label = f"{ctx.options.loop.rpartition(':')[2]}/{ctx.options.seed}"
+    label += f"/{number}" if len(phases_of(ctx.recipe)) > 1 else ""
+    store = ctx.store()
+    game = ctx.game(phase.gates, store)
+    if phase.curriculum is not None:
+        curriculum = phase.curriculum(ctx, game, label)
+        if curriculum.store is not store:
+            store.close()
+    else:
+        curriculum = Curriculum(game, ctx.recipe.mixture, seed=label, store=store)
+    names = {**ctx.recipe.seats, **(phase.seats or {}), **ctx.options.seats}
+    seats = {role: ctx.seat(who, game) for role, who in names.items()}
+    memory = Buffer(ctx.recipe.nights.capacity) if ctx.recipe.nights is not None else None
+    return Collector(game, curriculum, ctx.reward(game, phase), ctx.run, seats=seats, first=first, memory=memory)
+
+
+def _learner(ctx: Context, phase: Phase, number: int, place: Path, look: Any, save_every: int | None) -> Any:
+    rule = ctx.rule if save_every is None else msgspec.structs.replace(ctx.rule, save_every=save_every)
+    single = len(phases_of(ctx.recipe)) == 1
+    seed = ctx.options.seed if single else f"{ctx.options.seed}/{number}-{phase.name}"
+    sources = ctx.recipe.sources()
+    model = ctx.agent(phase.weights).snapshot()
+    model.model.requires_grad_(True)
+    learner = PolicyLearner(model, settings=rule, sources=sources, seed=seed, evaluate=look)
+    if ctx.recipe.nights is None:
+        return learner
+    nights, imagination = ctx.recipe.nights, None
+    if ctx.family is not None and hasattr(ctx.family, "parse") and hook(ctx.game(()), "solver_role"):
+        imagination = FamilyImagination(ctx.family, [t.id for t in ctx.eval.reserved()])
+    else:  # nothing says how to make up a question of this game
+        nights = msgspec.structs.replace(nights, dreaming=None, alert=None)
+    return SleepConsolidation(learner, imagination, settings=nights, seed=seed, curve=ctx.eval.curve)
+
+
+def _carry(collector: Collector, state: Mapping[str, Any]) -> None:
+    """Go on where another collector of the run ended; what this one has sampled to begin with is counted on top."""
+    own = {**collector.curriculum.state(), "store": state["curriculum"]["store"]}
+    before = dict(collector.samples)
+    collector.restore({**state, "curriculum": own})
     for role, count in before.items():
-        practice.samples[role] = practice.samples.get(role, 0) + count
-
-
-def _improve(
-    job: Job, stage: Stage, stand: Stand, practice: Practice, place: Path, at: tuple[int, int | None], look: Any
-) -> None:
-    number, save_every = at
-    rule = job.rule if save_every is None else msgspec.structs.replace(job.rule, save_every=save_every)
-    seed = job.seed if len(job.stages) == 1 else f"{job.seed}/{number}-{stage.name}"
-    model = stand.folders.get(stage.weights, job.base)
-    learner = make_learner(job.learner, model, settings=rule, seed=seed, evaluate=look)
-    if isinstance(learner, GRPO) and model != job.base:
-        learner.load(model)  # a critic's head as well
-    with _until_interrupted() as stopped:
-        learner.stop = stopped
-        learner.improve(practice, {}, stage.steps, Place(place))
-        if stopped():
-            stand.run.close()
-            raise KeyboardInterrupt
-    final = place / "checkpoints" / "final"
-    learner.save(str(final))
-    write_json(final / COMPLETE, {"practice": practice.state()})  # the last file: where it is, the stage is over
+        collector.samples[role] = collector.samples.get(role, 0) + count
 
 
 def _looker(
-    job: Job, stage: Stage, stand: Stand, practice: Practice, watch: Watch | None, first: int, began: float, tick: Tick
+    ctx: Context, phase: Phase, collector: Collector, watch: DiversityMonitor | None, first: int, tick: Tick
 ) -> Callable[[int, LocalAgent], dict[str, Any]]:
+    shown = [""]
+
     def look(step: int, agent: LocalAgent) -> dict[str, Any]:
         step += first
-        seen = agent if stage.weights == job.final else stand.agent(job.final)
-        found: dict[str, Any] = {"seconds": time.perf_counter() - began}
-        if step % MEASURE_EVERY == 0:
-            newest = practice.syllabus.store.select(lambda e: e.challenge.author == "challenger", last=48)
-            found |= {"exact": stand.yardstick.means(seen), "drift": drift(stand.base, [e.challenge for e in newest])}
+        seen = agent if phase.weights == ctx.recipe.final else ctx.agent(ctx.recipe.final)
+        found: dict[str, Any] = {"seconds": time.perf_counter() - ctx.began}
+        if step % ctx.recipe.eval.every == 0:
+            curve = ctx.eval.curve(seen)
+            found |= {f"eval/{name}": value for name, value in curve.items()}
+            newest = collector.curriculum.store.select(lambda e: e.challenge.author == "challenger", last=48)
+            if ctx.eval.kind == "exact" and newest:
+                found["curriculum/drift"] = eval_set.drift(ctx.base, [e.challenge for e in newest])
+            some = list(curve.items())
+            shown[0] = "  ".join(f"{name} {value:.2f}" for name, value in some[:: max(1, len(some) // 4)])
         if watch is not None and watch.due(step):
             found |= watch.look(step, seen)
-        if len(job.stages) > 1:
-            found["stage"] = stage.name
-        tick(step, found)
+        if ctx.recipe.phases:
+            found["phase"] = phase.name
+        tick("training", step, ctx.recipe.steps, shown[0])
         return found
 
     return look
 
 
-def measure(
-    job: Job, stand: Stand, trained: LocalAgent, practice: Practice, seconds: float, watch: Watch
-) -> dict[str, Any]:
-    """Write ``frontier.json``: exact success before and after under every decoder, and what became of variety."""
-    run, yardstick, base = stand.run, stand.yardstick, stand.base
-    probe = [t for d in yardstick.support for t in yardstick.tasks["any", d][:24]]
-    result = {
-        "schema": 1,
-        "run": {
-            **job.about,
-            "weights_hash": run.config["weights_hash"],
-            "trained_hash": weights_hash(run.path / "checkpoints" / "final"),
-            "seconds": round(seconds, 1),
-            "support": {"depths": list(yardstick.support)},
-        },
-        **frontier(yardstick, yardstick.exact(base), yardstick.exact(trained), practice.samples),
-        "entropy": {"base": entropies(base, probe), "trained": entropies(trained, probe)},
-        "diversity": watch.block(trained),
-        "label_accuracy": practice.history[-1].label_accuracy,
-    }
-    if told := nights.timeline(run.path):
-        result["nights"] = told
-    run.write("frontier.json", result)
-    return result
+def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMonitor | None) -> Summary:
+    """Write ``summary.json``: what the policy could do before and can do now, and what became of variety."""
+    base, trained = ctx.base, ctx.agent(ctx.recipe.final)
+    final = ctx.run.path / "checkpoints" / "final"
+    if not final.is_dir():  # several phases: the run delivers one's weights
+        trained.model.save_pretrained(str(final))
+        trained.tokenizer.save_pretrained(str(final))
+    samples = {**collector.samples, "total": sum(collector.samples.values())}
+    found = ctx.eval.compare(ctx.eval.measure(base), ctx.eval.measure(trained), samples["total"])
+    entropy = {}
+    if isinstance(ctx.eval, eval_set.Problems):
+        levels = [d for d in ctx.support if d in ctx.eval.levels] or list(ctx.eval.levels[:3])
+        probe = [t for d in levels for t in ctx.eval.tasks["any", d][:ENTROPY_PROBLEMS]]
+        limits = Limits(ctx.eval.family.max_reply_tokens)
+        entropy = {n: eval_set.entropies(a, probe, limits) for n, a in (("base", base), ("trained", trained))}
+    about = About(
+        loop=ctx.options.loop,
+        env=ctx.recipe.env,
+        learner=ctx.recipe.learner,
+        seed=ctx.options.seed,
+        steps=ctx.recipe.steps,
+        base=ctx.recipe.model,
+        weights_hash=ctx.run.config["weights_hash"],
+        trained_hash=weights_hash(final),
+        seconds=round(time.perf_counter() - ctx.began, 1),
+        family=ctx.run.config["family"],
+        support=list(ctx.support),
+    )
+    summary = Summary(
+        run=about,
+        verdict=eval_set.verdict(found, samples["total"]),
+        roles=roles_of(ctx.run.path, collector.game, collector.learns()),
+        samples=samples,
+        evaluation=found,
+        entropy=entropy,
+        diversity=watch.block(trained) if watch is not None else None,
+        label_accuracy=collector.history[-1].label_accuracy if collector.history else None,
+        nights=[msgspec.to_builtins(n) for n in getattr(learner, "nights", ())],
+        retention=None,
+    )
+    ctx.run.write(SUMMARY, summary)
+    return summary
 
 
-def conduct(job: Job, out: Path, *, resume: bool, threads: int, quiet: bool) -> dict[str, Any]:
-    """Train unless that is done, and write the run's report page; returns the frontier.
+def conduct(
+    options: Options,
+    out: Path,
+    *,
+    resume: bool = False,
+    threads: int = 1,
+    quiet: bool = False,
+    report_to: tuple[str, ...] = (),
+    device: str = "cpu",
+) -> Summary:
+    """Train unless that is done, and write the run's report page.
 
     Args:
-        job: what is run.
+        options: what is run.
         out: the run folder.
         resume: go on in a folder that holds an unfinished run.
         threads: torch threads; 0 leaves torch's choice, which is far slower on a model this small.
-        quiet: no progress on the terminal.
+        quiet: no progress.
+        report_to: trackers that TRL reports to besides (``wandb``).
+        device: where models run.
 
     Raises:
         DreamEnvsError: if the folder is taken.
     """
-    if (out / "run.json").exists() and not (out / "frontier.json").exists() and not resume:
+    out = Path(out)
+    if (out / "run.json").exists() and not (out / SUMMARY).exists() and not resume:
         raise DreamEnvsError(f"{out} holds an unfinished run: add --resume to go on with it, or choose another --out")
     if threads:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     keep_memory()
-    if read_json(out / "frontier.json") is None:
-        with progress(job.steps, quiet) as tick:
-            train(job, out, tick=tick)
+    found = read_summary(out)
+    if found is None:
+        with Progress(quiet) as tick:
+            found = train(options, out, tick=tick, report_to=report_to, device=device)
     else:
-        Run(out, job.config).close()
+        Context(options, out, device=device).run.close()  # refuses other settings
     from dream_envs.report.page import write_report
 
     write_report(out)
-    found: dict[str, Any] = read_json(out / "frontier.json")
     return found
 
 
@@ -309,7 +432,7 @@ def _until_interrupted() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: Any) -> None:
         pressed.set()
         signal.signal(signal.SIGINT, before)
-        print("saving behind this step; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+        print("saving after this step; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
 
     if before is signal.default_int_handler:  # else somebody has a handler of their own, or SIGINT is ignored
         signal.signal(signal.SIGINT, note)
@@ -317,32 +440,3 @@ def _until_interrupted() -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def progress(steps: int, quiet: bool) -> Iterator[Tick]:
-    """A progress line with rate and time left; nothing if ``quiet``."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-
-    class Rate(TextColumn):
-        def render(self, task: Task) -> Any:
-            self.text_format = f"{60 * task.speed:.1f} steps/min" if task.speed else ""
-            return super().render(task)
-
-    text = TextColumn("{task.description}")
-    columns = (text, BarColumn(bar_width=20), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
-    with Progress(*columns, disable=quiet, speed_estimate_period=120) as bar:
-        task = bar.add_task("loading", total=steps)
-        shown: list[int] = []
-
-        def tick(step: int, found: dict[str, Any]) -> None:
-            if not shown:  # a resumed run's rate is that of its own steps
-                bar.reset(task, completed=step, total=steps, description="training")
-            shown.append(step)
-            bar.update(task, completed=step)
-            if exact := found.get("exact"):
-                depths = "  ".join(f"d{d} {exact[str(d)]:.2f}" for d in (3, 4, 6, 8))
-                bar.update(task, description=f"exact {depths}")
-
-        yield tick
-        bar.update(task, completed=steps)

@@ -134,7 +134,8 @@ class Score(msgspec.Struct, frozen=True):
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
     """A finished game: facts and transcript, everything a reward needs to be computed again offline.
 
-    ``seed`` is the label the game's random stream was made from; ``index`` is its place in the run.
+    ``seed`` is the label the game's random stream was made from; ``index`` is its place in the run, ``round`` the round
+    that it was scored in: a reward may compare the episodes of one round.
     """
 
     env_id: str
@@ -147,6 +148,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     scores: dict[str, Score] = {}
     grader: str = ""
+    round: int = 0
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -386,8 +388,8 @@ class Progress(msgspec.Struct, frozen=True):
 class Learner(Agent, Protocol):
     """An Agent that can get better and be saved."""
 
-    def improve(self, env: Any, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
-        """Learn for ``budget`` steps in ``env``, with the other seats played by ``seats``; write into ``run``."""
+    def improve(self, collector: Any, budget: int, run: Any) -> Progress:
+        """Learn for ``budget`` steps in all from the rounds of ``collector``; goes on where ``run``'s folder stands."""
 
     def save(self, path: str) -> None:
         """Write everything that ``load`` needs."""

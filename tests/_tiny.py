@@ -15,7 +15,7 @@ from dream_envs.agents.training.rows import RowConfig
 from dream_envs.agents.training.updates import Updates
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.curriculum.syllabus import Share, Syllabus
+from dream_envs.curriculum.curriculum import Share, Syllabus
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rollout import read_episodes

@@ -27,7 +27,7 @@ from dream_envs.agents.training.critic import FILE
 from dream_envs.agents.training.grpo import GRPO
 from dream_envs.agents.training.learners import LEARNERS
 from dream_envs.core import DreamEnvsError
-from dream_envs.curriculum.syllabus import Share
+from dream_envs.curriculum.curriculum import Share
 
 
 def everything(made: GRPO) -> dict[str, torch.Tensor]:

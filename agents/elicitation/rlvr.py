@@ -21,7 +21,7 @@ from dream_envs.agents.training.rows import RowConfig
 from dream_envs.agents.training.sft import quietly
 from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task, TaskFamily
 from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.curriculum.syllabus import CHALLENGER
+from dream_envs.curriculum.curriculum import CHALLENGER
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.runs import Run

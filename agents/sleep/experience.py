@@ -105,16 +105,26 @@ class Buffer:
         self.add(msgspec.convert(state, list[Experience]))
 
 
-def solved(episodes: Sequence[Episode], most: int = 2) -> list[Experience]:
-    """What solvers answered rightly, as the run's own reward believed: ``most`` of an episode, each level a kind."""
+def solved(episodes: Sequence[Episode], role: str = "solver", most: int = 2) -> list[Experience]:
+    """What earned more than 1/2, as the run's own reward has it: ``most`` of an episode and role, each level a kind.
+
+    Args:
+        episodes: a round.
+        role: whose completions; "": every role's.
+        most: different completions.
+    """
     found: list[Experience] = []
     for episode in episodes:
-        right: dict[str, Experience] = {}
+        level = episode.tasks[-1].level if episode.tasks else 0
+        right: dict[str, dict[str, Experience]] = {}
         for turn in episode.turns:
             score = episode.scores.get(turn.agent)
-            if turn.role == "solver" and turn.status == "ok" and score and score.status == "ok" and score.value > 0.5:
-                right.setdefault(turn.text, Experience(turn.messages, turn.text, f"{episode.tasks[-1].level:03d}"))
-        found += list(right.values())[:most]
+            if turn.status != "ok" or score is None or score.status != "ok" or score.value <= 0.5:
+                continue
+            if turn.role == role or not role:
+                kind = f"{level:03d}" if role else f"{turn.role}/{level:03d}"
+                right.setdefault(turn.role, {}).setdefault(turn.text, Experience(turn.messages, turn.text, kind))
+        found += [e for own in right.values() for e in list(own.values())[:most]]
     return found
 
 

@@ -1,161 +1,154 @@
-"""One round of self-made practice: plan, play, score, absorb, report.  The same for every learner."""
+"""One round of experience: plan, play, score, absorb, log.  The same for every game and learner."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from dream_envs.agents.sleep.experience import Buffer, solved
-from dream_envs.core import AgentLike, Episode, RewardModel
-from dream_envs.curriculum.syllabus import Syllabus
-from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.envs.self_judge import SelfJudge
+from dream_envs.core import AgentLike, Episode, RewardModel, hook
+from dream_envs.curriculum.curriculum import Curriculum
 from dream_envs.metrics.health import Health, health, ring
-from dream_envs.rollout import rollout
+from dream_envs.metrics.rounds import judging, round_metrics
+from dream_envs.play import rollout, score
 from dream_envs.runs import Run
-from dream_envs.seeds import stream
-
-if TYPE_CHECKING:
-    from dream_envs.agents.engines.local import LocalAgent
-    from dream_envs.agents.training.rows import RowConfig, RowMaker
 
 
-class Practice:
-    """A game, the syllabus that feeds it, the reward that judges it and the run that records it.
+class Collector:
+    """A game, the curriculum that feeds it, the reward that scores it and the run that records it.
 
     Args:
-        game: the game; its gate should ask ``syllabus.store``.
-        syllabus: what is played in each round.
-        reward: scores the episodes; learners and syllabus believe it, right or wrong.
+        game: the game.
+        curriculum: what is played in each round.
+        reward: scores a whole round at once; learners and curriculum believe it, right or wrong.
         run: where episodes and metrics go.
         seats: agents for seats that the learner does not play (a frozen challenger, say), by role.
-        first: the number of its first round, where it follows another practice in the same run.
-        regrade: scores a whole round again, for rewards that compare its episodes (R-Zero's penalty on repetition);
-            the same episodes in the same order, with other ``scores``.
+        first: the number of its first round, where it follows another collector in the same run.
         memory: keeps what was answered rightly, for the night; None keeps nothing.
         rank: which of ``world`` processes this is; each plays its share of a round and all absorb the whole.
         world: how many processes play.
         gather: collects a list from every process, in rank order (``accelerate.utils.gather_object``).
 
-    Under ``torchrun`` or ``accelerate launch``, ``Practice(..., **processes())`` fills in the last three; all ranks but
-    the first take a ``runs.Follower`` for the run and keep the syllabus' store in memory (``ChallengeStore(None)``).
+    Under ``torchrun`` or ``accelerate launch``, ``Collector(..., **processes())`` fills in the last three; all ranks
+    but the first take a ``runs.Follower`` for the run and keep the curriculum's store in memory.
     """
 
     def __init__(
         self,
-        game: ChallengerSolver | SelfJudge,
-        syllabus: Syllabus,
+        game: Any,
+        curriculum: Curriculum,
         reward: RewardModel,
         run: Run,
         *,
         seats: Mapping[str, AgentLike] | None = None,
         first: int = 0,
-        regrade: Callable[[list[Episode]], list[Episode]] | None = None,
         memory: Buffer | None = None,
         rank: int = 0,
         world: int = 1,
         gather: Callable[[list[Any]], list[Any]] = list,
     ) -> None:
-        self.game, self.syllabus, self.reward, self.run = game, syllabus, reward, run
-        self.seats = dict(seats or {})
-        self.first, self.regrade, self.memory = first, regrade, memory
+        self.game, self.curriculum, self.reward, self.run = game, curriculum, reward, run
+        self.seats, self.first, self.memory = dict(seats or {}), first, memory
         self.rank, self.world = rank, world
         self.gather = gather if world > 1 else list
         self.history: list[Health] = []
-        self.samples = {"solver": 0, "challenger": 0}
+        #: Rounds played, and completions sampled, by role.
+        self.played = 0
+        self.samples: dict[str, int] = {}
+        self._newest: dict[str, Any] = {}
 
-    def play(self, round: int, policy: AgentLike) -> list[Episode]:
+    def round(self, number: int, policy: AgentLike) -> list[Episode]:
         """Play a round with ``policy`` in every seat that nobody else has; this process's episodes, by index.
 
-        The store has absorbed the episodes of all processes when this returns.
+        The curriculum has absorbed the episodes of all processes when this returns.
         """
-        round += self.first
-        starts = self.syllabus.plan(round)[self.rank :: self.world]
+        number += self.first
+        starts = self.curriculum.plan(number)[self.rank :: self.world]
         seats = {**{role.name: policy for role in self.game.roles}, **self.seats}
-        # The writer belongs to rank 0, which writes the episodes of all: one file, one order.
-        mine = list(
-            rollout(self.game, seats, starts, seed=self.syllabus.seed, reward=self.reward, width=len(starts) or 1)
-        )
-        mine.sort(key=lambda e: e.index)
+        mine = list(rollout(self.game, seats, starts, seed=self.curriculum.seed, width=len(starts) or 1))
         everyone = sorted(self.gather(mine), key=lambda e: e.index)
-        if self.regrade is not None:
-            everyone = self.regrade(everyone)
-            played = {e.index for e in mine}
-            mine = [e for e in everyone if e.index in played]
-        self.syllabus.absorb(round, everyone)
-        self.history.append(self.health(everyone))
+        everyone = score([msgspec.structs.replace(e, round=number) for e in everyone], self.reward, self.game.agents)
+        self.curriculum.absorb(number, everyone)
+        self.played += 1
+        self.history.append(health(everyone, self.game))
+        self._newest = {**round_metrics(everyone), **judging(everyone)}
         if self.memory is not None:
-            self.memory.add(solved(everyone))
+            self.memory.add(solved(everyone, hook(self.game, "solver_role")))
         for episode in everyone:
             for turn in episode.turns:
                 if turn.token_ids:
                     self.samples[turn.role] = self.samples.get(turn.role, 0) + 1
-            if self.rank == 0:
+            if self.rank == 0:  # the writer is rank 0's: one file, one order
                 self.run.episodes.write(episode)
-        return mine
-
-    def health(self, episodes: Sequence[Episode]) -> Health:
-        """A round in numbers."""
-        assert self.game.family is not None  # open prompts have none; ChallengerSolver always has one
-        return health(episodes, self.game.family)
-
-    def maker(self, engine: LocalAgent, config: RowConfig, baseline: str) -> RowMaker:
-        """What turns this practice's episodes into the rows that a learner trains ``engine`` on."""
-        from dream_envs.agents.training.rows import RowMaker
-
-        assert isinstance(self.game, ChallengerSolver)  # other games' practices have a maker of their own
-        brief = self.game.view(self.game.start(None, stream("brief")), "challenger_0")
-        return RowMaker(config, self.game.family, engine.encode, engine.completion, brief, self.learns(), baseline)
+        played = {e.index for e in mine}
+        return [e for e in everyone if e.index in played]
 
     def learns(self) -> frozenset[str]:
         """The roles that the learner itself plays."""
         return frozenset(role.name for role in self.game.roles) - set(self.seats)
 
-    def report(self, round: int, extra: Mapping[str, Any]) -> None:
-        """Write the newest round's health with ``extra`` into ``metrics.jsonl``; alarms of both are joined."""
-        if self.rank == 0:
-            row = {
-                "step": self.first + round,
-                "samples": sum(self.samples.values()),
-                **msgspec.to_builtins(self.history[-1]),
-                **extra,
-            }
-            if alarms := [*extra.get("alarms", ()), *ring(self.history)]:
-                row["alarms"] = alarms
-            self.run.log(row)
+    def means(self) -> dict[str, float]:
+        """The newest round's mean reward by role."""
+        return {k: v for k, v in self._newest.items() if k.startswith("reward/") and k.endswith("/mean")}
+
+    def log(self, number: int, extra: Mapping[str, Any]) -> None:
+        """Write the newest round with ``extra`` into the run's metrics; alarms of both are joined."""
+        if self.rank != 0:
+            return
+        found = {f"curriculum/{k}": v for k, v in msgspec.to_builtins(self.history[-1]).items() if v is not None}
+        row = {
+            "step": self.first + number,
+            "samples": sum(self.samples.values()),
+            **self._newest,
+            **found,
+            **self.curriculum.metrics(),
+            **extra,
+        }
+        if alarms := [*extra.get("alarms", ()), *ring(self.history)]:
+            row["alarms"] = alarms
+        self.run.log(row)
 
     def begin(self) -> None:
         """Start at the first round: what a run left in the files that was killed before its first checkpoint goes."""
-        self.syllabus.store.rewrite()
+        self.curriculum.begin()
         if self.rank == 0:
             self.run.restore({"episodes": 0, "metrics": 0})
 
     def state(self) -> dict[str, Any]:
         """Everything that the next round depends on, JSON-ready."""
-        return {
-            "syllabus": self.syllabus.state(),
+        found = {
+            "curriculum": self.curriculum.state(),
             "history": msgspec.to_builtins(self.history),
+            "played": self.played,
             "samples": self.samples,
             "run": self.run.state(),
-            **({"memory": self.memory.state()} if self.memory is not None else {}),
         }
+        if self.memory is not None:
+            found["memory"] = self.memory.state()
+        for role, agent in self.seats.items():
+            if hasattr(agent, "state"):
+                found.setdefault("seats", {})[role] = agent.state()
+        return found
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from this state; the run's files are cut back to it."""
-        self.syllabus.restore(state["syllabus"])
+        self.curriculum.restore(state["curriculum"])
         self.history = msgspec.convert(state["history"], list[Health])
-        self.samples = dict(state["samples"])
+        self.played, self.samples = state["played"], dict(state["samples"])
         if self.memory is not None:
             self.memory.restore(state.get("memory", []))
+        for role, saved in state.get("seats", {}).items():
+            agent: Any = self.seats[role]
+            agent.restore(saved)
         if self.rank == 0:
             self.run.restore(state["run"])
 
 
 def processes(device: str = "cpu") -> dict[str, Any]:
-    """``rank``, ``world`` and ``gather`` of this process, for ``Practice``; empty where there is only one.
+    """``rank``, ``world`` and ``gather`` of this process, for ``Collector``; empty where there is only one.
 
     Joins the process group that ``torchrun`` or ``accelerate launch`` announces (gloo for ``device="cpu"``).
     """
@@ -166,3 +159,5 @@ def processes(device: str = "cpu") -> dict[str, Any]:
 
     state = PartialState(cpu=device == "cpu")
     return {"rank": state.process_index, "world": state.num_processes, "gather": gather_object}
+
+

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dream_envs.core import Episode
-from dream_envs.curriculum.syllabus import author_of
+from dream_envs.curriculum.curriculum import author_of
 from dream_envs.rewards.base import agents_of
 from dream_envs.rewards.diversity import repetition_penalty
 

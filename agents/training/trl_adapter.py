@@ -23,7 +23,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -38,11 +38,43 @@ from trl import GRPOConfig, GRPOTrainer
 
 from dream_envs.agents.training.advantages import gae, moments, whiten
 from dream_envs.agents.training.critic import Critic, value_loss
-from dream_envs.agents.training.updates import Updates
 from dream_envs.core import DreamEnvsError
 
 #: TRL asks for at least two rows a block; nothing of ours depends on the number.
 BLOCK = 2
+#: Rows that go through the model at once where log-probabilities are only read and a step has no fixed number of rows.
+CHUNK = 256
+
+
+class Updates(msgspec.Struct, frozen=True):
+    """How often a round's rows are used, and how far the policy may move on them.
+
+    ``epochs``: passes over the rows; ``minibatches``: optimiser steps a pass (of the same split in every pass).
+    ``epsilon``: the probability ratio is clipped to 1 - epsilon ... 1 + epsilon.  ``level``: ``token``, or ``sequence``
+    for one ratio a row (the geometric mean of its tokens').  ``average``: the loss is a mean over ``tokens``, or over
+    ``rows`` of the sum over each row's tokens.  ``kl_in``: the penalty for leaving the reference is a term of the
+    ``loss`` (k3), or of each sampled token's ``reward`` (k1, needs a critic).
+    """
+
+    epochs: int = 1
+    minibatches: int = 1
+    epsilon: float = 0.2
+    level: Literal["token", "sequence"] = "token"
+    average: Literal["tokens", "rows"] = "tokens"
+    kl_in: Literal["loss", "reward"] = "loss"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.minibatches < 1 or not 0 < self.epsilon < 1:
+            raise DreamEnvsError(f"{self}: epochs and minibatches are 1 or more, epsilon is above 0 and below 1")
+        for name in ("level", "average", "kl_in"):
+            allowed = get_args(get_type_hints(type(self))[name])
+            if (value := getattr(self, name)) not in allowed:
+                raise DreamEnvsError(f"{name}={value!r}: {' or '.join(allowed)}")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps a round."""
+        return self.epochs * self.minibatches
 
 
 class TrainingRow(msgspec.Struct, frozen=True):
@@ -71,13 +103,12 @@ class RowTrainer(GRPOTrainer):
     def __init__(
         self,
         source: Callable[[int], list[TrainingRow]],
-        rows: int,
-        metrics: Callable[[], dict[str, float]] = dict,
+        rows: int | None,
         updates: Updates | None = None,
         critic: Critic | None = None,
         **kwargs: Any,
     ) -> None:
-        self._source, self._row_count, self._measure = source, rows, metrics
+        self._source, self._row_count = source, rows
         self._updates, self._critic = updates or Updates(), critic
         self._rows: list[TrainingRow] = []
         self._values: list[torch.Tensor] = []
@@ -90,18 +121,31 @@ class RowTrainer(GRPOTrainer):
         """Whether rows are used once and without a critic: then everything is TRL's own but the advantages."""
         return self._critic is None and self._updates.steps == 1
 
-    def fetch(self, count: int) -> list[TrainingRow]:
-        """This round's rows, filled up with rows that the loss does not see."""
-        rows = self._source(self.state.global_step // self._updates.steps)[:count]
+    def _fetch(self) -> None:
+        """This round's rows, filled up with rows that the loss does not see: to ``rows``, or to whole minibatches."""
+        rows = self._source(self.state.global_step // self._updates.steps)
+        count = self._row_count
+        if count is None:
+            part = BLOCK * self._updates.minibatches
+            most = max(gather_object([len(rows)]))  # as many on every process
+            count = max(part, most + -most % part)
         filler = TrainingRow((self._tokenizer.pad_token_id,), (self.eos_token_ids[0],), 0.0)
-        self._rows = rows + [filler] * (count - len(rows))
-        for name, value in self._measure().items():
-            self._metrics["train"][name].append(value)
-        return self._rows
+        self._rows = rows[:count] + [filler] * (count - len(rows))
+
+    def rollout(self) -> dict[str, Any]:
+        """The rows as TRL takes them from a rollout function."""
+        return {
+            "prompt_ids": [list(r.prompt) for r in self._rows],
+            "completion_ids": [list(r.completion) for r in self._rows],
+            "logprobs": None,
+            "env_mask": [[int(r.advantage != 0.0)] * len(r.completion) for r in self._rows],
+            "value": [r.value for r in self._rows],
+        }
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         self._values, self._batch = [], {}
-        out = super()._generate_and_score_completions(inputs)
+        self._fetch()
+        out = super()._generate_and_score_completions(inputs[:1] * len(self._rows))
         values = [row.advantage for row in self._rows]
         out["advantages"] = torch.tensor(values, dtype=out["advantages"].dtype, device=out["advantages"].device)
         if self._updates.average == "rows":
@@ -246,14 +290,7 @@ class RowTrainer(GRPOTrainer):
 
 
 def _rollout(prompts: list[Any], trainer: RowTrainer) -> dict[str, Any]:
-    rows = trainer.fetch(len(prompts))
-    return {
-        "prompt_ids": [list(r.prompt) for r in rows],
-        "completion_ids": [list(r.completion) for r in rows],
-        "logprobs": None,
-        "env_mask": [[int(r.advantage != 0.0)] * len(r.completion) for r in rows],
-        "value": [r.value for r in rows],
-    }
+    return trainer.rollout()
 
 
 def _value(value: Sequence[float | None], **_: Any) -> list[float | None]:
@@ -263,27 +300,51 @@ def _value(value: Sequence[float | None], **_: Any) -> list[float | None]:
 _value.__name__ = "value"
 
 
-class CheckpointCallback(TrainerCallback):
-    """Calls ``save(folder)`` after each TRL checkpoint and ``log(step, metrics)`` after each step; on every rank."""
+class TrainCallback(TrainerCallback):
+    """What happens beside training, on every rank.
 
-    def __init__(self, save: Callable[[Path], None], log: Callable[[int, dict[str, float]], None]) -> None:
-        self._save, self._log = save, log
+    Args:
+        save: called with the folder of each TRL checkpoint, to complete it.
+        log: called with (step, metrics) after each round.
+        stop: ends training after a checkpoint of any step for which it is true.
+    """
+
+    def __init__(
+        self,
+        save: Callable[[Path], None],
+        log: Callable[[int, dict[str, float]], None],
+        stop: Callable[[int], bool] = lambda step: False,
+    ) -> None:
+        self._save, self._log, self._stop = save, log, stop
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """TRL has written ``checkpoint-N``: complete it."""
+        """TRL has written ``checkpoint-N``."""
         self._save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """One step's metrics."""
+        """One round's metrics."""
         if logs and "loss" in logs:
-            self._log(state.global_step, logs)
+            self._log(state.global_step, {_NAMES.get(k, k): v for k, v in logs.items() if _tells(k)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask whether to stop here."""
+        if self._stop(state.global_step):
+            control.should_save = control.should_training_stop = True
+
+
+_NAMES = {"learning_rate": "lr"}
+
+
+def _tells(name: str) -> bool:
+    """Whether a number of TRL's means something here: not what it says of rewards by blocks, or of filler rows."""
+    return name in ("loss", "grad_norm", "learning_rate", "kl", "entropy") or name.startswith(("value/", "policy/"))
 
 
 class TrainSettings(msgspec.Struct, frozen=True):
     """What the optimiser needs; ``steps``, ``warmup`` and ``save_every`` are rounds of ``Updates.steps`` updates."""
 
     out: str
-    rows: int
+    rows: int | None
     steps: int
     lr: float
     seed: int
@@ -293,7 +354,7 @@ class TrainSettings(msgspec.Struct, frozen=True):
     clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     schedule: str = "linear"
-    tensorboard: str | None = None
+    report_to: tuple[str, ...] = ()
     updates: Updates = Updates()
 
 
@@ -301,7 +362,7 @@ def _config(settings: TrainSettings, *, gpu: bool) -> GRPOConfig:
     updates = settings.updates
     return GRPOConfig(
         output_dir=settings.out,
-        per_device_train_batch_size=settings.rows // updates.minibatches,
+        per_device_train_batch_size=(settings.rows or CHUNK * updates.minibatches) // updates.minibatches,
         gradient_accumulation_steps=1,
         steps_per_generation=updates.minibatches,
         num_iterations=updates.epochs,
@@ -325,7 +386,7 @@ def _config(settings: TrainSettings, *, gpu: bool) -> GRPOConfig:
         save_strategy="steps",
         save_total_limit=3,
         logging_steps=updates.steps,
-        report_to=["tensorboard"] if settings.tensorboard else "none",
+        report_to=list(settings.report_to) or "none",
         disable_tqdm=True,
         use_cpu=not gpu,
         bf16=False,
@@ -340,28 +401,25 @@ def make_trainer(
     tokenizer: Any,
     source: Callable[[int], list[TrainingRow]],
     settings: TrainSettings,
-    callback: CheckpointCallback,
-    metrics: Callable[[], dict[str, float]] = dict,
+    callback: TrainCallback,
     critic: Critic | None = None,
 ) -> RowTrainer:
-    """A trainer that asks ``source`` for rows in every round, and ``metrics`` for what is logged beside TRL's own.
+    """A trainer that asks ``source`` for rows in every round.
 
     Raises:
         DreamEnvsError: if the rows cannot be split into the minibatches, or a penalty in the reward has no critic.
     """
     updates = settings.updates
-    if settings.rows % (BLOCK * updates.minibatches):
+    if settings.rows is not None and settings.rows % (BLOCK * updates.minibatches):
         raise DreamEnvsError(f"rows={settings.rows}: a multiple of {BLOCK * updates.minibatches} for the minibatches")
     if updates.kl_in == "reward" and critic is None:
         raise DreamEnvsError("kl_in='reward' has no token rewards to go into without a critic: kl_in='loss'")
-    if settings.tensorboard:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = settings.tensorboard
     config = _config(settings, gpu=next(model.parameters()).device.type != "cpu")
-    placeholder = Dataset.from_dict({"prompt": ["-"] * (settings.rows * max(1, _world()) // BLOCK)})
+    count = settings.rows or CHUNK * updates.minibatches
+    placeholder = Dataset.from_dict({"prompt": ["-"] * (count * max(1, _world()) // BLOCK)})
     trainer = RowTrainer(
         source,
         settings.rows,
-        metrics,
         updates,
         critic,
         model=model,

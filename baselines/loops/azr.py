@@ -27,7 +27,7 @@ from dream_envs.baselines.recipes import Recipe
 from dream_envs.core import Episode, RewardModel, Score
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.curriculum.syllabus import Share, Syllabus
+from dream_envs.curriculum.curriculum import Share, Syllabus
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.algebra import per_role
 from dream_envs.rewards.base import agents_of, rejected, reward

@@ -24,7 +24,7 @@ from dream_envs.baselines.loops.nights import PLANS
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.curriculum.syllabus import Syllabus
+from dream_envs.curriculum.curriculum import Syllabus
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.runs import Run
 

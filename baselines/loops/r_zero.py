@@ -35,7 +35,7 @@ from dream_envs.core import Start, Task
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.deck import Deck
 from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.curriculum.syllabus import Share, Syllabus, challenge_of
+from dream_envs.curriculum.curriculum import Share, Syllabus, challenge_of
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.algebra import per_role, weighted
 from dream_envs.rewards.base import last_turns

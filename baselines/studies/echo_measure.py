@@ -15,7 +15,7 @@ import torch
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.baselines.studies.echo_task import FORMATS, LABELS, CompositionFormats, format_of
 from dream_envs.core import Episode, Message, Task
-from dream_envs.curriculum.syllabus import challenge_of
+from dream_envs.curriculum.curriculum import challenge_of
 from dream_envs.frontier.estimators import pass_at_k
 from dream_envs.metrics import diversity
 from dream_envs.seeds import digest

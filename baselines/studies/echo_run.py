@@ -25,7 +25,7 @@ from dream_envs.baselines.studies.echo_measure import Exam, K, rounds
 from dream_envs.baselines.studies.echo_task import CompositionFormats
 from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task
 from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.curriculum.syllabus import CHALLENGER, Share, Syllabus
+from dream_envs.curriculum.curriculum import CHALLENGER, Share, Syllabus
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.solver import correctness
 from dream_envs.rollout import read_episodes

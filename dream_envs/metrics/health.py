@@ -10,29 +10,30 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from dream_envs.core import Episode, TaskFamily
-from dream_envs.curriculum.syllabus import author_of, believed, challenge_of
+from dream_envs.core import Episode, hook
+from dream_envs.curriculum.curriculum import author_of, challenge_of, rewarded
 
 
 class Health(msgspec.Struct, frozen=True):
     """One round in numbers; shares are 0 to 1, entropies in bits, None where nothing was there to measure.
 
     ``valid``: share of the challenger's own proposals that are problems, known ones included.  ``duplicates``: share
-    turned away as known.
-    ``unique``: distinct share of what it proposed.  ``band``: share of problems with success strictly between 0 and 1.
-    ``depth``: mean level of its accepted problems.  ``label_accuracy``: share of solver scores that agree with the
-    executed truth.  ``features``: distinct skills among accepted problems.  ``format_entropy``: of the replies' shape;
-    ``answer_entropy``: of the replies themselves, within a problem, averaged.
+    turned away as known.  ``unique``: distinct share of what it proposed.  ``learnable``: share of problems whose
+    solvers' rewards differ.  ``depth``: mean level of its accepted problems, or of all where there is no challenger.
+    ``solved``: mean reward of the solvers, limited to 0 to 1.  ``label_accuracy``: how far the solvers' scores agree
+    with the executed truth.  ``features``: distinct skills among accepted problems.  ``format_entropy``: of the
+    completions' shape; ``answer_entropy``: of the completions themselves, within a problem, averaged.
     """
 
     valid: float | None
     duplicates: float | None
     unique: float | None
-    band: float | None
+    learnable: float | None
     depth: float | None
     solved: float | None
     label_accuracy: float | None
@@ -41,37 +42,56 @@ class Health(msgspec.Struct, frozen=True):
     answer_entropy: float
 
 
-def health(episodes: Sequence[Episode], family: TaskFamily) -> Health:
-    """The numbers of one round."""
-    own = [e for e in episodes if author_of(e) == "challenger"]
+def health(episodes: Sequence[Episode], game: Any) -> Health:
+    """The numbers of one round of this game; those of problems need its hooks ``proposer`` and ``solver_role``."""
+    family, role = getattr(game, "family", None), hook(game, "solver_role")
+    own = [e for e in episodes if author_of(e) == "challenger"] if hook(game, "proposer") else []
     texts = [e.turns[0].text for e in own if e.turns]
     accepted = [c for e in own if (c := challenge_of(e)) is not None]
     rejects = Counter(str(e.outcome.facts.get("reject", "")) for e in own)
-    rates = [sum(v) / len(v) for e in episodes if (v := believed(e))]
-    replies = [[t.text for t in e.turns if t.role == "solver"] for e in episodes if challenge_of(e)]
+    solved = [v for e in episodes if (v := rewarded(e, role))] if role else []
+    rates = [sum(v) / len(v) for v in solved]
+    answering = {role} if role else {r.name for r in game.roles}
+    replies = [texts for e in episodes if (texts := [t.text for t in e.turns if t.role in answering])]
+    levels = [c.level for c in accepted] if own else [e.tasks[-1].level for e in episodes if role and e.tasks]
     return Health(
         valid=(len(accepted) + rejects["duplicate"]) / len(own) if own else None,
         duplicates=rejects["duplicate"] / len(own) if own else None,
         unique=len(set(texts)) / len(texts) if texts else None,
-        band=sum(0 < r < 1 for r in rates) / len(rates) if rates else None,
-        depth=sum(c.level for c in accepted) / len(accepted) if accepted else None,
+        learnable=sum(max(v) > min(v) for v in solved) / len(solved) if solved else None,
+        depth=sum(levels) / len(levels) if levels else None,
         solved=sum(rates) / len(rates) if rates else None,
-        label_accuracy=_label_accuracy(episodes),
-        features=len({f for c in accepted for f in family.features(c)}),
+        label_accuracy=label_accuracy(episodes),
+        features=len({f for c in accepted for f in family.features(c)}) if family is not None else 0,
         format_entropy=entropy(shape(t) for group in replies for t in group),
         answer_entropy=sum(entropy(group) for group in replies) / len(replies) if replies else 0.0,
     )
 
 
-def _label_accuracy(episodes: Sequence[Episode]) -> float | None:
-    counted = [label_agreement(e) for e in episodes]
-    total = sum(n for _, n in counted)
-    return sum(agree for agree, _ in counted) / total if total else None
+def label_accuracy(episodes: Sequence[Episode]) -> float | None:
+    """How far the solvers' rewards follow the truth, None where nothing can be compared.
+
+    Where answers are compared in pairs: of all pairs of a right and a wrong answer to one prompt, how often the right
+    one is rewarded more (equal counts a half); else the share of rewards on the right side of 1/2.
+    """
+    right = of = 0.0
+    for episode in episodes:
+        if episode.outcome.facts.get("judging") != "pairwise":
+            agree, total = label_agreement(episode)
+            right, of = right + agree, of + total
+            continue
+        truth = episode.outcome.facts["truth"]
+        scored = [(t, episode.scores[a].value) for a, t in truth.items() if t is not None and a in episode.scores]
+        contests = [(v > w) + 0.5 * (v == w) for t, v in scored for u, w in scored if t > u]
+        right, of = right + sum(contests), of + len(contests)
+    return right / of if of else None
 
 
 def truth_of(episode: Episode) -> dict[str, float]:
     """Whether each solver was right, as executed or verified: what a vote or a claim cannot change."""
     found = episode.outcome.facts.get("truth") or episode.outcome.facts.get("correct", {})
+    if not isinstance(found, dict):  # a stranger's game may mean something else by these names
+        return {}
     return {agent: value for agent, value in found.items() if value is not None}
 
 
@@ -146,8 +166,8 @@ def ring(history: Sequence[Health]) -> list[str]:
         alarms.append(f"only {now.unique:.2f} of the proposals are distinct: the challenger repeats itself")
     if now.duplicates is not None and now.duplicates > 0.8:
         alarms.append(f"{now.duplicates:.2f} of the proposals are known already: the challenger has stopped exploring")
-    if now.band is not None and now.band < 0.05:
-        alarms.append(f"only {now.band:.2f} of the problems are partly solved: nothing to learn from")
+    if now.learnable is not None and now.learnable < 0.05:
+        alarms.append(f"only {now.learnable:.2f} of the problems are partly solved: nothing to learn from")
     if now.label_accuracy is not None and now.label_accuracy < 0.9:
         alarms.append(f"{now.label_accuracy:.2f} of the labels agree with the truth: the reward rewards mistakes")
     return alarms

@@ -1,0 +1,283 @@
+"""The learners: one class, ``PolicyLearner``, whose settings make it GRPO, PPO, RLOO, RAE or expert iteration.
+
+It is a Learner: it acts with the local engine and improves on the rows that ``agents.training.rows`` makes of each
+round, through TRL.  GRPO (arXiv 2402.03300) compares with the group; PPO has a critic (TRL removed a PPO of its own in
+1.13) and uses a round's rows in several minibatches; RLOO (2402.14740) leaves one out and weighs whole sequences; RAE
+(SPIRAL, 2506.24119) has a running mean a role; expert iteration (ReST-EM, 2312.06585) is the likelihood of good traces,
+several steps a round.  Departures: PPO's minibatches are the same in each pass (TRL splits a round once); the reference
+of the KL penalty is the base model, and the penalty is off by default.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dream_envs import registry
+from dream_envs.agents.engines.local import LocalAgent, load, without_deprecations
+from dream_envs.agents.training.advantages import check_baseline
+from dream_envs.agents.training.critic import FILE as HEAD
+from dream_envs.agents.training.critic import Critic, CriticSettings
+from dream_envs.agents.training.rows import RoleSettings, RowBuilder, RowSettings, RowSource
+from dream_envs.agents.training.sources import ReviewedTraces, ReviewSettings
+from dream_envs.agents.training.trl_adapter import TrainCallback, TrainingRow, TrainSettings, Updates, make_trainer
+from dream_envs.core import Action, DreamEnvsError, Progress, Request
+from dream_envs.runs import read_json, write_json
+from dream_envs.seeds import digest, stream
+
+if TYPE_CHECKING:
+    from dream_envs.agents.training.collector import Collector
+
+COMPLETE = "state.json"
+Evaluate = Callable[[int, LocalAgent], dict[str, Any]]
+
+
+class LearnerSettings(msgspec.Struct, frozen=True):
+    """The optimiser's settings and the rows of a step.
+
+    ``kl``: weight of the penalty for leaving the base, where ``updates.kl_in`` says.  ``clip``: of the gradient's norm.
+    ``save_every``: steps between checkpoints, which changes no result.  ``baseline``: one of
+    ``advantages.BASELINES``.  ``critic``: the value head, with ``baseline="critic"`` alone.  ``review``: replay of the
+    run's own good traces; None: none.
+    """
+
+    lr: float = 5e-4
+    kl: float = 0.0
+    warmup: int = 10
+    clip: float = 1.0
+    save_every: int = 20
+    rows: RowSettings = RowSettings()
+    baseline: str = "group"
+    updates: Updates = Updates()
+    critic: CriticSettings | None = None
+    review: ReviewSettings | None = None
+
+    def __post_init__(self) -> None:
+        check_baseline(self.baseline)
+        if (self.critic is not None) != (self.baseline == "critic"):
+            raise DreamEnvsError(f"baseline={self.baseline!r}: critic=CriticSettings() with 'critic', None with others")
+        if self.critic is not None and self.rows.play_every > 1:
+            raise DreamEnvsError(f"play_every={self.rows.play_every}: a critic learns from what was sampled in the round: 1")
+        if self.lr <= 0 or self.save_every < 1 or self.kl < 0 or self.warmup < 0:
+            raise DreamEnvsError(f"{self}: lr above 0, save_every 1 or more, kl and warmup 0 or more")
+
+
+class LearnerSpec(msgspec.Struct, frozen=True):
+    """A learner by name: its default settings, and it in words.  ``imitates``: it learns from its review alone."""
+
+    settings: LearnerSettings
+    says: str
+    imitates: bool = False
+
+
+_PPO = CriticSettings(lr=1e-2, hidden=64)
+LEARNERS: dict[str, LearnerSpec] = {
+    "grpo": LearnerSpec(LearnerSettings(), "group-relative advantages"),
+    "grpo4": LearnerSpec(
+        LearnerSettings(updates=Updates(minibatches=4)), "GRPO with PPO's four clipped updates a round: PPO less its critic"
+    ),
+    "ppo": LearnerSpec(
+        LearnerSettings(baseline="critic", updates=Updates(minibatches=4), critic=_PPO),
+        "a value head, GAE, clipped passes over each round",
+    ),
+    # A sum over about ten tokens has ten times the gradient of a mean, so its norm is clipped at ten times as much.
+    "rloo": LearnerSpec(
+        LearnerSettings(clip=10.0, baseline="leave_one_out", updates=Updates(level="sequence", average="rows")),
+        "the mean of the others as baseline, whole sequences",
+    ),
+    "rae": LearnerSpec(LearnerSettings(baseline="rae"), "a running mean of each role as baseline (SPIRAL)"),
+    "expert": LearnerSpec(
+        LearnerSettings(rows=RowSettings(play_every=10), review=ReviewSettings(count=144)),
+        "likelihood of good traces (ReST-EM)",
+        imitates=True,
+    ),
+}
+
+
+def spec(name: str) -> LearnerSpec:
+    """The learner of this name.
+
+    Raises:
+        DreamEnvsError: with the nearest names.
+    """
+    return registry.named("learners", name, LEARNERS)
+
+
+class PolicyLearner:
+    """A local model that learns from its episodes.
+
+    Args:
+        model: ``nano/compose``, a folder, a hub id, a ``LocalAgent``, or a loaded model with ``tokenizer``.
+        tokenizer: only with a loaded model.
+        settings: see ``LearnerSettings``; a learner's name stands for its own.
+        sources: rows beside what the policy sampled, see ``agents.training.sources``; ``settings.review`` comes last.
+        seed: the label of everything random in learning (which groups, which reviews).
+        evaluate: called with (step, agent) before each step; what it returns is written into the step's metrics.
+        device: of a model that is loaded here.
+    """
+
+    name = "policy"
+
+    def __init__(
+        self,
+        model: Any = "nano/compose",
+        *,
+        tokenizer: Any = None,
+        settings: LearnerSettings | str = "grpo",
+        sources: Sequence[RowSource] = (),
+        seed: str = "0",
+        evaluate: Evaluate | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if isinstance(model, str):
+            model, tokenizer = load(model, device)
+        elif hasattr(model, "model"):
+            model, tokenizer = model.model, model.tokenizer
+        self.engine = LocalAgent(model, tokenizer=tokenizer)
+        self.settings = spec(settings).settings if isinstance(settings, str) else settings
+        self.sources, self.seed, self.evaluate = tuple(sources), seed, evaluate
+        if self.settings.review is not None:
+            self.sources += (ReviewedTraces(self.settings.review),)
+        self.critic = self._critic(self.settings.critic) if self.settings.critic else None
+        #: Asked after each step: true ends ``improve`` there, after a checkpoint (Ctrl-C); the same on every rank.
+        self.stop: Callable[[], bool] = lambda: False
+        self._extra: dict[str, Any] = {}
+
+    def _critic(self, settings: CriticSettings) -> Critic:
+        width = self.engine.model.config.get_text_config().hidden_size
+        return Critic(width, settings, digest("critic", self.seed, bits=24), self.engine.device)
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Sample completions from the weights as they are now."""
+        return self.engine.act(requests)
+
+    def snapshot(self) -> LocalAgent:
+        """A frozen copy."""
+        return self.engine.snapshot()
+
+    def adopt(self, agent: LocalAgent) -> None:
+        """Take over the weights of an agent, which is left as it is."""
+        self.engine.model.load_state_dict(agent.model.state_dict())
+
+    def save(self, path: str) -> None:
+        """Write the weights and the tokenizer as a plain Hugging Face folder; a critic's head lies beside them."""
+        self.engine.model.save_pretrained(path)
+        self.engine.tokenizer.save_pretrained(path)
+        if self.critic is not None:
+            self.critic.head.save(Path(path))
+
+    def load(self, path: str) -> None:
+        """Take over the weights of a folder, and its value head where it has one and this learner a critic."""
+        model, _ = load(path, str(self.engine.device))
+        self.engine.model.load_state_dict(model.state_dict())
+        if self.critic is not None and (Path(path) / HEAD).is_file():
+            self.critic.head.restore(Path(path))
+
+    @without_deprecations()
+    def improve(self, collector: Collector, budget: int, run: Any) -> Progress:
+        """Train until ``budget`` steps are done in all; goes on from the newest complete checkpoint of the run.
+
+        A step is one round's rows, used in one update or, as ``settings.updates`` may have it, in several.
+
+        Several processes: start the script with ``torchrun`` and build the collector with ``collector.processes()``;
+        each plays and trains on its share of every round, gradients are averaged, weights stay equal.
+
+        Args:
+            collector: plays the rounds.
+            budget: steps in all.
+            run: ``path`` is the folder that holds ``checkpoints/``; ``report_to``, if it has one, goes to TRL.
+        """
+        folder, chosen = Path(run.path) / "checkpoints", self.settings
+        builder = RowBuilder(
+            collector.game, chosen.rows, chosen.baseline, collector.learns(), self.engine.encode, self.engine.completion,
+            self.sources,
+        )  # fmt: skip
+        resume = newest_checkpoint(folder, remove=collector.rank == 0)
+        if resume is not None:
+            self._restore(resume, collector, builder)
+        elif not collector.played:
+            collector.begin()
+        trainer = make_trainer(
+            self.engine.model,
+            self.engine.tokenizer,
+            lambda step: self._rows(step, budget, collector, builder),
+            TrainSettings(
+                out=str(folder),
+                rows=chosen.rows.rows,
+                steps=budget,
+                lr=chosen.lr,
+                seed=digest("trl", self.seed, bits=24),
+                save_every=chosen.save_every,
+                kl=chosen.kl,
+                warmup=chosen.warmup,
+                clip=chosen.clip,
+                report_to=tuple(getattr(run, "report_to", ())) if collector.rank == 0 else (),
+                updates=chosen.updates,
+            ),
+            TrainCallback(
+                lambda path: self._complete(path, collector, builder),
+                lambda step, logs: self._log(step, logs, collector),
+                lambda step: self.stop() and step % chosen.updates.steps == 0,  # between two rounds
+            ),
+            self.critic,
+        )
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        return Progress(budget, sum(collector.samples.values()), collector.means())
+
+    def _rows(self, step: int, budget: int, collector: Collector, builder: RowBuilder) -> list[TrainingRow]:
+        self._extra = dict(self.evaluate(step, self.engine)) if self.evaluate else {}
+        rng, every = stream(self.seed, "rows", step, collector.rank), builder.settings.play_every
+        if step % every:
+            return builder.between(rng, step / budget)
+        rows = builder.rows(collector.round(step // every, self), rng, step / budget)
+        self._extra |= {f"groups/{role}": count for role, count in builder.used.items()}
+        return rows
+
+    def _log(self, step: int, logs: dict[str, float], collector: Collector) -> None:
+        done = step // self.settings.updates.steps - 1
+        if done % self.settings.rows.play_every == 0:
+            collector.log(done, {**{f"train/{k}": v for k, v in logs.items()}, **self._extra})
+
+    def _complete(self, path: Path, collector: Collector, builder: RowBuilder) -> None:
+        """The last file of a checkpoint: where it is, the checkpoint is whole."""
+        builders = collector.gather([builder.state()])  # each process reviews what it played itself
+        if collector.rank == 0:
+            if self.critic is not None:
+                self.critic.head.save(path)
+            write_json(path / COMPLETE, {"collector": collector.state(), "rows": builders})
+
+    def _restore(self, path: Path, collector: Collector, builder: RowBuilder) -> None:
+        state = read_json(path / COMPLETE)
+        if (saved := len(state["rows"])) != collector.world:
+            raise DreamEnvsError(
+                f"{path} was written by {saved} processes, these are {collector.world}: start {saved} again"
+            )
+        if self.critic is not None:
+            self.critic.head.restore(path)
+        collector.restore(state["collector"])
+        builder.restore(state["rows"][collector.rank])
+
+
+def newest_checkpoint(folder: Path, remove: bool = True) -> Path | None:
+    """The newest checkpoint that was written to its end; unfinished ones are left out, and removed if ``remove``.
+
+    Raises:
+        DreamEnvsError: if the folder holds something that is no checkpoint of ours.
+    """
+    found: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        if not number.isdigit():
+            raise DreamEnvsError(f"{path} is not a checkpoint of this run: move it away")
+        if (path / COMPLETE).exists():
+            found.append((int(number), path))
+        elif remove:
+            shutil.rmtree(path)
+    return max(found)[1] if found else None
+
+
+__all__ = ["LEARNERS", "LearnerSettings", "PolicyLearner", "RoleSettings", "newest_checkpoint", "spec"]

@@ -1,0 +1,221 @@
+"""A loop as data: what is played, what feeds it, what it believes, who sits where, who learns how, how it is measured.
+
+A loop is one file in ``baselines/loops/`` and one row of the registry (or an entry point ``dream_envs.loops`` of another
+package): a ``Loop`` with its settings and the ``Recipe`` that they make.  ``baselines.loop`` runs every recipe; nothing
+heavy is imported before it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from dream_envs import registry
+from dream_envs.core import DreamEnvsError
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
+
+if TYPE_CHECKING:
+    from dream_envs.baselines.loop import Context
+
+CHALLENGER_SOLVER, SELF_JUDGE = "dream_envs/ChallengerSolver-v0", "dream_envs/SelfJudge-v0"
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class EvalSettings(msgspec.Struct, frozen=True):
+    """How a run is measured: ``kind`` auto, exact, sampled or play; ``levels`` of the problems, () for the family's.
+
+    ``problems`` a level; ``attempts``: completions of each, where success is sampled.  ``every``: steps between the
+    points of the learning curve.
+    """
+
+    kind: str = "auto"
+    levels: tuple[int, ...] = ()
+    problems: int = 128
+    attempts: int = 8
+    every: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("problems", "attempts", "every"):
+            if (value := getattr(self, name)) < 1:
+                raise DreamEnvsError(f"eval.{name}={value}: 1 or more")
+
+
+class Phase(msgspec.Struct, frozen=True):
+    """A stretch of training.
+
+    ``weights``: which of the recipe's weights it trains, and goes on from.  ``seats``, ``reward``, ``gates``: in place
+    of the recipe's, where they are given.  ``curriculum``: made when the phase begins, given the context, the game and
+    the phase's seed label; None: the recipe's mixture.
+    """
+
+    name: str
+    steps: int
+    weights: str = "policy"
+    seats: Mapping[str, str] | None = None
+    reward: Mapping[str, Any] | None = None
+    gates: tuple[str, ...] | None = None
+    curriculum: Callable[[Context, Any, str], Curriculum] | None = None
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """A loop, settled.
+
+    ``env``, ``args``: the game and its arguments; ``family``, ``family_args``: its problems, for games that take a
+    family.  ``mixture``: the sources of a round.  ``gates``: what is turned away, of ``held_out``, ``archive`` and
+    ``novel`` (threshold ``novelty``).  ``reward``: by role, an expression or a reward model; {}: the game's own.
+    ``seats``: who sits where the learner does not: ``base``, a name of weights (frozen as they are when a phase
+    begins), or an agent's name.  ``phases``: () for one of all steps.  ``final``: the weights that the run delivers.
+    ``learner``: by name; ``learning``: dotted settings of it that the loop changes (a ``baseline`` only where the
+    learner has the plain one).  ``sources``: makes the rows that are added to what was sampled.  ``nights``: how it
+    sleeps (``agents.sleep.SleepSettings``).  ``refused``: learners that it cannot run with, and why.
+    """
+
+    env: str = CHALLENGER_SOLVER
+    args: Mapping[str, Any] = {}
+    family: str = "composition"
+    family_args: Mapping[str, Any] = {}
+    mixture: Mixture = Mixture()
+    gates: tuple[str, ...] = ("held_out",)
+    novelty: float = 1.0
+    reward: Mapping[str, Any] = {}
+    seats: Mapping[str, str] = {}
+    phases: tuple[Phase, ...] = ()
+    final: str = "policy"
+    learner: str = "grpo"
+    learning: Mapping[str, Any] = {}
+    sources: Callable[[], Sequence[Any]] = tuple
+    nights: Any = None
+    eval: EvalSettings = EvalSettings()
+    steps: int = 100
+    model: str = "nano/compose"
+    refused: Mapping[str, str] = {}
+
+
+class Loop(msgspec.Struct, frozen=True):
+    """A loop by name: one line about it, its settings, and the recipe that they and the steps in all make."""
+
+    name: str
+    says: str
+    settings: type[msgspec.Struct]
+    recipe: Callable[[Any, int], Recipe]
+    steps: int = 100
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What decides a run's result, as it is asked for; None and {} leave what the loop has.
+
+    ``set``: the loop's own settings by name, and parts of the recipe by dotted name: ``game.``, ``mixture.``,
+    ``learner.``, ``nights.``, ``eval.``.  ``reward``: by role, an expression or a model.
+    """
+
+    loop: str
+    seed: str = "0"
+    steps: int | None = None
+    env: str | None = None
+    family: str | None = None
+    notation: str | None = None
+    levels: tuple[int, ...] | None = None
+    reward: Mapping[str, Any] = {}
+    seats: Mapping[str, str] = {}
+    learner: str | None = None
+    model: str | None = None
+    set: Mapping[str, Any] = {}
+
+
+def loop(name: str) -> Loop:
+    """The loop of this name, or at ``module:object``.
+
+    Raises:
+        DreamEnvsError: with the nearest names, or if there is no Loop.
+    """
+    found = registry.load("loops", name)
+    if not isinstance(found, Loop):
+        raise DreamEnvsError(f"loop {name!r} is a {type(found).__name__}: an entry names a dream_envs.baselines.recipe.Loop")
+    return found
+
+
+def changed(record: S, changes: Mapping[str, Any], name: str) -> S:
+    """The record with settings changed by dotted name.
+
+    Raises:
+        DreamEnvsError: for a name that is not there, or a value of the wrong type.
+    """
+    if not changes:
+        return record
+    data: Any = msgspec.to_builtins(record)
+    for key, value in changes.items():
+        at, *rest = reversed(key.split("."))
+        here = data
+        for part in reversed(rest):
+            if isinstance(here, dict) and here.get(part, 0) is None:  # a part that is switched off
+                here[part] = {}
+            here = _member(here, part, f"{name}.{key}")
+        if here is data and at not in record.__struct_fields__:
+            raise DreamEnvsError(registry.unknown(f"settings of {name}", at, list(record.__struct_fields__)))
+        here[at] = msgspec.to_builtins(value)
+    try:
+        return msgspec.convert(data, type(record), strict=False)
+    except msgspec.ValidationError as error:
+        raise DreamEnvsError(f"{name}: {error}") from error
+
+
+def _member(data: Any, part: str, name: str) -> Any:
+    if not isinstance(data, dict) or part not in data:
+        raise DreamEnvsError(registry.unknown(f"settings {name}", part, list(data) if isinstance(data, dict) else []))
+    return data[part]
+
+
+def settled(options: Options) -> tuple[Loop, Recipe]:
+    """The loop and its recipe with everything that was asked for.
+
+    Raises:
+        DreamEnvsError: for settings that there are not.
+    """
+    found = loop(options.loop)
+    steps = found.steps if options.steps is None else options.steps
+    if steps < 1:
+        raise DreamEnvsError(f"steps={steps}: 1 or more")
+    own = {k: v for k, v in options.set.items() if "." not in k}
+    recipe = found.recipe(changed(found.settings(), own, found.name), steps)
+    parts: dict[str, dict[str, Any]] = {"game": {}, "mixture": {}, "learner": {}, "nights": {}, "eval": {}}
+    for key, value in options.set.items():
+        part, dot, rest = key.partition(".")
+        if dot and part not in parts:
+            raise DreamEnvsError(registry.unknown("parts of a recipe", part, list(parts)))
+        if dot:
+            parts[part][rest] = value
+    new: dict[str, Any] = {"steps": steps}
+    for field in ("env", "family", "learner", "model"):
+        if (value := getattr(options, field)) is not None:
+            new[field] = value
+    if options.env is not None and options.env != recipe.env:  # another game: arguments and gates of the old one go
+        new |= {"args": {}, "gates": (), "seats": {}, "reward": {}, "sources": tuple}
+    if options.family is not None and options.family != recipe.family:
+        new["family_args"] = {}
+    recipe = msgspec.structs.replace(recipe, **new)
+    seats, reward = {**recipe.seats, **options.seats}, {**recipe.reward, **options.reward}
+    nights = recipe.nights
+    if parts["nights"]:
+        if nights is None:
+            from dream_envs.agents.sleep.night import SleepSettings
+
+            nights = SleepSettings()
+        nights = changed(nights, parts["nights"], "nights")
+    levels = {"levels": options.levels} if options.levels is not None else {}
+    recipe = msgspec.structs.replace(
+        recipe,
+        args={**recipe.args, **parts["game"]},
+        seats=seats,
+        reward=reward,
+        nights=nights,
+        mixture=changed(recipe.mixture, {**levels, **parts["mixture"]}, "mixture"),
+        eval=changed(recipe.eval, parts["eval"], "eval"),
+        learning={**recipe.learning, **parts["learner"]},
+    )
+    if options.notation is not None:
+        recipe = msgspec.structs.replace(recipe, family_args={**recipe.family_args, "notation": options.notation})
+    if recipe.learner in recipe.refused:
+        raise DreamEnvsError(f"learner={recipe.learner!r}: {found.name} {recipe.refused[recipe.learner]}; choose another")
+    return found, recipe

@@ -1,0 +1,245 @@
+"""The curriculum of a run: what is played in the next round, and what the last one taught us.
+
+A round is a list of episodes from a mixture of sources: problems that the challenger proposes (or that the game draws),
+mutations of solved problems, replays of known ones, problems of the family's generator, and a fixed dataset.
+Everything is drawn from ``stream(seed, "syllabus", round)`` and from the store, so a curriculum that is restored from
+its state goes on exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Start, Task, TaskFamily, hook
+from dream_envs.curriculum import sampler
+from dream_envs.curriculum.store import ChallengeStore, Entry
+from dream_envs.seeds import stream
+
+#: A problem that is given, its author, and the challenger prompt that it answers (None: the game's own).
+Given = tuple[Task, str, Task | None]
+
+
+class Mixture(msgspec.Struct, frozen=True):
+    """What a round is made of, in episodes.
+
+    ``challenger``: the game begins by itself, so that its challenger writes the problem or, where it has none, it draws
+    one.  ``mutation``: one step harder than a problem that was solved at least once.  ``replay``: known problems, solved
+    or not, up to the highest level that was ever solved.  ``generator``: problems of the family's own, of ``levels`` in
+    turn.  ``dataset``: problems of a fixed list.  Where there is nothing yet to mutate or replay, the challenger takes
+    the place or, without one (0), the generator.
+
+    ``parents`` and ``replays`` are samplers; by default every level alike, so that a level which the loop skipped is
+    not lost: what nobody solves gives no signal and would never come back (``LOG.md``).
+    """
+
+    challenger: int = 64
+    mutation: int = 24
+    replay: int = 24
+    generator: int = 0
+    dataset: int = 0
+    levels: tuple[int, ...] = ()
+    parents: str = "by_level"
+    replays: str = "by_level"
+
+    def __post_init__(self) -> None:
+        if min(self.counts) < 0 or self.total < 1:
+            raise DreamEnvsError(f"{self}: counts are 0 or more and at least one is positive")
+        sampler.sampler(self.replays)
+        sampler.sampler(self.parents)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Episodes of each source."""
+        return (self.challenger, self.mutation, self.replay, self.generator, self.dataset)
+
+    @property
+    def total(self) -> int:
+        """Episodes a round."""
+        return sum(self.counts)
+
+
+class Curriculum:
+    """Plans rounds and absorbs what came of them.
+
+    Args:
+        game: the game that is practised; its ``family`` writes and mutates problems, its hooks ``proposer`` and
+            ``solver_role`` say how a problem is given and whose scores tell how hard it was.
+        mixture: what a round is made of.
+        seed: the run's seed label.
+        store: the challenges so far.
+        dataset: the fixed list, each problem once before any comes again, in an order drawn anew for each pass.
+        label: names the dataset's draws.
+        anew: draw a round's problems without regard to what came before, instead of passing through.
+
+    Raises:
+        DreamEnvsError: for sources that the game or the dataset cannot fill.
+    """
+
+    def __init__(
+        self,
+        game: Any,
+        mixture: Mixture,
+        *,
+        seed: str,
+        store: ChallengeStore,
+        dataset: Sequence[Task] = (),
+        label: str = "deck",
+        anew: bool = False,
+    ) -> None:
+        self.game, self.mixture, self.seed, self.store = game, mixture, seed, store
+        self.family: TaskFamily | None = getattr(game, "family", None)
+        self.dataset, self._label, self._anew = list(dataset), label, anew
+        self.proposer, self.role = hook(game, "proposer"), hook(game, "solver_role")
+        #: How many proposals were turned away in the newest round, by reason.
+        self.rejects: dict[str, int] = {}
+        if mixture.dataset and not self.dataset:
+            raise DreamEnvsError("the dataset is empty: nothing passed its filter; widen the range or ask for more")
+        if self.family is None and (mixture.mutation or mixture.replay or mixture.generator):
+            raise DreamEnvsError(f"{game.env_id} has no task family: its mixture has the game's own starts alone")
+        levels = mixture.levels or ((self.family.levels.start,) if self.family is not None else ())
+        if self.family is not None and mixture.generator and (bad := [x for x in levels if x not in self.family.levels]):
+            span = f"{self.family.levels.start} to {self.family.levels.stop - 1}"
+            raise DreamEnvsError(f"levels={bad}: {self.family.name} has {span}")
+        self._levels = levels
+
+    def plan(self, round: int) -> list[Start]:
+        """The episodes of a round."""
+        rng = stream(self.seed, "syllabus", round)
+        mixture = self.mixture
+        given = [*self._mutations(rng), *self._replays(rng), *self._dataset(round)]
+        generated = mixture.generator
+        if not mixture.challenger and self.family is not None:
+            generated = mixture.total - len(given)
+        given += self._generated(generated, rng)
+        free, first = mixture.total - len(given), round * mixture.total
+        starts = [Start(first + i) for i in range(free)]
+        for i, (task, author, prompt) in enumerate(given, free):
+            if self.proposer and self.family is not None:
+                action = Action(self.family.as_proposal(task))
+                starts.append(Start(first + i, prompt, {self.proposer: action}, author))
+            else:
+                starts.append(Start(first + i, task, {}, author))
+        return starts
+
+    def absorb(self, round: int, episodes: Sequence[Episode]) -> None:
+        """Add the accepted problems and count their attempts, as the run's own reward model believed them."""
+        self.rejects = dict(Counter(code for e in episodes if (code := str(e.outcome.facts.get("reject") or ""))))
+        if not self.role:
+            return
+        for episode in sorted(episodes, key=lambda e: e.index):
+            challenge = challenge_of(episode) if self.proposer else episode.tasks[-1]
+            if challenge is None:
+                continue
+            author = author_of(episode)
+            if author != "replay":
+                self.store.add(challenge, round=round, author=author, parent=getattr(challenge, "parent", ""))
+            values = rewarded(episode, self.role)
+            if values and challenge.id in self.store:
+                self.store.record(challenge.id, sum(values), len(values), round=round)
+
+    def metrics(self) -> dict[str, float]:
+        """The store's size, and how many proposals of the newest round were turned away, by reason."""
+        found = {f"curriculum/reject/{code}": float(n) for code, n in sorted(self.rejects.items())}
+        return found | ({"curriculum/store": float(len(self.store))} if self.role else {})
+
+    def begin(self) -> None:
+        """Start at the first round."""
+        self.store.rewrite()
+
+    def state(self) -> dict[str, Any]:
+        """JSON-ready; see ``restore``."""
+        mixture = msgspec.to_builtins(self.mixture)
+        return {
+            "seed": self.seed,
+            "mixture": mixture,
+            "dataset": [t.id for t in self.dataset],
+            "store": self.store.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from this state.
+
+        Raises:
+            DreamEnvsError: if it belongs to another seed, mixture or dataset.
+        """
+        own = {"seed": self.seed, "mixture": self.mixture, "dataset": [t.id for t in self.dataset]}
+        there = {**state, "mixture": msgspec.convert(state["mixture"], Mixture)}
+        if bad := [name for name, value in own.items() if there[name] != value]:
+            raise DreamEnvsError(f"this checkpoint has another {', '.join(bad)} ({state[bad[0]]}): resume with that")
+        self.store.restore(state["store"])
+
+    def _mutations(self, rng: np.random.Generator) -> list[Given]:
+        parents = self.store.select(sampler.solved) if self.mixture.mutation else []
+        draw = sampler.sampler(self.mixture.parents)
+        made: dict[str, Given] = {}
+        for _ in range(self.mixture.mutation if parents and self.family is not None else 0):
+            assert self.family is not None
+            parent = draw(parents, rng).challenge
+            task = self.family.mutate(parent, rng)
+            if task is not None and task.id not in self.store:
+                made[task.id] = (task, "mutation", _prompt(self.family.brief(), "brief", self.family.name, 0, parent.id))
+        return list(made.values())
+
+    def _replays(self, rng: np.random.Generator) -> list[Given]:
+        top = max((e.challenge.level for e in self.store if sampler.solved(e)), default=0)
+        known = self.store.select(lambda e: e.challenge.level <= top)
+        draw = sampler.sampler(self.mixture.replays)
+        chosen: dict[str, Entry] = {}
+        for _ in range(self.mixture.replay if known else 0):
+            entry = draw(known, rng)
+            chosen[entry.challenge.id] = entry
+        return [(e.challenge, "replay", replay_prompt(e.challenge)) for e in chosen.values()]
+
+    def _generated(self, count: int, rng: np.random.Generator) -> list[Given]:
+        # Drawn again, a problem is a fair draw and no duplicate: a run that lives on the few problems of a shallow
+        # level would have most of them turned away in the end.
+        levels = self._levels
+        assert self.family is not None or not count
+        drawn = [self.family.generate(rng, levels[i % len(levels)]) for i in range(count)] if self.family else []
+        return [(t, "generator", replay_prompt(t) if t.id in self.store else None) for t in drawn]
+
+    def _dataset(self, round: int) -> list[Given]:
+        """The next problems of the list."""
+        count, size = self.mixture.dataset, len(self.dataset)
+        orders: dict[int, list[int]] = {}
+        chosen = []
+        for i in range(0 if self._anew else round * count, count if self._anew else (round + 1) * count):
+            turn, at = divmod(i, size)
+            if turn not in orders:
+                labels = (round, turn) if self._anew else (turn,)
+                orders[turn] = stream(self.seed, self._label, *labels).permutation(size).tolist()
+            chosen.append(self.dataset[orders[turn][at]])
+        return [(t, "dataset", replay_prompt(t)) for t in chosen]
+
+
+def replay_prompt(task: Task) -> Task:
+    """A challenger prompt that names what is replayed; its origin tells the game that the archive's gate does not apply."""
+    return _prompt("replay", "replay", task.family, task.level, task.id)
+
+
+def _prompt(prompt: str, origin: str, family: str, level: int, reference: str) -> Task:
+    return Task(family=family, level=level, prompt=prompt, origin=origin, meta={"reference": reference})
+
+
+def challenge_of(episode: Episode) -> Challenge | None:
+    """The accepted problem of an episode, if there is one."""
+    return next((t for t in episode.tasks if isinstance(t, Challenge)), None)
+
+
+def author_of(episode: Episode) -> str:
+    """``challenger``, or the source that gave the problem: ``mutation``, ``replay``, ``generator``, ``dataset``."""
+    return next((str(e.data["author"]) for e in episode.events if e.kind == "given"), "challenger")
+
+
+def rewarded(episode: Episode, role: str = "solver") -> list[float]:
+    """The ``ok`` scores of a role's agents: what the run believes, which a vote may have got wrong.
+
+    Limited to 0 to 1: a reward that punishes (AZR's -0.5 and -1) still says right or wrong here.
+    """
+    found = [s.value for a, s in episode.scores.items() if a.rpartition("_")[0] == role and s.status == "ok"]
+    return [min(1.0, max(0.0, value)) for value in found]
