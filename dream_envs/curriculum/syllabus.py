@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Start, Task, TaskFamily
+from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task, TaskFamily
+from dream_envs.core import author_of as author_of
+from dream_envs.core import challenge_of as challenge_of
 from dream_envs.curriculum import sampler
 from dream_envs.curriculum.store import ChallengeStore, Entry
 from dream_envs.seeds import stream
@@ -149,16 +151,6 @@ def replay_brief(task: Task) -> Task:
 
 def _brief(prompt: str, origin: str, family: str, level: int, reference: str) -> Task:
     return Task(family=family, level=level, prompt=prompt, origin=origin, meta={"reference": reference})
-
-
-def challenge_of(episode: Episode) -> Challenge | None:
-    """The accepted problem of an episode, if there is one."""
-    return next((t for t in episode.tasks if isinstance(t, Challenge)), None)
-
-
-def author_of(episode: Episode) -> str:
-    """``challenger``, or who gave the proposal: ``mutation``, ``replay``, ``generator``."""
-    return next((str(e.data["author"]) for e in episode.events if e.kind == "given"), "challenger")
 
 
 def believed(episode: Episode) -> list[float]:
