@@ -26,6 +26,7 @@ REJECT_CODES: dict[str, str] = {
     "grammar": "does not follow the proposal grammar to its last character",
     "not_canonical": "parses, but is not written in canonical form",
     "duplicate": "the archive already holds this problem",
+    "similar": "too much like a problem that is known already",
     "held_out": "reserved for evaluation",
     "limits": "breaks a static limit (level, size, magnitude)",
     "execution": "has no defined answer (a division by zero, say)",
@@ -149,6 +150,16 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, Score] = {}
     grader: str = ""
     round: int = 0
+
+
+def challenge_of(episode: Episode) -> Challenge | None:
+    """The problem that was made in this episode, None if there is none (the proposal was turned away)."""
+    return next((task for task in reversed(episode.tasks) if isinstance(task, Challenge)), None)
+
+
+def author_of(episode: Episode) -> str:
+    """``challenger``, or who gave the proposal: ``mutation``, ``replay``, ``generator``, a dataset's name."""
+    return next((str(e.data["author"]) for e in episode.events if e.kind == "given"), "challenger")
 
 
 class Limits(msgspec.Struct, frozen=True):

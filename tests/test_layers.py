@@ -15,12 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Rooms from left to right; those of one row do not import each other.
 ROWS: list[set[str]] = [
     {"core"},
-    {"seeds", "spaces"},
+    {"seeds", "spaces", "checks"},
     {"registry"},
     {"tasks"},
     {"envs"},
     {"acting"},
-    {"rewards", "curriculum"},
+    {"curriculum"},
+    {"rewards"},
     {"api", "rollout", "frontier"},
     {"metrics"},
     {"runs"},

@@ -1,12 +1,13 @@
 """TRL's calling convention, both ways, on episodes of the real game."""
 
+import asyncio
 import math
 
 import pytest
 from _episodes import GOLD, LOST, REPLIES, play, states, values
 from hypothesis import given
 
-from dream_envs.core import Challenge, DreamEnvsError, encode
+from dream_envs.core import Challenge, encode
 from dream_envs.rewards.adapters import from_trl, to_trl
 from dream_envs.rewards.base import as_reward
 from dream_envs.tasks.composition import Composition
@@ -39,11 +40,24 @@ def test_a_trl_function_with_few_parameters_and_chat_messages():
     assert set(states(short).values()) == {"error"}
     assert from_trl(lambda completions: [math.nan, 1.0])(play(["x", "y"]))["solver_0"].status == "error"
 
-    async def slow(completions):
-        return []
 
-    with pytest.raises(DreamEnvsError, match="asynchronous"):
-        from_trl(slow)
+def test_a_round_is_one_call_of_a_trl_function_sync_or_async():
+    calls = []
+
+    def length(completions):
+        calls.append(len(completions))
+        return [float(len(c)) for c in completions]
+
+    async def slow(completions):
+        return length(completions)
+
+    episodes = [play(["abc", ""]), play([LOST, "x"]), play(proposal="?")]
+    quick, later = from_trl(length).score(episodes), asyncio.run(from_trl(slow).score(episodes))
+    assert calls == [3, 3]
+    for found in (quick, later):
+        assert [values(its) for its in found[:2]] == [{"solver_0": 3, "solver_1": 0}, {"solver_0": 0, "solver_1": 1}]
+        assert found[1]["solver_0"].status == "timeout" and states(found[2]) == {"solver_0": "abstain"}
+    assert to_trl(from_trl(slow))(prompts=["p", "p"], completions=["ab", "c"]) == [2, 1]
 
 
 def test_our_rewards_in_trl_see_groups():

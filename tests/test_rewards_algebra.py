@@ -133,7 +133,7 @@ def test_clip_keeps_within_bounds(value, a, b):
         (lambda: repetition_penalty(["a"], distance=-1), "0 to 1"),
         (lambda: from_trl(len, columns={"solution": "gold"}), "gold"),
         (lambda: RoleBaseline(1.0), "below 1"),
-        (lambda: RoleBaseline.from_state({}), "state_dict"),
+        (lambda: RoleBaseline().restore({}), "state()"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(make, text):
@@ -194,10 +194,11 @@ def test_a_baseline_continues_exactly_from_its_saved_state():
     model = challenger_solver()
     expected = [whole.advantages(e, model(e)) for e in episodes]
     got = [half.advantages(e, model(e)) for e in episodes[:5]]
-    half = RoleBaseline.from_state(json.loads(json.dumps(half.state_dict())))
+    saved, half = json.loads(json.dumps(half.state())), RoleBaseline()
+    half.restore(saved)
     got += [half.advantages(e, model(e)) for e in episodes[5:]]
     assert got == expected
-    assert half.state_dict() == whole.state_dict()
+    assert half.state() == whole.state()
 
 
 # --- controls ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The reward model and its factory: names, knobs, graders, statuses, hostile return values, offline scoring."""
 
+import asyncio
 import json
 import math
 import pickle
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
+import msgspec
 import numpy as np
 import pytest
 from _episodes import GOLD, LOST, REPLIES, play, solved, states
@@ -15,9 +17,12 @@ from hypothesis import strategies as st
 
 from dream_envs import registry
 from dream_envs.core import Action, DreamEnvsError, Score, decode_episode, encode
-from dream_envs.rewards.base import aggregate, as_reward, rescore, reward, worst
+from dream_envs.rewards.algebra import clip, gate, per_role, weighted, zero_sum
+from dream_envs.rewards.base import aggregate, as_reward, rescore, reward, roles, worst
+from dream_envs.rewards.controls import shuffled
 from dream_envs.rewards.learnability import learnability
 from dream_envs.rewards.presets import challenger_solver
+from dream_envs.rewards.rounds import best_and_worst, in_range, less_repetition, shared
 from dream_envs.rewards.solver import correctness, format_reward, majority
 
 
@@ -50,7 +55,7 @@ def test_graders_name_what_matters():
         (lambda: as_reward("corectness"), ["corectness", "'correctness'"]),
         (lambda: as_reward("novelty"), ["novelty", "reference"]),
         (lambda: as_reward("correctness", roll="x"), ["roll", "role"]),
-        (lambda: as_reward(correctness(), role="x"), ["correctness-1", "knobs"]),
+        (lambda: as_reward(correctness(), role="x"), ["correctness-1", "arguments"]),
         (lambda: as_reward(3), ["3", "function of an episode"]),
         (lambda: as_reward(lambda a, b: {}), ["a, b", "one argument"]),
     ],
@@ -63,17 +68,89 @@ def test_a_mistake_is_told_in_one_line(make, names):
     assert all(name in text for name in names), text
 
 
-def test_asynchronous_rewards_are_refused():
-    async def slow(episode):
-        return {}
+def counted(calls, name="counted", slow=False, value=0.5):
+    """A batched reward, sync or async, that notes how many episodes each call had."""
 
-    for wrong in (
-        lambda: reward("slow")(slow),
-        lambda: as_reward(slow),
-        lambda: as_reward(lambda e: slow(e))(play(["x"])),
-    ):
-        with pytest.raises(DreamEnvsError, match="asynchronous"):
-            wrong()
+    def score(episodes):
+        calls.append(len(episodes))
+        return [dict.fromkeys(roles(e), value) for e in episodes]
+
+    async def later(episodes):
+        await asyncio.sleep(0)
+        return score(episodes)
+
+    return reward(name, batched=True)(later if slow else score)()
+
+
+def every_operation(*parts):
+    """All of the algebra over these parts."""
+    a, b = parts
+    yield weighted({a: 1.0, b: 2.0}, gate=a)
+    yield gate(a, by=b)
+    yield clip(a, 0, 0.25)
+    yield per_role({"solver": a, "challenger": b})
+    yield zero_sum(a)
+    yield shuffled(a)
+    yield less_repetition(a)
+    yield shared(a)
+    yield in_range(a, 0.2, 0.8)
+    yield best_and_worst(a, role="solver")
+    yield gate(clip(weighted({a: 0.5})), by=per_role({"solver": b}))
+
+
+def test_a_round_is_one_call_and_asynchronous_parts_give_the_same():
+    episodes = [play(solved(k, 4)) for k in range(5)]
+    quick, slow = [], []
+    plain = [counted(quick, name) for name in "ab"]
+    later = [counted(slow, name, slow=True) for name in "ab"]
+    for model, other in zip(every_operation(*plain), every_operation(*later), strict=True):
+        quick.clear(), slow.clear()
+        assert not model.asynchronous and other.asynchronous
+        found = model.score(episodes)
+        assert asyncio.run(other.score(episodes)) == found and quick == slow
+        assert set(quick) == {5} and len(quick) <= 3, "one call a part"
+        with pytest.raises(DreamEnvsError, match="asynchronous: await score"):
+            other(episodes[0])
+
+
+def test_a_round_of_one_is_one_episode():
+    for model in (challenger_solver(), learnability(), majority()):
+        episodes = [play(solved(k, 4)) for k in range(5)]
+        assert model.score(episodes) == [model(e) for e in episodes]
+        assert model.score([]) == []
+
+
+def test_functions_of_one_episode_may_be_asynchronous_too():
+    async def slow(episode):
+        if episode.index == 1:
+            raise ValueError("lost")
+        return {"solver_0": float(episode.index)}
+
+    episodes = [msgspec.structs.replace(play(["x"]), index=i) for i in range(3)]
+    with pytest.warns(RuntimeWarning, match="lost"):
+        found = asyncio.run(as_reward(slow).score(episodes))
+    assert [its["solver_0"].value for its in found] == [0, 0, 2] and found[1]["challenger_0"].status == "error"
+    hidden = as_reward(lambda e: slow(e))
+    assert asyncio.run(hidden.score(episodes[:1]))[0]["solver_0"].status == "ok"
+    with pytest.raises(DreamEnvsError, match="asynchronous"):
+        hidden(episodes[0])
+
+
+@pytest.mark.parametrize("bad", [[], [{}], {}, "ab", 3, [{"solver_0": 1.0}, 3]])
+def test_a_batch_of_the_wrong_shape_is_an_error_of_its_episodes(bad):
+    found = reward("bad", batched=True)(lambda episodes: bad)().score([play(["x"])] * 2)
+    assert len(found) == 2 and found[1]["solver_0"].status == "error" and "\n" not in found[1]["solver_0"].detail
+
+
+def test_an_object_with_a_batched_score_is_a_reward():
+    class Theirs:
+        name, version = "theirs", 3
+
+        def score(self, episodes):
+            return [{"solver_0": 1.0} for _ in episodes]
+
+    model = as_reward(Theirs())
+    assert model.grader == "theirs-3" and [s["solver_0"].value for s in model.score([play(["x"])] * 2)] == [1.0, 1.0]
 
 
 def returns(value):

@@ -1,10 +1,14 @@
 """``SleepConsolidation``: a learner that sleeps.  It wraps any Learner and is one.
 
 A night has five phases, each of which can be switched off (``SleepSettings``).  *Wake* is what came before it: the
-learner acted, with contexts at hand, and what it lived through fills a buffer.  *Expand*: a low-rank expert is added;
-those of earlier nights are part of the weights by then.  *Knowledge Seeding* (``agents.seeding``): the learner of the
-evening, who holds the context, teaches the expanded one, who does not.  *Dreaming* (``agents.dreams``).  *Validate*: a
-probe of what the learner said before it slept; if it lost more than the tolerance, the night is undone.
+learner acted, with contexts at hand, and its experience fills a buffer.  *Expand*: a low-rank expert is added; those of
+earlier nights are part of the weights by then.  *Knowledge Seeding* (``agents.sleep.seeding``): the learner before
+consolidation, who holds the context, teaches the expanded one, who does not.  *Dreaming* (``agents.sleep.dreams``).
+*Validate*: a probe of what the learner said before it slept; if it lost more than the tolerance, the night is undone.
+
+``improve`` is the one scheduler: days of ``every`` steps of the wrapped learner, each followed by a night or, with
+``waits``, by one only when ``due`` says so.  In the run's folder ``days/NN`` holds a day's checkpoints and its last
+weights, ``nights/NN`` the weights after the night; each is saved once and loaded only after a kill.
 
 Source: "Language Models Need Sleep" (arXiv 2606.03979).  Departures are named in the two modules above.
 """
@@ -13,35 +17,43 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.agents.sleep.dreams import Imagination, likelihood
+from dream_envs.agents.sleep.dreams import QuestionGenerator, likelihood
 from dream_envs.agents.sleep.experience import Buffer, Experience, context_of
-from dream_envs.agents.sleep.night import Mind, Night, SleepSettings
+from dream_envs.agents.sleep.night import Night, NightRunner, SleepSettings
 from dream_envs.agents.sleep.seeding import Same, exactly
-from dream_envs.core import Action, AgentLike, DreamEnvsError, Learner, Progress, Request
+from dream_envs.core import Action, DreamEnvsError, Learner, Progress, Request
 from dream_envs.runs import read_json, write_json
 
-NIGHT, EVENING = "night.json", "evening.json"
+STATE, NIGHT = "sleep.json", "night.json"
+
+
+class Day(msgspec.Struct, frozen=True):
+    """A day's folder, as a wrapped learner's run: where its checkpoints go, and TRL's trackers."""
+
+    path: Path
+    report_to: tuple[str, ...] = ()
 
 
 class SleepConsolidation:
-    """A learner that consolidates at night what it lived through by day.
+    """A learner that consolidates at night what it experienced while awake.
 
     Args:
         learner: any Learner whose ``save`` writes a Hugging Face folder and whose ``load`` reads one.
-        imagination: how it dreams, and makes up what is measured with; for ``settings.dreaming`` and ``alert``.
+        questions: how it dreams, and makes up what is measured with; for ``settings.dreaming`` and ``alert``.
         settings: when and how it sleeps.
         seed: the label of everything random at night.
-        same: whether two replies mean the same, for the semantic reward; by default the same text.
+        same: whether two completions mean the same, for the semantic reward; by default the same text.
+        curve: measures the weights before and after each night, for the record alone.
 
     Raises:
-        DreamEnvsError: for dreaming or an alert without an imagination.
+        DreamEnvsError: for dreaming or an alert without questions.
     """
 
     name = "sleep"
@@ -49,30 +61,31 @@ class SleepConsolidation:
     def __init__(
         self,
         learner: Learner,
-        imagination: Imagination | None = None,
+        questions: QuestionGenerator | None = None,
         *,
         settings: SleepSettings | None = None,
         seed: str = "0",
         same: Same = exactly,
+        curve: Callable[[LocalAgent], dict[str, float]] | None = None,
     ) -> None:
         self.settings = settings or SleepSettings()
-        if imagination is None and (self.settings.dreaming is not None or self.settings.alert is not None):
+        if questions is None and (self.settings.dreaming is not None or self.settings.alert is not None):
             raise DreamEnvsError(
-                "dreaming and alert need an imagination: FamilyImagination(family), "
+                "dreaming and alert need a question generator: FamilyQuestions(family), "
                 "or SleepSettings(dreaming=None, alert=None)"
             )
-        self.learner, self.imagination, self.seed, self.same = learner, imagination, seed, same
+        self.learner, self.questions, self.seed, self.same, self.curve = learner, questions, seed, same, curve
         self.buffer = Buffer(self.settings.capacity)
         self.nights: list[Night] = []
         #: Prompt tokens with a context since the last night.
         self.read = 0
-        #: What was said in the morning, and its mean log-likelihood per token then; only with ``settings.alert``.
-        self.morning: tuple[list[Experience], float] | None = None
-        #: The folder of the weights with which this block of days began; only with ``settings.block``.
+        #: What was said after the last night, and its mean log-likelihood per token then; only with ``settings.alert``.
+        self.rested: tuple[list[Experience], float] | None = None
+        #: The folder of the weights with which this block of days began ("": the run's base); only with ``block``.
         self.slow: Path | None = None
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
-        """Act as the learner does; what was answered with a context at hand is lived through."""
+        """Act as the learner does; what was answered with a context at hand is kept for the night."""
         found: Any = self.learner.act(requests)
         actions: list[Action] = list(found)
         read = [(r, a) for r, a in zip(requests, actions, strict=True) if a.status == "ok" and context_of(r.messages)]
@@ -83,20 +96,20 @@ class SleepConsolidation:
     def due(self) -> str | None:
         """Why it is time to sleep; None: it is not.  With ``settings.alert`` it asks the weights.
 
-        ``buffer``: some kind is full.  ``context``: enough was read.  ``retention``: of what it said in the morning it
-        has lost too much awake.
+        ``buffer``: some kind is full.  ``context``: enough was read.  ``retention``: of what it said after the last
+        night it has lost too much awake.
         """
         if self.buffer.full:
             return "buffer"
         if self.settings.reading is not None and self.read >= self.settings.reading:
             return "context"
-        if self.morning is not None and self.settings.alert is not None:
-            said, then = self.morning
+        if self.rested is not None and self.settings.alert is not None:
+            said, then = self.rested
             if not likelihood(self._weights(), said) >= then - self.settings.alert:  # nan is a loss
                 return "retention"
         return None
 
-    def rise(self) -> None:
+    def rest(self) -> None:
         """Begin a day: with ``settings.alert`` keep what is said now, for ``due`` to measure retention by.
 
         A night ends with it and ``improve`` begins with it; call it where the learner learns in other ways.
@@ -104,18 +117,22 @@ class SleepConsolidation:
         if self.settings.alert is None:
             return
         agent = self._weights()
-        said = self._mind(agent, "morning").retained()
-        self.morning = (said, likelihood(agent, said)) if said else None
+        said = self._runner(agent, "morning").retained()
+        self.rested = (said, likelihood(agent, said)) if said else None
 
     def _weights(self) -> LocalAgent:
+        """The learner's weights as a frozen agent: its snapshot, or what it saves."""
+        agent = self.learner.snapshot()
+        if hasattr(agent, "completion_logits"):
+            return agent  # type: ignore[return-value]
         with tempfile.TemporaryDirectory() as folder:
             self.learner.save(folder)
             return LocalAgent(folder)
 
-    def _mind(self, teacher: LocalAgent, label: str) -> Mind:
-        return Mind(teacher, self.imagination, self.settings, f"{self.seed}/{label}/{len(self.nights)}", self.same)
+    def _runner(self, teacher: LocalAgent, label: str) -> NightRunner:
+        return NightRunner(teacher, self.questions, self.settings, f"{self.seed}/{label}/{len(self.nights)}", self.same)
 
-    def live(self, experiences: Any) -> None:
+    def live(self, experiences: Iterable[Experience]) -> None:
         """Keep experiences for the night."""
         self.buffer.add(experiences)
 
@@ -126,68 +143,90 @@ class SleepConsolidation:
     def save(self, path: str) -> None:
         """The learner's folder, and the buffer and the nights beside it."""
         self.learner.save(path)
-        write_json(Path(path) / EVENING, self._state(Path(path)))
+        write_json(Path(path) / STATE, self.state(Path(path)))
 
     def load(self, path: str) -> None:
         """Continue from a saved state; from a plain folder with an empty buffer."""
         self.learner.load(path)
-        state = read_json(Path(path) / EVENING) or {"buffer": [], "nights": [], "read": 0}
-        self.buffer.restore(state["buffer"])
-        self.nights, self.read = msgspec.convert(state["nights"], list[Night]), state["read"]
-        self.morning = msgspec.convert(state.get("morning"), tuple[list[Experience], float] | None)
-        self.slow = Path(os.path.normpath(Path(path) / slow)) if (slow := state.get("slow")) else None
+        self.restore(read_json(Path(path) / STATE) or {"buffer": [], "nights": [], "read": 0}, Path(path))
 
-    def _state(self, place: Path) -> dict[str, Any]:
+    def state(self, place: Path | None = None) -> dict[str, Any]:
+        """Everything but the weights, JSON-ready; folders are relative to ``place``, so that a run can be moved."""
         found = {"buffer": self.buffer.state(), "nights": msgspec.to_builtins(self.nights), "read": self.read}
-        if self.morning is not None:
-            found["morning"] = msgspec.to_builtins(self.morning)
-        if self.slow is not None:  # relative, so that a run's folder can be moved
-            found["slow"] = os.path.relpath(self.slow, place)
+        if self.rested is not None:
+            found["rested"] = msgspec.to_builtins(self.rested)
+        if self.slow is not None:
+            found["slow"] = os.path.relpath(self.slow, place) if place is not None else str(self.slow)
         return found
 
-    def sleep(self, folder: Path, morning: str | Path | None = None) -> Night:
-        """One night.  In a folder that holds a finished one, its result is taken over; in one that a kill left, it is
-        begun again from the evening and ends in the same weights.
+    def restore(self, state: dict[str, Any], place: Path | None = None) -> None:
+        """Go on from this state."""
+        self.buffer.restore(state["buffer"])
+        self.nights, self.read = msgspec.convert(state["nights"], list[Night]), state["read"]
+        self.rested = msgspec.convert(state.get("rested"), tuple[list[Experience], float] | None)
+        slow = state.get("slow")
+        self.slow = Path(os.path.normpath((place or Path()) / slow)) if slow else None
+
+    def sleep(self, folder: Path, began: Path | None = None) -> Night:
+        """One night: from the weights as they are now to those in ``folder``, with ``night.json`` as the last file.
+
+        A folder that holds a finished night is taken over; one that a kill left is begun again.
 
         Args:
-            folder: of this night: ``evening/`` (where it starts), ``dawn/`` (where it ends), ``night.json`` (last).
-            morning: the folder of the day's first weights, for ``block``; None: the evening's.
+            folder: of this night.
+            began: the folder of the weights with which the day began, for ``block``; None: those of now.
 
         Raises:
-            DreamEnvsError: if nothing was lived through.
+            DreamEnvsError: if there is no experience.
         """
-        evening, dawn = folder / "evening", folder / "dawn"
-        if not (evening / EVENING).is_file():
-            if not len(self.buffer):
-                raise DreamEnvsError("nothing was lived through: act with contexts, or live(...), before sleep")
-            evening.mkdir(parents=True, exist_ok=True)
-            if self.settings.block and self.slow is None:
-                self.slow = Path(morning) if morning is not None else evening
-            self.save(str(evening))
-        self.load(str(evening))
         done = read_json(folder / NIGHT)
-        if done is None:
-            teacher, slow = LocalAgent(str(evening)), self._slow_tonight()
-            begins = LocalAgent(str(self.slow)) if slow else teacher
-            agent, night = self._mind(teacher, "night").night(begins, self.buffer.all(), len(self.nights))
-            night = msgspec.structs.replace(night, slow=slow)
-            agent.model.save_pretrained(str(dawn))
-            agent.tokenizer.save_pretrained(str(dawn))
-            write_json(folder / NIGHT, msgspec.to_builtins(night))
-            done = read_json(folder / NIGHT)
-        night = msgspec.convert(done, Night)
-        self.learner.load(str(evening if night.undone else dawn))
+        if done is not None:
+            self._take(folder, done)
+            return self.nights[-1]
+        if not len(self.buffer):
+            raise DreamEnvsError("there is no experience: act with contexts, or live(...), before sleep")
+        teacher, slow = self._weights(), self._slow_tonight()
+        if self.settings.block and self.slow is None:
+            self.slow = began if began is not None else folder / "before"
+            if began is None:
+                self.learner.save(str(self.slow))
+        begins = LocalAgent(str(self.slow)) if slow else teacher
+        student, night = self._runner(teacher, "night").night(begins, self.buffer.all(), len(self.nights))
+        told = {"slow": slow}
+        if self.curve is not None:
+            told |= {"curve_before": self.curve(teacher), "curve_after": self.curve(student)}
+        night = msgspec.structs.replace(night, **told)
+        if not night.undone:
+            self._adopt(student, folder)
+        self._woken(night)
+        self.learner.save(str(folder))  # a critic's head as well
+        write_json(folder / NIGHT, self.state(folder))
+        return night
+
+    def _adopt(self, student: LocalAgent, folder: Path) -> None:
+        """Hand the weights to the learner: as an object where it takes one, else by a folder."""
+        if hasattr(self.learner, "adopt"):
+            self.learner.adopt(student)
+            return
+        student.model.save_pretrained(str(folder))
+        student.tokenizer.save_pretrained(str(folder))
+        self.learner.load(str(folder))
+
+    def _woken(self, night: Night) -> None:
         self.nights.append(night)
         self.read = 0
         if night.slow and not night.undone:
             self.slow = None
         if self.forgets(night):
             self.buffer.clear()
-        self.rise()
-        return night
+        self.rest()
+
+    def _take(self, folder: Path, state: dict[str, Any]) -> None:
+        self.learner.load(str(folder))
+        self.restore(state, folder)
 
     def forgets(self, night: Night) -> bool:
-        """Whether what was lived through is gone behind this night; a block is kept until its slow night."""
+        """Whether the buffer is emptied after this night; a block is kept until its slow night."""
         fast = self.settings.block > 1 and not night.slow
         return self.settings.forget and not night.undone and not fast
 
@@ -200,17 +239,78 @@ class SleepConsolidation:
             since += 1
         return 0 < self.settings.block <= since + 1
 
-    def improve(self, env: Any, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
-        """Days of ``every`` wake steps until ``budget`` steps are done, each (or, with ``waits``, if due) with a night.
+    def improve(self, collector: Any, budget: int, run: Any) -> Progress:
+        """Days of ``every`` steps until ``budget`` are done, each (or, with ``waits``, if due) with a night.
 
-        Goes on in the run's folder where it stopped: ``days/NN`` holds a day's checkpoints, ``nights/NN`` a night.
+        Goes on in the run's folder where it stopped.
 
         Args:
-            env: what the learner practises in; ``memory`` (a ``Buffer``), if it has one, is what was lived through.
-            seats: agents for other seats.
-            budget: wake steps in all.
-            run: its folder.
+            collector: what the learner practises in; its ``memory`` (a ``Buffer``), if it has one, is the experience.
+            budget: steps awake in all.
+            run: ``path`` is its folder.
         """
-        from dream_envs.agents.sleep.days import days
+        if budget < 1:
+            raise DreamEnvsError(f"budget={budget}: 1 step or more")
+        root, every = Path(run.path), self.settings.every
+        days = range(-(-budget // every))
+        done = [day for day in days if (root / "days" / f"{day:02d}" / STATE).is_file()]
+        if not done and self.rested is None:
+            self.rest()
+        progress, first = Progress(0, 0), getattr(collector, "first", 0)
+        for day in days[done[-1] if done else 0 :]:
+            awake, night = root / "days" / f"{day:02d}", root / "nights" / f"{day:02d}"
+            steps = min(every, budget - day * every)
+            if (awake / STATE).is_file():  # the newest day is over: its state, and that of its night, are read
+                progress = self._recall(collector, awake, night)
+            else:
+                if hasattr(collector, "first"):
+                    collector.first = first + day * every
+                progress = self._awake(collector, steps, awake, Day(awake, getattr(run, "report_to", ())))
+            if not (night / NIGHT).is_file():
+                if not len(self.buffer) or (self.settings.waits and self.due() is None):
+                    continue
+                self._night(collector, night, self._began(root, day))
+        if hasattr(collector, "first"):
+            collector.first = first
+        return msgspec.structs.replace(progress, steps=budget)
 
-        return days(self, env, seats, budget, run)
+    def _began(self, root: Path, day: int) -> Path | None:
+        """The newest night's folder before this day, where the day's block of weights began; None: the base."""
+        nights = [root / "nights" / f"{n:02d}" for n in range(day)]
+        return next((n for n in reversed(nights) if (n / NIGHT).is_file()), None)
+
+    def _awake(self, collector: Any, steps: int, folder: Path, run: Day) -> Progress:
+        if self.settings.block and self.slow is None and not self.nights:  # the first block begins with the base
+            self.slow = folder.parent.parent / "base"
+            if not (self.slow / "config.json").is_file():
+                self.learner.save(str(self.slow))
+        progress = self.learner.improve(collector, steps, run)
+        memory = getattr(collector, "memory", None)
+        if memory is not None:
+            self.live(memory.all())
+        self.learner.save(str(folder))
+        state = {**self.state(folder), "progress": msgspec.to_builtins(progress)}
+        if hasattr(collector, "state"):
+            state["collector"] = collector.state()
+        write_json(folder / STATE, state)
+        return progress
+
+    def _night(self, collector: Any, folder: Path, began: Path | None) -> None:
+        night = self.sleep(folder, began)
+        if self.forgets(night) and getattr(collector, "memory", None) is not None:
+            collector.memory.clear()
+        if hasattr(collector, "night"):
+            collector.night(night)
+
+    def _recall(self, collector: Any, awake: Path, night: Path) -> Progress:
+        """Weights, buffer and curriculum as they were after the day and, if there was one, its night."""
+        state = read_json(awake / STATE)
+        if hasattr(collector, "restore"):
+            collector.restore(state["collector"])
+        if (done := read_json(night / NIGHT)) is not None:
+            self._take(night, done)
+            if self.forgets(self.nights[-1]) and getattr(collector, "memory", None) is not None:
+                collector.memory.clear()
+        else:
+            self._take(awake, state)
+        return msgspec.convert(state["progress"], Progress)

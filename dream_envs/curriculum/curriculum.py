@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Start, Task, TaskFamily, hook
+from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task, TaskFamily, author_of, challenge_of, hook
 from dream_envs.curriculum import sampler
 from dream_envs.curriculum.store import ChallengeStore, Entry
 from dream_envs.seeds import stream
@@ -224,16 +224,6 @@ def replay_prompt(task: Task) -> Task:
 
 def _prompt(prompt: str, origin: str, family: str, level: int, reference: str) -> Task:
     return Task(family=family, level=level, prompt=prompt, origin=origin, meta={"reference": reference})
-
-
-def challenge_of(episode: Episode) -> Challenge | None:
-    """The accepted problem of an episode, if there is one."""
-    return next((t for t in episode.tasks if isinstance(t, Challenge)), None)
-
-
-def author_of(episode: Episode) -> str:
-    """``challenger``, or the source that gave the problem: ``mutation``, ``replay``, ``generator``, ``dataset``."""
-    return next((str(e.data["author"]) for e in episode.events if e.kind == "given"), "challenger")
 
 
 def rewarded(episode: Episode, role: str = "solver") -> list[float]:

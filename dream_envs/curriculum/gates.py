@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
 
+from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Reject, Task
+from dream_envs.curriculum.novelty import NoveltyIndex
 
 Gate = Callable[[Task], Reject | None]
 
@@ -24,6 +26,20 @@ def held_out(tasks: Iterable[Task]) -> Gate:
 
     def gate(task: Task) -> Reject | None:
         return Reject("held_out", "reserved for evaluation") if task.id in ids else None
+
+    return gate
+
+
+def novel(index: NoveltyIndex, threshold: float | None = None) -> Gate:
+    """Turns away problems whose similarity with one in the index is ``threshold`` or more (None: the index's own).
+
+    The gate only asks: whoever keeps the index adds what was accepted, a round at a time.
+    """
+    most = index.threshold if threshold is None else check("threshold", threshold, index.threshold, 1)
+
+    def gate(task: Task) -> Reject | None:
+        similarity = index.similarity(task)
+        return Reject("similar", f"similarity {similarity:.2f}, allowed below {most:g}") if similarity >= most else None
 
     return gate
 

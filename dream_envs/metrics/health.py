@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs.core import Episode, hook
-from dream_envs.curriculum.curriculum import author_of, challenge_of, rewarded
+from dream_envs.core import Episode, author_of, challenge_of, hook
+from dream_envs.curriculum.curriculum import rewarded
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -6,44 +6,54 @@ wants a list of ``float | None`` back, None meaning that the row has no reward (
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Episode, Message, Outcome, Score, Task, TaskFamily, Turn, decode_task
-from dream_envs.rewards.base import agents_of, as_reward, challenge_of, last_turns, rejected, reward, unanswered
+from dream_envs.core import (
+    DreamEnvsError,
+    Episode,
+    Message,
+    Outcome,
+    Score,
+    Task,
+    TaskFamily,
+    Turn,
+    challenge_of,
+    decode_task,
+)
+from dream_envs.rewards.base import Scores, agents_of, as_reward, last_turns, rejected, reward, unanswered
 
-TRLFunction = Callable[..., Sequence[float | None]]
+TRLFunction = Callable[..., Any]
 TASK_COLUMNS = {"answer": "answer", "family": "family", "level": "level", "task_id": "id"}
 
 
-def _check_trl(knobs: dict[str, Any]) -> dict[str, Any]:
-    fn, columns = knobs["fn"], knobs["columns"]
+def _check_trl(given: dict[str, Any]) -> dict[str, Any]:
+    fn, columns = given["fn"], given["columns"]
     if not callable(fn):
         raise DreamEnvsError(f"fn={fn!r}: a TRL reward function, called with prompts=, completions=, **columns")
-    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
-        raise DreamEnvsError(f"{getattr(fn, '__name__', fn)} is asynchronous: pass a plain function")
     if columns is not None and (bad := [f for f in columns.values() if f not in Task.__struct_fields__]):
         raise DreamEnvsError(f"columns={columns!r}: a Task has no {bad[0]!r} (it has {list(Task.__struct_fields__)})")
-    return knobs
+    return given
 
 
-@reward("trl", prepare=_check_trl, always=("fn",))
+@reward("trl", prepare=_check_trl, always=("fn",), batched=True)
 def from_trl(
-    episode: Episode,
+    episodes: Sequence[Episode],
     fn: TRLFunction,
     *,
     role: str = "solver",
     conversational: bool = False,
     columns: Mapping[str, str] | None = None,
-) -> dict[str, Score]:
-    """A TRL reward function as a reward model; all replies of a role in an episode are one call.
+) -> Any:
+    """A TRL reward function, sync or async, as a reward model; all completions of a role in a round are one call.
 
     Args:
-        episode: reads the turns of the role and the problem.
+        episodes: their turns of the role and their problems are read.
         fn: the function; a keyword that it does not take is not passed to it.
-        role: whose replies are scored.
+        role: whose completions are scored.
         conversational: True gives prompts as lists of messages and completions as ``[{"role": "assistant", ...}]``;
             False gives plain text (messages joined by blank lines).
         columns: column name -> field of ``Task``, added to ``answer``, ``family``, ``level``, ``task_id``, ``role``
@@ -52,18 +62,19 @@ def from_trl(
     Returns:
         What ``fn`` returns; None is ``abstain``, NaN and a list of the wrong length are ``error``.
     """
-    turns = last_turns(episode, role)
-    rows = [turn for turn in turns.values() if turn.status == "ok"]
-    found = {a: unanswered(turns.get(a), rejected(episode)) for a in agents_of(episode, role)}
-    if not rows:
-        return found
-    values = list(fn(**_columns(episode, fn, rows, conversational, {**TASK_COLUMNS, **(columns or {})})))
-    if len(values) != len(rows):
-        text = f"{len(values)} rewards for {len(rows)} completions"
-        return found | {turn.agent: Score(0.0, "error", detail=text) for turn in rows}
-    for turn, value in zip(rows, values, strict=True):
-        found[turn.agent] = Score(0.0, "abstain", detail="None") if value is None else Score(value)
-    return found
+    scored = [(i, turn) for i, e in enumerate(episodes) for turn in last_turns(e, role).values() if turn.status == "ok"]
+    if not scored:
+        return _spread(episodes, role, [], [])
+    table = _columns([(episodes[i], turn) for i, turn in scored], conversational, {**TASK_COLUMNS, **(columns or {})})
+    parameters = inspect.signature(fn).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        table = {name: value for name, value in table.items() if name in parameters}
+    values = fn(**table)
+    return (
+        _later(values, episodes, role, scored)
+        if inspect.isawaitable(values)
+        else _spread(episodes, role, scored, list(values))
+    )
 
 
 def to_trl(
@@ -71,12 +82,12 @@ def to_trl(
 ) -> TRLFunction:
     """A reward model as a TRL reward function, for single-turn training on a plain data set of problems.
 
-    Rows with the same prompt that stand together are one episode, so that rewards which compare replies (majority,
+    Rows with the same prompt that stand together are one episode, so that rewards which compare completions (majority,
     repetition) see the group.  On several processes TRL shows a function its own rows only, and a group may be split.
 
     Args:
         model: anything that ``as_reward`` takes.
-        family: verifies the replies (``facts["correct"]``); None leaves them without a verdict.
+        family: verifies the completions (``facts["correct"]``); None leaves them without a verdict.
         role: which seat the completions are played from.
         num_generations: the exact size of a group, for data sets where one prompt follows itself.
 
@@ -90,46 +101,62 @@ def to_trl(
         *, prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Any = None, **columns: Any
     ) -> list[float | None]:
         keys = [(repr(prompt), str(_cell(columns.get("task"), i))) for i, prompt in enumerate(prompts)]
-        values: list[float | None] = []
-        while (start := len(values)) < len(keys):
+        episodes: list[Episode] = []
+        start = 0
+        while start < len(keys):
             stop = start + 1
-            while (
-                stop < len(keys)
-                and keys[stop] == keys[start]
-                and (num_generations is None or stop - start < num_generations)
-            ):
+            most = len(keys) if num_generations is None else min(len(keys), start + num_generations)
+            while stop < most and keys[stop] == keys[start]:
                 stop += 1
             task = _task(prompts[start], _cell(columns.get("task"), start), _cell(columns.get("answer"), start), family)
             ids = [_cell(completion_ids, i) for i in range(start, stop)]
-            episode = _episode(task, _messages(prompts[start]), completions[start:stop], ids, family, role)
-            scores = found(episode)
-            for turn in episode.turns:
-                score = scores.get(turn.agent)
-                values.append(score.value if score is not None and score.status == "ok" else None)
-        return values
+            episodes.append(_episode(task, _messages(prompts[start]), completions[start:stop], ids, family, role))
+            start = stop
+        scores = found.score(episodes)
+        scores = asyncio.run(_awaited(scores)) if inspect.isawaitable(scores) else scores
+        every = [its.get(turn.agent) for episode, its in zip(episodes, scores, strict=True) for turn in episode.turns]
+        return [score.value if score is not None and score.status == "ok" else None for score in every]
 
     trl_reward.__name__ = found.name  # TRL logs a function under its name
     return trl_reward
 
 
-def _columns(
-    episode: Episode, fn: TRLFunction, rows: Sequence[Turn], conversational: bool, fields: Mapping[str, str]
-) -> dict[str, Any]:
-    task = challenge_of(episode) or (episode.tasks[-1] if episode.tasks else None)
-    table: dict[str, Any] = {name: [getattr(task, field, None)] * len(rows) for name, field in fields.items()}
-    table |= {"role": [turn.role for turn in rows], "agent": [turn.agent for turn in rows]}
+async def _awaited(scores: Any) -> Any:
+    return await scores
+
+
+async def _later(values: Any, episodes: Sequence[Episode], role: str, scored: list[tuple[int, Turn]]) -> list[Scores]:
+    return _spread(episodes, role, scored, list(await values))
+
+
+def _spread(
+    episodes: Sequence[Episode], role: str, scored: list[tuple[int, Turn]], values: list[float | None]
+) -> list[Scores]:
+    """Scores of all agents of the role, from the values of those that have a completion."""
+    found: list[dict[str, Any]] = []
+    for episode in episodes:
+        turns, code = last_turns(episode, role), rejected(episode)
+        found.append({agent: unanswered(turns.get(agent), code) for agent in agents_of(episode, role)})
+    wrong = Score(0.0, "error", detail=f"{len(values)} rewards for {len(scored)} completions")
+    for k, (i, turn) in enumerate(scored):
+        value = values[k] if len(values) == len(scored) else wrong
+        found[i][turn.agent] = Score(0.0, "abstain", detail="None") if value is None else value
+    return found
+
+
+def _columns(rows: Sequence[tuple[Episode, Turn]], conversational: bool, fields: Mapping[str, str]) -> dict[str, Any]:
+    tasks = [challenge_of(episode) or (episode.tasks[-1] if episode.tasks else None) for episode, _ in rows]
+    turns = [turn for _, turn in rows]
+    table: dict[str, Any] = {name: [getattr(task, field, None) for task in tasks] for name, field in fields.items()}
+    table |= {"role": [turn.role for turn in turns], "agent": [turn.agent for turn in turns]}
     if conversational:
-        table["prompts"] = [[dict(message) for message in turn.messages] for turn in rows]
-        table["completions"] = [[{"role": "assistant", "content": turn.text}] for turn in rows]
+        table["prompts"] = [[dict(message) for message in turn.messages] for turn in turns]
+        table["completions"] = [[{"role": "assistant", "content": turn.text}] for turn in turns]
     else:
-        table["prompts"] = ["\n\n".join(message["content"] for message in turn.messages) for turn in rows]
-        table["completions"] = [turn.text for turn in rows]
-    table["completion_ids"] = [list(turn.token_ids or ()) for turn in rows]
-    table |= {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore}
-    parameters = inspect.signature(fn).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return table
-    return {name: value for name, value in table.items() if name in parameters}
+        table["prompts"] = ["\n\n".join(message["content"] for message in turn.messages) for turn in turns]
+        table["completions"] = [turn.text for turn in turns]
+    table["completion_ids"] = [list(turn.token_ids or ()) for turn in turns]
+    return table | {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore}
 
 
 def _episode(
@@ -157,8 +184,9 @@ def _task(prompt: Any, task: Any, answer: Any, family: TaskFamily | None) -> Tas
     if isinstance(task, Task):
         return task
     text = _messages(prompt)[-1]["content"]
-    name = family.name if family else ""
-    return Task(family=name, level=0, prompt=text, answer="" if answer is None else str(answer))
+    return Task(
+        family=family.name if family else "", level=0, prompt=text, answer="" if answer is None else str(answer)
+    )
 
 
 def _cell(column: Any, i: int) -> Any:

@@ -1,180 +1,167 @@
 """A small algebra of reward models: ``weighted``, ``gate``, ``clip``, ``per_role``, ``zero_sum``; and ``RoleBaseline``.
 
-Every operation takes names, models, objects or bare functions, and gives a Model again.  The algebra of statuses is
-the same everywhere: **a combination has a value only if every part of it has one**.  Otherwise its status is the
-gravest among its parts, error > timeout > invalid > abstain > ok, and ``detail`` names the part.  A part that says
-nothing about an agent counts as ``abstain`` for it, so that a missing reward never passes for a zero; to give
-different roles different rewards, use ``per_role``.
+Every operation takes names, models, objects or bare functions, and gives a Model again; each part scores the whole
+round in one call.  The algebra of statuses is the same everywhere: **a combination has a value only if every part of it
+has one**.  Otherwise its status is the gravest among its parts, error > timeout > invalid > abstain > ok, and
+``detail`` names the part.  A part that says nothing about an agent counts as ``abstain`` for it, so that a missing
+reward never passes for a zero; to give different roles different rewards, use ``per_role``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.rewards.base import Model, agents_of, aggregate, as_reward, challenge_of, rejected, reward, roles, worst
+from dream_envs.checks import check
+from dream_envs.core import DreamEnvsError, Episode, Score, challenge_of
+from dream_envs.rewards.base import (
+    Combination,
+    Model,
+    Scores,
+    agents_of,
+    aggregate,
+    as_reward,
+    rejected,
+    reward,
+    roles,
+    worst,
+)
 
 
-def _resolve_parts(knobs: dict[str, Any]) -> dict[str, Any]:
-    parts = knobs["parts"]
+def _resolve_parts(given: dict[str, Any]) -> dict[str, Any]:
+    parts = given["parts"]
     if not isinstance(parts, Mapping) or not parts:
         raise DreamEnvsError(f"parts={parts!r}: a dict of rewards and their weights, such as {{'correctness': 0.9}}")
     resolved: dict[Model, float] = {}
     for part, weight in parts.items():
         model = as_reward(part)
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-            raise DreamEnvsError(f"weight {weight!r} of {model.name}: a finite number")
         if model in resolved:
             raise DreamEnvsError(f"{model.grader} appears twice: add its weights")
-        resolved[model] = float(weight)
-    return {"parts": resolved, "gate": None if knobs["gate"] is None else as_reward(knobs["gate"])}
+        resolved[model] = float(check(f"weight of {model.name}", weight))
+    return {**given, "parts": resolved}
 
 
-@reward("weighted", prepare=_resolve_parts)
-def weighted(episode: Episode, parts: Mapping[Any, float], gate: Any = None) -> dict[str, Score]:
-    """The weighted sum of several rewards.
+@reward("weighted", prepare=_resolve_parts, models=("gate",), batched=True)
+def weighted(episodes: Sequence[Episode], parts: Mapping[Any, float], gate: Any = None) -> Combination:
+    """The weighted sum of several rewards: ``parts`` are reward (name, model, function) -> weight.
 
-    Args:
-        episode: passed on to every part.
-        parts: reward (name, model, function) -> weight.
-        gate: where this reward is ok and not above 0, the sum is 0 (see ``gate``).
-
-    Returns:
-        Weighted sums; ``components`` hold each part's own value under its name (its grader where two share a name).
-        A status other than ok as said at the head of this module.
+    Where the reward ``gate`` is ok and not above 0, the sum is 0 (see ``gate``).  ``components`` hold each part's own
+    value under its name (its grader where two share a name).
     """
-    found = {model: model(episode) for model in parts}
-    names = [model.name for model in parts]
-    labels = {model: model.name if names.count(model.name) == 1 else model.grader for model in parts}
-    sums = {}
-    for agent in _agents(found.values()):
-        scores = {labels[m]: _of(found[m], agent, m) for m in parts}
-        status = worst(s.status for s in scores.values())
-        components = {label: s.value for label, s in scores.items() if s.status == "ok"}
-        if status == "ok":
-            total = math.fsum(w * s.value for w, s in zip(parts.values(), scores.values(), strict=True))
-            sums[agent] = Score(total, "ok", components)
-        else:
-            sums[agent] = Score(0.0, status, components, _blame(scores, status))
-    return sums if gate is None else _gated(sums, gate(episode), gate, 0.0, 0.0)
+    models, names = list(parts), [model.name for model in parts]
+    labels = [model.name if names.count(model.name) == 1 else model.grader for model in models]
+    found = yield models if gate is None else [*models, gate]
+    sums = [
+        _sums({label: (scores[i], m) for label, m, scores in zip(labels, models, found, strict=False)}, parts.values())
+        for i in range(len(episodes))
+    ]
+    return sums if gate is None else [_gated(s, by, gate, 0.0, 0.0) for s, by in zip(sums, found[-1], strict=True)]
 
 
-def _resolve_gate(knobs: dict[str, Any]) -> dict[str, Any]:
-    return {**knobs, "model": as_reward(knobs["model"]), "by": as_reward(knobs["by"])}
-
-
-@reward("gate", prepare=_resolve_gate)
-def gate(episode: Episode, model: Any, by: Any, *, above: float = 0.0, closed: float = 0.0) -> dict[str, Score]:
+@reward("gate", models=("model", "by"), batched=True)
+def gate(episodes: Sequence[Episode], model: Any, by: Any, *, above: float = 0.0, closed: float = 0.0) -> Combination:
     """The scores of ``model`` where the score of ``by`` is above ``above``, the value ``closed`` where it is not.
 
     A gate without a value (status not ok) gives its status, and so does a model without one, open or closed.
     """
-    return _gated(model(episode), by(episode), by, above, closed)
+    scores, keys = yield model, by
+    return [_gated(its, key, by, above, closed) for its, key in zip(scores, keys, strict=True)]
 
 
-def _resolve_clip(knobs: dict[str, Any]) -> dict[str, Any]:
-    lo, hi = knobs["lo"], knobs["hi"]
+def _check_clip(given: dict[str, Any]) -> dict[str, Any]:
+    lo, hi = given["lo"], given["hi"]
     if not lo <= hi:  # refuses NaN as well
         raise DreamEnvsError(f"lo={lo!r}, hi={hi!r}: lo <= hi")
-    return {**knobs, "model": as_reward(knobs["model"])}
+    return given
 
 
-@reward("clip", prepare=_resolve_clip)
-def clip(episode: Episode, model: Any, lo: float = 0.0, hi: float = 1.0) -> dict[str, Score]:
+@reward("clip", prepare=_check_clip, models=("model",), batched=True)
+def clip(episodes: Sequence[Episode], model: Any, lo: float = 0.0, hi: float = 1.0) -> Combination:
     """The scores of ``model`` limited to ``lo`` .. ``hi``; what has no value is left as it is.
 
     A value outside comes with the component ``unclipped``.
     """
-    return {agent: _clipped(score, lo, hi) for agent, score in model(episode).items()}
+    (found,) = yield (model,)
+    return [{agent: _clipped(score, lo, hi) for agent, score in scores.items()} for scores in found]
 
 
-def _resolve_roles(knobs: dict[str, Any]) -> dict[str, Any]:
-    models = knobs["models"]
-    if not isinstance(models, Mapping) or not models:
-        raise DreamEnvsError(
-            f"models={models!r}: a dict of roles and their rewards, such as {{'solver': 'correctness'}}"
-        )
-    return {"models": {str(role): as_reward(model) for role, model in models.items()}}
+def _need_models(given: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(given["models"], Mapping) or not given["models"]:
+        raise DreamEnvsError("models: a dict of roles and their rewards, such as {'solver': 'correctness'}")
+    return given
 
 
-@reward("per_role", prepare=_resolve_roles)
-def per_role(episode: Episode, models: Mapping[str, Any]) -> dict[str, Score]:
-    """Each role's own reward; ``abstain`` for a role that has none, and for an agent that its reward leaves out.
+@reward("per_role", prepare=_need_models, models=("models",), batched=True)
+def per_role(episodes: Sequence[Episode], models: Mapping[str, Any]) -> Combination:
+    """Each role's own reward: ``models`` are role -> reward (name, model, function).
 
-    Args:
-        episode: passed on to each model of a seated role, once.
-        models: role -> reward (name, model, function).
-
-    Returns:
-        One score for every agent seated in the episode, with the grader of the role's own model.
+    Every agent seated in the episode has a score, with the grader of its role's own model: ``abstain`` for a role that
+    has none, and for an agent that its reward leaves out.  A model of a role that nobody is seated for is not asked.
     """
-    seated = roles(episode)
-    found: dict[str, dict[str, Score]] = {}
-    for role in dict.fromkeys(seated.values()):
-        if role in models:
-            found[role] = models[role](episode)
-    scores = {}
-    for agent, role in seated.items():
-        if role in found:
-            scores[agent] = _of(found[role], agent, models[role])
-        else:
-            scores[agent] = Score(0.0, "abstain", detail=f"no reward for role {role!r}")
-    return scores
+    seats = [roles(episode) for episode in episodes]
+    asked = {role: model for role, model in models.items() if any(role in its.values() for its in seats)}
+    found = dict(zip(asked, (yield list(asked.values())), strict=True))
+    made: list[Scores] = []
+    for i, seated in enumerate(seats):
+        scores = {}
+        for agent, role in seated.items():
+            if role in found:
+                scores[agent] = _of(found[role][i], agent, models[role])
+            else:
+                scores[agent] = Score(0.0, "abstain", detail=f"no reward for role {role!r}")
+        made.append(scores)
+    return made
 
 
-def _resolve_zero_sum(knobs: dict[str, Any]) -> dict[str, Any]:
-    if knobs["role"] == knobs["against"]:
-        raise DreamEnvsError(f"role and against are both {knobs['role']!r}: a zero-sum game has two sides")
-    return {**knobs, "model": as_reward(knobs["model"])}
+def _two_sides(given: dict[str, Any]) -> dict[str, Any]:
+    if given["role"] == given["against"]:
+        raise DreamEnvsError(f"role and against are both {given['role']!r}: a zero-sum game has two sides")
+    return given
 
 
-@reward("zero_sum", prepare=_resolve_zero_sum)
+@reward("zero_sum", prepare=_two_sides, models=("model",), batched=True)
 def zero_sum(
-    episode: Episode, model: Any, *, role: str = "solver", against: str = "challenger", invalid: float = -1.0
-) -> dict[str, Score]:
-    """One side gets what ``model`` says, the other side gets minus its mean: the two sides' means sum to zero.
+    episodes: Sequence[Episode],
+    model: Any,
+    *,
+    role: str = "solver",
+    against: str = "challenger",
+    invalid: float = -1.0,
+) -> Combination:
+    """``role`` gets what ``model`` says, ``against`` minus its mean over the ok scores: the sides' means sum to zero.
 
-    With ``correctness`` this is Language Self-Play Zero (arXiv 2509.07414): the challenger gets -V(q).
-
-    Args:
-        episode: passed on to ``model``.
-        model: the reward of the agents of ``role``.
-        role: the side that ``model`` scores.
-        against: the side that gets minus the mean over that side's ok scores.
-        invalid: what ``against`` gets for a proposal that was turned away.  The default is the worst that it can get
-            for a valid one under ``correctness``; 0 would make an invalid proposal the best of all.
-
-    Returns:
-        Scores of both sides; ``against`` has the gravest status of the other side if none of its scores is ok.
+    With ``correctness`` this is Language Self-Play Zero (arXiv 2509.07414): the challenger gets -V(q).  ``invalid`` is
+    what ``against`` gets for a proposal that was turned away: by default the worst that it can get for a valid one
+    under ``correctness``; 0 would make an invalid proposal the best of all.  If no score of ``role`` is ok, ``against``
+    has the gravest of their statuses.
     """
-    scores = model(episode)
-    side = {agent: _of(scores, agent, model) for agent in agents_of(episode, role)}
-    summary = aggregate(side)
-    code = rejected(episode)
-    if code and episode.outcome.status != "ok":
-        other = Score(0.0, episode.outcome.status, detail=f"the game ended in {episode.outcome.status}")
-    elif code:
-        other = Score(invalid, detail=f"proposal rejected: {code}")
-    elif summary.mean is None:
-        status = worst(s.status for s in side.values()) if side else "abstain"
-        other = Score(0.0, status, detail=f"no {role} has a score")
-    else:
-        other = Score(0.0 - summary.mean, components={"scored": float(summary.n_ok)})
-    return side | dict.fromkeys(agents_of(episode, against), other)
+    (found,) = yield (model,)
+    made: list[Scores] = []
+    for episode, scores in zip(episodes, found, strict=True):
+        side = {agent: _of(scores, agent, model) for agent in agents_of(episode, role)}
+        summary, code, status = aggregate(side), rejected(episode), episode.outcome.status
+        if code and status != "ok":
+            other = Score(0.0, status, detail=f"the game ended in {status}")
+        elif code:
+            other = Score(invalid, detail=f"proposal rejected: {code}")
+        elif summary.mean is None:
+            status = worst(s.status for s in side.values()) if side else "abstain"
+            other = Score(0.0, status, detail=f"no {role} has a score")
+        else:
+            other = Score(0.0 - summary.mean, components={"scored": float(summary.n_ok)})
+        made.append(side | dict.fromkeys(agents_of(episode, against), other))
+    return made
 
 
 class RoleBaseline:
     """Role-conditioned advantages: a running mean for each (family, role), **read before it is updated**.
 
     SPIRAL's RAE (arXiv 2506.24119): advantage = reward - b, then b <- decay * b + (1 - decay) * reward, b starting at
-    0.  A self-play episode yields one trace for each seat; seats are not exchangeable, so a mean over all of them would
-    be the wrong baseline, and one that already contains the reward it is subtracted from is biased.  Several agents of
-    one role in an episode are all read first, then b moves once, by their mean, so that their order does not matter.
-
-    Args:
-        decay: 0 to below 1; the share of the old value that an update keeps.
+    0, ``decay`` 0 to below 1.  A self-play episode yields one trace for each seat; seats are not exchangeable, so a
+    mean over all of them would be the wrong baseline, and one that already contains the reward it is subtracted from is
+    biased.  Several agents of one role in an episode are all read first, then b moves once, by their mean, so that
+    their order does not matter.
     """
 
     def __init__(self, decay: float = 0.95) -> None:
@@ -182,14 +169,13 @@ class RoleBaseline:
             raise DreamEnvsError(f"decay={decay!r}: 0 or more and below 1 (SPIRAL: 0.95)")
         self.decay = decay
         self._values: dict[tuple[str, str], float] = {}
-        self._updates: dict[tuple[str, str], int] = {}
 
     def value(self, family: str, role: str) -> float:
-        """The baseline as it stands; 0.0 before the first reward."""
+        """The baseline as it stands; 0.0 before the first reward.  ``family``: see ``family_of``."""
         return self._values.get((family, role), 0.0)
 
     def family_of(self, episode: Episode) -> str:
-        """The key's first half: ``env_id/family``, with the family of the made problem or else of the brief."""
+        """``env_id/family``, with the family of the made problem or else of the first task."""
         problem = challenge_of(episode) or (episode.tasks[0] if episode.tasks else None)
         return f"{episode.env_id}/{problem.family}" if problem else episode.env_id
 
@@ -207,36 +193,22 @@ class RoleBaseline:
                 found[agent] = score.value - self.value(family, role)
                 by_role.setdefault(role, []).append(score.value)
         for role, values in by_role.items():
-            key = (family, role)
             mean = math.fsum(values) / len(values)
-            self._values[key] = self.decay * self.value(family, role) + (1.0 - self.decay) * mean
-            self._updates[key] = self._updates.get(key, 0) + 1
+            self._values[family, role] = self.decay * self.value(family, role) + (1.0 - self.decay) * mean
         return found
 
-    def state_dict(self) -> dict[str, Any]:
-        """All there is to save, as plain JSON values."""
-        rows = [[*key, value, self._updates[key]] for key, value in sorted(self._values.items())]
-        return {"decay": self.decay, "values": rows}
+    def state(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"decay": self.decay, "values": [[*key, value] for key, value in sorted(self._values.items())]}
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> RoleBaseline:
-        """The baseline that ``state_dict`` described.
-
-        Raises:
-            DreamEnvsError: if it did not.
-        """
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
         try:
-            made = cls(float(state["decay"]))
-            for family, role, value, updates in state["values"]:
-                made._values[str(family), str(role)] = float(value)
-                made._updates[str(family), str(role)] = int(updates)
+            values = {(str(family), str(role)): float(value) for family, role, value in state["values"]}
+            self.decay = float(state["decay"])
         except (KeyError, TypeError, ValueError) as error:
-            raise DreamEnvsError(f"not a saved RoleBaseline ({error!r}): pass what state_dict() gave") from error
-        return made
-
-
-def _agents(found: Iterable[Mapping[str, Score]]) -> list[str]:
-    return list(dict.fromkeys(agent for scores in found for agent in scores))
+            raise DreamEnvsError(f"not a saved RoleBaseline ({error!r}): pass what state() gave") from error
+        self._values = values
 
 
 def _of(scores: Mapping[str, Score], agent: str, model: Model) -> Score:
@@ -249,9 +221,24 @@ def _blame(scores: Mapping[str, Score], status: str) -> str:
     return f"{label}: {score.detail or status}"
 
 
-def _gated(scores: Mapping[str, Score], by: Mapping[str, Score], model: Model, above: float, closed: float) -> Any:
+def _sums(found: Mapping[str, tuple[Scores, Model]], weights: Iterable[float]) -> Scores:
+    """The weighted sum for every agent of an episode; ``found``: scores and model of each part, by its label."""
+    sums = {}
+    for agent in dict.fromkeys(agent for scores, _ in found.values() for agent in scores):
+        scores = {label: _of(its, agent, model) for label, (its, model) in found.items()}
+        status = worst(s.status for s in scores.values())
+        components = {label: s.value for label, s in scores.items() if s.status == "ok"}
+        if status == "ok":
+            total = math.fsum(w * s.value for w, s in zip(weights, scores.values(), strict=True))
+            sums[agent] = Score(total, "ok", components)
+        else:
+            sums[agent] = Score(0.0, status, components, _blame(scores, status))
+    return sums
+
+
+def _gated(scores: Scores, by: Scores, model: Model, above: float, closed: float) -> Scores:
     found = {}
-    for agent in _agents((scores, by)):
+    for agent in dict.fromkeys([*scores, *by]):
         score = scores.get(agent) or Score(0.0, "abstain", detail=f"no score for {agent}")
         key = _of(by, agent, model)
         components = score.components | ({"gate": key.value} if key.status == "ok" else {})

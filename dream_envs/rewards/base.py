@@ -1,4 +1,4 @@
-"""Reward models: pure functions of a finished Episode, their factories, and honest averages over their scores.
+"""Reward models: pure functions of finished episodes, many in one call, and honest averages over their scores.
 
 A reward is one function and one registry row::
 
@@ -6,8 +6,14 @@ A reward is one function and one registry row::
     def brevity(episode: Episode, *, cap: int = 100) -> dict[str, Score]:
         return {t.agent: Score(max(0.0, 1 - len(t.text) / cap)) for t in episode.turns}
 
-    model = brevity(cap=50)      # a Model: model.grader == "brevity-1(cap=50)"
-    scores = model(episode)      # {"challenger_0": Score(...), ...}
+    model = brevity(cap=50)          # a Model: model.grader == "brevity-1(cap=50)"
+    scores = model.score(episodes)   # [{"challenger_0": Score(...), ...}, ...], one dict an episode
+    scores = model(episode)          # the same for one episode
+
+``@reward(name, batched=True)`` marks a function of a list of episodes, those of one round, that returns a list of
+dicts: one call a round for a learned model or a judge, and a reward may compare episodes.  Either kind may be ``async
+def``; ``score`` then returns an awaitable.  A batched function that builds on other rewards is a generator: it yields
+their models once and is sent the scores of each for all episodes, whether those are asynchronous or not.
 
 Everything a model needs is in the episode, so that a run can be scored again offline.  Status ``ok`` means that the
 value is a measurement; every other status means that there is none, and then the value is 0.0 and must not be used.
@@ -20,23 +26,26 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 
 from dream_envs import registry
-from dream_envs.core import Challenge, DreamEnvsError, Episode, Score, Status, Turn, content_hash
+from dream_envs.core import DreamEnvsError, Episode, Score, Stateful, Status, Turn, content_hash
 
 #: From harmless to grave; where several statuses meet, the gravest wins.
 STATUS_ORDER: tuple[Status, ...] = ("ok", "abstain", "invalid", "timeout", "error")
 _RANK = {status: rank for rank, status in enumerate(STATUS_ORDER)}
 
-RewardFunction = Callable[..., Mapping[str, Score | float | None]]
+Scores = dict[str, Score]
+RewardFunction = Callable[..., Any]
+#: What a batched reward is that builds on others: it yields their models and is sent ``[scores by episode]`` of each.
+Combination = Generator[Sequence["Model"], list[list[Scores]], list[Scores]]
 
 
 class Model:
-    """A reward model: call it with an Episode, get one clean Score for each agent it speaks about.
+    """A reward model: one clean Score for each agent that it speaks about, in every episode.
 
     It guarantees what the function behind it may have missed: an ``ok`` value (and every component) is a finite
     float, a value that is not ``ok`` is 0.0, None is ``abstain``, and an exception is the status ``error`` for every
@@ -45,11 +54,12 @@ class Model:
     Attributes:
         name: the registered name.
         version: goes up when the same episode would get another score.
-        knobs: the knobs that ``grader`` shows.
-        grader: ``name-version(knob=value)``: the knobs that differ from their defaults.
+        settings: the arguments that ``grader`` shows.
+        grader: ``name-version(argument=value)``: the arguments that differ from their defaults.
+        batched: whether the function behind it takes all episodes at once.
     """
 
-    __slots__ = ("_args", "_fn", "_rebuild", "grader", "knobs", "name", "version")
+    __slots__ = ("_args", "_fn", "_rebuild", "batched", "grader", "name", "settings", "version")
 
     def __init__(
         self,
@@ -57,39 +67,54 @@ class Model:
         version: int,
         fn: RewardFunction,
         args: Mapping[str, Any] | None = None,
-        knobs: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
         rebuild: tuple[Any, ...] = (),
+        batched: bool = False,
     ) -> None:
-        self.name, self.version, self._fn = name, version, fn
-        self._args, self.knobs, self._rebuild = dict(args or {}), dict(knobs or {}), rebuild
-        inner = ",".join(f"{k}={show(v)}" for k, v in self.knobs.items())
+        self.name, self.version, self._fn, self.batched = name, version, fn, batched
+        self._args, self.settings, self._rebuild = dict(args or {}), dict(settings or {}), rebuild
+        inner = ",".join(f"{k}={show(v)}" for k, v in self.settings.items())
         self.grader = f"{name}-{version}" + (f"({inner})" if inner else "")
 
-    def __call__(self, episode: Episode) -> dict[str, Score]:
-        """Score every agent that this model speaks about.
+    @property
+    def asynchronous(self) -> bool:
+        """Whether ``score`` is known to return an awaitable."""
+        return _is_async(self._fn) or any(part.asynchronous for part in self.parts())
+
+    def parts(self) -> Iterator[Model]:
+        """The reward models among its arguments."""
+        for value in self._args.values():
+            its = [*value, *value.values()] if isinstance(value, Mapping) else [value]
+            yield from (item for item in its if isinstance(item, Model))
+
+    def score(self, episodes: Sequence[Episode]) -> Any:
+        """Score the episodes of one round: ``[{agent: Score}]``, in order; awaitable if any part is asynchronous."""
+        calls: Sequence[Any] = [episodes] if self.batched else episodes
+        found = [self._call(argument) for argument in calls]
+        if any(map(inspect.isawaitable, found)):
+            return self._later(found, episodes)
+        return self._clean(found, episodes)
+
+    def __call__(self, episode: Episode) -> Scores:
+        """Score one episode.
 
         Raises:
-            DreamEnvsError: if the function behind it is asynchronous or was used wrongly.
+            DreamEnvsError: if the reward is asynchronous or was used wrongly.
         """
-        try:
-            found = self._fn(episode, **self._args)
-        except DreamEnvsError:
-            raise
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            warnings.warn(f"reward {self.grader} raised {text}", RuntimeWarning, stacklevel=2)
-            return {agent: Score(0.0, "error", detail=text, grader=self.grader) for agent in roles(episode)}
+        found = self._not_async() if self.asynchronous else self.score([episode])
         if inspect.isawaitable(found):
             cast(Any, found).close()
-            raise DreamEnvsError(f"reward {self.name!r} is asynchronous: a reward is a plain function of the episode")
-        if not isinstance(found, Mapping):
-            text = f"returned {type(found).__name__}, not a dict of scores"
-            return {agent: Score(0.0, "error", detail=text, grader=self.grader) for agent in roles(episode)}
-        return {agent: clean(value, self.grader) for agent, value in found.items()}
+            self._not_async()
+        return cast(list[Scores], found)[0]
 
-    def score(self, episodes: Sequence[Episode]) -> list[dict[str, Score]]:
-        """Score many episodes, in order."""
-        return [self(episode) for episode in episodes]
+    def state(self) -> list[Any]:
+        """The states of the arguments that have one (an index that grows), its parts' included; JSON-ready."""
+        return [its.state() for its in self._stateful()]
+
+    def restore(self, state: Sequence[Any]) -> None:
+        """Go on from what ``state`` gave."""
+        for its, saved in zip(self._stateful(), state, strict=True):
+            its.restore(saved)
 
     def __repr__(self) -> str:
         return self.grader
@@ -104,86 +129,129 @@ class Model:
         # The function behind a decorated name cannot be found by that name, so a copy is made by its factory.
         return (_restore, self._rebuild) if self._rebuild else (Model, (self.name, self.version, self._fn, self._args))
 
+    def _stateful(self) -> Iterator[Stateful]:
+        for value in self._args.values():
+            if isinstance(value, Stateful) and not isinstance(value, Model):
+                yield value
+        for part in self.parts():
+            yield from part._stateful()
+
+    def _not_async(self) -> Any:
+        raise DreamEnvsError(f"reward {self.name!r} is asynchronous: await score([episode]) instead of calling it")
+
+    def _call(self, argument: Any) -> Any:
+        """What the function behind it returns, or the exception that it raised."""
+        try:
+            found = self._fn(argument, **self._args)
+            return _combined(cast(Combination, found), argument) if inspect.isgenerator(found) else found
+        except Exception as error:
+            return error
+
+    async def _later(self, found: list[Any], episodes: Sequence[Episode]) -> list[Scores]:
+        return self._clean(await _awaited(found), episodes)
+
+    def _clean(self, found: list[Any], episodes: Sequence[Episode]) -> list[Scores]:
+        """Clean scores from whatever the calls returned or raised."""
+        if self.batched:
+            (made,) = found
+            if not isinstance(made, Exception) and (not isinstance(made, Sequence) or len(made) != len(episodes)):
+                size = f" of {len(made)}" if isinstance(made, Sequence) else ""
+                made = f"returned {type(made).__name__}{size}, not a list of {len(episodes)} dicts of scores"
+            found = list(made) if isinstance(made, Sequence) and not isinstance(made, str) else [made] * len(episodes)
+        for error in dict.fromkeys(one for one in found if isinstance(one, Exception)):
+            if isinstance(error, DreamEnvsError):
+                raise error
+            warnings.warn(f"reward {self.grader} raised {_line(error)}", RuntimeWarning, stacklevel=3)
+        return [self._clean_one(its, episode) for its, episode in zip(found, episodes, strict=True)]
+
+    def _clean_one(self, found: Any, episode: Episode) -> Scores:
+        if isinstance(found, Mapping):
+            return {agent: clean(value, self.grader) for agent, value in found.items()}
+        text = _line(found) if isinstance(found, Exception) else found
+        text = text if isinstance(text, str) else f"returned {type(text).__name__}, not a dict of scores"
+        return {agent: Score(0.0, "error", detail=text, grader=self.grader) for agent in roles(episode)}
+
 
 def reward(
     name: str,
     *,
     version: int = 1,
+    batched: bool = False,
     prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    models: tuple[str, ...] = (),
     always: tuple[str, ...] = (),
 ) -> Callable[[RewardFunction], Callable[..., Model]]:
-    """Turn a function ``(episode, *, knobs) -> {agent: Score}`` into a factory ``(knobs) -> Model``.
+    """Turn a function ``(episode, *, arguments) -> {agent: Score}`` into a factory ``(arguments) -> Model``.
 
     Args:
         name: the name that graders carry; register it as well to be found by it.
         version: raise it when the same episode would get another score.
-        prepare: checks and resolves the knobs once, when the model is made; a dict in, a dict out.
-        always: knobs that the grader shows even at their default.
-
-    Raises:
-        DreamEnvsError: for an asynchronous function, or one that takes no episode.
+        batched: the function takes the episodes of a round and returns a list of dicts; see the module's head.
+        prepare: checks and resolves the arguments once, when the model is made; a dict in, a dict out.
+        models: arguments that are rewards themselves (anything that ``as_reward`` takes), or dicts of them.
+        always: arguments that the grader shows even at their default.
     """
 
     def decorate(fn: RewardFunction) -> Callable[..., Model]:
-        _must_be_sync(fn, name)
         parameters = list(inspect.signature(fn).parameters.values())
-        if not parameters:
-            raise DreamEnvsError(f"reward {name!r} takes no argument: its first one is the episode")
+        if not parameters or inspect.isasyncgenfunction(fn):
+            raise DreamEnvsError(f"reward {name!r}: a function whose first argument is the episode (or the episodes)")
         signature = inspect.Signature(parameters[1:])
 
         @functools.wraps(fn)
         def factory(*args: Any, **kwargs: Any) -> Model:
             bound = _bind(signature, name, args, kwargs)
-            resolved = prepare(dict(bound)) if prepare else bound
+            resolved = {key: _resolve(value) if key in models else value for key, value in bound.items()}
+            resolved = prepare(resolved) if prepare else resolved
             shown = {
                 key: value
                 for key, value in resolved.items()
                 if key in always or (key in bound and not _same(bound[key], signature.parameters[key].default))
             }
-            return Model(name, version, fn, resolved, shown, (factory, args, kwargs))
+            return Model(name, version, fn, resolved, shown, (factory, args, kwargs), batched)
 
-        factory.__dict__["__signature__"] = signature
-        factory.__dict__["reward_name"] = name
+        factory.__dict__.update(__signature__=signature, reward_name=name, reward_models=models)
         return factory
 
     return decorate
 
 
-def as_reward(obj: Any, **knobs: Any) -> Model:
+def as_reward(obj: Any, **arguments: Any) -> Model:
     """A Model from whatever a user may call a reward.
 
     Args:
-        obj: a registered or plug-in name, ``module:attribute``, a Model, a factory, any object with ``name`` that can
-            be called with an episode, or a bare function ``Episode -> {agent: Score or float or None}``.
-        knobs: passed on to a factory or to what a name stands for.
-
-    Raises:
-        DreamEnvsError: for an unknown name, a wrong knob, an asynchronous function, or something else altogether.
+        obj: a registered or plug-in name, ``module:attribute``, a Model, a factory, any object with a batched
+            ``score``, or a bare function ``Episode -> {agent: Score or float or None}``; sync or async.
+        arguments: passed on to a factory or to what a name stands for.
     """
     if isinstance(obj, str):
-        return as_reward(registry.load("rewards", obj), **knobs)
+        return as_reward(registry.load("rewards", obj), **arguments)
     if hasattr(obj, "reward_name") or inspect.isclass(obj):
-        return as_reward(obj(**knobs))
-    if isinstance(obj, Model) or not callable(obj):
-        if knobs or not callable(obj):
-            hint = "knobs go with a name or a factory" if knobs else "pass a name, a function of an episode or a model"
-            raise DreamEnvsError(f"{obj!r} cannot be used as a reward: {hint}")
+        return as_reward(obj(**arguments))
+    batched = callable(getattr(obj, "score", None))
+    if isinstance(obj, Model) and not arguments:
         return obj
+    if isinstance(obj, Model) or not (batched or callable(obj)):
+        hint = (
+            "arguments go with a name or a factory" if arguments else "pass a name, a function of an episode or a model"
+        )
+        raise DreamEnvsError(f"{obj!r} cannot be used as a reward: {hint}")
     name = str(getattr(obj, "name", "") or getattr(obj, "__name__", type(obj).__name__))
-    _must_be_sync(obj, name)
-    needed = [p.name for p in _positional(obj) if p.default is inspect.Parameter.empty]
+    function = obj.score if batched else obj
+    needed = [p.name for p in _positional(function) if p.default is inspect.Parameter.empty]
     if not needed:
-        registry.check_kwargs(obj, knobs, name)
-        made = obj(**knobs)
+        registry.check_kwargs(obj, arguments, name)
+        made = obj(**arguments)
         if made is obj or not callable(made):
             raise DreamEnvsError(f"{name}() gave {type(made).__name__}, not a reward model")
         return as_reward(made)
     if len(needed) > 1:
         raise DreamEnvsError(f"reward {name!r} needs {', '.join(needed)}: a reward takes one argument, the episode")
-    if knobs:
-        raise DreamEnvsError(f"reward {name!r} is a bare function without knobs: decorate it with @reward({name!r})")
+    if arguments:
+        raise DreamEnvsError(f"reward {name!r} takes no arguments: decorate it with @reward({name!r})")
     version = getattr(obj, "version", 0)
-    return Model(name, version if isinstance(version, int) else 0, obj, rebuild=(as_reward, (obj,), {}))
+    version = version if isinstance(version, int) else 0
+    return Model(name, version, function, rebuild=(as_reward, (obj,), {}), batched=batched)
 
 
 def rescore(episode: Episode, model: Any) -> Episode:
@@ -251,11 +319,6 @@ def last_turns(episode: Episode, role: str) -> dict[str, Turn]:
     return {turn.agent: turn for turn in episode.turns if turn.role == role}
 
 
-def challenge_of(episode: Episode) -> Challenge | None:
-    """The problem that was made in this episode, None if the proposal was turned away."""
-    return next((task for task in reversed(episode.tasks) if isinstance(task, Challenge)), None)
-
-
 def rejected(episode: Episode) -> str:
     """The code under which the proposal was turned away, "" if it was accepted or the game has no proposals."""
     facts = episode.outcome.facts
@@ -305,7 +368,7 @@ def clean(value: Score | float | None, grader: str) -> Score:
 
 
 def show(value: Any) -> str:
-    """A knob's value as a grader writes it: short, and the same in every process."""
+    """An argument as a grader writes it: short, and the same in every process."""
     if isinstance(value, Model):
         return value.grader
     if isinstance(value, Mapping):
@@ -345,10 +408,53 @@ def _positional(fn: Any) -> list[inspect.Parameter]:
     return [p for p in inspect.signature(fn).parameters.values() if p.kind in kinds]
 
 
-def _must_be_sync(fn: Any, name: str) -> None:
+def _is_async(fn: Any) -> bool:
     call = fn if inspect.isroutine(fn) else getattr(fn, "__call__", fn)  # noqa: B004
-    if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
-        raise DreamEnvsError(f"reward {name!r} is asynchronous: a reward is a plain function of the episode")
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
+
+
+def _resolve(value: Any) -> Any:
+    """An argument that is a reward, a dict of rewards by name, or None."""
+    if isinstance(value, Mapping):
+        return {str(key): as_reward(its) for key, its in value.items()}
+    return None if value is None else as_reward(value)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _combined(step: Combination, episodes: Sequence[Episode]) -> list[Scores] | Awaitable[list[Scores]]:
+    """What a combination makes of its parts' scores; each part is asked once."""
+    found = [model.score(episodes) for model in next(step)]
+    return _combined_later(step, found) if any(map(inspect.isawaitable, found)) else _send(step, found)
+
+
+async def _combined_later(step: Combination, found: list[Any]) -> list[Scores]:
+    found = await _awaited(found)
+    if errors := [one for one in found if isinstance(one, Exception)]:
+        raise errors[0]
+    return _send(step, found)
+
+
+def _send(step: Combination, found: list[Any]) -> list[Scores]:
+    try:
+        step.send(found)
+    except StopIteration as done:
+        return cast(list[Scores], done.value)
+    raise DreamEnvsError("a reward that builds on others yields their models once and then returns the scores")
+
+
+async def _awaited(found: list[Any]) -> list[Any]:
+    """Results and exceptions of what can be awaited, all at the same time; the rest as it is."""
+    import asyncio
+
+    done = iter(await asyncio.gather(*[one for one in found if inspect.isawaitable(one)], return_exceptions=True))
+    made = [next(done) if inspect.isawaitable(one) else one for one in found]
+    for one in made:
+        if isinstance(one, BaseException) and not isinstance(one, Exception):
+            raise one
+    return made
 
 
 def _restore(factory: Callable[..., Model], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:

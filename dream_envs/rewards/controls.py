@@ -7,10 +7,21 @@ numbers, although nothing in the reply decides them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.rewards.base import agents_of, as_reward, episode_key, last_turns, rejected, reward, roles, unanswered
+from dream_envs.rewards.base import (
+    Combination,
+    Scores,
+    agents_of,
+    episode_key,
+    last_turns,
+    rejected,
+    reward,
+    roles,
+    unanswered,
+)
 from dream_envs.rewards.solver import check_pattern, format_reward
 from dream_envs.seeds import digest, stream
 
@@ -47,24 +58,19 @@ def random_reward(
     return found
 
 
-def _resolve_shuffled(knobs: dict[str, Any]) -> dict[str, Any]:
-    return {**knobs, "model": as_reward(knobs["model"])}
-
-
-@reward("shuffled", prepare=_resolve_shuffled)
-def shuffled(episode: Episode, model: Any, *, seed: str = "shuffled") -> dict[str, Score]:
+@reward("shuffled", models=("model",), batched=True)
+def shuffled(episodes: Sequence[Episode], model: Any, *, seed: str = "shuffled") -> Combination:
     """The scores of ``model``, dealt out again among the agents of each role, by the episode's content.
 
-    The distribution of rewards stays what it was, episode by episode and role by role; their link to the replies is
-    cut.  A role with one seat keeps its score.
-
-    Args:
-        episode: passed on to ``model``.
-        model: the reward to shuffle.
-        seed: the label of the shuffle.
+    The distribution of rewards stays what it was, episode by episode and role by role; their link to the completions is
+    cut.  A role with one seat keeps its score.  ``seed`` is the label of the shuffle.
     """
-    scores, seated, key = model(episode), roles(episode), episode_key(episode)
-    found = dict(scores)
+    (found,) = yield (model,)
+    return [_dealt(episode, scores, seed) for episode, scores in zip(episodes, found, strict=True)]
+
+
+def _dealt(episode: Episode, scores: Scores, seed: str) -> Scores:
+    seated, key, found = roles(episode), episode_key(episode), dict(scores)
     for role in dict.fromkeys(seated.values()):
         agents = [agent for agent in seated if seated[agent] == role and agent in scores]
         order = stream("shuffled-reward", seed, key, role).permutation(len(agents))

@@ -5,34 +5,32 @@ Texts are compared word by word, or character by character in a batch where no t
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from dream_envs.core import DreamEnvsError, Episode, Score, Task, content_hash
-from dream_envs.rewards.base import agents_of, challenge_of, last_turns, rejected, reward, unanswered
+from dream_envs.checks import check
+from dream_envs.core import DreamEnvsError, Episode, Score, Task, challenge_of, content_hash
+from dream_envs.curriculum.novelty import MAX_TEXT_CHARS, Features, NoveltyIndex, grams
+from dream_envs.rewards.base import Scores, agents_of, last_turns, rejected, reward, unanswered
 
-MAX_TEXT_CHARS = 2000  # of a longer text only the head is compared
+#: ``reference=EARLIER``: ``novelty`` compares with the problems of the rounds that it has scored before.
+EARLIER = "earlier"
 
 
 def bleu_similarity(texts: Sequence[str]) -> np.ndarray:
-    """Symmetric sentence BLEU of all pairs.
+    """Symmetric sentence BLEU of all pairs: ``float64[n, n]``, 0 to 1, 1 on the diagonal.
 
     BLEU with n-grams up to 4, a zero count taken as 0.1 (Chen and Cherry's method 1, as R-Zero uses it), and two
     departures: n is at most the shorter text's length, so that equal texts always have 1 (with a fixed n = 4 a one-word
-    text has BLEU 0.18 with itself), and the mean of both directions is taken, so that order does not matter.
-
-    Args:
-        texts: n texts.
-
-    Returns:
-        ``float64[n, n]``, 0 to 1; 1 on the diagonal; an empty text has 0 with every other text that is not empty.
+    text has BLEU 0.18 with itself), and the mean of both directions is taken, so that order does not matter.  An empty
+    text has 0 with every text that is not empty.
     """
-    units = [_units(text, any(" " in t for t in texts)) for text in texts]
+    blanks = any(" " in text for text in texts)
+    units = [text.split() if blanks else list(text) for text in texts]
     lengths = np.array([len(u) for u in units], dtype=np.float64)
     n = len(texts)
     shorter = np.minimum.outer(lengths, lengths)
@@ -52,19 +50,14 @@ def bleu_similarity(texts: Sequence[str]) -> np.ndarray:
 def repetition_penalty(texts: Sequence[str], *, distance: float = 0.5) -> list[float]:
     """For each text of a batch the share of the batch that is in its cluster (R-Zero, arXiv 2508.05004).
 
-    Clusters: average linkage on 1 - BLEU, merged while below ``distance``.  Equal texts are always together, and the
-    order of the batch does not matter.  R-Zero subtracts this share from the challenger's reward.
-
-    Args:
-        texts: the batch; only texts within it are compared, so that a problem that comes back in the next batch costs
-            nothing here (use ``novelty`` against an archive for that).
-        distance: 0 to 1.
+    Clusters: average linkage on 1 - BLEU, merged while below ``distance`` (0 to 1).  Equal texts are always together,
+    and the order of the batch does not matter.  Only texts within the batch are compared, so that a problem that comes
+    back in the next batch costs nothing here (use ``novelty`` for that).
 
     Returns:
         Shares, 1/n (all different) to 1 (all alike), in the order of ``texts``.
     """
-    if not 0.0 <= distance <= 1.0:
-        raise DreamEnvsError(f"distance={distance!r}: 0 to 1, the average 1 - BLEU below which clusters merge")
+    check("distance", distance, 0, 1, what="the average 1 - BLEU below which clusters merge")
     heads = [text[:MAX_TEXT_CHARS] for text in texts]
     counts = Counter(heads)
     unique = sorted(counts)
@@ -75,23 +68,20 @@ def repetition_penalty(texts: Sequence[str], *, distance: float = 0.5) -> list[f
     return [sizes[label_of[head]] / len(heads) for head in heads]
 
 
-def _check_repetition(knobs: dict[str, Any]) -> dict[str, Any]:
-    if knobs["distance"] is not None and not 0.0 <= knobs["distance"] <= 1.0:
-        raise DreamEnvsError(f"distance={knobs['distance']!r}: None (equal replies only) or 0 to 1 (1 - BLEU)")
-    return knobs
+def _check_repetition(given: dict[str, Any]) -> dict[str, Any]:
+    if given["distance"] is not None:
+        check("distance", given["distance"], 0, 1, what="or None for equal completions only")
+    return given
 
 
 @reward("repetition", prepare=_check_repetition)
-def repetition(episode: Episode, *, distance: float | None = None, role: str = "solver") -> dict[str, Score]:
-    """Minus the share of the other replies of this role in the episode that repeat this one: 0 (unique) to -1.
+def repetition(episode: Episode, *, distance: float | None = None, role: str = "solver") -> Scores:
+    """Minus the share of the other completions of this role in the episode that repeat this one: 0 (unique) to -1.
 
-    Args:
-        episode: reads the replies.
-        distance: None: only an equal reply is a repetition; else members of the same cluster (``repetition_penalty``).
-        role: whose replies are compared, and who is scored.
+    ``distance`` None: only an equal completion is a repetition; else members of its cluster (``repetition_penalty``).
 
     Returns:
-        -(k - 1) / (n - 1) for a reply that k of n readable replies share; 0 for an only reply.
+        -(k - 1) / (n - 1) for a completion that k of n readable ones share; 0 for an only one.
     """
     turns = last_turns(episode, role)
     texts = {agent: turn.text for agent, turn in turns.items() if turn.status == "ok"}
@@ -113,19 +103,19 @@ def repetition(episode: Episode, *, distance: float | None = None, role: str = "
 
 
 class Reference:
-    """What ``novelty`` compares with: sets of n-grams or features, fixed when it is made."""
+    """What ``novelty`` compares with: sets of n-grams or features, fixed when it is made; every pair is compared."""
 
-    def __init__(self, items: Iterable[Task | str], of: Callable[[Task | str], frozenset[str]]) -> None:
-        self._sets = tuple(dict.fromkeys(of(item) for item in items))
-        self._of = of
+    def __init__(self, items: Iterable[Task | str], n: int, features: Features | None) -> None:
+        self._n, self._features = n, features
+        self._sets = tuple(dict.fromkeys(grams(item, n, features) for item in items))
         self._holders: dict[str, list[int]] = defaultdict(list)
-        for i, grams in enumerate(self._sets):
-            for gram in grams:
+        for i, its in enumerate(self._sets):
+            for gram in its:
                 self._holders[gram].append(i)
 
     def similarity(self, task: Task | str) -> float:
         """The largest Jaccard similarity, 0 to 1, with anything in the reference; 0 with an empty one."""
-        mine = self._of(task)
+        mine = grams(task, self._n, self._features)
         shared = Counter(i for gram in mine for i in self._holders.get(gram, ()))
         return max((k / (len(mine) + len(self._sets[i]) - k) for i, k in shared.items()), default=0.0)
 
@@ -138,74 +128,71 @@ class Reference:
         return f"{len(self._sets)}#{content_hash(*sorted(chr(0).join(sorted(s)) for s in self._sets))}"
 
 
-def _resolve_novelty(knobs: dict[str, Any]) -> dict[str, Any]:
-    reference, features, n = knobs["reference"], knobs["features"], knobs["n"]
-    if not isinstance(n, int) or not 1 <= n <= 16:
-        raise DreamEnvsError(f"n={n!r}: 1 to 16, the length of an n-gram")
+class Earlier(NoveltyIndex):
+    """The problems of the rounds that ``novelty`` has scored, which are added by it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Earlier) and self.state() == other.state()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return EARLIER
+
+
+def _resolve_novelty(given: dict[str, Any]) -> dict[str, Any]:
+    reference, features, n = given["reference"], given["features"], check("n", given["n"], 1, 16, whole=True)
     if callable(getattr(reference, "similarity", None)):
-        return knobs
+        return given
+    if isinstance(reference, str) and reference == EARLIER:
+        return {**given, "reference": Earlier(0.3, n, features)}
     if isinstance(reference, str) or not isinstance(reference, Iterable):
         raise DreamEnvsError(
-            f"reference={reference!r:.60}: a list of tasks or prompts, or an object with similarity(task)"
+            f"reference={reference!r:.60}: {EARLIER!r}, a list of tasks or prompts, or an object with similarity(task)"
         )
-    of = functools.partial(_grams, n=n) if features is None else functools.partial(_features, features=features)
-    return {**knobs, "reference": Reference(reference, of)}
+    return {**given, "reference": Reference(reference, n, features)}
 
 
-@reward("novelty", prepare=_resolve_novelty)
+@reward("novelty", prepare=_resolve_novelty, batched=True)
 def novelty(
-    episode: Episode,
+    episodes: Sequence[Episode],
     reference: Any,
     *,
-    features: Callable[[Task], Iterable[str]] | None = None,
+    features: Features | None = None,
     n: int = 3,
     role: str = "challenger",
-) -> dict[str, Score]:
-    """1 minus the proposal's largest similarity with anything in a reference.
+) -> list[Scores]:
+    """1 minus the proposal's largest similarity with anything in a reference; all of a round meet the same reference.
 
     Args:
-        episode: reads the accepted problem.
-        reference: tasks or prompts, taken as they are when the model is made; or an object with
-            ``similarity(task) -> float`` in 0 to 1, such as an index.  An index that grows makes the same episode score
-            differently later, so keep the one that was used if the run is to be scored again.
-        features: what the Jaccard similarity is taken over, a family's ``features`` for example, which sees through
-            new words for an old skill.  None: the prompt's n-grams of words (of characters, if it has no blank).
-        n: the length of these n-grams.
+        episodes: their accepted problems are read.
+        reference: ``"earlier"``: the problems of the rounds scored before by this model, whose state remembers them;
+            tasks or prompts, taken as they are when the model is made; or an object with ``similarity(task)``, 0 to 1,
+            such as a ``NoveltyIndex``, which is only asked.
+        features: see ``curriculum.novelty.grams``.
+        n: see ``curriculum.novelty.grams``.
         role: who is scored.
 
     Returns:
         0 (in the reference already) to 1 (nothing in common).  ``abstain`` if the proposal was turned away: combine
         with ``learnability``, which prices that.
     """
-    problem, code = challenge_of(episode), rejected(episode)
-    turns, found = last_turns(episode, role), {}
-    for agent in agents_of(episode, role):
-        if problem is None:
-            found[agent] = unanswered(turns.get(agent), code, "no problem was made")
-            continue
-        similarity = float(reference.similarity(problem))
-        if 0.0 <= similarity <= 1.0:
-            found[agent] = Score(1.0 - similarity, components={"similarity": similarity})
-        else:
-            found[agent] = Score(0.0, "error", detail=f"similarity {similarity!r} is outside 0 to 1")
-    return found
+    problems = [challenge_of(episode) for episode in episodes]
+    made = [_novelty(*pair, reference, role) for pair in zip(episodes, problems, strict=True)]
+    if isinstance(reference, Earlier):
+        reference.extend(problem for problem in problems if problem is not None)
+    return made
 
 
-def _units(text: str, words: bool) -> list[str]:
-    return text.split() if words else list(text)
-
-
-def _grams(item: Task | str, n: int) -> frozenset[str]:
-    text = (item if isinstance(item, str) else item.prompt)[:MAX_TEXT_CHARS]
-    units = _units(text, " " in text)
-    size = max(1, min(n, len(units)))
-    return frozenset(chr(0).join(units[i : i + size]) for i in range(len(units) - size + 1))
-
-
-def _features(item: Task | str, features: Callable[[Task], Iterable[str]]) -> frozenset[str]:
-    if isinstance(item, str):
-        raise DreamEnvsError(f"reference holds the text {item[:40]!r}: features= need tasks, not texts")
-    return frozenset(features(item))
+def _novelty(episode: Episode, problem: Task | None, reference: Any, role: str) -> Scores:
+    agents = agents_of(episode, role)
+    if problem is None:
+        turns, code = last_turns(episode, role), rejected(episode)
+        return {agent: unanswered(turns.get(agent), code, "no problem was made") for agent in agents}
+    similarity = float(reference.similarity(problem))
+    if 0.0 <= similarity <= 1.0:
+        return dict.fromkeys(agents, Score(1.0 - similarity, components={"similarity": similarity}))
+    return dict.fromkeys(agents, Score(0.0, "error", detail=f"similarity {similarity!r} is outside 0 to 1"))
 
 
 def _overlap(units: list[list[str]], order: int) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Episode, Score, content_hash
-from dream_envs.rewards.base import agents_of, challenge_of, last_turns, rejected, reward, unanswered
+from dream_envs.core import DreamEnvsError, Episode, Score, challenge_of, content_hash
+from dream_envs.rewards.base import agents_of, last_turns, rejected, reward, unanswered
 
 
 class Labels:

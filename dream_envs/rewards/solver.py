@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.rewards.base import agents_of, challenge_of, last_turns, rejected, reward, unanswered
+from dream_envs.core import DreamEnvsError, Episode, Score, challenge_of
+from dream_envs.rewards.base import agents_of, last_turns, rejected, reward, unanswered
 
 #: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).  Blanks around a
 #: reply are part of the form where the family forgives them in one of its notations.

@@ -1,0 +1,116 @@
+"""Rewards that compare the episodes of a round, or keep only some of its scores: wrappers around another reward.
+
+A score that is changed carries the wrapper's grader and the component ``before``; what is left out has the status
+``abstain``.  All else is passed on as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from dream_envs.checks import check
+from dream_envs.core import DreamEnvsError, Episode, Score, author_of, challenge_of
+from dream_envs.rewards.base import Combination, Scores, agents_of, reward
+from dream_envs.rewards.diversity import repetition_penalty
+
+
+def _check_repetition(given: dict[str, Any]) -> dict[str, Any]:
+    check("distance", given["distance"], 0, 1, what="the average 1 - BLEU below which clusters merge")
+    check("floor", given["floor"])
+    return given
+
+
+@reward("less_repetition", prepare=_check_repetition, models=("model",), batched=True)
+def less_repetition(
+    episodes: Sequence[Episode], model: Any, *, distance: float = 0.5, floor: float = 0.0, role: str = "challenger"
+) -> Combination:
+    """The ok scores of ``role`` less the share of the round's own proposals that is like its own (R-Zero).
+
+    Problems that were given (a mutation, a replay) are neither counted nor changed.  ``distance``: see
+    ``repetition_penalty``.  ``floor``: the least that a score becomes.  Component ``cluster_share``.
+    """
+    (found,) = yield (model,)
+    own = [i for i, episode in enumerate(episodes) if author_of(episode) == "challenger" and episode.turns]
+    shares = repetition_penalty([episodes[i].turns[0].text for i in own], distance=distance)
+    made = [dict(scores) for scores in found]
+    for i, share in zip(own, shares, strict=True):
+        for agent, score in _ok(episodes[i], made[i], role).items():
+            parts = {**score.components, "before": score.value, "cluster_share": share}
+            made[i][agent] = Score(max(floor, score.value - share), "ok", parts, score.detail)
+    return made
+
+
+@reward("shared", models=("model",), batched=True)
+def shared(episodes: Sequence[Episode], model: Any, *, role: str = "challenger") -> Combination:
+    """The value of a problem that was proposed several times in the round is divided among its copies.
+
+    Repeating oneself then does not pay.  Only positive values are shared (a penalty is nobody's to share), and only
+    the policy's own proposals count: problems that were given do not.  Component ``copies``.
+    """
+    (found,) = yield (model,)
+    own = {i: challenge_of(episode) for i, episode in enumerate(episodes) if author_of(episode) == "challenger"}
+    copies = Counter(challenge.id for challenge in own.values() if challenge is not None)
+    made = [dict(scores) for scores in found]
+    for i, challenge in own.items():
+        count = copies[challenge.id] if challenge is not None else 1
+        for agent, score in _ok(episodes[i], made[i], role).items():
+            if count > 1 and score.value > 0:
+                parts = {**score.components, "before": score.value, "copies": float(count)}
+                made[i][agent] = Score(score.value / count, "ok", parts, score.detail)
+    return made
+
+
+def _check_range(given: dict[str, Any]) -> dict[str, Any]:
+    low, high = check("low", given["low"]), check("high", given["high"])
+    if low > high:
+        raise DreamEnvsError(f"low={low!r}, high={high!r}: low <= high")
+    return given
+
+
+@reward("in_range", prepare=_check_range, models=("model",), batched=True)
+def in_range(episodes: Sequence[Episode], model: Any, low: float, high: float, *, role: str = "solver") -> Combination:
+    """Only episodes whose mean ok value of ``role`` lies in ``low`` to ``high``, inclusive, keep their scores (SeRL).
+
+    What is always or never right teaches nothing.  An episode without an ok value of the role is left as it is.
+    """
+    (found,) = yield (model,)
+    made: list[Scores] = []
+    for episode, scores in zip(episodes, found, strict=True):
+        values = [score.value for score in _ok(episode, scores, role).values()]
+        mean = sum(values) / len(values) if values else 0.0
+        if values and not low - 1e-9 <= mean <= high + 1e-9:
+            left_out = f"mean reward {mean:.2f}, outside {low} to {high}"
+            scores = {a: _left_out(s, left_out) if s.status == "ok" else s for a, s in scores.items()}
+        made.append(scores)
+    return made
+
+
+@reward("best_and_worst", models=("model",), batched=True)
+def best_and_worst(episodes: Sequence[Episode], model: Any, *, role: str = "actor") -> Combination:
+    """Of each episode's completions of ``role`` only the best and the worst keep their scores (Self-Rewarding LMs).
+
+    Of completions with the same score the first counts, which is no choice: they are exchangeable samples.  Where all
+    are alike there is no pair and nobody is left.
+    """
+    (found,) = yield (model,)
+    made: list[Scores] = []
+    for episode, scores in zip(episodes, found, strict=True):
+        values = {agent: score.value for agent, score in _ok(episode, scores, role).items()}
+        pair: tuple[str, ...] = ()
+        if values and max(values.values()) > min(values.values()):
+            pair = (max(values, key=lambda a: values[a]), min(values, key=lambda a: values[a]))
+        dropped = [agent for agent in values if agent not in pair]
+        made.append({a: _left_out(s, "neither best nor worst") if a in dropped else s for a, s in scores.items()})
+    return made
+
+
+def _ok(episode: Episode, scores: Scores, role: str) -> Scores:
+    """The ok scores of a role, in seating order."""
+    found = {agent: scores[agent] for agent in agents_of(episode, role) if agent in scores}
+    return {agent: score for agent, score in found.items() if score.status == "ok"}
+
+
+def _left_out(score: Score, why: str) -> Score:
+    return Score(0.0, "abstain", score.components, why)
