@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from dream_envs import registry
 from dream_envs.agents.engines.local import LocalAgent, keep_memory, resolve
 from dream_envs.agents.sleep.consolidation import SleepConsolidation
-from dream_envs.agents.sleep.dreams import FamilyImagination
+from dream_envs.agents.sleep.dreams import FamilyQuestions
 from dream_envs.agents.sleep.experience import Buffer
 from dream_envs.agents.training.collector import Collector
 from dream_envs.agents.training.learner import COMPLETE, LearnerSettings, PolicyLearner, newest_checkpoint, spec
@@ -40,7 +41,6 @@ from dream_envs.metrics.summary import roles_of
 from dream_envs.play import as_agent
 from dream_envs.progress import Progress
 from dream_envs.rewards.algebra import per_role
-from dream_envs.rewards.expressions import parse
 from dream_envs.runs import Run, read_json, write_json
 from dream_envs.schema import SUMMARY, About, Summary, read_summary
 
@@ -79,9 +79,10 @@ class Context:
         seats = {role: self.seat(who, bare) for role, who in self.recipe.seats.items()}
         self.eval = eval_set.make(
             chosen.kind, bare, self.base, levels=levels, support=self.support, problems=chosen.problems,
-            attempts=chosen.attempts, reward=self.reward(bare, None), seats=seats, roles=roles,
+            attempts=chosen.attempts, reward=self.reward(bare, self.recipe.reward), seats=seats, roles=roles,
         )  # fmt: skip
         self.weights: dict[str, LocalAgent] = {}
+        self.drawn = Counter[str]()
         self.run = Run(out, self.config())
         self.place = Place(self.run.path, report_to)
 
@@ -101,7 +102,7 @@ class Context:
             "learner": self.recipe.learner,
             "model": self.recipe.model,
             "steps": self.recipe.steps,
-            "reward": {role: str(value) for role, value in self.recipe.reward.items()},
+            "reward": {role: str(value) for role, value in {**self.recipe.reward, **self.options.reward}.items()},
             "mixture": msgspec.to_builtins(self.recipe.mixture),
             "rule": learner,
             "nights": msgspec.to_builtins(self.recipe.nights),
@@ -143,16 +144,28 @@ class Context:
         names = {"policy", *(phase.weights for phase in self.recipe.phases)}
         return self.base if who == "base" else self.agent(who) if who in names else as_agent(who, game)
 
-    def reward(self, game: Any, phase: Phase | None) -> Any:
-        """The reward of a phase: expressions and models by role, or the game's own."""
-        chosen = dict(self.recipe.reward if phase is None or phase.reward is None else {**phase.reward, **self.options.reward})
-        if not chosen:
+    def reward(self, game: Any, by_role: Mapping[str, Any]) -> Any:
+        """The reward of these expressions and models by role, with those that were asked for over them.
+
+        Roles that only the game's own reward speaks of keep it where nothing else is given.
+        """
+        from dream_envs.rewards.expressions import parse
+
+        asked = dict(self.options.reward)
+        if not by_role and not asked:
             return build_reward(None, game)
-        own = build_reward(None, game) if len(chosen) < len(game.roles) and "" not in chosen else None
+        chosen = {**by_role, **asked}
         models = {role: parse(value) if isinstance(value, str) else value for role, value in chosen.items()}
-        for role in game.roles if own is not None else ():
-            models.setdefault(role.name, own)
-        return models[""] if "" in models else per_role(models)
+        if "" in models:
+            return models[""]
+        if not by_role:
+            own = build_reward(None, game)
+            models = {**{role.name: own for role in game.roles}, **models}
+        return per_role(models)
+
+    def count(self, **samples: int) -> None:
+        """Count completions that the phase that begins now has drawn beforehand, by role."""
+        self.drawn.update(samples)
 
     def store(self) -> ChallengeStore:
         """The run's store of challenges."""
@@ -264,19 +277,25 @@ def walk(
 
 def _collector(ctx: Context, phase: Phase, number: int, first: int) -> Collector:
     label = f"{ctx.options.loop.rpartition(':')[2]}/{ctx.options.seed}"
-    label += f"/{number}" if len(phases_of(ctx.recipe)) > 1 else ""
     store = ctx.store()
     game = ctx.game(phase.gates, store)
-    if phase.curriculum is not None:
-        curriculum = phase.curriculum(ctx, game, label)
-        if curriculum.store is not store:
-            store.close()
+    ctx.drawn.clear()
+    rewards = ctx.recipe.reward if phase.reward is None else phase.reward
+    if phase.prepare is not None:
+        curriculum, own = phase.prepare(ctx, game, label)
+        rewards = own or rewards
     else:
-        curriculum = Curriculum(game, ctx.recipe.mixture, seed=label, store=store)
+        seed = f"{label}/{number}" if ctx.recipe.phases else label
+        curriculum = Curriculum(game, ctx.recipe.mixture, seed=seed, store=store)
+    if curriculum.store is not store:
+        store.close()
     names = {**ctx.recipe.seats, **(phase.seats or {}), **ctx.options.seats}
     seats = {role: ctx.seat(who, game) for role, who in names.items()}
     memory = Buffer(ctx.recipe.nights.capacity) if ctx.recipe.nights is not None else None
-    return Collector(game, curriculum, ctx.reward(game, phase), ctx.run, seats=seats, first=first, memory=memory)
+    reward = ctx.reward(game, rewards)
+    collector = Collector(game, curriculum, reward, ctx.run, seats=seats, first=first, memory=memory)
+    collector.samples.update(ctx.drawn)
+    return collector
 
 
 def _learner(ctx: Context, phase: Phase, number: int, place: Path, look: Any, save_every: int | None) -> Any:
@@ -289,12 +308,12 @@ def _learner(ctx: Context, phase: Phase, number: int, place: Path, look: Any, sa
     learner = PolicyLearner(model, settings=rule, sources=sources, seed=seed, evaluate=look)
     if ctx.recipe.nights is None:
         return learner
-    nights, imagination = ctx.recipe.nights, None
+    nights, questions = ctx.recipe.nights, None
     if ctx.family is not None and hasattr(ctx.family, "parse") and hook(ctx.game(()), "solver_role"):
-        imagination = FamilyImagination(ctx.family, [t.id for t in ctx.eval.reserved()])
+        questions = FamilyQuestions(ctx.family, [t.id for t in ctx.eval.reserved()])
     else:  # nothing says how to make up a question of this game
         nights = msgspec.structs.replace(nights, dreaming=None, alert=None)
-    return SleepConsolidation(learner, imagination, settings=nights, seed=seed, curve=ctx.eval.curve)
+    return SleepConsolidation(learner, questions, settings=nights, seed=seed, curve=ctx.eval.curve)
 
 
 def _carry(collector: Collector, state: Mapping[str, Any]) -> None:

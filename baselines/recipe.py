@@ -46,8 +46,8 @@ class Phase(msgspec.Struct, frozen=True):
     """A stretch of training.
 
     ``weights``: which of the recipe's weights it trains, and goes on from.  ``seats``, ``reward``, ``gates``: in place
-    of the recipe's, where they are given.  ``curriculum``: made when the phase begins, given the context, the game and
-    the phase's seed label; None: the recipe's mixture.
+    of the recipe's, where they are given.  ``prepare``: called when the phase begins, with the context, the game and
+    the phase's seed label; makes its curriculum, and rewards by role ({}: as above).  None: the recipe's mixture.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Phase(msgspec.Struct, frozen=True):
     seats: Mapping[str, str] | None = None
     reward: Mapping[str, Any] | None = None
     gates: tuple[str, ...] | None = None
-    curriculum: Callable[[Context, Any, str], Curriculum] | None = None
+    prepare: Callable[[Context, Any, str], tuple[Curriculum, Mapping[str, Any]]] | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +195,7 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
     if options.family is not None and options.family != recipe.family:
         new["family_args"] = {}
     recipe = msgspec.structs.replace(recipe, **new)
-    seats, reward = {**recipe.seats, **options.seats}, {**recipe.reward, **options.reward}
+    seats = {**recipe.seats, **options.seats}
     nights = recipe.nights
     if parts["nights"]:
         if nights is None:
@@ -208,7 +208,6 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
         recipe,
         args={**recipe.args, **parts["game"]},
         seats=seats,
-        reward=reward,
         nights=nights,
         mixture=changed(recipe.mixture, {**levels, **parts["mixture"]}, "mixture"),
         eval=changed(recipe.eval, parts["eval"], "eval"),

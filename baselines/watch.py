@@ -12,42 +12,47 @@ from typing import Any
 import msgspec
 
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.baselines.eval_set import Yardstick
 from dream_envs.metrics.collapse import collapse, log_spaced
 from dream_envs.metrics.diversity import histogram, js_distance, rounded
 from dream_envs.metrics.probes import Probe, ProbeSet, draw
 from dream_envs.metrics.replies import Replies, compare, measure, series
 from dream_envs.seeds import stream
 
-DEPTHS = (2, 3, 4, 6)
-PER_DEPTH = 12
+LEVELS = (2, 3, 4, 6)
+PER_LEVEL = 12
 DRAWS = 4
 #: In ``metrics.jsonl`` the measures are called so: the round's own entropies have names without it.
-PREFIX = "probe_"
+PREFIX = "diversity/"
 KEPT = (
     "format_entropy", "effective_formats", "top_share", "answer_entropy", "answer_entropy_wrong", "vendi",
     "vendi_across", "accuracy",
 )  # fmt: skip
 
 
-class Watch:
+class DiversityMonitor:
     """What is looked at, and what was seen so far.
 
     Args:
-        yardstick: its first problems of a few depths are asked.
+        evaluation: its first problems of a few levels are asked.
         base: the model before training.
         metrics: the run's ``metrics.jsonl``: a resumed run finds in it what was seen before.
         steps: training steps in all.
         every: only every so many steps have a row in ``metrics.jsonl``.
     """
 
-    def __init__(self, yardstick: Yardstick, base: LocalAgent, metrics: Path, steps: int, every: int = 1) -> None:
-        tasks = [t for d in DEPTHS for t in yardstick.tasks["any", d][:PER_DEPTH]]
-        self.probes = ProbeSet(tuple(Probe(t, yardstick.family, "probe") for t in tasks), "dream-probe")
+    def __init__(self, evaluation: Any, base: LocalAgent, metrics: Path, steps: int, every: int = 1) -> None:
+        levels = [d for d in LEVELS if d in evaluation.levels] or evaluation.levels[:3]
+        tasks = [t for d in levels for t in evaluation.tasks["any", d][:PER_LEVEL]]
+        self.probes = ProbeSet(tuple(Probe(t, evaluation.family, "probe") for t in tasks), "dream-probe")
         self._metrics, self._steps, self._every = metrics, steps, every
         self._base = draw(base, self.probes, DRAWS)
         self._first = self._measured(self._base)
         self._points: list[tuple[int, dict[str, Any]]] | None = None
+
+    @classmethod
+    def of(cls, evaluation: Any, *given: Any) -> DiversityMonitor | None:
+        """A monitor on this evaluation set's problems; None where it has none."""
+        return cls(evaluation, *given) if hasattr(evaluation, "tasks") else None
 
     def due(self, step: int) -> bool:
         """Whether this step is one of 0, 1, 2, 4, 8 ... (times ``every``) or the last with a row."""

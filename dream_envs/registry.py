@@ -21,7 +21,7 @@ from dream_envs.core import DreamEnvsError
 
 Row = TypeVar("Row")
 
-KINDS = ("envs", "tasks", "rewards", "agents", "suites")
+KINDS = ("envs", "tasks", "rewards", "agents", "loops", "suites")
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     "envs": {
@@ -89,6 +89,17 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "cyclic": "dream_envs.agents.engines.judges:Cyclic",
         "noisy": "dream_envs.agents.engines.judges:Noisy",
         "local": "dream_envs.agents.engines.local:LocalAgent",
+    },
+    "loops": {
+        "dream": "dream_envs.baselines.loops.dream:LOOP",
+        "self_play": "dream_envs.baselines.loops.self_play:LOOP",
+        "spiral": "dream_envs.baselines.loops.self_play:SPIRAL",
+        "azr": "dream_envs.baselines.loops.azr:LOOP",
+        "r_zero": "dream_envs.baselines.loops.r_zero:LOOP",
+        "ttrl": "dream_envs.baselines.loops.ttrl:LOOP",
+        "serl": "dream_envs.baselines.loops.serl:LOOP",
+        "serl_limited": "dream_envs.baselines.loops.serl_limited:LOOP",
+        "self_rewarding": "dream_envs.baselines.loops.self_rewarding:LOOP",
     },
     "suites": {
         "nano": "dream_envs.frontier.suite:nano",

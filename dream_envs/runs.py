@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -46,11 +47,15 @@ class Run:
         self.config = config
         self.episodes = EpisodeWriter(self.path / "episodes.jsonl")
         self._metrics = open(self.path / "metrics.jsonl", "ab+")  # noqa: SIM115  (closed by close())
+        self._board: Any = None
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``."""
+        """Append one line to ``metrics.jsonl``, and its numbers to TensorBoard at ``row["step"]``, where it is installed."""
         self._metrics.write(encode(row) + b"\n")
         self._metrics.flush()
+        if self._board is None:
+            self._board = _board(self.path)
+        _chart(self._board, row)
 
     def state(self) -> dict[str, int]:
         """Where the files end now."""
@@ -62,6 +67,9 @@ class Run:
         self.episodes = EpisodeWriter(self.path / "episodes.jsonl", keep=state["episodes"])
         self._metrics.truncate(min(state["metrics"], self._metrics.seek(0, os.SEEK_END)))
         self._metrics.seek(0, os.SEEK_END)
+        if self._board is not None:
+            self._board.close()
+        self._board = None  # charted anew from what is left of the file
 
     def write(self, name: str, data: Any) -> Path:
         """Write a JSON file in one piece: a reader never sees half of it."""
@@ -75,6 +83,35 @@ class Run:
         """Close the files."""
         self.episodes.close()
         self._metrics.close()
+        if self._board:
+            self._board.close()
+
+
+def _board(run: Path) -> Any:
+    """TensorBoard's writer for this run, with everything that ``metrics.jsonl`` holds but its newest row; or False.
+
+    The folder is written anew at each start, so that no two event files lie over one another after a resume.
+    """
+    try:
+        from tensorboard.summary import Writer
+    except ImportError:
+        return False
+    folder = run / "metrics"
+    shutil.rmtree(folder, ignore_errors=True)
+    board = Writer(str(folder))
+    with open(run / "metrics.jsonl", "rb") as file:
+        for line in file.readlines()[:-1]:
+            _chart(board, json.loads(line))
+    return board
+
+
+def _chart(board: Any, row: dict[str, Any]) -> None:
+    if not board:
+        return
+    for name, value in row.items():
+        if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+            board.add_scalar(name, value, row["step"])
+    board.flush()
 
 
 class Follower(Run):

@@ -46,14 +46,14 @@ class SleepConsolidation:
 
     Args:
         learner: any Learner whose ``save`` writes a Hugging Face folder and whose ``load`` reads one.
-        questions: how it dreams, and makes up what is measured with; for ``settings.dreaming`` and ``alert``.
+        generator: how it dreams, and makes up what is measured with; for ``settings.dreaming`` and ``alert``.
         settings: when and how it sleeps.
         seed: the label of everything random at night.
         same: whether two completions mean the same, for the semantic reward; by default the same text.
         curve: measures the weights before and after each night, for the record alone.
 
     Raises:
-        DreamEnvsError: for dreaming or an alert without questions.
+        DreamEnvsError: for dreaming or an alert without a generator.
     """
 
     name = "sleep"
@@ -61,7 +61,7 @@ class SleepConsolidation:
     def __init__(
         self,
         learner: Learner,
-        questions: QuestionGenerator | None = None,
+        generator: QuestionGenerator | None = None,
         *,
         settings: SleepSettings | None = None,
         seed: str = "0",
@@ -69,12 +69,12 @@ class SleepConsolidation:
         curve: Callable[[LocalAgent], dict[str, float]] | None = None,
     ) -> None:
         self.settings = settings or SleepSettings()
-        if questions is None and (self.settings.dreaming is not None or self.settings.alert is not None):
+        if generator is None and (self.settings.dreaming is not None or self.settings.alert is not None):
             raise DreamEnvsError(
                 "dreaming and alert need a question generator: FamilyQuestions(family), "
                 "or SleepSettings(dreaming=None, alert=None)"
             )
-        self.learner, self.questions, self.seed, self.same, self.curve = learner, questions, seed, same, curve
+        self.learner, self.generator, self.seed, self.same, self.curve = learner, generator, seed, same, curve
         self.buffer = Buffer(self.settings.capacity)
         self.nights: list[Night] = []
         #: Prompt tokens with a context since the last night.
@@ -130,7 +130,7 @@ class SleepConsolidation:
             return LocalAgent(folder)
 
     def _runner(self, teacher: LocalAgent, label: str) -> NightRunner:
-        return NightRunner(teacher, self.questions, self.settings, f"{self.seed}/{label}/{len(self.nights)}", self.same)
+        return NightRunner(teacher, self.generator, self.settings, f"{self.seed}/{label}/{len(self.nights)}", self.same)
 
     def live(self, experiences: Iterable[Experience]) -> None:
         """Keep experiences for the night."""
@@ -256,34 +256,30 @@ class SleepConsolidation:
         done = [day for day in days if (root / "days" / f"{day:02d}" / STATE).is_file()]
         if not done and self.rested is None:
             self.rest()
-        progress, first = Progress(0, 0), getattr(collector, "first", 0)
+        progress = Progress(0, 0)
+        if self.settings.block and not done and not (root / "base").is_dir():  # the first block begins with the base
+            self.learner.save(str(root / "base"))
         for day in days[done[-1] if done else 0 :]:
             awake, night = root / "days" / f"{day:02d}", root / "nights" / f"{day:02d}"
             steps = min(every, budget - day * every)
             if (awake / STATE).is_file():  # the newest day is over: its state, and that of its night, are read
                 progress = self._recall(collector, awake, night)
             else:
-                if hasattr(collector, "first"):
-                    collector.first = first + day * every
+                if hasattr(collector, "offset"):
+                    collector.offset = day * every
                 progress = self._awake(collector, steps, awake, Day(awake, getattr(run, "report_to", ())))
             if not (night / NIGHT).is_file():
                 if not len(self.buffer) or (self.settings.waits and self.due() is None):
                     continue
                 self._night(collector, night, self._began(root, day))
-        if hasattr(collector, "first"):
-            collector.first = first
         return msgspec.structs.replace(progress, steps=budget)
 
-    def _began(self, root: Path, day: int) -> Path | None:
-        """The newest night's folder before this day, where the day's block of weights began; None: the base."""
-        nights = [root / "nights" / f"{n:02d}" for n in range(day)]
-        return next((n for n in reversed(nights) if (n / NIGHT).is_file()), None)
+    def _began(self, root: Path, day: int) -> Path:
+        """The folder of the weights after the newest night before this day, or of the base."""
+        nights = [n for n in range(day) if (root / "nights" / f"{n:02d}" / NIGHT).is_file()]
+        return root / "nights" / f"{nights[-1]:02d}" if nights else root / "base"
 
     def _awake(self, collector: Any, steps: int, folder: Path, run: Day) -> Progress:
-        if self.settings.block and self.slow is None and not self.nights:  # the first block begins with the base
-            self.slow = folder.parent.parent / "base"
-            if not (self.slow / "config.json").is_file():
-                self.learner.save(str(self.slow))
         progress = self.learner.improve(collector, steps, run)
         memory = getattr(collector, "memory", None)
         if memory is not None:
@@ -295,7 +291,7 @@ class SleepConsolidation:
         write_json(folder / STATE, state)
         return progress
 
-    def _night(self, collector: Any, folder: Path, began: Path | None) -> None:
+    def _night(self, collector: Any, folder: Path, began: Path) -> None:
         night = self.sleep(folder, began)
         if self.forgets(night) and getattr(collector, "memory", None) is not None:
             collector.memory.clear()

@@ -31,7 +31,7 @@ from dream_envs.rewards.imitation import dream_reward
 from dream_envs.seeds import digest, stream
 
 
-class Imagination(Protocol):
+class QuestionGenerator(Protocol):
     """How questions are made up in somebody's notation; it knows no answers."""
 
     def brief(self) -> list[Message]:
@@ -47,7 +47,7 @@ class Imagination(Protocol):
         """Of a proposal and of an answer."""
 
 
-class FamilyImagination:
+class FamilyQuestions:
     """Questions of a task family: its brief, its proposals' grammar.  What the verifier knows is not used.
 
     Args:
@@ -147,7 +147,7 @@ class Dream(msgspec.Struct, frozen=True):
 
 def imagine(
     agent: LocalAgent,
-    imagination: Imagination,
+    generator: QuestionGenerator,
     kind: str,
     contexts: Sequence[list[Message]],
     count: int,
@@ -161,7 +161,7 @@ def imagine(
 
     Args:
         agent: proposes and answers.
-        imagination: brief and grammar.
+        generator: brief and grammar.
         kind: of the dream, one of ``KINDS``.
         contexts: proposal i is made with context i, from the front again where there are fewer; may be empty.
         count: proposals; those that say nothing or the same again are left out.
@@ -171,27 +171,27 @@ def imagine(
         votes: see ``DreamSettings``.
     """
     heads = [contexts[i % len(contexts)] if contexts else [] for i in range(count)]
-    asked = [[*head, *imagination.brief()] for head in heads]
+    asked = [[*head, *generator.brief()] for head in heads]
     with random_expert(agent.model, novelty, rank, seed):
-        texts = [a.text for a in agent.act([_request(imagination, m, seed, i) for i, m in enumerate(asked)])]
+        texts = [a.text for a in agent.act([_request(generator, m, seed, i) for i, m in enumerate(asked)])]
     told: dict[str, tuple[list[Message], Experience]] = {}
     for head, brief, text in zip(heads, asked, texts, strict=True):
-        if (question := imagination.question(text)) is not None:
+        if (question := generator.question(text)) is not None:
             told.setdefault(f"{head}{question}", ([*head, *question], Experience(brief, text, kind)))
     questions = [messages for messages, _ in told.values()]
-    replies = answers(agent, imagination, questions, seed, votes)
+    replies = answers(agent, generator, questions, seed, votes)
     kept = [(m, r, p) for m, r, (_, p) in zip(questions, replies, told.values(), strict=True) if r is not None]
     return [Experience(m, reply, kind) for m, reply, _ in kept], [proposal for _, _, proposal in kept]
 
 
 def answers(
-    agent: LocalAgent, imagination: Imagination, questions: Sequence[list[Message]], seed: str, votes: int
+    agent: LocalAgent, generator: QuestionGenerator, questions: Sequence[list[Message]], seed: str, votes: int
 ) -> list[str | None]:
     """The agent's answer to each question: its most likely one; with ``votes`` the one that it gives more often than
     not, None where there is none (self-consistency, arXiv 2203.11171).
     """
     asker = agent if votes else agent.decoding(temperature=0)
-    asked = [_request(imagination, m, seed, "answer", q, i) for q, m in enumerate(questions) for i in range(votes or 1)]
+    asked = [_request(generator, m, seed, "answer", q, i) for q, m in enumerate(questions) for i in range(votes or 1)]
     said = [a.text for a in asker.act(asked)]
     if not votes:
         return list(said)
@@ -224,9 +224,9 @@ def fictions(agent: LocalAgent, count: int, seed: str, max_tokens: int = 256) ->
     return [[{"role": "system", "content": text}] for text in dict.fromkeys(texts) if text.strip()]
 
 
-def _request(imagination: Imagination, messages: list[Message], *labels: str | int) -> Request:
+def _request(generator: QuestionGenerator, messages: list[Message], *labels: str | int) -> Request:
     return Request(
-        messages=messages, agent="dreamer_0", role="dreamer", seed=digest("dream", *labels), limits=imagination.limits()
+        messages=messages, agent="dreamer_0", role="dreamer", seed=digest("dream", *labels), limits=generator.limits()
     )
 
 

@@ -18,7 +18,7 @@ from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.dreams import (
     Dream,
     DreamSettings,
-    Imagination,
+    QuestionGenerator,
     as_pairs,
     fictions,
     imagine,
@@ -111,23 +111,25 @@ class Night(msgspec.Struct, frozen=True):
     after: float | None = None
     undone: bool = False
     slow: bool = False
+    curve_before: dict[str, float] = {}
+    curve_after: dict[str, float] = {}
 
 
-class Mind:
+class NightRunner:
     """What a night is made with.
 
     Args:
         teacher: the learner in the evening.
-        imagination: how it dreams.
+        generator: how it dreams.
         settings: see ``SleepSettings``.
         seed: the label of everything random in this night.
         same: the semantic judge.
     """
 
     def __init__(
-        self, teacher: LocalAgent, imagination: Imagination | None, settings: SleepSettings, seed: str, same: Same
+        self, teacher: LocalAgent, generator: QuestionGenerator | None, settings: SleepSettings, seed: str, same: Same
     ) -> None:
-        self.teacher, self.imagination, self.settings = teacher, imagination, settings
+        self.teacher, self.generator, self.settings = teacher, generator, settings
         self.seed, self.same = seed, same
 
     def night(self, begins: LocalAgent, buffer: Sequence[Experience], number: int) -> tuple[LocalAgent, Night]:
@@ -213,19 +215,19 @@ class Mind:
 
     def retained(self) -> list[Experience]:
         """What the teacher says to questions that it makes up: the probe of what is not to be lost."""
-        if self.imagination is None:
+        if self.generator is None:
             return []
         chosen, found = self.settings.dreaming or DreamSettings(), list[Experience]()
         for kind in [k for k, of in (("memory", chosen.memory), ("fiction", chosen.fiction)) if of]:
             contexts = self._contexts(kind, [], chosen.probe, "probe")
             if contexts is not None:
                 label = f"{self.seed}/probe/{kind}"
-                found += imagine(self.teacher, self.imagination, kind, contexts, chosen.probe, label)[0]
+                found += imagine(self.teacher, self.generator, kind, contexts, chosen.probe, label)[0]
         return found
 
     def dreams(self, chosen: DreamSettings, buffer: Sequence[Experience], probe: Sequence[Experience]) -> list[Dream]:
         """What is dreamt, as far as there is something to dream of; no question of the probe."""
-        assert self.imagination is not None  # seen to by SleepConsolidation
+        assert self.generator is not None  # seen to by SleepConsolidation
         kinds = ["memory"] * chosen.memory + ["fiction"] * chosen.fiction
         kinds += ["day"] * (chosen.dreams - len(kinds))
         known, found = {str(e.messages) for e in probe}, []
@@ -236,7 +238,7 @@ class Mind:
             label = f"{self.seed}/dream/{i}"
             pairs, proposals = imagine(
                 self.teacher,
-                self.imagination,
+                self.generator,
                 kind,
                 contexts,
                 chosen.size,
@@ -258,10 +260,10 @@ class Mind:
 
     def proposed(self, lived: Sequence[Experience]) -> list[Experience]:
         """Proposing what was asked in the day, so that it is dreamt of when its context is gone."""
-        assert self.imagination is not None
-        brief, found = self.imagination.brief(), []
+        assert self.generator is not None
+        brief, found = self.generator.brief(), []
         for one in lived:
-            text = self.imagination.proposal(closed(one.messages))
+            text = self.generator.proposal(closed(one.messages))
             if text is not None:
                 found.append(Experience([*context_of(one.messages), *brief], text, "day"))
         return found

@@ -54,6 +54,8 @@ class Collector:
         self.seats, self.first, self.memory = dict(seats or {}), first, memory
         self.rank, self.world = rank, world
         self.gather = gather if world > 1 else list
+        #: Rounds of earlier days, which a learner that sleeps sets.
+        self.offset = 0
         self.history: list[Health] = []
         #: Rounds played, and completions sampled, by role.
         self.played = 0
@@ -65,7 +67,7 @@ class Collector:
 
         The curriculum has absorbed the episodes of all processes when this returns.
         """
-        number += self.first
+        number += self.first + self.offset
         starts = self.curriculum.plan(number)[self.rank :: self.world]
         seats = {**{role.name: policy for role in self.game.roles}, **self.seats}
         mine = list(rollout(self.game, seats, starts, seed=self.curriculum.seed, width=len(starts) or 1))
@@ -100,7 +102,7 @@ class Collector:
             return
         found = {f"curriculum/{k}": v for k, v in msgspec.to_builtins(self.history[-1]).items() if v is not None}
         row = {
-            "step": self.first + number,
+            "step": self.first + self.offset + number,
             "samples": sum(self.samples.values()),
             **self._newest,
             **found,
@@ -110,6 +112,12 @@ class Collector:
         if alarms := [*extra.get("alarms", ()), *ring(self.history)]:
             row["alarms"] = alarms
         self.run.log(row)
+
+    def night(self, night: Any) -> None:
+        """Write a night into the run's metrics, at the step of the last round."""
+        if self.rank == 0:
+            told = {k: v for k, v in msgspec.to_builtins(night).items() if isinstance(v, (int, float)) and k != "number"}
+            self.run.log({"step": self.first + self.played - 1, **{f"night/{k}": float(v) for k, v in told.items()}})
 
     def begin(self) -> None:
         """Start at the first round: what a run left in the files that was killed before its first checkpoint goes."""

@@ -230,7 +230,7 @@ class PolicyLearner:
 
     def _rows(self, step: int, budget: int, collector: Collector, builder: RowBuilder) -> list[TrainingRow]:
         self._extra = dict(self.evaluate(step, self.engine)) if self.evaluate else {}
-        rng, every = stream(self.seed, "rows", step, collector.rank), builder.settings.play_every
+        rng, every = stream(self.seed, "rows", collector.offset + step, collector.rank), builder.settings.play_every
         if step % every:
             return builder.between(rng, step / budget)
         rows = builder.rows(collector.round(step // every, self), rng, step / budget)

@@ -14,8 +14,7 @@ import numpy as np
 
 from dream_envs.agents.training.rows import Group, Round
 from dream_envs.agents.training.trl_adapter import TrainingRow
-from dream_envs.core import DreamEnvsError
-from dream_envs.curriculum.syllabus import author_of, challenge_of
+from dream_envs.core import DreamEnvsError, author_of, challenge_of
 
 
 class Demonstrations:

@@ -2,7 +2,7 @@
 
 Departures from the paper:
 - one task type (deduction on composition problems) instead of three, so two streams instead of six;
-- the proposer is not shown reference problems: the nano base knows one brief, ``new``;
+- the proposer is not shown reference problems: the nano base knows one challenger prompt, ``new``;
 - nothing seeds the buffer; the base proposes problems from its own support;
 - the eight attempts that estimate a proposal's difficulty are trained on too (the paper draws one more to train on);
 - the solver's batch is topped up from the buffer up to the highest level that was ever solved;
@@ -19,26 +19,20 @@ from __future__ import annotations
 
 import msgspec
 
-from dream_envs.agents.training.collector import Practice
-from dream_envs.agents.training.grpo import GRPOSettings, PolicySettings
-from dream_envs.agents.training.rows import RowConfig
-from dream_envs.baselines.loop import Stage, Stand
-from dream_envs.baselines.recipes import Recipe
-from dream_envs.core import Episode, RewardModel, Score
-from dream_envs.curriculum import gates
-from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.curriculum.curriculum import Share, Syllabus
-from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.rewards.algebra import per_role
-from dream_envs.rewards.base import agents_of, rejected, reward
+from dream_envs.baselines.loops.dream import MAX_LEVEL, rows
+from dream_envs.baselines.recipe import Loop, Recipe
+from dream_envs.core import Episode, Score
+from dream_envs.curriculum.curriculum import Mixture
+from dream_envs.rewards import agents_of, rejected, reward
 from dream_envs.rewards.learnability import learnability
+from dream_envs.rewards.rounds import shared
 from dream_envs.rewards.solver import correctness, format_reward
 
 #: Rejections of what is no problem at all; others (too deep, known, reserved) are of well-formed proposals.
 MALFORMED = frozenset({"empty", "charset", "grammar", "too_long"})
 
 
-class Knobs(msgspec.Struct, frozen=True):
+class Settings(msgspec.Struct, frozen=True):
     """``proposals`` and ``replays`` a round, ``attempts`` at each, solver groups trained on, and the penalties."""
 
     proposals: int = 64
@@ -63,7 +57,7 @@ def proposer(
 
 @reward("azr_solver")
 def solver(episode: Episode, *, wrong: float = -0.5, malformed: float = -1.0) -> dict[str, Score]:
-    """1 for a right reply, ``wrong`` for another of the right form, ``malformed`` for the rest."""
+    """1 for a right completion, ``wrong`` for another of the right form, ``malformed`` for the rest."""
     found, formed = correctness()(episode), format_reward()(episode)
     for agent, score in found.items():
         if score.status == "ok" and score.value < 1.0:
@@ -71,37 +65,21 @@ def solver(episode: Episode, *, wrong: float = -0.5, malformed: float = -1.0) ->
     return found
 
 
-def rewards(knobs: Knobs) -> RewardModel:
-    """Both roles' rewards."""
-    penalties = {"wrong": knobs.wrong, "malformed": knobs.malformed}
-    return per_role({"challenger": proposer(zero_ends=knobs.zero_ends, **penalties), "solver": solver(**penalties)})
+def recipe(chosen: Settings, steps: int) -> Recipe:
+    """Both roles learn jointly; there is no replay of old traces."""
+    penalties = {"wrong": chosen.wrong, "malformed": chosen.malformed}
+    count = chosen.groups * chosen.attempts + chosen.proposals
+    return Recipe(
+        args={"solvers": chosen.attempts},
+        family_args={"max_level": MAX_LEVEL},
+        mixture=Mixture(chosen.proposals, 0, chosen.replays, replays="uniform"),
+        reward={
+            "challenger": shared(proposer(zero_ends=chosen.zero_ends, **penalties)),
+            "solver": solver(**penalties),
+        },
+        learning={**rows(chosen.groups, rows=count + count % 2), "baseline": chosen.baseline},
+        steps=steps,
+    )
 
 
-def stages(knobs: Knobs, steps: int, seed: str) -> tuple[Stage, ...]:
-    """One stage: both roles learn jointly."""
-
-    def practice(stand: Stand, first: int) -> Practice:
-        family = stand.yardstick.family
-        store = ChallengeStore(stand.run.path / "challenges.jsonl")
-        game = ChallengerSolver(family, solvers=knobs.attempts, gate=gates.held_out(stand.yardstick.reserved()))
-        share = Share(knobs.proposals, 0, knobs.replays, replay="uniform")
-        return Practice(game, Syllabus(family, share, seed=seed, store=store), rewards(knobs), stand.run, first=first)
-
-    return (Stage("azr", steps, practice),)
-
-
-def rows(knobs: Knobs) -> RowConfig:
-    """Attempts and proposals; AZR has no review of old traces."""
-    count = knobs.groups * knobs.attempts + knobs.proposals
-    return RowConfig(rows=count + count % 2, groups=knobs.groups, review=0)
-
-
-def rule(settings: GRPOSettings, knobs: Knobs) -> GRPOSettings:
-    """TRR++ in place of GRPO's groups; other learners keep their own baseline."""
-    if isinstance(settings, PolicySettings):
-        return settings
-    plain = {name: getattr(settings, name) for name in settings.__struct_fields__}
-    return PolicySettings(**plain, baseline=knobs.baseline)
-
-
-RECIPE = Recipe("azr", Knobs, stages, rows, steps=150, rule=rule)
+LOOP = Loop("azr", "Absolute Zero (2505.03335): proposer, solver and a verifier", Settings, recipe, 150)

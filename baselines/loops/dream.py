@@ -1,160 +1,151 @@
-"""The flagship: a small pretrained model writes its own syllabus and learns from it; what it gained is exact.
+"""The flagship: a small pretrained model writes its own curriculum, learns from it by day, and sleeps on it.
 
-One seed, one arm: ``dream-envs dream --out runs/dream``.  The same folder goes on after a kill with ``--resume`` and
-ends in the same weights.
+Challenger and solver share weights and step (as in AZR), mutations of learnable problems are offered besides the
+challenger's own (as in PopuLoRA's operators) and serve it as demonstrations, and every 25 steps what was verified is
+consolidated with dreams.  There is no gold data anywhere: every trace was sampled by the run itself.
+
+``variant`` takes something away, at the same number of episodes a round; see ``VARIANTS``.  ``novelty`` below 1 turns
+away proposals that are more like a known problem than that (Jaccard similarity of n-grams).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.agents.sleep.experience import Buffer
-from dream_envs.agents.sleep.night import SleepSettings
-from dream_envs.agents.training.collector import Practice
-from dream_envs.agents.training.learners import spec
-from dream_envs.baselines import loop
-from dream_envs.baselines.eval_set import Yardstick
-from dream_envs.baselines.loops.arms import Arm, arm
-from dream_envs.baselines.loops.nights import PLANS
+from dream_envs import registry
+from dream_envs.baselines.recipe import Loop, Recipe
 from dream_envs.core import DreamEnvsError
-from dream_envs.curriculum import gates
-from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.curriculum.curriculum import Syllabus
-from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.runs import Run
+from dream_envs.curriculum.curriculum import Mixture
 
-ATTEMPTS = 8
+OWN, MUTATED, REPLAYED = 60, 12, 44
+TRUTH = {"challenger": "shared(learnability())", "solver": "correctness()"}
+RANDOM = "random(rate=0.5)"
+MAX_LEVEL = 10
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """A loop with something taken away.
+
+    ``nights``: how it sleeps, a key of ``nights_of``; "": it does not.  ``review``: traces are replayed awake.
+    ``frozen``: the challenger is a frozen copy of the base.
+    """
+
+    says: str
+    mixture: Mixture = Mixture(OWN, MUTATED, REPLAYED)
+    reward: dict[str, str] = TRUTH
+    frozen: bool = False
+    nights: str = ""
+    review: bool = True
+
+
+_FIXED = Mixture(0, 0, REPLAYED, OWN + MUTATED, levels=(3,))
+_VOTE = {"challenger": "shared(learnability(rate=majority))", "solver": "majority()"}
+#: The full loop with sleep, and with one of its parts taken away: the ablation of the four ingredients.
+ABLATION = ("sleep", "awake", "no_dreaming", "no_seeding", "no_self_data", "no_escalation", "no_internal_reward")
+VARIANTS: dict[str, Variant] = {
+    "sleep": Variant("a night every 25 steps in place of the review", nights="full", review=False),
+    "awake": Variant("neither sleep nor review: what is learnt in a day is all there is", review=False),
+    "no_dreaming": Variant("nights that only seed what was verified by day", nights="no_dreaming", review=False),
+    "no_seeding": Variant("nights of plain fine-tuning on the day and on dreams", nights="no_seeding", review=False),
+    "no_self_data": Variant("sleep, on generated problems of depth 3", _FIXED, nights="full", review=False),
+    "no_escalation": Variant(
+        "sleep, no mutations, the challenger stays the base",
+        Mixture(OWN + MUTATED, 0, REPLAYED),
+        frozen=True,
+        nights="full",
+        review=False,
+    ),
+    "no_internal_reward": Variant(
+        "sleep, random reward in place of learnability for the challenger",
+        reward={**TRUTH, "challenger": f"shared({RANDOM})"},
+        nights="full",
+        review=False,
+    ),
+    "full": Variant("own proposals, mutations, replays, verified reward, a review in place of nights"),
+    "frozen_proposer": Variant("the challenger stays the base model", frozen=True),
+    "no_mutation": Variant("no mutations: the challenger alone escalates", Mixture(OWN + MUTATED, 0, REPLAYED)),
+    "fixed_depth": Variant("generated problems of depth 3, the end of the base's support", _FIXED),
+    "hardest_only": Variant(
+        "generated problems of depth 8 only", Mixture(0, 0, REPLAYED, OWN + MUTATED, levels=(8,))
+    ),
+    "majority_reward": Variant("the solvers' vote in place of the verifier", reward=_VOTE),
+    "random_reward": Variant("random reward", reward={"challenger": f"shared({RANDOM})", "solver": RANDOM}),
+}
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What decides a run's result."""
+    """``variant``: a key of ``VARIANTS``.  ``attempts`` at each problem.  ``novelty``: see above; 1 is off."""
 
-    arm: str = "sleep"
-    learner: str = "grpo"
-    seed: str = "0"
-    base: str = "nano/compose"
-    steps: int = 150
-    attempts: int = ATTEMPTS
-    per_depth: int = 128
+    variant: str = "sleep"
+    attempts: int = 8
+    novelty: float = 1.0
 
-
-def reviews(learner: str) -> bool:
-    """Whether this learner learns from its review alone."""
-    return spec(learner).settings().rows.play_every > 1
+    def __post_init__(self) -> None:
+        registry.named("variants", self.variant, VARIANTS)
+        if not 1 <= self.attempts <= 1024 or not 0 < self.novelty <= 1:
+            told = f"attempts={self.attempts}, novelty={self.novelty}"
+            raise DreamEnvsError(f"{told}: attempts from 1 to 1024, novelty above 0, up to 1 (off)")
 
 
-def own_arm(learner: str) -> str:
-    """The loop that a learner runs where none is named."""
-    return "full" if reviews(learner) else "sleep"
+def nights_of(name: str) -> Any:
+    """How the flagship sleeps.
 
-
-def check(settings: Settings) -> None:
-    """Raise a one-line DreamEnvsError for what cannot be run."""
-    if not arm(settings.arm).review and reviews(settings.learner):
-        told = f"arm={settings.arm!r} has no review awake, and {settings.learner!r} learns from nothing else"
-        raise DreamEnvsError(f"{told}: choose another learner, or an arm that reviews")
-    for name in ("steps", "attempts", "per_depth"):
-        if (value := getattr(settings, name)) < 1:
-            raise DreamEnvsError(f"{name}={value}: 1 or more")
-
-
-def job_of(settings: Settings) -> loop.Job:
-    """The job of these settings.
-
-    Raises:
-        DreamEnvsError: if the base has no weights that could be named.
+    Nothing is read there, so nothing is dreamt with a context, and what seeds is what was verified by day (``hard``);
+    the learner before consolidation is what the rest is held to.
     """
-    rule, chosen = spec(settings.learner).settings(), arm(settings.arm)
-    if not chosen.review:
-        rule = msgspec.structs.replace(rule, rows=msgspec.structs.replace(rule.rows, review=0))
-    given = msgspec.to_builtins(settings)
-    about = {k: given[k] for k in ("arm", "learner", "seed", "steps", "base")}
-    config = {"command": "dream", **given, **loop.binding(settings.base, rule)}
-    stages = tuple(_stages(settings, PLANS[chosen.night] if chosen.night else None))
-    if chosen.night:
-        config["night"] = msgspec.to_builtins(PLANS[chosen.night])
-    return loop.Job(settings.base, settings.learner, settings.seed, rule, stages, config, about, settings.per_depth)
+    from dream_envs.agents.sleep.dreams import DreamSettings
+    from dream_envs.agents.sleep.night import SleepSettings
+    from dream_envs.agents.sleep.seeding import SeedingSettings
 
-
-def _stages(settings: Settings, night: SleepSettings | None) -> Iterator[loop.Stage]:
-    """One stage; with nights one for each day."""
-
-    def practice(stand: loop.Stand, first: int) -> Practice:
-        return build(settings, stand.run, stand.yardstick, stand.base, first=first)
-
-    every = night.every if night is not None else settings.steps
-    for done in range(0, settings.steps, every):
-        yield loop.Stage("dream" if night is None else "day", min(every, settings.steps - done), practice, night=night)
-
-
-def build(settings: Settings, run: Run, yardstick: Yardstick, base: LocalAgent, first: int = 0) -> Practice:
-    """The game, the syllabus and the reward of this arm."""
-    chosen: Arm = arm(settings.arm)
-    store = ChallengeStore(run.path / "challenges.jsonl")
-    gate = gates.every(gates.held_out(yardstick.reserved()), gates.archive(store))
-    game = ChallengerSolver(yardstick.family, solvers=settings.attempts, gate=gate)
-    syllabus = Syllabus(yardstick.family, chosen.share, seed=f"dream/{settings.seed}", store=store)
-    seats = {"challenger": base} if chosen.frozen else {}
-    memory = Buffer(PLANS[chosen.night].capacity) if chosen.night else None
-    return Practice(game, syllabus, chosen.reward(), run, seats=seats, first=first, memory=memory)
-
-
-def train(settings: Settings, out: Path, *, tick: loop.Tick, save_every: int | None = None) -> dict[str, Any]:
-    """Run the loop in ``out`` to its end, from wherever it stands; returns the frontier.  See ``loop.train``."""
-    return loop.train(job_of(settings), out, tick=tick, save_every=save_every)
-
-
-def dream(
-    out: Path,
-    *,
-    seed: str = "0",
-    arm: str | None = None,
-    learner: str = "grpo",
-    steps: int | None = None,
-    resume: bool = False,
-    base: str = "nano/compose",
-    threads: int = 1,
-    quiet: bool = False,
-    json: bool = False,
-) -> dict[str, Any]:
-    """The whole job: train, measure, report.  Returns the frontier.
-
-    Args:
-        out: the run folder.
-        seed: the label of everything random.
-        arm: one of ``arms.ARMS``; None: ``sleep``, or ``full`` for a learner who lives on its review.
-        learner: one of ``agents.learners.LEARNERS``: ``grpo``, ``ppo``, ``rloo``, ``expert`` (expert iteration).
-        steps: optimiser steps; None is the learner's default.
-        resume: go on in a folder that holds an unfinished run.
-        base: the model to start from.
-        threads: torch threads; 0 leaves torch's choice, which is far slower on a model this small.
-        quiet: no progress on the terminal.
-        json: the caller prints the result itself: no table either.
-
-    Raises:
-        DreamEnvsError: for settings that cannot be run, or a folder that is taken.
-    """
-    default = spec(learner).steps
-    settings = Settings(
-        arm=arm or own_arm(learner),
-        learner=learner,
-        seed=str(seed),
-        base=base,
-        steps=default if steps is None else steps,
+    full = SleepSettings(
+        learning=SeedingSettings(steps=60, batch=96, lr=1e-3, lam=0.0, alpha=1.0, hard=1.0),
+        dreaming=DreamSettings(dreams=4, memory=4, fiction=0, size=96, proposals=0.2, today=0.0),
+        experience=2048,
+        apart=0.02,
+        dreamt=0.4,
+        forget=False,
+        capacity=256,
     )
-    check(settings)
-    out = Path(out)
-    found = loop.conduct(job_of(settings), out, resume=resume, threads=threads, quiet=quiet or json)
-    if not json:
-        from rich.console import Console
+    if name == "no_dreaming":
+        return msgspec.structs.replace(full, dreaming=None)
+    return msgspec.structs.replace(full, seeding=False) if name == "no_seeding" else full
 
-        from dream_envs.report.terminal import show
 
-        show(out, Console())
-        print(f"report: {out / 'report.html'}")
-    return found
+def rows(groups: int = 48, **more: Any) -> dict[str, Any]:
+    """Rows of a game of challenger and solvers: so many groups of attempts, and all proposals as one group."""
+    roles = {"solver": {"groups": groups}, "challenger": {"floor": 0.1}}
+    return {"rows.roles": roles, **{f"rows.{k}": v for k, v in more.items()}}
+
+
+def sources() -> tuple[Any, ...]:
+    """Mutations that proved learnable are shown to the challenger."""
+    from dream_envs.agents.training.sources import Demonstrations
+
+    return (Demonstrations(),)
+
+
+def recipe(chosen: Settings, steps: int) -> Recipe:
+    """The flagship's recipe."""
+    variant = VARIANTS[chosen.variant]
+    review = {"review": {"roles": ["solver"]}} if variant.review else {}
+    gates = ("held_out", "archive", *(("novel",) if chosen.novelty < 1 else ()))
+    imitates = not variant.review and "has no traces to imitate without a review: --set variant=full"
+    return Recipe(
+        args={"solvers": chosen.attempts},
+        family_args={"max_level": MAX_LEVEL},
+        mixture=variant.mixture,
+        gates=gates,
+        novelty=chosen.novelty,
+        reward=variant.reward,
+        seats={"challenger": "base"} if variant.frozen else {},
+        learning={**rows(rows=584), **review},
+        sources=sources,
+        nights=nights_of(variant.nights) if variant.nights else None,
+        refused={"expert": imitates} if imitates else {},
+        steps=steps,
+    )
+
+
+LOOP = Loop("dream", "the flagship: self-made problems, escalation, reward and sleep", Settings, recipe, 150)

@@ -1,58 +1,62 @@
-"""Where a recipe's problems come from that no challenger is trained to write."""
+"""Where a loop's problems come from that no challenger is trained to write."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.baselines.loop import Stand
 from dream_envs.core import DreamEnvsError, Limits, Message, Reject, Request, Task
 from dream_envs.curriculum import gates
 from dream_envs.seeds import digest, stream
 
+if TYPE_CHECKING:
+    from dream_envs.baselines.loop import Context
 
-def drawn(stand: Stand, depths: Sequence[int], count: int, seed: str) -> list[Task]:
-    """``count`` problems of each depth from the family's generator: none of the yardstick's, none twice.
+
+def drawn(ctx: Context, levels: Sequence[int], count: int, seed: str) -> list[Task]:
+    """``count`` problems of each level from the family's generator: none of the evaluation's, none twice.
 
     Raises:
-        DreamEnvsError: for a depth that the family does not have or that has too few problems.
+        DreamEnvsError: for a level that the family does not have or that has too few problems.
     """
-    reserved = {t.id for t in stand.yardstick.reserved()}
+    reserved = {t.id for t in ctx.eval.reserved()}
     found: dict[str, Task] = {}
-    for depth in depths:
-        rng, wanted = stream(seed, "prompts", depth), len(found) + count
+    for level in levels:
+        if level not in ctx.family.levels:
+            span = f"{ctx.family.levels.start} to {ctx.family.levels.stop - 1}"
+            raise DreamEnvsError(f"levels={level}: {ctx.family.name} has {span}")
+        rng, wanted = stream(seed, "prompts", level), len(found) + count
         for _ in range(100 * count):
-            task = stand.yardstick.family.generate(rng, depth)
+            task = ctx.family.generate(rng, level)
             if task.id not in reserved and len(found) < wanted:
                 found[task.id] = task
         if len(found) < wanted:
-            raise DreamEnvsError(f"depth {depth} has fewer than {count} problems: ask for fewer prompts")
+            raise DreamEnvsError(f"level {level} has fewer than {count} problems: ask for fewer prompts")
     return list(found.values())
 
 
 def written(
-    stand: Stand, agent: LocalAgent, count: int, seed: str, known: Sequence[Task] = (), rouge: float = 1.0
+    ctx: Context, agent: Any, count: int, seed: str, known: Sequence[Task] = (), rouge: float = 1.0
 ) -> tuple[list[Task], dict[str, int]]:
-    """The problems that ``agent`` writes in ``count`` replies to the family's brief, which names no example.
+    """The problems that ``agent`` writes in ``count`` completions of the family's prompt, which names no example.
 
     Args:
-        stand: its yardstick's family and reserved problems.
+        ctx: its family and reserved problems.
         agent: who writes.
-        count: replies.
+        count: completions.
         seed: the label of their draws.
         known: problems that are not to come again.
         rouge: what is more like a known or an accepted one than this (``rouge_l``) is turned away too.
 
     Returns:
-        The accepted ones in the order they came; and how many replies were ``accepted`` or turned away, by reason.
+        The accepted ones in the order they came; and how many were ``accepted`` or turned away, by reason.
     """
-    family = stand.yardstick.family
-    gate = gates.held_out(stand.yardstick.reserved())
-    brief: list[Message] = [{"role": "user", "content": family.brief()}]
+    family, gate = ctx.family, gates.held_out(ctx.eval.reserved())
+    prompt: list[Message] = [{"role": "user", "content": family.brief()}]
     limits = Limits(max_tokens=family.max_chars + 1)
     asked = [
-        Request(messages=brief, agent="challenger_0", role="challenger", seed=digest(seed, i), limits=limits)
+        Request(messages=prompt, agent="challenger_0", role="challenger", seed=digest(seed, i), limits=limits)
         for i in range(count)
     ]
     ids, texts = {t.id for t in known}, [family.as_proposal(t) for t in known]

@@ -24,25 +24,27 @@ slips and gains little deeper; while it does, the judge comes to prefer the firs
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import msgspec
 
-from dream_envs.agents.training.collector import Practice
-from dream_envs.agents.training.grpo import GRPOSettings
-from dream_envs.agents.training.rows import RowConfig
-from dream_envs.agents.training.self_practice import SelfPractice
-from dream_envs.baselines.loop import Stage, Stand
 from dream_envs.baselines.loops.prompts import drawn
-from dream_envs.baselines.recipes import Recipe
-from dream_envs.curriculum.deck import PromptDeck
-from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.envs.self_judge import SelfJudge
+from dream_envs.baselines.recipe import SELF_JUDGE, Loop, Phase, Recipe
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.rewards.self_judge import serl
+from dream_envs.rewards.self_judge_groups import role_weights
+
+if TYPE_CHECKING:
+    from dream_envs.baselines.loop import Context
+
+#: Learners that self-judging cannot run with, and why.
+REFUSED = {"expert": "has no verified traces to imitate"}
 
 
-class Knobs(msgspec.Struct, frozen=True):
-    """``prompts`` of each depth in all, ``batch`` of them a step; the judging, and the schedule of the two losses."""
+class Settings(msgspec.Struct, frozen=True):
+    """``prompts`` of each level in all, ``batch`` of them a step; the judging, and the schedule of the two losses."""
 
-    depths: tuple[int, ...] = (2, 3)
+    levels: tuple[int, ...] = (2, 3)
     prompts: int = 256
     batch: int = 16
     actors: int = 4
@@ -54,30 +56,39 @@ class Knobs(msgspec.Struct, frozen=True):
     lr: float = 5e-4
 
 
-def stages(knobs: Knobs, steps: int, seed: str) -> tuple[Stage, ...]:
-    """One stage: both roles learn in the same step."""
+def recipe(chosen: Settings, steps: int) -> Recipe:
+    """Both roles learn in the same step; nothing here is verified, so there is no review."""
 
-    def practice(stand: Stand, first: int) -> Practice:
-        family, store = stand.yardstick.family, ChallengeStore(stand.run.path / "challenges.jsonl")
-        deck = PromptDeck(family, drawn(stand, knobs.depths, knobs.prompts, seed), knobs.batch, seed=seed, store=store)
-        game = SelfJudge(family, actors=knobs.actors, judgements=knobs.judgements, order_swap=knobs.swap)
-        reward = serl(alpha=knobs.alpha, length_control=knobs.control, length="chars")
-        return SelfPractice(game, deck, reward, stand.run, steps=steps, schedule=knobs.schedule, first=first)
+    def prepare(ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
+        tasks = drawn(ctx, ctx.recipe.mixture.levels or chosen.levels, chosen.prompts, label)
+        return Curriculum(game, ctx.recipe.mixture, seed=label, store=ctx.store(), dataset=tasks), {}
 
-    return (Stage("serl", steps, practice),)
+    def sources() -> tuple[Any, ...]:
+        from dream_envs.agents.training.sources import RoleWeights
+
+        return (RoleWeights(lambda progress: role_weights(progress, chosen.schedule)),)
+
+    pairs = chosen.actors * (chosen.actors - 1) // 2
+    count = chosen.batch * (chosen.actors + pairs * chosen.judgements)
+    return Recipe(
+        env=SELF_JUDGE,
+        args={"actors": chosen.actors, "judgements": chosen.judgements, "order_swap": chosen.swap},
+        family_args={"max_level": 10},
+        mixture=Mixture(0, 0, 0, dataset=chosen.batch),
+        gates=(),
+        reward={"": serl(alpha=chosen.alpha, length_control=chosen.control, length="chars")},
+        phases=(Phase("serl", steps, prepare=prepare),),
+        learning={
+            "rows.rows": count + count % 2,
+            "rows.roles": {"actor": {"groups": chosen.batch}, "judge": {}},
+            "lr": chosen.lr,
+            "warmup": 2,
+        },
+        sources=sources,
+        model="nano/judge",
+        refused=REFUSED,
+        steps=steps,
+    )
 
 
-def rows(knobs: Knobs) -> RowConfig:
-    """All answers and all verdicts of a round; nothing here is verified, so there is no review."""
-    pairs = knobs.actors * (knobs.actors - 1) // 2
-    count = knobs.batch * (knobs.actors + pairs * knobs.judgements)
-    return RowConfig(rows=count + count % 2, groups=knobs.batch, review=0)
-
-
-def rule(settings: GRPOSettings, knobs: Knobs) -> GRPOSettings:
-    """Its own learning rate; the library's loss without a KL penalty is the paper's."""
-    return msgspec.structs.replace(settings, lr=knobs.lr, warmup=2)
-
-
-REFUSED = {"expert": "has no verified traces to imitate"}
-RECIPE = Recipe("serl", Knobs, stages, rows, steps=30, rule=rule, base="nano/judge", refused=REFUSED)
+LOOP = Loop("serl", "SERL (2511.07922): one model answers, judges its answers in pairs", Settings, recipe, 30)

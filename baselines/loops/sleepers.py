@@ -10,7 +10,7 @@ import torch
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.consolidation import SleepConsolidation
-from dream_envs.agents.sleep.dreams import FamilyImagination
+from dream_envs.agents.sleep.dreams import FamilyQuestions
 from dream_envs.agents.sleep.experience import Experience, closed, context_of
 from dream_envs.agents.sleep.night import Night, refuse
 from dream_envs.agents.sleep.reader import Reader
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dream_envs.baselines.studies.sleeping import Method, Settings
 
 
-class LessonImagination(FamilyImagination):
+class LessonQuestions(FamilyQuestions):
     """Questions of Composition World with the lessons' operations, and none that is kept for probes."""
 
     def __init__(self, lessons: OperationLessons) -> None:
@@ -55,8 +55,8 @@ class Sleeper:
         self._method, self._folder, self._lessons = method, folder, lessons
         self._seed = f"sleeping/{settings.seed}/{settings.method}"
         self._first = LocalAgent(settings.base)
-        imagination = LessonImagination(lessons)
-        self._inner = SleepConsolidation(Reader(settings.base), imagination, settings=method.night, seed=self._seed)
+        generator = LessonQuestions(lessons)
+        self._inner = SleepConsolidation(Reader(settings.base), generator, settings=method.night, seed=self._seed)
 
     @property
     def agent(self) -> LocalAgent:

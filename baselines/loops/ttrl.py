@@ -2,7 +2,7 @@
 
 Departures from the paper:
 - the prompts are problems of a fixed list of depths just past the base's support, drawn from the run's seed, and not a
-  benchmark; what is reported (the yardstick, the Frontier Report) is measured on other problems, where the paper
+  benchmark; what is reported (the evaluation, the Frontier Report) is measured on other problems, where the paper
   measures on the prompts that it trained on;
 - a tie gives no label and nobody is scored (the paper's code takes the answer that came first);
 - learning rate 1e-4 (the paper: 5e-7), no KL penalty unless ``--set kl=0.05``: the base has 0.15 M parameters.
@@ -17,26 +17,26 @@ as well, only made it faster.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import msgspec
 
-from dream_envs.agents.training.collector import Practice
-from dream_envs.agents.training.grpo import GRPOSettings
-from dream_envs.agents.training.rows import RowConfig
-from dream_envs.baselines.loop import Stage, Stand
+from dream_envs.baselines.loops.dream import MAX_LEVEL, rows
 from dream_envs.baselines.loops.prompts import drawn
-from dream_envs.baselines.recipes import Recipe
+from dream_envs.baselines.recipe import Loop, Phase, Recipe
 from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.curriculum.deck import Deck
-from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.rewards.base import reward
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.rewards import reward
 from dream_envs.rewards.solver import majority
 
+if TYPE_CHECKING:
+    from dream_envs.baselines.loop import Context
 
-class Knobs(msgspec.Struct, frozen=True):
-    """``prompts`` of each depth in all, ``batch`` of them a step, ``votes`` on each, of which ``trained`` are used."""
 
-    depths: tuple[int, ...] = (3, 4)
+class Settings(msgspec.Struct, frozen=True):
+    """``prompts`` of each level in all, ``batch`` of them a step, ``votes`` on each, of which ``trained`` are used."""
+
+    levels: tuple[int, ...] = (3, 4)
     prompts: int = 64
     batch: int = 8
     votes: int = 64
@@ -45,8 +45,8 @@ class Knobs(msgspec.Struct, frozen=True):
     kl: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.trained <= self.votes or min(self.prompts, self.batch) < 1 or not self.depths:
-            raise DreamEnvsError(f"{self}: 1 <= trained <= votes, prompts and batch 1 or more, at least one depth")
+        if not 1 <= self.trained <= self.votes or min(self.prompts, self.batch) < 1 or not self.levels:
+            raise DreamEnvsError(f"{self}: 1 <= trained <= votes, prompts and batch 1 or more, at least one level")
 
 
 @reward("ttrl_vote")
@@ -59,27 +59,25 @@ def vote(episode: Episode, *, trained: int = 32) -> dict[str, Score]:
     return found
 
 
-def stages(knobs: Knobs, steps: int, seed: str) -> tuple[Stage, ...]:
-    """One stage: only the solver learns."""
+def recipe(chosen: Settings, steps: int) -> Recipe:
+    """Only the solver learns; of every group the trained half has rows."""
 
-    def practice(stand: Stand, first: int) -> Practice:
-        family, store = stand.yardstick.family, ChallengeStore(stand.run.path / "challenges.jsonl")
-        deck = Deck(family, drawn(stand, knobs.depths, knobs.prompts, seed), knobs.batch, seed=seed, store=store)
-        game = ChallengerSolver(family, solvers=knobs.votes)
-        return Practice(game, deck, vote(trained=knobs.trained), stand.run, first=first)
+    def prepare(ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
+        tasks = drawn(ctx, ctx.recipe.mixture.levels or chosen.levels, chosen.prompts, label)
+        return Curriculum(game, ctx.recipe.mixture, seed=label, store=ctx.store(), dataset=tasks), {}
 
-    return (Stage("ttrl", steps, practice),)
-
-
-def rows(knobs: Knobs) -> RowConfig:
-    """The trained half of every group; no review."""
-    count = knobs.batch * knobs.trained
-    return RowConfig(rows=count + count % 2, groups=knobs.batch, review=0)
-
-
-def rule(settings: GRPOSettings, knobs: Knobs) -> GRPOSettings:
-    """A smaller step than a verifier allows, and the paper's penalty if it is wanted."""
-    return msgspec.structs.replace(settings, lr=knobs.lr, kl=knobs.kl)
+    count = chosen.batch * chosen.trained
+    return Recipe(
+        args={"solvers": chosen.votes},
+        family_args={"max_level": MAX_LEVEL},
+        mixture=Mixture(0, 0, 0, dataset=chosen.batch),
+        gates=(),
+        reward={"solver": vote(trained=chosen.trained)},
+        seats={"challenger": "base"},
+        phases=(Phase("ttrl", steps, prepare=prepare),),
+        learning={**rows(chosen.batch, rows=count + count % 2), "lr": chosen.lr, "kl": chosen.kl},
+        steps=steps,
+    )
 
 
-RECIPE = Recipe("ttrl", Knobs, stages, rows, steps=40, rule=rule)
+LOOP = Loop("ttrl", "TTRL (2504.16084): the majority's answer on unlabelled problems", Settings, recipe, 40)

@@ -1,17 +1,30 @@
 """Reward models: functions of a finished Episode, and a small algebra over them."""
 
 from dream_envs.rewards.algebra import RoleBaseline, clip, gate, per_role, weighted, zero_sum
-from dream_envs.rewards.base import Model, Summary, aggregate, as_reward, rescore, reward
+from dream_envs.rewards.base import (
+    Model,
+    Summary,
+    agents_of,
+    aggregate,
+    as_reward,
+    last_turns,
+    rejected,
+    rescore,
+    reward,
+)
 
 __all__ = [
     "Model",
     "RoleBaseline",
     "Summary",
+    "agents_of",
     "aggregate",
     "as_reward",
     "clip",
     "gate",
+    "last_turns",
     "per_role",
+    "rejected",
     "rescore",
     "reward",
     "weighted",

@@ -48,6 +48,8 @@ class Composition:
     """
 
     name = "composition"
+    #: Which pairs of operations ``generate`` may use: any, or those that no training may have met.
+    splits = ("any", "held_out")
     version = 1
 
     def __init__(
@@ -151,6 +153,13 @@ class Composition:
         """1 for the whole trace and nothing else (``english``: or blanks around it), 0 otherwise."""
         right = reply == task.answer or (self._english and _checks.same(reply, task.answer))
         return RIGHT if right else WRONG
+
+    def completion_form(self, level: int) -> list[tuple[str, bool]]:
+        """The one accepted completion of a level, symbol by symbol: which may stand there, and whether it is asked for.
+
+        Operation, state, operation, state ...; given the operations, only the states are left to predict.
+        """
+        return [(self.states if i % 2 else self.operations, bool(i % 2)) for i in range(2 * level)]
 
     def chance(self, task: Task) -> float:
         """Every state must be hit, the operations being copied from the prompt."""

@@ -1,0 +1,55 @@
+"""Self-play on any game: one policy in every seat that nobody else has, rounds of the game's own starts.
+
+The loop for a game without a challenger, and for a stranger's: ``dream-envs train self_play --env ID --learner rae``.
+``--seats ROLE=AGENT`` gives a role to somebody who does not learn.  With ``sleep`` what earned more than 1/2 is
+consolidated every 25 steps.  ``spiral`` is the same loop with role-conditioned advantages (SPIRAL, arXiv 2506.24119).
+
+Departures of ``spiral`` from the paper: one game instead of three, of one or two tokens a move, so no reasoning traces;
+a step is one on-policy update; the entropy of moves is not bonused; 0.04 M parameters instead of 4 B.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import msgspec
+
+from dream_envs.baselines.recipe import Loop, Recipe
+from dream_envs.core import DreamEnvsError
+from dream_envs.curriculum.curriculum import Mixture
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """``episodes`` a step.  ``sleep``: nights every 25 steps."""
+
+    episodes: int = 128
+    sleep: bool = False
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise DreamEnvsError(f"episodes={self.episodes}: 1 or more")
+
+
+def recipe(chosen: Settings, steps: int, *, env: str = "dream_envs/ChallengerSolver-v0", model: str = "nano/compose",
+           learner: str = "grpo", lr: float = 5e-4) -> Recipe:  # fmt: skip
+    """One phase."""
+    nights = None
+    if chosen.sleep:
+        from dream_envs.agents.sleep.night import SleepSettings
+
+        nights = SleepSettings(forget=False)
+    return Recipe(
+        env=env,
+        mixture=Mixture(chosen.episodes, 0, 0),
+        gates=(),
+        learner=learner,
+        learning={"lr": lr},
+        nights=nights,
+        model=model,
+        steps=steps,
+    )
+
+
+spiral = functools.partial(recipe, env="dream_envs/Kuhn-v0", model="nano/kuhn", learner="rae", lr=1e-3)
+LOOP = Loop("self_play", "self-play on any game: one policy in every free seat", Settings, recipe, 50)
+SPIRAL = Loop("spiral", "SPIRAL (2506.24119): zero-sum self-play, a running mean of each role", Settings, spiral, 200)
