@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-
 import numpy as np
 
 from dream_envs.agents.engines.local import LocalAgent

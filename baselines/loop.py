@@ -7,7 +7,6 @@ on from its newest checkpoint and ends in the same weights.
 from __future__ import annotations
 
 import inspect
-import shutil
 import signal
 import sys
 import threading

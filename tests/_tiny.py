@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dream_envs.agents.training.grpo import GRPO, GRPOSettings, PolicySettings
+from dream_envs.agents.training.learners import learner as learner_named
+from dream_envs.agents.training.updates import Updates
 
 from dream_envs.agents.training.collector import Practice
 from dream_envs.agents.training.critic import CriticSettings
-from dream_envs.agents.training.grpo import GRPO, GRPOSettings, PolicySettings
-from dream_envs.agents.training.learners import learner as learner_named
 from dream_envs.agents.training.rows import RowConfig
-from dream_envs.agents.training.updates import Updates
 from dream_envs.curriculum import gates
-from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.curriculum.curriculum import Share, Syllabus
+from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rollout import read_episodes

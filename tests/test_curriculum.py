@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Reject, Request, Task
 from dream_envs.curriculum import gates, sampler
-from dream_envs.curriculum.store import ChallengeStore, Entry, read_challenges, wilson
 from dream_envs.curriculum.curriculum import Share, Syllabus, author_of, challenge_of
+from dream_envs.curriculum.store import ChallengeStore, Entry, read_challenges, wilson
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rollout import rollout

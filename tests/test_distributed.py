@@ -17,8 +17,8 @@ pytest.importorskip("trl")
 from _tiny import same, texts
 from safetensors.torch import load_file
 
-from dream_envs.curriculum.store import read_challenges
 from dream_envs.curriculum.curriculum import Share
+from dream_envs.curriculum.store import read_challenges
 
 SCRIPT = Path(__file__).with_name("gloo_practice.py")
 EACH = Share(8, 3, 3).total

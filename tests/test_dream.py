@@ -18,9 +18,9 @@ pytest.importorskip("trl")
 
 import torch
 from _tiny import texts
+from dream_envs.baselines.loops.arms import ARMS
 
 from dream_envs.baselines.eval_set import Yardstick
-from dream_envs.baselines.loops.arms import ARMS
 from dream_envs.baselines.loops.dream import Settings, dream, train
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum.store import read_challenges

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from dream_envs.baselines.loops.arms import ARMS, NIGHTS
 
 from dream_envs.agents.sleep.dreams import DreamSettings
 from dream_envs.agents.sleep.seeding import SeedingSettings
 from dream_envs.baselines.loops import dream, nights
-from dream_envs.baselines.loops.arms import ARMS, NIGHTS
 from dream_envs.core import DreamEnvsError
 
 SMALL = msgspec.structs.replace(

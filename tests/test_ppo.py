@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 pytest.importorskip("trl")
 
+from dream_envs.agents.training.grpo import GRPOSettings, PolicySettings
+from dream_envs.agents.training.learners import LEARNERS, learner
+from dream_envs.agents.training.updates import Updates
 from test_rows import RNG, episode, maker, told
 
 from dream_envs.agents.training.advantages import gae, leave_one_out, moments, whiten
 from dream_envs.agents.training.critic import FILE, Critic, CriticSettings, ValueHead, value_loss
-from dream_envs.agents.training.grpo import GRPOSettings, PolicySettings
-from dream_envs.agents.training.learners import LEARNERS, learner
 from dream_envs.agents.training.rows import RowConfig
-from dream_envs.agents.training.updates import Updates
 from dream_envs.core import DreamEnvsError
 
 

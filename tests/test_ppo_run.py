@@ -18,14 +18,14 @@ import torch
 pytest.importorskip("trl")
 
 from _tiny import PPO_SETTINGS, learner, named, practice, same, texts, weights
+from dream_envs.agents.training.grpo import GRPO
+from dream_envs.agents.training.learners import LEARNERS
 from safetensors.torch import load_file
 from test_practice import Killed
 from transformers import AutoModelForCausalLM
 
 from dream_envs.agents.engines.local import LocalAgent, resolve
 from dream_envs.agents.training.critic import FILE
-from dream_envs.agents.training.grpo import GRPO
-from dream_envs.agents.training.learners import LEARNERS
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum.curriculum import Share
 

@@ -15,6 +15,7 @@ import torch
 pytest.importorskip("trl")
 
 import msgspec
+from dream_envs.agents.training.updates import Updates
 from test_trl_contract import TOKENIZER, VOCAB, Log, model
 from transformers import TrainerCallback
 from trl import GRPOTrainer
@@ -22,7 +23,6 @@ from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 from dream_envs.agents.training.critic import Critic, CriticSettings
 from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow, TrainSettings, make_trainer
-from dream_envs.agents.training.updates import Updates
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import stream
 

@@ -19,8 +19,8 @@ from _tiny import SETTINGS, learner, practice, same, texts, weights
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.core import DreamEnvsError, Score
-from dream_envs.curriculum.store import read_challenges
 from dream_envs.curriculum.curriculum import Share
+from dream_envs.curriculum.store import read_challenges
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rollout import read_episodes
 

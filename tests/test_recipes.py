@@ -14,16 +14,16 @@ pytest.importorskip("trl")
 import msgspec
 from _recipes import SMALL, job_of, walked
 from _tiny import texts
+from dream_envs.agents.training.regrade import less_repetition
+from dream_envs.curriculum.deck import Deck
 
 from dream_envs import cli
-from dream_envs.agents.training.regrade import less_repetition
 from dream_envs.agents.training.rows import RowConfig, RowMaker
 from dream_envs.baselines import loop, recipes
 from dream_envs.baselines.loops import azr, ttrl
 from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Action, DreamEnvsError, Episode, Start
 from dream_envs.curriculum import gates
-from dream_envs.curriculum.deck import Deck
 from dream_envs.curriculum.store import ChallengeStore, read_challenges
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.labels import pseudo_label

@@ -18,17 +18,17 @@ pytest.importorskip("trl")
 
 from _recipes import SMALL, job_of, walked
 from _tiny import texts
+from dream_envs.agents.training.updates import Updates
+from dream_envs.curriculum.deck import PromptDeck
 
 from dream_envs import cli, registry
 from dream_envs.agents.engines.local import LocalAgent, resolve
-from dream_envs.agents.training.updates import Updates
 from dream_envs.baselines import loop, recipes
 from dream_envs.baselines.eval_set import Yardstick
 from dream_envs.baselines.frontier import job as frontier
 from dream_envs.baselines.loops import prompts, self_rewarding, serl_limited
 from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Action, Episode, Score, Start
-from dream_envs.curriculum.deck import PromptDeck
 from dream_envs.curriculum.store import ChallengeStore, read_challenges
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.envs.self_judge import SelfJudge

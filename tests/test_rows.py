@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("trl")
 
+from dream_envs.agents.training.wake import Group, Row, challenger_group, demonstrations, solver_groups
+
 from dream_envs.agents.training.rows import Review, RowConfig, RowMaker, relative
 from dream_envs.agents.training.trl_adapter import TrainingRow
-from dream_envs.agents.training.wake import Group, Row, challenger_group, demonstrations, solver_groups
 from dream_envs.core import DreamEnvsError, Episode, Event, Message, Score
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.seeds import stream

@@ -12,10 +12,11 @@ import pytest
 
 pytest.importorskip("trl")
 
-from dream_envs.agents.engines import judges
 from dream_envs.agents.training.grpo import GRPO, GRPOSettings
-from dream_envs.agents.training.rows import RowConfig
 from dream_envs.agents.training.self_practice import FixedPrompts, SelfPractice, judged_groups, label_accuracy
+
+from dream_envs.agents.engines import judges
+from dream_envs.agents.training.rows import RowConfig
 from dream_envs.baselines.studies import self_judging as study
 from dream_envs.baselines.studies import self_judging_report as report
 from dream_envs.core import DreamEnvsError, Episode

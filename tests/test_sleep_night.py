@@ -14,13 +14,13 @@ pytest.importorskip("trl")
 import torch
 from _sleep import DREAMS, LEARNING, SMALL, bits, day, generators, imagination, reader, same, with_
 from _tiny import learner, practice, texts
+from dream_envs.agents.sleep.days import Place
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep import days as days_module
 from dream_envs.agents.sleep import dreams as dreams_module
 from dream_envs.agents.sleep import night as night_module
 from dream_envs.agents.sleep.consolidation import SleepConsolidation
-from dream_envs.agents.sleep.days import Place
 from dream_envs.agents.sleep.dreams import FamilyImagination
 from dream_envs.agents.sleep.experience import Buffer
 from dream_envs.agents.sleep.night import Night, SleepSettings

@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dream_envs.agents.training.grpo import GRPO, GRPOSettings
+
 from dream_envs.agents.elicitation.attempts import pass_rates
 from dream_envs.agents.elicitation.elicit import RlvrSettings
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.training.collector import Practice
-from dream_envs.agents.training.grpo import GRPO, GRPOSettings
 from dream_envs.agents.training.rows import RowConfig
 from dream_envs.agents.training.sft import quietly
 from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task, TaskFamily
-from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.curriculum.curriculum import CHALLENGER
+from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.runs import Run

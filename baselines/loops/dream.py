@@ -34,7 +34,7 @@ class Variant(msgspec.Struct, frozen=True):
 
     says: str
     mixture: Mixture = Mixture(OWN, MUTATED, REPLAYED)
-    reward: dict[str, str] = TRUTH
+    reward: dict[str, str] = msgspec.field(default_factory=lambda: TRUTH)
     frozen: bool = False
     nights: str = ""
     review: bool = True

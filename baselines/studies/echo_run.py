@@ -15,17 +15,17 @@ import msgspec
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from dream_envs.agents.training.grpo import GRPO, GRPOSettings
 
 from dream_envs.agents.engines.local import LocalAgent, keep_memory, resolve
 from dream_envs.agents.training.collector import Practice
-from dream_envs.agents.training.grpo import GRPO, GRPOSettings
 from dream_envs.agents.training.rows import RowConfig
 from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.baselines.studies.echo_measure import Exam, K, rounds
 from dream_envs.baselines.studies.echo_task import CompositionFormats
 from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task
-from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.curriculum.curriculum import CHALLENGER, Share, Syllabus
+from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.solver import correctness
 from dream_envs.rollout import read_episodes

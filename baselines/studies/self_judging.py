@@ -163,11 +163,11 @@ def run(settings: Settings, out: Path, *, save_every: int = 16) -> dict[str, Any
         DreamEnvsError: if the folder holds another run.
     """
     import torch
+    from dream_envs.agents.training.grpo import GRPO, GRPOSettings
+    from dream_envs.agents.training.self_practice import FixedPrompts, SelfPractice
 
     from dream_envs.agents.engines.local import keep_memory, resolve
-    from dream_envs.agents.training.grpo import GRPO, GRPOSettings
     from dream_envs.agents.training.rows import RowConfig
-    from dream_envs.agents.training.self_practice import FixedPrompts, SelfPractice
     from dream_envs.baselines.nano.recipe import weights_hash
     from dream_envs.baselines.studies.self_judging_exam import Exam
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from dream_envs.agents.training.learners import LEARNERS
 from dream_envs.baselines.loops.arms import ARMS, NIGHTS
+
 from dream_envs.baselines.studies.intervals import paired, show, sign
 from dream_envs.baselines.studies.side_by_side import positive
 from dream_envs.core import DreamEnvsError

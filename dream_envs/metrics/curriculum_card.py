@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from dream_envs.core import AgentLike, Challenge, DreamEnvsError, Episode, TaskFamily, decode_episode
-from dream_envs.curriculum.store import read_challenges, wilson
 from dream_envs.curriculum.curriculum import author_of, challenge_of
+from dream_envs.curriculum.store import read_challenges, wilson
 from dream_envs.frontier import _checks
 from dream_envs.frontier.difficulty import band_share, frontier_level, learnability, linear_drift, logit_drift
 from dream_envs.metrics.health import label_agreement, truth_of
