@@ -82,6 +82,7 @@ class Context:
         )  # fmt: skip
         self.weights: dict[str, LocalAgent] = {}
         self.drawn = Counter[str]()
+        self._index: Any = None
         self.run = Run(out, self.config())
         self.place = Place(self.run.path, report_to)
 
@@ -130,9 +131,18 @@ class Context:
             made = {
                 "held_out": lambda: gates.held_out(self.eval.reserved()),
                 "archive": lambda: gates.archive(store if store is not None else ()),
+                "novel": lambda: gates.novel(self.novelty(), self.recipe.novelty),
             }
             more["gate"] = gates.every(*[made[name]() for name in names])
         return self._built(more)
+
+    def novelty(self) -> Any:
+        """The index of the problems that the run's curriculum has accepted."""
+        from dream_envs.curriculum.novelty import NoveltyIndex
+
+        if self._index is None:
+            self._index = NoveltyIndex(min(self.recipe.novelty, 0.5))
+        return self._index
 
     def agent(self, weights: str = "policy") -> LocalAgent:
         """The newest finished weights of this name, frozen; the base where no phase has trained them yet."""
@@ -285,7 +295,8 @@ def _collector(ctx: Context, phase: Phase, number: int, first: int) -> Collector
         rewards = own or rewards
     else:
         seed = f"{label}/{number}" if ctx.recipe.phases else label
-        curriculum = Curriculum(game, ctx.recipe.mixture, seed=seed, store=store)
+        index = ctx.novelty() if "novel" in ctx.recipe.gates else None
+        curriculum = Curriculum(game, ctx.recipe.mixture, seed=seed, store=store, index=index)
     if curriculum.store is not store:
         store.close()
     names = {**ctx.recipe.seats, **(phase.seats or {}), **ctx.options.seats}
@@ -304,7 +315,8 @@ def _learner(ctx: Context, phase: Phase, number: int, place: Path, look: Any, sa
     sources = ctx.recipe.sources()
     model = ctx.agent(phase.weights).snapshot()
     model.model.requires_grad_(True)
-    learner = PolicyLearner(model, settings=rule, sources=sources, seed=seed, evaluate=look)
+    make = spec(ctx.recipe.learner).make or PolicyLearner
+    learner = make(model, settings=rule, sources=sources, seed=seed, evaluate=look)
     if ctx.recipe.nights is None:
         return learner
     nights, questions = ctx.recipe.nights, None

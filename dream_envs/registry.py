@@ -1,8 +1,9 @@
 """One lazy row an entry: a name and ``module:attribute``, imported on first use.
 
-Five kinds: ``envs`` (games), ``tasks`` (families), ``rewards``, ``agents``, ``suites`` (of the Frontier Report).  Other
-people's packages add rows by entry points of the groups ``dream_envs.envs``, ``dream_envs.tasks`` and so on, or by
-calling ``register`` at run time.  A wrong name is answered with the nearest right ones.
+Kinds: ``envs`` (games), ``tasks`` (families), ``rewards``, ``agents``, ``learners``, ``loops`` (recipes of training),
+``suites`` (of the Frontier Report).  Other people's packages add rows by entry points of the groups
+``dream_envs.envs``, ``dream_envs.tasks`` and so on, or by calling ``register`` at run time.  A wrong name is answered
+with the nearest right ones.
 
 A row of ``envs`` may name its roles in brackets, ``"acme.debate:Debate [pro, con]"``: each role then has a Gymnasium
 id (``acme/Debate-Pro-v0``) without the game being imported.
@@ -21,7 +22,7 @@ from dream_envs.core import DreamEnvsError
 
 Row = TypeVar("Row")
 
-KINDS = ("envs", "tasks", "rewards", "agents", "loops", "suites")
+KINDS = ("envs", "tasks", "rewards", "agents", "learners", "loops", "suites")
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     "envs": {
@@ -90,6 +91,10 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "cyclic": "dream_envs.agents.engines.judges:Cyclic",
         "noisy": "dream_envs.agents.engines.judges:Noisy",
         "local": "dream_envs.agents.engines.local:LocalAgent",
+    },
+    "learners": {
+        name: f"dream_envs.agents.training.learner:{name.upper()}"
+        for name in ("grpo", "grpo4", "ppo", "rloo", "rae", "expert")
     },
     "loops": {
         "dream": "dream_envs.baselines.loops.dream:LOOP",
@@ -227,4 +232,14 @@ def _import(target: str) -> Any:
     return found
 
 
-_TRAIN_PACKAGES = {"torch", "transformers", "trl", "accelerate", "peft", "datasets", "safetensors", "tensorboard"}
+_TRAIN_PACKAGES = {
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "peft",
+    "datasets",
+    "safetensors",
+    "tensorboard",
+    "datasketch",
+}

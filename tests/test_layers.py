@@ -245,7 +245,7 @@ def test_randomness_as_an_argument_is_not(line):
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=lambda p: str(p.relative_to(ROOT)))
 def test_sizes(path):
-    assert len(path.read_text("utf-8").splitlines()) <= 400, "split the file"
+    assert len(path.read_text("utf-8").splitlines()) <= 600, "split the file"
     for node in ast.walk(tree_of(path)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             first = min([node.lineno, *[d.lineno for d in node.decorator_list]])

@@ -12,7 +12,7 @@ from _episodes import GOLD, LOST, REPLIES, play, solved, states, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dream_envs.core import DreamEnvsError, Score
+from dream_envs.core import DreamEnvsError, Event, Score
 from dream_envs.rewards.adapters import from_trl
 from dream_envs.rewards.algebra import RoleBaseline, clip, gate, per_role, weighted, zero_sum
 from dream_envs.rewards.base import STATUS_ORDER, as_reward, episode_key, roles
@@ -20,6 +20,7 @@ from dream_envs.rewards.controls import format_only, random_reward, shuffled
 from dream_envs.rewards.diversity import bleu_similarity, novelty, repetition, repetition_penalty
 from dream_envs.rewards.learnability import learnability
 from dream_envs.rewards.presets import challenger_solver
+from dream_envs.rewards.rounds import best_and_worst, in_range, less_repetition, shared
 from dream_envs.rewards.solver import correctness, majority
 from dream_envs.tasks.composition import Composition
 
@@ -129,7 +130,9 @@ def test_clip_keeps_within_bounds(value, a, b):
         (lambda: random_reward(rate=2), "0 to 1"),
         (lambda: novelty("c:BDA"), "reference"),
         (lambda: novelty(["c:BDA"], n=0), "1 to 16"),
-        (lambda: repetition(distance=2), "0 to 1"),
+        (lambda: repetition(distance=2), "distance=2: 0 to 1"),
+        (lambda: less_repetition(POINTS, distance=None), "distance=None: 0 to 1"),
+        (lambda: in_range(POINTS, 0.5, 0.2), "low=0.5, high=0.2"),
         (lambda: repetition_penalty(["a"], distance=-1), "0 to 1"),
         (lambda: from_trl(len, columns={"solution": "gold"}), "gold"),
         (lambda: RoleBaseline(1.0), "below 1"),
@@ -199,6 +202,60 @@ def test_a_baseline_continues_exactly_from_its_saved_state():
     got += [half.advantages(e, model(e)) for e in episodes[5:]]
     assert got == expected
     assert half.state() == whole.state()
+
+
+# --- the episodes of a round -------------------------------------------------------------------------------------
+
+
+def proposed(text, author="", **more):
+    """An episode about this proposal, made by the challenger or given by ``author``."""
+    episode = play(solved(1, 2), proposal=text, **more)
+    events = [*episode.events, *([Event("given", "challenger_0", {"author": author})] if author else [])]
+    return msgspec.structs.replace(episode, events=events)
+
+
+def challengers(found):
+    return [scores["challenger_0"].value for scores in found]
+
+
+ROUND = [proposed("c:BDA"), proposed("c:BDA"), proposed("f:HGEC"), proposed("c:BDA", "mutation"), proposed("?")]
+POINTS = constant(0.8, "points")
+
+
+def test_repetition_is_subtracted_and_given_problems_neither_count_nor_pay():
+    """Four own proposals: two copies (a share of 1/2), one other, one rejected ("?", alone): 0.8 less the share."""
+    found = less_repetition(POINTS).score(ROUND)
+    assert challengers(found) == pytest.approx([0.3, 0.3, 0.55, 0.8, 0.55])
+    assert found[0]["challenger_0"].components == {"before": 0.8, "cluster_share": 0.5}
+    assert values(found[0])["solver_0"] == 0.8 and found[0]["challenger_0"].grader.startswith("less_repetition-1(model")
+    assert challengers(less_repetition(POINTS, floor=0.5).score(ROUND[:2])) == [0.5, 0.5]
+    assert less_repetition(constant(None)).score(ROUND)[0]["challenger_0"].status == "abstain"
+
+
+def test_copies_share_a_value_but_not_a_penalty():
+    assert challengers(shared(POINTS).score(ROUND)) == [0.4, 0.4, 0.8, 0.8, 0.8]
+    assert challengers(shared(constant(-1.0)).score(ROUND)) == [-1.0] * 5
+    assert shared(POINTS).score(ROUND)[0]["challenger_0"].components == {"before": 0.8, "copies": 2.0}
+    assert values(shared(POINTS).score(ROUND)[0])["solver_0"] == 0.8
+
+
+def test_episodes_outside_a_range_have_no_scores():
+    """Means of the ok solvers: 0, 1/4, 1/2, 1; a lost call is in none."""
+    rounds = [play(solved(k, 4)) for k in (0, 1, 2, 4)] + [play([GOLD, "x", LOST]), play([LOST])]
+    found = in_range(per_role({"solver": "correctness", "challenger": POINTS}), 0.25, 0.5).score(rounds)
+    assert [its["solver_0"].status for its in found] == ["abstain", "ok", "ok", "abstain", "ok", "timeout"]
+    assert [its["challenger_0"].status for its in found] == ["abstain", "ok", "ok", "abstain", "ok", "ok"]
+    assert found[0]["solver_0"].detail == "mean reward 0.00, outside 0.25 to 0.5" and found[0]["solver_0"].value == 0.0
+
+
+def test_of_each_episode_the_best_and_the_worst_are_left():
+    def listed(episode):
+        return {f"solver_{i}": float(turn.text or "nan") for i, turn in enumerate(episode.turns[1:])}
+
+    model = best_and_worst(as_reward(listed), role="solver")
+    found = model.score([play(["2", "5", "1", "5", "1", ""]), play(["3", "3"])])
+    assert list(states(found[0]).values()) == ["abstain", "ok", "ok", "abstain", "abstain", "error"]
+    assert set(states(found[1]).values()) == {"abstain"}
 
 
 # --- controls ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from dream_envs.agents.engines.local import LocalAgent, load, without_deprecatio
 from dream_envs.agents.training.advantages import check_baseline
 from dream_envs.agents.training.critic import FILE as HEAD
 from dream_envs.agents.training.critic import Critic, CriticSettings
-from dream_envs.agents.training.rows import RoleSettings, RowBuilder, RowSettings, RowSource
+from dream_envs.agents.training.rows import RowBuilder, RowSettings, RowSource
 from dream_envs.agents.training.sources import ReviewedTraces, ReviewSettings
 from dream_envs.agents.training.trl_adapter import TrainCallback, TrainingRow, TrainSettings, Updates, make_trainer
 from dream_envs.core import Action, DreamEnvsError, Progress, Request
@@ -61,50 +61,51 @@ class LearnerSettings(msgspec.Struct, frozen=True):
         if (self.critic is not None) != (self.baseline == "critic"):
             raise DreamEnvsError(f"baseline={self.baseline!r}: critic=CriticSettings() with 'critic', None with others")
         if self.critic is not None and self.rows.play_every > 1:
-            raise DreamEnvsError(f"play_every={self.rows.play_every}: a critic learns from what was sampled in the round: 1")
+            raise DreamEnvsError(f"play_every={self.rows.play_every}: 1 with a critic, which learns from the round alone")
         if self.lr <= 0 or self.save_every < 1 or self.kl < 0 or self.warmup < 0:
             raise DreamEnvsError(f"{self}: lr above 0, save_every 1 or more, kl and warmup 0 or more")
 
 
 class LearnerSpec(msgspec.Struct, frozen=True):
-    """A learner by name: its default settings, and it in words.  ``imitates``: it learns from its review alone."""
+    """A learner by name: its default settings, and it in words.
+
+    ``imitates``: it learns from its review alone.  ``make``: what it is made by, with ``PolicyLearner``'s arguments;
+    None: ``PolicyLearner``.
+    """
 
     settings: LearnerSettings
     says: str
     imitates: bool = False
+    make: Callable[..., Any] | None = None
 
 
-_PPO = CriticSettings(lr=1e-2, hidden=64)
-LEARNERS: dict[str, LearnerSpec] = {
-    "grpo": LearnerSpec(LearnerSettings(), "group-relative advantages"),
-    "grpo4": LearnerSpec(
-        LearnerSettings(updates=Updates(minibatches=4)), "GRPO with PPO's four clipped updates a round: PPO less its critic"
-    ),
-    "ppo": LearnerSpec(
-        LearnerSettings(baseline="critic", updates=Updates(minibatches=4), critic=_PPO),
-        "a value head, GAE, clipped passes over each round",
-    ),
-    # A sum over about ten tokens has ten times the gradient of a mean, so its norm is clipped at ten times as much.
-    "rloo": LearnerSpec(
-        LearnerSettings(clip=10.0, baseline="leave_one_out", updates=Updates(level="sequence", average="rows")),
-        "the mean of the others as baseline, whole sequences",
-    ),
-    "rae": LearnerSpec(LearnerSettings(baseline="rae"), "a running mean of each role as baseline (SPIRAL)"),
-    "expert": LearnerSpec(
-        LearnerSettings(rows=RowSettings(play_every=10), review=ReviewSettings(count=144)),
-        "likelihood of good traces (ReST-EM)",
-        imitates=True,
-    ),
-}
+GRPO = LearnerSpec(LearnerSettings(), "group-relative advantages")
+GRPO4 = LearnerSpec(LearnerSettings(updates=Updates(minibatches=4)), "GRPO with PPO's four updates a round, no critic")
+PPO = LearnerSpec(
+    LearnerSettings(baseline="critic", updates=Updates(minibatches=4), critic=CriticSettings(lr=1e-2, hidden=64)),
+    "a value head, GAE, clipped passes over each round",
+)
+# A sum over about ten tokens has ten times the gradient of a mean, so its norm is clipped at ten times as much.
+RLOO = LearnerSpec(
+    LearnerSettings(clip=10.0, baseline="leave_one_out", updates=Updates(level="sequence", average="rows")),
+    "the mean of the others as baseline, whole sequences",
+)
+RAE = LearnerSpec(LearnerSettings(baseline="rae"), "a running mean of each role as baseline (SPIRAL)")
+EXPERT = LearnerSpec(
+    LearnerSettings(rows=RowSettings(play_every=10), review=ReviewSettings(count=144)),
+    "likelihood of good traces (ReST-EM)",
+    imitates=True,
+)
 
 
 def spec(name: str) -> LearnerSpec:
-    """The learner of this name.
+    """The learner of this name, or at ``module:object``; a class of somebody's own is made with its own defaults.
 
     Raises:
         DreamEnvsError: with the nearest names.
     """
-    return registry.named("learners", name, LEARNERS)
+    found = registry.load("learners", name)
+    return found if isinstance(found, LearnerSpec) else LearnerSpec(LearnerSettings(), name, make=found)
 
 
 class PolicyLearner:
@@ -192,10 +193,10 @@ class PolicyLearner:
             run: ``path`` is the folder that holds ``checkpoints/``; ``report_to``, if it has one, goes to TRL.
         """
         folder, chosen = Path(run.path) / "checkpoints", self.settings
+        engine, roles = self.engine, collector.learns()
         builder = RowBuilder(
-            collector.game, chosen.rows, chosen.baseline, collector.learns(), self.engine.encode, self.engine.completion,
-            self.sources,
-        )  # fmt: skip
+            collector.game, chosen.rows, chosen.baseline, roles, engine.encode, engine.completion, self.sources
+        )
         resume = newest_checkpoint(folder, remove=collector.rank == 0)
         if resume is not None:
             self._restore(resume, collector, builder)
@@ -278,6 +279,3 @@ def newest_checkpoint(folder: Path, remove: bool = True) -> Path | None:
         elif remove:
             shutil.rmtree(path)
     return max(found)[1] if found else None
-
-
-__all__ = ["LEARNERS", "LearnerSettings", "PolicyLearner", "RoleSettings", "newest_checkpoint", "spec"]

@@ -75,6 +75,7 @@ class Curriculum:
         dataset: the fixed list, each problem once before any comes again, in an order drawn anew for each pass.
         label: names the dataset's draws.
         anew: draw a round's problems without regard to what came before, instead of passing through.
+        index: a ``NoveltyIndex`` that learns every accepted problem, for a gate of the game.
 
     Raises:
         DreamEnvsError: for sources that the game or the dataset cannot fill.
@@ -90,10 +91,11 @@ class Curriculum:
         dataset: Sequence[Task] = (),
         label: str = "deck",
         anew: bool = False,
+        index: Any = None,
     ) -> None:
         self.game, self.mixture, self.seed, self.store = game, mixture, seed, store
         self.family: TaskFamily | None = getattr(game, "family", None)
-        self.dataset, self._label, self._anew = list(dataset), label, anew
+        self.dataset, self._label, self._anew, self.index = list(dataset), label, anew, index
         self.proposer, self.role = hook(game, "proposer"), hook(game, "solver_role")
         #: How many proposals were turned away in the newest round, by reason.
         self.rejects: dict[str, int] = {}
@@ -137,7 +139,9 @@ class Curriculum:
                 continue
             author = author_of(episode)
             if author != "replay":
-                self.store.add(challenge, round=round, author=author, parent=getattr(challenge, "parent", ""))
+                new = self.store.add(challenge, round=round, author=author, parent=getattr(challenge, "parent", ""))
+                if new and self.index is not None:
+                    self.index.add(challenge)
             values = rewarded(episode, self.role)
             if values and challenge.id in self.store:
                 self.store.record(challenge.id, sum(values), len(values), round=round)
@@ -172,6 +176,8 @@ class Curriculum:
         if bad := [name for name, value in own.items() if there[name] != value]:
             raise DreamEnvsError(f"this checkpoint has another {', '.join(bad)} ({state[bad[0]]}): resume with that")
         self.store.restore(state["store"])
+        for entry in self.store if self.index is not None else ():
+            self.index.add(entry.challenge)
 
     def _mutations(self, rng: np.random.Generator) -> list[Given]:
         parents = self.store.select(sampler.solved) if self.mixture.mutation else []

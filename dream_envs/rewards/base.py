@@ -57,9 +57,11 @@ class Model:
         settings: the arguments that ``grader`` shows.
         grader: ``name-version(argument=value)``: the arguments that differ from their defaults.
         batched: whether the function behind it takes all episodes at once.
+        arguments: what that function is given besides the episodes: all arguments, resolved.
+        made_by: ``(factory, args, kwargs)`` as the caller gave them; empty for a model made by hand.
     """
 
-    __slots__ = ("_args", "_fn", "_rebuild", "batched", "grader", "name", "settings", "version")
+    __slots__ = ("_fn", "arguments", "batched", "grader", "made_by", "name", "settings", "version")
 
     def __init__(
         self,
@@ -68,11 +70,11 @@ class Model:
         fn: RewardFunction,
         args: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
-        rebuild: tuple[Any, ...] = (),
+        made_by: tuple[Any, ...] = (),
         batched: bool = False,
     ) -> None:
         self.name, self.version, self._fn, self.batched = name, version, fn, batched
-        self._args, self.settings, self._rebuild = dict(args or {}), dict(settings or {}), rebuild
+        self.arguments, self.settings, self.made_by = dict(args or {}), dict(settings or {}), made_by
         inner = ",".join(f"{k}={show(v)}" for k, v in self.settings.items())
         self.grader = f"{name}-{version}" + (f"({inner})" if inner else "")
 
@@ -83,7 +85,7 @@ class Model:
 
     def parts(self) -> Iterator[Model]:
         """The reward models among its arguments."""
-        for value in self._args.values():
+        for value in self.arguments.values():
             its = [*value, *value.values()] if isinstance(value, Mapping) else [value]
             yield from (item for item in its if isinstance(item, Model))
 
@@ -120,17 +122,19 @@ class Model:
         return self.grader
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Model) and self._fn is other._fn and self._args == other._args
+        return isinstance(other, Model) and self._fn is other._fn and self.arguments == other.arguments
 
     def __hash__(self) -> int:
         return hash(self.grader)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The function behind a decorated name cannot be found by that name, so a copy is made by its factory.
-        return (_restore, self._rebuild) if self._rebuild else (Model, (self.name, self.version, self._fn, self._args))
+        return (
+            (_restore, self.made_by) if self.made_by else (Model, (self.name, self.version, self._fn, self.arguments))
+        )
 
     def _stateful(self) -> Iterator[Stateful]:
-        for value in self._args.values():
+        for value in self.arguments.values():
             if isinstance(value, Stateful) and not isinstance(value, Model):
                 yield value
         for part in self.parts():
@@ -142,7 +146,7 @@ class Model:
     def _call(self, argument: Any) -> Any:
         """What the function behind it returns, or the exception that it raised."""
         try:
-            found = self._fn(argument, **self._args)
+            found = self._fn(argument, **self.arguments)
             return _combined(cast(Combination, found), argument) if inspect.isgenerator(found) else found
         except Exception as error:
             return error
@@ -251,7 +255,7 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
         raise DreamEnvsError(f"reward {name!r} takes no arguments: decorate it with @reward({name!r})")
     version = getattr(obj, "version", 0)
     version = version if isinstance(version, int) else 0
-    return Model(name, version, function, rebuild=(as_reward, (obj,), {}), batched=batched)
+    return Model(name, version, function, made_by=(as_reward, (obj,), {}), batched=batched)
 
 
 def rescore(episode: Episode, model: Any) -> Episode:
