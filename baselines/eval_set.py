@@ -315,10 +315,12 @@ def make(
     game: Any,
     base: LocalAgent,
     *,
+    family: Any,
     levels: Sequence[int],
     support: Sequence[int],
     problems: int,
     attempts: int,
+    games: int,
     reward: Any,
     seats: Mapping[str, AgentLike],
     roles: Sequence[str],
@@ -328,13 +330,13 @@ def make(
     Raises:
         DreamEnvsError: for an unknown kind, or one that the game or the tokenizer does not allow.
     """
-    family = getattr(game, "family", None)
     if kind not in ("auto", "exact", "sampled", "play"):
         raise DreamEnvsError(f"eval={kind!r}: auto, exact, sampled or play")
     if kind == "auto":
-        kind = "play" if family is None or not hook(game, "solver_role") else "sampled" if inexact(family, base) else "exact"
+        solves = family is not None and hook(game, "solver_role")
+        kind = ("sampled" if inexact(family, base) else "exact") if solves else "play"
     if kind == "play":
-        return Play(game, reward, base, {k: as_agent(v, game) for k, v in seats.items()}, roles, 8 * attempts * 4)
+        return Play(game, reward, base, {k: as_agent(v, game) for k, v in seats.items()}, roles, games)
     if family is None:
         raise DreamEnvsError(f"eval={kind!r}: {game.env_id} has no task family; use eval='play'")
     if kind == "exact":
@@ -422,9 +424,11 @@ def verdict(found: Evaluation, samples: int) -> str:
             f"{after}. This is longer composition of known facts, not new facts."
         )
     if found.kind == "sampled":
-        return f"The highest level solved in at least half of the draws went from {before} to {after}; sampled, one run."
+        return (
+            f"The highest level solved in at least half of the draws went from {before} to {after}; sampled, one run."
+        )
     if after > before:
-        return f"Edge only: reliable depth went from {before} to {after}, within reach of {samples:,} samples of the base."
+        return (
+            f"Edge only: reliable depth went from {before} to {after}, within reach of {samples:,} samples of the base."
+        )
     return f"Rehearsal: nothing that {samples:,} samples of the base would not have found; reliable depth stays at {before}."
-
-

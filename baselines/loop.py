@@ -36,6 +36,7 @@ from dream_envs.curriculum import gates
 from dream_envs.curriculum.curriculum import Curriculum
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs._common import build_reward, full_id
+from dream_envs.metrics.retention import lessons
 from dream_envs.metrics.summary import roles_of
 from dream_envs.play import as_agent
 from dream_envs.progress import Progress
@@ -68,21 +69,22 @@ class Context:
         self.options, self.began = options, time.perf_counter()
         self.loop, self.recipe = recipe.settled(options)
         self.base = LocalAgent(self.recipe.model, device=device)
+        self.weights: dict[str, LocalAgent] = {}
+        self.drawn = Counter[str]()
+        self._index: Any = None
         self.rule = rule_of(self.recipe)
         self.family = self._family()
         self.support = _support(self.recipe.model)
         bare = self.game(())
         roles = tuple(r.name for r in bare.roles if r.name not in self.recipe.seats)
         chosen = self.recipe.eval
-        levels = chosen.levels or (tuple(self.family.levels) if self.family is not None else ())
+        family = registry.create("tasks", chosen.family) if chosen.family else self.family
+        levels = chosen.levels or (tuple(family.levels) if family is not None else ())
         seats = {role: self.seat(who, bare) for role, who in self.recipe.seats.items()}
         self.eval = eval_set.make(
-            chosen.kind, bare, self.base, levels=levels, support=self.support, problems=chosen.problems,
-            attempts=chosen.attempts, reward=self.reward(bare, self.recipe.reward), seats=seats, roles=roles,
+            chosen.kind, bare, self.base, family=family, levels=levels, support=self.support, problems=chosen.problems,
+            attempts=chosen.attempts, games=chosen.games, reward=self.reward(bare, self.recipe.reward), seats=seats, roles=roles,
         )  # fmt: skip
-        self.weights: dict[str, LocalAgent] = {}
-        self.drawn = Counter[str]()
-        self._index: Any = None
         self.run = Run(out, self.config())
         self.place = Place(self.run.path, report_to)
 
@@ -90,7 +92,9 @@ class Context:
         """What the run's folder is bound to: all that decides the result."""
         folder = Path(resolve(self.recipe.model))
         if not (folder / "model.safetensors").is_file():
-            raise DreamEnvsError(f"model={self.recipe.model!r}: no {folder}/model.safetensors; give nano/compose or a folder")
+            raise DreamEnvsError(
+                f"model={self.recipe.model!r}: no {folder}/model.safetensors; give nano/compose or a folder"
+            )
         told = msgspec.to_builtins(msgspec.structs.replace(self.options, reward={}))
         learner = msgspec.to_builtins(self.rule)
         del learner["save_every"]  # decides where a resumed run starts again, not where it ends
@@ -232,7 +236,9 @@ def train(
         KeyboardInterrupt: at Ctrl-C, after a checkpoint.
     """
     ctx = Context(options, Path(out), report_to, device)
-    watch = DiversityMonitor.of(ctx.eval, ctx.base, ctx.run.path / "metrics.jsonl", ctx.recipe.steps, ctx.rule.rows.play_every)
+    watch = DiversityMonitor.of(
+        ctx.eval, ctx.base, ctx.run.path / "metrics.jsonl", ctx.recipe.steps, ctx.rule.rows.play_every
+    )
     collector, learner = walk(ctx, watch, tick, save_every)
     tick("measuring", 0, 1, "")
     summary = measure(ctx, collector, learner, watch)
@@ -285,7 +291,7 @@ def walk(
 
 
 def _collector(ctx: Context, phase: Phase, number: int, first: int) -> Collector:
-    label = f"{ctx.options.loop.rpartition(':')[2]}/{ctx.options.seed}"
+    label = f"{ctx.recipe.label or ctx.loop.name}/{ctx.options.seed}"
     store = ctx.store()
     game = ctx.game(phase.gates, store)
     ctx.drawn.clear()
@@ -315,6 +321,8 @@ def _learner(ctx: Context, phase: Phase, number: int, place: Path, look: Any, sa
     sources = ctx.recipe.sources()
     model = ctx.agent(phase.weights).snapshot()
     model.model.requires_grad_(True)
+    if ctx.recipe.learn is not None:
+        return ctx.recipe.learn(ctx, model, seed, place)
     make = spec(ctx.recipe.learner).make or PolicyLearner
     learner = make(model, settings=rule, sources=sources, seed=seed, evaluate=look)
     if ctx.recipe.nights is None:
@@ -373,11 +381,12 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
     samples = {**collector.samples, "total": sum(collector.samples.values())}
     found = ctx.eval.compare(ctx.eval.measure(base), ctx.eval.measure(trained), samples["total"])
     entropy = {}
-    if isinstance(ctx.eval, eval_set.Problems):
+    if hasattr(ctx.eval, "tasks"):
         levels = [d for d in ctx.support if d in ctx.eval.levels] or list(ctx.eval.levels[:3])
         probe = [t for d in levels for t in ctx.eval.tasks["any", d][:ENTROPY_PROBLEMS]]
         limits = Limits(ctx.eval.family.max_reply_tokens)
         entropy = {n: eval_set.entropies(a, probe, limits) for n, a in (("base", base), ("trained", trained))}
+    left = lessons(collector.newest)
     about = About(
         loop=ctx.options.loop,
         env=ctx.recipe.env,
@@ -393,7 +402,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
     )
     summary = Summary(
         run=about,
-        verdict=eval_set.verdict(found, samples["total"]),
+        verdict=left["verdict"] if left is not None else eval_set.verdict(found, samples["total"]),
         roles=roles_of(ctx.run.path, collector.game, collector.learns()),
         samples=samples,
         evaluation=found,
@@ -401,7 +410,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
         diversity=watch.block(trained) if watch is not None else None,
         label_accuracy=collector.history[-1].label_accuracy if collector.history else None,
         nights=[msgspec.to_builtins(n) for n in getattr(learner, "nights", ())],
-        retention=None,
+        retention=left,
     )
     ctx.run.write(SUMMARY, summary)
     return summary
@@ -447,6 +456,23 @@ def conduct(
     from dream_envs.report.page import write_report
 
     write_report(out)
+    return found
+
+
+def frontier_report(
+    options: Options, summary: Summary, out: Path, cache: Path | None, how: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The mini Frontier Report of a finished run in ``out/frontier``; None where the suite has none of its problems."""
+    if summary.evaluation is None or summary.evaluation.kind != "exact" or summary.retention is not None:
+        return None
+    from dream_envs.baselines.frontier import job
+
+    where = Path(out) / "frontier"
+    if not (where / "report.html").is_file():
+        chosen = job.Options(size="mini", seed=f"recipe/{options.seed}")
+        more = {name: how[name] for name in ("threads", "quiet", "device")}
+        job.run(summary.run.base, str(out), where, cache, chosen, **more)
+    found: dict[str, Any] = read_json(where / "frontier.json")
     return found
 
 

@@ -8,6 +8,7 @@ heavy is imported before it does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -26,18 +27,21 @@ S = TypeVar("S", bound=msgspec.Struct)
 class EvalSettings(msgspec.Struct, frozen=True):
     """How a run is measured: ``kind`` auto, exact, sampled or play; ``levels`` of the problems, () for the family's.
 
-    ``problems`` a level; ``attempts``: completions of each, where success is sampled.  ``every``: steps between the
-    points of the learning curve.
+    ``problems`` a level; ``attempts``: completions of each, where success is sampled; ``games`` a role, where it is
+    played.  ``family``: whose problems, where the game has none of its own.  ``every``: steps between the points of the
+    learning curve.
     """
 
     kind: str = "auto"
     levels: tuple[int, ...] = ()
     problems: int = 128
     attempts: int = 8
+    games: int = 256
+    family: str = ""
     every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("problems", "attempts", "every"):
+        for name in ("problems", "attempts", "games", "every"):
             if (value := getattr(self, name)) < 1:
                 raise DreamEnvsError(f"eval.{name}={value}: 1 or more")
 
@@ -69,7 +73,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     begins), or an agent's name.  ``phases``: () for one of all steps.  ``final``: the weights that the run delivers.
     ``learner``: by name; ``learning``: dotted settings of it that the loop changes (a ``baseline`` only where the
     learner has the plain one).  ``sources``: makes the rows that are added to what was sampled.  ``nights``: how it
-    sleeps (``agents.sleep.SleepSettings``).  ``refused``: learners that it cannot run with, and why.
+    sleeps (``agents.sleep.SleepSettings``).  ``learn``: makes the learner itself, where a loop learns in a way of its
+    own.  ``label``: names the curriculum's draws; "": the loop's name.  ``refused``: learners that it cannot run with.
     """
 
     env: str = CHALLENGER_SOLVER
@@ -87,6 +92,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     learning: Mapping[str, Any] = {}
     sources: Callable[[], Sequence[Any]] = tuple
     nights: Any = None
+    learn: Callable[[Context, Any, str, Path], Any] | None = None
+    label: str = ""
     eval: EvalSettings = EvalSettings()
     steps: int = 100
     model: str = "nano/compose"
@@ -132,7 +139,9 @@ def loop(name: str) -> Loop:
     """
     found = registry.load("loops", name)
     if not isinstance(found, Loop):
-        raise DreamEnvsError(f"loop {name!r} is a {type(found).__name__}: an entry names a dream_envs.baselines.recipe.Loop")
+        raise DreamEnvsError(
+            f"loop {name!r} is a {type(found).__name__}: an entry names a dream_envs.baselines.recipe.Loop"
+        )
     return found
 
 
@@ -216,5 +225,7 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
     if options.notation is not None:
         recipe = msgspec.structs.replace(recipe, family_args={**recipe.family_args, "notation": options.notation})
     if recipe.learner in recipe.refused:
-        raise DreamEnvsError(f"learner={recipe.learner!r}: {found.name} {recipe.refused[recipe.learner]}; choose another")
+        raise DreamEnvsError(
+            f"learner={recipe.learner!r}: {found.name} {recipe.refused[recipe.learner]}; choose another"
+        )
     return found, recipe

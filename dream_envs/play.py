@@ -1,10 +1,12 @@
 """Temporary."""
+
 from dream_envs.acting import *  # noqa
 from dream_envs.acting import as_agent, ask, play, background_loop, Table, Runner, score as _score1  # noqa
 from dream_envs.rollout import EpisodeWriter, read_episodes, rollout  # noqa
 import msgspec
 from dream_envs.rewards.base import as_reward
 from dream_envs.core import Score
+
 
 def score(episodes, model, agents=()):
     model = as_reward(model)

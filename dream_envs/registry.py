@@ -106,6 +106,10 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "serl": "dream_envs.baselines.loops.serl:LOOP",
         "serl_limited": "dream_envs.baselines.loops.serl_limited:LOOP",
         "self_rewarding": "dream_envs.baselines.loops.self_rewarding:LOOP",
+        **{
+            name: f"dream_envs.baselines.loops.nights:{name.upper()}"
+            for name in ("sleep", "seal", "replay_sft", "in_context", "l2", "static_expert", "placebo")
+        },
     },
     "suites": {
         "nano": "dream_envs.frontier.suite:nano",

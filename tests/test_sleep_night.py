@@ -15,6 +15,7 @@ import torch
 from _sleep import DREAMS, LEARNING, SMALL, bits, day, generators, imagination, reader, same, with_
 from _tiny import learner, practice, texts
 from dream_envs.agents.sleep.days import Place
+from dream_envs.agents.sleep.reader import Reader
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep import days as days_module
@@ -24,7 +25,6 @@ from dream_envs.agents.sleep.consolidation import SleepConsolidation
 from dream_envs.agents.sleep.dreams import FamilyImagination
 from dream_envs.agents.sleep.experience import Buffer
 from dream_envs.agents.sleep.night import Night, SleepSettings
-from dream_envs.agents.sleep.reader import Reader
 from dream_envs.agents.sleep.seeding import Seeded
 from dream_envs.core import DreamEnvsError, Limits, Request
 

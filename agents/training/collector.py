@@ -60,6 +60,8 @@ class Collector:
         #: Rounds played, and completions sampled, by role.
         self.played = 0
         self.samples: dict[str, int] = {}
+        #: The newest round's episodes.
+        self.newest: list[Episode] = []
         self._newest: dict[str, Any] = {}
 
     def round(self, number: int, policy: AgentLike) -> list[Episode]:
@@ -74,7 +76,7 @@ class Collector:
         everyone = sorted(self.gather(mine), key=lambda e: e.index)
         everyone = score([msgspec.structs.replace(e, round=number) for e in everyone], self.reward, self.game.agents)
         self.curriculum.absorb(number, everyone)
-        self.played += 1
+        self.played, self.newest = self.played + 1, everyone
         self.history.append(health(everyone, self.game))
         self._newest = {**round_metrics(everyone), **judging(everyone)}
         if self.memory is not None:
@@ -116,8 +118,10 @@ class Collector:
     def night(self, night: Any) -> None:
         """Write a night into the run's metrics, at the step of the last round."""
         if self.rank == 0:
-            told = {k: v for k, v in msgspec.to_builtins(night).items() if isinstance(v, (int, float)) and k != "number"}
-            self.run.log({"step": self.first + self.played - 1, **{f"night/{k}": float(v) for k, v in told.items()}})
+            told = {
+                f"night/{k}": float(v) for k, v in msgspec.to_builtins(night).items() if isinstance(v, (int, float))
+            }
+            self.run.log({"step": self.first + self.played - 1, **told})
 
     def begin(self) -> None:
         """Start at the first round: what a run left in the files that was killed before its first checkpoint goes."""
@@ -167,5 +171,3 @@ def processes(device: str = "cpu") -> dict[str, Any]:
 
     state = PartialState(cpu=device == "cpu")
     return {"rank": state.process_index, "world": state.num_processes, "gather": gather_object}
-
-

@@ -61,7 +61,9 @@ class LearnerSettings(msgspec.Struct, frozen=True):
         if (self.critic is not None) != (self.baseline == "critic"):
             raise DreamEnvsError(f"baseline={self.baseline!r}: critic=CriticSettings() with 'critic', None with others")
         if self.critic is not None and self.rows.play_every > 1:
-            raise DreamEnvsError(f"play_every={self.rows.play_every}: 1 with a critic, which learns from the round alone")
+            raise DreamEnvsError(
+                f"play_every={self.rows.play_every}: 1 with a critic, which learns from the round alone"
+            )
         if self.lr <= 0 or self.save_every < 1 or self.kl < 0 or self.warmup < 0:
             raise DreamEnvsError(f"{self}: lr above 0, save_every 1 or more, kl and warmup 0 or more")
 

@@ -67,9 +67,7 @@ VARIANTS: dict[str, Variant] = {
     "frozen_proposer": Variant("the challenger stays the base model", frozen=True),
     "no_mutation": Variant("no mutations: the challenger alone escalates", Mixture(OWN + MUTATED, 0, REPLAYED)),
     "fixed_depth": Variant("generated problems of depth 3, the end of the base's support", _FIXED),
-    "hardest_only": Variant(
-        "generated problems of depth 8 only", Mixture(0, 0, REPLAYED, OWN + MUTATED, levels=(8,))
-    ),
+    "hardest_only": Variant("generated problems of depth 8 only", Mixture(0, 0, REPLAYED, OWN + MUTATED, levels=(8,))),
     "majority_reward": Variant("the solvers' vote in place of the verifier", reward=_VOTE),
     "random_reward": Variant("random reward", reward={"challenger": f"shared({RANDOM})", "solver": RANDOM}),
 }

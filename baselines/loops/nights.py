@@ -1,104 +1,239 @@
-"""The nights of a loop: what a stage of ``baselines.loop`` sleeps on, where that is kept, and what it changed.
+"""Ways through the night: what is read by day is asked for when it is gone (``dream_envs/SleepCycle-v0``).
 
-A night lies in ``night/`` beside its stage's checkpoints; ``told.json`` says what the yardstick measured before and
-behind it, which enters nothing.
+``nano/context`` reads the table of a new operation a day and is asked about it, and about all earlier ones, without the
+table.  Nothing tells it whether it was right, so that what a run ends in is a retention matrix.  Several seeds side by
+side, with intervals: ``python -m dream_envs.baselines.studies.nights``.
+
+Departures from the papers:
+    ``sleep`` ("Language Models Need Sleep", 2606.03979): see docs/sleep.md.  ``seal`` (2506.10943): self-edits are
+    questions with answers instead of implications in prose; gradients and a random draw choose those that are tried;
+    good ones are learnt together with the day in the same night, and proposing them is not.  ``l2`` stands where
+    elastic weight consolidation would: an expert's weight decay pulls to the weights before the night, all alike,
+    without a Fisher matrix.  ``replay_sft`` rehearses the day alone, ``static_expert`` is sleep whose nights share one
+    expert's rank, ``placebo`` sleep whose teacher was shown another table, ``in_context`` never sleeps.
 """
 
 from __future__ import annotations
 
-import shutil
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.agents.sleep.consolidation import SleepConsolidation
-from dream_envs.agents.sleep.dreams import DreamSettings, FamilyImagination
-from dream_envs.agents.sleep.night import SleepSettings, refuse
-from dream_envs.agents.sleep.reader import Reader
-from dream_envs.agents.sleep.seeding import SeedingSettings
-from dream_envs.agents.training.collector import Practice
-from dream_envs.agents.training.critic import FILE as HEAD
-from dream_envs.runs import read_json, write_json
+from dream_envs import registry
+from dream_envs.baselines.recipe import EvalSettings, Loop, Recipe
+from dream_envs.core import Action, Message, Progress, Request
+from dream_envs.curriculum.curriculum import Mixture
+from dream_envs.seeds import digest, stream
 
 if TYPE_CHECKING:
-    from dream_envs.baselines.loop import Job, Stand
+    from dream_envs.agents.engines.local import LocalAgent
+    from dream_envs.baselines.loop import Context
 
-TOLD = "told.json"
-#: The flagship's nights.  Nothing is read there, so nothing is dreamt with a context, and what seeds is what was
-#: verified by day (``hard``); the evening's learner is what the rest is held to.
-FULL = SleepSettings(
-    learning=SeedingSettings(steps=60, batch=96, lr=1e-3, lam=0.0, alpha=1.0, hard=1.0),
-    dreaming=DreamSettings(dreams=4, memory=4, fiction=0, size=96, proposals=0.2, today=0.0),
-    experience=2048,
-    apart=0.02,
-    dreamt=0.4,
-    forget=False,
-    capacity=256,
-)
-PLANS = {
-    "full": FULL,
-    "no_dreaming": msgspec.structs.replace(FULL, dreaming=None),
-    "no_seeding": msgspec.structs.replace(FULL, seeding=False),
+ENV = "dream_envs/SleepCycle-v0"
+
+
+class Method(msgspec.Struct, frozen=True):
+    """One way through the night.
+
+    ``changes``: settings of the night by dotted name, over ``night_of``'s; None does not sleep.  ``placebo``: the
+    teacher is shown another table than the learner read.  ``static``: all nights together may change each matrix by
+    the rank of one expert.
+    """
+
+    says: str
+    changes: dict[str, Any] | None = {}
+    placebo: bool = False
+    static: bool = False
+
+
+_SFT = {"seeding": False, "dreaming": None}
+_SEAL = {"dreams": 6, "memory": 0, "fiction": 0, "top": 3, "random": 1, "size": 48, "fictional": 0.33}
+METHODS: dict[str, Method] = {
+    "sleep": Method("seeding and dreaming"),
+    "no_dreaming": Method("seeding of the day alone", {"dreaming": None}),
+    "no_seeding": Method("fine-tuning on the day and on good dreams", {"seeding": False}),
+    "in_context": Method("no night: what is not before the eyes is gone", None),
+    "replay_sft": Method("fine-tuning on the day's completions", _SFT),
+    "replay_gently": Method(
+        "replay_sft at a quarter of the rate, which was found for sleep", {**_SFT, "learning.lr": 1e-3}
+    ),
+    "replay_all": Method(
+        "fine-tuning on the completions of all days so far, kept raw", {**_SFT, "forget": False, "experience": 1024}
+    ),
+    "seal": Method(
+        "SEAL (2506.10943): fine-tuning on self-made edits that help a copy",
+        {"seeding": False, **{f"dreaming.{k}": v for k, v in _SEAL.items()}},
+    ),
+    "l2": Method("fine-tuning, pulled towards the weights before the night", {**_SFT, "learning.decay": 2.5}),
+    "static_expert": Method("sleep, with one expert for all nights", static=True),
+    "fast_slow": Method("sleep, every third night into slow weights", {"block": 3}),
+    "placebo": Method("sleep, with a teacher who read another table", placebo=True),
 }
 
 
-def rested(settings: SleepSettings | None, place: Path) -> bool:
-    """Whether the stage in ``place`` has nothing left to sleep on."""
-    return settings is None or (place / "night" / TOLD).is_file()
+class Settings(msgspec.Struct, frozen=True):
+    """``nights``: lessons, one a day.  ``probes``: questions a round, of these ``levels``.  ``wakes``: rounds a day."""
+
+    nights: int = 5
+    probes: int = 64
+    wakes: int = 3
+    levels: tuple[int, ...] = (1, 2)
 
 
-def dawn(place: Path) -> Path:
-    """The weights behind the night: the evening's if it was undone."""
-    told = read_json(place / "night" / TOLD) or {}
-    return place / "checkpoints" / "final" if told["night"]["undone"] else place / "night" / "dawn"
+def night_of(method: Method) -> Any:
+    """The night's settings; rows a night are the same for every method.  Found on seeds 11 and 12, not the study's."""
+    from dream_envs.agents.sleep.dreams import DreamSettings
+    from dream_envs.agents.sleep.night import SleepSettings
+    from dream_envs.agents.sleep.seeding import SeedingSettings
+    from dream_envs.baselines.recipe import changed
 
-
-def night(job: Job, number: int, stand: Stand, practice: Practice, place: Path, morning: str) -> Path:
-    """Sleep on the day's memory, unless that is done; the folder of the weights behind it.
-
-    Args:
-        job: what is run.
-        number: of the stage that the night is behind.
-        stand: where the job stands.
-        practice: of this stage.
-        place: the stage's folder; nothing that is random hangs on its name.
-        morning: the weights that the stage began with.
-    """
-    stage = job.stages[number]
-    assert stage.night is not None
-    never = ["waits", "reading", "alert", *(["block"] if stage.night.block > 1 else [])]
-    refuse(stage.night, never, "each stage of a loop has one night, and begins anew")
-    name = f"{number:02d}-{stage.name}"
-    folder, final = place / "night", place / "checkpoints" / "final"
-    if (folder / TOLD).is_file():
-        return dawn(place)
-    family, avoid = stand.yardstick.family, [t.id for t in stand.yardstick.reserved()]
-    reader = Reader(str(final))
-    sleeper = SleepConsolidation(
-        reader, FamilyImagination(family, avoid), settings=stage.night, seed=f"{job.seed}/{name}"
+    if method.changes is None:
+        return None
+    full = SleepSettings(
+        learning=SeedingSettings(steps=240, lr=4e-3, lam=0.1),
+        dreaming=DreamSettings(fictional=0.4),
+        dreamt=0.7,
+        tolerance=None,
     )
-    assert practice.memory is not None, "a stage with a night needs a practice with a memory"
-    if not len(practice.memory):  # nothing was solved all day: there is nothing to sleep on
-        evening = stand.yardstick.means(LocalAgent(str(final)))
-        write_json(folder / TOLD, {"stage": name, "night": {"undone": True}, "evening": evening, "dawn": evening})
-        return final
-    sleeper.live(practice.memory.all())
-    found = sleeper.sleep(folder, morning)
-    if not found.undone and (final / HEAD).is_file():
-        shutil.copyfile(final / HEAD, folder / "dawn" / HEAD)
-    told = {
-        "stage": name,
-        "night": msgspec.to_builtins(found),
-        "evening": stand.yardstick.means(LocalAgent(str(final))),
-        "dawn": stand.yardstick.means(reader.agent),
-    }
-    write_json(folder / TOLD, told)
-    return dawn(place)
+    return changed(full, method.changes, "nights")
 
 
-def timeline(run: Path) -> list[dict[str, Any]]:
-    """Every night of a run in order: exact success by depth in the evening and at dawn, and what happened."""
-    paths = sorted(run.glob(f"stages/*/night/{TOLD}")) or sorted(run.glob(f"night/{TOLD}"))
-    return [told for path in paths if (told := read_json(path)) is not None]
+def sleeper(ctx: Context, model: LocalAgent, seed: str, place: Path, name: str) -> SleepAgent:
+    """The learner of a method."""
+    return SleepAgent(ctx, model, f"sleeping/{ctx.options.seed}/{name}", place, METHODS[name])
+
+
+class SleepAgent:
+    """An agent for every seat of ``SleepCycle``: by day it reads; when its dreamers have spoken it sleeps.
+
+    The night lies in ``nights/NN`` of its folder; ``nights`` says what happened.
+    """
+
+    def __init__(self, ctx: Context, model: LocalAgent, seed: str, place: Path, method: Method) -> None:
+        from dream_envs.agents.sleep.consolidation import SleepConsolidation
+        from dream_envs.agents.sleep.frozen import FrozenLearner
+        from dream_envs.agents.sleep.night import refuse
+
+        if ctx.recipe.nights is not None:
+            refuse(ctx.recipe.nights, ["waits", "reading", "alert"], "every day has its night here")
+        self.lessons = ctx.game().lessons
+        self._method, self._place, self._seed, self._night = method, place, seed, ctx.recipe.nights
+        self._first, self._frozen = model, FrozenLearner(model.snapshot())
+        self.inner = SleepConsolidation(
+            self._frozen, lesson_questions(self.lessons), settings=ctx.recipe.nights, seed=seed
+        )
+
+    @property
+    def nights(self) -> list[Any]:
+        """The nights so far."""
+        return self.inner.nights
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Answer; the dreamers' step is the last that sees the context, and the night follows it."""
+        actions = self.inner.act(requests)
+        if requests and requests[0].role == "dreamer" and self._night is not None:
+            number = len(self.nights)
+            if self._method.placebo:
+                lived = self.inner.buffer.all()
+                self.inner.buffer.clear()
+                self.inner.live(self._misled(lived, number))
+            self.inner.sleep(self._place / "nights" / f"{number:02d}")
+            if self._method.static:
+                self._project(self._night.learning.rank or 1)
+        return actions
+
+    def improve(self, collector: Any, budget: int, run: Any) -> Progress:
+        """Play ``budget`` rounds; what there is to learn is learnt at night.  Nights that are over are only read."""
+        collector.begin()
+        for number in range(budget):
+            collector.round(number, self)
+            collector.log(number, {})
+        for night in self.nights:
+            collector.night(night)
+        return Progress(budget, sum(collector.samples.values()), collector.means())
+
+    def _misled(self, lived: Sequence[Any], number: int) -> list[Any]:
+        """The day's questions with another table before them, answered by that."""
+        from dream_envs.agents.sleep.experience import Experience, closed, context_of
+
+        lesson = self.lessons.lesson(stream(self._seed, "lie", number), number)
+        context: Message = {"role": "system", "content": lesson.context}
+        told = [[context, *closed(e.messages)] for e in lived if context_of(e.messages)]
+        requests = [
+            Request(messages=m, agent="learner_0", role="learner", seed=digest(self._seed, "lie", number, i))
+            for i, m in enumerate(told)
+        ]
+        replies = self._frozen.agent.act(requests)
+        return [Experience(m, a.text, "day") for m, a in zip(told, replies, strict=True)]
+
+    def _project(self, rank: int) -> None:
+        """Cut what all nights have changed down to one expert's rank, matrix by matrix."""
+        import torch
+
+        before = self._first.model.state_dict()
+        with torch.no_grad():
+            for name, weight in self._frozen.agent.model.named_parameters():
+                if weight.dim() == 2 and "embed" not in name:
+                    u, s, v = torch.linalg.svd(weight - before[name], full_matrices=False)
+                    weight.copy_(before[name] + (u[:, :rank] * s[:rank]) @ v[:rank])
+
+    def save(self, path: str) -> None:
+        """The sleeping learner's folder."""
+        self.inner.save(path)
+
+    def load(self, path: str) -> None:
+        """Continue from a saved state."""
+        self.inner.load(path)
+
+    def snapshot(self) -> LocalAgent:
+        """A frozen copy."""
+        return self._frozen.snapshot()
+
+
+def lesson_questions(lessons: Any) -> Any:
+    """Questions of Composition World with the lessons' operations, and none that is kept for probes; None for others."""
+    from dream_envs.agents.sleep.dreams import FamilyQuestions
+    from dream_envs.tasks.composition import Composition
+
+    if not hasattr(lessons, "operations"):
+        return None
+
+    class LessonQuestions(FamilyQuestions):
+        def question(self, text: str) -> list[Message] | None:
+            kept = len(text) > 3 and lessons.half(text[0], text[2:]) == "probe" and set(text[2:]) & set(lessons.names)
+            return None if kept else super().question(text)
+
+    count = len(lessons.operations) + lessons.capacity
+    return LessonQuestions(Composition(n_operations=count, held_out_pairs=0, max_level=lessons.max_level + 1))
+
+
+def recipe(chosen: Settings, steps: int, *, method: str) -> Recipe:
+    """One episode of days and nights."""
+    args = {"nights": chosen.nights, "probes": chosen.probes, "wakes": chosen.wakes, "dreams": 8}
+    return Recipe(
+        env=ENV,
+        args={**args, "lesson_args": {"levels": list(chosen.levels)}},
+        family="",
+        mixture=Mixture(1, 0, 0),
+        gates=(),
+        nights=night_of(METHODS[method]),
+        learn=functools.partial(sleeper, name=method),
+        label="sleeping",
+        eval=EvalSettings("exact", family="composition", levels=(1, 2, 3), problems=64),
+        model="nano/context",
+        refused={name: "learns only at night" for name in registry.rows("learners") if name != "grpo"},
+        steps=steps,
+    )
+
+
+def _loop(name: str) -> Loop:
+    return Loop(name, METHODS[name].says, Settings, functools.partial(recipe, method=name), 1)
+
+
+SLEEP, SEAL, REPLAY_SFT, IN_CONTEXT = _loop("sleep"), _loop("seal"), _loop("replay_sft"), _loop("in_context")
+L2, STATIC_EXPERT, PLACEBO, NO_DREAMING = _loop("l2"), _loop("static_expert"), _loop("placebo"), _loop("no_dreaming")
+NO_SEEDING, REPLAY_GENTLY, REPLAY_ALL = _loop("no_seeding"), _loop("replay_gently"), _loop("replay_all")
+FAST_SLOW = _loop("fast_slow")

@@ -38,6 +38,12 @@ Seats = Annotated[
     list[str] | None,
     typer.Option("--seats", metavar="ROLE=AGENT", help="Who plays: solver=oracle, 'solver_0=local(temperature=0)'."),
 ]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward", metavar="ROLE=EXPRESSION", help="Such as 'solver=0.9*correctness+0.1*format', or a TOML file."
+    ),
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or module:Class.")]
 
@@ -61,7 +67,7 @@ def _root(
 
 @app.command("list")
 def list_verb(
-    kind: Annotated[str, typer.Argument(metavar="[envs|tasks|rewards|agents|suites]")] = "",
+    kind: Annotated[str, typer.Argument(metavar="KIND")] = "",
     as_json: Json = False,
 ) -> None:
     """List environments, tasks, rewards and agents, and their origin."""
@@ -208,50 +214,81 @@ def nano(
     common.emit(made, f"wrote {made['out']}: {made['parameters']} parameters, weights {made['weights_hash']}", as_json)
 
 
-@app.command()
-def dream(
-    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/dream"),
-    seed: Seed = "0",
-    arm: Annotated[str, typer.Option(help="Which loop: sleep, full (no nights), or an ablation.")] = "",
-    learner: Annotated[str, typer.Option(help="How the policy learns.")] = "grpo",
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the arm's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
-    base: Annotated[str, typer.Option(help="The base model.")] = "nano/compose",
-    threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Run the self-made curriculum: propose, solve, learn, measure."""
-    from dream_envs.cli import runs as _runs
-
-    chosen: dict[str, Any] = {"seed": seed, "arm": arm or None, "learner": learner, "steps": steps, "resume": resume}
-    result = _runs.dream(out, **chosen, base=base, threads=threads, quiet=quiet, json=as_json)
-    if as_json:
-        common.emit(result, "", True)
-
-
 @app.command(epilog=_train.epilog())
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name from the list below, or module:object.")],
-    model: Annotated[str, typer.Option(help="The base: nano (the one that fits), nano/NAME, or a folder.")] = "nano",
-    agent: Annotated[str, typer.Option(help="How it learns: grpo, ppo, rloo, expert; default: the recipe's.")] = "",
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the recipe's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/RECIPE.")] = None,
+    loop: Annotated[str, typer.Argument(metavar="LOOP", help="A name from the list below, or module:object.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/LOOP.")] = None,
+    env: Annotated[str | None, typer.Option(help="The game: an id or module:Class; default: the loop's.")] = None,
+    family: Annotated[str | None, typer.Option(help="Where its problems come from.")] = None,
+    notation: Annotated[str | None, typer.Option(help="The family's: compact or english.")] = None,
+    levels: Annotated[str | None, typer.Option(help="Of generated problems: 3, or 2,3, or 1-4.")] = None,
+    reward: Rewards = None,
+    seats: Annotated[
+        list[str] | None, typer.Option("--seats", metavar="ROLE=AGENT", help="Who does not learn: judge=base.")
+    ] = None,
+    learner: Annotated[str | None, typer.Option(help="grpo, ppo, rloo, rae, expert, or module:object.")] = None,
+    model: Annotated[str | None, typer.Option(help="The base: nano/NAME, a folder; default: the loop's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the loop's.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The recipe's knobs.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="The loop's settings; game., mixture., learner., nights., eval."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     frontier: Annotated[bool, typer.Option(help="End in a Frontier Report (mini) in OUT/frontier.")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
+    report_to: Annotated[list[str] | None, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,
     cache: _frontier.Cache = None,
     seed: Seed = "0",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a published loop: train, measure, Frontier Report (or, for nights, a retention matrix)."""
-    given: dict[str, Any] = {"agent": agent or None, "seed": seed, "model": model, "steps": steps}
-    how = {"resume": resume, "threads": threads, "frontier": frontier, "cache": cache, "quiet": quiet or as_json}
-    _train.train({"recipe": recipe, **given}, settings or [], out, how, as_json)
+    """Run a loop on any environment: train, measure, report."""
+    _train.run(
+        loop, out, env=env, family=family, notation=notation, levels=levels, reward=reward, seats=seats,
+        learner=learner, model=model, steps=steps, settings=settings, resume=resume, frontier=frontier, device=device,
+        threads=threads, report_to=report_to, cache=cache, seed=seed, quiet=quiet, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def dream(
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/dream"),
+    env: Annotated[str | None, typer.Option(help="The game: an id or module:Class; default: the loop's.")] = None,
+    family: Annotated[str | None, typer.Option(help="Where its problems come from.")] = None,
+    notation: Annotated[str | None, typer.Option(help="The family's: compact or english.")] = None,
+    levels: Annotated[str | None, typer.Option(help="Of generated problems: 3, or 2,3, or 1-4.")] = None,
+    reward: Rewards = None,
+    seats: Annotated[
+        list[str] | None, typer.Option("--seats", metavar="ROLE=AGENT", help="Who does not learn: judge=base.")
+    ] = None,
+    learner: Annotated[str | None, typer.Option(help="grpo, ppo, rloo, rae, expert, or module:object.")] = None,
+    model: Annotated[str | None, typer.Option(help="The base: nano/NAME, a folder; default: the loop's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the loop's.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="The loop's settings; game., mixture., learner., nights., eval."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    frontier: Annotated[bool, typer.Option(help="End in a Frontier Report (mini) in OUT/frontier.")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
+    report_to: Annotated[list[str] | None, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,
+    cache: _frontier.Cache = None,
+    seed: Seed = "0",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the flagship loop: train dream."""
+    _train.run(
+        "dream", out, env=env, family=family, notation=notation, levels=levels, reward=reward, seats=seats,
+        learner=learner, model=model, steps=steps, settings=settings, resume=resume, frontier=frontier, device=device,
+        threads=threads, report_to=report_to, cache=cache, seed=seed, quiet=quiet, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()

@@ -104,7 +104,11 @@ class Curriculum:
         if self.family is None and (mixture.mutation or mixture.replay or mixture.generator):
             raise DreamEnvsError(f"{game.env_id} has no task family: its mixture has the game's own starts alone")
         levels = mixture.levels or ((self.family.levels.start,) if self.family is not None else ())
-        if self.family is not None and mixture.generator and (bad := [x for x in levels if x not in self.family.levels]):
+        if (
+            self.family is not None
+            and mixture.generator
+            and (bad := [x for x in levels if x not in self.family.levels])
+        ):
             span = f"{self.family.levels.start} to {self.family.levels.stop - 1}"
             raise DreamEnvsError(f"levels={bad}: {self.family.name} has {span}")
         self._levels = levels
@@ -188,7 +192,11 @@ class Curriculum:
             parent = draw(parents, rng).challenge
             task = self.family.mutate(parent, rng)
             if task is not None and task.id not in self.store:
-                made[task.id] = (task, "mutation", _prompt(self.family.brief(), "brief", self.family.name, 0, parent.id))
+                made[task.id] = (
+                    task,
+                    "mutation",
+                    _prompt(self.family.brief(), "brief", self.family.name, 0, parent.id),
+                )
         return list(made.values())
 
     def _replays(self, rng: np.random.Generator) -> list[Given]:

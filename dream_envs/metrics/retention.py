@@ -142,3 +142,39 @@ def _tables(stages: Stages) -> dict[str, np.ndarray]:
                 raise DreamEnvsError(f"{stage}/{suite} has {len(scores)} scores, {first_name} {there}: score the same")
             columns[suite].append(scores)
     return {suite: np.stack(values, axis=1) for suite, values in columns.items()}
+
+
+def lessons(episodes: Sequence[Any]) -> dict[str, Any] | None:
+    """What the newest episode of lessons says is left of each after each night; None if there is none.
+
+    The facts of ``SleepCycle`` without single questions and dreams, success by level (``levels``: awake, closed book
+    after the lesson's own night, and after the last), and a ``verdict`` in one sentence.
+    """
+    facts = next((e.outcome.facts for e in reversed(episodes) if "closed" in e.outcome.facts), None)
+    if facts is None or not facts["closed"]:
+        return None
+    kept = {k: v for k, v in facts.items() if k not in ("questions", "dreams")}
+    own = sum(row[i] for i, row in enumerate(facts["closed"])) / len(facts["closed"])
+    return {
+        **kept,
+        "levels": _by_level(facts["questions"]),
+        "verdict": (
+            f"Of {sum(facts['open']) / len(facts['open']):.2f} in context, {own:.2f} is known closed book after a "
+            f"lesson's own night and {facts['average_accuracy']:.2f} after the last one, mean of {len(facts['closed'])} "
+            "lessons; one run, no interval."
+        ),
+    }
+
+
+def _by_level(questions: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    last = max(q["night"] for q in questions)
+    found: dict[str, dict[str, float]] = {}
+    for level in sorted({q["level"] for q in questions}):
+        own = [q for q in questions if q["level"] == level and q["value"] is not None]
+        parts = {
+            "open": [q["value"] for q in own if q["phase"] == "wake"],
+            "closed": [q["value"] for q in own if q["phase"] == "recall" and q["night"] == q["lesson"]],
+            "last": [q["value"] for q in own if q["phase"] == "recall" and q["night"] == last],
+        }
+        found[str(level)] = {name: sum(values) / len(values) for name, values in parts.items() if values}
+    return found

@@ -76,24 +76,42 @@ def show(model: Any) -> str:
     return f"{name}({', '.join(inner)})" if inner else name
 
 
+def by_role(options: Iterable[str]) -> dict[str, str]:
+    """Expressions by role of options such as ``solver=0.9*correctness+0.1*format``; "" is for all roles.
+
+    An option that names a TOML file stands for its table ``[rewards]``.
+    """
+    table: dict[str, str] = {}
+    for text in options:
+        if text.endswith(".toml"):
+            table |= _toml(text)
+            continue
+        role, equals, expression = text.partition("=")
+        named = bool(equals and _WORD.fullmatch(role.strip()))
+        key, value = (role.strip(), expression) if named else ("", text)
+        if key in table:
+            raise DreamEnvsError(f"role {key!r} has two rewards: add them up in one expression")
+        table[key] = value
+    if "" in table and len(table) > 1:
+        raise DreamEnvsError(f"{table['']!r:.80} is for all roles: say ROLE=REWARD for each, or one alone")
+    for value in table.values():
+        parse(value)
+    return table
+
+
 def from_options(options: Iterable[str]) -> Model:
     """The reward of options such as ``solver=0.9*correctness+0.1*format``; one without ``role=`` is for all roles."""
-    texts = [options] if isinstance(options, str) else list(options)
-    table: dict[str, str] = {}
-    for text in texts:
-        role, equals, expression = text.partition("=")
-        if not equals or not _WORD.fullmatch(role.strip()):
-            if len(texts) > 1:
-                raise DreamEnvsError(f"{text!r:.80} is for all roles: say ROLE=REWARD for each, or one alone")
-            return parse(text)
-        if role.strip() in table:
-            raise DreamEnvsError(f"role {role.strip()!r} has two rewards: add them up in one expression")
-        table[role.strip()] = expression
-    return _from_table(table)
+    table = by_role([options] if isinstance(options, str) else options)
+    return parse(table[""]) if "" in table else _from_table(table)
 
 
 def from_toml(path: str | Path) -> Model:
     """The reward of a TOML file: a table ``[rewards]`` of ``role = "expression"``, or ``rewards = "expression"``."""
+    table = _toml(path)
+    return parse(table[""]) if "" in table else _from_table(table)
+
+
+def _toml(path: str | Path) -> dict[str, str]:
     try:
         data = tomllib.loads(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -101,7 +119,10 @@ def from_toml(path: str | Path) -> Model:
     for key in data:
         registry.named(str(path), key, {"rewards": None})
     rewards = data.get("rewards")
-    return parse(rewards) if isinstance(rewards, str) else _from_table(rewards)
+    table = {"": rewards} if isinstance(rewards, str) else rewards
+    if not isinstance(table, dict) or not table or not all(isinstance(text, str) for text in table.values()):
+        raise DreamEnvsError(f'{path}: a table [rewards] of role = "expression", or one expression for all')
+    return table
 
 
 def _from_table(table: Any) -> Model:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.core import Action, AgentLike, Progress, Request
+from dream_envs.core import Action, Progress, Request
 
 
-class Reader:
+class FrozenLearner:
     """A local model as a Learner whose ``improve`` leaves it as it is; wrapped, all that changes it is sleep.
 
     Args:
         model: a folder, a shipped base's name, or a ``LocalAgent``.
     """
 
-    name = "reader"
+    name = "frozen"
 
     def __init__(self, model: str | LocalAgent = "nano/context") -> None:
         self.agent = LocalAgent(model) if isinstance(model, str) else model
@@ -25,7 +25,7 @@ class Reader:
         """Sample replies."""
         return self.agent.act(requests)
 
-    def improve(self, env: Any, seats: Mapping[str, AgentLike], budget: int, run: Any) -> Progress:
+    def improve(self, collector: Any, budget: int, run: Any) -> Progress:
         """Nothing."""
         return Progress(budget, 0)
 
@@ -37,6 +37,10 @@ class Reader:
     def load(self, path: str) -> None:
         """Take over the weights of a folder."""
         self.agent = LocalAgent(path, temperature=self.agent.temperature, device=str(self.agent.device))
+
+    def adopt(self, agent: LocalAgent) -> None:
+        """Act with the weights of this agent from now on."""
+        self.agent = agent
 
     def snapshot(self) -> LocalAgent:
         """A frozen copy."""
