@@ -30,6 +30,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         ),
         "dream_envs/SelfJudge-v0": "dream_envs.envs.self_judge:SelfJudge [actor, judge]",
         "dream_envs/SleepCycle-v0": "dream_envs.envs.sleep_cycle:SleepCycle [learner, dreamer]",
+        "dream_envs/Kuhn-v0": "dream_envs.envs.kuhn:Kuhn [first, second]",
     },
     "tasks": {
         "composition": "dream_envs.tasks.composition:Composition",

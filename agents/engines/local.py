@@ -231,6 +231,22 @@ class LocalAgent:
                 targets.append(np.array(t))
         return logits, targets
 
+    def probabilities(self, requests: Sequence[Request], texts: Sequence[str]) -> np.ndarray | None:
+        """``float64[len(requests), len(texts)]``: how likely a completion is this text, token by token, and then ends.
+
+        None where that is not known from the logits: greedy, truncated (``top_p``, ``min_p``) or constrained decoding.
+        """
+        if not self.temperature or self.top_p < 1 or self.min_p > 0 or self.form is not None:
+            return None
+        pairs = [(request.messages, text) for request in requests for text in texts]
+        logits, ids = self.completion_logits([m for m, _ in pairs], [text for _, text in pairs])
+        found = []
+        for row, tokens in zip(logits, ids, strict=True):
+            logp = torch.log_softmax(torch.from_numpy(row).double() / self.temperature, -1)
+            ended = torch.logsumexp(logp[-1, self.ends], -1)  # by any of the ends
+            found.append(float((logp[:-1].gather(-1, torch.from_numpy(tokens[:-1, None])).sum() + ended).exp()))
+        return np.array(found).reshape(len(requests), len(texts))
+
     def completion(self, text: str) -> list[int]:
         """Ids of a reply, the end token included."""
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.ends[0]]
