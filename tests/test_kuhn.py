@@ -215,7 +215,7 @@ def test_deals_are_uniform_and_can_be_dealt_again() -> None:
     counts = np.array([deals.count(deal) for deal in DEALS])
     assert counts.sum() == 6000 and abs(counts - 1000).max() < 4.5 * np.sqrt(6000 * 5 / 36)
     (task,), _ = game.record(State("KJ"))
-    assert game.start(task, stream("other")).deal == "KJ"
+    assert game.start(task, stream("other")).deal == "KJ" and "J" not in task.prompt + task.origin
     for family, answer in (("kuhn", ""), ("kuhn", "JJ"), ("kuhn", "JA"), ("kuhn", "JQK"), ("composition", "JQ")):
         with pytest.raises(DreamEnvsError, match="starts from a deal"):
             game.start(Task(family=family, level=1, prompt="kuhn", answer=answer), stream("x"))
@@ -336,6 +336,11 @@ def test_probabilities_are_those_of_sampling(nano: Any) -> None:
     for other in (nano.decoding(top_p=0.9), nano.decoding(min_p=0.1), nano.decoding(temperature=0.0)):
         assert other.probabilities(requests[:1], ["p"]) is None
     assert nano.constrained(lambda request: [["p"]]).probabilities(requests[:1], ["p"]) is None
+    assert nano.stopping(lambda request: "p").probabilities(requests[:1], ["p"]) is None
+    twin = nano.decoding(temperature=4.0)
+    ended = twin.probabilities(requests[:12], ["p"])
+    twin.ends = [*twin.ends, twin.token("x")]  # a model may end its turn with any of several tokens
+    assert (twin.probabilities(requests[:12], ["p"]) > ended + 1e-9).all()
 
 
 def test_the_base_plays_legal_moves_at_random(nano: Any) -> None:
