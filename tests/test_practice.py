@@ -21,8 +21,8 @@ from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.core import DreamEnvsError, Score
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.curriculum.syllabus import Share
+from dream_envs.play import read_episodes
 from dream_envs.rewards.presets import challenger_solver
-from dream_envs.rollout import read_episodes
 
 
 class Killed(Exception):

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from test_rollout import GAME, SEATS, Counting, plain
 
 from dream_envs.core import Action, DreamEnvsError, Episode, Event, Outcome, Request, RoleSpec, Score, Seat, Task
+from dream_envs.play import EpisodeWriter, read_episodes, rollout
 from dream_envs.rewards.presets import challenger_solver
-from dream_envs.rollout import EpisodeWriter, read_episodes, rollout
 
 
 class Failing(Counting):

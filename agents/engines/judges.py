@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dream_envs.acting import PrivilegedRequest
 from dream_envs.agents.engines.scripted import Oracle, Scripted
 from dream_envs.core import DreamEnvsError, Game, Request, TaskFamily
 from dream_envs.envs import judging
+from dream_envs.play import PrivilegedRequest
 from dream_envs.seeds import digest, stream
 
 _PLEAS = re.compile(r"choose me|pick me|best answer|great question|trust me|you are (?:right|wise|the best)", re.I)

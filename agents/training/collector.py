@@ -14,7 +14,7 @@ from dream_envs.curriculum.syllabus import Syllabus
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.envs.self_judge import SelfJudge
 from dream_envs.metrics.health import Health, health, ring
-from dream_envs.rollout import rollout
+from dream_envs.play import rollout
 from dream_envs.runs import Run
 from dream_envs.seeds import stream
 

@@ -124,7 +124,7 @@ class ChallengerSolver:
         self.agents = (CHALLENGER, *self.solver_names, *judges)
         # The lowest rate of success above 0 that verdicts can make; scripted judges, who agree, make 1 / solvers.
         steps = solvers if self.panel is None else solvers * judgements * MARKS[self.panel.kind, self.panel.notation][1]
-        self.reachable = {} if self.panel is None else {"challenger": (0.0, 1.0 - 1.0 / solvers)}
+        self.bounds = {} if self.panel is None else {"challenger": (0.0, 1.0 - 1.0 / solvers)}
         self.roles = (
             RoleSpec("challenger", 1, "a problem in the family's notation", (0.0, 1.0 - 1.0 / steps)),
             RoleSpec("solver", solvers, "the answer in the family's notation", (0.0, 1.0)),

@@ -156,7 +156,7 @@ class SelfJudge:
             ),
         )
         # 1.25 is a limit: the length band is open.  With lengths alike, as scripted actors write, a clean sweep is 1.
-        self.reachable = {"actor": (0.0, 1.0)}
+        self.bounds = {"actor": (0.0, 1.0)}
         tokens = actor_tokens or (self.family.max_reply_tokens if self.family is not None else 1024)
         limits = Limits(tokens, max(64, 8 * tokens))
         self.answer_chars = answer_chars or limits.max_chars

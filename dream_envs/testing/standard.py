@@ -127,12 +127,10 @@ def _vector_log(vector: Any) -> list[Any]:
 
 
 def _native(part: Subject) -> Any:
-    from dream_envs.envs.gym import SingleRole
     from dream_envs.envs.vector import VectorSingleRole
 
-    one = part.new()
-    assert isinstance(one, SingleRole)
-    return VectorSingleRole(2, game=one.game, seat=one.seat, reward=one.engine.reward)
+    one, mode = part.new(), gymnasium.vector.AutoresetMode.NEXT_STEP  # that of Gymnasium's own vectors
+    return VectorSingleRole(2, game=one.game, seat=one.seat, reward=one.engine.reward, autoreset_mode=mode)
 
 
 def _types(sample: Any) -> set[str]:
@@ -146,7 +144,7 @@ def _types(sample: Any) -> set[str]:
 def _of(parts: Sequence[Subject], kind: str) -> list[Subject]:
     found = [part for part in parts if part.kind == kind]
     if not found:
-        raise Skip({"gymnasium": "no Gymnasium face", "aec": "no AEC face", "parallel": "no Parallel face"}[kind])
+        raise Skip(f"it has no {kind} adapter")
     return found
 
 

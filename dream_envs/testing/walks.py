@@ -15,9 +15,10 @@ import gymnasium
 import msgspec
 import numpy as np
 
-from dream_envs import acting, seeds
-from dream_envs.core import Agent, Episode, Game
-from dream_envs.envs import _common as common
+from dream_envs import seeds
+from dream_envs.core import Agent, Episode, Game, hook
+from dream_envs.play import MAX_STEPS as MAX_MOVES
+from dream_envs.play import Runner, Table, as_agent, assign_agents, episode_from, roles_by_agent, score
 from dream_envs.testing.report import Failure
 from dream_envs.testing.subject import Subject
 
@@ -56,34 +57,40 @@ class GameWalk(Walk):
     ) -> None:
         super().__init__()
         self.game, self.reward, self.deface = game, reward, deface
-        self.runner = acting.Runner(game, seat_players(game, players or default_players(game)))
-        self.table = acting.Table(game, label)
+        self.runner = Runner(game, seat_players(game, players or default_players(game)))
+        self.table = Table(game, label)
         self.episode: Episode | None = None
         self.steps = 0
-        self.told: list[dict[str, Any]] = []
+        self.infos: list[dict[str, Any]] = []
         self._look()
 
     def step(self) -> bool:
-        """One wave."""
+        """One step."""
         game = self.game
         if self.episode is None and game.outcome(self.table.state) is None:
-            if self.steps > acting.MAX_WAVES or not game.turns(self.table.state):
+            if self.steps > MAX_MOVES or not game.turns(self.table.state):
                 raise Failure(f"no outcome after {self.steps} moves, and nobody or nothing moves on")
-            self.runner.wave([self.table])
+            self.runner.step([self.table])
             self.steps += 1
             self._look()
             return True
         if self.episode is None:
-            episode = acting.episode_from(game, self.table.state, self.table.turns, seed=self.table.label)
+            episode = episode_from(game, self.table.state, self.table.turns, seed=self.table.label)
             turns = [msgspec.structs.replace(turn, seconds=0.0) for turn in episode.turns]
             episode = msgspec.structs.replace(episode, turns=turns)
-            self.episode = episode if self.reward is None else acting.score(episode, self.reward, game.agents)
+            self.episode = score([episode], self.reward, game.agents)[0] if self.reward is not None else episode
             self.log.append(plain(msgspec.to_builtins(self.episode, enc_hook=str)))
         return False
 
+    def played(self) -> Episode:
+        """The episode, stepped to its end."""
+        self.finish()
+        assert self.episode is not None
+        return self.episode
+
     def _look(self) -> None:
-        self.told.append(common.running_info(self.game, self.table.state))
-        self.log.append(plain(self.told[-1]))
+        self.infos.append(dict(hook(self.game, "public_info")(self.table.state)))
+        self.log.append(plain(self.infos[-1]))
         for agent in self.game.agents:
             view = self.game.view(self.table.state, agent)
             self.log.append((agent, plain(view)))
@@ -197,13 +204,13 @@ def walk(subject: Subject, env: Any, seed: int, *, deface: bool = False, reset: 
 def default_players(game: Game) -> dict[str, Any]:
     """Guessers in every role; challengers draw problems and judges know the truth."""
     names = {"challenger": "generator", "judge": "oracle"}
-    return {role: names.get(role, "guesser") for role in dict.fromkeys(acting.roles_by_agent(game).values())}
+    return {role: names.get(role, "guesser") for role in dict.fromkeys(roles_by_agent(game).values())}
 
 
 def seat_players(game: Game, players: Mapping[str, Any]) -> dict[str, Agent]:
     """Agents by seat; random text for seats that ``players`` leaves empty."""
-    fallback = acting.as_agent("random", game)
-    seated = acting.cast(game, players)
+    fallback = as_agent("random", game)
+    seated = assign_agents(game, players)
     return {agent: seated.get(agent, fallback) for agent in game.agents}
 
 
