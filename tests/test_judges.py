@@ -35,7 +35,7 @@ def verdict(agent, kind, answers, notation="compact", seed=0):
     """What a judge says who is shown nothing but the text."""
     text = judging.write(Question(kind, notation, PROBLEM.prompt, tuple(answers)))
     asked = Request(messages=[{"role": "user", "content": text}], agent="judge_0", role="judge", seed=seed)
-    mark = judging.mark_of(kind, notation, ask(agent, [asked])[0].text)
+    mark = judging.rating_of(kind, notation, ask(agent, [asked])[0].text)
     assert mark is not None
     return mark
 

@@ -89,7 +89,7 @@ def test_the_compact_grammar_by_example():
     ],
 )
 def test_verdicts(kind, notation, reply, mark):
-    assert judging.mark_of(kind, notation, reply) == mark
+    assert judging.rating_of(kind, notation, reply) == mark
 
 
 def test_every_pair_is_judged_and_half_of_it_in_swapped_order():

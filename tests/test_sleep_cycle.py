@@ -93,8 +93,8 @@ def test_the_property_above_would_see_a_leak(arguments):
 def test_probes_were_never_asked_awake():
     game = SleepCycle(nights=4, probes=16, wakes=4, lesson_args={"levels": (2, 3)})
     plan = game.start(None, stream("plan")).plan
-    awake = {task.prompt for wave in plan if wave.phase == "wake" for task in wave.tasks}
-    probed = {task.prompt for wave in plan if wave.phase in ("before", "recall", "ahead") for task in wave.tasks}
+    awake = {task.prompt for step in plan if step.phase == "wake" for task in step.tasks}
+    probed = {task.prompt for step in plan if step.phase in ("before", "recall", "ahead") for task in step.tasks}
     assert len(awake) > 100 and len(probed) > 100 and not awake & probed
 
 
@@ -110,8 +110,8 @@ def played(game, right, seed="0", **others):
                 moves[seat.agent] = others.get("dream", lambda *_: Action(""))(seat.agent, night)
                 continue
             said = right(seat.agent, phase, night, lesson)
-            wave = table.state.plan[len(table.state.marks)]
-            gold = game.lessons.gold(wave.tasks[game.learners.index(seat.agent)])
+            step = table.state.plan[len(table.state.results)]
+            gold = game.lessons.gold(step.tasks[game.learners.index(seat.agent)])
             moves[seat.agent] = said if isinstance(said, Action) else Action(gold if said else "no")
         runner.step([table], [moves])
     return episode_from(game, table.state, table.turns, seed=seed, reward=others.get("reward"))
@@ -307,7 +307,7 @@ class Leaky(SleepCycle):
     """Tells an answer in the infos of everybody."""
 
     def public_info(self, state):
-        tasks = self._wave(state).tasks
+        tasks = self._now(state).tasks
         return {**super().public_info(state), "hint": tasks[-1].answer if tasks else ""}
 
 

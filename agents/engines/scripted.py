@@ -77,7 +77,7 @@ class Scripted:
     def judge(self, request: Request, rng: np.random.Generator) -> str:
         """A coin for each reply, or one of the verdicts that a question allows."""
         if (asked := self.question(request)) is not None:
-            low, high = judging.MARKS[asked.kind, asked.notation]
+            low, high = judging.RATINGS[asked.kind, asked.notation]
             return judging.say(asked.kind, asked.notation, int(rng.integers(low, high + 1)))
         return " ".join([str(int(v)) for v in rng.integers(2, size=len(self.replies(request)))])
 
@@ -137,7 +137,7 @@ class Oracle(Scripted):
         """A judge's reply to whatever it was asked, given which of the answers before it are to count as right."""
         if (asked := self.question(request)) is None:
             return " ".join(["1" if one else "0" for one in right])
-        low, high = judging.MARKS[asked.kind, asked.notation]
+        low, high = judging.RATINGS[asked.kind, asked.notation]
         mark = (high if right[0] else low) if len(right) == 1 else low if right[0] else high
         if len(right) == 2 and right[0] == right[1]:
             mark = int(rng.integers(low, high + 1))
