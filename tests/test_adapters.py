@@ -15,6 +15,7 @@ from dream_envs.core import Action, Challenge, DreamEnvsError, Score, Task
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.envs.pettingzoo import AEC, Parallel
 from dream_envs.envs.vector import VectorSingleRole
+from dream_envs.play import rollout
 
 GAME = "dream_envs/ChallengerSolver-v0"
 SOLVER = "dream_envs/ChallengerSolver-Solver-v0"
@@ -86,6 +87,13 @@ def test_a_rejected_proposal_ends_the_game_and_punishes_no_solver():
     _, _, terminations, _, infos = env.step({"challenger_0": "no problem at all"})
     assert all(terminations.values()) and infos["challenger_0"]["score"]["status"] == "ok"
     assert {infos[f"solver_{i}"]["score"]["status"] for i in range(2)} == {"abstain"}
+
+
+def test_groups_are_the_attempts_at_one_problem_and_all_proposals_of_a_round():
+    game = ChallengerSolver(solvers=2, judge=True)
+    seats = {"challenger": "generator", "solver": "oracle", "judge": "oracle"}
+    found = [game.group(e, t) for e in rollout(game, seats, 2) for t in e.turns]
+    assert found == ["proposals", "0/solver", "0/solver", "0/judge", "proposals", "1/solver", "1/solver", "1/judge"]
 
 
 def test_a_task_can_be_given():

@@ -134,6 +134,18 @@ def test_facts_of_a_table_worked_by_hand():
     assert facts["groups"]["actor_2"] == "actor" and facts["groups"]["judge_2"] == facts["groups"]["judge_3"]
 
 
+def test_groups_hold_one_role_and_the_judgements_of_one_pair_in_either_order():
+    episode = judged(["a", "b", "c"], prefers([0, 1, 2]), judgements=4)
+    groups = {}
+    for turn in episode.turns:
+        groups.setdefault(SelfJudge().group(episode, turn), []).append(turn)
+    assert [len(turns) for turns in groups.values()] == [3, 4, 4, 4]
+    assert all(len({turn.role for turn in turns}) == 1 for turns in groups.values())
+    _, *pairs = groups.values()
+    shown = [{frozenset(judging.read(t.messages[0]["content"]).answers) for t in turns} for turns in pairs]
+    assert shown == [{frozenset("ab")}, {frozenset("ac")}, {frozenset("bc")}]
+
+
 def test_a_cycle_is_counted():
     beats = {(0, 1): 0, (1, 2): 1, (0, 2): 2}
     episode = judged(["a", "b", "c"], lambda a, b, trial: "1" if beats[tuple(sorted((a, b)))] == a else "2")

@@ -208,6 +208,18 @@ def test_dreams_are_recorded_with_author_answer_and_fate():
     assert decode_episode(encode(episode)) == episode
 
 
+def test_groups_are_the_answers_to_one_question_and_all_dreams():
+    game = SleepCycle(nights=2, probes=16, lesson_args={"levels": 1})
+    one, other = (play(game, {"learner": "guesser", "dreamer": "oracle"}, index=i) for i in (0, 1))
+    by_question = {}
+    for turn in one.turns:
+        by_question.setdefault((turn.role, turn.messages[-1]["content"]), set()).add(game.group(one, turn))
+    assert all(len(groups) == 1 for groups in by_question.values())
+    learners = {game.group(e, t) for e in (one, other) for t in e.turns if t.role == "learner"}
+    assert len(learners) == 2 * sum(role == "learner" for role, _ in by_question)  # an episode's lessons are its own
+    assert {game.group(e, t) for e in (one, other) for t in e.turns if t.role == "dreamer"} == {"dreams"}
+
+
 @pytest.mark.parametrize("arguments", KINDS, ids=str)
 def test_oracle_amnesiac_and_floor(arguments):
     game = SleepCycle(probes=16, nights=3, **arguments)
