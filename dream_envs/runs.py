@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dream_envs.core import DreamEnvsError, encode
-from dream_envs.rollout import EpisodeWriter
+from dream_envs.play import EpisodeWriter
 
 PACKAGES = ("dream-envs", "numpy", "gymnasium", "pettingzoo", "torch", "transformers", "trl", "accelerate")
 

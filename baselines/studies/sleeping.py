@@ -127,8 +127,8 @@ def run(settings: Settings, out: Path, *, method: Method | None = None, threads:
     from dream_envs.baselines.nano.recipe import weights_hash
     from dream_envs.core import Start
     from dream_envs.envs.sleep_cycle import SleepCycle
+    from dream_envs.play import rollout
     from dream_envs.rewards.sleep import closed_book
-    from dream_envs.rollout import rollout
     from dream_envs.tasks.composition import Composition
 
     if threads:

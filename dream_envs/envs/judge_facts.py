@@ -13,25 +13,25 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dream_envs.envs.judging import Ballot, Panel, worth
+from dream_envs.envs.judging import Panel, Verdict, worth
 
 Row = dict[str, Any]
 
 
-def table(panel: Panel, ballots: Sequence[Ballot], lengths: Mapping[str, int]) -> list[Row]:
+def table(panel: Panel, verdicts: Sequence[Verdict], lengths: Mapping[str, int]) -> list[Row]:
     """One row a judgement; ``lengths`` of the answers by author, in words."""
     rows = []
-    for ask, ballot in zip(panel.asks, ballots, strict=True):
+    for ask, verdict in zip(panel.asks, verdicts, strict=True):
         names = [panel.authors[i] for i in ask.who]
-        row: Row = {"judge": ask.judge, "trial": ask.trial, "verdict": None, "status": ballot.status}
+        row: Row = {"judge": ask.judge, "trial": ask.trial, "verdict": None, "status": verdict.status}
         if len(names) == 1:
             row["of"] = names[0]
-            if ballot.mark is not None:
-                row["verdict"] = worth(panel.kind, panel.notation, ballot.mark)
+            if verdict.rating is not None:
+                row["verdict"] = worth(panel.kind, panel.notation, verdict.rating)
         else:
             row |= {"first": names[0], "second": names[1], "swapped": ask.swapped, "ratio": None}
-            if ballot.mark is not None:
-                winner, loser = names[ballot.mark - 1], names[2 - ballot.mark]
+            if verdict.rating is not None:
+                winner, loser = names[verdict.rating - 1], names[2 - verdict.rating]
                 row["verdict"] = winner
                 row["ratio"] = lengths[winner] / lengths[loser] if lengths.get(loser) else None
         rows.append(row)

@@ -1,4 +1,4 @@
-"""Checks that hold for anything with a seed: games, their faces, and other people's environments."""
+"""Checks that hold for anything with a seed: games, their adapters, and other people's environments."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from dream_envs.play import roles_by_agent
 from dream_envs.testing.report import Failure, Skip
-from dream_envs.testing.subject import Subject
+from dream_envs.testing.subject import Subject, resolve
 from dream_envs.testing.walks import GameWalk, Walk, difference, plain, shared, walk
 
 SEEDS = (0, 1, 2)
@@ -29,11 +30,10 @@ def plays(subject: Subject, parts: Sequence[Subject]) -> None:
             continue
         if not isinstance(trail, GameWalk) or trail.episode is None:
             raise Failure("the game has no outcome")
-        for agent in env.agents:
-            if not re.fullmatch(r"[a-z][a-z_]*_\d+", agent):
-                raise Failure(f"agent {agent!r}: names are word_number, as in solver_0")
+        if odd := [agent for agent in env.agents if not re.fullmatch(r"[a-z][a-z_]*_\d+", agent)]:
+            raise Failure(f"agent {odd[0]!r}: names are word_number, as in solver_0")
         names = {spec.name for spec in env.roles}
-        if stray := {agent.rpartition("_")[0] for agent in env.agents} - names:
+        if stray := set(roles_by_agent(env).values()) - names:
             raise Failure(f"agents of roles {sorted(stray)}, but the game's roles are {sorted(names)}")
         for view in trail.returned:
             if not all(isinstance(m, dict) and {type(m.get(k)) for k in ("role", "content")} == {str} for m in view):
@@ -79,7 +79,7 @@ def process_determinism(subject: Subject, parts: Sequence[Subject]) -> None:
     here = fingerprints(subject)
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", "from dream_envs.testing import _child; _child.main()"],
+            [sys.executable, "-c", "from dream_envs.testing import basics; basics.child()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -213,6 +213,13 @@ def fingerprints(subject: Subject) -> list[str]:
         env = maker()
         found += [walk(subject, env, seed).finish().digest() for seed in SEEDS]
     return found
+
+
+def child() -> None:
+    """The other process of ``process_determinism``: reads a target from stdin, prints a digest an episode."""
+    path, target = pickle.load(sys.stdin.buffer)  # written by our own parent process a moment ago
+    sys.path[:] = path
+    print("\n".join(fingerprints(resolve(*target))))
 
 
 def _game_snapshot(part: Subject, game: Any) -> None:
