@@ -35,7 +35,7 @@ from dream_envs.core import DreamEnvsError, Limits, hook
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.curriculum import Curriculum
 from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.envs._common import build_reward, full_id
+from dream_envs.envs._adapter import build_reward, full_id
 from dream_envs.metrics.retention import lessons
 from dream_envs.metrics.summary import roles_of
 from dream_envs.play import as_agent

@@ -201,13 +201,15 @@ class Start(msgspec.Struct, frozen=True):
     """One episode to play.
 
     ``index`` names it within the run and seeds it.  ``task``: what the game starts from.  ``given``: first moves that
-    are not asked of any agent (a replayed or mutated proposal, say), with ``author`` noted as an event.
+    are not asked of any agent (a replayed or mutated proposal, say), with ``author`` noted as an event.  ``draw``: the
+    index of the episode whose beginning this one shares, whatever the agents do then; None: its own.
     """
 
     index: int
     task: Task | None = None
     given: dict[str, Action] = {}
     author: str = ""
+    draw: int | None = None
 
 
 class RoleSpec(msgspec.Struct, frozen=True):

@@ -220,9 +220,9 @@ class Table:
 
     __slots__ = ("episode", "label", "state", "turns")
 
-    def __init__(self, game: Game, label: str, task: Task | None = None) -> None:
+    def __init__(self, game: Game, label: str, task: Task | None = None, begins: str | None = None) -> None:
         self.label = label
-        self.state = game.start(task, seeds.stream("episode", label))
+        self.state = game.start(task, seeds.stream("episode", label if begins is None else begins))
         self.turns: list[Turn] = []
         self.episode: Episode | None = None
 
@@ -536,7 +536,8 @@ def rollout(
     live: list[tuple[Start, Table]] = []
     while True:
         while len(live) < width and (start := next(waiting, None)) is not None:
-            live.append((start, Table(game, f"{seed}/{start.index}", start.task)))
+            begins = f"{seed}/{start.index if start.draw is None else start.draw}"
+            live.append((start, Table(game, f"{seed}/{start.index}", start.task, begins)))
         if not live:
             return
         # Only a new table can be over already; the others are here because they were not.

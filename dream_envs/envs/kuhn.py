@@ -75,7 +75,7 @@ class Kuhn:
     version = 0
     agents = PLAYERS
     #: The deal is chance: what play alone can be sure of is an ante, from an opponent who forfeits or by forfeiting.
-    reachable: Mapping[str, tuple[float, float]] = {"first": (-1.0, 1.0), "second": (-1.0, 1.0)}
+    bounds: Mapping[str, tuple[Any, Any]] = {"first": (-1.0, 1.0), "second": (-1.0, 1.0)}
 
     def __init__(self, notation: str = "compact", *, reply_tokens: int | None = None) -> None:
         registry.named("notations of Kuhn-v0", notation, {"compact": 0, "english": 0})
