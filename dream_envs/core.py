@@ -318,11 +318,11 @@ class GameHooks:
 
     ``default_reward``: a registered name, a reward model, or a method ``(episode) -> {agent: Score}``; None: the reward
     row of the game's own name.  ``default_others``: ``{role: agent}`` for seats that nobody names in a single-role
-    environment.  ``proposer``: the agent whose first move is a problem, which a curriculum may give in its
-    place (a mutation, a replay); "": the game starts from the problem itself.  ``solver_role``: the role that answers
-    a family's bare problem; "": there is none, and the game is evaluated by play.  ``bounds``: ``{role: (worst, best)}``, what the conformance kit may expect; either end is the reward
-    that can be reached where the role's range is wider, or the agents by role or seat who reach the range's end where
-    oracles and floors do not, or None.
+    environment.  ``proposer``: the agent whose first move is a problem, which a curriculum may give in its place (a
+    mutation, a replay); "": the game starts from the problem itself.  ``solver_role``: the role that answers a family's
+    bare problem; "": there is none, and the game is evaluated by play.  ``bounds``: ``{role: (worst, best)}``, what the
+    conformance kit may expect; either end is the reward that can be reached where the role's range is wider, or the
+    agents by role or seat who reach the range's end where oracles and floors do not, or None.
     """
 
     default_reward: Any = None

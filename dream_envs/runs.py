@@ -50,7 +50,7 @@ class Run:
         self._board: Any = None
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``, and its numbers to TensorBoard at ``row["step"]``, where it is installed."""
+        """Append one line to ``metrics.jsonl``, and its numbers to TensorBoard at ``row["step"]``."""
         self._metrics.write(encode(row) + b"\n")
         self._metrics.flush()
         if self._board is None:

@@ -46,7 +46,7 @@ FEWEST = 8
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Steps of each half of an iteration, episodes a ``round``, the agreement that is kept, and the rewards' weights."""
+    """Steps of each half of an iteration, episodes a ``round``, the agreement that is kept, the rewards' weights."""
 
     challenger_steps: int = 5
     solver_steps: int = 15

@@ -28,8 +28,8 @@ class Mixture(msgspec.Struct, frozen=True):
     """What a round is made of, in episodes.
 
     ``challenger``: the game begins by itself, so that its challenger writes the problem or, where it has none, it draws
-    one.  ``mutation``: one step harder than a problem that was solved at least once.  ``replay``: known problems, solved
-    or not, up to the highest level that was ever solved.  ``generator``: problems of the family's own, of ``levels`` in
+    one.  ``mutation``: one step harder than a problem that was solved at least once.  ``replay``: known ones, solved or
+    not, up to the highest level that was ever solved.  ``generator``: problems of the family's own, of ``levels`` in
     turn.  ``dataset``: problems of a fixed list.  Where there is nothing yet to mutate or replay, the challenger takes
     the place or, without one (0), the generator.
 
@@ -236,7 +236,7 @@ class Curriculum:
 
 
 def replay_prompt(task: Task) -> Task:
-    """A challenger prompt that names what is replayed; its origin tells the game that the archive's gate does not apply."""
+    """A challenger prompt that names what is replayed; its origin tells the game not to ask its gate."""
     return _prompt("replay", "replay", task.family, task.level, task.id)
 
 

@@ -96,10 +96,6 @@ class ChallengerSolver:
     proposer = CHALLENGER
     solver_role = "solver"
 
-    def group(self, episode: Episode, turn: Turn) -> str:
-        """All proposals of a round are one group; a solver is compared with the others at its own problem."""
-        return "proposals" if turn.role == "challenger" else f"{episode.index}/{turn.role}"
-
     def __init__(
         self,
         family: str | TaskFamily = "composition",

@@ -106,10 +106,6 @@ class SelfJudge:
     version = 0
     solver_role = "actor"
 
-    def group(self, episode: Episode, turn: Turn) -> str:
-        """The answers to one prompt, or the judgements of one pair, both orders together."""
-        return f"{episode.index}/{episode.outcome.facts['groups'][turn.agent]}"
-
     def __init__(
         self,
         family: str | TaskFamily = "composition",
