@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from dream_envs.core import REJECT_CODES, DreamEnvsError, Reject
 from dream_envs.seeds import stream
 from dream_envs.tasks import documents
-from dream_envs.tasks._document_kinds import ENDS, KINDS, MIDDLES, NUMBERS, OTHERS, SUBJECTS, WORDS
+from dream_envs.tasks.documents import WORDS as DATA
 from dream_envs.tasks.documents import DocumentLessons
 from dream_envs.tasks.lessons import SPLITS, lesson_family
 
 FAMILY = DocumentLessons()
-ATTRIBUTES = [(kind, a) for kind, (_, attributes) in KINDS.items() for a in attributes]
+KINDS, WORDS, NUMBERS = DATA.kinds, DATA.words, DATA.numbers
+SUBJECTS, OTHERS, MIDDLES, ENDS = DATA.subjects, DATA.others, DATA.middles, DATA.ends
+ATTRIBUTES = [(kind, a) for kind, its in KINDS.items() for a in its.facts]
 
 
 def one_of(kind: str, seed: int = 0, index: int = 3):
@@ -58,8 +60,8 @@ def test_no_two_lessons_of_an_episode_are_about_the_same_thing_and_words_do_not_
     assert all(word.isascii() for words in WORDS.values() for word in words)
     every = [a.kind for _, a in ATTRIBUTES]
     assert set(every) == {"name", *WORDS, *NUMBERS}
-    for _, attributes in KINDS.values():  # a value tells which fact it belongs to
-        kinds = [a.kind for a in attributes]
+    for its in KINDS.values():  # a value tells which fact it belongs to
+        kinds = [a.kind for a in its.facts]
         assert len(set(kinds)) == len(kinds)
 
 
