@@ -39,9 +39,8 @@ from dream_envs.curriculum.syllabus import Share, Syllabus, challenge_of
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.rewards.algebra import per_role, weighted
 from dream_envs.rewards.base import last_turns
-from dream_envs.rewards.labels import pseudo_label
 from dream_envs.rewards.learnability import learnability
-from dream_envs.rewards.solver import format_reward, majority
+from dream_envs.rewards.solver import format_reward, majority, pseudo_label
 from dream_envs.rollout import rollout
 from dream_envs.runs import write_json
 
