@@ -1,7 +1,7 @@
 """Reward models: functions of a finished Episode, and a small algebra over them."""
 
 from dream_envs.rewards.algebra import RoleBaseline, clip, gate, per_role, weighted, zero_sum
-from dream_envs.rewards.base import Model, Summary, aggregate, as_reward, rescore, reward
+from dream_envs.rewards.base import Model, Summary, aggregate, as_reward, reward
 
 __all__ = [
     "Model",
@@ -12,7 +12,6 @@ __all__ = [
     "clip",
     "gate",
     "per_role",
-    "rescore",
     "reward",
     "weighted",
     "zero_sum",

@@ -258,12 +258,6 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
     return Model(name, version, function, made_by=(as_reward, (obj,), {}), batched=batched)
 
 
-def rescore(episode: Episode, model: Any) -> Episode:
-    """The same episode with this reward's scores and grader in place of its old ones."""
-    found = as_reward(model)
-    return msgspec.structs.replace(episode, scores=found(episode), grader=found.grader)
-
-
 class Summary(msgspec.Struct, frozen=True):
     """An average with both denominators.
 
@@ -334,6 +328,17 @@ def unanswered(turn: Turn | None, code: str, why: str = "no reply") -> Score:
     if turn is not None and turn.status != "ok":
         return Score(0.0, turn.status, detail=f"the call ended in {turn.status}")
     return Score(0.0, "abstain", detail=f"proposal rejected: {code}" if code else why)
+
+
+def each(episode: Episode, role: str, score: Callable[[Turn], Score], why: str = "no reply") -> Scores:
+    """The score of the last turn of every agent of a role; ``unanswered`` for those whose call failed or never came."""
+    turns, code = last_turns(episode, role), rejected(episode)
+    return {
+        agent: score(turn)
+        if (turn := turns.get(agent)) is not None and turn.status == "ok"
+        else unanswered(turn, code, why)
+        for agent in agents_of(episode, role)
+    }
 
 
 def episode_key(episode: Episode) -> str:

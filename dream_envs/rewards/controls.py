@@ -1,8 +1,8 @@
 """Rewards that carry no information about the answers: what a loop gains under them is not learning from its reward.
 
 Spurious Rewards (arXiv 2506.10947) found models that improve under random and under format rewards, so that a claim
-about a reward needs these controls beside it.  They are pure functions of the episode: scoring a run again gives the same
-numbers, although nothing in the completion decides them.
+about a reward needs these controls beside it.  They are pure functions of the episode: scoring a run again gives the
+same numbers, although nothing in the completion decides them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _dealt(episode: Episode, scores: Scores, seed: str) -> Scores:
 
 @reward("format_only", prepare=check_pattern)
 def format_only(episode: Episode, *, pattern: str | None = None) -> Scores:
-    """Form and nothing else: solvers get ``format``, a challenger 1 for any accepted proposal and 0 for a rejected one."""
+    """Form and nothing else: solvers get ``format``, a challenger 1 for an accepted proposal and 0 for a rejected one."""
     found = format_reward(pattern=pattern)(episode)
     turns, valid = last_turns(episode, "challenger"), episode.outcome.facts.get("valid")
     for agent in agents_of(episode, "challenger"):

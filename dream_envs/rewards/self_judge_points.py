@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from dream_envs.checks import one_of
-from dream_envs.core import Episode, Score
-from dream_envs.rewards.base import Scores, agents_of, last_turns, reward, unanswered
+from dream_envs.core import Episode, Score, Turn
+from dream_envs.rewards.base import Scores, agents_of, each, last_turns, reward, unanswered
 from dream_envs.rewards.self_judge import check_invalid, not_judged, unreadable
 
 
@@ -97,13 +97,12 @@ def self_certainty(episode: Episode, *, form: str = "probability", role: str = "
         ``probability``: above 0, at most 1, the geometric mean of the tokens' probabilities; ``mean_logprob``: the
         exponent itself, at most 0.  Component ``tokens``.  ``abstain`` for a turn without log-probabilities.
     """
-    turns, found = last_turns(episode, role), {}
-    for agent in agents_of(episode, role):
-        turn = turns.get(agent)
-        if turn is None or turn.status != "ok" or not turn.logprobs:
-            found[agent] = unanswered(turn, "", "no log-probabilities in this turn")
-            continue
+
+    def certainty(turn: Turn) -> Score:
+        if not turn.logprobs:
+            return unanswered(turn, "", "no log-probabilities in this turn")
         mean = math.fsum(turn.logprobs) / len(turn.logprobs)
         value = min(1.0, math.exp(min(0.0, mean))) if form == "probability" else mean
-        found[agent] = Score(value, "ok", {"tokens": float(len(turn.logprobs))})
-    return found
+        return Score(value, "ok", {"tokens": float(len(turn.logprobs))})
+
+    return each(episode, role, certainty, "no log-probabilities in this turn")

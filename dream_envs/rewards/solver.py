@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dream_envs.checks import check, one_of
-from dream_envs.core import DreamEnvsError, Episode, Score, challenge_of, content_hash
-from dream_envs.rewards.base import Scores, agents_of, last_turns, rejected, reward, unanswered
+from dream_envs.core import DreamEnvsError, Episode, Score, Turn, challenge_of, content_hash
+from dream_envs.rewards.base import Scores, agents_of, each, last_turns, rejected, reward, unanswered
 
 #: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).  Blanks around a
 #: reply are part of the form where the family forgives them in one of its notations.
@@ -52,8 +52,8 @@ def judge_agreement(episode: Episode, *, role: str = "judge") -> Scores:
     Where every judge has a judgement of its own (a panel, ``SelfJudge``), its one verdict: 1 or 0.  Of two answers that
     are both right or both wrong neither is truly better: ``abstain``.
 
-    Range 0 to 1 (a coin gets 0.5).  No readable verdict is ``abstain``, never 0; so is an episode in which no completion
-    came to be judged.  Only completions with both a verdict and a truth count.
+    Range 0 to 1 (a coin gets 0.5).  No readable verdict is ``abstain``, never 0; so is an episode in which nothing came
+    to be judged.  Only completions with both a verdict and a truth count.
     """
     facts, code = episode.outcome.facts, rejected(episode)
     if "judgements" in facts:
@@ -113,21 +113,16 @@ def format_reward(episode: Episode, *, pattern: str | None = None, role: str = "
     recorded = episode.outcome.facts.get("format") if pattern is None else None
     problem = challenge_of(episode) or (episode.tasks[-1] if episode.tasks else None)
     form = pattern if pattern is not None else REPLY_FORMS.get(problem.family if problem else "")
-    found, code = {}, rejected(episode)
-    turns = last_turns(episode, role)
-    for agent in agents_of(episode, role):
-        turn = turns.get(agent)
-        if turn is None or turn.status != "ok":
-            found[agent] = unanswered(turn, code, "no reply")
-        elif isinstance(recorded, Mapping) and recorded.get(agent) is not None:
-            found[agent] = Score(recorded[agent])
-        elif form is None:
+
+    def fits(turn: Turn) -> Score:
+        if isinstance(recorded, Mapping) and recorded.get(turn.agent) is not None:
+            return Score(recorded[turn.agent])
+        if form is None:
             family = problem.family if problem else "?"
-            found[agent] = Score(0.0, "error", detail=f"no reply form for family {family!r}: give pattern=")
-        else:
-            fits = len(turn.text) <= MAX_FORM_CHARS and re.fullmatch(form, turn.text) is not None
-            found[agent] = Score(1.0 if fits else 0.0)
-    return found
+            return Score(0.0, "error", detail=f"no reply form for family {family!r}: give pattern=")
+        return Score(float(len(turn.text) <= MAX_FORM_CHARS and re.fullmatch(form, turn.text) is not None))
+
+    return each(episode, role, fits)
 
 
 def _check_majority(given: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +148,7 @@ def majority(episode: Episode, *, tie: str = "abstain", min_share: float = 0.0, 
         Range 0 to 1.  Components: ``share`` of the votes for the label, ``votes``, and where the game knows it
         ``label_right`` (TTRL's label accuracy), which is there to be watched and never enters the value.
     """
-    turns, code = last_turns(episode, role), rejected(episode)
+    turns = last_turns(episode, role)
     votes = Counter(t.text for t in turns.values() if t.status == "ok" and t.text)
     top = max(votes.values(), default=0)
     labels = {text for text, count in votes.items() if count == top}
@@ -167,16 +162,13 @@ def majority(episode: Episode, *, tie: str = "abstain", min_share: float = 0.0, 
     why = "no votes" if not total else f"{len(labels)} replies tie" if len(labels) > 1 and tie == "abstain" else ""
     if not why and top < min_share * total - 1e-9:
         why = f"{top} of {total} votes, below min_share"
-    found = {}
-    for agent in agents_of(episode, role):
-        turn = turns.get(agent)
-        if turn is None or turn.status != "ok":
-            found[agent] = unanswered(turn, code, "no reply")
-        elif why:
-            found[agent] = Score(0.0, "abstain", components, why)
-        else:
-            found[agent] = Score(1 / len(labels) if turn.text in labels else 0.0, "ok", components)
-    return found
+
+    def voted(turn: Turn) -> Score:
+        if why:
+            return Score(0.0, "abstain", components, why)
+        return Score(1 / len(labels) if turn.text in labels else 0.0, "ok", components)
+
+    return each(episode, role, voted)
 
 
 class Labels:
@@ -207,13 +199,10 @@ def pseudo_label(episode: Episode, labels: Any, *, role: str = "solver") -> Scor
     ``labels`` were made before the episode was played, by a vote, a teacher or a document: a dict, problem id -> the
     text that counts as right.  ``abstain`` where the problem has no label.
     """
-    problem, turns = challenge_of(episode), last_turns(episode, role)
+    problem = challenge_of(episode)
     label = labels.of.get(problem.id) if problem is not None else None
-    found = {}
-    for agent in agents_of(episode, role):
-        turn = turns.get(agent)
-        if label is None or turn is None or turn.status != "ok":
-            found[agent] = unanswered(turn, rejected(episode), "no label")
-        else:
-            found[agent] = Score(float(turn.text == label))
-    return found
+
+    def agrees(turn: Turn) -> Score:
+        return unanswered(turn, "", "no label") if label is None else Score(float(turn.text == label))
+
+    return each(episode, role, agrees, "no label")
