@@ -74,7 +74,7 @@ def _dealt(episode: Episode, scores: Scores, seed: str) -> Scores:
 
 @reward("format_only", prepare=check_pattern)
 def format_only(episode: Episode, *, pattern: str | None = None) -> Scores:
-    """Form and nothing else: solvers get ``format``, a challenger 1 for an accepted proposal and 0 for a rejected one."""
+    """Form and nothing else: solvers get ``format``, a challenger 1 for an accepted proposal, 0 for a rejected one."""
     found = format_reward(pattern=pattern)(episode)
     turns, valid = last_turns(episode, "challenger"), episode.outcome.facts.get("valid")
     for agent in agents_of(episode, "challenger"):

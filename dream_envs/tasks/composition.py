@@ -19,20 +19,63 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Reject, Task
 from dream_envs.seeds import stream
-from dream_envs.tasks.family import Family
+from dream_envs.tasks.family import Answers, Family
 
 STATE_NAMES = "abcdefghijklmnopqrstuvwxyz"
 OPERATION_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TRIES = 256
 
 
-class Composition(Family):
+class Traces(Answers):
+    """How problems, replies and proposals of Composition World are written, in either notation."""
+
+    def _write(self, steps: Sequence[tuple[str, str]]) -> str:
+        if not self._english:
+            return "".join([o + s for o, s in steps])
+        return ", ".join([f"{o} -> {s}" for o, s in steps])
+
+    def _proposal(self, start: str, ops: str) -> str:
+        return f"start {start}; apply {', '.join(ops)}" if self._english else f"{start}:{ops}"
+
+    def _read(self, proposal: str) -> tuple[str, str] | None:
+        """Start state and operations of a proposal, None if it does not have the form."""
+        start = proposal[6:7] if self._english else proposal[:1]
+        ops = proposal.partition("; apply ")[2].replace(", ", "") if self._english else proposal[2:]
+        return (start, ops) if start and ops and proposal == self._proposal(start, ops) else None
+
+    def _trace(
+        self, start: str, ops: str, tables: Mapping[str, Mapping[str, str]], printed: Iterable[str], **more: Any
+    ) -> Task:
+        """The problem; ``tables``: operation -> state -> next state; an english prompt prints those of ``printed``."""
+        state, steps = start, []
+        for operation in ops:
+            state = tables[operation][state]
+            steps.append((operation, state))
+        prompt = f"{start}:{ops}"
+        if self._english:
+            lines = [f"{o}: " + " ".join([f"{s}>{t}" for s, t in tables[o].items()]) + "\n" for o in sorted(printed)]
+            prompt = (
+                "".join(["Operations map states to states:\n" if lines else "", *lines])
+                + f"Start in state {start} and apply, in this order: {', '.join(ops)}. After each operation write the "
+                + "operation, an arrow and the new state, in the form 'operation -> state, operation -> state', on one "
+                + "line and nothing else."
+            )
+        return Task(family=self.name, level=len(ops), prompt=prompt, answer=self._write(steps), **more)
+
+    def as_proposal(self, task: Task) -> str:
+        """The text that ``parse`` turns into this problem."""
+        return self._proposal(task.meta["start"], task.meta["ops"])
+
+
+class Composition(Traces, Family):
     """The family ``composition``.
 
     Args:
@@ -75,10 +118,9 @@ class Composition(Family):
         self.known, self.world = known, world
         self.table = _tables(world, n_states, n_operations)
         self.held_out = _held_out(world, n_operations, held_out_pairs)
-        self._next = {
-            (o, s): self.states[self.table[i, j]]
-            for i, o in enumerate(self.operations)
-            for j, s in enumerate(self.states)
+        self.tables = {
+            o: {s: self.states[image] for s, image in zip(self.states, row, strict=True)}
+            for o, row in zip(self.operations, self.table.tolist(), strict=True)
         }
         self._characters = set(self.states + self.operations + ":" + ("start; apply," if self._english else ""))
         most, english = self.max_level, self._english
@@ -104,25 +146,19 @@ class Composition(Family):
 
     def make(self, start: str, ops: str, origin: str = "generator") -> Task:
         """The problem with this start state and these operations."""
-        prompt = self._english_prompt(start, ops) if self._english else f"{start}:{ops}"
         meta = {"start": start, "ops": ops, "held_out": self._uses_held_out(ops)}
-        return Task(
-            family=self.name, level=len(ops), prompt=prompt, answer=self._trace(start, ops), meta=meta, origin=origin
-        )
+        printed = set(ops) - set(self.known) if self._english else ()
+        return self._trace(start, ops, self.tables, printed, meta=meta, origin=origin)
 
     def step(self, operation: str, state: str) -> str:
         """The state that a known operation leads to."""
-        return self._next[operation, state]
+        return self.tables[operation][state]
 
     def _parse(self, proposal: str) -> Task | Reject:
-        if self._english:
-            head, _, tail = proposal.partition("; apply ")
-            start, ops = head.removeprefix("start "), tail.replace(", ", "")
-        else:
-            start, ops = proposal[:1], proposal[2:]
-        known = len(start) == 1 and start in self.states and set(ops) <= set(self.operations)
-        if not known or not ops or proposal != self._proposal(start, ops):
+        found = self._read(proposal)
+        if found is None or found[0] not in self.states or not set(found[1]) <= set(self.operations):
             return self._bad_form()
+        start, ops = found
         if len(ops) > self.max_level:
             return Reject("limits", f"depth {len(ops)}, at most {self.max_level}")
         if self.reject_held_out and self._uses_held_out(ops):
@@ -156,13 +192,6 @@ class Composition(Family):
         ops = task.meta["ops"]
         return (f"depth={len(ops)}", *(f"pair={a}{b}" for a, b in itertools.pairwise(ops)))
 
-    def as_proposal(self, task: Task) -> str:
-        """The text that ``parse`` turns into this problem."""
-        return self._proposal(task.meta["start"], task.meta["ops"])
-
-    def _proposal(self, start: str, ops: str) -> str:
-        return f"start {start}; apply {', '.join(ops)}" if self._english else f"{start}:{ops}"
-
     def _invite(self, wishes: str) -> str:
         return (
             f"Invent a composition problem. States are {', '.join(self.states)}; operations are "
@@ -187,31 +216,6 @@ class Composition(Family):
             chosen.append(int(rng.choice(len(weights), p=weights / weights.sum())))
             weights = free[chosen[-1]] * ways[step - 1]
         return "".join([self.operations[i] for i in chosen])
-
-    def _trace(self, start: str, ops: str) -> str:
-        steps, state, table = [], start, self._next
-        for operation in ops:
-            state = table[operation, state]
-            steps.append((operation, state))
-        return self._write(steps)
-
-    def _write(self, steps: list[tuple[str, str]]) -> str:
-        if not self._english:
-            return "".join([o + s for o, s in steps])
-        return ", ".join(f"{o} -> {s}" for o, s in steps)
-
-    def _english_prompt(self, start: str, ops: str) -> str:
-        tables = [
-            f"{o}: " + " ".join(f"{s}>{self._next[o, s]}" for s in self.states)
-            for o in sorted(set(ops) - set(self.known))
-        ]
-        lines = "\n".join(tables)
-        return (
-            (f"Operations map states to states:\n{lines}\n" if tables else "")
-            + f"Start in state {start} and apply, in this order: {', '.join(ops)}. After each operation write the "
-            + "operation, an arrow and the new state, in the form 'operation -> state, operation -> state', on one "
-            + "line and nothing else."
-        )
 
 
 @functools.lru_cache(maxsize=64)

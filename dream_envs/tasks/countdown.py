@@ -28,6 +28,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -150,19 +151,20 @@ class Countdown(Family):
         """The share of right ones among all guesses: 4 ** (level - 1) of them are tried."""
         first, *rest = sorted(task.meta["numbers"], reverse=True)
         # a flat expression is a sum so far and the product that is still open
-        states: Counter[tuple[ex.Rational, ex.Rational]] = Counter({((0, 1), (first, 1)): 1})
-        for number in rest:
-            following: Counter[tuple[ex.Rational, ex.Rational]] = Counter()
+        states: Counter[tuple[Fraction, Fraction]] = Counter({(Fraction(0), Fraction(first)): 1})
+        for number in map(Fraction, rest):
+            following: Counter[tuple[Fraction, Fraction]] = Counter()
             for (total, term), ways in states.items():
-                closed = _exactly("+", total, term)
-                following[closed, (number, 1)] += ways
-                following[closed, (-number, 1)] += ways
-                following[total, _exactly("*", term, (number, 1))] += ways
-                following[total, _exactly("/", term, (number, 1))] += ways
+                for state in (
+                    (total + term, number),
+                    (total + term, -number),
+                    (total, term * number),
+                    (total, term / number),
+                ):
+                    following[state] += ways
             states = following
-        target = (task.meta["target"], 1)
-        hits = sum(ways for (total, term), ways in states.items() if _exactly("+", total, term) == target)
-        return hits / 4 ** len(rest)
+        target = task.meta["target"]
+        return sum(ways for (total, term), ways in states.items() if total + term == target) / 4 ** len(rest)
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """All numbers, the largest first, with random operators between them."""
@@ -267,15 +269,10 @@ class Countdown(Family):
                 f"target, with + - * / and parentheses, and uses {self._rule()}. Division is exact. Reply with the "
                 "expression alone."
             )
-        return Task(
-            family=self.name,
-            level=len(numbers),
-            prompt=prompt,
-            answer=self._write(solution),
-            meta={"numbers": numbers, "target": target, "given": given, "truth": "verified"},
-            origin=origin,
-            id=content_hash(self.name, prompt, "all" if self.use_all else "any"),
-        )
+        meta = {"numbers": numbers, "target": target, "given": given, "truth": "verified"}
+        key = content_hash(self.name, prompt, "all" if self.use_all else "any")
+        answer, level = self._write(solution), len(numbers)
+        return Task(family=self.name, level=level, prompt=prompt, answer=answer, meta=meta, origin=origin, id=key)
 
     def _options(self, a: int, b: int) -> list[tuple[str, int]]:
         """The operators that make a whole number from 1 to ``max_target`` of two, the larger one first."""
@@ -303,11 +300,7 @@ class Countdown(Family):
 def solve(numbers: Sequence[int], target: int, *, use_all: bool, steps: int) -> tuple[str | None, bool]:
     """Search all ways to combine the numbers, each way once, over exact rationals.
 
-    Args:
-        numbers: positive whole numbers.
-        target: what to reach.
-        use_all: whether every number must be used.
-        steps: how many combinations of two values to try at most.
+    ``numbers`` are positive, ``use_all`` asks for every one of them; ``steps``: how many combinations of two to try.
 
     Returns:
         A canonical solution or None, and whether the search came to its end (None is then a proof that there is none).
@@ -347,10 +340,3 @@ def solve(numbers: Sequence[int], target: int, *, use_all: bool, steps: int) -> 
 
 def _facts(task: Task) -> tuple[list[int], int]:
     return task.meta["numbers"], task.meta["target"]
-
-
-def _exactly(operator: str, left: ex.Rational, right: ex.Rational) -> ex.Rational:
-    """``combine`` where the right side is a number of the task, so never 0, or the operator no division."""
-    value = ex.combine(operator, left, right)
-    assert value is not None
-    return value

@@ -26,8 +26,8 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from dream_envs.checks import check, one_of
@@ -36,7 +36,7 @@ from dream_envs.tasks.family import Answers, trim
 from dream_envs.tasks.lessons import Lesson, Split, checked_split
 
 
-class Attribute(msgspec.Struct, frozen=True, array_like=True):
+class Attribute(NamedTuple):
     """Something that can be known: ``kind`` of its value, the text's sentence and two questions."""
 
     key: str
@@ -46,26 +46,9 @@ class Attribute(msgspec.Struct, frozen=True, array_like=True):
     probe: str
 
 
-class Kind(msgspec.Struct, frozen=True):
-    """A kind of thing: the sentence that introduces it, and its facts."""
-
-    opening: str
-    facts: tuple[Attribute, ...]
-
-
-class Words(msgspec.Struct, frozen=True):
-    """What ``documents.toml`` has, see there."""
-
-    subjects: tuple[str, ...]
-    others: tuple[str, ...]
-    middles: tuple[str, ...]
-    ends: tuple[str, ...]
-    numbers: dict[str, tuple[int, int]]
-    words: dict[str, tuple[str, ...]]
-    kinds: dict[str, Kind]
-
-
-WORDS = msgspec.convert(tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8")), Words)
+#: What ``documents.toml`` has, see there.
+WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+FACTS = {kind: tuple(Attribute(*row) for row in its["facts"]) for kind, its in WORDS["kinds"].items()}
 _PROPOSAL = re.compile(r"Q: (\S[^\n]*\?)\nA: (\S[^\n]*)")
 _NOUNS = {"goods": "word", "animal": "animal"}
 
@@ -81,23 +64,23 @@ class DocumentLessons(Answers):
 
     name = "documents"
     levels = (1,)
-    capacity = len(WORDS.subjects)
+    capacity = len(WORDS["subjects"])
     max_chars = 300
     max_reply_tokens = 16
     max_proposal_tokens = 96
 
     def __init__(self, notation: str = "english", *, kinds: tuple[str, ...] | list[str] | None = None) -> None:
         super().__init__(one_of("notation", notation, ("english",)))
-        chosen = list(WORDS.kinds) if kinds is None else [kinds] if isinstance(kinds, str) else list(kinds)
-        self.kinds = tuple(dict.fromkeys(one_of("kinds", kind, WORDS.kinds) for kind in chosen or [""]))
+        chosen = list(FACTS) if kinds is None else [kinds] if isinstance(kinds, str) else list(kinds)
+        self.kinds = tuple(dict.fromkeys(one_of("kinds", kind, FACTS) for kind in chosen or [""]))
 
     def lesson(self, rng: np.random.Generator, index: int) -> Lesson:
         """A text; the first syllable of what it is about belongs to ``index``."""
-        first = WORDS.subjects[check("index", index, 0, self.capacity - 1, whole=True)]
+        first = WORDS["subjects"][check("index", index, 0, self.capacity - 1, whole=True)]
         kind = self.kinds[int(rng.integers(len(self.kinds)))]
-        middles, ends = WORDS.middles, WORDS.ends
+        middles, ends = WORDS["middles"], WORDS["ends"]
         subject = first + middles[int(rng.integers(len(middles)))] + ends[int(rng.integers(len(ends)))]
-        opening, attributes = WORDS.kinds[kind].opening, WORDS.kinds[kind].facts
+        opening, attributes = WORDS["kinds"][kind]["opening"], FACTS[kind]
         order = rng.permutation(len(attributes)).tolist()
         values = {attribute.key: _value(attribute.kind, rng) for attribute in attributes}
         told = [attributes[i].sentence.format(v=values[attributes[i].key]) for i in order]
@@ -110,12 +93,12 @@ class DocumentLessons(Answers):
         """A question about one of the facts, each equally likely, in the wording of this half; ``level`` is 1."""
         split = checked_split(split)
         one_of("level", level, (None, 1))
-        attributes = WORDS.kinds[lesson.facts["kind"]].facts
+        attributes = FACTS[lesson.facts["kind"]]
         return self.make(lesson, attributes[int(rng.integers(len(attributes)))].key, split)
 
     def make(self, lesson: Lesson, key: str, split: Split = "wake") -> Task:
         """The question about the fact of this name, in the wording of this half."""
-        attribute = next(a for a in WORDS.kinds[lesson.facts["kind"]].facts if a.key == key)
+        attribute = next(a for a in FACTS[lesson.facts["kind"]] if a.key == key)
         asked = (attribute.wake if split == "wake" else attribute.probe).format(x=lesson.name)
         return self._task(lesson, attribute, asked, "generator", "executed")
 
@@ -155,7 +138,7 @@ class DocumentLessons(Answers):
         asked, answer = found.groups()
         if not re.search(rf"(?<!\w){re.escape(lesson.name)}(?!\w)", asked):
             return Reject("grammar", f"the question does not name {lesson.name}")
-        attributes, values = WORDS.kinds[lesson.facts["kind"]].facts, lesson.facts["values"]
+        attributes, values = FACTS[lesson.facts["kind"]], lesson.facts["values"]
         meant = next((a for a in attributes if values[a.key] == answer), None)
         if meant is None:
             close = answer.strip(" .").lower() in [v.lower() for v in values.values()]
@@ -187,20 +170,20 @@ class DocumentLessons(Answers):
 def count(kind: str) -> int:
     """How many values there are of a kind."""
     if kind == "name":
-        return len(WORDS.others) * len(WORDS.middles) * len(WORDS.ends)
-    if kind in WORDS.numbers:
-        return WORDS.numbers[kind][1] - WORDS.numbers[kind][0] + 1
-    return len(WORDS.words[kind])
+        return len(WORDS["others"]) * len(WORDS["middles"]) * len(WORDS["ends"])
+    if kind in WORDS["numbers"]:
+        return WORDS["numbers"][kind][1] - WORDS["numbers"][kind][0] + 1
+    return len(WORDS["words"][kind])
 
 
 def _value(kind: str, rng: np.random.Generator) -> str:
     """A value of a kind, each equally likely."""
     number = int(rng.integers(count(kind)))
     if kind == "name":
-        rest, end = divmod(number, len(WORDS.ends))
-        first, middle = divmod(rest, len(WORDS.middles))
-        return WORDS.others[first] + WORDS.middles[middle] + WORDS.ends[end]
-    return str(WORDS.numbers[kind][0] + number) if kind in WORDS.numbers else WORDS.words[kind][number]
+        rest, end = divmod(number, len(WORDS["ends"]))
+        first, middle = divmod(rest, len(WORDS["middles"]))
+        return WORDS["others"][first] + WORDS["middles"][middle] + WORDS["ends"][end]
+    return str(WORDS["numbers"][kind][0] + number) if kind in WORDS["numbers"] else WORDS["words"][kind][number]
 
 
 def _only(kind: str) -> str:

@@ -1,8 +1,7 @@
 """Lessons: contexts with new facts, to be read while awake and known afterwards without them.
 
 A lesson has a *context*, a text that states facts which nobody can know beforehand, because they are drawn for this
-episode.  A question is asked with the context before the eyes, or *closed book*, without it.  What a family of lessons
-must offer is ``LessonFamily``; ``lesson_family`` finds one by name.
+episode.  A question is asked with the context in the prompt, or *closed book*, without it.
 
 ``operations`` (``OperationLessons``): each lesson is a new operation of Composition World, named behind the known ones.
 
@@ -33,8 +32,7 @@ import numpy as np
 from dream_envs import registry
 from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Reject, Score, Task, content_hash
-from dream_envs.tasks.composition import OPERATION_NAMES, Composition
-from dream_envs.tasks.family import Answers
+from dream_envs.tasks.composition import OPERATION_NAMES, Composition, Traces
 
 Split = Literal["wake", "probe"]
 SPLITS = ("wake", "probe")
@@ -139,7 +137,7 @@ def checked_split(split: Any) -> Split:
     return found
 
 
-class OperationLessons(Answers):
+class OperationLessons(Traces):
     """The family ``operations``; see the module's head.
 
     Args:
@@ -178,10 +176,7 @@ class OperationLessons(Answers):
         self.max_chars = 40 + 5 * most if english else 16 + most
         self.max_reply_tokens = 8 + 8 * most if english else 2 + 2 * most
         self.max_proposal_tokens = 16 + 4 * most if english else 3 + most
-        self._tables = {
-            o: {s: known.states[image] for s, image in zip(known.states, row, strict=True)}
-            for o, row in zip(known.operations, known.table.tolist(), strict=True)
-        }
+        self._tables = known.tables
         self._drawing = {level: _Drawing(level, n_states, n_operations) for level in self.levels}
 
     def lesson(self, rng: np.random.Generator, index: int) -> Lesson:
@@ -223,27 +218,16 @@ class OperationLessons(Answers):
 
     def make(self, lesson: Lesson, start: str, ops: str, origin: str = "generator") -> Task:
         """The question with this start state and these operations, known ones and the lesson's own."""
-        table, state, steps = lesson.facts["table"], start, []
-        for op in ops:
-            state = table[state] if op == lesson.name else self._tables[op][state]
-            steps.append((op, state))
-        return Task(
-            family=self.name,
-            level=len(ops),
-            prompt=f"{start}:{ops}" if self.notation == "compact" else self._in_words(lesson, start, ops),
-            answer=self._write(steps),
-            meta={"lesson": lesson.index, "new": lesson.name, "start": start, "ops": ops},
-            origin=origin,
-        )
+        tables = {**self._tables, lesson.name: lesson.facts["table"]}
+        meta = {"lesson": lesson.index, "new": lesson.name, "start": start, "ops": ops}
+        return self._trace(start, ops, tables, set(ops) - {lesson.name}, meta=meta, origin=origin)
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """The trace under a permutation that is drawn for the new operation; the known ones are known."""
-        images, state, steps = rng.permutation(len(self.states)).tolist(), task.meta["start"], []
-        for op in task.meta["ops"]:
-            at = self.states.index(state)
-            state = self.states[images[at]] if op == task.meta["new"] else self._tables[op][state]
-            steps.append((op, state))
-        return self._write(steps)
+        images = rng.permutation(len(self.states)).tolist()
+        drawn = {s: self.states[i] for s, i in zip(self.states, images, strict=True)}
+        meta = task.meta
+        return self._trace(meta["start"], meta["ops"], {**self._tables, meta["new"]: drawn}, "").answer
 
     def chance(self, task: Task) -> float:
         """``(n - m)! / n!``: a drawn permutation must agree on the m different entries that the trace looks up."""
@@ -268,11 +252,10 @@ class OperationLessons(Answers):
             return Reject("empty")
         if len(proposal) > self.max_chars:
             return Reject("too_long", f"{len(proposal)} characters, at most {self.max_chars}")
-        start = proposal[6:7] if self._english else proposal[:1]
-        ops = proposal.partition("; apply ")[2].replace(", ", "") if self._english else proposal[2:]
-        known = self.operations + lesson.name
-        if not ops or not start or proposal != self._proposal(start, ops):
+        found, known = self._read(proposal), self.operations + lesson.name
+        if found is None:
             return Reject("grammar", f"expected {self._proposal('c', lesson.name + 'A')!r}")
+        start, ops = found
         if start not in self.states or set(ops) - set(known):
             return Reject("charset", f"states are {self.states}, operations {known}")
         if len(ops) > self.max_level:
@@ -280,29 +263,6 @@ class OperationLessons(Answers):
         if lesson.name not in ops:
             return Reject("grammar", f"not about this lesson: {lesson.name} does not occur")
         return self.make(lesson, start, ops, "proposal")
-
-    def as_proposal(self, task: Task) -> str:
-        """The text that ``parse`` turns into this question."""
-        return self._proposal(task.meta["start"], task.meta["ops"])
-
-    def _proposal(self, start: str, ops: str) -> str:
-        return f"{start}:{ops}" if self.notation == "compact" else f"start {start}; apply {', '.join(ops)}"
-
-    def _write(self, steps: Sequence[tuple[str, str]]) -> str:
-        if not self._english:
-            return "".join([op + state for op, state in steps])
-        return ", ".join([f"{op} -> {state}" for op, state in steps])
-
-    def _in_words(self, lesson: Lesson, start: str, ops: str) -> str:
-        known = sorted(set(ops) - {lesson.name})
-        tables = [f"{o}: " + " ".join([f"{s}>{t}" for s, t in self._tables[o].items()]) + "\n" for o in known]
-        return (
-            ("Operations map states to states:\n" if tables else "")
-            + "".join(tables)
-            + f"Start in state {start} and apply, in this order: {', '.join(ops)}. After each operation write the "
-            + "operation, an arrow and the new state, in the form 'operation -> state, operation -> state', on one "
-            + "line and nothing else."
-        )
 
 
 class _Drawing:
