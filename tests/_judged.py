@@ -42,8 +42,3 @@ def judged(
 def prefers(order: Sequence[int]) -> Verdicts:
     """A judge that ranks the answers in this order, whichever stands first."""
     return lambda first, second, trial: "1" if order.index(first) < order.index(second) else "2"
-
-
-def by_role(values: Mapping[str, float], role: str) -> list[float]:
-    """The values of a role, in seating order."""
-    return [v for agent, v in values.items() if agent.startswith(role)]
