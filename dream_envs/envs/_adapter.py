@@ -10,23 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Dict
 from gymnasium.utils import seeding
 
 from dream_envs import registry
 from dream_envs.core import AgentLike, DreamEnvsError, Episode, Game, RewardModel, Score, Task, Turn, hook
 from dream_envs.play import RewardLike, Table, assign_agents, reward_model, roles_by_agent
-from dream_envs.spaces import MAX_ACTION, MAX_OBSERVATION, UnicodeText
 
 NAMESPACE = "dream_envs/"
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """An adapter's whole position, made by ``snapshot()`` and taken back by ``restore()``; it can be pickled.
+    """An adapter's whole position: the game's state, the transcript and the random stream; it can be pickled.
 
-    It holds the game's state, the transcript and the random stream, so that a restored environment goes on exactly as
-    this one would have.  Agents given in ``others=`` and the spaces' own samplers are not part of it.
+    Agents given in ``others=`` and the spaces' own samplers are not part of it.
     """
 
     env_id: str
@@ -57,11 +54,7 @@ class Adapter:
         return Snapshot(self.game.env_id, type(self).__name__, copy.deepcopy(data))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a position; it may be restored again, and in another copy of the same environment.
-
-        Raises:
-            DreamEnvsError: for the snapshot of another adapter or game.
-        """
+        """Go back to a position; it may be restored again, and in another copy of the same environment."""
         wanted = (self.game.env_id, type(self).__name__)
         if not isinstance(snapshot, Snapshot) or (snapshot.env_id, snapshot.adapter) != wanted:
             other = " ".join((snapshot.env_id, snapshot.adapter)) if isinstance(snapshot, Snapshot) else snapshot
@@ -94,18 +87,12 @@ def build_game(
 ) -> Game:
     """The game behind an id, ``module:Class``, a class or an object, with its keyword arguments.
 
-    Args:
-        game: what to build.
-        kwargs: the game's own arguments; a wrong one is answered with the nearest right ones.
-        outer: whose keywords are named beside the game's in that answer.
-        switch: a role to play; a keyword of the game of that name is then set to True if it is not given
-            (``judge=True`` for the role ``judge``).
+    ``outer``: whose keywords are named beside the game's where one is wrong.  ``switch``: a role to play; a keyword of
+    the game of that name is set to True if it is not given (``judge=True`` for the role ``judge``).
     """
     if not isinstance(game, (str, type)):
-        if kwargs:
-            raise DreamEnvsError(
-                f"{next(iter(kwargs))}=: a game object takes no more arguments; give its class or its id"
-            )
+        for key in kwargs:
+            raise DreamEnvsError(f"{key}=: a game object takes no more arguments; give its class or its id")
         return game
     name = full_id(game) if isinstance(game, str) else game.__name__
     factory = registry.load("envs", name) if isinstance(game, str) else game
@@ -139,7 +126,7 @@ def snake_name(env_id: str) -> str:
 
 
 def check_render_mode(render_mode: str | None) -> str | None:
-    """``ansi`` or None; an error for any other mode."""
+    """``ansi`` (the transcript as text) or None."""
     if render_mode not in (None, "ansi"):
         raise DreamEnvsError(f"render_mode={render_mode!r}: 'ansi' (the transcript as text) or None")
     return render_mode
@@ -176,10 +163,8 @@ def pick_seat(game: Game, role: str | None, seat: str | None) -> tuple[str, str]
     if seat is not None and seat not in role_of:
         raise DreamEnvsError(registry.unknown(f"agents of {game.env_id}", seat, list(game.agents)))
     if role is None and seat is None and len(names) > 1:
-        raise DreamEnvsError(
-            f"{game.env_id} has several roles: role= {', '.join(map(repr, names))} to play one of them, the others "
-            f"scripted; pettingzoo.make('aec', '{game.env_id}') for all seats"
-        )
+        one = f"role= {', '.join(map(repr, names))} to play one, the others scripted"
+        raise DreamEnvsError(f"{game.env_id}: {one}; all seats: pettingzoo.make('aec', '{game.env_id}')")
     role = role if role is not None else role_of[seat or game.agents[0]]
     if role not in names:
         raise DreamEnvsError(registry.unknown(f"roles of {game.env_id}", role, names))
@@ -188,24 +173,10 @@ def pick_seat(game: Game, role: str | None, seat: str | None) -> tuple[str, str]
     return role, seat or next(name for name, r in role_of.items() if r == role)
 
 
-def observation_spaces(game: Game) -> dict[str, Any]:
-    """``Dict({"role", "text"})`` for each agent; no key ``observation``, whose dtype PettingZoo's test would ask."""
-    return {agent: Dict({"role": UnicodeText(256), "text": UnicodeText(MAX_OBSERVATION)}) for agent in game.agents}
-
-
-def action_spaces(game: Game) -> dict[str, UnicodeText]:
-    """``UnicodeText`` for each agent: any text may be sent; what is too long for the game is an event."""
-    return {agent: UnicodeText(MAX_ACTION) for agent in game.agents}
-
-
 def score_info(score: Score) -> dict[str, Any]:
     """A Score as a plain dict: value, status, components, detail."""
-    return {
-        "value": float(score.value),
-        "status": score.status,
-        "components": dict(score.components),
-        "detail": score.detail,
-    }
+    value, components = float(score.value), dict(score.components)
+    return {"value": value, "status": score.status, "components": components, "detail": score.detail}
 
 
 def info_of(game: Game, table: Table, agent: str) -> dict[str, Any]:
@@ -239,18 +210,16 @@ def task_option(options: Mapping[str, Any] | None) -> Task | None:
 def transcript(table: Table | None) -> str:
     """A game so far, with the scores at its end, as text for a terminal."""
     lines = [transcript_of(table.turns)] if table and table.turns else []
-    for agent, score in (table.episode.scores if table and table.episode else {}).items():
-        lines.append(f"{agent}: {score.value:g} ({score.status})")
-    return "\n".join(lines)
+    scores = table.episode.scores if table and table.episode else {}
+    return "\n".join(lines + [f"{agent}: {score.value:g} ({score.status})" for agent, score in scores.items()])
 
 
 def transcript_of(turns: Sequence[Turn]) -> str:
     """Turns as text for a terminal."""
     lines = []
     for turn in turns:
-        lines.append(f"── {turn.agent}")
-        lines += [f"  {m['role']}: {shown(m['content'])}" for m in turn.messages]
-        lines.append(f"  > {shown(turn.text)}")
+        messages = [f"  {m['role']}: {shown(m['content'])}" for m in turn.messages]
+        lines += [f"── {turn.agent}", *messages, f"  > {shown(turn.text)}"]
     return "\n".join(lines)
 
 

@@ -35,23 +35,8 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from dream_envs.core import (
-    Action,
-    Challenge,
-    DreamEnvsError,
-    Episode,
-    Event,
-    Limits,
-    Message,
-    Outcome,
-    Reject,
-    RoleSpec,
-    Score,
-    Seat,
-    Task,
-    TaskFamily,
-    Turn,
-)
+from dream_envs import core
+from dream_envs.core import Action, DreamEnvsError, Limits, Outcome, Reject, RoleSpec, Score, Seat, Task
 from dream_envs.envs import judge_facts
 from dream_envs.envs._shared import SILENT, check_whole, family_of, minted
 from dream_envs.envs.judging import NOTATIONS, RATINGS, Panel, Question, Verdict, worth
@@ -66,7 +51,7 @@ class State(msgspec.Struct, frozen=True):
     brief: Task
     phase: str = "propose"
     proposal: Action | None = None
-    challenge: Challenge | None = None
+    challenge: core.Challenge | None = None
     reject: Reject | None = None
     replies: tuple[Action, ...] = ()
     verdicts: tuple[Score, ...] = ()
@@ -98,7 +83,7 @@ class ChallengerSolver:
 
     def __init__(
         self,
-        family: str | TaskFamily = "composition",
+        family: str | core.TaskFamily = "composition",
         *,
         notation: str = "compact",
         solvers: int = 4,
@@ -114,7 +99,7 @@ class ChallengerSolver:
         self.family = family = family_of(family, notation, family_args)
         if level is not None and level not in family.levels:
             raise DreamEnvsError(f"level={level}: {family.name} has {family.levels.start} to {family.levels.stop - 1}")
-        self.solvers, self.judge, self.free_text, self.gate, self.level = solvers, judge, free_text, gate, level
+        self.solvers, self.judge, self.free_text, self.gate = solvers, judge, free_text, gate
         self.solver_names = tuple(f"solver_{i}" for i in range(solvers))
         self.panel = self._panel(judge, judgements, judge_notation)
         judges = self.panel.judges if self.panel is not None else (JUDGE,) if judge else ()
@@ -125,28 +110,25 @@ class ChallengerSolver:
         if self.panel is not None:
             steps *= judgements * RATINGS[self.panel.kind, self.panel.notation][1]
             self.bounds = {"challenger": (0.0, 1.0 - 1.0 / solvers)}
-        self.roles = (
+        self.roles: tuple[RoleSpec, ...] = (
             RoleSpec("challenger", 1, "a problem in the family's notation", (0.0, 1.0 - 1.0 / steps)),
             RoleSpec("solver", solvers, "the answer in the family's notation", (0.0, 1.0)),
-            *((RoleSpec("judge", len(judges), form, (0.0, 1.0)),) if judge else ()),
         )
-        chars = 4 * family.max_chars + 4096 if free_text else family.max_chars
-        propose = Limits(max_tokens=family.max_chars if not free_text else 1024, max_chars=chars)
-        solve = Limits(max_tokens=family.max_reply_tokens, max_chars=max(64, 8 * family.max_reply_tokens))
+        if judge:
+            self.roles += (RoleSpec("judge", len(judges), form, (0.0, 1.0)),)
+        chars = family.max_chars
+        propose = Limits(1024, 4 * chars + 4096) if free_text else Limits(chars, chars)
+        solve = Limits(family.max_reply_tokens, max(64, 8 * family.max_reply_tokens))
         self._seats = {
             "propose": [Seat(CHALLENGER, "challenger", propose)],
             "solve": [Seat(name, "solver", solve) for name in self.solver_names],
-            "judge": [Seat(JUDGE, "judge", Limits(max_tokens=2 * solvers + 8, max_chars=4 * solvers + 64))],
+            "judge": [Seat(JUDGE, "judge", Limits(2 * solvers + 8, 4 * solvers + 64))],
             "end": [],
         }
-        self._brief = Task(family=family.name, level=level or 0, prompt=family.brief(level), origin="brief")
-        self._start = State(self._brief)
+        self._start = State(self.brief(level=level))
 
     def start(self, task: Task | None, rng: np.random.Generator) -> State:
-        """Begin with the game's own brief, or with another one (see ``brief``); the rules themselves draw nothing.
-
-        A brief of origin ``replay`` asks for a problem that is known already: the gate is not asked.
-        """
+        """Begin with the game's own brief, or another (see ``brief``); with origin ``replay`` no gate is asked."""
         return self._start if task is None else State(task)
 
     def brief(self, reference: Task | None = None, level: int | None = None) -> Task:
@@ -160,7 +142,7 @@ class ChallengerSolver:
             return self.panel.seats([reply.status == "ok" for reply in state.replies])
         return self._seats[state.phase]
 
-    def view(self, state: State, agent: str) -> list[Message]:
+    def view(self, state: State, agent: str) -> list[core.Message]:
         """What ``agent`` may see now; agents other than those of ``turns`` see what they saw in their own turn."""
         if agent == CHALLENGER:
             return [{"role": "user", "content": state.brief.prompt}]
@@ -175,10 +157,8 @@ class ChallengerSolver:
                 return []
             return self.panel.messages(agent, state.challenge.prompt, self._shown(state))
         replies = "\n".join(f"[{i}] {a.text}" for i, a in enumerate(state.replies))
-        text = (
-            f"Problem:\n{state.challenge.prompt}\n\nReplies:\n{replies}\n\n"
-            f"Write {self.solvers} verdicts in order, 1 for right and 0 for wrong, separated by blanks."
-        )
+        asked = f"Write {self.solvers} verdicts in order, 1 for right and 0 for wrong, separated by blanks."
+        text = f"Problem:\n{state.challenge.prompt}\n\nReplies:\n{replies}\n\n{asked}"
         return [{"role": "user", "content": text}]
 
     def apply(self, state: State, actions: Mapping[str, Action]) -> State:
@@ -229,23 +209,24 @@ class ChallengerSolver:
             facts["verdict_status"] = "ok" if values else facts["verdict_status"]
         return Outcome("ok", facts)
 
-    def group(self, episode: Episode, turn: Turn) -> str:
+    def group(self, episode: core.Episode, turn: core.Turn) -> str:
         """All proposals of a round; the attempts at the problem of an episode; its judgements."""
         return "proposals" if turn.role == "challenger" else f"{episode.index}/{turn.role}"
 
-    def record(self, state: State) -> tuple[list[Task | Challenge], list[Event]]:
+    def record(self, state: State) -> tuple[list[Task | core.Challenge], list[core.Event]]:
         """The brief and the challenge, and one event for the proposal's fate."""
         if state.challenge is not None:
-            return [state.brief, state.challenge], [Event("accepted", CHALLENGER, {"level": state.challenge.level})]
+            accepted = core.Event("accepted", CHALLENGER, {"level": state.challenge.level})
+            return [state.brief, state.challenge], [accepted]
         if state.reject is not None:
             data = {"code": state.reject.code, "detail": state.reject.detail}
-            return [state.brief], [Event("rejected", CHALLENGER, data)]
+            return [state.brief], [core.Event("rejected", CHALLENGER, data)]
         return [state.brief], []
 
     def _propose(self, state: State, action: Action) -> State:
-        found = (
-            self._read(action.text) if action.status == "ok" else Reject("empty", f"the call ended in {action.status}")
-        )
+        found: Task | Reject = Reject("empty", f"the call ended in {action.status}")
+        if action.status == "ok":
+            found = self._read(action.text)
         if isinstance(found, Task) and self.gate is not None and state.brief.origin != "replay":
             found = self.gate(found) or found
         if isinstance(found, Reject):
@@ -266,7 +247,7 @@ class ChallengerSolver:
             first = found if first.code == "empty" else first
         return first
 
-    def _truth(self, challenge: Challenge | None, reply: Action) -> Score:
+    def _truth(self, challenge: core.Challenge | None, reply: Action) -> Score:
         assert challenge is not None
         ok = reply.status == "ok"
         return self.family.verify(challenge, reply.text) if ok else Score(0.0, reply.status, grader="no reply")

@@ -176,16 +176,14 @@ class Panel:
         order_swap: bool = False,
         max_tokens: int | None = None,
     ) -> None:
-        if kind not in KINDS:
-            raise DreamEnvsError(f"judging={kind!r}: {', '.join(map(repr, KINDS))}")
-        if notation not in NOTATIONS:
-            raise DreamEnvsError(f"judge_notation={notation!r}: 'compact' or 'english'")
+        for what, value, known in (("judging", kind, KINDS), ("judge_notation", notation, NOTATIONS)):
+            if value not in known:
+                raise DreamEnvsError(f"{what}={value!r}: {', '.join(map(repr, known))}")
         check_whole("judgements", judgements, 1, 256)
         swaps = order_swap and kind == "pairwise"
         if swaps and judgements % 2:
-            raise DreamEnvsError(
-                f"judgements={judgements}: half are in swapped order: an even number, or order_swap=False"
-            )
+            why = "half are in swapped order: an even number, or order_swap=False"
+            raise DreamEnvsError(f"judgements={judgements}: {why}")
         self.kind, self.notation, self.authors, self.judgements = kind, notation, tuple(authors), judgements
         groups = list(itertools.combinations(range(len(authors)), ANSWERS[kind]))
         if len(groups) * judgements > MAX_SEATS:
@@ -220,10 +218,8 @@ class Panel:
 
     def verdict(self, action: Action | None) -> Verdict:
         """What a judge's move amounts to; None: it was not asked."""
-        if action is None:
-            return Verdict(None, "abstain")
-        if action.status != "ok":
-            return Verdict(None, action.status)
+        if action is None or action.status != "ok":
+            return Verdict(None, "abstain" if action is None else action.status)
         rating = rating_of(self.kind, self.notation, action.text)
         return Verdict(rating, "ok" if rating is not None else "invalid")
 

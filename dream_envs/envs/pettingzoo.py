@@ -6,16 +6,19 @@ before all have spoken.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Dict
 from pettingzoo.utils.env import AECEnv, ParallelEnv
 
 from dream_envs import registry
 from dream_envs.core import Action, DreamEnvsError, Game
 from dream_envs.envs import _adapter as adapter
 from dream_envs.play import RewardLike, Runner, Table, as_action, episode_from, roles_by_agent, text_of
+from dream_envs.spaces import MAX_ACTION, MAX_OBSERVATION, UnicodeText
 
 Dicts = tuple[dict[str, dict[str, str]], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]
 
@@ -35,22 +38,20 @@ class _AllSeats(adapter.Adapter):
         self.reward = adapter.build_reward(reward, self.game)
         self.render_mode = adapter.check_render_mode(render_mode)
         version = self.game.env_id.rpartition("-v")[2] if "-v" in self.game.env_id else self.game.version
-        self.metadata: dict[str, Any] = {
-            "name": f"{adapter.snake_name(self.game.env_id)}_v{version}",
-            "render_modes": ["ansi"],
-            "render_fps": 1,
-            "is_parallelizable": False,  # Parallel is native: same game, no converter
-        }
+        name = f"{adapter.snake_name(self.game.env_id)}_v{version}"  # Parallel is native, there is no converter:
+        self.metadata = {"name": name, "render_modes": ["ansi"], "render_fps": 1, "is_parallelizable": False}
         self.possible_agents = list(self.game.agents)
         self.agents: list[str] = []
-        self.observation_spaces = adapter.observation_spaces(self.game)
-        self.action_spaces = adapter.action_spaces(self.game)
+        # No key "observation", whose dtype PettingZoo's test would ask for.
+        seen: dict[str, Any] = {"role": UnicodeText(256), "text": UnicodeText(MAX_OBSERVATION)}
+        self.observation_spaces = {agent: Dict(copy.deepcopy(seen)) for agent in self.possible_agents}
+        self.action_spaces = {agent: UnicodeText(MAX_ACTION) for agent in self.possible_agents}
         self._role = roles_by_agent(self.game)
         self._np_random: np.random.Generator | None = None
         self._runner = Runner(self.game, {})
 
     def observation_space(self, agent: str) -> Any:
-        """``Dict({"role", "text"})``, the same object on every call."""
+        """``Dict({"role", "text"})``, the same on every call."""
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> Any:
@@ -166,11 +167,7 @@ class Parallel(_AllSeats, ParallelEnv[str, dict[str, str], str]):
         return self._look()
 
     def step(self, actions: Mapping[str, str | Action]) -> Dicts:
-        """The moves of the agents whose turn it is; entries of the others are not looked at.
-
-        Raises:
-            DreamEnvsError: for an unknown agent, or after the end.
-        """
+        """The moves of the agents whose turn it is; entries of the others are not looked at."""
         if self._table is None or not self.agents:
             raise DreamEnvsError("step after the end of the game: call reset() first")
         for name in actions:

@@ -47,21 +47,8 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from dream_envs.core import (
-    Action,
-    Challenge,
-    DreamEnvsError,
-    Episode,
-    Event,
-    Limits,
-    Message,
-    Outcome,
-    RoleSpec,
-    Seat,
-    Task,
-    TaskFamily,
-    Turn,
-)
+from dream_envs import core
+from dream_envs.core import Action, DreamEnvsError, Limits, Message, Outcome, RoleSpec, Seat, Task
 from dream_envs.envs import judge_facts
 from dream_envs.envs._shared import SILENT, check_whole, family_of
 from dream_envs.envs.judging import ANSWERS, NOTATIONS, Panel, Question, Verdict
@@ -108,7 +95,7 @@ class SelfJudge:
 
     def __init__(
         self,
-        family: str | TaskFamily = "composition",
+        family: str | core.TaskFamily = "composition",
         *,
         notation: str = "compact",
         actors: int = 4,
@@ -168,9 +155,8 @@ class SelfJudge:
 
     def turns(self, state: State) -> list[Seat]:
         """All actors at once, then all judges at once."""
-        if state.phase == "answer":
-            return list(self._actor_seats)
-        return self._judges(state.replies) if state.phase == "judge" else []
+        asked = {"answer": self._actor_seats, "judge": self._judges(state.replies), "end": []}
+        return list(asked[state.phase])
 
     def view(self, state: State, agent: str) -> list[Message]:
         """What ``agent`` may see now, which is what it sees or saw in its own turn."""
@@ -216,19 +202,19 @@ class SelfJudge:
         """What of the facts goes into ``info`` at the end: all but the truth and what is measured against it."""
         return self._facts(state) if state.phase == "end" else {}
 
-    def group(self, episode: Episode, turn: Turn) -> str:
+    def group(self, episode: core.Episode, turn: core.Turn) -> str:
         """The actors of an episode; the judgements of one pair (or answer) of it, in either order."""
         return f"{episode.index}/{episode.outcome.facts['groups'][turn.agent]}"
 
-    def record(self, state: State) -> tuple[list[Task | Challenge], list[Event]]:
+    def record(self, state: State) -> tuple[list[Task | core.Challenge], list[core.Event]]:
         """The task, and an event for every answer that was cut and every verdict that could not be read."""
         events = []
         for name, reply in zip(self.actors, state.replies, strict=False):
             if (length := len(self._shown(reply))) > self.answer_chars:
-                events.append(Event("cut", name, {"characters": length, "shown": self.answer_chars}))
+                events.append(core.Event("cut", name, {"characters": length, "shown": self.answer_chars}))
         for name, verdict in zip(self.panel.judges if self.panel else (), state.verdicts, strict=False):
             if verdict.status == "invalid":
-                events.append(Event("unreadable", name))
+                events.append(core.Event("unreadable", name))
         return [state.task], events
 
     def _facts(self, state: State) -> dict[str, Any]:
@@ -271,7 +257,7 @@ class SelfJudge:
 
     def _judges(self, replies: Sequence[Action]) -> list[Seat]:
         answered = [reply.status == "ok" for reply in replies]
-        return self.panel.seats(answered) if self.panel is not None else []
+        return self.panel.seats(answered) if self.panel is not None and replies else []
 
 
 def _checked_prompts(prompts: Sequence[str] | None) -> tuple[str, ...]:
@@ -282,7 +268,7 @@ def _checked_prompts(prompts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(prompts)
 
 
-def _levels(family: TaskFamily | None, level: int | Sequence[int] | None) -> list[int]:
+def _levels(family: core.TaskFamily | None, level: int | Sequence[int] | None) -> list[int]:
     if family is None:
         return []
     levels = list(family.levels) if level is None else [level] if isinstance(level, int) else list(level)

@@ -46,22 +46,8 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from dream_envs.core import (
-    Action,
-    Challenge,
-    DreamEnvsError,
-    Episode,
-    Event,
-    Limits,
-    Message,
-    Outcome,
-    Reject,
-    RoleSpec,
-    Seat,
-    Status,
-    Task,
-    Turn,
-)
+from dream_envs import core
+from dream_envs.core import Action, Challenge, DreamEnvsError, Limits, Message, Outcome, RoleSpec, Seat, Task
 from dream_envs.envs import sleep_facts
 from dream_envs.envs._shared import SILENT, check_whole, minted
 from dream_envs.tasks.lessons import Lesson, LessonFamily, Split, lesson_family
@@ -81,10 +67,10 @@ class Step(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """What came of one move: its value (None without a verdict), or the dream that was accepted or turned away."""
 
-    status: Status
+    status: core.Status
     value: float | None = None
     dream: Challenge | None = None
-    reject: Reject | None = None
+    reject: core.Reject | None = None
     read: int = 0
     written: int | None = None
 
@@ -197,7 +183,7 @@ class SleepCycle:
         facts = self.public_facts(state)
         return Outcome("ok", facts) if facts else None
 
-    def group(self, episode: Episode, turn: Turn) -> str:
+    def group(self, episode: core.Episode, turn: core.Turn) -> str:
         """The answers to one question of an episode; all dreams of a round."""
         return "dreams" if turn.role == "dreamer" else f"{episode.index}/{turn.messages[-1]['content']}"
 
@@ -223,7 +209,7 @@ class SleepCycle:
         step = self._now(state)
         return {"phase": step.phase, "night": step.night, "lesson": step.lesson, "budget": self.budget}
 
-    def record(self, state: State) -> tuple[list[Task | Challenge], list[Event]]:
+    def record(self, state: State) -> tuple[list[Task | Challenge], list[core.Event]]:
         """Lessons (the context as prompt), questions asked so far and accepted dreams; an event for each dream."""
         tasks: list[Task | Challenge] = []
         events = []
@@ -237,10 +223,10 @@ class SleepCycle:
             for name, its in zip(self.dreamers, state.results[number] if over else (), strict=False):
                 if its.dream is not None:
                     tasks.append(its.dream)
-                    events.append(Event("accepted", name, {"night": step.night, "level": its.dream.level}))
+                    events.append(core.Event("accepted", name, {"night": step.night, "level": its.dream.level}))
                 elif its.reject is not None:
                     data = {"night": step.night, "code": its.reject.code, "detail": its.reject.detail}
-                    events.append(Event("rejected", name, data))
+                    events.append(core.Event("rejected", name, data))
         return tasks, events
 
     def scripted(self, kind: str, request: Any, rng: np.random.Generator) -> str | None:
@@ -296,7 +282,7 @@ class SleepCycle:
         if action.status != "ok":
             return Result(action.status, read=read, written=written)
         found = self.lessons.parse(lesson, action.text)
-        if isinstance(found, Reject):
+        if isinstance(found, core.Reject):
             return Result("ok", reject=found, read=read, written=written)
         return Result("ok", dream=minted(found, author), read=read, written=written)
 

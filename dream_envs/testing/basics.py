@@ -77,14 +77,11 @@ def process_determinism(subject: Subject, parts: Sequence[Subject]) -> None:
     except Exception as error:
         raise Skip(f"cannot be sent to another process: {type(error).__name__}: {error}"[:200]) from error
     here = fingerprints(subject)
+    command = [sys.executable, "-c", "from dream_envs.testing import basics; basics.child()"]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    path = os.pathsep.join(filter(None, sys.path))
     children = [
-        subprocess.Popen(
-            [sys.executable, "-c", "from dream_envs.testing import basics; basics.child()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}, **pipes)
         for seed in ("1", "2")
     ]
     for child in children:  # both have the payload before either is waited for: they run side by side
@@ -152,10 +149,7 @@ def pickling(subject: Subject, parts: Sequence[Subject]) -> None:
         except Exception as error:
             raise Failure(f"{part.name}: {type(error).__name__}: {error}"[:200]) from error
         if isinstance(trail, GameWalk):
-            copied_env, table = copied
-            other: Walk = GameWalk(copied_env, "other", trail.reward)
-            assert isinstance(other, GameWalk)
-            other.table, other.log, other.steps = table, list(trail.log), trail.steps
+            other: Walk = trail.branch(*copied)
         else:
             trail, other = walk(part, env, 5, reset=False), walk(part, copied, 5, reset=False)
         if trail.finish().log != other.finish().log:
@@ -226,12 +220,10 @@ def _game_snapshot(part: Subject, game: Any) -> None:
     trail = walk(part, game, 7)
     assert isinstance(trail, GameWalk)
     trail.step()
-    stored, turns, log = pickle.dumps(trail.table), list(trail.table.turns), list(trail.log)
+    stored = pickle.dumps(trail.table)
+    branches = [trail.branch(game, pickle.loads(stored)) for _ in range(2)]
     first = trail.finish().log
-    for what in ("", " a second time"):
-        branch = GameWalk(game, trail.table.label, trail.reward)
-        branch.table, branch.log, branch.steps = pickle.loads(stored), list(log), 1
-        branch.table.turns = list(turns)
+    for what, branch in zip(("", " a second time"), branches, strict=True):
         if branch.finish().log != first:
             raise Failure(f"{part.name}: a copy of the state goes on otherwise{what}: {difference(first, branch.log)}")
 

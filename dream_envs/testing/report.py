@@ -47,10 +47,7 @@ def run_check(name: str, function: Callable[..., None], *arguments: Any) -> Chec
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All results, in the order the checks ran.
-
-    A check that builds on a failed one is skipped, so that ``failed`` names causes and not their echoes.
-    """
+    """All results, in the order the checks ran; a check that builds on a failed one is skipped."""
 
     subject: str
     checks: tuple[Check, ...]

@@ -42,16 +42,7 @@ class Subject:
 
 
 def resolve(target: Any, reward: Any = None, kwargs: Mapping[str, Any] | None = None) -> Subject:
-    """A Subject from an id, ``module:Class``, a class, a function that makes one, or an object.
-
-    Args:
-        target: what to test.
-        reward: a reward model or its name, for games; None: the game's own.
-        kwargs: arguments of the class, function or id.
-
-    Raises:
-        DreamEnvsError: if it is nothing that can be tested.
-    """
+    """A Subject from an id, ``module:Class``, a class, a function that makes one, or an object, and their arguments."""
     kwargs = dict(kwargs or {})
     if isinstance(target, str):
         maker, name = _by_name(target), target
@@ -82,13 +73,11 @@ def _kind(made: Any, name: str) -> str:
     if isinstance(made, pettingzoo.ParallelEnv):
         return "parallel"
     missing = [n for n in ("env_id", "version", "roles", "agents") if not hasattr(made, n)]
-    missing += [
-        n for n in ("start", "turns", "view", "apply", "outcome", "record") if not callable(getattr(made, n, 0))
-    ]
+    methods = ("start", "turns", "view", "apply", "outcome", "record")
+    missing += [n for n in methods if not callable(getattr(made, n, 0))]
     if missing:
-        raise DreamEnvsError(
-            f"{name} is no environment of Gymnasium or PettingZoo, and no game: it lacks {', '.join(missing)}"
-        )
+        what = "no environment of Gymnasium or PettingZoo, and no game"
+        raise DreamEnvsError(f"{name} is {what}: it lacks {', '.join(missing)}")
     return "game"
 
 

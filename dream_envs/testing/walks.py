@@ -101,6 +101,12 @@ class GameWalk(Walk):
         assert self.episode is not None
         return self.episode
 
+    def branch(self, game: Game, table: Table) -> GameWalk:
+        """A walk that goes on from here with another copy of the game and its table."""
+        other = GameWalk(game, table.label, self.reward)
+        other.table, other.log, other.steps = table, list(self.log), self.steps
+        return other
+
     def _look(self) -> None:
         self.infos.append(dict(hook(self.game, "public_info")(self.table.state)))
         self.log.append(plain(self.infos[-1]))
