@@ -1,7 +1,7 @@
 """REINFORCE with a mean baseline on the native batched vector environment, with gymnasium, torch and transformers only.
 
 The shipped base (0.15 M parameters) was trained on composition problems of depth 1 to 3; here it practises depth 4. A
-game is one action, so the return is its reward: 1 for the right trace, else 0. Exam problems are masked out of training.
+game is one action, so the return is its reward: 1 for the right trace, else 0. Exam problems are not trained on.
 
     $ python examples/reinforce_vector.py --seed 0
     before 0.217 [0.193, 0.243]
