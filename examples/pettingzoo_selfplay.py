@@ -34,7 +34,7 @@ class Players:
     """Both seats' models, by role; also an agent of ``dream_envs``, which measures it."""
 
     def __init__(self) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(BASE, padding_side="left")
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(BASE, padding_side="left")
         self.moves = self.tokenizer.convert_tokens_to_ids(list(MOVES))
         self.models = {role: AutoModelForCausalLM.from_pretrained(BASE) for role in ("first", "second")}
 
