@@ -73,7 +73,8 @@ class Model:
         batched: bool = False,
     ) -> None:
         self.name, self.version, self._fn, self.batched = name, version, fn, batched
-        self.arguments, self.made_by = dict(arguments or {}), made_by
+        self.arguments: dict[str, Any] = dict(arguments or {})
+        self.made_by: tuple[Any, ...] = made_by
         inner = ",".join(f"{key}={show(self.arguments[key])}" for key in shown)
         self.grader = f"{name}-{version}" + (f"({inner})" if inner else "")
 
@@ -124,8 +125,8 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The function behind a decorated name cannot be found by that name, so a copy is made by its factory.
-        made_by = (Model, (self.name, self.version, self._fn, self.arguments), {})
-        return _restore, self.made_by or made_by
+        by_hand = (Model, (self.name, self.version, self._fn, self.arguments), {})
+        return _restore, self.made_by or by_hand
 
     def _stateful(self) -> Iterator[Stateful]:
         for value in self.arguments.values():
