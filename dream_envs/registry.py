@@ -81,10 +81,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     },
     "learners": {},
     "loops": {},
-    "suites": {
-        "nano": "dream_envs.frontier.suite:nano",
-        "english": "dream_envs.frontier.suite:english",
-    },
+    "suites": {"nano": "dream_envs.frontier.suite:nano", "english": "dream_envs.frontier.suite:english"},
 }
 _added: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 _plugins: dict[str, dict[str, importlib.metadata.EntryPoint]] = {}
@@ -196,4 +193,5 @@ def _import(target: str) -> Any:
     return found
 
 
-_TRAIN_PACKAGES = ["torch", "transformers", "trl", "accelerate", "peft", "datasets", "safetensors", "tensorboard", "datasketch"]
+_TRAIN_PACKAGES = {"torch", "transformers", "trl", "accelerate", "peft", "datasets", "safetensors", "tensorboard"}
+_TRAIN_PACKAGES |= {"datasketch"}

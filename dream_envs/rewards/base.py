@@ -125,7 +125,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The function behind a decorated name cannot be found by that name, so a copy is made by its factory.
-        by_hand = (Model, (self.name, self.version, self._fn, self.arguments), {})
+        by_hand: tuple[Any, ...] = (Model, (self.name, self.version, self._fn, self.arguments), {})
         return _restore, self.made_by or by_hand
 
     def _stateful(self) -> Iterator[Stateful]:
