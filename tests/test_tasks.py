@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import json
 import math
 import os
@@ -85,25 +84,23 @@ def hostile(task: Task, gold: str, others: list[str]) -> list[str]:
         gold[:-1],
         gold + "x",
     ]
-    texts += [
-        f"x{gold}",
-        f"{gold}.",
-        f"`{gold}`",
-        f'"{gold}"',
-        f"The answer is {gold}",
-        f"{gold}\n{gold}",
-        f"{gold} or {gold}",
+    around = [
+        "x{}",
+        "{}.",
+        "`{}`",
+        '"{}"',
+        "{}\x00",
+        "{}\u200b",
+        "\ufeff{}",
+        "\xa0{}",
+        "\u202e{}",
+        "{}́",
+        "�{}",
+        "{}\u2028",
+        "{}\u3000",
     ]
-    texts += [
-        f"{gold}\x00",
-        f"{gold}\u200b",
-        f"\ufeff{gold}",
-        f"\u00a0{gold}",
-        f"\u202e{gold}",
-        f"{gold}\u0301",
-        f"\ud800{gold}",
-    ]
-    texts += [f"{gold}\u2028", f"{gold}\u3000", f"\\boxed{{{gold}}}", f"<answer>{gold}</answer>", gold.swapcase() + "!"]
+    texts += [text.replace("{}", gold) for text in [*around, "The answer is {}", "{}\n{}", "{} or {}", "\\boxed{{}}"]]
+    texts += [f"<answer>{gold}</answer>", gold.swapcase() + "!"]
     texts += [separator.join([*others, gold]) for separator in ("\n", " ", ",", ", ", " or ", "=", "")]
     return texts + ([wide] if wide != gold else []) + ([arabic] if arabic != gold else [])
 
@@ -278,14 +275,6 @@ def test_neighbouring_seeds_share_nothing(name: str) -> None:
     a, b = ([f.generate(stream(name, seed, i), level).prompt for i in range(200)] for seed in (42, 43))
     assert len(set(a)) == len(set(b)) == 200
     assert not set(a) & set(b)
-
-
-@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(NAMES, 2)))
-def test_families_do_not_share_randomness(one: str, other: str) -> None:
-    a, b = (np.array([stream(name, 42, i).random() for i in range(3000)]) for name in (one, other))
-    assert not set(a) & set(b)
-    for lag in (-1, 0, 1):
-        assert abs(np.corrcoef(np.roll(a, lag), b)[0, 1]) < 5 / math.sqrt(3000)
 
 
 LISTING = """
