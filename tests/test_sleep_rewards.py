@@ -140,13 +140,10 @@ def test_imitation_by_hand(dream, copy, same, knobs, value):
     assert found.components["semantic"] == float(same)
 
 
-@given(
-    st.text("abc", max_size=8),
-    st.text("abc", max_size=8),
-    st.booleans(),
-    st.floats(0, 1),
-    st.none() | st.integers(0, 9),
-)
+WORD = st.text("abc", max_size=8)
+
+
+@given(WORD, WORD, st.booleans(), st.floats(0, 1), st.none() | st.integers(0, 9))
 @settings(max_examples=200, deadline=None)
 def test_imitation_is_between_its_parts(dream, copy, same, gamma, z0):
     found = imitation(dream, copy, same, gamma=gamma, z0=z0)

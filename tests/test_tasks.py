@@ -60,46 +60,17 @@ def test_gold_scores_one_and_survives_the_record(name: str, notation: str) -> No
         back = core.decode_task(core.encode(task))
         assert back == task
         assert f.verify(back, f.gold(back)).value == 1.0
-        assert (f.as_proposal(back), f.features(back), f.chance(back)) == (
-            f.as_proposal(task),
-            f.features(task),
-            f.chance(task),
-        )
+        assert all(method(back) == method(task) for method in (f.as_proposal, f.features, f.chance))
 
 
 def hostile(task: Task, gold: str, others: list[str]) -> list[str]:
     """Replies that deserve nothing, whatever the family: none of them is the gold reply and nothing else."""
     wide = gold.translate({c: c + 0xFEE0 for c in range(0x21, 0x7F)})  # NFKC makes the gold reply of it
     arabic = gold.translate({ord("0") + i: 0x660 + i for i in range(10)})
-    texts = [
-        "",
-        " ",
-        "\n",
-        "\x00",
-        "None",
-        "0" * 40,
-        task.prompt,
-        task.prompt + gold,
-        gold + gold,
-        gold[:-1],
-        gold + "x",
-    ]
-    around = [
-        "x{}",
-        "{}.",
-        "`{}`",
-        '"{}"',
-        "{}\x00",
-        "{}\u200b",
-        "\ufeff{}",
-        "\xa0{}",
-        "\u202e{}",
-        "{}́",
-        "�{}",
-        "{}\u2028",
-        "{}\u3000",
-    ]
-    texts += [text.replace("{}", gold) for text in [*around, "The answer is {}", "{}\n{}", "{} or {}", "\\boxed{{}}"]]
+    texts = ["", " ", "\n", "\x00", "None", "0" * 40, gold[:-1], gold + "x", "x" + gold, gold + gold, gold + "."]
+    texts += [task.prompt, task.prompt + gold, f"`{gold}`", f'"{gold}"', f"The answer is {gold}", f"{gold}\n{gold}"]
+    texts += [gold + odd for odd in ("\x00", "\u200b", "\u0301", "\u2028", "\u3000", f" or {gold}")]
+    texts += [odd + gold for odd in ("\ufeff", "\u00a0", "\u202e", "\ud800")] + [f"\\boxed{{{gold}}}"]
     texts += [f"<answer>{gold}</answer>", gold.swapcase() + "!"]
     texts += [separator.join([*others, gold]) for separator in ("\n", " ", ",", ", ", " or ", "=", "")]
     return texts + ([wide] if wide != gold else []) + ([arabic] if arabic != gold else [])
