@@ -87,11 +87,8 @@ def to_trl(
     Rows with the same prompt that stand together are one episode, so that rewards which compare completions (majority,
     repetition) see the group.  On several processes TRL shows a function its own rows only, and a group may be split.
 
-    Args:
-        model: anything that ``as_reward`` takes.
-        family: verifies the completions (``facts["correct"]``); None leaves them without a verdict.
-        role: which seat the completions are played from.
-        num_generations: the exact size of a group, for data sets where one prompt follows itself.
+    ``family`` verifies the completions (``facts["correct"]``; None: no verdict), which are played from a seat of
+    ``role``; ``num_generations`` is the exact size of a group, for data sets where one prompt follows itself.
 
     Returns:
         A function for ``reward_funcs``, whose column ``task`` (a Task's JSON, as ``core.encode`` writes it) or else

@@ -216,10 +216,15 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
     """A Model from whatever a user may call a reward.
 
     Args:
-        obj: a registered or plug-in name, ``module:attribute``, a Model, a factory, any object with a batched
-            ``score``, or a bare function ``Episode -> {agent: Score or float or None}``; sync or async.
+        obj: a registered or plug-in name, ``module:attribute``, an expression (``rewards.expressions``), a Model, a
+            factory, any object with a batched ``score``, or a bare function ``Episode -> {agent: Score or float or
+            None}``; sync or async.
         arguments: passed on to a factory or to what a name stands for.
     """
+    if isinstance(obj, str) and not arguments and not re.fullmatch(r"[\w.:/-]*[\w]", obj):
+        from dream_envs.rewards.expressions import parse
+
+        return parse(obj)
     if isinstance(obj, str):
         return as_reward(registry.load("rewards", obj), **arguments)
     if hasattr(obj, "reward_name") or inspect.isclass(obj):

@@ -49,11 +49,7 @@ def parse(text: str) -> Model:
 
 
 def show(model: Any) -> str:
-    """The expression that ``parse`` turns into this reward.
-
-    Raises:
-        DreamEnvsError: if an argument is an object or the reward has no name to be found by.
-    """
+    """The expression that ``parse`` turns into this reward; an argument that has no text is an error."""
     model = as_reward(model)
     if not model.made_by:
         raise DreamEnvsError(f"{model.grader} was not made by name and cannot be written as an expression")
