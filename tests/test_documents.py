@@ -79,21 +79,9 @@ def test_a_guess_succeeds_by_chance():
 @pytest.mark.parametrize(
     ("reply", "value"),
     [
-        ("{a}", 1),
-        (" {a}\n", 1),
-        ("{a}.", 1),
-        ("{A}", 1),
-        ("\n{a}. ", 1),
-        ("{a}..", 0),
-        ("{a} .", 0),
-        ("The answer is {a}", 0),
-        ("{a} {a}", 0),
-        ("'{a}'", 0),
-        ("", 0),
-        (".", 0),
-        ("{a}" + " " * 100, 0),
-        ("{a}\u0301", 0),
-        ("x" * 10**6, 0),
+        *[(text, 1) for text in ("{a}", " {a}\n", "{a}.", "{A}", "\n{a}. ")],
+        *[(text, 0) for text in ("{a}..", "{a} .", "The answer is {a}", "{a} {a}", "'{a}'", "", ".", "{a}\u0301")],
+        *[(text, 0) for text in ("{a}" + " " * 100, "x" * 10**6)],
     ],
 )
 def test_an_answer_is_the_value_and_nothing_else(reply, value):

@@ -177,6 +177,7 @@ def test_options_and_files(tmp_path):
     texts = {"solver": "0.9*correctness+0.1*format", "challenger": "learnability(form=azr)"}
     model = per_role({"solver": weighted({C: 0.9, F: 0.1}), "challenger": learnability()})
     assert from_options([f"{role} = {text}" for role, text in texts.items()]) == model
+    assert as_reward("learnability(form=azr)") == as_reward("learnability", form="azr")
     assert from_options(["learnability(form=azr)"]) == from_options("learnability") == learnability()
     scores = model(play([GOLD, "x"]))
     assert scores["solver_0"].value == pytest.approx(1.0) and scores["challenger_0"].value == 0.5
