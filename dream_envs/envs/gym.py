@@ -102,23 +102,22 @@ class SingleRole(adapter.Adapter, gymnasium.Env[str, str]):
     """One role of any game as a ``gymnasium.Env``: the observation and the action are plain strings.
 
     ``info`` has ``messages`` (fresh OpenAI-style messages), ``redraws`` (how many games were thrown away because they
-    ended before this seat had moved, at most 16), what the game tells everybody (its ``public_info``) and, at the end,
-    ``score`` (value, status, components, detail) and the game's public ``facts``.  An episode ends with ``terminated``.
-    After 16 lost games in a row the observation is what there is to see, and the first step ends the episode with
-    whatever score the seat got.  ``reset(options={"task": Task})`` begins from that task.
+    ended before this seat had moved, at most 16), the game's ``public_info`` and, at the end, ``score`` (value, status,
+    components, detail) and the game's public ``facts``.  An episode ends with ``terminated``.  After 16 lost games in a
+    row the first step ends the episode, with whatever score the seat got.  ``reset(options={"task": Task})`` begins
+    from that task.
 
     Args:
         game: an id (``dream_envs/ChallengerSolver-v0``), ``module:Class``, a game class or a game object.
         render_mode: ``ansi`` (the transcript) or None.
         kwargs: the game's own arguments (an optional role to be played is switched on by itself), and:
 
-            ``role`` or ``seat``: what to play, ``solver`` (its first seat) or ``solver_2``; may be left out where the
-            game has one role.
+            ``role`` or ``seat``: what to play, ``solver`` (its first seat) or ``solver_2``; not needed for a game of
+            one role.
             ``others``: agents by role or seat: an Agent, a function ``str -> str`` or ``messages -> str`` (sync or
-            async), or a registered name such as ``oracle``.  The rest are scripted: a challenger that draws a fresh
-            problem, guessers, and a judge who knows the truth, or what the game's ``default_others`` says.
-            ``reward``: a reward model, a function ``Episode -> {agent: Score}`` or a registered name; None: the
-            game's own.
+            async), or a name such as ``oracle``.  The rest are scripted: a challenger that draws a fresh problem,
+            guessers, and a judge who knows the truth, or what the game's ``default_others`` says.
+            ``reward``: a model, a function ``Episode -> {agent: Score}`` or a name; None: the game's own.
             ``levels``: the levels that the scripted challenger draws from; None: all of the family's.
     """
 

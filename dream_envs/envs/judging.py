@@ -155,15 +155,9 @@ class Panel:
     """The questions that one set of answers is put to, each a seat of its own.
 
     All judges answer at the same time, so that a policy in the role ``judge`` is called once for all of them, and each
-    single judgement can have a score.
-
-    Args:
-        kind: ``pairwise``, ``score`` or ``rubric``.
-        notation: ``compact`` or ``english``.
-        authors: the agents whose answers are judged.
-        judgements: how often every pair (or answer) is judged.
-        order_swap: pairwise: half of a pair's judgements show it the other way round.
-        max_tokens: a judge's budget; None: 4 in compact, 512 in english.
+    single judgement can have a score.  ``authors``: the agents whose answers are judged; ``judgements``: how often
+    every pair (or answer) is; ``order_swap``: half of a pair's judgements show it the other way round;
+    ``max_tokens``: a judge's budget, None: 4 in compact, 512 in english.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ What each sees
     ``j|c:BDA|BhDnAj|BhDnAk`` in compact notation, a paragraph in english; neither who wrote them nor other verdicts.
     Of an answer it sees what follows the last ``think_end``, at most ``answer_chars`` characters.  Nobody sees the
     truth.
-What a reply must look like
+What a completion must look like
     An actor's is whatever the prompt asks for.  A judge's is ``1`` or ``2`` and nothing else (compact), or ends in a
     line ``Verdict: 1`` (english).  Grammar: ``envs.judging``.  Anything else is an event and an unreadable verdict.
 Rewards
@@ -19,16 +19,14 @@ Rewards
     where the two are level.  With ``judging="score"`` or ``"rubric"`` the actor's is the mean verdict and the judge's
     its agreement with the other verdicts on the same answer, both 0 to 1.
 Chance
-    Where all judges toss coins: an actor 0.5 at equal lengths, a judge above 0, for its verdict counts in the ranking
-    that it is measured against.
+    With random verdicts an actor has 0.5 at equal lengths, a judge above 0: its verdict counts in the ranking.
 End
     After the judges' moves; after the actors' where fewer than two answered (one, for the pointwise kinds).  Judges of
     answers that never came are not asked, and their status is ``abstain``.
 Facts
     ``lengths``, ``judgements`` (the table, one row a judgement), ``groups`` (whose rewards are compared with whose),
     validity; pairwise: ``pairs``, ``ties``, ``cycles``, order effects; ``zero_variance``; pointwise: ``values``.  See
-    ``envs.judge_facts``.  All of these are in ``info["facts"]`` at the end.  ``truth`` and ``judge_accuracy`` are in
-    the recorded episode alone.
+    ``envs.judge_facts``.  ``truth`` and ``judge_accuracy`` are in the recorded episode alone, all others in ``info``.
 Arguments
     See ``SelfJudge``.
 Source
@@ -145,8 +143,7 @@ class SelfJudge:
     def start(self, task: Task | None, rng: np.random.Generator) -> State:
         """Begin with the given task, or with one that ``rng`` draws from the family or the prompts."""
         if task is None and self.family is None:
-            text = self.prompts[int(rng.integers(len(self.prompts)))]
-            task = Task(family="prompts", level=0, prompt=text)
+            task = Task(family="prompts", level=0, prompt=self.prompts[int(rng.integers(len(self.prompts)))])
         elif task is None:
             assert self.family is not None
             task = self.family.generate(rng, self.levels[int(rng.integers(len(self.levels)))])
@@ -231,8 +228,7 @@ class SelfJudge:
         groups = dict.fromkeys(self.actors, "actor")
         if self.panel is not None:
             groups |= {name: f"judge {self.panel.group_of(name)}" for name in self.panel.judges}
-            words = {name: its["words"] or 0 for name, its in lengths.items()}
-            rows = judge_facts.table(self.panel, state.verdicts, words)
+            rows = judge_facts.table(self.panel, state.verdicts, {n: its["words"] or 0 for n, its in lengths.items()})
             facts |= {"repeats": self.panel.judgements, "judgements": rows, **judge_facts.validity(rows)}
             pairwise = self.judging == "pairwise"
             facts |= judge_facts.pairwise(rows) if pairwise else judge_facts.pointwise(rows, self.actors)

@@ -7,18 +7,17 @@ Phases
     ``before``: closed-book questions on every lesson, none of which was taught (``pretest``).  Then for each lesson,
     one a day: ``wake``, ``wakes`` rounds of questions with the lesson's context; ``sleep``: the dreamers, who still
     have the context, propose, and whoever learns consolidates now; ``recall``: closed-book questions on this lesson and
-    every earlier one, one round each; ``ahead``: closed-book questions on the next lesson, not taught yet (with
-    ``pretest``, for forward transfer).
+    every earlier one, one round each; ``ahead``: closed-book questions on the next lesson (with ``pretest``).
 What each sees
     Awake the context as system message and the question as user message: ``I=a>fb>k...`` and ``c:IA``.  Closed book the
-    question alone: nothing of any context is in any view from then on.  A dreamer sees context and brief.  An agent
+    question alone: nothing of any context is in any view from then on.  A dreamer sees context and prompt.  An agent
     that is not asked sees nothing.
-What a reply must look like
+What a completion must look like
     A learner's is the answer in the lessons' notation, ``IfAk``; a dreamer's is a question in it, ``c:IA``.
 Rewards
-    By default ``closed_book`` (``rewards.sleep``): the learner's is the mean success of its own seat in ``recall``, 0
-    to 1; the dreamer's the share of nights in which it proposed a question about the lesson that no other dreamer of
-    that night proposed, 0 to 1.
+    By default ``closed_book`` (``rewards.sleep``): the learner's is the mean success of its own seat in ``recall``, the
+    dreamer's the share of nights in which it proposed a question about the lesson that no other dreamer of that night
+    proposed; both 0 to 1.
 Chance
     That of the lessons: for ``operations`` 1/16 where the trace looks up one new entry.
 End
@@ -26,9 +25,7 @@ End
 Infos
     ``phase``, ``night`` (-1 before the first), ``lesson`` (what is asked about) and ``budget`` at every moment.
 Facts
-    ``open``, ``before``, ``closed`` (the matrix R), ``average_accuracy``, ``backward_transfer``, ``forgetting``,
-    ``since_learnt``, ``forward_transfer``, ``gap``, ``failed``, ``dreaming``, ``tokens`` (see ``envs.sleep_facts``),
-    and the rows they are made of, ``questions`` and ``dreams``.
+    What ``envs.sleep_facts`` makes, the matrix ``closed`` above all, and its rows, ``questions`` and ``dreams``.
 Arguments
     See ``SleepCycle``.
 Source
@@ -50,6 +47,7 @@ from dream_envs import core
 from dream_envs.core import Action, Challenge, DreamEnvsError, Limits, Message, Outcome, RoleSpec, Seat, Task
 from dream_envs.envs import sleep_facts
 from dream_envs.envs._shared import SILENT, check_whole, minted
+from dream_envs.envs.sleep_facts import Row
 from dream_envs.tasks.lessons import Lesson, LessonFamily, Split, lesson_family
 
 PHASES = ("before", "wake", "sleep", "recall", "ahead", "end")
@@ -230,9 +228,8 @@ class SleepCycle:
         return tasks, events
 
     def scripted(self, kind: str, request: Any, rng: np.random.Generator) -> str | None:
-        """Replies of scripted agents who are handed the state: the truth, nothing, or a guess.
+        """``oracle`` knows all; ``floor`` says nothing; ``guesser`` and ``generator`` have never seen a context.
 
-        ``oracle`` knows all; ``floor`` says nothing; ``guesser`` and ``generator`` have never seen a context;
         ``amnesiac`` reads what is before it and has forgotten it at once.  All but ``floor`` dream well.
         """
         state = getattr(request, "state", None)
@@ -270,26 +267,21 @@ class SleepCycle:
         return state.plan[at] if at < len(state.plan) else Step("end", self.nights - 1, -1)
 
     def _answered(self, task: Task, action: Action) -> Result:
-        read, written = _tokens(action)
         if action.status != "ok":
-            return Result(action.status, read=read, written=written)
+            return _result(action, action.status)
         score = self.lessons.verify(task, action.text)
-        value = float(score.value) if score.status == "ok" else None
-        return Result(score.status, value, read=read, written=written)
+        return _result(action, score.status, value=float(score.value) if score.status == "ok" else None)
 
     def _dreamt(self, lesson: Lesson, author: str, action: Action) -> Result:
-        read, written = _tokens(action)
         if action.status != "ok":
-            return Result(action.status, read=read, written=written)
+            return _result(action, action.status)
         found = self.lessons.parse(lesson, action.text)
         if isinstance(found, core.Reject):
-            return Result("ok", reject=found, read=read, written=written)
-        return Result("ok", dream=minted(found, author), read=read, written=written)
+            return _result(action, "ok", reject=found)
+        return _result(action, "ok", dream=minted(found, author))
 
-    def _rows(
-        self, state: State
-    ) -> tuple[list[sleep_facts.Row], list[sleep_facts.Row], list[tuple[str, int, int | None]]]:
-        """Questions, dreams, and what each reply cost."""
+    def _rows(self, state: State) -> tuple[list[Row], list[Row], list[tuple[str, int, int | None]]]:
+        """Questions, dreams, and what each move cost."""
         questions, dreams, spent = [], [], []
         for step, results in zip(state.plan, state.results, strict=True):
             spent += [(step.phase, its.read, its.written) for its in results]
@@ -305,8 +297,9 @@ class SleepCycle:
         return questions, dreams, spent
 
 
-def _tokens(action: Action) -> tuple[int, int | None]:
-    """Tokens read and written; None where the agent does not say."""
+def _result(action: Action, status: core.Status, **more: Any) -> Result:
+    """With the tokens read and written; ``written`` is None where the agent does not say."""
     usage, ids = action.usage, action.token_ids
-    written = usage.completion_tokens or (len(ids) if ids is not None else 0)
-    return usage.prompt_tokens, written if written or usage.prompt_tokens or ids is not None else None
+    written = usage.completion_tokens or len(ids or ())
+    told = written or usage.prompt_tokens or ids is not None
+    return Result(status, read=usage.prompt_tokens, written=written if told else None, **more)

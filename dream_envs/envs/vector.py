@@ -79,12 +79,10 @@ class VectorSingleRole(adapter.Adapter, VectorEnv[tuple[str, ...], Sequence[str]
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Begin all games, or those of ``options["reset_mask"]``.
+        """Begin all games, or those of ``options["reset_mask"]``; ``options["task"]`` as in ``SingleRole``.
 
-        Args:
-            seed: one number (each game gets a stream hashed from it and its place), or one a game, which then is the
-                game that ``SingleRole`` plays with that seed; None goes on.
-            options: ``task``: see ``SingleRole``; ``reset_mask``: ``bool[num_envs]``.
+        ``seed``: one number (each game gets a stream hashed from it and its place), or one a game, which then is the
+        game that ``SingleRole`` plays with that seed; None goes on.
         """
         options = dict(options or {})
         which = self._masked(options.pop("reset_mask", None))

@@ -65,9 +65,8 @@ parallel_seed = _farama("parallel", "parallel_seed", "parallel_seed_test")
 def vector_text(subject: Subject, parts: Sequence[Subject]) -> None:
     """Text comes whole through the vector environments, and the one that would destroy it refuses loudly.
 
-    Compared for two copies and the same seeds: the in-process vector, worker processes without shared memory, and the
-    native vector if there is one.  With shared memory (Gymnasium's default for worker processes) construction must
-    fail, unless what comes out is right.
+    Compared: the in-process vector, worker processes without shared memory, and the native vector.  With shared memory
+    (Gymnasium's default for worker processes) construction must fail, unless what comes out is right.
     """
     found = _of(parts, "gymnasium")
     part = found[-1] if subject.kind == "game" and len(found) > 1 else found[0]

@@ -18,15 +18,10 @@ from dream_envs.envs import _adapter as adapter
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """The thing under test.
+    """The thing under test: ``kind`` is ``game``, ``gymnasium``, ``aec`` or ``parallel``; ``new`` makes a fresh one.
 
-    Attributes:
-        name: for the report.
-        kind: ``game``, ``gymnasium``, ``aec`` or ``parallel``.
-        new: makes a fresh game or environment; for an object that was handed over, a deep copy of it.
-        variants: for a game, one maker an arrangement worth testing: as it is, and with its optional roles.
-        reward: the reward under test; None: the game's own.
-        target: what ``resolve`` was given, for another process.
+    ``variants``: for a game, a maker for each arrangement worth testing: as it is, and with its optional roles.
+    ``reward``: the one under test, None: the game's own.  ``target``: what ``resolve`` was given, for another process.
     """
 
     name: str
@@ -93,8 +88,8 @@ def _by_name(name: str) -> Callable[..., Any]:
         if name in getattr(pettingzoo, f"{api}_registry"):
             return lambda **kw: pettingzoo.make(api, name, **kw)
     if ":" not in name:
-        roles = [n for n in gymnasium.registry if n.startswith(adapter.NAMESPACE)]
-        raise DreamEnvsError(registry.unknown("environments", name, games + roles))
+        ours = [n for n in gymnasium.registry if n.startswith(adapter.NAMESPACE)]
+        raise DreamEnvsError(registry.unknown("environments", name, list(dict.fromkeys(games + ours))))
     found = registry.load("envs", name)
     return found if callable(found) else _copier(found)
 
