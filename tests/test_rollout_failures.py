@@ -89,6 +89,9 @@ def test_a_hanging_agent_is_a_timeout_and_the_run_ends(agent: Any) -> None:
         assert episode.scores["solver_0"].status == "timeout" and episode.scores["solver_1"].value == 1.0
         assert episode.outcome.facts["solve_rate"] == 1.0  # the one that hung is not counted as wrong
 
+    (lost,) = rollout(GAME, {"challenger": AsyncSleeper(), "solver": "oracle"}, 1, deadline=0.05)
+    assert lost.outcome.status == "timeout" and [t.status for t in lost.turns] == ["timeout"]
+
     # The next run is not poisoned by what is still hanging about.
     async def quick(text: str) -> str:
         return "x"
