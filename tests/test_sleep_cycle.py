@@ -171,13 +171,11 @@ def test_tokens_are_counted_by_the_part_of_the_day():
 
 
 def test_the_budget_holds_the_dreamers_and_is_told():
-    for game, tokens in (
-        (SleepCycle(dreams=4, budget=10), 2),
-        (rich := SleepCycle(), rich.lessons.max_proposal_tokens),
-    ):
+    for budget, tokens in ((10, 2), (65_536, SleepCycle().lessons.max_proposal_tokens)):
+        game = SleepCycle(dreams=4, budget=budget)
         dreaming = next(state for state in states(game) if place(game, state)[0] == "sleep")
         assert [seat.limits.max_tokens for seat in game.turns(dreaming)] == [tokens] * 4
-        assert game.public_info(dreaming) == {"phase": "sleep", "night": 0, "lesson": 0, "budget": game.budget}
+        assert game.public_info(dreaming) == {"phase": "sleep", "night": 0, "lesson": 0, "budget": budget}
 
 
 def test_dreams_are_recorded_with_author_answer_and_fate():
