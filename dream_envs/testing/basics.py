@@ -145,15 +145,19 @@ def pickling(subject: Subject, parts: Sequence[Subject]) -> None:
             trail = walk(part, env, 1)
         standing = (env, trail.table) if isinstance(trail, GameWalk) else env
         try:
-            copied = pickle.loads(pickle.dumps(standing))
+            stored = pickle.dumps(standing)
+            copies = [pickle.loads(stored) for _ in range(2)]
         except Exception as error:
             raise Failure(f"{part.name}: {type(error).__name__}: {error}"[:200]) from error
         if isinstance(trail, GameWalk):
-            other: Walk = trail.branch(*copied)
+            others: list[Walk] = [trail.branch(*copied) for copied in copies]
+            others.append(trail.branch(env, pickle.loads(stored)[1]))  # the state alone, in the same game
         else:
-            trail, other = walk(part, env, 5, reset=False), walk(part, copied, 5, reset=False)
-        if trail.finish().log != other.finish().log:
-            raise Failure(f"{part.name}: the copy goes on otherwise: {difference(trail.log, other.log)}")
+            trail, *others = [walk(part, its, 5, reset=False) for its in (env, *copies)]
+        first = trail.finish().log
+        for other in others:
+            if other.finish().log != first:
+                raise Failure(f"{part.name}: the copy goes on otherwise: {difference(first, other.log)}")
 
 
 def snapshot(subject: Subject, parts: Sequence[Subject]) -> None:
@@ -161,10 +165,6 @@ def snapshot(subject: Subject, parts: Sequence[Subject]) -> None:
     tried = 0
     for part in parts:
         env = part.new()
-        if part.kind == "game":
-            _game_snapshot(part, env)
-            tried += 1
-            continue
         if not (callable(getattr(env, "snapshot", None)) and callable(getattr(env, "restore", None))):
             continue
         tried += 1
@@ -214,18 +214,6 @@ def child() -> None:
     path, target = pickle.load(sys.stdin.buffer)  # written by our own parent process a moment ago
     sys.path[:] = path
     print("\n".join(fingerprints(resolve(*target))))
-
-
-def _game_snapshot(part: Subject, game: Any) -> None:
-    trail = walk(part, game, 7)
-    assert isinstance(trail, GameWalk)
-    trail.step()
-    stored = pickle.dumps(trail.table)
-    branches = [trail.branch(game, pickle.loads(stored)) for _ in range(2)]
-    first = trail.finish().log
-    for what, branch in zip(("", " a second time"), branches, strict=True):
-        if branch.finish().log != first:
-            raise Failure(f"{part.name}: a copy of the state goes on otherwise{what}: {difference(first, branch.log)}")
 
 
 def _continuation(part: Subject, env: Any) -> list[Any]:
