@@ -50,9 +50,9 @@ def text_of(messages: Sequence[Message]) -> str:
 class FunctionAgent:
     """A plain function as an Agent: one call a request; an async function is called for all requests at once.
 
-    The first parameter decides what the function is given.  Annotated ``str``: the text (see ``text_of``).  Annotated
-    otherwise, or without annotation and named ``messages``, ``conversation``, ``chat`` or ``history``: a fresh list of
-    messages.  Anything else: the text.  It returns a str or an ``Action``.
+    If its first parameter is annotated otherwise than ``str``, or has no annotation and is named ``messages``,
+    ``conversation``, ``chat`` or ``history``, it is given a fresh list of messages, else the text (see ``text_of``).
+    It returns a str or an ``Action``.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -495,16 +495,14 @@ def rollout(
 
     Args:
         game: the rules.
-        seats: an agent for each role (``solver``) or single seat (``solver_1``, which wins over its role).  Seats that
-            name the same object are asked in one call.
+        seats: an agent for each role (``solver``) or seat (``solver_1``, which wins); one object is asked in one call.
         starts: the episodes, or how many.
         seed: the run's seed label; episode ``i`` draws everything from the label ``{seed}/{i}``.
         reward: scores the episodes that end in one step together; None leaves ``scores`` empty.
         out: where episodes are written; episodes that it already holds are not played again.
         width: games in play at once, at least 1.
-        deadline: seconds that one batched call may take; past it all its completions have status ``timeout``, and it
-            goes on in the background: threads cannot be killed.  An agent that fails gives completions of status
-            ``error`` and one warning.
+        deadline: seconds for one batched call; past it all its completions have status ``timeout``, and it goes on in
+            the background.  An agent that fails gives completions of status ``error`` and one warning.
     """
     if width < 1:
         raise DreamEnvsError(f"width={width}: at least 1")

@@ -59,6 +59,8 @@ class SeatEngine:
         self._advance(tables)
         for _ in range(REDRAWS):
             lost = [i for i, table in enumerate(tables) if table.episode is not None]
+            if not lost:
+                break
             for i in lost:
                 tables[i] = SeatTable(self.game, draws[i](), task, tables[i].redraws + 1)
             self._advance([tables[i] for i in lost])

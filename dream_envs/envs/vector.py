@@ -103,7 +103,7 @@ class VectorSingleRole(adapter.Adapter, VectorEnv[tuple[str, ...], Sequence[str]
         if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
             raise DreamEnvsError("a game is over: begin it anew with reset(options={'reset_mask': ...})")
         skipped = np.flatnonzero(self._over).tolist() if self.autoreset_mode is AutoresetMode.NEXT_STEP else []
-        live = [i for i in range(self.num_envs) if i not in set(skipped)]
+        live = sorted(set(range(self.num_envs)) - set(skipped))
         self.engine.step([self._tables[i] for i in live], [as_action(actions[i]) for i in live])
         self._begin(skipped, {})
         rewards = np.zeros(self.num_envs, dtype=np.float64)

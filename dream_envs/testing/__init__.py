@@ -85,8 +85,7 @@ def check(
     """Run every check that applies.
 
     Args:
-        target: a game's or an environment's id, ``module:Class``, a class, a function that makes one, or an object
-            (which is copied for every check).
+        target: an id, ``module:Class``, a class, a function, or an object (which is copied for every check).
         reward: for games: the reward to test with, an object or a name; None: the game's own.
         only: names of checks to run; None: all.
         skip: names of checks to leave out.

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import msgspec
 
 from dream_envs import seeds
-from dream_envs.core import Action, Agent, Episode, Game, Status, Task, decode_episode, encode, hook
+from dream_envs.core import Action, Episode, Game, Status, Task, decode_episode, encode, hook
 from dream_envs.envs import _adapter as adapter
 from dream_envs.play import roles_by_agent, score, text_of
 from dream_envs.testing.report import Failure, Skip
@@ -215,13 +215,14 @@ def _play(game: Game, players: Mapping[str, Any], label: str, reward: Any) -> Ep
 
 def _hostile_assignments(game: Game) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every hostile reply, every other role's reply and every bad status, in every role among oracles."""
-    said = _play(game, _all(game, "oracle"), "hostile", None).turns
+    oracles: dict[str, Any] = dict.fromkeys(_seated(game), "oracle")
+    said = _play(game, oracles, "hostile", None).turns
     texts = {**HOSTILE, **{f"what {turn.agent} outputs": turn.text for turn in said}}
     actions = {name: Action(text) for name, text in texts.items()}
     failed: tuple[Status, ...] = ("invalid", "error", "timeout", "abstain")
     actions |= {f"nothing, with status {status}": Action("", status=status) for status in failed}
     for role, (name, action) in itertools.product(_seated(game), actions.items()):
-        yield f"{role} outputs {name}", {**_all(game, "oracle"), role: lambda text, action=action: action}
+        yield f"{role} outputs {name}", {**oracles, role: lambda text, action=action: action}
 
 
 def _check_scores(episode: Episode, game: Game, after: str = "") -> None:
@@ -297,10 +298,6 @@ def _alone(secret: str) -> str:
 def _comparable(episode: Episode) -> Any:
     turns = [msgspec.structs.replace(turn, seconds=0.0) for turn in episode.turns]
     return plain(msgspec.to_builtins(msgspec.structs.replace(episode, turns=turns, index=0), enc_hook=str))
-
-
-def _all(game: Game, name: str) -> dict[str, Agent | str]:
-    return dict.fromkeys(_seated(game), name)
 
 
 def _seated(game: Game) -> list[str]:
