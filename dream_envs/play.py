@@ -196,12 +196,15 @@ def _background_loop(fresh: bool = False) -> asyncio.AbstractEventLoop:
 
 
 class Table:
-    """One running game: its label (of all its randomness), its state, the turns so far, the episode at the end."""
+    """One running game: its label (of all its randomness), its state, the turns so far, the episode at the end.
 
-    __slots__ = ("episode", "label", "state", "turns")
+    ``redraws``: how many games an API adapter threw away before it, see ``envs.gym.SeatEngine``.
+    """
+
+    __slots__ = ("episode", "label", "redraws", "state", "turns")
 
     def __init__(self, game: Game, label: str, task: Task | None = None) -> None:
-        self.label = label
+        self.label, self.redraws = label, 0
         self.state = game.start(task, seeds.stream("episode", label))
         self.turns: list[Turn] = []
         self.episode: Episode | None = None

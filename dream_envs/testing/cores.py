@@ -15,8 +15,7 @@ from dream_envs import seeds
 from dream_envs.core import Action, Episode, Game, Status, Task, decode_episode, encode, hook
 from dream_envs.envs import _adapter as adapter
 from dream_envs.play import roles_by_agent, score, text_of
-from dream_envs.testing.report import Failure, Skip
-from dream_envs.testing.subject import Subject
+from dream_envs.testing.subject import Failure, Skip, Subject
 from dream_envs.testing.walks import GameWalk, default_players, difference, plain, seat_players
 
 STATUSES = get_args(Status)

@@ -19,7 +19,7 @@ from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import RewardLike, ask, play, reward_model, rollout, score
 from dream_envs.seeds import stream
 from dream_envs.testing.cores import HOSTILE
-from dream_envs.testing.report import Failure, Report, Skip, run_check
+from dream_envs.testing.subject import Failure, Report, Skip, run_check
 
 
 def check_family(family: TaskFamily) -> Report:

@@ -18,8 +18,7 @@ from dream_envs import seeds
 from dream_envs.core import Agent, Episode, Game, hook
 from dream_envs.play import MAX_STEPS as MAX_MOVES
 from dream_envs.play import Runner, Table, as_agent, assign_agents, episode_from, roles_by_agent, score
-from dream_envs.testing.report import Failure
-from dream_envs.testing.subject import Subject
+from dream_envs.testing.subject import Failure, Subject
 
 #: Steps after which a walk through somebody's endless environment is broken off.
 MAX_STEPS = 60
