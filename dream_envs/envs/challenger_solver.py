@@ -169,7 +169,7 @@ class ChallengerSolver:
             state = replace(state, phase="judge", replies=replies, verdicts=truths, truths=truths)
             if self.judge and self.turns(state):
                 return state
-            nobody = (Verdict(None, "abstain"),) * len(self.panel.asks) if self.panel is not None else ()
+            nobody = self.panel.verdicts([False] * self.solvers, {}) if self.panel is not None else ()
             return replace(state, phase="end", panel=nobody)
         if state.phase == "judge" and self.panel is not None:
             return self._judged(state, self.panel, actions)
@@ -273,8 +273,7 @@ class ChallengerSolver:
         return [reply.text[:cap] for reply in state.replies]
 
     def _judged(self, state: State, panel: Panel, actions: Mapping[str, Action]) -> State:
-        asked = {seat.agent for seat in self.turns(state)}
-        said = [panel.verdict(actions.get(name, SILENT) if name in asked else None) for name in panel.judges]
+        said = panel.verdicts([reply.status == "ok" for reply in state.replies], actions)
         scores = []
         for i, reply in enumerate(state.replies):
             mine = [verdict for verdict, ask in zip(said, panel.asks, strict=True) if ask.who == (i,)]
@@ -283,7 +282,7 @@ class ChallengerSolver:
             status = reply.status if reply.status != "ok" else failed[0] if failed else "abstain"
             mean = Score(sum(told) / len(told), grader="panel") if told else Score(0.0, status, grader="panel")
             scores.append(mean)
-        return replace(state, phase="end", verdicts=tuple(scores), panel=tuple(said))
+        return replace(state, phase="end", verdicts=tuple(scores), panel=said)
 
     def _verdicts(self, action: Action) -> tuple[Score, ...]:
         words = action.text[: 4 * self.solvers + 64].split() if action.status == "ok" else []

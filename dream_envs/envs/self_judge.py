@@ -176,11 +176,10 @@ class SelfJudge:
             replies = tuple([actions.get(name, SILENT) for name in self.actors])
             answers = tuple([self._shown(reply)[: self.answer_chars] for reply in replies])
             phase = "judge" if self._judges(replies) else "end"
-            nobody = () if self.panel is None else (Verdict(None, "abstain"),) * len(self.panel.asks)
+            nobody = () if self.panel is None else self.panel.verdicts([False] * len(replies), {})
             return State(state.task, phase, replies, answers, nobody)
         if state.phase == "judge" and self.panel is not None:
-            moves = {seat.agent: actions.get(seat.agent, SILENT) for seat in self._judges(state.replies)}
-            verdicts = tuple([self.panel.verdict(moves.get(name)) for name in self.panel.judges])
+            verdicts = self.panel.verdicts([reply.status == "ok" for reply in state.replies], actions)
             return replace(state, phase="end", verdicts=verdicts)
         raise AssertionError("apply after the end: turns() is empty, the game is over")
 
