@@ -22,7 +22,18 @@ from dream_envs.agents.training.rows import Group, RoleSettings, Round, Row, Row
 from dream_envs.agents.training.sources import Demonstrations, ReviewedTraces, ReviewSettings, RoleWeights
 from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.core import (
-    Action, DreamEnvsError, Episode, Event, Limits, Message, Outcome, Request, RoleSpec, Score, Seat, Start,
+    Action,
+    DreamEnvsError,
+    Episode,
+    Event,
+    Limits,
+    Message,
+    Outcome,
+    Request,
+    RoleSpec,
+    Score,
+    Seat,
+    Start,
 )  # fmt: skip
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import rollout
