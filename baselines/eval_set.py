@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.baselines.recipe import EvalSettings
 from dream_envs.core import Agent, AgentLike, DreamEnvsError, Limits, Measure, Message, Request, Start, Task, hook
 from dream_envs.frontier import exact as ex
 from dream_envs.metrics.health import entropy, shape
@@ -31,6 +32,10 @@ class EvalSet(Protocol):
     """A way to measure a policy, the same for every run of a recipe."""
 
     kind: str
+    #: Problems by split and level, and the family that they are of; empty and None where there are none.
+    tasks: dict[tuple[str, int], list[Task]]
+    family: Any
+    levels: tuple[int, ...]
 
     def reserved(self) -> list[Task]:
         """Problems that must not be trained on."""
@@ -263,6 +268,9 @@ class Play:
     ) -> None:
         self.game, self.reward, self.base = game, reward, base
         self.seats, self.roles, self.episodes = dict(seats), tuple(roles), episodes
+        self.tasks: dict[tuple[str, int], list[Task]] = {}
+        self.family: Any = None
+        self.levels: tuple[int, ...] = ()
 
     def reserved(self) -> list[Task]:
         """None."""
@@ -311,16 +319,13 @@ class Play:
 
 
 def make(
-    kind: str,
+    chosen: EvalSettings,
     game: Any,
     base: LocalAgent,
     *,
     family: Any,
     levels: Sequence[int],
     support: Sequence[int],
-    problems: int,
-    attempts: int,
-    games: int,
     reward: Any,
     seats: Mapping[str, AgentLike],
     roles: Sequence[str],
@@ -330,18 +335,19 @@ def make(
     Raises:
         DreamEnvsError: for an unknown kind, or one that the game or the tokenizer does not allow.
     """
+    kind = chosen.kind
     if kind not in ("auto", "exact", "sampled", "play"):
         raise DreamEnvsError(f"eval={kind!r}: auto, exact, sampled or play")
     if kind == "auto":
         solves = family is not None and hook(game, "solver_role")
         kind = ("sampled" if inexact(family, base) else "exact") if solves else "play"
     if kind == "play":
-        return Play(game, reward, base, {k: as_agent(v, game) for k, v in seats.items()}, roles, games)
+        return Play(game, reward, base, {k: as_agent(v, game) for k, v in seats.items()}, roles, chosen.games)
     if family is None:
         raise DreamEnvsError(f"eval={kind!r}: {game.env_id} has no task family; use eval='play'")
     if kind == "exact":
-        return Exact(family, base, levels, problems, support)
-    return Sampled(family, levels, min(problems, 32), attempts)
+        return Exact(family, base, levels, chosen.problems, support)
+    return Sampled(family, levels, min(chosen.problems, 32), chosen.attempts)
 
 
 def inexact(family: Any, agent: LocalAgent) -> str:
@@ -360,7 +366,8 @@ def inexact(family: Any, agent: LocalAgent) -> str:
 
 
 def _exact_stat(log_p: np.ndarray, split: str, level: int) -> Stat:
-    return Stat(ci=ex.bootstrap(np.exp(log_p), stream("frontier-bootstrap", split, level)), **ex.summary(log_p))
+    low, high = ex.bootstrap(np.exp(log_p), stream("frontier-bootstrap", split, level))
+    return Stat(ci=(low, high), **ex.summary(log_p))
 
 
 def _sampled_stat(rates: np.ndarray, *labels: str | int) -> Stat:
@@ -431,4 +438,5 @@ def verdict(found: Evaluation, samples: int) -> str:
         return (
             f"Edge only: reliable depth went from {before} to {after}, within reach of {samples:,} samples of the base."
         )
-    return f"Rehearsal: nothing that {samples:,} samples of the base would not have found; reliable depth stays at {before}."
+    found_by = f"nothing that {samples:,} samples of the base would not have found"
+    return f"Rehearsal: {found_by}; reliable depth stays at {before}."

@@ -35,7 +35,7 @@ from dream_envs.core import DreamEnvsError, Limits, hook
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.curriculum import Curriculum
 from dream_envs.curriculum.store import ChallengeStore
-from dream_envs.envs._common import build_reward, full_id
+from dream_envs.envs._adapter import build_reward, full_id
 from dream_envs.metrics.retention import lessons
 from dream_envs.metrics.summary import roles_of
 from dream_envs.play import as_agent
@@ -81,9 +81,10 @@ class Context:
         family = registry.create("tasks", chosen.family) if chosen.family else self.family
         levels = chosen.levels or (tuple(family.levels) if family is not None else ())
         seats = {role: self.seat(who, bare) for role, who in self.recipe.seats.items()}
+        reward = self.reward(bare, self.recipe.reward)
         self.eval = eval_set.make(
-            chosen.kind, bare, self.base, family=family, levels=levels, support=self.support, problems=chosen.problems,
-            attempts=chosen.attempts, games=chosen.games, reward=self.reward(bare, self.recipe.reward), seats=seats, roles=roles,
+            chosen, bare, self.base, family=family, levels=levels, support=self.support, reward=reward, seats=seats,
+            roles=roles,
         )  # fmt: skip
         self.run = Run(out, self.config())
         self.place = Place(self.run.path, report_to)
@@ -217,7 +218,7 @@ def train(
     options: Options,
     out: Path,
     *,
-    tick: Tick = lambda what, done, total, detail="": None,
+    tick: Tick | None = None,
     save_every: int | None = None,
     report_to: tuple[str, ...] = (),
     device: str = "cpu",
@@ -235,6 +236,7 @@ def train(
     Raises:
         KeyboardInterrupt: at Ctrl-C, after a checkpoint.
     """
+    tick = tick or Progress(quiet=True)
     ctx = Context(options, Path(out), report_to, device)
     watch = DiversityMonitor.of(
         ctx.eval, ctx.base, ctx.run.path / "metrics.jsonl", ctx.recipe.steps, ctx.rule.rows.play_every
@@ -381,7 +383,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
     samples = {**collector.samples, "total": sum(collector.samples.values())}
     found = ctx.eval.compare(ctx.eval.measure(base), ctx.eval.measure(trained), samples["total"])
     entropy = {}
-    if hasattr(ctx.eval, "tasks"):
+    if ctx.eval.tasks:
         levels = [d for d in ctx.support if d in ctx.eval.levels] or list(ctx.eval.levels[:3])
         probe = [t for d in levels for t in ctx.eval.tasks["any", d][:ENTROPY_PROBLEMS]]
         limits = Limits(ctx.eval.family.max_reply_tokens)

@@ -1,8 +1,8 @@
-"""A loop as data: what is played, what feeds it, what it believes, who sits where, who learns how, how it is measured.
+"""A loop as data: what is played, what feeds it, how it is rewarded, who sits where, how it learns, how it is measured.
 
-A loop is one file in ``baselines/loops/`` and one row of the registry (or an entry point ``dream_envs.loops`` of another
-package): a ``Loop`` with its settings and the ``Recipe`` that they make.  ``baselines.loop`` runs every recipe; nothing
-heavy is imported before it does.
+A loop is one file in ``baselines/loops/`` and one row of the registry (or an entry point ``dream_envs.loops`` of
+another package): a ``Loop`` with its settings and the ``Recipe`` that they make.  ``baselines.loop`` runs every recipe;
+nothing heavy is imported before it does.
 """
 
 from __future__ import annotations

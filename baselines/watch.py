@@ -52,7 +52,7 @@ class DiversityMonitor:
     @classmethod
     def of(cls, evaluation: Any, *given: Any) -> DiversityMonitor | None:
         """A monitor on this evaluation set's problems; None where it has none."""
-        return cls(evaluation, *given) if hasattr(evaluation, "tasks") else None
+        return cls(evaluation, *given) if evaluation.tasks else None
 
     def due(self, step: int) -> bool:
         """Whether this step is one of 0, 1, 2, 4, 8 ... (times ``every``) or the last with a row."""

@@ -1,9 +1,9 @@
 """Dream Envs: environments in which language models write, escalate, reward and consolidate their own practice.
 
 Importing the package registers every game: ``pettingzoo.make("aec", "dream_envs/ChallengerSolver-v0")`` or
-``"parallel"``, and one Gymnasium id a role, ``gymnasium.make("dream_envs/ChallengerSolver-Solver-v0")``, also for
-``gymnasium.make_vec``.  Games of other packages (entry points of the group ``dream_envs.envs``, or
-``registry.register``) are registered in the same way.
+``"parallel"`` for all its seats; for one seat, the others scripted, ``gymnasium.make`` and ``gymnasium.make_vec`` with
+one id a role, ``"dream_envs/ChallengerSolver-Solver-v0"``, or with the game's id and ``role=``.  Games of other
+packages (entry points of the group ``dream_envs.envs``, or ``registry.register``) are registered in the same way.
 """
 
 from __future__ import annotations
@@ -11,18 +11,12 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium.envs.registration as _gymnasium
 import pettingzoo as _pettingzoo
 
 from dream_envs import registry
-
-if TYPE_CHECKING:
-    from gymnasium.vector import VectorEnv
-
-    from dream_envs.envs.aec import AEC
-    from dream_envs.envs.parallel import Parallel
 
 __version__ = "0.1.0"
 
@@ -35,60 +29,10 @@ _LAZY = {
         ),
         "dream_envs.core",
     ),
-    **dict.fromkeys(("as_agent", "episode_from", "play"), "dream_envs.acting"),
     "UnicodeText": "dream_envs.spaces",
     "check": "dream_envs.testing",
 }  # fmt: skip
-__all__ = ["__version__", "make", "make_vec", "parallel_env", "registry", *_LAZY]
-
-
-def make(id: str, **kwargs: Any) -> AEC:
-    """The PettingZoo AEC environment of a game.
-
-    Args:
-        id: ``dream_envs/ChallengerSolver-v0``, or without the namespace; or ``module:Class`` of anybody's game.
-        kwargs: ``reward``, ``render_mode`` and the game's own arguments.
-
-    Raises:
-        DreamEnvsError: for a wrong id or keyword, with the nearest right ones.
-    """
-    from dream_envs.envs.aec import AEC
-
-    return AEC(id, **kwargs)
-
-
-def parallel_env(id: str, **kwargs: Any) -> Parallel:
-    """The PettingZoo Parallel environment of a game; arguments as for ``make``."""
-    from dream_envs.envs.parallel import Parallel
-
-    return Parallel(id, **kwargs)
-
-
-def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
-    """``num_envs`` copies of one role's view, stepped in this process with one batched call an agent.
-
-    Args:
-        id: a role's id (``dream_envs/ChallengerSolver-Solver-v0``), or a game's with ``role=``; the namespace may be
-            left out.
-        num_envs: how many games, 1 or more.
-        kwargs: see ``envs.vector.VectorSingleRole``.
-
-    Raises:
-        DreamEnvsError: for a wrong id or keyword, with the nearest right ones.
-    """
-    from dream_envs.envs._common import NAMESPACE, full_id
-    from dream_envs.envs.vector import VectorSingleRole
-
-    for name in (id, NAMESPACE + id):
-        spec = _gymnasium.registry.get(name)
-        if spec is not None and spec.vector_entry_point == _VECTOR:
-            return _gymnasium.make_vec(name, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs)
-    roles = [n for n, s in _gymnasium.registry.items() if s.vector_entry_point == _VECTOR]
-    full_id(id, [*registry.rows("envs"), *roles])  # a wrong id is answered with games and roles
-    if "role" not in kwargs and "seat" not in kwargs:
-        own = [n for n in roles if _gymnasium.registry[n].kwargs["game"] == full_id(id)]
-        raise registry.DreamEnvsError(f"{id} has several roles: say role= or take one of {', '.join(own)}")
-    return VectorSingleRole(num_envs, game=id, **kwargs)
+__all__ = ["__version__", "registry", *_LAZY]
 
 
 def role_id(env_id: str, role: str) -> str:
@@ -98,23 +42,22 @@ def role_id(env_id: str, role: str) -> str:
     return f"{head}-{name}{version or ''}"
 
 
-_VECTOR = "dream_envs.envs.vector:VectorSingleRole"
-
-
 def _register(kind: str, env_id: str) -> None:
     """Ids in Gymnasium's and PettingZoo's registries, by string entry points: nothing of the game is imported."""
     if kind != "envs":
         return
-    for face, entry in (("aec", "dream_envs.envs.aec:AEC"), ("parallel", "dream_envs.envs.parallel:Parallel")):
-        if env_id not in getattr(_pettingzoo, f"{face}_registry"):
-            _pettingzoo.register(face, env_id, entry, kwargs={"game": env_id})
-    for role in registry.roles(env_id):
-        if (name := role_id(env_id, role)) not in _gymnasium.registry:
+    for api, name in (("aec", "AEC"), ("parallel", "Parallel")):
+        if env_id not in getattr(_pettingzoo, f"{api}_registry"):
+            _pettingzoo.register(api, env_id, f"dream_envs.envs.pettingzoo:{name}", kwargs={"game": env_id})
+    # The game's own id takes role=, and says so where it is left out.
+    named: dict[str, dict[str, str]] = {role_id(env_id, role): {"role": role} for role in registry.roles(env_id)}
+    for name, role in {env_id: {}, **named}.items():
+        if name not in _gymnasium.registry:
             _gymnasium.register(
                 name,
                 entry_point="dream_envs.envs.gym:SingleRole",
-                vector_entry_point=_VECTOR,
-                kwargs={"game": env_id, "role": role},
+                vector_entry_point="dream_envs.envs.vector:VectorSingleRole",
+                kwargs={"game": env_id, **role},
             )
 
 

@@ -201,13 +201,15 @@ class Start(msgspec.Struct, frozen=True):
     """One episode to play.
 
     ``index`` names it within the run and seeds it.  ``task``: what the game starts from.  ``given``: first moves that
-    are not asked of any agent (a replayed or mutated proposal, say), with ``author`` noted as an event.
+    are not asked of any agent (a replayed or mutated proposal, say), with ``author`` noted as an event.  ``draw``: the
+    index of the episode whose beginning this one shares, whatever the agents do then; None: its own.
     """
 
     index: int
     task: Task | None = None
     given: dict[str, Action] = {}
     author: str = ""
+    draw: int | None = None
 
 
 class RoleSpec(msgspec.Struct, frozen=True):
@@ -316,16 +318,18 @@ class GameHooks:
 
     ``default_reward``: a registered name, a reward model, or a method ``(episode) -> {agent: Score}``; None: the reward
     row of the game's own name.  ``default_others``: ``{role: agent}`` for seats that nobody names in a single-role
-    environment.  ``reachable``, ``top_casts``, ``bottom_casts``: what the conformance kit may expect, see
-    ``dream_envs.testing``.  ``proposer``: the agent whose first move is a problem, which a curriculum may give in its
-    place (a mutation, a replay); "": the game starts from the problem itself.  ``solver_role``: the role that answers
-    a family's bare problem; "": there is none, and the game is evaluated by play.
+    environment.  ``proposer``: the agent whose first move is a problem, which a curriculum may give in its place (a
+    mutation, a replay); "": the game starts from the problem itself.  ``solver_role``: the role that answers a family's
+    bare problem; "": there is none, and the game is evaluated by play.  ``bounds``: ``{role: (worst, best)}``, what the
+    conformance kit may expect; either end is the reward that can be reached where the role's range is wider, or the
+    agents by role or seat who reach the range's end where oracles and floors do not, or None.
     """
 
     default_reward: Any = None
     default_others: Mapping[str, Any] = {}
     proposer: str = ""
     solver_role: str = ""
+    bounds: Mapping[str, tuple[Any, Any]] = {}
 
     def group(self, episode: Episode, turn: Turn) -> str:
         """What this turn's return is compared with: turns of one group are exchangeable draws."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 #: Seconds between two lines where there is no terminal.
 EVERY = 10.0
@@ -14,7 +14,7 @@ class Progress:
     """``with Progress() as tick: tick("training", 3, 150, "solved 0.4")``; silent if ``quiet``."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._quiet, self._bar = quiet, None
+        self._quiet, self._bar = quiet, cast(Any, None)
         self._what, self._began, self._first, self._told = "", 0.0, 0, 0.0
 
     def __enter__(self) -> Progress:

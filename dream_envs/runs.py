@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dream_envs.core import DreamEnvsError, encode
-from dream_envs.rollout import EpisodeWriter
+from dream_envs.play import EpisodeWriter
 
 PACKAGES = ("dream-envs", "numpy", "gymnasium", "pettingzoo", "torch", "transformers", "trl", "accelerate")
 
@@ -50,7 +50,7 @@ class Run:
         self._board: Any = None
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``, and its numbers to TensorBoard at ``row["step"]``, where it is installed."""
+        """Append one line to ``metrics.jsonl``, and its numbers to TensorBoard at ``row["step"]``."""
         self._metrics.write(encode(row) + b"\n")
         self._metrics.flush()
         if self._board is None:

@@ -28,9 +28,9 @@ class Stat(msgspec.Struct, frozen=True):
 class Level(msgspec.Struct, frozen=True):
     """Problems of one level, before and after, by decoder (``T=1`` is plain sampling).
 
-    ``split``: ``any``, or ``held_out`` for compositions that no training may have met.  ``tiers``: how many problems the
-    base's best decoder puts in reach (T0), at the edge (T1) and beyond the run's samples (T2); ``moved``: the share of
-    each that is now solved.
+    ``split``: ``any``, or ``held_out`` for compositions that no training may have met.  ``tiers``: how many problems
+    the base's best decoder puts in reach (T0), at the edge (T1) and beyond the run's samples (T2); ``moved``: the share
+    of each that is now solved.
     """
 
     level: int
@@ -111,7 +111,7 @@ class Summary(msgspec.Struct, frozen=True):
     """A finished run.  Sections without data are None or empty, and no page shows them.
 
     ``samples``: completions drawn, by role, and ``total``.  ``entropy``: bits, by model.  ``diversity``: see
-    ``metrics.replies``.  ``nights``: see ``agents.sleep``.  ``retention``: what is left of each lesson after each night.
+    ``metrics.replies``.  ``nights``: see ``agents.sleep``.  ``retention``: what is left of each lesson.
     """
 
     run: About

@@ -23,13 +23,7 @@ _SAMPLE_CHARS = "".join(map(chr, range(32, 127)))
 class UnicodeText(Space[str]):
     """Every ``str`` of at most ``max_length`` characters, the empty one and lone surrogates included.
 
-    Args:
-        max_length: the most characters (code points) a member has; 1 or more.
-        sample_length: the most characters a sample has; samples are printable ASCII.
-        seed: seed of ``sample``.
-
-    Raises:
-        DreamEnvsError: for a length below 1.
+    ``max_length``: the most characters (code points) a member has; ``sample_length``: the most that a sample has.
     """
 
     def __init__(
@@ -51,11 +45,7 @@ class UnicodeText(Space[str]):
         return isinstance(x, str) and len(x) <= self.max_length
 
     def sample(self, mask: None = None, probability: None = None) -> str:
-        """Printable ASCII of a length drawn uniformly from 0 to ``sample_length``; no masks.
-
-        Raises:
-            DreamEnvsError: if a mask is given.
-        """
+        """Printable ASCII of a length drawn uniformly from 0 to ``sample_length``; no masks."""
         if mask is not None or probability is not None:
             raise DreamEnvsError("UnicodeText.sample takes no mask: it has no finite set of characters to mask")
         length = int(self.np_random.integers(self.sample_length + 1))

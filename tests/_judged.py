@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dream_envs.acting import Runner, Table, episode_from
 from dream_envs.core import Action, Episode, Task
 from dream_envs.envs.self_judge import SelfJudge
+from dream_envs.play import Runner, Table, episode_from
 
 #: Who wins, by (first, second) as shown: a reply for each judgement.
 Verdicts = Callable[[int, int, int], Any]
@@ -35,15 +35,10 @@ def judged(
             else:
                 text = said[seat.agent]
             moves[seat.agent] = text if isinstance(text, Action) else Action(str(text))
-        runner.wave([table], [moves])
+        runner.step([table], [moves])
     return episode_from(rules, table.state, table.turns, seed="test", reward=reward)
 
 
 def prefers(order: Sequence[int]) -> Verdicts:
     """A judge that ranks the answers in this order, whichever stands first."""
     return lambda first, second, trial: "1" if order.index(first) < order.index(second) else "2"
-
-
-def by_role(values: Mapping[str, float], role: str) -> list[float]:
-    """The values of a role, in seating order."""
-    return [v for agent, v in values.items() if agent.startswith(role)]

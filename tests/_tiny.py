@@ -17,8 +17,8 @@ from dream_envs.curriculum import gates
 from dream_envs.curriculum.curriculum import Share, Syllabus
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import read_episodes
 from dream_envs.rewards.presets import challenger_solver
-from dream_envs.rollout import read_episodes
 from dream_envs.runs import Follower, Run
 
 SETTINGS = GRPOSettings(lr=1e-3, warmup=1, save_every=2, rows=RowConfig(rows=48, groups=8, review=12))

@@ -14,7 +14,7 @@ from dream_envs.baselines.benchmarks import games as bench_games
 from dream_envs.baselines.benchmarks import process as bench_process
 from dream_envs.baselines.benchmarks.rows import Options, Row, median_ratio, side_by_side
 from dream_envs.core import Action, DreamEnvsError
-from dream_envs.rollout import rollout
+from dream_envs.play import rollout
 
 PEERS = Path(bench_games.__file__).with_name("bench_peers.py")
 

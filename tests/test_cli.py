@@ -13,7 +13,7 @@ import pytest
 
 from dream_envs import cli, registry
 from dream_envs.core import decode_episode
-from dream_envs.rollout import read_episodes
+from dream_envs.play import read_episodes
 
 GAME = "ChallengerSolver-v0"
 

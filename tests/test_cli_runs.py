@@ -13,8 +13,8 @@ import pytest
 
 from dream_envs.cli.play import Means
 from dream_envs.core import Challenge, Score, decode_episode, encode
+from dream_envs.play import read_episodes
 from dream_envs.rewards.base import aggregate
-from dream_envs.rollout import read_episodes
 
 GAME = "ChallengerSolver-v0"
 

@@ -16,14 +16,16 @@ from dream_envs.core import DreamEnvsError
 from dream_envs.testing import CHECKS, check
 
 GAMES = list(registry.rows("envs"))
-ROLE_IDS = [name for name in gymnasium.registry if name.startswith("dream_envs/")]
+ROLE_IDS = [
+    name for name, spec in gymnasium.registry.items() if name.startswith("dream_envs/") and "role" in spec.kwargs
+]
 
 
 @pytest.mark.parametrize("env_id", GAMES)
 def test_every_registered_game_passes_every_check(env_id):
     report = check(env_id)
     assert report.ok, str(report)
-    # Nothing may slip away as "skipped": a game of ours has all faces, scripted agents and text.
+    # Nothing may slip away as "skipped": a game of ours has all adapters, scripted agents and text.
     assert {c.name for c in report.checks if c.status == "passed"} == {rule.name for rule in CHECKS}, str(report)
 
 

@@ -13,19 +13,21 @@ from hypothesis import strategies as st
 from dream_envs.core import REJECT_CODES, DreamEnvsError, Reject
 from dream_envs.seeds import stream
 from dream_envs.tasks import documents
-from dream_envs.tasks._document_kinds import ENDS, KINDS, MIDDLES, NUMBERS, OTHERS, SUBJECTS, WORDS
-from dream_envs.tasks.documents import DocumentLessons
+from dream_envs.tasks.documents import FACTS, DocumentLessons
+from dream_envs.tasks.documents import WORDS as DATA
 from dream_envs.tasks.lessons import SPLITS, lesson_family
 
 FAMILY = DocumentLessons()
-ATTRIBUTES = [(kind, a) for kind, (_, attributes) in KINDS.items() for a in attributes]
+WORDS, NUMBERS = DATA["words"], DATA["numbers"]
+SUBJECTS, OTHERS, MIDDLES, ENDS = (DATA[name] for name in ("subjects", "others", "middles", "ends"))
+ATTRIBUTES = [(kind, a) for kind, attributes in FACTS.items() for a in attributes]
 
 
 def one_of(kind: str, seed: int = 0, index: int = 3):
     return DocumentLessons(kinds=kind).lesson(stream("document", kind, seed), index)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FACTS)
 def test_a_text_states_each_of_its_facts_once(kind):
     lesson = one_of(kind)
     sentences = re.split(r"(?<=\.) ", lesson.context)
@@ -58,7 +60,7 @@ def test_no_two_lessons_of_an_episode_are_about_the_same_thing_and_words_do_not_
     assert all(word.isascii() for words in WORDS.values() for word in words)
     every = [a.kind for _, a in ATTRIBUTES]
     assert set(every) == {"name", *WORDS, *NUMBERS}
-    for _, attributes in KINDS.values():  # a value tells which fact it belongs to
+    for attributes in FACTS.values():  # a value tells which fact it belongs to
         kinds = [a.kind for a in attributes]
         assert len(set(kinds)) == len(kinds)
 
@@ -151,7 +153,7 @@ def test_every_fact_is_asked_and_every_kind_is_written_about():
     found = {FAMILY.question(lesson, rng, split).prompt for split in SPLITS for _ in range(200)}
     assert len(found) == 12
     kinds = {FAMILY.lesson(stream("kinds", i), i % FAMILY.capacity).facts["kind"] for i in range(200)}
-    assert kinds == set(KINDS)
+    assert kinds == set(FACTS)
     contexts = [FAMILY.lesson(stream("neighbours", i), 0).context for i in range(40)]
     assert all(one != other for one, other in itertools.combinations(contexts, 2))
 

@@ -24,7 +24,7 @@ from dream_envs.baselines.eval_set import Yardstick
 from dream_envs.baselines.loops.dream import Settings, dream, train
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum.store import read_challenges
-from dream_envs.rollout import read_episodes
+from dream_envs.play import read_episodes
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 

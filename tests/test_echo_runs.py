@@ -26,7 +26,7 @@ from dream_envs.baselines.studies.echo_measure import Exam, log_likelihood, roun
 from dream_envs.baselines.studies.echo_run import EchoSettings, Passes, family_of, marks, problems, run
 from dream_envs.baselines.studies.echo_task import LABELS, format_of
 from dream_envs.core import DreamEnvsError
-from dream_envs.rollout import read_episodes
+from dream_envs.play import read_episodes
 
 SMALL = {"steps": 4, "prompts": 4, "attempts": 4, "train": 8, "test": 4, "draws": 32}
 ECHO = "nano/echo"

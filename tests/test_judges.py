@@ -8,7 +8,7 @@ import pytest
 from _episodes import GOLD, play, states
 from _judged import judged, prefers
 
-from dream_envs import acting, registry
+from dream_envs import registry
 from dream_envs.agents.engines import judges
 from dream_envs.core import Action, DreamEnvsError, Request
 from dream_envs.envs import judging
@@ -17,10 +17,11 @@ from dream_envs.envs.judging import Question
 from dream_envs.envs.self_judge import SelfJudge
 from dream_envs.metrics.cards import judge_card
 from dream_envs.metrics.judge_records import records
+from dream_envs.play import ask, rollout
+from dream_envs.play import play as play_game
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rewards.self_judge import serl
 from dream_envs.rewards.solver import judge_agreement
-from dream_envs.rollout import rollout
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 from dream_envs.testing import check
@@ -34,7 +35,7 @@ def verdict(agent, kind, answers, notation="compact", seed=0):
     """What a judge says who is shown nothing but the text."""
     text = judging.write(Question(kind, notation, PROBLEM.prompt, tuple(answers)))
     asked = Request(messages=[{"role": "user", "content": text}], agent="judge_0", role="judge", seed=seed)
-    mark = judging.mark_of(kind, notation, acting.ask(agent, [asked])[0].text)
+    mark = judging.rating_of(kind, notation, ask(agent, [asked])[0].text)
     assert mark is not None
     return mark
 
@@ -44,18 +45,18 @@ def verdict(agent, kind, answers, notation="compact", seed=0):
 @pytest.mark.parametrize("notation", ["compact", "english"])
 def test_every_judge_is_readable_in_every_seat(name, judging_by, notation):
     game = SelfJudge(notation=notation, judging=judging_by, actors=3, judgements=2)
-    facts = acting.play(game, {"actor": "guesser", "judge": name}).outcome.facts
+    facts = play_game(game, {"actor": "guesser", "judge": name}).outcome.facts
     assert facts["valid_rate"] == 1.0 and facts["asked"] == len(game.panel.asks)
     if judging_by != "pairwise":
         solver = ChallengerSolver(notation=notation, judge=judging_by, solvers=3)
-        played = acting.play(solver, {"challenger": "generator", "solver": "guesser", "judge": name})
+        played = play_game(solver, {"challenger": "generator", "solver": "guesser", "judge": name})
         assert played.outcome.facts["valid_rate"] == 1.0 and None not in played.outcome.facts["correct"].values()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_judge_fills_the_single_judges_seat(name):
     game = ChallengerSolver(judge=True, solvers=3)
-    facts = acting.play(game, {"challenger": "generator", "solver": "guesser", "judge": name}).outcome.facts
+    facts = play_game(game, {"challenger": "generator", "solver": "guesser", "judge": name}).outcome.facts
     assert facts["verdict_status"] == "ok"
 
 
@@ -66,9 +67,9 @@ def test_always_first_and_constant():
     assert (
         verdict(constant, "score", [WRONG]) == 9 and verdict(judges.ConstantJudge(verdict="low"), "score", [RIGHT]) == 0
     )
-    facts = acting.play(SelfJudge(), {"actor": "guesser", "judge": "always_first"}).outcome.facts
+    facts = play_game(SelfJudge(), {"actor": "guesser", "judge": "always_first"}).outcome.facts
     assert facts["first_rate"] == facts["flip_rate"] == 1.0 and facts["ties"] == 6
-    facts = acting.play(SelfJudge(order_swap=False), {"actor": "guesser", "judge": "always_first"}).outcome.facts
+    facts = play_game(SelfJudge(order_swap=False), {"actor": "guesser", "judge": "always_first"}).outcome.facts
     assert facts["ties"] == 0 and [p["winner"] for p in facts["pairs"]] == [p["a"] for p in facts["pairs"]]
 
 
@@ -88,7 +89,7 @@ def test_length_lover_and_flattering():
 def test_cyclic_makes_as_many_cycles_as_there_can_be(actors, cycles):
     # The most that a tournament can have: (n^3 - n) / 24 for odd n, (n^3 - 4 n) / 24 for even n (Kendall).
     assert cycles == (actors**3 - (actors if actors % 2 else 4 * actors)) // 24
-    facts = acting.play(SelfJudge(actors=actors), {"actor": "guesser", "judge": "cyclic"}).outcome.facts
+    facts = play_game(SelfJudge(actors=actors), {"actor": "guesser", "judge": "cyclic"}).outcome.facts
     assert (facts["cycles"], facts["triples"]) == (cycles, math.comb(actors, 3))
     assert facts["flip_rate"] == 0.0 and facts["ties"] == 0
 
@@ -162,7 +163,7 @@ def test_a_panel_decides_in_place_of_the_verifier():
     model = challenger_solver()
     players = {"challenger": lambda t: "c:BDA", "solver_0": lambda t: GOLD, "solver_1": lambda t: "x|y",
                "judge": lambda t: next(said)}  # fmt: skip
-    episode = acting.play(game, players, reward=model)
+    episode = play_game(game, players, reward=model)
     assert [t.messages[0]["content"] for t in episode.turns[-2:]] == ["r|c:BDA|x\\|y"] * 2
     facts = episode.outcome.facts
     assert facts["correct"] == {"solver_0": 0.5, "solver_1": 1.0} and facts["truth"] == {
@@ -179,11 +180,11 @@ def test_a_panel_and_replies_or_verdicts_that_never_came():
     game = ChallengerSolver(solvers=2, judge="rubric")
     lost = Action("", status="timeout")
     players = {"challenger": lambda t: "c:BDA", "solver_0": lambda t: lost, "solver_1": lambda t: GOLD}
-    episode = acting.play(game, {**players, "judge": lambda t: "maybe"}, reward=challenger_solver())
+    episode = play_game(game, {**players, "judge": lambda t: "maybe"}, reward=challenger_solver())
     assert [t.agent for t in episode.turns] == ["challenger_0", "solver_0", "solver_1", "judge_1"]
     assert episode.outcome.facts["correct"] == {"solver_0": None, "solver_1": None}
     assert states(episode.scores)["solver_0"] == "timeout" and states(episode.scores)["judge_1"] == "abstain"
-    episode = acting.play(game, {**players, "solver_1": lambda t: lost, "judge": lambda t: "1"})
+    episode = play_game(game, {**players, "solver_1": lambda t: lost, "judge": lambda t: "1"})
     assert len(episode.turns) == 3 and episode.outcome.facts["asked"] == 0
 
 

@@ -19,10 +19,10 @@ ROWS: list[set[str]] = [
     {"registry"},
     {"tasks"},
     {"envs"},
-    {"acting"},
     {"curriculum"},
     {"rewards"},
-    {"api", "rollout", "frontier"},
+    {"play"},
+    {"api", "frontier"},
     {"metrics"},
     {"runs"},
     {"testing", "report"},
@@ -33,7 +33,7 @@ ROWS: list[set[str]] = [
 ]
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 #: The API adapters in envs/: they stand to the right of the rewards that they build.
-API = {"aec", "parallel", "gym", "vector", "_common", "_seat"}
+API = {"pettingzoo", "gym", "vector", "_adapter"}
 #: Imports to the right that happen inside a function, when they are needed.
 LATE = {("api", "agents")}  # scripted agents fill the seats that nobody was named for
 #: The package's own front door may name anything, late.
@@ -130,14 +130,14 @@ def test_imports_point_left(path):
 def test_the_walk_sees_what_it_should(tmp_path):
     """The reader of imports, on a file in which everything that it has to tell apart occurs."""
     text = (
-        "from __future__ import annotations\nimport dream_envs.envs.x\nfrom dream_envs import rollout as r\n"
-        "from . import gates\nfrom ..envs import aec\nif TYPE_CHECKING:\n    import torch\n"
+        "from __future__ import annotations\nimport dream_envs.envs.x\nfrom dream_envs import play as r\n"
+        "from . import gates\nfrom ..envs import gym\nif TYPE_CHECKING:\n    import torch\n"
         "def f():\n    from dream_envs.agents import scripted\n"
     )
     found = list(imports(ast.parse(text), "dream_envs.curriculum"))
     early = {module for module, at_import, _ in found if at_import}
     late = {module for module, at_import, _ in found if not at_import}
-    assert {"dream_envs.envs.x", "dream_envs.rollout", "dream_envs.curriculum.gates", "dream_envs.envs.aec"} <= early
+    assert {"dream_envs.envs.x", "dream_envs.play", "dream_envs.curriculum.gates", "dream_envs.envs.gym"} <= early
     assert late == {"dream_envs.agents", "dream_envs.agents.scripted"}
     assert "torch" not in early | late
 

@@ -146,7 +146,7 @@ def test_nothing_that_is_said_raises(notation, text):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: OperationLessons("latin"), "'compact' and 'english'"),
+        (lambda: OperationLessons("latin"), "'compact' or 'english'"),
         (lambda: OperationLessons(levels=0), "1 to 16"),
         (lambda: OperationLessons(levels=[]), "1 to 16"),
         (lambda: OperationLessons(levels=(1, True)), "1 to 16"),

@@ -19,7 +19,7 @@ from dream_envs.baselines.eval_set import Yardstick
 from dream_envs.baselines.nano import judge_exam, judged
 from dream_envs.baselines.nano.recipe import BASES, examples, recipe_hash, weights_hash
 from dream_envs.core import Limits, Request
-from dream_envs.envs.judging import Question, mark_of, read, write
+from dream_envs.envs.judging import Question, rating_of, read, write
 from dream_envs.seeds import digest, stream
 from dream_envs.tasks.composition import Composition
 
@@ -74,7 +74,7 @@ def test_labels_are_wrong_as_often_as_declared_and_no_order_is_favoured(shown: A
         question = read(prompt)
         if question is None:
             continue
-        assert mark_of(question.kind, "compact", reply) is not None
+        assert rating_of(question.kind, "compact", reply) is not None
         right = [answer == solved(question.prompt) for answer in question.answers]
         depth = len(question.prompt) - 2
         if question.kind == "rubric":

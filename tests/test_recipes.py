@@ -26,8 +26,8 @@ from dream_envs.core import Action, DreamEnvsError, Episode, Start
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import ChallengeStore, read_challenges
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import read_episodes, rollout
 from dream_envs.rewards.labels import pseudo_label
-from dream_envs.rollout import read_episodes, rollout
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 

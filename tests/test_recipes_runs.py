@@ -33,9 +33,9 @@ from dream_envs.curriculum.store import ChallengeStore, read_challenges
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.envs.self_judge import SelfJudge
 from dream_envs.frontier import suite as suites
+from dream_envs.play import read_episodes, rollout
 from dream_envs.rewards.self_judge_points import self_rubric
 from dream_envs.rewards.solver import majority
-from dream_envs.rollout import read_episodes, rollout
 from dream_envs.runs import Run
 from dream_envs.tasks.composition import Composition
 

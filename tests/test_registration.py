@@ -38,7 +38,7 @@ def test_a_bare_import_registers_everything_and_imports_little():
         import sys
         import dream_envs
         heavy = {"torch", "transformers", "trl"}
-        rooms = tuple(f"dream_envs.{room}" for room in ("games", "faces", "tasks", "rewards", "agents", "testing"))
+        rooms = tuple(f"dream_envs.{room}" for room in ("envs", "play", "tasks", "rewards", "agents", "testing"))
         loaded = [m for m in sys.modules if m.split(".")[0] in heavy or m.startswith(rooms)]
         assert not loaded, loaded
         import gymnasium, pettingzoo

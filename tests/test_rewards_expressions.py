@@ -13,11 +13,10 @@ from dream_envs.rewards.base import as_reward, reward
 from dream_envs.rewards.controls import random_reward, shuffled
 from dream_envs.rewards.diversity import novelty, repetition
 from dream_envs.rewards.expressions import from_options, from_toml, parse, show
-from dream_envs.rewards.labels import pseudo_label
 from dream_envs.rewards.learnability import FORMS, learnability
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rewards.rounds import best_and_worst, in_range, less_repetition, shared
-from dream_envs.rewards.solver import correctness, format_reward, majority
+from dream_envs.rewards.solver import correctness, format_reward, majority, pseudo_label
 
 C, F, M = correctness(), format_reward(), majority()
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from dream_envs.core import Action, Episode, Event, Request, Start
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import EpisodeWriter, assign_agents, read_episodes, rollout
 from dream_envs.rewards.presets import challenger_solver
-from dream_envs.rollout import EpisodeWriter, read_episodes, rollout
 from dream_envs.tasks.composition import Composition
 
 GAME = ChallengerSolver(solvers=3)
@@ -101,7 +101,7 @@ def test_an_unfinished_line_is_not_read(whole: tuple[bytes, dict[int, Episode]],
     order=st.permutations(range(7)),
     extra=st.sets(st.integers(100, 110), max_size=4),
 )
-def test_an_episode_does_not_depend_on_its_company(width: int, order: list[int], extra: set[int]) -> None:
+def test_an_episode_does_not_depend_on_what_runs_beside_it(width: int, order: list[int], extra: set[int]) -> None:
     reference = by_index(list(rollout(GAME, SEATS, 7, seed="s", reward=challenger_solver())))
     starts = [Start(i) for pair in zip(order, [*extra, *[None] * 7], strict=False) for i in pair if i is not None]
     found = by_index(list(rollout(GAME, SEATS, starts, seed="s", reward=challenger_solver(), width=width)))
@@ -122,7 +122,7 @@ def nano() -> Any:
     return pytest.importorskip("dream_envs.agents.engines.local").LocalAgent("nano/compose")
 
 
-def test_a_models_episode_does_not_depend_on_its_company(nano: Any) -> None:
+def test_a_models_episode_does_not_depend_on_what_runs_beside_it(nano: Any) -> None:
     seats = {"challenger": nano, "solver": nano}
     together = by_index(list(rollout(GAME, seats, 24, seed="n", width=24)))
     narrow = by_index(list(rollout(GAME, seats, [Start(i) for i in (17, 3, 8, 200)], seed="n", width=2)))
@@ -150,7 +150,7 @@ def test_written_and_yielded_are_the_same(tmp_path: Path, nano: Any) -> None:
 # ------------------------------------------------------------------------------------------------------------- calls
 
 
-def test_one_call_a_policy_a_wave() -> None:
+def test_one_call_a_policy_and_step() -> None:
     one, other = Counting(), Counting()
     list(rollout(GAME, {"challenger": one, "solver": one}, 5))
     assert [len(b) for b in one.batches] == [5, 15]
@@ -176,14 +176,12 @@ def test_one_object_in_two_seats_is_one_call_also_where_it_is_a_function() -> No
 
     list(rollout(GAME, {"solver_0": both, "solver_1": both, "solver_2": both, "challenger": function}, 4))
     assert calls == [12] and len(texts) == 4
-    from dream_envs.acting import cast
-
-    made = cast(GAME, {"challenger": function, "solver": function})
+    made = assign_agents(GAME, {"challenger": function, "solver": function})
     assert len({id(a) for a in made.values()}) == 1
 
 
 def test_a_narrow_run_refills_its_places() -> None:
-    agent = Counting("nonsense")  # every proposal is turned away: one wave an episode
+    agent = Counting("nonsense")  # every proposal is turned away: one step an episode
     list(rollout(GAME, {"challenger": agent, "solver": agent}, 7, width=3))
     assert [len(b) for b in agent.batches] == [3, 3, 1]
 
@@ -255,7 +253,7 @@ def test_a_given_move_needs_no_agent_and_changes_nothing_else() -> None:
     assert not [e for e in given_.events if e.kind == "given"]
 
 
-def test_mixed_given_and_asked_in_one_wave() -> None:
+def test_mixed_given_and_asked_in_one_step() -> None:
     agent = Counting()
     starts = [Start(0), Start(1, given={"challenger_0": Action("d:AB")}, author="x"), Start(2)]
     found = by_index(list(rollout(GAME, {"challenger": agent, "solver": agent}, starts)))

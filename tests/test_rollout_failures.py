@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from test_rollout import GAME, SEATS, Counting, plain
 
 from dream_envs.core import Action, DreamEnvsError, Episode, Event, Outcome, Request, RoleSpec, Score, Seat, Task
+from dream_envs.play import EpisodeWriter, play, read_episodes, rollout, score
 from dream_envs.rewards.presets import challenger_solver
-from dream_envs.rollout import EpisodeWriter, read_episodes, rollout
 
 
 class Failing(Counting):
@@ -242,3 +242,89 @@ def test_a_score_that_json_cannot_hold_is_refused_or_survives(tmp_path: Path) ->
         (played,) = rollout(GAME, SEATS, 1, out=out, reward=nan)  # type: ignore[arg-type]
         assert {played.scores[a].status for a in ("challenger_0", "solver_0")} == {"error"}
         assert list(rollout(GAME, SEATS, 1, out=out)) == []
+
+
+# ------------------------------------------------------------------------------------------------------ batched rewards
+
+
+class Batched:
+    """A reward model that scores a batch, also asynchronously, and remembers how many episodes came at once."""
+
+    name = "batched"
+
+    def __init__(self, score: Any = None, wait: bool = False) -> None:
+        self.own, self.wait, self.sizes = score, wait, list[int]()
+
+    def score(self, episodes: Sequence[Episode]) -> Any:
+        self.sizes.append(len(episodes))
+        found = [{"solver_0": Score(float(e.index)), "solver_1": e.index} for e in episodes]
+        found = self.own(found) if self.own is not None else found
+        return self._later(found) if self.wait else found
+
+    async def _later(self, found: Any) -> Any:
+        await asyncio.sleep(0.01)
+        return found
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_the_episodes_of_one_step_are_scored_in_one_call(wait: bool) -> None:
+    model = Batched(wait=wait)
+    episodes = list(rollout(GAME, SEATS, 6, reward=model, width=4))  # type: ignore[arg-type]
+    assert model.sizes == [4, 2] and [e.grader for e in episodes] == ["batched"] * 6
+    for episode in episodes:
+        values = {a: (s.value, s.status) for a, s in episode.scores.items()}
+        assert values["solver_0"] == values["solver_1"] == (float(episode.index), "ok")
+        assert values["challenger_0"] == values["solver_2"] == (0.0, "abstain")  # left out, never a zero that counts
+    (alone,) = score([play(GAME, SEATS, index=3)], model)  # type: ignore[arg-type]
+    assert alone.scores["solver_0"].value == 3.0
+    assert play(GAME, SEATS, index=7, reward=model).scores["solver_1"].value == 7.0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda found: raises(RuntimeError("endpoint\ngone")),
+        lambda found: found[:-1],
+        lambda found: None,
+        lambda found: [None] * len(found),
+        lambda found: dict(enumerate(found)),
+    ],
+    ids=["raises", "too_few", "nothing", "no_dicts", "a_dict"],
+)
+def test_a_reward_model_that_fails_costs_its_batch_and_not_the_run(wrong: Any, wait: bool, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def second(found: Any) -> Any:
+        calls.append(len(found))
+        return wrong(found) if len(calls) == 2 else found
+
+    with warnings.catch_warnings(record=True) as caught, EpisodeWriter(tmp_path / "e.jsonl") as out:
+        warnings.simplefilter("always")
+        episodes = list(rollout(GAME, SEATS, 6, reward=Batched(second, wait), width=2, out=out))  # type: ignore[arg-type]
+    assert calls == [2, 2, 2]
+    statuses = [{s.status for s in e.scores.values()} for e in episodes]
+    assert statuses == [{"ok", "abstain"}] * 2 + [{"error"}] * 2 + [{"ok", "abstain"}] * 2
+    assert all(set(e.scores) == set(GAME.agents) for e in episodes)
+    mine = [str(w.message) for w in caught if "reward batched failed" in str(w.message)]
+    assert len(mine) == 1 and "\n" not in mine[0]
+    assert [plain(e) for e in read_episodes(out.path)] == [plain(e) for e in episodes]
+
+
+def test_a_model_of_a_strangers_is_cleaned() -> None:
+    model = Batched(lambda found: [{"solver_0": float("nan"), "solver_1": "x", "solver_2": None} for _ in found])
+    (episode,) = rollout(GAME, SEATS, 1, reward=model)  # type: ignore[arg-type]
+    assert [episode.scores[f"solver_{i}"].status for i in range(3)] == ["error", "error", "abstain"]
+    assert {s.value for s in episode.scores.values()} == {0.0}
+
+
+def test_what_an_agent_does_to_its_messages_is_not_in_the_record() -> None:
+    class Meddler(Counting):
+        def act(self, requests: Sequence[Request]) -> list[Action]:
+            for request in requests:
+                request.messages[0]["content"] = "forged"
+                request.messages.clear()
+            return super().act(requests)
+
+    (episode,) = rollout(GAME, {"challenger": "oracle", "solver": Meddler()}, 1)
+    assert [t.messages for t in episode.turns[1:]] == [[{"role": "user", "content": episode.turns[0].text}]] * 3

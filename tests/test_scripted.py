@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dream_envs import acting, registry
+from dream_envs import registry
 from dream_envs.agents.engines import scripted
 from dream_envs.core import Action, Challenge, DreamEnvsError, Limits, Reject, Request, Task
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import PrivilegedRequest, as_agent, ask, play, storable
 from dream_envs.seeds import stream
 
 FAMILIES = [(name, notation) for name in registry.rows("tasks") for notation in ("compact", "english")]
@@ -29,7 +30,7 @@ def request(role="challenger", seed=0, text="new", task=None, limits=None):
         "messages": [{"role": "user", "content": text}], "agent": f"{role}_0", "role": role, "seed": seed,
         "limits": limits or Limits(),
     }  # fmt: skip
-    return Request(**common) if task is None else acting.PrivilegedRequest(**common, task=task)
+    return Request(**common) if task is None else PrivilegedRequest(**common, task=task)
 
 
 def low_levels(family):
@@ -89,7 +90,7 @@ def test_leaking_leaks():
 def test_a_reply_depends_on_its_own_seed_alone(numbers, shuffler):
     game = ChallengerSolver()
     for name in ("oracle", "guesser", "random", "generator", "impossible", "duplicate", "overlong"):
-        agent = acting.as_agent(name, game)
+        agent = as_agent(name, game)
         asked = [request(seed=n) for n in numbers]
         alone = {r.seed: agent.act([r])[0].text for r in asked}
         shuffler.shuffle(asked)
@@ -100,7 +101,7 @@ def test_guesser_meets_the_declared_chance():
     family = registry.create("tasks", "composition", n_states=4)
     game = ChallengerSolver(family, solvers=1)
     players = {"challenger": scripted.Generator(game, levels=[1]), "solver": "guesser"}
-    wins = [acting.play(game, players, seed=str(i)).outcome.facts["correct"]["solver_0"] for i in range(800)]
+    wins = [play(game, players, seed=str(i)).outcome.facts["correct"]["solver_0"] for i in range(800)]
     # Chance is 1/4; 800 draws have a standard deviation of 0.0153.
     assert abs(np.mean(wins) - 0.25) < 4 * 0.0153
 
@@ -110,7 +111,7 @@ def test_judges(notation):
     game = ChallengerSolver(notation=notation, judge=True, solvers=3)
     mixed = {"challenger": "generator", "solver_0": "oracle", "solver_1": "floor", "solver_2": "random"}
     for judge, verdicts in (("oracle", "1 0 0"), ("floor", "0 1 1")):
-        episode = acting.play(game, {**mixed, "judge": judge}, seed="j")
+        episode = play(game, {**mixed, "judge": judge}, seed="j")
         assert episode.turns[-1].text == verdicts
 
 
@@ -153,7 +154,7 @@ def test_as_agent_conventions():
             return "d"
 
     def replies(agent):
-        return acting.ask(acting.as_agent(agent), [asked])[0]
+        return ask(as_agent(agent), [asked])[0]
 
     assert [replies(f).text for f in (plain, annotated, named, later, Callable())] == [
         "a", "b", "c", "SYSTEM: S\n\nUSER: U", "d",
@@ -174,10 +175,10 @@ def test_async_agents_run_together_and_inside_a_running_loop():
         running -= 1
         return text
 
-    agent = acting.as_agent(slow)
+    agent = as_agent(slow)
 
     async def inside():
-        return acting.ask(agent, [request(text=str(i)) for i in range(5)])
+        return ask(agent, [request(text=str(i)) for i in range(5)])
 
     assert [a.text for a in asyncio.run(inside())] == list("01234")
     assert most == 5
@@ -197,7 +198,7 @@ def test_async_agents_run_together_and_inside_a_running_loop():
 )
 def test_what_is_no_agent_is_said_in_one_line(bad, words):
     with pytest.raises(DreamEnvsError, match=words) as caught:
-        acting.ask(acting.as_agent(bad), [request()])
+        ask(as_agent(bad), [request()])
     assert "\n" not in str(caught.value)
 
 
@@ -211,19 +212,19 @@ def test_seats_win_over_roles_and_shared_agents_are_asked_once():
             return [Action("x") for _ in requests]
 
     game, counts = ChallengerSolver(solvers=4), Counts()
-    episode = acting.play(game, {"challenger": "generator", "solver": counts, "solver_2": "oracle"})
+    episode = play(game, {"challenger": "generator", "solver": counts, "solver_2": "oracle"})
     assert counts.sizes == [3]
     assert episode.outcome.facts["correct"] == {"solver_0": 0.0, "solver_1": 0.0, "solver_2": 1.0, "solver_3": 0.0}
     with pytest.raises(DreamEnvsError, match="solver_3"):
-        acting.play(game, {"challenger": "generator", "solver_4": "oracle"})
+        play(game, {"challenger": "generator", "solver_4": "oracle"})
     with pytest.raises(DreamEnvsError, match="nobody plays solver_0"):
-        acting.play(game, {"challenger": "generator"})
+        play(game, {"challenger": "generator"})
 
 
 @given(st.text(alphabet=st.characters(), max_size=30))
 @settings(max_examples=200, deadline=None)
 def test_storable_changes_lone_surrogates_and_nothing_else(text):
-    clean = acting.storable(Action(text)).text
+    clean = storable(Action(text)).text
     assert clean.encode("utf-8").decode("utf-8") == clean
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
     assert clean.replace("\ufffd", "") == whole.replace("\ufffd", "")
@@ -234,26 +235,24 @@ def test_storable_changes_lone_surrogates_and_nothing_else(text):
 def test_hostile_challengers_never_reach_the_solvers():
     game = ChallengerSolver()
     for name in ("impossible", "leaking", "overlong", "floor"):
-        episode = acting.play(game, {"challenger": name, "solver": "oracle"})
+        episode = play(game, {"challenger": name, "solver": "oracle"})
         assert not any(isinstance(t, Challenge) for t in episode.tasks)
         assert [turn.agent for turn in episode.turns] == ["challenger_0"]
 
 
 def test_seats_of_one_agent_draw_their_own_randomness():
     game = ChallengerSolver(solvers=4, level=8)
-    replies = [t.text for t in acting.play(game, {"challenger": "generator", "solver": "guesser"}).turns[1:]]
+    replies = [t.text for t in play(game, {"challenger": "generator", "solver": "guesser"}).turns[1:]]
     assert len(set(replies)) == 4  # 16 ** 8 guesses: two alike would be no accident
 
 
 def test_challengers_keep_to_the_level_of_the_brief():
     game = ChallengerSolver(solvers=1, level=5)
     for name in ("oracle", "generator", "guesser"):
-        levels = {
-            acting.play(game, {"challenger": name, "solver": "floor"}, seed=str(i)).tasks[1].level for i in range(6)
-        }
+        levels = {play(game, {"challenger": name, "solver": "floor"}, seed=str(i)).tasks[1].level for i in range(6)}
         assert levels == {5}
 
 
 def test_two_turns_of_one_seat_draw_their_own_randomness():
-    turns = acting.play(broken_envs.Sums(), {"player": "random"}).turns
+    turns = play(broken_envs.Sums(), {"player": "random"}).turns
     assert len(turns) == 4 and len({t.text for t in turns}) == 4

@@ -1,4 +1,4 @@
-"""SelfJudge: the game's facts, what is hidden, both notations, odd arrangements, and the four faces."""
+"""SelfJudge: the game's facts, what is hidden, both notations, odd arrangements, and the API adapters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from _judged import judged, prefers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dream_envs
-from dream_envs import acting
 from dream_envs.core import Action, DreamEnvsError, Task, encode
 from dream_envs.envs import judge_facts, judging
 from dream_envs.envs.judging import Question
+from dream_envs.envs.pettingzoo import AEC
 from dream_envs.envs.self_judge import HIDDEN, SelfJudge
+from dream_envs.play import play
 from dream_envs.tasks.composition import Composition
 from dream_envs.testing import check
 
@@ -89,7 +89,7 @@ def test_the_compact_grammar_by_example():
     ],
 )
 def test_verdicts(kind, notation, reply, mark):
-    assert judging.mark_of(kind, notation, reply) == mark
+    assert judging.rating_of(kind, notation, reply) == mark
 
 
 def test_every_pair_is_judged_and_half_of_it_in_swapped_order():
@@ -134,6 +134,18 @@ def test_facts_of_a_table_worked_by_hand():
     assert facts["groups"]["actor_2"] == "actor" and facts["groups"]["judge_2"] == facts["groups"]["judge_3"]
 
 
+def test_groups_hold_one_role_and_the_judgements_of_one_pair_in_either_order():
+    episode = judged(["a", "b", "c"], prefers([0, 1, 2]), judgements=4)
+    groups = {}
+    for turn in episode.turns:
+        groups.setdefault(SelfJudge().group(episode, turn), []).append(turn)
+    assert [len(turns) for turns in groups.values()] == [3, 4, 4, 4]
+    assert all(len({turn.role for turn in turns}) == 1 for turns in groups.values())
+    _, *pairs = groups.values()
+    shown = [{frozenset(judging.read(t.messages[0]["content"]).answers) for t in turns} for turns in pairs]
+    assert shown == [{frozenset("ab")}, {frozenset("ac")}, {frozenset("bc")}]
+
+
 def test_a_cycle_is_counted():
     beats = {(0, 1): 0, (1, 2): 1, (0, 2): 2}
     episode = judged(["a", "b", "c"], lambda a, b, trial: "1" if beats[tuple(sorted((a, b)))] == a else "2")
@@ -154,7 +166,7 @@ def test_cycles_against_enumeration_of_orders(n, data):
 
 
 def test_the_truth_is_in_the_record_and_in_no_view_or_info():
-    env = dream_envs.make(GAME, actors=2, judgements=2, level=3)
+    env = AEC(GAME, actors=2, judgements=2, level=3)
     env.reset(seed=3, options={"task": PROBLEM})
     seen = []
     while env.agents:
@@ -201,10 +213,10 @@ def test_pointwise_judging(kind):
 
 def test_prompts_without_a_truth():
     game = SelfJudge(prompts=["Write a haiku.", "Name a colour."], notation="english", actors=2, judgements=2)
-    found = {acting.play(game, {"actor": str.upper, "judge": lambda m: "Verdict: 1"}, seed=str(i)).tasks[0].prompt
+    found = {play(game, {"actor": str.upper, "judge": lambda m: "Verdict: 1"}, seed=str(i)).tasks[0].prompt
              for i in range(12)}  # fmt: skip
     assert found == {"Write a haiku.", "Name a colour."}
-    episode = acting.play(game, {"actor": str.upper, "judge": lambda text: "Verdict: 1"})
+    episode = play(game, {"actor": str.upper, "judge": lambda text: "Verdict: 1"})
     assert set(episode.outcome.facts["truth"].values()) == {None}
     assert episode.outcome.facts["judge_accuracy"] == {"right": 0.0, "of": 0, "share": None}
     assert episode.turns[2].messages[0]["content"].count("> ") == 3
@@ -266,12 +278,12 @@ def test_the_views_of_both_roles_and_the_vector():
     vec = gymnasium.make_vec("dream_envs/SelfJudge-Actor-v0", 3, actors=2, judgements=2)
     vec.reset(seed=0)
     _, rewards, over, _, infos = vec.step(["a", "b", "c"])
-    assert over.all() and rewards.shape == (3,) and infos["facts"]["asked"].tolist() == [2, 2, 2]
+    assert over.all() and rewards.shape == (3,) and infos["final_info"]["facts"]["asked"].tolist() == [2, 2, 2]
 
 
 def test_golden_episode():
     # The same seed and replies must give the same prompts, facts and ending: else the version goes up.
-    episode = acting.play(SelfJudge(), {"actor": "guesser", "judge": "oracle"}, seed="golden")
+    episode = play(SelfJudge(), {"actor": "guesser", "judge": "oracle"}, seed="golden")
     turns = [(t.agent, t.messages, t.text) for t in episode.turns]
     from dream_envs.core import content_hash
 

@@ -21,8 +21,8 @@ from dream_envs.baselines.studies import self_judging as study
 from dream_envs.baselines.studies import self_judging_report as report
 from dream_envs.core import DreamEnvsError, Episode
 from dream_envs.envs.self_judge import SelfJudge
+from dream_envs.play import rollout
 from dream_envs.rewards.self_judge import serl
-from dream_envs.rollout import rollout
 from dream_envs.runs import Run
 from dream_envs.seeds import stream
 

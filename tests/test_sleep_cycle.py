@@ -1,4 +1,4 @@
-"""SleepCycle: phases, what is in view and what is gone, the matrix and what is made of it, budget, faces, pages."""
+"""SleepCycle: phases, what is in view and what is gone, the matrix and what is made of it, budget, adapters, pages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from _notebook import Notebook
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dream_envs
-from dream_envs import acting
 from dream_envs.core import Action, Challenge, DreamEnvsError, Task, Usage, content_hash, decode_episode, encode
+from dream_envs.envs.pettingzoo import AEC
 from dream_envs.envs.sleep_cycle import SleepCycle
+from dream_envs.play import Runner, Table, assign_agents, episode_from, play
 from dream_envs.rewards.sleep import closed_book
 from dream_envs.seeds import stream
 from dream_envs.tasks.lessons import OperationLessons
@@ -29,11 +29,11 @@ KINDS = [{}, {"notation": "english"}, {"lessons": "documents"}]
 
 def states(game, seed="0", agents=None):
     """Every state of an episode, the first and the last included."""
-    runner = acting.Runner(game, acting.cast(game, agents or {"learner": "guesser", "dreamer": "guesser"}))
-    table = acting.Table(game, seed)
+    runner = Runner(game, assign_agents(game, agents or {"learner": "guesser", "dreamer": "guesser"}))
+    table = Table(game, seed)
     yield table.state
     while game.outcome(table.state) is None:
-        runner.wave([table])
+        runner.step([table])
         yield table.state
 
 
@@ -93,15 +93,15 @@ def test_the_property_above_would_see_a_leak(arguments):
 def test_probes_were_never_asked_awake():
     game = SleepCycle(nights=4, probes=16, wakes=4, lesson_args={"levels": (2, 3)})
     plan = game.start(None, stream("plan")).plan
-    awake = {task.prompt for wave in plan if wave.phase == "wake" for task in wave.tasks}
-    probed = {task.prompt for wave in plan if wave.phase in ("before", "recall", "ahead") for task in wave.tasks}
+    awake = {task.prompt for step in plan if step.phase == "wake" for task in step.tasks}
+    probed = {task.prompt for step in plan if step.phase in ("before", "recall", "ahead") for task in step.tasks}
     assert len(awake) > 100 and len(probed) > 100 and not awake & probed
 
 
 def played(game, right, seed="0", **others):
     """An episode in which ``right(agent, phase, night, lesson)`` says who is right; it may also be an Action."""
-    table = acting.Table(game, seed)
-    runner = acting.Runner(game, {})
+    table = Table(game, seed)
+    runner = Runner(game, {})
     while seats := game.turns(table.state):
         phase, night, lesson = place(game, table.state)
         moves = {}
@@ -110,11 +110,11 @@ def played(game, right, seed="0", **others):
                 moves[seat.agent] = others.get("dream", lambda *_: Action(""))(seat.agent, night)
                 continue
             said = right(seat.agent, phase, night, lesson)
-            wave = table.state.plan[len(table.state.marks)]
-            gold = game.lessons.gold(wave.tasks[game.learners.index(seat.agent)])
+            step = table.state.plan[len(table.state.results)]
+            gold = game.lessons.gold(step.tasks[game.learners.index(seat.agent)])
             moves[seat.agent] = said if isinstance(said, Action) else Action(gold if said else "no")
-        runner.wave([table], [moves])
-    return acting.episode_from(game, table.state, table.turns, seed=seed, reward=others.get("reward"))
+        runner.step([table], [moves])
+    return episode_from(game, table.state, table.turns, seed=seed, reward=others.get("reward"))
 
 
 def test_the_matrix_and_its_measures_by_hand():
@@ -208,11 +208,23 @@ def test_dreams_are_recorded_with_author_answer_and_fate():
     assert decode_episode(encode(episode)) == episode
 
 
+def test_groups_are_the_answers_to_one_question_and_all_dreams():
+    game = SleepCycle(nights=2, probes=16, lesson_args={"levels": 1})
+    one, other = (play(game, {"learner": "guesser", "dreamer": "oracle"}, index=i) for i in (0, 1))
+    by_question = {}
+    for turn in one.turns:
+        by_question.setdefault((turn.role, turn.messages[-1]["content"]), set()).add(game.group(one, turn))
+    assert all(len(groups) == 1 for groups in by_question.values())
+    learners = {game.group(e, t) for e in (one, other) for t in e.turns if t.role == "learner"}
+    assert len(learners) == 2 * sum(role == "learner" for role, _ in by_question)  # an episode's lessons are its own
+    assert {game.group(e, t) for e in (one, other) for t in e.turns if t.role == "dreamer"} == {"dreams"}
+
+
 @pytest.mark.parametrize("arguments", KINDS, ids=str)
 def test_oracle_amnesiac_and_floor(arguments):
     game = SleepCycle(probes=16, nights=3, **arguments)
     facts = {
-        kind: acting.play(game, {"learner": kind, "dreamer": kind}, seed="1").outcome.facts
+        kind: play(game, {"learner": kind, "dreamer": kind}, seed="1").outcome.facts
         for kind in ("oracle", "amnesiac", "floor")
     }
     assert facts["oracle"]["average_accuracy"] == 1.0 and facts["oracle"]["gap"] == 0.0
@@ -228,7 +240,7 @@ def test_chance_is_what_a_guesser_gets():
     hits = [
         r["value"]
         for i in range(20)
-        for r in acting.play(game, {"learner": "guesser", "dreamer": "floor"}, seed=str(i)).outcome.facts["questions"]
+        for r in play(game, {"learner": "guesser", "dreamer": "floor"}, seed=str(i)).outcome.facts["questions"]
     ]
     assert abs(np.mean(hits) - 1 / 16) < 5 * math.sqrt(1 / 16 / len(hits)) and len(hits) > 10_000
 
@@ -307,7 +319,7 @@ class Leaky(SleepCycle):
     """Tells an answer in the infos of everybody."""
 
     def public_info(self, state):
-        tasks = self._wave(state).tasks
+        tasks = self._now(state).tasks
         return {**super().public_info(state), "hint": tasks[-1].answer if tasks else ""}
 
 
@@ -359,7 +371,7 @@ def test_a_wrong_argument_is_said_in_one_line(arguments, words):
 
 def test_it_begins_from_no_task():
     with pytest.raises(DreamEnvsError, match="from no task"):
-        dream_envs.make(GAME).reset(seed=0, options={"task": Task(family="operations", level=1, prompt="a:I")})
+        AEC(GAME).reset(seed=0, options={"task": Task(family="operations", level=1, prompt="a:I")})
 
 
 @pytest.mark.parametrize(
@@ -373,7 +385,7 @@ def test_it_begins_from_no_task():
 )
 def test_golden_episode(arguments, expected):
     # The same seed and replies must give the same prompts, facts and ending: else the version goes up.
-    episode = acting.play(SleepCycle(**arguments), {"learner": "guesser", "dreamer": "oracle"}, seed="golden")
+    episode = play(SleepCycle(**arguments), {"learner": "guesser", "dreamer": "oracle"}, seed="golden")
     turns = [(t.agent, t.messages, t.text) for t in episode.turns]
     text = json.dumps([turns, json.loads(encode(episode.outcome))], sort_keys=True)
     assert (episode.version, content_hash(text)) == (0, expected)

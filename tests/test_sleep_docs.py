@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dream_envs import acting
 from dream_envs.envs.sleep_cycle import SleepCycle
+from dream_envs.play import play
 from dream_envs.seeds import stream
 from dream_envs.tasks.documents import DocumentLessons
 from dream_envs.tasks.lessons import OperationLessons
@@ -75,5 +75,5 @@ def test_the_table_of_facts_names_them_all():
     named = set(
         re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `")))
     )
-    facts = acting.play(SleepCycle(nights=1), {"learner": "floor", "dreamer": "floor"}).outcome.facts
+    facts = play(SleepCycle(nights=1), {"learner": "floor", "dreamer": "floor"}).outcome.facts
     assert named == set(facts) - {"agents"}

@@ -1,4 +1,4 @@
-"""The vector face: text comes whole, games end and begin as Gymnasium says, agents are asked once a wave."""
+"""The vector adapter: text comes whole, games end and begin as Gymnasium says, agents are asked once a step."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-import dream_envs
-from dream_envs import acting, registry
+from dream_envs import registry
 from dream_envs.core import DreamEnvsError
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.envs.vector import VectorSingleRole
+from dream_envs.play import as_agent
 
 SOLVER = "dream_envs/ChallengerSolver-Solver-v0"
 ODD = "≤ é 🙂 \u202e \x00"
@@ -25,7 +25,7 @@ def gold(prompt):
 @pytest.mark.parametrize("mode", [None, "sync", "async"])
 def test_text_goes_round_in_every_vector(mode):
     others = {"solver": lambda text: ODD, "challenger": lambda text: "c:BDA"}
-    arguments = {"vectorization_mode": mode} if mode else {}
+    arguments = {"vectorization_mode": mode} if mode else {"autoreset_mode": "NextStep"}
     if mode == "async":
         arguments["vector_kwargs"] = {"shared_memory": False}
     vector = gymnasium.make_vec("dream_envs/ChallengerSolver-Judge-v0", num_envs=3, others=others, **arguments)
@@ -44,7 +44,7 @@ def test_shared_memory_is_refused_loudly():
 
 
 def test_native_vector_equals_single_views_seed_by_seed():
-    vector = gymnasium.make_vec(SOLVER, num_envs=5, autoreset_mode="SameStep")
+    vector = gymnasium.make_vec(SOLVER, num_envs=5)
     assert isinstance(vector, VectorSingleRole)
     singles = [gymnasium.make(SOLVER).unwrapped for _ in range(5)]
     seeds = [11, 12, 13, 11, 99]
@@ -63,7 +63,7 @@ def test_native_vector_equals_single_views_seed_by_seed():
 
 
 def test_next_step_autoreset_ignores_the_action():
-    vector = gymnasium.make_vec(SOLVER, num_envs=2)
+    vector = gymnasium.make_vec(SOLVER, num_envs=2, autoreset_mode="NextStep")
     assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     texts, _ = vector.reset(seed=4)
     same, rewards, terminations, _, _ = vector.step([gold(t) for t in texts])
@@ -93,12 +93,12 @@ def test_vector_seeds_are_hashed_not_counted():
     assert vector.reset(seed=0)[0] == first
 
 
-def test_each_agent_is_asked_once_a_wave():
+def test_each_agent_is_asked_once_a_step():
     sizes = {"challenger": [], "solver": []}
 
     class Counts:
         def __init__(self, role, game):
-            self.role, self.inner = role, acting.as_agent("generator", game)
+            self.role, self.inner = role, as_agent("generator", game)
             self.privileged = True
 
         def act(self, requests):
@@ -107,7 +107,7 @@ def test_each_agent_is_asked_once_a_wave():
 
     game = ChallengerSolver(solvers=3)
     others = {role: Counts(role, game) for role in sizes}
-    vector = VectorSingleRole(16, game=game, role="solver", others=others, autoreset_mode="SameStep")
+    vector = VectorSingleRole(16, game=game, role="solver", others=others)
     vector.reset(seed=0)
     vector.step(["x"] * 16)
     assert sizes == {"challenger": [16, 16], "solver": [32]}
@@ -130,7 +130,7 @@ def test_vector_snapshot():
 
 @pytest.mark.parametrize("wrong", [["a"], ["a", "b", "c"], "ab", [1, 2]])
 def test_vector_actions_are_one_string_a_game(wrong):
-    vector = dream_envs.make_vec("ChallengerSolver-Solver-v0", 2)
+    vector = gymnasium.make_vec(SOLVER, 2)
     vector.reset(seed=0)
     with pytest.raises(DreamEnvsError):
         vector.step(wrong)

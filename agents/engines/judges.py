@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dream_envs.acting import PrivilegedRequest
 from dream_envs.agents.engines.scripted import Oracle, Scripted
 from dream_envs.core import DreamEnvsError, Game, Request, TaskFamily
 from dream_envs.envs import judging
+from dream_envs.play import PrivilegedRequest
 from dream_envs.seeds import digest, stream
 
 _PLEAS = re.compile(r"choose me|pick me|best answer|great question|trust me|you are (?:right|wise|the best)", re.I)
@@ -37,7 +37,7 @@ class Judge(Scripted):
         likings = [self.liking(answer, i, rng) for i, answer in enumerate(answers)]
         if asked is None:
             return " ".join(["1" if liking >= 0.5 else "0" for liking in likings])
-        low, high = judging.MARKS[asked.kind, asked.notation]
+        low, high = judging.RATINGS[asked.kind, asked.notation]
         if asked.kind == "pairwise":
             mark = int(rng.integers(low, high + 1))
             if likings[0] != likings[1]:
@@ -95,7 +95,7 @@ class ConstantJudge(Judge):
         """The number at that end of those allowed."""
         if (asked := self.question(request)) is None:
             return " ".join(["1" if self.high else "0"] * len(self.replies(request)))
-        return judging.say(asked.kind, asked.notation, judging.MARKS[asked.kind, asked.notation][int(self.high)])
+        return judging.say(asked.kind, asked.notation, judging.RATINGS[asked.kind, asked.notation][int(self.high)])
 
 
 class LengthLover(Judge):

@@ -234,9 +234,10 @@ class LocalAgent:
     def probabilities(self, requests: Sequence[Request], texts: Sequence[str]) -> np.ndarray | None:
         """``float64[len(requests), len(texts)]``: how likely a completion is this text, token by token, and then ends.
 
-        None where that is not known from the logits: greedy, truncated (``top_p``, ``min_p``) or constrained decoding.
+        None where that is not known from the logits alone: greedy, truncated (``top_p``, ``min_p``), ``constrained`` or
+        ``stopping`` decoding.
         """
-        if not self.temperature or self.top_p < 1 or self.min_p > 0 or self.form is not None:
+        if not self.temperature or self.top_p < 1 or self.min_p > 0 or self.form or self.accepted:
             return None
         pairs = [(request.messages, text) for request in requests for text in texts]
         logits, ids = self.completion_logits([m for m, _ in pairs], [text for _, text in pairs])

@@ -2,7 +2,7 @@
 
 They calibrate every environment (an oracle has to reach the top of its role's reward, a floor the bottom), fill empty
 seats, and attack the gates.  All randomness comes from ``request.seed``, so that a reply does not depend on what else
-is in the batch.  They are *privileged*: ``acting`` hands them the task with its answer, as no other agent is; from a
+is in the batch.  They are *privileged*: ``play`` hands them the task with its answer, as no other agent is; from a
 plain ``Request`` they read the problem with the family's parser, where its prompt is also a proposal.
 
 A game with roles of its own may bring its own replies in a method
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from dream_envs.acting import PrivilegedRequest, text_of
 from dream_envs.core import (
     REJECT_CODES,
     Action,
@@ -29,6 +28,7 @@ from dream_envs.core import (
     TaskFamily,
 )
 from dream_envs.envs import judging
+from dream_envs.play import PrivilegedRequest, text_of
 from dream_envs.seeds import stream
 
 _GRAVITY = {code: rank for rank, code in enumerate(REJECT_CODES)}
@@ -77,7 +77,7 @@ class Scripted:
     def judge(self, request: Request, rng: np.random.Generator) -> str:
         """A coin for each reply, or one of the verdicts that a question allows."""
         if (asked := self.question(request)) is not None:
-            low, high = judging.MARKS[asked.kind, asked.notation]
+            low, high = judging.RATINGS[asked.kind, asked.notation]
             return judging.say(asked.kind, asked.notation, int(rng.integers(low, high + 1)))
         return " ".join([str(int(v)) for v in rng.integers(2, size=len(self.replies(request)))])
 
@@ -137,7 +137,7 @@ class Oracle(Scripted):
         """A judge's reply to whatever it was asked, given which of the answers before it are to count as right."""
         if (asked := self.question(request)) is None:
             return " ".join(["1" if one else "0" for one in right])
-        low, high = judging.MARKS[asked.kind, asked.notation]
+        low, high = judging.RATINGS[asked.kind, asked.notation]
         mark = (high if right[0] else low) if len(right) == 1 else low if right[0] else high
         if len(right) == 2 and right[0] == right[1]:
             mark = int(rng.integers(low, high + 1))

@@ -192,7 +192,7 @@ class SleepConsolidation:
                 self.learner.save(str(self.slow))
         begins = LocalAgent(str(self.slow)) if slow else teacher
         student, night = self._runner(teacher, "night").night(begins, self.buffer.all(), len(self.nights))
-        told = {"slow": slow}
+        told: dict[str, Any] = {"slow": slow}
         if self.curve is not None:
             told |= {"curve_before": self.curve(teacher), "curve_after": self.curve(student)}
         night = msgspec.structs.replace(night, **told)

@@ -216,7 +216,7 @@ class PolicyLearner:
                 seed=digest("trl", self.seed, bits=24),
                 save_every=chosen.save_every,
                 kl=chosen.kl,
-                warmup=chosen.warmup,
+                warmup=min(chosen.warmup, budget // 2),  # its first step has rate 0
                 clip=chosen.clip,
                 report_to=tuple(getattr(run, "report_to", ())) if collector.rank == 0 else (),
                 updates=chosen.updates,

@@ -27,8 +27,8 @@ from dream_envs import seeds
 from dream_envs.baselines.benchmarks.rows import Options, Row, at_least, median_ratio, side_by_side
 from dream_envs.core import Action, AgentLike, Event, Message, Outcome, Request, RoleSpec, Seat, Task
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import EpisodeWriter, rollout
 from dream_envs.rewards.presets import challenger_solver
-from dream_envs.rollout import EpisodeWriter, rollout
 
 RECORDED = 5000.0
 #: Seconds that a peer may take for one answer, its imports included.

@@ -26,8 +26,8 @@ from dream_envs.agents.training.trl_adapter import CheckpointCallback, TrainingR
 from dream_envs.baselines.benchmarks.rows import Options, Row, at_least, at_most, median_ratio, side_by_side
 from dream_envs.core import Action, Message, Request
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import EpisodeWriter, rollout
 from dream_envs.rewards.presets import challenger_solver
-from dream_envs.rollout import EpisodeWriter, rollout
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 

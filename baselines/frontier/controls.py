@@ -15,7 +15,6 @@ import msgspec
 import torch
 
 from dream_envs import registry
-from dream_envs.acting import ask
 from dream_envs.agents.engines.local import LocalAgent, keep_memory
 from dream_envs.agents.training.sft import fine_tune
 from dream_envs.baselines.frontier.elicited import Elicited, Model, load_model
@@ -24,6 +23,7 @@ from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Action, DreamEnvsError, Limits, Request, Task
 from dream_envs.frontier.arms import ARMS
 from dream_envs.frontier.suite import Suite
+from dream_envs.play import ask
 from dream_envs.report.frontier_page import write_frontier
 from dream_envs.seeds import digest, stream
 

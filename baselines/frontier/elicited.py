@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs.acting import ask
 from dream_envs.agents.elicitation import elicit
 from dream_envs.agents.elicitation.cot_decoding import CotDecoding
 from dream_envs.agents.engines.local import LocalAgent, resolve
@@ -27,6 +26,7 @@ from dream_envs.frontier.draws import Asker, Unavailable
 from dream_envs.frontier.panels import Exact
 from dream_envs.frontier.protocol import Measured, Tick
 from dream_envs.frontier.suite import Problem, Suite
+from dream_envs.play import ask
 from dream_envs.seeds import digest, stream
 
 SHOTS = 4

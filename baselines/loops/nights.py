@@ -194,7 +194,7 @@ class SleepAgent:
 
 
 def lesson_questions(lessons: Any) -> Any:
-    """Questions of Composition World with the lessons' operations, and none that is kept for probes; None for others."""
+    """Questions of Composition World with the lessons' operations, none of the probes'; None for other lessons."""
     from dream_envs.agents.sleep.dreams import FamilyQuestions
     from dream_envs.tasks.composition import Composition
 

@@ -33,10 +33,9 @@ from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.play import rollout
 from dream_envs.rewards import last_turns
 from dream_envs.rewards.algebra import weighted
-from dream_envs.rewards.labels import pseudo_label
 from dream_envs.rewards.learnability import learnability
 from dream_envs.rewards.rounds import less_repetition, shared
-from dream_envs.rewards.solver import format_reward, majority
+from dream_envs.rewards.solver import format_reward, majority, pseudo_label
 
 if TYPE_CHECKING:
     from dream_envs.baselines.loop import Context
@@ -46,7 +45,7 @@ FEWEST = 8
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Steps of each half of an iteration, episodes a ``round``, the agreement that is kept, and the rewards' weights."""
+    """Steps of each half of an iteration, episodes a ``round``, the agreement that is kept, the rewards' weights."""
 
     challenger_steps: int = 5
     solver_steps: int = 15

@@ -20,14 +20,18 @@ from dream_envs.curriculum.curriculum import Mixture
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """``episodes`` a step.  ``sleep``: nights every 25 steps."""
+    """``episodes`` a step, ``copies`` of each beginning, so that group baselines have what to compare with.
+
+    ``sleep``: nights every 25 steps.
+    """
 
     episodes: int = 128
+    copies: int = 8
     sleep: bool = False
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise DreamEnvsError(f"episodes={self.episodes}: 1 or more")
+        if not 1 <= self.copies <= self.episodes:
+            raise DreamEnvsError(f"episodes={self.episodes}, copies={self.copies}: 1 <= copies <= episodes")
 
 
 def recipe(chosen: Settings, steps: int, *, env: str = "dream_envs/ChallengerSolver-v0", model: str = "nano/compose",
@@ -40,7 +44,7 @@ def recipe(chosen: Settings, steps: int, *, env: str = "dream_envs/ChallengerSol
         nights = SleepSettings(forget=False)
     return Recipe(
         env=env,
-        mixture=Mixture(chosen.episodes, 0, 0),
+        mixture=Mixture(chosen.episodes, 0, 0, copies=chosen.copies),
         gates=(),
         learner=learner,
         learning={"lr": lr},

@@ -10,8 +10,8 @@ Departures from the paper:
   step and there is no reference to stay near to (``--learner rloo`` weighs whole answers, as DPO does);
 - the judge says right or wrong (``rubric``) instead of 0 to 5 points: ``nano/judge`` was pre-trained on that question,
   which stands for the seed data of judging (EFT), as its solving does for that of answers (IFT);
-- prompts are written by the base to the challenger prompt ``new`` without examples (the paper: few-shot, by a fixed model too), and
-  problems reserved for evaluation are turned away;
+- prompts are written by the base to the challenger prompt ``new`` without examples (the paper: few-shot, by a fixed
+  model too), and problems reserved for evaluation are turned away;
 - 16 prompts a step for 10 steps in each of 3 iterations, learning rate 2e-4 falling to 0 in each: 0.25 M parameters.
 
 As in the paper judging is not trained by a reward; it changes since the weights are shared.  The judge's accuracy

@@ -5,8 +5,8 @@ and the rest joins the seeds; sixteen answers to each, 1 for the most frequent o
 outside of the range is left out of the step (the online filter).  Writing is not trained by reward.  Not ``serl``.
 
 Departures from the paper:
-- the challenger prompt is ``new`` without examples (the paper shows eight): the nano base knows no other, so seeds reach the
-  instructions only through the weights that were trained on them;
+- the challenger prompt is ``new`` without examples (the paper shows eight): the nano base knows no other, so seeds
+  reach the instructions only through the weights that were trained on them;
 - ROUGE-L (0.7, as in the paper) compares characters, since a problem is one word here; there is nothing to apply the
   other filters to (length, banned words);
 - 64 seeds of depths 3 and 4, with no answers, and 256 replies a round, instead of 500 and 2,000; a round trains on the

@@ -25,6 +25,7 @@ import torch
 from dream_envs.baselines.nano import contexts
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
 from dream_envs.baselines.nano.judged import Judging, asked, judged, question_mask, wrong_answer
+from dream_envs.envs.kuhn_exact import INFORMATION_SETS
 from dream_envs.seeds import digest, stream
 from dream_envs.tasks.composition import Composition
 
@@ -72,6 +73,15 @@ class Readers(Support, frozen=True):
     """A support with contexts to read: operations whose tables are shown and not known."""
 
     reading: contexts.Reading = contexts.Reading()
+
+
+class LegalPlay(Support, frozen=True):
+    """A support without problems: every situation of Kuhn poker alike, and a legal move drawn uniformly."""
+
+    depths: tuple[int, ...] = ()
+    copy: float = 0.0
+    propose: float = 0.0
+    formats: dict[str, float] = {}
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -127,6 +137,8 @@ BASES: dict[str, Recipe] = {
     ),
     # Reads the table of an operation that it does not know: the ground of sleep (``baselines.sleeping``).
     "context": Grown(support=Readers(copy=0.1, formats={"trace": 1.0}), layers=5, steps=2000, batch=96, stages=1),
+    # Knows the moves of Kuhn poker and nothing of when to make them: the ground of self-play.
+    "kuhn": Recipe(support=LegalPlay(), layers=2, hidden=32, mlp=64, steps=800),
     # The control, not shipped: the same without its best format, the others in the same proportion.
     "echo_untold": Recipe(
         support=msgspec.structs.replace(ECHO, formats={"final": 0.8, "states": 0.2}), hidden=48, mlp=128, steps=500
@@ -195,6 +207,8 @@ def _begin(recipe: Recipe) -> Any:
 def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     """Endless (prompt, reply) pairs of the declared support."""
     support = recipe.support
+    while isinstance(support, LegalPlay):
+        yield f"k{INFORMATION_SETS[int(rng.integers(12))]}", "pb"[int(rng.integers(2))]
     family = Composition(**support.family_args)
     copied = support.copied if isinstance(support, Wider) else family.operations
     names, shares = list(support.formats), np.array(list(support.formats.values()))

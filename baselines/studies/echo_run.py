@@ -27,8 +27,8 @@ from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task
 from dream_envs.curriculum.curriculum import CHALLENGER, Share, Syllabus
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import read_episodes
 from dream_envs.rewards.solver import correctness
-from dream_envs.rollout import read_episodes
 from dream_envs.runs import Run, read_json
 from dream_envs.seeds import stream
 

@@ -120,15 +120,15 @@ def run(settings: Settings, out: Path, *, method: Method | None = None, threads:
         DreamEnvsError: if there is no such method, or the folder holds another run.
     """
     import torch
+    from dream_envs.baselines.loops.sleepers import sleeper_for
 
     from dream_envs.agents.engines.local import LocalAgent, keep_memory, resolve
     from dream_envs.baselines.eval_set import Yardstick
-    from dream_envs.baselines.loops.sleepers import sleeper_for
     from dream_envs.baselines.nano.recipe import weights_hash
     from dream_envs.core import Start
     from dream_envs.envs.sleep_cycle import SleepCycle
+    from dream_envs.play import rollout
     from dream_envs.rewards.sleep import closed_book
-    from dream_envs.rollout import rollout
     from dream_envs.tasks.composition import Composition
 
     if threads:

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dream_envs import acting, registry
-from dream_envs.cli import common
+from dream_envs import registry
 from dream_envs.cli import info as _info
 from dream_envs.core import DreamEnvsError
+from dream_envs.play import as_agent
 from dream_envs.testing import Report
 from dream_envs.testing import check as check_env
 from dream_envs.testing.parts import check_agent, check_family, check_reward
@@ -46,9 +46,7 @@ def _part(kind: str, name: str, settings: Mapping[str, Any]) -> Report:
 
         return check_reward(as_reward(name, **settings), name)
     if kind == "agents":
-        inner = ",".join(f"{key}={value}" for key, value in settings.items())
-        text = f"{name}({inner})" if inner else name
-        return check_agent(lambda game: acting.as_agent(common.agent_of(text, game), game), name)
+        return check_agent(lambda game: as_agent(name, game, **settings), name)
     found = registry.load("tasks", name)
     family = found
     if inspect.isclass(found):

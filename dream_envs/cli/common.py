@@ -136,39 +136,17 @@ def game_of(name: str, settings: Mapping[str, Any], roles: Iterable[str] = ()) -
     """
     import gymnasium
 
-    from dream_envs.envs import _common as common
+    from dream_envs.envs import _adapter as adapter
 
-    for full in (name, common.NAMESPACE + name):
+    for full in (name, adapter.NAMESPACE + name):
         spec = gymnasium.registry.get(full)
         if spec is not None and "game" in spec.kwargs:
             name = spec.kwargs["game"]
-    factory = registry.load("envs", common.full_id(name))
+    factory = registry.load("envs", adapter.full_id(name))
     parameters = inspect.signature(factory).parameters if callable(factory) else {}
     wanted = [role for r in roles if (role := r.rpartition("_")[0] or r) in parameters or r in parameters]
     extra = {role: True for role in wanted if role in parameters and role not in settings}
-    return common.build_game(name, {**settings, **extra}, lambda: None)
-
-
-def agent_of(text: str, game: Game) -> AgentLike:
-    """An agent from ``oracle``, ``local(model=nano/compose,temperature=0.5)`` or ``module:thing``.
-
-    A class or a function without required parameters is called (with ``game`` if it takes one); any other function is
-    the agent itself.
-
-    Raises:
-        DreamEnvsError: for an unknown name or argument.
-    """
-    name, kwargs = spec_of(text, "--seats")
-    found = registry.load("agents", name)
-    if callable(getattr(found, "act", None)) and not inspect.isclass(found):
-        return found
-    parameters = inspect.signature(found).parameters
-    loose = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in loose]
-    if not inspect.isclass(found) and not kwargs and set(needed) - {"game"}:
-        return found
-    registry.check_kwargs(found, kwargs, name)
-    return found(**({"game": game} if "game" in parameters else {}), **kwargs)
+    return adapter.build_game(name, {**settings, **extra})
 
 
 def seats_of(texts: Iterable[str], game: Game) -> dict[str, AgentLike]:
@@ -177,15 +155,16 @@ def seats_of(texts: Iterable[str], game: Game) -> dict[str, AgentLike]:
     Raises:
         DreamEnvsError: for a role that the game does not have, or an agent that cannot be made.
     """
-    from dream_envs import acting
+    from dream_envs.play import as_agent, roles_by_agent
 
     named = pairs_of(texts, "--seats")
-    role_of = acting.roles_by_agent(game)
+    role_of = roles_by_agent(game)
     known = [*dict.fromkeys(role_of.values()), *game.agents]
     for key in named:
         if key not in known:
             raise DreamEnvsError(registry.unknown(f"seats of {game.env_id}", key, known))
-    made = {text: agent_of(text, game) for text in dict.fromkeys(named.values())}
+    specs = {text: spec_of(text, "--seats") for text in named.values()}
+    made = {text: as_agent(name, game, **config) for text, (name, config) in specs.items()}
     return {key: made[text] for key, text in named.items()}
 
 
@@ -218,7 +197,7 @@ def episodes_of(path: Path) -> Iterator[Episode]:
     """
     import msgspec
 
-    from dream_envs.rollout import read_episodes
+    from dream_envs.play import read_episodes
 
     source, line = read_episodes(path), 0
     while True:

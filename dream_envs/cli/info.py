@@ -63,7 +63,7 @@ def places(name: str) -> list[tuple[str, str]]:
     """
     import gymnasium
 
-    from dream_envs.envs._common import NAMESPACE
+    from dream_envs.envs._adapter import NAMESPACE
 
     found = []
     for kind in registry.KINDS:

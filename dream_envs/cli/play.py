@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dream_envs import acting
-from dream_envs import rollout as rolling
 from dream_envs.cli import common
 from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game, Request, encode
-from dream_envs.envs import _common as faces
+from dream_envs.envs import _adapter as adapter
+from dream_envs.play import assign_agents
+from dream_envs.play import play as play_one
+from dream_envs.play import rollout as play_all
 from dream_envs.rewards.base import STATUS_ORDER, Summary, aggregate, role_of
 from dream_envs.runs import Run
 
@@ -32,7 +33,7 @@ class Human:
         err = sys.stderr
         print(common.style(f"── you are {request.agent}", common.BOLD, err), file=err)
         for message in request.messages:
-            print(f"  {message['role']}: {faces._shown(message['content'])}", file=err)
+            print(f"  {message['role']}: {adapter.shown(message['content'])}", file=err)
         lines: list[str] = []
         while not lines or lines[-1].endswith("\\"):
             print("  > ", end="", file=err, flush=True)
@@ -61,9 +62,9 @@ class Given:
         seats = common.seats_of(self.seats, game)
         if human:
             role, seat = (None, human) if human in game.agents else (human, None)
-            seats[faces.pick_seat(game, role, seat)[1]] = Human()
-        filled = acting.cast(game, {**faces.default_others(game, "", None), **seats})
-        reward = common.reward_of(self.reward) if self.reward else faces.build_reward(None, game)
+            seats[adapter.pick_seat(game, role, seat)[1]] = Human()
+        filled = assign_agents(game, {**adapter.default_others(game, "", None), **seats})
+        reward = common.reward_of(self.reward) if self.reward else adapter.build_reward(None, game)
         return game, dict(filled), reward
 
 
@@ -81,7 +82,7 @@ def play(
     game, players, model = Given(name, seats, settings, reward, seed).build(human)
     for index in range(episodes):
         # the label of episode i of a rollout with this seed: the same problems there and here
-        episode = acting.play(game, players, seed=f"{seed}/{index}", index=index, reward=model)
+        episode = play_one(game, players, seed=f"{seed}/{index}", index=index, reward=model)
         if as_json:
             common.say(encode(episode).decode())
         else:
@@ -92,9 +93,9 @@ def episode_text(episode: Episode, role: str = "") -> str:
     """An episode for a terminal: its transcript, events, scores; ``role``: only turns of this role or seat."""
     turns = [t for t in episode.turns if role in ("", t.role, t.agent)]
     head = common.style(f"episode {episode.index}  {episode.env_id}  seed {episode.seed}", common.BOLD)
-    parts = [head, faces.transcript(turns)] if turns else [head]
+    parts = [head, adapter.transcript_of(turns)] if turns else [head]
     for event in episode.events:
-        facts = " ".join(f"{key}={faces._shown(str(value), 200)}" for key, value in event.data.items())
+        facts = " ".join(f"{key}={adapter.shown(str(value), 200)}" for key, value in event.data.items())
         parts.append(common.style(f"  * {event.kind} {facts}".rstrip(), common.DIM))
     if episode.outcome.status != "ok":
         parts.append(f"  outcome: {episode.outcome.status}")
@@ -102,7 +103,7 @@ def episode_text(episode: Episode, role: str = "") -> str:
         if role in ("", agent, role_of(agent)):
             colour = common.YELLOW if score.status != "ok" else common.GREEN if score.value > 0 else common.RED
             text = f"{score.value:g}" if score.status == "ok" else score.status
-            detail = f"  ({faces._shown(score.detail, 200)})" if score.detail else ""
+            detail = f"  ({adapter.shown(score.detail, 200)})" if score.detail else ""
             parts.append(f"{agent}: {common.style(text, colour)}{detail}")
     return "\n".join(parts) + "\n"
 
@@ -131,7 +132,7 @@ def rollout(
         seen = {e.index for e in common.episodes_of(run.episodes.path)}
         before = sum(index < episodes for index in seen)
         bar = common.Progress(episodes, "episodes", quiet=quiet, done=before)
-        played = rolling.rollout(
+        played = play_all(
             game,
             players,
             episodes,

@@ -226,20 +226,17 @@ def has_status(episode: Episode, status: str, role: str = "") -> bool:
 
 
 def rescore(run: Path, reward: str, out: Path | None) -> dict[str, Any]:
-    """Score every episode again, one at a time.
+    """Score every episode again.
 
     Returns:
         ``stored`` and ``reproduced`` count the scores that were there and those that came out the same in value and
         status; ``roles`` sums up the new ones.
-
-    Raises:
-        DreamEnvsError: if there is nothing to score, or no reward to do it with.
     """
-    from dream_envs import acting
     from dream_envs.cli import play as _play
-    from dream_envs.envs._common import snake_name
-    from dream_envs.rewards.base import role_of, roles
-    from dream_envs.rollout import EpisodeWriter
+    from dream_envs.envs._adapter import snake_name
+    from dream_envs.play import EpisodeWriter
+    from dream_envs.play import score as score_all
+    from dream_envs.rewards.base import role_of
 
     path = run_episodes(run)
     if out is not None and out.exists():
@@ -250,26 +247,27 @@ def rescore(run: Path, reward: str, out: Path | None) -> dict[str, Any]:
     first: dict[str, Any] | None = None
     writer = EpisodeWriter(out, tokens=True) if out is not None else None
     try:
-        for old in common.episodes_of(path):
+        source = common.episodes_of(path)
+        while batch := list(itertools.islice(source, 256)):
             if model is None:
-                name = snake_name(old.env_id)
+                name = snake_name(batch[0].env_id)
                 if name not in registry.rows("rewards"):
-                    raise DreamEnvsError(f"{old.env_id} has no reward of its own in the registry: say --reward")
+                    raise DreamEnvsError(f"{batch[0].env_id} has no reward of its own in the registry: say --reward")
                 model = common.reward_of(name)
-            new = acting.score(old, model, list(roles(old)))
-            count += 1
-            graders[old.grader or "(none)"] += 1
-            for agent, score in new.scores.items():
-                means.add(role_of(agent), score)
-                if (was := old.scores.get(agent)) is None:
-                    continue
-                stored += 1
-                equal = (was.value, was.status) == (score.value, score.status)
-                same += equal
-                if not equal and first is None:
-                    first = {"index": old.index, "agent": agent, "stored": was, "now": score}
-            if writer is not None:
-                writer.write(new)
+            for old, new in zip(batch, score_all(batch, model), strict=True):
+                count += 1
+                graders[old.grader or "(none)"] += 1
+                for agent, score in new.scores.items():
+                    means.add(role_of(agent), score)
+                    if (was := old.scores.get(agent)) is None:
+                        continue
+                    stored += 1
+                    equal = (was.value, was.status) == (score.value, score.status)
+                    same += equal
+                    if not equal and first is None:
+                        first = {"index": old.index, "agent": agent, "stored": was, "now": score}
+                if writer is not None:
+                    writer.write(new)
     finally:
         if writer is not None:
             writer.close()

@@ -28,10 +28,12 @@ class Mixture(msgspec.Struct, frozen=True):
     """What a round is made of, in episodes.
 
     ``challenger``: the game begins by itself, so that its challenger writes the problem or, where it has none, it draws
-    one.  ``mutation``: one step harder than a problem that was solved at least once.  ``replay``: known problems, solved
-    or not, up to the highest level that was ever solved.  ``generator``: problems of the family's own, of ``levels`` in
+    one.  ``mutation``: one step harder than a problem that was solved at least once.  ``replay``: known ones, solved or
+    not, up to the highest level that was ever solved.  ``generator``: problems of the family's own, of ``levels`` in
     turn.  ``dataset``: problems of a fixed list.  Where there is nothing yet to mutate or replay, the challenger takes
     the place or, without one (0), the generator.
+
+    ``copies``: how many episodes in a row share the beginning that the game draws, so that they can be compared.
 
     ``parents`` and ``replays`` are samplers; by default every level alike, so that a level which the loop skipped is
     not lost: what nobody solves gives no signal and would never come back (``LOG.md``).
@@ -43,12 +45,13 @@ class Mixture(msgspec.Struct, frozen=True):
     generator: int = 0
     dataset: int = 0
     levels: tuple[int, ...] = ()
+    copies: int = 1
     parents: str = "by_level"
     replays: str = "by_level"
 
     def __post_init__(self) -> None:
-        if min(self.counts) < 0 or self.total < 1:
-            raise DreamEnvsError(f"{self}: counts are 0 or more and at least one is positive")
+        if min(self.counts) < 0 or self.total < 1 or self.copies < 1:
+            raise DreamEnvsError(f"{self}: counts are 0 or more, at least one is positive, copies 1 or more")
         sampler.sampler(self.replays)
         sampler.sampler(self.parents)
 
@@ -123,7 +126,8 @@ class Curriculum:
             generated = mixture.total - len(given)
         given += self._generated(generated, rng)
         free, first = mixture.total - len(given), round * mixture.total
-        starts = [Start(first + i) for i in range(free)]
+        copies = mixture.copies
+        starts = [Start(first + i, draw=first + i - i % copies if copies > 1 else None) for i in range(free)]
         for i, (task, author, prompt) in enumerate(given, free):
             if self.proposer and self.family is not None:
                 action = Action(self.family.as_proposal(task))
@@ -232,7 +236,7 @@ class Curriculum:
 
 
 def replay_prompt(task: Task) -> Task:
-    """A challenger prompt that names what is replayed; its origin tells the game that the archive's gate does not apply."""
+    """A challenger prompt that names what is replayed; its origin tells the game not to ask its gate."""
     return _prompt("replay", "replay", task.family, task.level, task.id)
 
 

@@ -33,27 +33,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
-from dream_envs import registry
-from dream_envs.core import (
-    Action,
-    Challenge,
-    DreamEnvsError,
-    Episode,
-    Event,
-    Limits,
-    Message,
-    Outcome,
-    Reject,
-    RoleSpec,
-    Score,
-    Seat,
-    Task,
-    TaskFamily,
-    Turn,
-)
+from dream_envs import core
+from dream_envs.core import Action, DreamEnvsError, Limits, Outcome, Reject, RoleSpec, Score, Seat, Task
 from dream_envs.envs import judge_facts
-from dream_envs.envs.judging import MARKS, NOTATIONS, Ballot, Panel, Question, worth
+from dream_envs.envs._shared import SILENT, check_whole, family_of, minted
+from dream_envs.envs.judging import NOTATIONS, RATINGS, Panel, Question, Verdict, worth
 
 CHALLENGER, JUDGE = "challenger_0", "judge_0"
 Gate = Callable[[Task], Reject | None]
@@ -65,12 +51,12 @@ class State(msgspec.Struct, frozen=True):
     brief: Task
     phase: str = "propose"
     proposal: Action | None = None
-    challenge: Challenge | None = None
+    challenge: core.Challenge | None = None
     reject: Reject | None = None
     replies: tuple[Action, ...] = ()
     verdicts: tuple[Score, ...] = ()
     truths: tuple[Score, ...] = ()
-    ballots: tuple[Ballot, ...] = ()
+    panel: tuple[Verdict, ...] = ()
 
 
 class ChallengerSolver:
@@ -95,13 +81,9 @@ class ChallengerSolver:
     proposer = CHALLENGER
     solver_role = "solver"
 
-    def group(self, episode: Episode, turn: Turn) -> str:
-        """All proposals of a round are one group; a solver is compared with the others at its own problem."""
-        return "proposals" if turn.role == "challenger" else f"{episode.index}/{turn.role}"
-
     def __init__(
         self,
-        family: str | TaskFamily = "composition",
+        family: str | core.TaskFamily = "composition",
         *,
         notation: str = "compact",
         solvers: int = 4,
@@ -113,48 +95,40 @@ class ChallengerSolver:
         level: int | None = None,
         family_args: Mapping[str, Any] | None = None,
     ) -> None:
-        if not isinstance(solvers, int) or not 1 <= solvers <= 1024:
-            raise DreamEnvsError(f"solvers={solvers!r}: a whole number from 1 to 1024")
-        if isinstance(family, str):
-            made: TaskFamily = registry.create("tasks", family, notation=notation, **dict(family_args or {}))
-        elif family_args:
-            raise DreamEnvsError("family_args goes with a family's name; give them to the family object itself")
-        else:
-            made = family
-        self.family = family = made
+        check_whole("solvers", solvers, 1, 1024)
+        self.family = family = family_of(family, notation, family_args)
         if level is not None and level not in family.levels:
             raise DreamEnvsError(f"level={level}: {family.name} has {family.levels.start} to {family.levels.stop - 1}")
-        self.solvers, self.judge, self.free_text, self.gate, self.level = solvers, judge, free_text, gate, level
+        self.solvers, self.judge, self.free_text, self.gate = solvers, judge, free_text, gate
         self.solver_names = tuple(f"solver_{i}" for i in range(solvers))
         self.panel = self._panel(judge, judgements, judge_notation)
         judges = self.panel.judges if self.panel is not None else (JUDGE,) if judge else ()
         form = self.panel.reply_form() if self.panel is not None else "one 0 or 1 a reply, separated by blanks"
         self.agents = (CHALLENGER, *self.solver_names, *judges)
         # The lowest rate of success above 0 that verdicts can make; scripted judges, who agree, make 1 / solvers.
-        steps = solvers if self.panel is None else solvers * judgements * MARKS[self.panel.kind, self.panel.notation][1]
-        self.reachable = {} if self.panel is None else {"challenger": (0.0, 1.0 - 1.0 / solvers)}
-        self.roles = (
+        steps, self.bounds = solvers, dict[str, Any]()
+        if self.panel is not None:
+            steps *= judgements * RATINGS[self.panel.kind, self.panel.notation][1]
+            self.bounds = {"challenger": (0.0, 1.0 - 1.0 / solvers)}
+        self.roles: tuple[RoleSpec, ...] = (
             RoleSpec("challenger", 1, "a problem in the family's notation", (0.0, 1.0 - 1.0 / steps)),
             RoleSpec("solver", solvers, "the answer in the family's notation", (0.0, 1.0)),
-            *((RoleSpec("judge", len(judges), form, (0.0, 1.0)),) if judge else ()),
         )
-        chars = 4 * family.max_chars + 4096 if free_text else family.max_chars
-        propose = Limits(max_tokens=family.max_chars if not free_text else 1024, max_chars=chars)
-        solve = Limits(max_tokens=family.max_reply_tokens, max_chars=max(64, 8 * family.max_reply_tokens))
+        if judge:
+            self.roles += (RoleSpec("judge", len(judges), form, (0.0, 1.0)),)
+        chars = family.max_chars
+        propose = Limits(1024, 4 * chars + 4096) if free_text else Limits(chars, chars)
+        solve = Limits(family.max_reply_tokens, max(64, 8 * family.max_reply_tokens))
         self._seats = {
             "propose": [Seat(CHALLENGER, "challenger", propose)],
             "solve": [Seat(name, "solver", solve) for name in self.solver_names],
-            "judge": [Seat(JUDGE, "judge", Limits(max_tokens=2 * solvers + 8, max_chars=4 * solvers + 64))],
+            "judge": [Seat(JUDGE, "judge", Limits(2 * solvers + 8, 4 * solvers + 64))],
             "end": [],
         }
-        self._brief = Task(family=family.name, level=level or 0, prompt=family.brief(level), origin="brief")
-        self._start = State(self._brief)
+        self._start = State(self.brief(level=level))
 
     def start(self, task: Task | None, rng: np.random.Generator) -> State:
-        """Begin with the game's own brief, or with another one (see ``brief``); the rules themselves draw nothing.
-
-        A brief of origin ``replay`` asks for a problem that is known already: the gate is not asked.
-        """
+        """Begin with the game's own brief, or another (see ``brief``); with origin ``replay`` no gate is asked."""
         return self._start if task is None else State(task)
 
     def brief(self, reference: Task | None = None, level: int | None = None) -> Task:
@@ -168,7 +142,7 @@ class ChallengerSolver:
             return self.panel.seats([reply.status == "ok" for reply in state.replies])
         return self._seats[state.phase]
 
-    def view(self, state: State, agent: str) -> list[Message]:
+    def view(self, state: State, agent: str) -> list[core.Message]:
         """What ``agent`` may see now; agents other than those of ``turns`` see what they saw in their own turn."""
         if agent == CHALLENGER:
             return [{"role": "user", "content": state.brief.prompt}]
@@ -183,38 +157,26 @@ class ChallengerSolver:
                 return []
             return self.panel.messages(agent, state.challenge.prompt, self._shown(state))
         replies = "\n".join(f"[{i}] {a.text}" for i, a in enumerate(state.replies))
-        text = (
-            f"Problem:\n{state.challenge.prompt}\n\nReplies:\n{replies}\n\n"
-            f"Write {self.solvers} verdicts in order, 1 for right and 0 for wrong, separated by blanks."
-        )
+        asked = f"Write {self.solvers} verdicts in order, 1 for right and 0 for wrong, separated by blanks."
+        text = f"Problem:\n{state.challenge.prompt}\n\nReplies:\n{replies}\n\n{asked}"
         return [{"role": "user", "content": text}]
 
     def apply(self, state: State, actions: Mapping[str, Action]) -> State:
         """The next state; an agent whose action is missing is taken to have said nothing."""
         if state.phase == "propose":
-            return self._propose(state, actions.get(CHALLENGER, _SILENT))
+            return self._propose(state, actions.get(CHALLENGER, SILENT))
         if state.phase == "solve":
-            replies = tuple([actions.get(name, _SILENT) for name in self.solver_names])
-            challenge, verify = state.challenge, self.family.verify
-            assert challenge is not None
-            truths = tuple(
-                [
-                    verify(challenge, a.text) if a.status == "ok" else Score(0.0, a.status, grader="no reply")
-                    for a in replies
-                ]
-            )
-            if self.panel is not None and not any(reply.status == "ok" for reply in replies):
-                nobody = (Ballot(None, "abstain"),) * len(self.panel.asks)
-                return State(state.brief, "end", state.proposal, challenge, None, replies, truths, truths, nobody)
-            phase = "judge" if self.judge else "end"
-            return State(state.brief, phase, state.proposal, challenge, None, replies, truths, truths)
+            replies = tuple([actions.get(name, SILENT) for name in self.solver_names])
+            truths = tuple([self._truth(state.challenge, reply) for reply in replies])
+            state = replace(state, phase="judge", replies=replies, verdicts=truths, truths=truths)
+            if self.judge and self.turns(state):
+                return state
+            nobody = (Verdict(None, "abstain"),) * len(self.panel.asks) if self.panel is not None else ()
+            return replace(state, phase="end", panel=nobody)
         if state.phase == "judge" and self.panel is not None:
             return self._judged(state, self.panel, actions)
         if state.phase == "judge":
-            verdicts = self._verdicts(actions.get(JUDGE, _SILENT))
-            return State(
-                state.brief, "end", state.proposal, state.challenge, None, state.replies, verdicts, state.truths
-            )
+            return replace(state, phase="end", verdicts=self._verdicts(actions.get(JUDGE, SILENT)))
         raise AssertionError("apply after the end: turns() is empty, the game is over")
 
     def outcome(self, state: State) -> Outcome | None:
@@ -226,76 +188,72 @@ class ChallengerSolver:
         """
         if state.phase != "end":
             return None
-        facts: dict[str, Any]
+        facts: dict[str, Any] = {"agents": list(self.agents)}
         if state.challenge is None:
             reject = state.reject or Reject("empty")
-            status = state.proposal.status if state.proposal else "ok"
-            facts = {"valid": False, "reject": reject.code, "solve_rate": None, "correct": {}}
-            return Outcome(status, {"agents": list(self.agents), **facts})
+            facts |= {"valid": False, "reject": reject.code, "solve_rate": None, "correct": {}}
+            return Outcome(state.proposal.status if state.proposal else "ok", facts)
         values = [v.value for v in state.verdicts if v.status == "ok"]
-        facts = {
-            "agents": list(self.agents),
+        facts |= {
             "valid": True,
             "reject": "",
             "solve_rate": sum(values) / len(values) if values else None,
-            "correct": {
-                n: v.value if v.status == "ok" else None for n, v in zip(self.solver_names, state.verdicts, strict=True)
-            },
+            "correct": self._by_solver(state.verdicts),
         }
         if self.judge:
-            facts["truth"] = {
-                n: v.value if v.status == "ok" else None for n, v in zip(self.solver_names, state.truths, strict=True)
-            }
+            facts["truth"] = self._by_solver(state.truths)
             facts["verdict_status"] = state.verdicts[0].status if state.verdicts else "abstain"
         if self.panel is not None:
-            rows = judge_facts.table(self.panel, state.ballots, {})
+            rows = judge_facts.table(self.panel, state.panel, {})
             facts |= {"judging": self.panel.kind, "judgements": rows, **judge_facts.validity(rows)}
             facts["verdict_status"] = "ok" if values else facts["verdict_status"]
         return Outcome("ok", facts)
 
-    def record(self, state: State) -> tuple[list[Task | Challenge], list[Event]]:
+    def group(self, episode: core.Episode, turn: core.Turn) -> str:
+        """All proposals of a round; the attempts at the problem of an episode; its judgements."""
+        return "proposals" if turn.role == "challenger" else f"{episode.index}/{turn.role}"
+
+    def record(self, state: State) -> tuple[list[Task | core.Challenge], list[core.Event]]:
         """The brief and the challenge, and one event for the proposal's fate."""
         if state.challenge is not None:
-            return [state.brief, state.challenge], [Event("accepted", CHALLENGER, {"level": state.challenge.level})]
+            accepted = core.Event("accepted", CHALLENGER, {"level": state.challenge.level})
+            return [state.brief, state.challenge], [accepted]
         if state.reject is not None:
             data = {"code": state.reject.code, "detail": state.reject.detail}
-            return [state.brief], [Event("rejected", CHALLENGER, data)]
+            return [state.brief], [core.Event("rejected", CHALLENGER, data)]
         return [state.brief], []
 
     def _propose(self, state: State, action: Action) -> State:
-        found = (
-            self._read(action.text) if action.status == "ok" else Reject("empty", f"the call ended in {action.status}")
-        )
+        found: Task | Reject = Reject("empty", f"the call ended in {action.status}")
+        if action.status == "ok":
+            found = self._read(action.text)
         if isinstance(found, Task) and self.gate is not None and state.brief.origin != "replay":
             found = self.gate(found) or found
         if isinstance(found, Reject):
-            return State(state.brief, "end", action, None, found)
-        challenge = Challenge(
-            family=found.family,
-            level=found.level,
-            prompt=found.prompt,
-            answer=found.answer,
-            meta=found.meta,
-            origin=found.origin,
-            id=found.id,
-            author=CHALLENGER,
-            parent=state.brief.meta.get("reference", ""),
-            truth=found.meta.get("truth", "executed"),
-        )
-        return State(state.brief, "solve", action, challenge)
+            return replace(state, phase="end", proposal=action, reject=found)
+        challenge = minted(found, CHALLENGER, state.brief.meta.get("reference", ""))
+        return replace(state, phase="solve", proposal=action, challenge=challenge)
 
     def _read(self, text: str) -> Task | Reject:
         if not self.free_text:
             return self.family.parse(text)
         if len(text) > (cap := self._seats["propose"][0].limits.max_chars):
             return Reject("too_long", f"{len(text)} characters, at most {cap}")
-        first: Reject = Reject("empty")
+        first = Reject("empty")
         for line in reversed(text.splitlines()):
             found = self.family.parse(line.strip().strip("`"))
             if isinstance(found, Task):
                 return found
             first = found if first.code == "empty" else first
         return first
+
+    def _truth(self, challenge: core.Challenge | None, reply: Action) -> Score:
+        assert challenge is not None
+        ok = reply.status == "ok"
+        return self.family.verify(challenge, reply.text) if ok else Score(0.0, reply.status, grader="no reply")
+
+    def _by_solver(self, scores: tuple[Score, ...]) -> dict[str, float | None]:
+        return {n: s.value if s.status == "ok" else None for n, s in zip(self.solver_names, scores, strict=True)}
 
     def question(self, state: State, agent: str) -> Question | None:
         """What a judge of a panel is asked, unescaped; None without a panel.  For scripted judges."""
@@ -319,21 +277,16 @@ class ChallengerSolver:
 
     def _judged(self, state: State, panel: Panel, actions: Mapping[str, Action]) -> State:
         asked = {seat.agent for seat in self.turns(state)}
-        said = [panel.ballot(actions.get(name, _SILENT) if name in asked else None) for name in panel.judges]
-        verdicts = []
+        said = [panel.verdict(actions.get(name, SILENT) if name in asked else None) for name in panel.judges]
+        scores = []
         for i, reply in enumerate(state.replies):
-            mine = [ballot for ballot, ask in zip(said, panel.asks, strict=True) if ask.who == (i,)]
-            told = [worth(panel.kind, panel.notation, b.mark) for b in mine if b.mark is not None]
-            if told:
-                verdicts.append(Score(sum(told) / len(told), grader="panel"))
-                continue
-            failed = [b.status for b in mine if b.status not in ("ok", "invalid")]
+            mine = [verdict for verdict, ask in zip(said, panel.asks, strict=True) if ask.who == (i,)]
+            told = [worth(panel.kind, panel.notation, v.rating) for v in mine if v.rating is not None]
+            failed = [v.status for v in mine if v.status not in ("ok", "invalid")]
             status = reply.status if reply.status != "ok" else failed[0] if failed else "abstain"
-            verdicts.append(Score(0.0, status, grader="panel"))
-        return State(
-            state.brief, "end", state.proposal, state.challenge, None, state.replies, tuple(verdicts), state.truths,
-            tuple(said),
-        )  # fmt: skip
+            mean = Score(sum(told) / len(told), grader="panel") if told else Score(0.0, status, grader="panel")
+            scores.append(mean)
+        return replace(state, phase="end", verdicts=tuple(scores), panel=tuple(said))
 
     def _verdicts(self, action: Action) -> tuple[Score, ...]:
         words = action.text[: 4 * self.solvers + 64].split() if action.status == "ok" else []
@@ -341,6 +294,3 @@ class ChallengerSolver:
             status = action.status if action.status != "ok" else "abstain"
             return tuple(Score(0.0, status, grader=JUDGE) for _ in self.solver_names)
         return tuple(Score(float(w), grader=JUDGE) for w in words)
-
-
-_SILENT = Action("")

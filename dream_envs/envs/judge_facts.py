@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dream_envs.envs.judging import Ballot, Panel, worth
+from dream_envs.envs.judging import Panel, Verdict, worth
 
 Row = dict[str, Any]
 
 
-def table(panel: Panel, ballots: Sequence[Ballot], lengths: Mapping[str, int]) -> list[Row]:
+def table(panel: Panel, verdicts: Sequence[Verdict], lengths: Mapping[str, int]) -> list[Row]:
     """One row a judgement; ``lengths`` of the answers by author, in words."""
     rows = []
-    for ask, ballot in zip(panel.asks, ballots, strict=True):
+    for ask, verdict in zip(panel.asks, verdicts, strict=True):
         names = [panel.authors[i] for i in ask.who]
-        row: Row = {"judge": ask.judge, "trial": ask.trial, "verdict": None, "status": ballot.status}
+        row: Row = {"judge": ask.judge, "trial": ask.trial, "verdict": None, "status": verdict.status}
         if len(names) == 1:
             row["of"] = names[0]
-            if ballot.mark is not None:
-                row["verdict"] = worth(panel.kind, panel.notation, ballot.mark)
+            if verdict.rating is not None:
+                row["verdict"] = worth(panel.kind, panel.notation, verdict.rating)
         else:
             row |= {"first": names[0], "second": names[1], "swapped": ask.swapped, "ratio": None}
-            if ballot.mark is not None:
-                winner, loser = names[ballot.mark - 1], names[2 - ballot.mark]
+            if verdict.rating is not None:
+                winner, loser = names[verdict.rating - 1], names[2 - verdict.rating]
                 row["verdict"] = winner
                 row["ratio"] = lengths[winner] / lengths[loser] if lengths.get(loser) else None
         rows.append(row)
@@ -61,18 +61,12 @@ def pairs(rows: Sequence[Row]) -> list[Row]:
         a, b = (row["second"], row["first"]) if row["swapped"] else (row["first"], row["second"])
         count = wins.setdefault((a, b), [0, 0])
         if row["verdict"] is not None:
-            count[0 if row["verdict"] == a else 1] += 1
-    return [
-        {
-            "a": a,
-            "b": b,
-            "wins_a": x,
-            "wins_b": y,
-            "winner": a if x > y else b if y > x else None,
-            "tie": x == y > 0,
-        }
-        for (a, b), (x, y) in wins.items()
-    ]
+            count[row["verdict"] != a] += 1
+    found = []
+    for (a, b), (x, y) in wins.items():
+        winner = a if x > y else b if y > x else None
+        found.append({"a": a, "b": b, "wins_a": x, "wins_b": y, "winner": winner, "tie": x == y > 0})
+    return found
 
 
 def cycles(table_of_pairs: Sequence[Row]) -> tuple[int, int]:
@@ -97,13 +91,10 @@ def order(rows: Sequence[Row]) -> dict[str, Any]:
     ``swapped_pairs``: repetitions readable in both orders; ``flip_rate``: share of them whose winner changes.
     """
     told = [row for row in rows if row["verdict"] is not None]
-    both: dict[tuple[frozenset[str], int], list[str]] = defaultdict(list)
-    shown: dict[tuple[frozenset[str], int], set[bool]] = defaultdict(set)
+    both: dict[tuple[frozenset[str], int], dict[bool, str]] = defaultdict(dict)
     for row in told:
-        key = frozenset((row["first"], row["second"])), row["trial"]
-        both[key].append(row["verdict"])
-        shown[key].add(row["swapped"])
-    twice = [verdicts for key, verdicts in both.items() if len(shown[key]) == 2]
+        both[frozenset((row["first"], row["second"])), row["trial"]][row["swapped"]] = row["verdict"]
+    twice = [verdicts.values() for verdicts in both.values() if len(verdicts) == 2]
     return {
         "first_rate": _share(sum(row["verdict"] == row["first"] for row in told), len(told)),
         "swapped_pairs": len(twice),
@@ -120,11 +111,10 @@ def pairwise(rows: Sequence[Row]) -> dict[str, Any]:
     """
     summed = pairs(rows)
     found, triples = cycles(summed)
-    wins: dict[str, int] = {}
+    wins = Counter[str]()
     for pair in summed:
         if pair["wins_a"] + pair["wins_b"]:
-            wins[pair["a"]] = wins.get(pair["a"], 0) + pair["wins_a"]
-            wins[pair["b"]] = wins.get(pair["b"], 0) + pair["wins_b"]
+            wins.update({pair["a"]: pair["wins_a"], pair["b"]: pair["wins_b"]})
     unanimous = sum(p["wins_a"] + p["wins_b"] > 1 and not (p["wins_a"] and p["wins_b"]) for p in summed)
     return {
         "pairs": summed,
@@ -158,21 +148,16 @@ def accuracy(rows: Sequence[Row], truth: Mapping[str, float | None], kind: str) 
     """
     told = [row for row in rows if row["verdict"] is not None]
     if kind == "pairwise":
-        right, of = 0, 0
-        for row in told:
-            one, two = truth.get(row["first"]), truth.get(row["second"])
-            if one is not None and two is not None and one != two:
-                right, of = right + (truth[row["verdict"]] == max(one, two)), of + 1
-        return _tally(float(right), of)
-    known = [(row["verdict"], t) for row in told if (t := truth.get(row["of"])) is not None]
-    if kind == "rubric":
-        return _tally(float(sum((v >= 0.5) == (t >= 0.5) for v, t in known)), len(known))
-    contests = [(v > w) + 0.5 * (v == w) for v, t in known for w, u in known if t >= 0.5 > u]
-    return _tally(math.fsum(contests), len(contests))
-
-
-def _tally(right: float, of: int) -> dict[str, Any]:
-    return {"right": right, "of": of, "share": _share(right, of)}
+        asked = [row for row in told if truth[row["first"]] is not None and truth[row["second"]] is not None]
+        asked = [row for row in asked if truth[row["first"]] != truth[row["second"]]]
+        right = [float(truth[r["verdict"]] == max(truth[r["first"]], truth[r["second"]])) for r in asked]  # type: ignore[type-var]
+    else:
+        known = [(row["verdict"], t) for row in told if (t := truth.get(row["of"])) is not None]
+        if kind == "rubric":
+            right = [float((v >= 0.5) == (t >= 0.5)) for v, t in known]
+        else:
+            right = [(v > w) + 0.5 * (v == w) for v, t in known for w, u in known if t >= 0.5 > u]
+    return {"right": math.fsum(right), "of": len(right), "share": _share(math.fsum(right), len(right))}
 
 
 def _share(count: float, of: int) -> float | None:

@@ -35,6 +35,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dream_envs.core import Action, DreamEnvsError, Limits, Message, Seat, Status
+from dream_envs.envs._shared import check_whole
 
 #: The kinds of question, their letter in compact notation and how many answers they hold.
 LETTERS = {"pairwise": "j", "score": "s", "rubric": "r"}
@@ -42,14 +43,8 @@ ANSWERS = {"pairwise": 2, "score": 1, "rubric": 1}
 KINDS = tuple(LETTERS)
 NOTATIONS = ("compact", "english")
 #: The numbers that are verdicts, lowest and highest, by kind and notation.
-MARKS: dict[tuple[str, str], tuple[int, int]] = {
-    ("pairwise", "compact"): (1, 2),
-    ("pairwise", "english"): (1, 2),
-    ("score", "compact"): (0, 9),
-    ("score", "english"): (0, 10),
-    ("rubric", "compact"): (0, 1),
-    ("rubric", "english"): (0, 1),
-}
+RATINGS = {(kind, notation): (1, 2) if kind == "pairwise" else (0, 1) for kind in KINDS for notation in NOTATIONS}
+RATINGS |= {("score", "compact"): (0, 9), ("score", "english"): (0, 10)}
 MAX_SEATS = 4096
 _KIND_OF = {letter: kind for kind, letter in LETTERS.items()}
 _FIELD = re.compile(r"(?:[^\\|]|\\[\\|])*", re.S)
@@ -78,14 +73,13 @@ class Question(msgspec.Struct, frozen=True):
     who: tuple[int, ...] = ()
 
 
-class Ballot(msgspec.Struct, frozen=True):
-    """What became of one question.
+class Verdict(msgspec.Struct, frozen=True):
+    """What became of one question: ``rating`` is the number that the judge wrote, if ``status`` is ``ok``.
 
-    ``status``: ``ok`` (``mark`` is the number that the judge wrote), ``invalid`` (it replied, unreadably),
-    ``abstain`` (never asked), or the status of a call that failed.
+    ``invalid``: it cannot be read; ``abstain``: the judge was never asked; else the status of a call that failed.
     """
 
-    mark: int | None
+    rating: int | None
     status: Status = "ok"
 
 
@@ -126,26 +120,26 @@ def read(text: str) -> Question | None:
     return None
 
 
-def mark_of(kind: str, notation: str, reply: str) -> int | None:
+def rating_of(kind: str, notation: str, reply: str) -> int | None:
     """The number that a judge's reply states, None if it states none that is a verdict."""
     if notation == "compact":
-        mark = int(reply) if len(reply) == 1 and reply in "0123456789" else None
+        rating = int(reply) if len(reply) == 1 and reply in "0123456789" else None
     else:
         lines = reply.rstrip().splitlines()
         found = _VERDICT.fullmatch(lines[-1]) if lines and len(lines[-1]) <= 80 else None
-        mark = int(found.group(1)) if found else None
-    low, high = MARKS[kind, notation]
-    return mark if mark is not None and low <= mark <= high else None
+        rating = int(found.group(1)) if found else None
+    low, high = RATINGS[kind, notation]
+    return rating if rating is not None and low <= rating <= high else None
 
 
-def say(kind: str, notation: str, mark: int) -> str:
-    """The reply that ``mark_of`` reads as ``mark``."""
-    return str(mark) if notation == "compact" else f"Verdict: {mark}"
+def say(kind: str, notation: str, rating: int) -> str:
+    """The reply that ``rating_of`` reads as ``rating``."""
+    return str(rating) if notation == "compact" else f"Verdict: {rating}"
 
 
-def worth(kind: str, notation: str, mark: int) -> float:
-    """A mark of ``score`` or ``rubric`` as a value from 0 to 1."""
-    return mark / MARKS[kind, notation][1]
+def worth(kind: str, notation: str, rating: int) -> float:
+    """A rating of kind ``score`` or ``rubric`` as a value from 0 to 1."""
+    return rating / RATINGS[kind, notation][1]
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -170,9 +164,6 @@ class Panel:
         judgements: how often every pair (or answer) is judged.
         order_swap: pairwise: half of a pair's judgements show it the other way round.
         max_tokens: a judge's budget; None: 4 in compact, 512 in english.
-
-    Raises:
-        DreamEnvsError: for a value outside its range, or more than 4096 questions.
     """
 
     def __init__(
@@ -185,17 +176,14 @@ class Panel:
         order_swap: bool = False,
         max_tokens: int | None = None,
     ) -> None:
-        if kind not in KINDS:
-            raise DreamEnvsError(f"judging={kind!r}: {', '.join(map(repr, KINDS))}")
-        if notation not in NOTATIONS:
-            raise DreamEnvsError(f"judge_notation={notation!r}: 'compact' or 'english'")
-        if isinstance(judgements, bool) or not isinstance(judgements, int) or not 1 <= judgements <= 256:
-            raise DreamEnvsError(f"judgements={judgements!r}: a whole number from 1 to 256")
+        for what, value, known in (("judging", kind, KINDS), ("judge_notation", notation, NOTATIONS)):
+            if value not in known:
+                raise DreamEnvsError(f"{what}={value!r}: {', '.join(map(repr, known))}")
+        check_whole("judgements", judgements, 1, 256)
         swaps = order_swap and kind == "pairwise"
         if swaps and judgements % 2:
-            raise DreamEnvsError(
-                f"judgements={judgements}: half are in swapped order: an even number, or order_swap=False"
-            )
+            why = "half are in swapped order: an even number, or order_swap=False"
+            raise DreamEnvsError(f"judgements={judgements}: {why}")
         self.kind, self.notation, self.authors, self.judgements = kind, notation, tuple(authors), judgements
         groups = list(itertools.combinations(range(len(authors)), ANSWERS[kind]))
         if len(groups) * judgements > MAX_SEATS:
@@ -228,14 +216,12 @@ class Panel:
         """The question as one fresh message."""
         return [{"role": "user", "content": write(self.question(judge, prompt, answers))}]
 
-    def ballot(self, action: Action | None) -> Ballot:
+    def verdict(self, action: Action | None) -> Verdict:
         """What a judge's move amounts to; None: it was not asked."""
-        if action is None:
-            return Ballot(None, "abstain")
-        if action.status != "ok":
-            return Ballot(None, action.status)
-        mark = mark_of(self.kind, self.notation, action.text)
-        return Ballot(mark, "ok" if mark is not None else "invalid")
+        if action is None or action.status != "ok":
+            return Verdict(None, "abstain" if action is None else action.status)
+        rating = rating_of(self.kind, self.notation, action.text)
+        return Verdict(rating, "ok" if rating is not None else "invalid")
 
     def group_of(self, judge: str) -> str:
         """The name of the judgements that are compared with this one: ``actor_0 actor_2``, in either order."""
@@ -243,7 +229,7 @@ class Panel:
 
     def reply_form(self) -> str:
         """What a reply looks like, in a few words."""
-        low, high = MARKS[self.kind, self.notation]
+        low, high = RATINGS[self.kind, self.notation]
         numbers = f"{low} or {high}" if high - low == 1 else f"{low} to {high}"
         return numbers if self.notation == "compact" else f"a last line 'Verdict: N', N {numbers}"
 

@@ -75,7 +75,7 @@ class Kuhn:
     version = 0
     agents = PLAYERS
     #: The deal is chance: what play alone can be sure of is an ante, from an opponent who forfeits or by forfeiting.
-    reachable: Mapping[str, tuple[float, float]] = {"first": (-1.0, 1.0), "second": (-1.0, 1.0)}
+    bounds: Mapping[str, tuple[Any, Any]] = {"first": (-1.0, 1.0), "second": (-1.0, 1.0)}
 
     def __init__(self, notation: str = "compact", *, reply_tokens: int | None = None) -> None:
         registry.named("notations of Kuhn-v0", notation, {"compact": 0, "english": 0})
@@ -208,16 +208,17 @@ class Kuhn:
         if self.notation == "compact":
             return f"k{card}{history}"
         moves = ", ".join([f"player {i % 2 + 1} [{MOVES[m]}]" for i, m in enumerate(history)])
-        return _RULES.format(player=player + 1, card=card, moves=moves or "none")
+        text = _RULES.format(player=player + 1, card=card, moves=moves or "none")
+        return text + (_ASK if player == len(history) % 2 and history not in OVER else "")
 
 
 _RULES = (
     "You play Kuhn poker against one opponent. The deck has three cards: J, Q and K; K is the highest, J the lowest. "
     "Both players ante 1 chip and are dealt one card each; player 1 moves first. A move is [pass] or [bet] (1 more "
     "chip). To [pass] after a bet is to fold and lose the ante; to [bet] after a bet is to call it. Unless somebody "
-    "folds, the higher card wins. You are player {player} and hold {card}. Moves so far: {moves}. It is your move: end "
-    "your reply with [pass] or [bet]."
+    "folds, the higher card wins. You are player {player} and hold {card}. Moves so far: {moves}."
 )
+_ASK = " It is your move: end your reply with [pass] or [bet]; a reply without a move loses the ante."
 
 
 async def _wait(answers: Any) -> Any:

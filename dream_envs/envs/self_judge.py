@@ -45,25 +45,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
-from dream_envs import registry
-from dream_envs.core import (
-    Action,
-    Challenge,
-    DreamEnvsError,
-    Episode,
-    Event,
-    Limits,
-    Message,
-    Outcome,
-    RoleSpec,
-    Seat,
-    Task,
-    TaskFamily,
-    Turn,
-)
+from dream_envs import core
+from dream_envs.core import Action, DreamEnvsError, Limits, Message, Outcome, RoleSpec, Seat, Task
 from dream_envs.envs import judge_facts
-from dream_envs.envs.judging import ANSWERS, NOTATIONS, Ballot, Panel, Question
+from dream_envs.envs._shared import SILENT, check_whole, family_of
+from dream_envs.envs.judging import ANSWERS, NOTATIONS, Panel, Question, Verdict
 
 #: Facts that no agent is ever shown, at the end of the episode either.
 HIDDEN = ("truth", "judge_accuracy")
@@ -76,7 +64,7 @@ class State(msgspec.Struct, frozen=True):
     phase: str = "answer"
     replies: tuple[Action, ...] = ()
     answers: tuple[str, ...] = ()
-    ballots: tuple[Ballot, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class SelfJudge:
@@ -99,22 +87,15 @@ class SelfJudge:
         answer_chars: a judge sees so many characters of an answer; None: all that an actor may write.
         think_end: what ends an actor's reasoning; without it the whole reply is the answer.
         family_args: keyword arguments of the family, with a family's name.
-
-    Raises:
-        DreamEnvsError: for a value outside its range.
     """
 
     env_id = "dream_envs/SelfJudge-v0"
     version = 0
     solver_role = "actor"
 
-    def group(self, episode: Episode, turn: Turn) -> str:
-        """The answers to one prompt, or the judgements of one pair, both orders together."""
-        return f"{episode.index}/{episode.outcome.facts['groups'][turn.agent]}"
-
     def __init__(
         self,
-        family: str | TaskFamily = "composition",
+        family: str | core.TaskFamily = "composition",
         *,
         notation: str = "compact",
         actors: int = 4,
@@ -131,39 +112,32 @@ class SelfJudge:
         family_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.prompts = _checked_prompts(prompts)
-        self.family = None if self.prompts else _family(family, notation, family_args)
+        self.family = None if self.prompts else family_of(family, notation, family_args)
         self.levels = _levels(self.family, level)
-        least = ANSWERS.get(judging, 1)
-        for name, value, low, high in (
-            ("actors", actors, least, 64),
-            ("actor_tokens", actor_tokens, 1, 2**20),
-            ("judge_tokens", judge_tokens, 1, 2**20),
-            ("answer_chars", answer_chars, 1, 2**20),
-        ):
-            if isinstance(value, bool) or not (value is None or (isinstance(value, int) and low <= value <= high)):
-                raise DreamEnvsError(f"{name}={value!r}: a whole number from {low} to {high}")
+        check_whole("actors", actors, ANSWERS.get(judging, 1), 64)
+        budgets = {"actor_tokens": actor_tokens, "judge_tokens": judge_tokens, "answer_chars": answer_chars}
+        for name, value in budgets.items():
+            if value is not None:
+                check_whole(name, value, 1, 2**20)
         self.actors = tuple(f"actor_{i}" for i in range(actors))
         own = self.family.notation if self.family is not None else notation
         asked_in = judge_notation if judge_notation is not None else own if own in NOTATIONS else "english"
         self.judging, self.think_end = judging, think_end
-        self.panel = (
-            None
-            if judging == "none"
-            else Panel(judging, asked_in, self.actors, judgements, order_swap=order_swap, max_tokens=judge_tokens)
-        )
+        self.panel: Panel | None = None
+        if judging != "none":
+            how: dict[str, Any] = {"order_swap": order_swap, "max_tokens": judge_tokens}
+            self.panel = Panel(judging, asked_in, self.actors, judgements, **how)
         judges = self.panel.judges if self.panel is not None else ()
         self.agents = (*self.actors, *judges)
-        both = {"actor": (0.0, 1.25), "judge": (-1.0, 1.0)} if judging == "pairwise" else {}
-        self.roles = (
-            RoleSpec("actor", actors, "whatever the prompt asks for", both.get("actor", (0.0, 1.0))),
-            *(
-                (RoleSpec("judge", len(judges), self.panel.reply_form(), both.get("judge", (0.0, 1.0))),)
-                if self.panel
-                else ()
-            ),
+        ranges = {"actor": (0.0, 1.25), "judge": (-1.0, 1.0)} if judging == "pairwise" else {}
+        self.roles: tuple[RoleSpec, ...] = (
+            RoleSpec("actor", actors, "whatever the prompt asks for", ranges.get("actor", (0.0, 1.0))),
         )
+        if self.panel is not None:
+            form = self.panel.reply_form()
+            self.roles += (RoleSpec("judge", len(judges), form, ranges.get("judge", (0.0, 1.0))),)
         # 1.25 is a limit: the length band is open.  With lengths alike, as scripted actors write, a clean sweep is 1.
-        self.reachable = {"actor": (0.0, 1.0)}
+        self.bounds = {"actor": (0.0, 1.0)}
         tokens = actor_tokens or (self.family.max_reply_tokens if self.family is not None else 1024)
         limits = Limits(tokens, max(64, 8 * tokens))
         self.answer_chars = answer_chars or limits.max_chars
@@ -181,9 +155,8 @@ class SelfJudge:
 
     def turns(self, state: State) -> list[Seat]:
         """All actors at once, then all judges at once."""
-        if state.phase == "answer":
-            return list(self._actor_seats)
-        return self._judges(state.replies) if state.phase == "judge" else []
+        asked = {"answer": self._actor_seats, "judge": self._judges(state.replies), "end": []}
+        return list(asked[state.phase])
 
     def view(self, state: State, agent: str) -> list[Message]:
         """What ``agent`` may see now, which is what it sees or saw in its own turn."""
@@ -204,18 +177,15 @@ class SelfJudge:
     def apply(self, state: State, actions: Mapping[str, Action]) -> State:
         """The next state; an agent whose action is missing is taken to have said nothing."""
         if state.phase == "answer":
-            replies = tuple([actions.get(name, _SILENT) for name in self.actors])
+            replies = tuple([actions.get(name, SILENT) for name in self.actors])
             answers = tuple([self._shown(reply)[: self.answer_chars] for reply in replies])
             phase = "judge" if self._judges(replies) else "end"
-            nobody = () if self.panel is None else (Ballot(None, "abstain"),) * len(self.panel.asks)
+            nobody = () if self.panel is None else (Verdict(None, "abstain"),) * len(self.panel.asks)
             return State(state.task, phase, replies, answers, nobody)
-        if state.phase == "judge":
-            assert self.panel is not None
-            asked = {seat.agent for seat in self._judges(state.replies)}
-            ballots = tuple(
-                [self.panel.ballot(actions.get(name, _SILENT) if name in asked else None) for name in self.panel.judges]
-            )
-            return State(state.task, "end", state.replies, state.answers, ballots)
+        if state.phase == "judge" and self.panel is not None:
+            moves = {seat.agent: actions.get(seat.agent, SILENT) for seat in self._judges(state.replies)}
+            verdicts = tuple([self.panel.verdict(moves.get(name)) for name in self.panel.judges])
+            return replace(state, phase="end", verdicts=verdicts)
         raise AssertionError("apply after the end: turns() is empty, the game is over")
 
     def outcome(self, state: State) -> Outcome | None:
@@ -223,58 +193,53 @@ class SelfJudge:
         if state.phase != "end":
             return None
         truth = self._truth(state)
-        facts = self._facts(state)
-        facts["truth"] = truth
+        facts = {**self._facts(state), "truth": truth}
         if self.panel is not None:
             facts["judge_accuracy"] = judge_facts.accuracy(facts["judgements"], truth, self.judging)
         return Outcome("ok", facts)
 
-    def public_facts(self, state: State) -> dict[str, Any] | None:
+    def public_facts(self, state: State) -> dict[str, Any]:
         """What of the facts goes into ``info`` at the end: all but the truth and what is measured against it."""
-        return self._facts(state) if state.phase == "end" else None
+        return self._facts(state) if state.phase == "end" else {}
 
-    def record(self, state: State) -> tuple[list[Task | Challenge], list[Event]]:
+    def group(self, episode: core.Episode, turn: core.Turn) -> str:
+        """The actors of an episode; the judgements of one pair (or answer) of it, in either order."""
+        return f"{episode.index}/{episode.outcome.facts['groups'][turn.agent]}"
+
+    def record(self, state: State) -> tuple[list[Task | core.Challenge], list[core.Event]]:
         """The task, and an event for every answer that was cut and every verdict that could not be read."""
         events = []
         for name, reply in zip(self.actors, state.replies, strict=False):
             if (length := len(self._shown(reply))) > self.answer_chars:
-                events.append(Event("cut", name, {"characters": length, "shown": self.answer_chars}))
-        for name, ballot in zip(self.panel.judges if self.panel else (), state.ballots, strict=False):
-            if ballot.status == "invalid":
-                events.append(Event("unreadable", name))
+                events.append(core.Event("cut", name, {"characters": length, "shown": self.answer_chars}))
+        for name, verdict in zip(self.panel.judges if self.panel else (), state.verdicts, strict=False):
+            if verdict.status == "invalid":
+                events.append(core.Event("unreadable", name))
         return [state.task], events
 
     def _facts(self, state: State) -> dict[str, Any]:
-        answered = {n: r.status == "ok" for n, r in zip(self.actors, state.replies, strict=True)}
-        shown = dict(zip(self.actors, map(self._shown, state.replies), strict=True))
-        words = {name: len(text.split()) for name, text in shown.items()}
-        lengths = {
-            name: {
-                "words": words[name],
-                "chars": len(shown[name]),
-                "tokens": None if reply.token_ids is None else len(reply.token_ids),
-            }
-            for name, reply in zip(self.actors, state.replies, strict=True)
-        }
+        lengths = {}
+        for name, reply in zip(self.actors, state.replies, strict=True):
+            text, ids = self._shown(reply), reply.token_ids
+            tokens = None if ids is None else len(ids)
+            lengths[name] = {"words": len(text.split()), "chars": len(text), "tokens": tokens}
         facts: dict[str, Any] = {
             "agents": list(self.agents),
             "judging": self.judging,
-            "answered": answered,
+            "answered": {n: r.status == "ok" for n, r in zip(self.actors, state.replies, strict=True)},
             "lengths": lengths,
         }
         groups = dict.fromkeys(self.actors, "actor")
         if self.panel is not None:
             groups |= {name: f"judge {self.panel.group_of(name)}" for name in self.panel.judges}
-            rows = judge_facts.table(self.panel, state.ballots, words)
+            words = {name: its["words"] or 0 for name, its in lengths.items()}
+            rows = judge_facts.table(self.panel, state.verdicts, words)
             facts |= {"repeats": self.panel.judgements, "judgements": rows, **judge_facts.validity(rows)}
-            if self.judging == "pairwise":
-                facts |= judge_facts.pairwise(rows)
-            else:
-                facts |= judge_facts.pointwise(rows, self.actors)
-                if self.judging == "rubric":
-                    facts["correct"] = dict(facts["values"])
-        facts["groups"] = groups
-        return facts
+            pairwise = self.judging == "pairwise"
+            facts |= judge_facts.pairwise(rows) if pairwise else judge_facts.pointwise(rows, self.actors)
+            if self.judging == "rubric":
+                facts["correct"] = dict(facts["values"])
+        return {**facts, "groups": groups}
 
     def _truth(self, state: State) -> dict[str, float | None]:
         family = self.family if self.family is not None and state.task.family == self.family.name else None
@@ -292,15 +257,7 @@ class SelfJudge:
 
     def _judges(self, replies: Sequence[Action]) -> list[Seat]:
         answered = [reply.status == "ok" for reply in replies]
-        return self.panel.seats(answered) if self.panel is not None else []
-
-
-def _family(family: str | TaskFamily, notation: str, args: Mapping[str, Any] | None) -> TaskFamily:
-    if isinstance(family, str):
-        return registry.create("tasks", family, notation=notation, **dict(args or {}))
-    if args:
-        raise DreamEnvsError("family_args goes with a family's name; give them to the family object itself")
-    return family
+        return self.panel.seats(answered) if self.panel is not None and replies else []
 
 
 def _checked_prompts(prompts: Sequence[str] | None) -> tuple[str, ...]:
@@ -311,7 +268,7 @@ def _checked_prompts(prompts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(prompts)
 
 
-def _levels(family: TaskFamily | None, level: int | Sequence[int] | None) -> list[int]:
+def _levels(family: core.TaskFamily | None, level: int | Sequence[int] | None) -> list[int]:
     if family is None:
         return []
     levels = list(family.levels) if level is None else [level] if isinstance(level, int) else list(level)
@@ -319,6 +276,3 @@ def _levels(family: TaskFamily | None, level: int | Sequence[int] | None) -> lis
         span = f"{family.levels.start} to {family.levels.stop - 1}"
         raise DreamEnvsError(f"level={level!r:.60}: {family.name} has {span}; one of them, or a list")
     return levels
-
-
-_SILENT = Action("")

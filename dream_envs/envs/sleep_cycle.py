@@ -44,28 +44,18 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
-from dream_envs.core import (
-    Action,
-    Challenge,
-    DreamEnvsError,
-    Event,
-    Limits,
-    Message,
-    Outcome,
-    Reject,
-    RoleSpec,
-    Seat,
-    Status,
-    Task,
-)
+from dream_envs import core
+from dream_envs.core import Action, Challenge, DreamEnvsError, Limits, Message, Outcome, RoleSpec, Seat, Task
 from dream_envs.envs import sleep_facts
+from dream_envs.envs._shared import SILENT, check_whole, minted
 from dream_envs.tasks.lessons import Lesson, LessonFamily, Split, lesson_family
 
 PHASES = ("before", "wake", "sleep", "recall", "ahead", "end")
 
 
-class Wave(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True):
     """One move of all seats of a role: ``tasks`` has a question a learner's seat, and none in ``sleep``."""
 
     phase: str
@@ -74,23 +64,23 @@ class Wave(msgspec.Struct, frozen=True):
     tasks: tuple[Task, ...] = ()
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """What came of one reply: its value (None without a verdict), or the dream that was accepted or turned away."""
+class Result(msgspec.Struct, frozen=True):
+    """What came of one move: its value (None without a verdict), or the dream that was accepted or turned away."""
 
-    status: Status
+    status: core.Status
     value: float | None = None
     dream: Challenge | None = None
-    reject: Reject | None = None
+    reject: core.Reject | None = None
     read: int = 0
     written: int | None = None
 
 
 class State(msgspec.Struct, frozen=True):
-    """Where a game stands: the whole plan is drawn at the start; ``marks`` has a tuple for each wave that is over."""
+    """Where a game stands: the whole plan is drawn at the start; ``results`` has a tuple for each step that is over."""
 
     lessons: tuple[Lesson, ...]
-    plan: tuple[Wave, ...]
-    marks: tuple[tuple[Mark, ...], ...] = ()
+    plan: tuple[Step, ...]
+    results: tuple[tuple[Result, ...], ...] = ()
 
 
 class SleepCycle:
@@ -107,9 +97,6 @@ class SleepCycle:
         budget: tokens that a night may cost.  It is told in ``info`` and in the facts; dreamers' replies are held to
             it, each to an even part; nobody can hold an outside learner to it.
         lesson_args: the lessons' other arguments, with a name.
-
-    Raises:
-        DreamEnvsError: for a value outside its range.
     """
 
     env_id = "dream_envs/SleepCycle-v0"
@@ -130,16 +117,11 @@ class SleepCycle:
         lesson_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.lessons = family = lesson_family(lessons, notation=notation, args=lesson_args)
-        for name, value, low, high in (
-            ("nights", nights, 1, family.capacity),
-            ("probes", probes, 1, 1024),
-            ("dreams", dreams, 0, 1024),
-            ("wakes", wakes, 1, 1024),
-            ("budget", budget, 0, 2**40),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                of = f" ({family.name} has so many lessons)" if name == "nights" else ""
-                raise DreamEnvsError(f"{name}={value!r}: a whole number from {low} to {high}{of}")
+        check_whole("nights", nights, 1, family.capacity, f" ({family.name} has so many lessons)")
+        check_whole("probes", probes, 1, 1024)
+        check_whole("dreams", dreams, 0, 1024)
+        check_whole("wakes", wakes, 1, 1024)
+        check_whole("budget", budget, 0, 2**40)
         if not isinstance(pretest, bool):
             raise DreamEnvsError(f"pretest={pretest!r}: True or False")
         if budget < dreams:
@@ -159,11 +141,7 @@ class SleepCycle:
         self._dreaming = [Seat(name, "dreamer", Limits(share, family.max_chars)) for name in self.dreamers]
 
     def start(self, task: Task | None, rng: np.random.Generator) -> State:
-        """Draw the lessons and every question.
-
-        Raises:
-            DreamEnvsError: for a task: an episode is made of lessons, which only the seed can choose.
-        """
+        """Draw the lessons and every question; a task is refused: only the seed can choose lessons."""
         if task is not None:
             raise DreamEnvsError("SleepCycle begins from no task: its lessons are drawn from the seed")
         lessons = tuple([self.lessons.lesson(rng, i) for i in range(self.nights)])
@@ -171,44 +149,48 @@ class SleepCycle:
 
     def turns(self, state: State) -> list[Seat]:
         """All learners at once, and all dreamers at once in ``sleep``."""
-        if len(state.marks) == len(state.plan):
+        if len(state.results) == len(state.plan):
             return []
-        return list(self._dreaming if state.plan[len(state.marks)].phase == "sleep" else self._learning)
+        return list(self._dreaming if state.plan[len(state.results)].phase == "sleep" else self._learning)
 
     def view(self, state: State, agent: str) -> list[Message]:
         """What ``agent`` is asked now; nothing for those who are not."""
-        wave = self._wave(state)
-        if agent.startswith("dreamer") != (wave.phase == "sleep") or wave.phase == "end":
+        step = self._now(state)
+        if agent.startswith("dreamer") != (step.phase == "sleep") or step.phase == "end":
             return []
-        lesson = state.lessons[wave.lesson]
+        lesson = state.lessons[step.lesson]
         system: list[Message] = [{"role": "system", "content": lesson.context}]
-        if wave.phase == "sleep":
+        if step.phase == "sleep":
             return [*system, {"role": "user", "content": self.lessons.brief(lesson)}]
-        question: Message = {"role": "user", "content": wave.tasks[self._place[agent]].prompt}
-        return [*system, question] if wave.phase == "wake" else [question]
+        question: Message = {"role": "user", "content": step.tasks[self._place[agent]].prompt}
+        return [*system, question] if step.phase == "wake" else [question]
 
     def apply(self, state: State, actions: Mapping[str, Action]) -> State:
         """The next state; an agent whose action is missing is taken to have said nothing."""
-        wave = self._wave(state)
-        if wave.phase == "end":
+        step = self._now(state)
+        if step.phase == "end":
             raise AssertionError("apply after the end: turns() is empty, the game is over")
-        if wave.phase == "sleep":
-            lesson = state.lessons[wave.lesson]
-            said = [self._dreamt(lesson, name, actions.get(name, _SILENT)) for name in self.dreamers]
+        if step.phase == "sleep":
+            lesson = state.lessons[step.lesson]
+            done = [self._dreamt(lesson, name, actions.get(name, SILENT)) for name in self.dreamers]
         else:
-            answered = zip(self.learners, wave.tasks, strict=True)
-            said = [self._answered(task, actions.get(name, _SILENT)) for name, task in answered]
-        return State(state.lessons, state.plan, (*state.marks, tuple(said)))
+            asked = zip(self.learners, step.tasks, strict=True)
+            done = [self._answered(task, actions.get(name, SILENT)) for name, task in asked]
+        return replace(state, results=(*state.results, tuple(done)))
 
     def outcome(self, state: State) -> Outcome | None:
         """The facts named in the manual page."""
         facts = self.public_facts(state)
-        return None if facts is None else Outcome("ok", facts)
+        return Outcome("ok", facts) if facts else None
 
-    def public_facts(self, state: State) -> dict[str, Any] | None:
+    def group(self, episode: core.Episode, turn: core.Turn) -> str:
+        """The answers to one question of an episode; all dreams of a round."""
+        return "dreams" if turn.role == "dreamer" else f"{episode.index}/{turn.messages[-1]['content']}"
+
+    def public_facts(self, state: State) -> dict[str, Any]:
         """What goes into ``info`` at the end: all facts; no answer is among them."""
-        if len(state.marks) < len(state.plan):
-            return None
+        if len(state.results) < len(state.plan):
+            return {}
         questions, dreams, spent = self._rows(state)
         return {
             "agents": list(self.agents),
@@ -224,35 +206,27 @@ class SleepCycle:
 
     def public_info(self, state: State) -> dict[str, Any]:
         """What goes into every ``info``: phase, night, lesson, and the night's budget of tokens."""
-        wave = self._wave(state)
-        return {"phase": wave.phase, "night": wave.night, "lesson": wave.lesson, "budget": self.budget}
+        step = self._now(state)
+        return {"phase": step.phase, "night": step.night, "lesson": step.lesson, "budget": self.budget}
 
-    def record(self, state: State) -> tuple[list[Task | Challenge], list[Event]]:
+    def record(self, state: State) -> tuple[list[Task | Challenge], list[core.Event]]:
         """Lessons (the context as prompt), questions asked so far and accepted dreams; an event for each dream."""
-        tasks: list[Task | Challenge] = [
-            Task(
-                family=self.lessons.name,
-                level=0,
-                prompt=lesson.context,
-                meta={"lesson": lesson.index, "name": lesson.name},
-                origin="lesson",
-            )
-            for lesson in state.lessons
-        ]
+        tasks: list[Task | Challenge] = []
         events = []
-        for number, wave in enumerate(state.plan[: len(state.marks) + 1]):
-            tasks += wave.tasks
-            for name, mark in zip(
-                self.dreamers,
-                state.marks[number] if wave.phase == "sleep" and number < len(state.marks) else (),
-                strict=False,
-            ):
-                if mark.dream is not None:
-                    tasks.append(mark.dream)
-                    events.append(Event("accepted", name, {"night": wave.night, "level": mark.dream.level}))
-                elif mark.reject is not None:
-                    data = {"night": wave.night, "code": mark.reject.code, "detail": mark.reject.detail}
-                    events.append(Event("rejected", name, data))
+        for lesson in state.lessons:
+            meta = {"lesson": lesson.index, "name": lesson.name}
+            task = Task(family=self.lessons.name, level=0, prompt=lesson.context, meta=meta, origin="lesson")
+            tasks.append(task)
+        for number, step in enumerate(state.plan[: len(state.results) + 1]):
+            tasks += step.tasks
+            over = step.phase == "sleep" and number < len(state.results)
+            for name, its in zip(self.dreamers, state.results[number] if over else (), strict=False):
+                if its.dream is not None:
+                    tasks.append(its.dream)
+                    events.append(core.Event("accepted", name, {"night": step.night, "level": its.dream.level}))
+                elif its.reject is not None:
+                    data = {"night": step.night, "code": its.reject.code, "detail": its.reject.detail}
+                    events.append(core.Event("rejected", name, data))
         return tasks, events
 
     def scripted(self, kind: str, request: Any, rng: np.random.Generator) -> str | None:
@@ -264,20 +238,20 @@ class SleepCycle:
         state = getattr(request, "state", None)
         if not isinstance(state, State) or kind not in ("oracle", "floor", "guesser", "generator", "amnesiac"):
             return None
-        wave = self._wave(state)
+        step = self._now(state)
         if kind == "floor":
             return ""
         if request.role == "dreamer":
-            return self.lessons.as_proposal(self.lessons.question(state.lessons[wave.lesson], rng))
-        task = wave.tasks[self._place[request.agent]]
-        knows = kind == "oracle" or (kind == "amnesiac" and wave.phase == "wake")
+            return self.lessons.as_proposal(self.lessons.question(state.lessons[step.lesson], rng))
+        task = step.tasks[self._place[request.agent]]
+        knows = kind == "oracle" or (kind == "amnesiac" and step.phase == "wake")
         return self.lessons.gold(task) if knows else self.lessons.guess(task, rng)
 
-    def _plan(self, lessons: tuple[Lesson, ...], rng: np.random.Generator) -> Iterator[Wave]:
-        def asked(phase: str, night: int, lesson: int) -> Wave:
+    def _plan(self, lessons: tuple[Lesson, ...], rng: np.random.Generator) -> Iterator[Step]:
+        def asked(phase: str, night: int, lesson: int) -> Step:
             half: Split = "wake" if phase == "wake" else "probe"
             found = [self.lessons.question(lessons[lesson], rng, half) for _ in self.learners]
-            return Wave(phase, night, lesson, tuple(found))
+            return Step(phase, night, lesson, tuple(found))
 
         for lesson in range(self.nights if self.pretest else 0):
             yield asked("before", -1, lesson)
@@ -285,66 +259,49 @@ class SleepCycle:
             for _ in range(self.wakes):
                 yield asked("wake", night, night)
             if self.dreamers:
-                yield Wave("sleep", night, night)
+                yield Step("sleep", night, night)
             for lesson in range(night + 1):
                 yield asked("recall", night, lesson)
             if self.pretest and night + 1 < self.nights:
                 yield asked("ahead", night, night + 1)
 
-    def _wave(self, state: State) -> Wave:
-        at = len(state.marks)
-        return state.plan[at] if at < len(state.plan) else Wave("end", self.nights - 1, -1)
+    def _now(self, state: State) -> Step:
+        at = len(state.results)
+        return state.plan[at] if at < len(state.plan) else Step("end", self.nights - 1, -1)
 
-    def _answered(self, task: Task, action: Action) -> Mark:
+    def _answered(self, task: Task, action: Action) -> Result:
         read, written = _tokens(action)
         if action.status != "ok":
-            return Mark(action.status, read=read, written=written)
+            return Result(action.status, read=read, written=written)
         score = self.lessons.verify(task, action.text)
         value = float(score.value) if score.status == "ok" else None
-        return Mark(score.status, value, read=read, written=written)
+        return Result(score.status, value, read=read, written=written)
 
-    def _dreamt(self, lesson: Lesson, author: str, action: Action) -> Mark:
+    def _dreamt(self, lesson: Lesson, author: str, action: Action) -> Result:
         read, written = _tokens(action)
         if action.status != "ok":
-            return Mark(action.status, read=read, written=written)
+            return Result(action.status, read=read, written=written)
         found = self.lessons.parse(lesson, action.text)
-        if isinstance(found, Reject):
-            return Mark("ok", reject=found, read=read, written=written)
-        dream = Challenge(
-            family=found.family,
-            level=found.level,
-            prompt=found.prompt,
-            answer=found.answer,
-            meta=found.meta,
-            origin=found.origin,
-            id=found.id,
-            author=author,
-            truth=found.meta.get("truth", "executed"),
-        )
-        return Mark("ok", dream=dream, read=read, written=written)
+        if isinstance(found, core.Reject):
+            return Result("ok", reject=found, read=read, written=written)
+        return Result("ok", dream=minted(found, author), read=read, written=written)
 
     def _rows(
         self, state: State
     ) -> tuple[list[sleep_facts.Row], list[sleep_facts.Row], list[tuple[str, int, int | None]]]:
         """Questions, dreams, and what each reply cost."""
         questions, dreams, spent = [], [], []
-        for wave, marks in zip(state.plan, state.marks, strict=True):
-            spent += [(wave.phase, mark.read, mark.written) for mark in marks]
-            place = {"night": wave.night, "lesson": wave.lesson}
-            for name, mark, task in zip(self.learners, marks, wave.tasks, strict=False):
-                what = {"agent": name, "phase": wave.phase, **place, "level": task.level}
-                questions.append({**what, "value": mark.value, "status": mark.status})
-            for name, mark in zip(self.dreamers, marks if wave.phase == "sleep" else (), strict=False):
-                dreams.append(
-                    {
-                        "agent": name,
-                        **place,
-                        "valid": mark.dream is not None,
-                        "question": "" if mark.dream is None else mark.dream.id,
-                        "reject": "" if mark.reject is None else mark.reject.code,
-                        "status": mark.status,
-                    }
-                )
+        for step, results in zip(state.plan, state.results, strict=True):
+            spent += [(step.phase, its.read, its.written) for its in results]
+            place = {"night": step.night, "lesson": step.lesson}
+            for name, its, task in zip(self.learners, results, step.tasks, strict=False):
+                what = {"agent": name, "phase": step.phase, **place, "level": task.level}
+                questions.append({**what, "value": its.value, "status": its.status})
+            for name, its in zip(self.dreamers, results if step.phase == "sleep" else (), strict=False):
+                row = {"agent": name, **place, "valid": its.dream is not None, "status": its.status}
+                row["question"] = "" if its.dream is None else its.dream.id
+                row["reject"] = "" if its.reject is None else its.reject.code
+                dreams.append(row)
         return questions, dreams, spent
 
 
@@ -353,6 +310,3 @@ def _tokens(action: Action) -> tuple[int, int | None]:
     usage, ids = action.usage, action.token_ids
     written = usage.completion_tokens or (len(ids) if ids is not None else 0)
     return usage.prompt_tokens, written if written or usage.prompt_tokens or ids is not None else None
-
-
-_SILENT = Action("")

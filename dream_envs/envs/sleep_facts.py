@@ -25,18 +25,15 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def measures(rows: Sequence[Row], nights: int, pretest: bool) -> dict[str, Any]:
-    """Everything that is measured by questions.
+    """Everything that is measured by questions; None where nothing was.
 
-    Returns:
-        ``open[j]``: success with the context of lesson j.  ``before[j]``: closed book before the first day (None
-        without a pretest).  ``closed[i][j]``: closed book after night i on lesson j, None where it was not asked;
-        ``closed[i][i + 1]`` (asked with a pretest) is lesson j just before it is taught.
-
-        ``average_accuracy``: mean of the last row.  ``backward_transfer``: mean over all lessons but the last of
-        (last night - best earlier score).  ``forgetting``: the same with the other sign.  ``since_learnt``: mean over
-        these lessons of (last night - own night), Lopez-Paz' form.  ``forward_transfer``: mean over all lessons but
-        the first of (just before its day - before the first day).  ``gap``: mean over lessons of (closed book after
-        its own night - open).  None where nothing was measured.  ``failed``: questions without a verdict, by status.
+    ``open[j]``: success with the context of lesson j.  ``before[j]``: closed book before the first day (None without a
+    pretest).  ``closed[i][j]``: closed book after night i on lesson j; ``closed[i][i + 1]`` (asked with a pretest) is
+    lesson j just before it is taught.  ``average_accuracy``: mean of the last row.  ``backward_transfer``: mean over
+    all lessons but the last of (last night - best earlier score); ``forgetting`` with the other sign.
+    ``since_learnt``: mean over these lessons of (last night - own night), Lopez-Paz' form.  ``forward_transfer``: mean
+    over all lessons but the first of (just before its day - before the first day).  ``gap``: mean over lessons of
+    (closed book after its own night - open).  ``failed``: questions without a verdict, by status.
     """
     found: dict[tuple[str, int, int], list[float | None]] = {}
     for row in rows:
@@ -82,14 +79,9 @@ def dreaming(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def costs(spent: Iterable[tuple[str, int, int | None]]) -> dict[str, dict[str, int]]:
-    """Tokens by part of the day.
+    """Tokens ``read`` and ``written`` while ``awake``, ``asleep`` and ``probing``; ``uncounted``: completions without.
 
-    Args:
-        spent: phase, tokens read, tokens written (None: nobody counted) of each reply.
-
-    Returns:
-        ``awake``, ``asleep`` and ``probing``, each with ``read``, ``written`` and ``uncounted`` (replies of agents that
-        report no tokens).
+    ``spent``: phase, tokens read, tokens written (None: nobody counted) of each completion.
     """
     found = {part: {"read": 0, "written": 0, "uncounted": 0} for part in ("awake", "asleep", "probing")}
     for phase, read, written in spent:

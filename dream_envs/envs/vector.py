@@ -1,4 +1,4 @@
-"""The vector face: many copies of the single-role view in one process, with one batched call an agent and wave.
+"""The vector adapter: many copies of one role's view in one process, with one batched call an agent and step.
 
 A process vector environment pays for sending text between processes (and, with shared memory, destroys it); what is
 slow in a language game is the model, and that is what is batched here.
@@ -6,7 +6,8 @@ slow in a language game is the model, and that is what is batched here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,18 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from dream_envs import acting, seeds
-from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game
-from dream_envs.envs import _common as common
-from dream_envs.envs._seat import SeatTable
-from dream_envs.envs.gym import build_engine, seat_info
+from dream_envs import seeds
+from dream_envs.core import Action, DreamEnvsError, Episode, Game
+from dream_envs.envs import _adapter as adapter
+from dream_envs.envs.gym import SeatEngine, SeatTable
+from dream_envs.play import as_action
 from dream_envs.spaces import MAX_ACTION, MAX_OBSERVATION, UnicodeText
 
 Step = tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
-class VectorSingleRole(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
-    """``num_envs`` copies of one role's view; what ``gymnasium.make_vec`` makes for the single-role ids.
+class VectorSingleRole(adapter.Adapter, VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
+    """``num_envs`` copies of one role's view; what ``gymnasium.make_vec`` makes for the ids of this suite.
 
     Observations are a tuple of ``num_envs`` strings, actions any sequence of as many strings; rewards are
     ``float64[num_envs]``, terminations and truncations ``bool[num_envs]``.  Infos follow Gymnasium: ``messages`` is an
@@ -33,20 +34,12 @@ class VectorSingleRole(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
 
     Args:
         num_envs: how many games at once, 1 or more.
-        autoreset_mode: ``NextStep`` (a game that is over is begun anew by the next step, whose action is not looked
-            at), ``SameStep`` (begun anew at once; ``final_obs`` and ``final_info`` hold the end) or ``Disabled``
-            (``reset(options={"reset_mask": bool[num_envs]})``).
-        game: as for ``SingleRole``, and so are all the others.
-        role: see ``SingleRole``.
-        seat: see ``SingleRole``.
-        others: see ``SingleRole``; each agent is asked once a wave for all games together.
-        reward: see ``SingleRole``.
-        levels: see ``SingleRole``.
+        autoreset_mode: ``SameStep`` (a game that is over is begun anew at once; ``final_obs`` and ``final_info`` hold
+            the end; no step is lost, which counts where a game is one move), ``NextStep`` (begun anew by the next step,
+            whose action is not looked at) or ``Disabled`` (``reset(options={"reset_mask": bool[num_envs]})``).
+        game: as for ``SingleRole``.
         render_mode: ``ansi`` (a tuple of transcripts) or None.
-        game_kwargs: the game's own arguments.
-
-    Raises:
-        DreamEnvsError: for a wrong argument, or not one action a game.
+        kwargs: as for ``SingleRole``; each agent of ``others`` is asked once a step for all games together.
     """
 
     _POSITION = ("_np_random", "_np_random_seed", "_streams", "_tables", "_over")
@@ -55,24 +48,20 @@ class VectorSingleRole(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
         self,
         num_envs: int = 1,
         *,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         game: str | type | Game = "dream_envs/ChallengerSolver-v0",
-        role: str | None = None,
-        seat: str | None = None,
-        others: Mapping[str, AgentLike | str] | None = None,
-        reward: common.RewardLike | None = None,
-        levels: Sequence[int] | None = None,
         render_mode: str | None = None,
-        **game_kwargs: Any,
+        **kwargs: Any,
     ) -> None:
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
             raise DreamEnvsError(f"num_envs={num_envs!r}: a whole number of games, 1 or more")
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        known: dict[Any, AutoresetMode] = {key: mode for mode in AutoresetMode for key in (mode, mode.value, mode.name)}
+        if autoreset_mode not in known:
+            raise DreamEnvsError(f"autoreset_mode={autoreset_mode!r}: 'SameStep', 'NextStep' or 'Disabled'")
+        self.autoreset_mode = known[autoreset_mode]
         self.metadata = {"render_modes": ["ansi"], "render_fps": 1, "autoreset_mode": self.autoreset_mode}
-        self.render_mode = common.check_render_mode(render_mode)
-        self.engine = build_engine(
-            game, game_kwargs, VectorSingleRole, role=role, seat=seat, others=others, reward=reward, levels=levels
-        )
+        self.render_mode = adapter.check_render_mode(render_mode)
+        self.engine = SeatEngine(game, **kwargs)
         self.game, self.seat, self.num_envs = self.engine.game, self.engine.seat, num_envs
         self.single_observation_space = UnicodeText(MAX_OBSERVATION)
         self.single_action_space = UnicodeText(MAX_ACTION)
@@ -93,21 +82,17 @@ class VectorSingleRole(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
         """Begin all games, or those of ``options["reset_mask"]``.
 
         Args:
-            seed: a number gives every game its own hashed stream; a sequence seeds game i as ``SingleRole`` would be
-                with ``seed[i]``; None goes on with the streams there are.
-            options: ``task`` as for ``SingleRole``; ``reset_mask``: ``bool[num_envs]``.
-
-        Raises:
-            DreamEnvsError: for a list of seeds or a mask of the wrong length.
+            seed: one number (each game gets a stream hashed from it and its place), or one a game, which then is the
+                game that ``SingleRole`` plays with that seed; None goes on.
+            options: ``task``: see ``SingleRole``; ``reset_mask``: ``bool[num_envs]``.
         """
         options = dict(options or {})
-        mask = options.pop("reset_mask", None)
-        which = self._masked(mask)
+        which = self._masked(options.pop("reset_mask", None))
         self._seed(seed, which)
         self._begin(which, options)
         infos: dict[str, Any] = {}
         for i in which:
-            infos = self._add_info(infos, seat_info(self.engine, self._tables[i]), i)
+            infos = self._add_info(infos, self.engine.info(self._tables[i]), i)
         return self._observe(), infos
 
     def step(self, actions: Sequence[str | Action]) -> Step:
@@ -119,73 +104,53 @@ class VectorSingleRole(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
             raise DreamEnvsError(f"step takes {self.num_envs} actions, one a game, not {found}")
         if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
             raise DreamEnvsError("a game is over: begin it anew with reset(options={'reset_mask': ...})")
-        stale = np.flatnonzero(self._over) if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.array([], int)
-        skipped = set(stale.tolist())
-        live = [i for i in range(self.num_envs) if i not in skipped]
-        self.engine.step([self._tables[i] for i in live], [acting.as_action(actions[i]) for i in live])
-        if skipped:
-            self._begin(sorted(skipped), {})
+        skipped = np.flatnonzero(self._over).tolist() if self.autoreset_mode is AutoresetMode.NEXT_STEP else []
+        live = [i for i in range(self.num_envs) if i not in set(skipped)]
+        self.engine.step([self._tables[i] for i in live], [as_action(actions[i]) for i in live])
+        self._begin(skipped, {})
         rewards = np.zeros(self.num_envs, dtype=np.float64)
-        terminations = np.zeros(self.num_envs, dtype=np.bool_)
+        over = np.zeros(self.num_envs, dtype=np.bool_)
         for i in live:
-            episode = self._tables[i].episode
-            if episode is not None:
-                rewards[i], terminations[i] = episode.scores[self.seat].value, True
-        infos = self._finish(terminations)
-        truncations = np.zeros(self.num_envs, dtype=np.bool_)
-        return self._observe(), rewards, terminations, truncations, infos
+            rewards[i] = self.engine.earned(self._tables[i])
+            over[i] = self._tables[i].episode is not None
+        infos = self._finish(over)
+        return self._observe(), rewards, over, np.zeros(self.num_envs, dtype=np.bool_), infos
 
     def render(self) -> tuple[str, ...] | None:
         """The transcripts in ``ansi`` mode, else None."""
-        if self.render_mode != "ansi":
-            return None
-        return tuple(common.transcript(t.turns, t.episode.scores if t.episode else None) for t in self._tables)
+        return tuple(map(adapter.transcript, self._tables)) if self.render_mode == "ansi" else None
 
-    def snapshot(self) -> common.Snapshot:
-        """The position of all games, for ``restore``."""
-        return common.take(self, self._POSITION)
-
-    def restore(self, snapshot: common.Snapshot) -> None:
-        """Go back to a position.
-
-        Raises:
-            DreamEnvsError: for the snapshot of another face, game or number of games.
-        """
-        if isinstance(snapshot, common.Snapshot) and len(snapshot.data.get("_over", ())) != self.num_envs:
+    def restore(self, snapshot: adapter.Snapshot) -> None:
+        """Go back to a position of as many games."""
+        if isinstance(snapshot, adapter.Snapshot) and len(snapshot.data.get("_over", ())) != self.num_envs:
             raise DreamEnvsError(f"restore needs a snapshot of {self.num_envs} games")
-        common.put_back(self, snapshot, self._POSITION)
+        super().restore(snapshot)
 
-    def _finish(self, terminations: np.ndarray) -> dict[str, Any]:
+    def _finish(self, over: np.ndarray) -> dict[str, Any]:
         """Infos of this step; in ``SameStep`` mode the games that are over are begun anew."""
         infos: dict[str, Any] = {}
-        ended = np.flatnonzero(terminations).tolist()
-        self._over = terminations.copy()
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended:
+        self._over = over.copy()
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            ended = np.flatnonzero(over).tolist()
             for i in ended:
-                final = {
-                    "final_obs": self.engine.text(self._tables[i]),
-                    "final_info": seat_info(self.engine, self._tables[i]),
-                }
+                table = self._tables[i]
+                final = {"final_obs": self.engine.text(table), "final_info": self.engine.info(table)}
                 infos = self._add_info(infos, final, i)
             self._begin(ended, {})
         for i, table in enumerate(self._tables):
-            infos = self._add_info(infos, seat_info(self.engine, table), i)
+            infos = self._add_info(infos, self.engine.info(table), i)
         return infos
 
     def _observe(self) -> tuple[str, ...]:
         return tuple([self.engine.text(table) for table in self._tables])
 
     def _begin(self, which: Sequence[int], options: dict[str, Any]) -> None:
-        draws: list[Callable[[], str]] = [
-            lambda stream=self._streams[i]: common.new_label(stream)  # type: ignore[misc]
-            for i in which
-        ]
-        tables = self.engine.begin(draws, common.task_option(options))
+        draws = [functools.partial(adapter.new_label, self._streams[i]) for i in which]
+        tables = self.engine.begin(draws, adapter.task_option(options))
         if not self._tables:
             self._tables = tables
         for i, table in zip(which, tables, strict=True):
-            self._tables[i] = table
-            self._over[i] = False
+            self._tables[i], self._over[i] = table, False
 
     def _seed(self, seed: int | Sequence[int | None] | None, which: Sequence[int]) -> None:
         if not self._streams:
@@ -209,12 +174,3 @@ class VectorSingleRole(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
         if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
             raise DreamEnvsError(f"options['reset_mask'] is bool[{self.num_envs}], an array of numpy.bool_")
         return np.flatnonzero(mask).tolist()
-
-
-def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    known = {m.value: m for m in AutoresetMode} | {m.name: m for m in AutoresetMode}
-    if isinstance(mode, AutoresetMode):
-        return mode
-    if mode not in known:
-        raise DreamEnvsError(f"autoreset_mode={mode!r}: 'NextStep', 'SameStep' or 'Disabled'")
-    return known[mode]

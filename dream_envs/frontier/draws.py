@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dream_envs.acting import ask
 from dream_envs.core import Action, Agent, DreamEnvsError, Limits, Message, Request
 from dream_envs.frontier.suite import Problem
+from dream_envs.play import ask
 from dream_envs.seeds import digest
 
 #: Rows of one call of an agent, if nothing else is said: right for a model of a megabyte.

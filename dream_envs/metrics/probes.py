@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 import msgspec
 import numpy as np
 
-from dream_envs.acting import as_agent, ask
 from dream_envs.core import AgentLike, DreamEnvsError, Limits, Request, Task, TaskFamily, content_hash
 from dream_envs.frontier import _checks
 from dream_envs.metrics.replies import Replies, replies
+from dream_envs.play import as_agent, ask
 from dream_envs.seeds import digest, stream
 
 #: Requests of one call of an agent.

@@ -160,8 +160,8 @@ def lessons(episodes: Sequence[Any]) -> dict[str, Any] | None:
         "levels": _by_level(facts["questions"]),
         "verdict": (
             f"Of {sum(facts['open']) / len(facts['open']):.2f} in context, {own:.2f} is known closed book after a "
-            f"lesson's own night and {facts['average_accuracy']:.2f} after the last one, mean of {len(facts['closed'])} "
-            "lessons; one run, no interval."
+            f"lesson's own night and {facts['average_accuracy']:.2f} after the last one, mean of "
+            f"{len(facts['closed'])} lessons; one run, no interval."
         ),
     }
 

@@ -1,4 +1,4 @@
-"""What every round logs, whatever the game: rewards and statuses by role, lengths, and what judges said where they did."""
+"""What every round logs, whatever the game: rewards and statuses by role, lengths, and what judges said."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dream_envs.rewards.base import (
     as_reward,
     last_turns,
     rejected,
-    rescore,
+
     reward,
 )
 
@@ -25,7 +25,7 @@ __all__ = [
     "last_turns",
     "per_role",
     "rejected",
-    "rescore",
+
     "reward",
     "weighted",
     "zero_sum",

@@ -54,28 +54,27 @@ class Model:
     Attributes:
         name: the registered name.
         version: goes up when the same episode would get another score.
-        settings: the arguments that ``grader`` shows.
-        grader: ``name-version(argument=value)``: the arguments that differ from their defaults.
         batched: whether the function behind it takes all episodes at once.
-        arguments: what that function is given besides the episodes: all arguments, resolved.
+        arguments: what that function is given besides the episodes, resolved.
+        grader: ``name-version(argument=value)``, of the arguments that differ from their defaults.
         made_by: ``(factory, args, kwargs)`` as the caller gave them; empty for a model made by hand.
     """
 
-    __slots__ = ("_fn", "arguments", "batched", "grader", "made_by", "name", "settings", "version")
+    __slots__ = ("_fn", "arguments", "batched", "grader", "made_by", "name", "version")
 
     def __init__(
         self,
         name: str,
         version: int,
         fn: RewardFunction,
-        args: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        shown: Iterable[str] = (),
         made_by: tuple[Any, ...] = (),
         batched: bool = False,
     ) -> None:
         self.name, self.version, self._fn, self.batched = name, version, fn, batched
-        self.arguments, self.settings, self.made_by = dict(args or {}), dict(settings or {}), made_by
-        inner = ",".join(f"{k}={show(v)}" for k, v in self.settings.items())
+        self.arguments, self.made_by = dict(arguments or {}), made_by
+        inner = ",".join(f"{key}={show(self.arguments[key])}" for key in shown)
         self.grader = f"{name}-{version}" + (f"({inner})" if inner else "")
 
     @property
@@ -98,11 +97,7 @@ class Model:
         return self._clean(found, episodes)
 
     def __call__(self, episode: Episode) -> Scores:
-        """Score one episode.
-
-        Raises:
-            DreamEnvsError: if the reward is asynchronous or was used wrongly.
-        """
+        """Score one episode; an asynchronous reward is an error."""
         found = self._not_async() if self.asynchronous else self.score([episode])
         if inspect.isawaitable(found):
             cast(Any, found).close()
@@ -129,9 +124,8 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The function behind a decorated name cannot be found by that name, so a copy is made by its factory.
-        return (
-            (_restore, self.made_by) if self.made_by else (Model, (self.name, self.version, self._fn, self.arguments))
-        )
+        made_by = (Model, (self.name, self.version, self._fn, self.arguments), {})
+        return _restore, self.made_by or made_by
 
     def _stateful(self) -> Iterator[Stateful]:
         for value in self.arguments.values():
@@ -158,10 +152,10 @@ class Model:
         """Clean scores from whatever the calls returned or raised."""
         if self.batched:
             (made,) = found
-            if not isinstance(made, Exception) and (not isinstance(made, Sequence) or len(made) != len(episodes)):
-                size = f" of {len(made)}" if isinstance(made, Sequence) else ""
-                made = f"returned {type(made).__name__}{size}, not a list of {len(episodes)} dicts of scores"
-            found = list(made) if isinstance(made, Sequence) and not isinstance(made, str) else [made] * len(episodes)
+            listed = isinstance(made, Sequence) and not isinstance(made, str) and len(made) == len(episodes)
+            if not listed and not isinstance(made, Exception):
+                made = f"returned {type(made).__name__}, not a list of {len(episodes)} dicts of scores"
+            found = list(made) if listed else [made] * len(episodes)
         for error in dict.fromkeys(one for one in found if isinstance(one, Exception)):
             if isinstance(error, DreamEnvsError):
                 raise error
@@ -207,11 +201,8 @@ def reward(
             bound = _bind(signature, name, args, kwargs)
             resolved = {key: _resolve(value) if key in models else value for key, value in bound.items()}
             resolved = prepare(resolved) if prepare else resolved
-            shown = {
-                key: value
-                for key, value in resolved.items()
-                if key in always or (key in bound and not _same(bound[key], signature.parameters[key].default))
-            }
+            default = {key: parameter.default for key, parameter in signature.parameters.items()}
+            shown = [key for key in resolved if key in always or not _same(bound[key], default[key])]
             return Model(name, version, fn, resolved, shown, (factory, args, kwargs), batched)
 
         factory.__dict__.update(__signature__=signature, reward_name=name, reward_models=models)
@@ -237,7 +228,7 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
         return obj
     if isinstance(obj, Model) or not (batched or callable(obj)):
         hint = (
-            "arguments go with a name or a factory" if arguments else "pass a name, a function of an episode or a model"
+            "arguments go with a name or factory" if arguments else "pass a name, a function of an episode or a model"
         )
         raise DreamEnvsError(f"{obj!r} cannot be used as a reward: {hint}")
     name = str(getattr(obj, "name", "") or getattr(obj, "__name__", type(obj).__name__))
@@ -254,24 +245,14 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
     if arguments:
         raise DreamEnvsError(f"reward {name!r} takes no arguments: decorate it with @reward({name!r})")
     version = getattr(obj, "version", 0)
-    version = version if isinstance(version, int) else 0
-    return Model(name, version, function, made_by=(as_reward, (obj,), {}), batched=batched)
-
-
-def rescore(episode: Episode, model: Any) -> Episode:
-    """The same episode with this reward's scores and grader in place of its old ones."""
-    found = as_reward(model)
-    return msgspec.structs.replace(episode, scores=found(episode), grader=found.grader)
+    return Model(
+        name, version if isinstance(version, int) else 0, function, made_by=(as_reward, (obj,), {}), batched=batched
+    )
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """An average with both denominators.
-
-    Attributes:
-        mean: over the ``n_ok`` scores that have a value; None if there is none.
-        n_ok: how many scores are ``ok``.
-        n_total: how many scores there are.
-        counts: how many there are of each status; only statuses that occur.
+    """An average with both denominators: ``mean`` over the ``n_ok`` scores that have a value (None without one) of
+    ``n_total``; ``counts`` by status, of those that occur.
     """
 
     mean: float | None
@@ -336,13 +317,22 @@ def unanswered(turn: Turn | None, code: str, why: str = "no reply") -> Score:
     return Score(0.0, "abstain", detail=f"proposal rejected: {code}" if code else why)
 
 
+def each(episode: Episode, role: str, score: Callable[[Turn], Score], why: str = "no reply") -> Scores:
+    """The score of the last turn of every agent of a role; ``unanswered`` for those whose call failed or never came."""
+    turns, code = last_turns(episode, role), rejected(episode)
+    answered = {agent: turn for agent, turn in turns.items() if turn.status == "ok"}
+    return {
+        agent: score(answered[agent]) if agent in answered else unanswered(turns.get(agent), code, why)
+        for agent in agents_of(episode, role)
+    }
+
+
 def episode_key(episode: Episode) -> str:
     """16 hex digits of what was played: seed, place, tasks and every reply; not of scores, graders or timings."""
     said = [part for turn in episode.turns for part in (turn.agent, turn.status, turn.text)]
     tasks = [task.id for task in episode.tasks]
-    return content_hash(
-        episode.env_id, str(episode.version), episode.seed, str(episode.index), str(len(tasks)), *tasks, *said
-    )
+    place = (episode.env_id, str(episode.version), episode.seed, str(episode.index))
+    return content_hash(*place, str(len(tasks)), *tasks, *said)
 
 
 def worst(statuses: Iterable[str]) -> Status:
@@ -356,18 +346,20 @@ def clean(value: Score | float | None, grader: str) -> Score:
         return Score(0.0, "abstain", grader=grader)
     score = value if isinstance(value, Score) else Score(cast(float, value))
     grader = score.grader or grader
-    if score.status not in _RANK:
-        return Score(0.0, "error", detail=f"unknown status {score.status!r}", grader=grader)
+    wrong, number, components = "", 0.0, {}
     try:
         number = float(score.value) if score.status == "ok" else 0.0
         components = {k: float(v) for k, v in score.components.items()} if score.components else {}
     except (TypeError, ValueError, OverflowError):
-        return Score(0.0, "error", detail=f"not a number: {score.value!r:.80}", grader=grader)
-    if not math.isfinite(number):
-        return Score(0.0, "error", detail=f"value {number} is not finite", grader=grader)
-    # JSON has no NaN: a component that is not finite would not survive the episode's file.
-    if bad := [k for k, v in components.items() if not math.isfinite(v)]:
-        return Score(0.0, "error", detail=f"component {bad[0]!r} is not finite", grader=grader)
+        wrong = f"not a number: {score.value!r:.80}"
+    if score.status not in _RANK:
+        wrong = f"unknown status {score.status!r}"
+    elif not math.isfinite(number):
+        wrong = f"value {number} is not finite"
+    elif not all(map(math.isfinite, components.values())):  # JSON has no NaN: it would not survive the episode's file
+        wrong = f"component {next(k for k, v in components.items() if not math.isfinite(v))!r} is not finite"
+    if wrong:
+        return Score(0.0, "error", detail=wrong, grader=grader)
     return Score(number, score.status, components, score.detail, grader)
 
 
@@ -430,7 +422,10 @@ def _line(error: Exception) -> str:
 
 def _combined(step: Combination, episodes: Sequence[Episode]) -> list[Scores] | Awaitable[list[Scores]]:
     """What a combination makes of its parts' scores; each part is asked once."""
-    found = [model.score(episodes) for model in next(step)]
+    try:
+        found = [model.score(episodes) for model in next(step)]
+    except StopIteration as done:
+        return cast(list[Scores], done.value)
     return _combined_later(step, found) if any(map(inspect.isawaitable, found)) else _send(step, found)
 
 

@@ -1,8 +1,8 @@
 """Rewards that carry no information about the answers: what a loop gains under them is not learning from its reward.
 
 Spurious Rewards (arXiv 2506.10947) found models that improve under random and under format rewards, so that a claim
-about a reward needs these arms beside it.  They are pure functions of the episode: scoring a run again gives the same
-numbers, although nothing in the reply decides them.
+about a reward needs these controls beside it.  They are pure functions of the episode: scoring a run again gives the
+same numbers, although nothing in the completion decides them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Episode, Score
+from dream_envs.checks import check
+from dream_envs.core import Episode, Score
 from dream_envs.rewards.base import (
     Combination,
     Scores,
@@ -26,23 +27,16 @@ from dream_envs.rewards.solver import check_pattern, format_reward
 from dream_envs.seeds import digest, stream
 
 
-def _check_random(knobs: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(knobs["rate"], bool) or not 0.0 <= knobs["rate"] <= 1.0:
-        raise DreamEnvsError(f"rate={knobs['rate']!r}: 0 to 1, the probability of a 1")
-    return knobs
+def _check_random(given: dict[str, Any]) -> dict[str, Any]:
+    check("rate", given["rate"], 0, 1, what="the probability of a 1")
+    return given
 
 
 @reward("random", prepare=_check_random)
-def random_reward(
-    episode: Episode, *, seed: str = "random", rate: float = 0.5, role: str | None = None
-) -> dict[str, Score]:
-    """1 with probability ``rate``, else 0, drawn from the episode's content, the agent's name and the seed label.
+def random_reward(episode: Episode, *, seed: str = "random", rate: float = 0.5, role: str | None = None) -> Scores:
+    """1 with probability ``rate``, else 0, drawn from the episode's content, the agent's name and the label ``seed``.
 
-    Args:
-        episode: only its content hash and who moved.
-        seed: the label of the draw; another label is another control.
-        rate: the probability of a 1.
-        role: who is scored; None: everybody who moved.
+    ``role``: who is scored; None: everybody who moved.
     """
     key, found = episode_key(episode), {}
     moved = {turn.agent: turn for turn in episode.turns}
@@ -79,13 +73,8 @@ def _dealt(episode: Episode, scores: Scores, seed: str) -> Scores:
 
 
 @reward("format_only", prepare=check_pattern)
-def format_only(episode: Episode, *, pattern: str | None = None) -> dict[str, Score]:
-    """Form and nothing else: solvers get ``format``, a challenger 1 for any accepted proposal and 0 for a rejected one.
-
-    Args:
-        episode: reads the replies and ``facts["valid"]``.
-        pattern: as in ``format``.
-    """
+def format_only(episode: Episode, *, pattern: str | None = None) -> Scores:
+    """Form and nothing else: solvers get ``format``, a challenger 1 for an accepted proposal, 0 for a rejected one."""
     found = format_reward(pattern=pattern)(episode)
     turns, valid = last_turns(episode, "challenger"), episode.outcome.facts.get("valid")
     for agent in agents_of(episode, "challenger"):

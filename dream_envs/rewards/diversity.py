@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from dream_envs.checks import check
-from dream_envs.core import DreamEnvsError, Episode, Score, Task, challenge_of, content_hash
+from dream_envs.core import DreamEnvsError, Episode, Score, Task, Turn, challenge_of, content_hash
 from dream_envs.curriculum.novelty import MAX_TEXT_CHARS, Features, NoveltyIndex, grams
-from dream_envs.rewards.base import Scores, agents_of, last_turns, rejected, reward, unanswered
+from dream_envs.rewards.base import Scores, agents_of, each, last_turns, rejected, reward, unanswered
 
 #: ``reference=EARLIER``: ``novelty`` compares with the problems of the rounds that it has scored before.
 EARLIER = "earlier"
@@ -83,8 +83,7 @@ def repetition(episode: Episode, *, distance: float | None = None, role: str = "
     Returns:
         -(k - 1) / (n - 1) for a completion that k of n readable ones share; 0 for an only one.
     """
-    turns = last_turns(episode, role)
-    texts = {agent: turn.text for agent, turn in turns.items() if turn.status == "ok"}
+    texts = {agent: turn.text for agent, turn in last_turns(episode, role).items() if turn.status == "ok"}
     n = len(texts)
     if distance is None:
         counts = Counter(texts.values())
@@ -92,14 +91,12 @@ def repetition(episode: Episode, *, distance: float | None = None, role: str = "
     else:
         shares = repetition_penalty(list(texts.values()), distance=distance)
         alike = {agent: share * n for agent, share in zip(texts, shares, strict=True)}
-    found = {}
-    for agent in agents_of(episode, role):
-        if agent in texts:
-            value = -(alike[agent] - 1.0) / (n - 1) if n > 1 else 0.0
-            found[agent] = Score(min(0.0, value) + 0.0, components={"alike": alike[agent], "replies": float(n)})
-        else:
-            found[agent] = unanswered(turns.get(agent), rejected(episode))
-    return found
+
+    def repeats(turn: Turn) -> Score:
+        value = -(alike[turn.agent] - 1.0) / (n - 1) if n > 1 else 0.0
+        return Score(min(0.0, value) + 0.0, components={"alike": alike[turn.agent], "replies": float(n)})
+
+    return each(episode, role, repeats)
 
 
 class Reference:

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from dream_envs.core import DreamEnvsError, Score
+from dream_envs.checks import check
+from dream_envs.core import Score
 
 T = TypeVar("T")
 
@@ -44,20 +45,18 @@ def imitation(dream: Sequence[T], copy: Sequence[T], same: bool, *, gamma: float
     """``gamma same + (1 - gamma) (1 - Lev / max length)``; the second term is 0 where ``Lev > z0``.
 
     Args:
-        dream: what the teacher said, as tokens or characters.
+        dream: the teacher's output, as tokens or characters.
         copy: what the student made of a prefix of it, that prefix included.
-        same: whether a judge says that both mean the same (r_sem).
+        same: whether a judge finds that both mean the same (r_sem).
         gamma: weight of that judgement, 0 to 1.
-        z0: the largest edit distance that earns anything; None: any.
+        z0: the largest edit distance that earns anything, 0 or more; None: any.
 
     Returns:
         0 to 1, components ``semantic`` and ``literal``, each before its weight.
-
-    Raises:
-        DreamEnvsError: for a gamma or z0 outside of its range.
     """
-    if not 0 <= gamma <= 1 or (z0 is not None and z0 < 0):
-        raise DreamEnvsError(f"gamma={gamma}, z0={z0}: gamma is 0 to 1, z0 is 0 or more, or None")
+    check("gamma", gamma, 0, 1)
+    if z0 is not None:
+        check("z0", z0, 0)
     distance = levenshtein(dream, copy, z0)
     longest = max(len(dream), len(copy))
     literal = 1.0 if longest == 0 else 0.0 if z0 is not None and distance > z0 else 1 - distance / longest

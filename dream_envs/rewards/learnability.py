@@ -15,7 +15,7 @@ form                  value of a valid proposal              p=0, p=1    source
 ``pasodoble``         1 - p where p >= lo (0.2), else 0      0, 0        PasoDoble, arXiv 2511.11881
 ====================  =====================================  ==========  ======================================
 
-Two published nuances are knobs and never silent: AZR's *code* maps a valid proposal with p = 0 or 1 to -0.5
+Two published nuances are arguments and never silent: AZR's *code* maps a valid proposal with p = 0 or 1 to -0.5
 (``zero_ends=-0.5``; its issue 37), and papers disagree about what an invalid proposal costs (``invalid=``): -1 in AZR
 and in R-Zero's code, -0.1 in SPICE, 0 elsewhere.  -0.1 ended in a spiral of ever more invalid proposals in one report
 (arXiv 2510.18821), 0 did not, so 0 is the default except where it would make an invalid proposal the best one.
@@ -28,9 +28,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dream_envs import registry
+from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.rewards.base import agents_of, last_turns, rejected, reward
+from dream_envs.registry import named
+from dream_envs.rewards.base import Scores, agents_of, last_turns, rejected, reward
 
 #: Value from (p, population variance of the verdicts, lo, hi); ``azr``'s ends are set by ``zero_ends``.
 FORMS: dict[str, Callable[[float, float, float, float], float]] = {
@@ -49,30 +50,26 @@ _DEFAULT_LO = {"band": 0.2, "pasodoble": 0.2}
 _DEFAULT_HI = {"band": 0.8}
 
 
-def _resolve(knobs: dict[str, Any]) -> dict[str, Any]:
-    """Check the knobs against the form, and fill in those that depend on it."""
-    form, ends = knobs["form"], knobs["zero_ends"]
-    if form not in FORMS:
-        raise DreamEnvsError(registry.unknown("forms of learnability", str(form), list(FORMS)))
+def _resolve(given: dict[str, Any]) -> dict[str, Any]:
+    """Check the arguments against the form, and fill in those that depend on it."""
+    form, ends, invalid = given["form"], given["zero_ends"], given["invalid"]
+    named("forms of learnability", str(form), FORMS)
     if ends != 0.0 and form != "azr":
         raise DreamEnvsError(f"zero_ends={ends!r} belongs to form='azr'; form={form!r} has its own values at 0 and 1")
     for key, defaults in (("lo", _DEFAULT_LO), ("hi", _DEFAULT_HI)):
-        if knobs[key] is not None and form not in defaults:
-            raise DreamEnvsError(f"{key}={knobs[key]!r}: form={form!r} has no {key} (forms: {', '.join(defaults)})")
-    lo = knobs["lo"] if knobs["lo"] is not None else _DEFAULT_LO.get(form, 0.0)
-    hi = knobs["hi"] if knobs["hi"] is not None else _DEFAULT_HI.get(form, 1.0)
+        if given[key] is not None and form not in defaults:
+            raise DreamEnvsError(f"{key}={given[key]!r}: form={form!r} has no {key} (forms: {', '.join(defaults)})")
+    lo = given["lo"] if given["lo"] is not None else _DEFAULT_LO.get(form, 0.0)
+    hi = given["hi"] if given["hi"] is not None else _DEFAULT_HI.get(form, 1.0)
     if not 0 <= lo <= hi <= 1:
         raise DreamEnvsError(f"lo={lo!r}, hi={hi!r}: 0 <= lo <= hi <= 1")
-    if knobs["rate"] not in ("verdicts", "majority"):
-        raise DreamEnvsError(f"rate={knobs['rate']!r}: 'verdicts' (share right) or 'majority' (share that agrees)")
-    if not isinstance(knobs["min_attempts"], int) or knobs["min_attempts"] < 2:
-        raise DreamEnvsError(f"min_attempts={knobs['min_attempts']!r}: 2 or more; one attempt makes p 0 or 1 always")
-    invalid = knobs["invalid"]
+    one_of("rate", given["rate"], ("verdicts", "majority"), "the share that is right, or that agrees")
+    check("min_attempts", given["min_attempts"], 2, whole=True, what="one attempt makes p 0 or 1 always")
     if invalid is None:
         invalid = -0.1 if form == "spice" else -1.0 if form == "lsp" else min(0.0, ends)
-    elif invalid != "exclude" and not (isinstance(invalid, (int, float)) and math.isfinite(invalid)):
-        raise DreamEnvsError(f"invalid={invalid!r}: a finite number, or 'exclude' to leave invalid proposals unscored")
-    return {**knobs, "lo": lo, "hi": hi, "invalid": invalid}
+    elif invalid != "exclude":
+        check("invalid", invalid, what="or 'exclude' to leave invalid proposals unscored")
+    return {**given, "lo": lo, "hi": hi, "invalid": invalid}
 
 
 @reward("learnability", prepare=_resolve, always=("form",))
@@ -87,7 +84,7 @@ def learnability(
     rate: str = "verdicts",
     min_attempts: int = 2,
     role: str = "challenger",
-) -> dict[str, Score]:
+) -> Scores:
     """What the challenger's proposal is worth; the forms are in the head of this module.
 
     Args:

@@ -13,11 +13,7 @@ def challenger_solver(*, form: str = "azr", invalid: float | str | None = None, 
 
     Solvers: ``correctness`` (0 or 1).  Challenger: ``learnability`` (0 to 1 with the default form).  Judge, if there
     is one: the share of its verdicts that agree with the truth (0 to 1, a coin 0.5), ``abstain`` without a verdict.
-
-    Args:
-        form: the form of learnability, see ``rewards.learnability``.
-        invalid: the value of a proposal that was turned away.
-        zero_ends: ``azr``'s value where all solvers or none are right.
+    ``form``, ``invalid`` and ``zero_ends`` are those of ``learnability``.
     """
     challenger = learnability(form=form, invalid=invalid, zero_ends=zero_ends)
     return per_role({"challenger": challenger, "solver": correctness(), "judge": judge_agreement()})

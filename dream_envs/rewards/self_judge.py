@@ -5,11 +5,11 @@ verdict "w beats l": ``sign(R(w) - R(l))``, where R is the ranking that all verd
 judge is paid for agreeing with the others, right or wrong; its accuracy is in ``facts["judge_accuracy"]`` and no reward
 reads it.
 
-What an unreadable verdict costs is a knob of all three.  ``invalid="penalty"`` is SERL's mode: the judge gets -1, which
-teaches it the form, and in SERL's win rate the verdict stays in the denominator, so that an unreadable judge lowers the
-actors' rewards too.  ``invalid="abstain"`` is the rule of this suite: the judge has no score (status ``abstain``) and
-the verdict counts for nobody.  A call that failed is not an unreadable verdict: in both modes the judge has the call's
-own status.
+What an unreadable verdict costs is an argument of all three.  ``invalid="penalty"`` is SERL's mode: the judge gets -1,
+which teaches it the form, and in SERL's win rate the verdict stays in the denominator, so that an unreadable judge
+lowers the actors' rewards too.  ``invalid="abstain"`` is the rule of this suite: the judge has no score (status
+``abstain``) and the verdict counts for nobody.  A call that failed is not an unreadable verdict: in both modes the
+judge has the call's own status.
 """
 
 from __future__ import annotations
@@ -21,31 +21,27 @@ from typing import Any
 
 import numpy as np
 
+from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Episode, Score
 from dream_envs.envs.judge_facts import pairs
-from dream_envs.rewards.base import Model, agents_of, last_turns, reward, unanswered
+from dream_envs.rewards.base import Model, Scores, agents_of, last_turns, reward, unanswered
 
 Row = dict[str, Any]
-_LENGTH_CONTROL = ("serl", "band", "symmetric", "off")
 _TIE = 1e-12  # two sums of the same quotients in another order
 
 
-def check_invalid(knobs: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a knob ``invalid`` that is neither mode."""
-    if knobs["invalid"] not in ("penalty", "abstain"):
-        raise DreamEnvsError(f"invalid={knobs['invalid']!r}: 'penalty' (SERL: the judge's lowest) or 'abstain'")
-    return knobs
+def check_invalid(given: dict[str, Any]) -> dict[str, Any]:
+    """Refuse an argument ``invalid`` that is neither mode."""
+    one_of("invalid", given["invalid"], ("penalty", "abstain"), "'penalty' is SERL's: the judge's lowest")
+    return given
 
 
-def _check_serl(knobs: dict[str, Any]) -> dict[str, Any]:
-    alpha = knobs["alpha"]
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
-        raise DreamEnvsError(f"alpha={alpha!r}: above 0 and below 1, the half width of the length band (0.2 in SERL)")
-    if knobs["length_control"] not in _LENGTH_CONTROL:
-        raise DreamEnvsError(f"length_control={knobs['length_control']!r}: one of {', '.join(_LENGTH_CONTROL)}")
-    if knobs["length"] not in ("words", "chars", "tokens"):
-        raise DreamEnvsError(f"length={knobs['length']!r}: 'words', 'chars' or 'tokens'")
-    return check_invalid(knobs)
+def _check_serl(given: dict[str, Any]) -> dict[str, Any]:
+    if check("alpha", given["alpha"], 0, 1) in (0, 1):
+        raise DreamEnvsError(f"alpha={given['alpha']!r}: above 0 and below 1, the half width of the length band")
+    one_of("length_control", given["length_control"], ("serl", "band", "symmetric", "off"))
+    one_of("length", given["length"], ("words", "chars", "tokens"))
+    return check_invalid(given)
 
 
 @reward("serl", prepare=_check_serl)
@@ -56,7 +52,7 @@ def serl(
     length_control: str = "serl",
     length: str = "words",
     invalid: str = "penalty",
-) -> dict[str, Score]:
+) -> Scores:
     """SERL's rewards (arXiv 2511.07922, as its code has them): a length-controlled win rate, and agreement with it.
 
     Actor i: ``R(i) = sum of beta over the judgements that i won, / ((N - 1) K)``.  A judgement won by i over j counts
@@ -84,19 +80,17 @@ def serl(
     """
     rows = _rows(episode)
     if rows is None:
-        return _not_pairwise(episode)
-    sizes = {name: its.get(length) for name, its in episode.outcome.facts["lengths"].items()}
+        return not_judged(episode, "no pairwise judgements in this game")
+    facts = episode.outcome.facts
+    sizes = {name: its.get(length) for name, its in facts["lengths"].items()}
     compared = {row[side] for row in rows for side in ("first", "second")}
-    if length_control != "off" and any(sizes[n] is None and _answered(episode, n) for n in compared):
-        text = "no token counts in this episode: length='words' or 'chars'"
-        return {
-            agent: Score(0.0, "error", detail=text) for role in ("actor", "judge") for agent in agents_of(episode, role)
-        }
-    told, values, components = _readable(rows), {}, {}
-    whole = (len(compared) - 1) * episode.outcome.facts["repeats"]
+    if length_control != "off" and any(sizes[n] is None and facts["answered"].get(n) for n in compared):
+        return not_judged(episode, "no token counts in this episode: length='words' or 'chars'", "error")
+    readable, values, components = _readable(rows), {}, {}
+    whole = (len(compared) - 1) * facts["repeats"]
     for name in compared:
-        won = [_beta(sizes, row, name, alpha, length_control) for row in told if row["verdict"] == name]
-        judged = sum(name in (row["first"], row["second"]) for row in told)
+        won = [_beta(sizes, row, alpha, length_control) for row in readable if row["verdict"] == name]
+        judged = sum(name in (row["first"], row["second"]) for row in readable)
         counted = [beta for beta in won if beta is not None]
         components[name] = {"wins": float(len(won)), "counted": float(len(counted)), "judged": float(judged)}
         if below := whole if invalid == "penalty" else judged:
@@ -104,34 +98,26 @@ def serl(
     return _scores(episode, rows, values, components, invalid)
 
 
-def _check_copeland(knobs: dict[str, Any]) -> dict[str, Any]:
-    if knobs["form"] not in ("half", "net"):
-        raise DreamEnvsError(
-            f"form={knobs['form']!r}: 'half' (a tie is half a win, 0 to 1) or 'net' (wins minus losses)"
-        )
-    return check_invalid(knobs)
+def _check_copeland(given: dict[str, Any]) -> dict[str, Any]:
+    one_of("form", given["form"], ("half", "net"), "'half' (a tie is half a win, 0 to 1) or 'net' (wins minus losses)")
+    return check_invalid(given)
 
 
 @reward("copeland", prepare=_check_copeland)
-def copeland(episode: Episode, *, form: str = "half", invalid: str = "penalty") -> dict[str, Score]:
+def copeland(episode: Episode, *, form: str = "half", invalid: str = "penalty") -> Scores:
     """Copeland's score proper: most verdicts of a pair decide it, and a pair counts once, however clear it was.
 
     ``half``: ``(wins + ties / 2) / opponents``; ``net``: ``(wins - losses) / opponents``.  A pair whose verdicts are
     split evenly is a tie, one without a readable verdict is left out, on both sides.  SERL's reward differs: it counts
-    verdicts, not pairs, and weighs them by length.
-
-    Args:
-        episode: reads ``facts["judgements"]``.
-        form: ``half`` or ``net``.
-        invalid: what a judge's unreadable verdict costs it; see the head of this module.
+    verdicts, not pairs, and weighs them by length.  Source: Copeland 1951; Fishburn 1977.
 
     Returns:
         Actor: 0 to 1 (``net``: -1 to 1); components ``wins``, ``ties``, ``opponents``; ``abstain`` without an
-        opponent.  Judge: -1, 0, +1.  Source: Copeland 1951; Fishburn 1977.
+        opponent.  Judge: -1, 0, +1.
     """
     rows = _rows(episode)
     if rows is None:
-        return _not_pairwise(episode)
+        return not_judged(episode, "no pairwise judgements in this game")
     count: dict[str, dict[str, float]] = {}
     for pair in pairs(rows):
         for name in (pair["a"], pair["b"]) if pair["tie"] or pair["winner"] else ():
@@ -147,15 +133,13 @@ def copeland(episode: Episode, *, form: str = "half", invalid: str = "penalty") 
     return _scores(episode, rows, values, count, invalid)
 
 
-def _check_bradley_terry(knobs: dict[str, Any]) -> dict[str, Any]:
-    prior = knobs["prior"]
-    if isinstance(prior, bool) or not isinstance(prior, (int, float)) or not 0.01 <= prior <= 100:
-        raise DreamEnvsError(f"prior={prior!r}: 0.01 to 100 virtual wins and as many losses")
-    return check_invalid(knobs)
+def _check_bradley_terry(given: dict[str, Any]) -> dict[str, Any]:
+    check("prior", given["prior"], 0.01, 100, what="virtual wins and as many losses")
+    return check_invalid(given)
 
 
 @reward("bradley_terry", prepare=_check_bradley_terry)
-def bradley_terry(episode: Episode, *, prior: float = 0.5, invalid: str = "penalty") -> dict[str, Score]:
+def bradley_terry(episode: Episode, *, prior: float = 0.5, invalid: str = "penalty") -> Scores:
     """Strengths under which i beats j with probability ``p_i / (p_i + p_j)``; an actor gets its mean chance to win.
 
     Fitted to the readable verdicts by the MM algorithm (Hunter 2004), each answer having besides ``prior`` wins and
@@ -163,33 +147,27 @@ def bradley_terry(episode: Episode, *, prior: float = 0.5, invalid: str = "penal
     answers in parts of the comparison graph that no verdict joins are compared by way of the virtual opponent.  An
     evenly split pair needs no rule: it is as many wins for either.
 
-    Args:
-        episode: reads ``facts["judgements"]``.
-        prior: virtual wins and losses, 0.01 to 100.
-        invalid: what a judge's unreadable verdict costs it; see the head of this module.
-
     Returns:
         Actor: above 0 and below 1, the mean over the other judged answers of the chance to beat them; component
         ``strength`` (natural logarithm of p).  ``abstain`` without a readable verdict.  Judge: -1, 0, +1.
     """
     rows = _rows(episode)
     if rows is None:
-        return _not_pairwise(episode)
-    told = _readable(rows)
-    names = sorted({row[side] for row in told for side in ("first", "second")})
+        return not_judged(episode, "no pairwise judgements in this game")
+    readable = _readable(rows)
+    names = sorted({row[side] for row in readable for side in ("first", "second")})
     place = {name: i for i, name in enumerate(names)}
     wins = np.zeros((len(names), len(names)))
-    for row in told:
-        loser = row["second"] if row["verdict"] == row["first"] else row["first"]
-        wins[place[row["verdict"]], place[loser]] += 1
+    for row in readable:
+        wins[place[row["verdict"]], place[_loser(row)]] += 1
     values, components = {}, {}
     strength = strengths(wins, prior)
     for name, i in place.items():
         chances = [strength[i] / (strength[i] + strength[j]) for j in range(len(names)) if j != i]
-        values[name] = math.fsum(chances) / len(chances)
+        # Fitted to 1e-12: what is level by symmetry is level to about that, and nothing else is.
+        values[name] = round(math.fsum(chances) / len(chances), 9)
         components[name] = {"strength": math.log(strength[i])}
-    # Fitted to 1e-12: what is level by symmetry is level to about that, and nothing else is.
-    return _scores(episode, rows, {name: round(value, 9) for name, value in values.items()}, components, invalid)
+    return _scores(episode, rows, values, components, invalid)
 
 
 def strengths(wins: np.ndarray, prior: float) -> np.ndarray:
@@ -198,9 +176,8 @@ def strengths(wins: np.ndarray, prior: float) -> np.ndarray:
     ``prior`` above 0: virtual wins and losses of each against an opponent of strength 1, which makes the fit finite and
     unique.
     """
-    n = len(wins)
     games, won = wins + wins.T, wins.sum(1) + prior
-    p = np.ones(n)
+    p = np.ones(len(wins))
     for _ in range(10_000):
         new = won / ((games / (p[:, None] + p[None, :])).sum(1) + 2 * prior / (p + 1.0))
         done = np.abs(np.log(new) - np.log(p)).max(initial=0.0) < 1e-12
@@ -211,15 +188,11 @@ def strengths(wins: np.ndarray, prior: float) -> np.ndarray:
 
 
 @reward("self_judge", prepare=check_invalid)
-def self_judge(episode: Episode, *, invalid: str = "penalty") -> dict[str, Score]:
+def self_judge(episode: Episode, *, invalid: str = "penalty") -> Scores:
     """The default of ``dream_envs/SelfJudge-v0``, by its ``judging``.
 
     ``pairwise``: ``serl``; ``score``: ``self_score``; ``rubric``: ``self_rubric``; ``none``: ``majority`` of the
-    actors' replies (TTRL).
-
-    Args:
-        episode: reads ``facts["judging"]`` and what those rewards read.
-        invalid: what an unreadable verdict costs its judge: ``penalty`` or ``abstain``.
+    actors' completions (TTRL).
     """
     return _default(str(episode.outcome.facts.get("judging")), invalid)(episode)
 
@@ -236,6 +209,12 @@ def _default(judging: str, invalid: str) -> Model:
     return serl(invalid=invalid)
 
 
+def not_judged(episode: Episode, why: str, status: Any = "abstain") -> Scores:
+    """The same status for all actors and judges."""
+    agents = [*agents_of(episode, "actor"), *agents_of(episode, "judge")]
+    return {agent: Score(0.0, status, detail=why) for agent in agents}
+
+
 def _rows(episode: Episode) -> list[Row] | None:
     facts = episode.outcome.facts
     return facts.get("judgements") if facts.get("judging") == "pairwise" else None
@@ -245,20 +224,15 @@ def _readable(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["verdict"] is not None]
 
 
-def _answered(episode: Episode, name: str) -> bool:
-    return bool(episode.outcome.facts["answered"].get(name))
+def _loser(row: Row) -> str:
+    return str(row["second"] if row["verdict"] == row["first"] else row["first"])
 
 
-def _not_pairwise(episode: Episode) -> dict[str, Score]:
-    why = "no pairwise judgements in this game"
-    return {a: Score(0.0, "abstain", detail=why) for role in ("actor", "judge") for a in agents_of(episode, role)}
-
-
-def _beta(sizes: Mapping[str, Any], row: Row, winner: str, alpha: float, control: str) -> float | None:
+def _beta(sizes: Mapping[str, Any], row: Row, alpha: float, control: str) -> float | None:
     """What a win is worth; None outside the band."""
     if control == "off":
         return 1.0
-    mine, other = sizes[winner], sizes[row["second"] if winner == row["first"] else row["first"]]
+    mine, other = sizes[row["verdict"]], sizes[_loser(row)]
     if control == "symmetric":
         return 1.0 if (1 - alpha) * other < mine and (1 - alpha) * mine < other else None
     if not (1 - alpha) * other < mine < (1 + alpha) * other:
@@ -272,24 +246,28 @@ def _scores(
     values: Mapping[str, float],
     components: Mapping[str, dict[str, float]],
     invalid: str,
-) -> dict[str, Score]:
+) -> Scores:
     """The actors' places, and for each judge the sign of its verdict's agreement with them."""
-    found: dict[str, Score] = {}
+    found: Scores = {}
     turns = last_turns(episode, "actor")
     for agent in agents_of(episode, "actor"):
         if agent in turns and turns[agent].status == "ok" and agent in values:
             found[agent] = Score(values[agent], "ok", components.get(agent, {}))
         else:
             found[agent] = unanswered(turns.get(agent), "", "no readable verdict")
-    said = last_turns(episode, "judge")
     for row in rows:
-        agent = row["judge"]
-        if row["verdict"] is not None:
-            loser = row["second"] if row["verdict"] == row["first"] else row["first"]
-            lead = values[row["verdict"]] - values[loser]
-            found[agent] = Score(0.0 if abs(lead) <= _TIE else math.copysign(1.0, lead), "ok", {"lead": lead})
-        elif agent in said and said[agent].status == "ok" and invalid == "penalty":
-            found[agent] = Score(-1.0, detail="unreadable verdict")
+        if row["verdict"] is None:
+            found[row["judge"]] = unreadable(episode, row["judge"], invalid, -1.0)
         else:
-            found[agent] = unanswered(said.get(agent), "", "unreadable" if agent in said else "nothing to judge")
+            lead = values[row["verdict"]] - values[_loser(row)]
+            sign = 0.0 if abs(lead) <= _TIE else math.copysign(1.0, lead)
+            found[row["judge"]] = Score(sign, "ok", {"lead": lead})
     return found
+
+
+def unreadable(episode: Episode, judge: str, invalid: str, lowest: float) -> Score:
+    """What a judge without a readable verdict gets."""
+    turn = last_turns(episode, "judge").get(judge)
+    if turn is not None and turn.status == "ok" and invalid == "penalty":
+        return Score(lowest, detail="unreadable verdict")
+    return unanswered(turn, "", "unreadable" if turn is not None else "nothing to judge")

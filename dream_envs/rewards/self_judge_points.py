@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.rewards.base import agents_of, last_turns, reward, unanswered
-from dream_envs.rewards.self_judge import check_invalid
+from dream_envs.checks import one_of
+from dream_envs.core import Episode, Score, Turn
+from dream_envs.rewards.base import Scores, agents_of, each, last_turns, reward, unanswered
+from dream_envs.rewards.self_judge import check_invalid, not_judged, unreadable
 
 
-def _check_points(knobs: dict[str, Any]) -> dict[str, Any]:
-    if knobs["judge"] not in ("agreement", "format"):
-        raise DreamEnvsError(f"judge={knobs['judge']!r}: 'agreement' (with the others' verdicts) or 'format'")
-    return check_invalid(knobs)
+def _check_points(given: dict[str, Any]) -> dict[str, Any]:
+    one_of("judge", given["judge"], ("agreement", "format"), "'agreement' is with the others' verdicts")
+    return check_invalid(given)
 
 
 @reward("self_score", prepare=_check_points)
-def self_score(episode: Episode, *, judge: str = "agreement", invalid: str = "penalty") -> dict[str, Score]:
+def self_score(episode: Episode, *, judge: str = "agreement", invalid: str = "penalty") -> Scores:
     """The mean of the scores that an answer was given, 0 to 1 (Self-Rewarding Language Models, arXiv 2401.10020).
 
     Actor: ``mean of score / 10`` (a digit / 9 in compact notation) over the readable judgements of its answer.  The
@@ -40,86 +40,69 @@ def self_score(episode: Episode, *, judge: str = "agreement", invalid: str = "pe
 
 
 @reward("self_rubric", prepare=_check_points)
-def self_rubric(episode: Episode, *, judge: str = "agreement", invalid: str = "penalty") -> dict[str, Score]:
+def self_rubric(episode: Episode, *, judge: str = "agreement", invalid: str = "penalty") -> Scores:
     """The share of verdicts that call an answer right, 0 to 1: a verifier's reward with the model as its own verifier.
 
-    Args:
-        episode: reads ``facts["judgements"]``.
-        judge: as for ``self_score``.
-        invalid: as for ``self_score``.
-
-    Returns:
-        Actor: 0 to 1, component ``judged``; ``abstain`` without a readable verdict.  Judge: 0 to 1.
+    Arguments and scores as for ``self_score``.
     """
     return _points(episode, "rubric", judge, invalid)
 
 
-def _points(episode: Episode, kind: str, paid_for: str, invalid: str) -> dict[str, Score]:
+def _points(episode: Episode, kind: str, paid_for: str, invalid: str) -> Scores:
     facts = episode.outcome.facts
     if facts.get("judging") != kind:
-        why = f"no judgements of kind {kind!r} in this game"
-        return {a: Score(0.0, "abstain", detail=why) for role in ("actor", "judge") for a in agents_of(episode, role)}
-    told: dict[str, list[float]] = {}
+        return not_judged(episode, f"no judgements of kind {kind!r} in this game")
+    verdicts: dict[str, list[float]] = {}
     for row in facts["judgements"]:
         if row["verdict"] is not None:
-            told.setdefault(row["of"], []).append(row["verdict"])
-    found: dict[str, Score] = {}
+            verdicts.setdefault(row["of"], []).append(row["verdict"])
+    found: Scores = {}
     turns = last_turns(episode, "actor")
     for agent in agents_of(episode, "actor"):
-        if agent in told:
-            verdicts = told[agent]
-            found[agent] = Score(math.fsum(verdicts) / len(verdicts), "ok", {"judged": float(len(verdicts))})
+        if agent in verdicts:
+            its = verdicts[agent]
+            found[agent] = Score(math.fsum(its) / len(its), "ok", {"judged": float(len(its))})
         else:
             found[agent] = unanswered(turns.get(agent), "", "no readable verdict")
-    said = last_turns(episode, "judge")
     for row in facts["judgements"]:
         agent, verdict = row["judge"], row["verdict"]
-        others = len(told.get(row["of"], ())) - 1
-        if verdict is not None and paid_for == "format":
+        others = len(verdicts.get(row["of"], ())) - 1
+        if verdict is None:
+            found[agent] = unreadable(episode, agent, invalid, 0.0)
+        elif paid_for == "format":
             found[agent] = Score(1.0)
-        elif verdict is not None and others:
-            rest = (math.fsum(told[row["of"]]) - verdict) / others
+        elif others:
+            rest = (math.fsum(verdicts[row["of"]]) - verdict) / others
             found[agent] = Score(min(1.0, max(0.0, 1.0 - abs(verdict - rest))))
-        elif verdict is not None:
-            found[agent] = Score(0.0, "abstain", detail="no other verdict on this answer")
-        elif agent in said and said[agent].status == "ok" and invalid == "penalty":
-            found[agent] = Score(0.0, detail="unreadable verdict")
         else:
-            found[agent] = unanswered(said.get(agent), "", "unreadable" if agent in said else "nothing to judge")
+            found[agent] = Score(0.0, "abstain", detail="no other verdict on this answer")
     return found
 
 
-def _check_certainty(knobs: dict[str, Any]) -> dict[str, Any]:
-    if knobs["form"] not in ("probability", "mean_logprob"):
-        raise DreamEnvsError(f"form={knobs['form']!r}: 'probability' (0 to 1) or 'mean_logprob' (0 and below)")
-    return knobs
+def _check_certainty(given: dict[str, Any]) -> dict[str, Any]:
+    one_of("form", given["form"], ("probability", "mean_logprob"))
+    return given
 
 
 @reward("self_certainty", prepare=_check_certainty)
-def self_certainty(episode: Episode, *, form: str = "probability", role: str = "actor") -> dict[str, Score]:
-    """How likely the writer found its own reply: ``exp(mean log-probability of the sampled tokens)``.
+def self_certainty(episode: Episode, *, form: str = "probability", role: str = "actor") -> Scores:
+    """How likely the writer found its own completion: ``exp(mean log-probability of the sampled tokens)``.
 
     Departs from its namesake (self-certainty, arXiv 2502.18581; the reward of Intuitor, arXiv 2505.19590), the mean
     divergence of the uniform distribution from the next token's: that needs the whole distribution at every position,
     and a turn keeps the sampled tokens' log-probabilities.  Their mean is an unbiased estimate of minus the entropy, so
     both reward sharpness; they weigh the tail differently.  No judge is asked.
 
-    Args:
-        episode: reads the turns' ``logprobs`` (natural logarithms).
-        form: ``probability``, or ``mean_logprob`` for the exponent itself.
-        role: who is scored.
-
     Returns:
-        ``probability``: above 0, at most 1, the geometric mean of the tokens' probabilities; ``mean_logprob``: at
-        most 0.  Component ``tokens``.  ``abstain`` for a turn without log-probabilities.
+        ``probability``: above 0, at most 1, the geometric mean of the tokens' probabilities; ``mean_logprob``: the
+        exponent itself, at most 0.  Component ``tokens``.  ``abstain`` for a turn without log-probabilities.
     """
-    turns, found = last_turns(episode, role), {}
-    for agent in agents_of(episode, role):
-        turn = turns.get(agent)
-        if turn is None or turn.status != "ok" or not turn.logprobs:
-            found[agent] = unanswered(turn, "", "no log-probabilities in this turn")
-            continue
+
+    def certainty(turn: Turn) -> Score:
+        if not turn.logprobs:
+            return unanswered(turn, "", "no log-probabilities in this turn")
         mean = math.fsum(turn.logprobs) / len(turn.logprobs)
         value = min(1.0, math.exp(min(0.0, mean))) if form == "probability" else mean
-        found[agent] = Score(value, "ok", {"tokens": float(len(turn.logprobs))})
-    return found
+        return Score(value, "ok", {"tokens": float(len(turn.logprobs))})
+
+    return each(episode, role, certainty, "no log-probabilities in this turn")

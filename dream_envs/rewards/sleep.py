@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dream_envs.core import Episode, Score
-from dream_envs.rewards.base import agents_of, reward, worst
+from dream_envs.rewards.base import Scores, agents_of, reward, worst
 
 Row = dict[str, Any]
 
 
 @reward("closed_book")
-def closed_book(episode: Episode) -> dict[str, Score]:
+def closed_book(episode: Episode) -> Scores:
     """The default of ``SleepCycle``: what a learner knows once the context is gone; whether a dreamer dreams.
-
-    Args:
-        episode: reads ``facts["questions"]`` and ``facts["dreams"]``.
 
     Returns:
         Learner: the mean success of its own seat's ``recall`` questions, 0 to 1; components ``closed`` (the same),
@@ -35,24 +32,14 @@ def closed_book(episode: Episode) -> dict[str, Score]:
 
 
 @reward("retention")
-def retention(episode: Episode) -> dict[str, Score]:
-    """As ``closed_book``, but a learner's is its success after the last night alone, on all lessons alike.
-
-    Args:
-        episode: reads ``facts["questions"]``, ``facts["dreams"]`` and ``facts["nights"]``.
-
-    Returns:
-        Learner: 0 to 1, its seat's last row of the matrix R; components as in ``closed_book``.  Dreamer: the same.
-    """
+def retention(episode: Episode) -> Scores:
+    """As ``closed_book``, but a learner's is its success after the last night alone, on all lessons alike, 0 to 1."""
     facts = episode.outcome.facts
     return _learners(episode, facts, last=True) | _dreamers(episode, facts)
 
 
-def _learners(episode: Episode, facts: dict[str, Any], last: bool = False) -> dict[str, Score]:
-    rows: dict[str, list[Row]] = {}
-    for row in facts.get("questions") or ():
-        rows.setdefault(row["agent"], []).append(row)
-    found = {}
+def _learners(episode: Episode, facts: dict[str, Any], last: bool = False) -> Scores:
+    rows, found = _by_agent(facts.get("questions")), {}
     for agent in agents_of(episode, "learner"):
         if "questions" not in facts:
             found[agent] = Score(0.0, "error", detail="this game records no facts['questions']")
@@ -75,11 +62,8 @@ def _learners(episode: Episode, facts: dict[str, Any], last: bool = False) -> di
     return found
 
 
-def _dreamers(episode: Episode, facts: dict[str, Any]) -> dict[str, Score]:
-    rows: dict[str, list[Row]] = {}
-    for row in facts.get("dreams") or ():
-        rows.setdefault(row["agent"], []).append(row)
-    found = {}
+def _dreamers(episode: Episode, facts: dict[str, Any]) -> Scores:
+    rows, found = _by_agent(facts.get("dreams")), {}
     for agent in agents_of(episode, "dreamer"):
         own = [row for row in rows.get(agent, ()) if row["status"] == "ok"]
         valid = _mean([float(row["valid"]) for row in own])
@@ -88,6 +72,13 @@ def _dreamers(episode: Episode, facts: dict[str, Any]) -> dict[str, Score]:
             found[agent] = _none(rows.get(agent, ()), "it was never asked")
         else:
             found[agent] = Score(distinct, components={"valid": valid, "distinct": distinct})
+    return found
+
+
+def _by_agent(rows: Sequence[Row] | None) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows or ():
+        found.setdefault(row["agent"], []).append(row)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Rewards for those who answer: correctness, format, agreement with the majority; and the judge's agreement with truth.
+"""Rewards for those who answer: correctness, format, agreement with the majority or with labels; and the judge's.
 
 All of them give ``abstain`` to agents that never came to answer because the proposal was turned away, and the call's
 own status (``timeout``, ``error``) to an agent whose call failed: neither is a wrong answer.
@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Episode, Score, challenge_of
-from dream_envs.rewards.base import agents_of, last_turns, rejected, reward, unanswered
+from dream_envs.checks import check, one_of
+from dream_envs.core import DreamEnvsError, Episode, Score, Turn, challenge_of, content_hash
+from dream_envs.rewards.base import Scores, agents_of, each, last_turns, rejected, reward, unanswered
 
 #: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).  Blanks around a
 #: reply are part of the form where the family forgives them in one of its notations.
@@ -26,15 +27,10 @@ MAX_FORM_CHARS = 4096  # a pattern is never tried on a longer reply: that has no
 
 
 @reward("correctness")
-def correctness(episode: Episode, *, role: str = "solver") -> dict[str, Score]:
-    """1 for a right answer, 0 for a wrong one, as the game's verdict (verifier or judge) has it.
+def correctness(episode: Episode, *, role: str = "solver") -> Scores:
+    """1 for a right answer, 0 for a wrong one, as the verdicts ``facts["correct"]`` have it (verifier or judge).
 
-    Args:
-        episode: reads ``outcome.facts["correct"]``, ``{agent: 0..1 or None}``.
-        role: who is scored.
-
-    Returns:
-        Range 0 to 1.  ``abstain`` without a verdict, or the call's own status if the agent's call failed.
+    Range 0 to 1.  ``abstain`` without a verdict, or the call's own status if the agent's call failed.
     """
     verdicts = episode.outcome.facts.get("correct")
     found, code = {}, rejected(episode)
@@ -50,19 +46,14 @@ def correctness(episode: Episode, *, role: str = "solver") -> dict[str, Score]:
 
 
 @reward("judge_agreement")
-def judge_agreement(episode: Episode, *, role: str = "judge") -> dict[str, Score]:
+def judge_agreement(episode: Episode, *, role: str = "judge") -> Scores:
     """The share of a judge's verdicts that agree with the truth that the game recorded beside them.
 
     Where every judge has a judgement of its own (a panel, ``SelfJudge``), its one verdict: 1 or 0.  Of two answers that
     are both right or both wrong neither is truly better: ``abstain``.
 
-    Args:
-        episode: reads ``outcome.facts`` ``judgements`` or ``correct`` (the verdicts), and ``truth``.
-        role: who is scored.
-
-    Returns:
-        Range 0 to 1 (a coin gets 0.5).  No readable verdict is ``abstain``, never 0; so is an episode in which no
-        reply came to be judged.  Only replies with both a verdict and a truth count.
+    Range 0 to 1 (a coin gets 0.5).  No readable verdict is ``abstain``, never 0; so is an episode in which nothing came
+    to be judged.  Only completions with both a verdict and a truth count.
     """
     facts, code = episode.outcome.facts, rejected(episode)
     if "judgements" in facts:
@@ -83,7 +74,7 @@ def judge_agreement(episode: Episode, *, role: str = "judge") -> dict[str, Score
     return found
 
 
-def _each_judge(episode: Episode, role: str, code: str) -> dict[str, Score]:
+def _each_judge(episode: Episode, role: str, code: str) -> Scores:
     facts = episode.outcome.facts
     truths, rows = facts.get("truth") or {}, {row["judge"]: row for row in facts["judgements"]}
     turns, found = last_turns(episode, role), {}
@@ -101,69 +92,55 @@ def _each_judge(episode: Episode, role: str, code: str) -> dict[str, Score]:
     return found
 
 
-def check_pattern(knobs: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a knob ``pattern`` that is not a regular expression."""
-    if knobs["pattern"] is not None:
+def check_pattern(given: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a ``pattern`` that is not a regular expression."""
+    if given["pattern"] is not None:
         try:
-            re.compile(knobs["pattern"])
+            re.compile(given["pattern"])
         except (re.error, TypeError) as error:
-            raise DreamEnvsError(f"pattern={knobs['pattern']!r} is not a regular expression: {error}") from error
-    return knobs
+            raise DreamEnvsError(f"pattern={given['pattern']!r} is not a regular expression: {error}") from error
+    return given
 
 
 @reward("format", prepare=check_pattern)
-def format_reward(episode: Episode, *, pattern: str | None = None, role: str = "solver") -> dict[str, Score]:
-    """1 if the whole reply has the form of the family's replies, 0 if not; right or wrong does not matter.
+def format_reward(episode: Episode, *, pattern: str | None = None, role: str = "solver") -> Scores:
+    """1 if the whole completion has the form of the family's replies, 0 if not; right or wrong does not matter.
 
-    Args:
-        episode: reads the solvers' replies and the family of the problem.
-        pattern: a regular expression for the whole reply.  None: what the game recorded in
-            ``outcome.facts["format"]`` (``{agent: 0 or 1}``), or else ``REPLY_FORMS`` of the family.
-        role: who is scored.
-
-    Returns:
-        0 or 1.  ``error`` for a family whose reply form nobody named.
+    The form is ``pattern``, a regular expression for the whole text; None: what the game recorded in
+    ``outcome.facts["format"]`` (``{agent: 0 or 1}``), or else ``REPLY_FORMS`` of the family.  ``error`` for a family
+    whose form nobody named.
     """
     recorded = episode.outcome.facts.get("format") if pattern is None else None
     problem = challenge_of(episode) or (episode.tasks[-1] if episode.tasks else None)
     form = pattern if pattern is not None else REPLY_FORMS.get(problem.family if problem else "")
-    found, code = {}, rejected(episode)
-    turns = last_turns(episode, role)
-    for agent in agents_of(episode, role):
-        turn = turns.get(agent)
-        if turn is None or turn.status != "ok":
-            found[agent] = unanswered(turn, code, "no reply")
-        elif isinstance(recorded, Mapping) and recorded.get(agent) is not None:
-            found[agent] = Score(recorded[agent])
-        elif form is None:
+
+    def fits(turn: Turn) -> Score:
+        if isinstance(recorded, Mapping) and recorded.get(turn.agent) is not None:
+            return Score(recorded[turn.agent])
+        if form is None:
             family = problem.family if problem else "?"
-            found[agent] = Score(0.0, "error", detail=f"no reply form for family {family!r}: give pattern=")
-        else:
-            fits = len(turn.text) <= MAX_FORM_CHARS and re.fullmatch(form, turn.text) is not None
-            found[agent] = Score(1.0 if fits else 0.0)
-    return found
+            return Score(0.0, "error", detail=f"no reply form for family {family!r}: give pattern=")
+        return Score(float(len(turn.text) <= MAX_FORM_CHARS and re.fullmatch(form, turn.text) is not None))
+
+    return each(episode, role, fits)
 
 
-def _check_majority(knobs: dict[str, Any]) -> dict[str, Any]:
-    if knobs["tie"] not in ("abstain", "share"):
-        raise DreamEnvsError(f"tie={knobs['tie']!r}: 'abstain' (no label) or 'share' (each of k tied replies gets 1/k)")
-    if not 0 <= knobs["min_share"] <= 1:
-        raise DreamEnvsError(f"min_share={knobs['min_share']!r}: 0 to 1, the share of votes that a label needs")
-    return knobs
+def _check_majority(given: dict[str, Any]) -> dict[str, Any]:
+    one_of("tie", given["tie"], ("abstain", "share"), "'abstain' (no label) or 'share' (each of k tied gets 1/k)")
+    check("min_share", given["min_share"], 0, 1, what="the share of votes that a label needs")
+    return given
 
 
 @reward("majority", prepare=_check_majority)
-def majority(
-    episode: Episode, *, tie: str = "abstain", min_share: float = 0.0, role: str = "solver"
-) -> dict[str, Score]:
+def majority(episode: Episode, *, tie: str = "abstain", min_share: float = 0.0, role: str = "solver") -> Scores:
     """1 for the reply that most solvers gave, 0 for any other (TTRL, arXiv 2504.16084); the truth is not asked.
 
-    Every readable reply votes, and the order of the solvers does not matter: replies that share the first place are
-    not told apart by who spoke first.  Empty replies do not vote, cannot become the label, and get 0.
+    Every readable completion votes, and the order of the solvers does not matter: completions that share the first
+    place are not told apart by who spoke first.  Empty ones do not vote, cannot become the label, and get 0.
 
     Args:
-        episode: reads the replies; ``facts`` only for the component ``label_right``.
-        tie: ``abstain``: a tie gives no label and nobody is scored; ``share``: each of k tied replies gets 1/k.
+        episode: reads the completions; ``facts`` only for the component ``label_right``.
+        tie: ``abstain``: a tie gives no label and nobody is scored; ``share``: each of k tied completions gets 1/k.
         min_share: a label needs at least this share of the votes, else nobody is scored.
         role: who votes and is scored.
 
@@ -171,7 +148,7 @@ def majority(
         Range 0 to 1.  Components: ``share`` of the votes for the label, ``votes``, and where the game knows it
         ``label_right`` (TTRL's label accuracy), which is there to be watched and never enters the value.
     """
-    turns, code = last_turns(episode, role), rejected(episode)
+    turns = last_turns(episode, role)
     votes = Counter(t.text for t in turns.values() if t.status == "ok" and t.text)
     top = max(votes.values(), default=0)
     labels = {text for text, count in votes.items() if count == top}
@@ -185,13 +162,47 @@ def majority(
     why = "no votes" if not total else f"{len(labels)} replies tie" if len(labels) > 1 and tie == "abstain" else ""
     if not why and top < min_share * total - 1e-9:
         why = f"{top} of {total} votes, below min_share"
-    found = {}
-    for agent in agents_of(episode, role):
-        turn = turns.get(agent)
-        if turn is None or turn.status != "ok":
-            found[agent] = unanswered(turn, code, "no reply")
-        elif why:
-            found[agent] = Score(0.0, "abstain", components, why)
-        else:
-            found[agent] = Score(1 / len(labels) if turn.text in labels else 0.0, "ok", components)
-    return found
+
+    def voted(turn: Turn) -> Score:
+        if why:
+            return Score(0.0, "abstain", components, why)
+        return Score(1 / len(labels) if turn.text in labels else 0.0, "ok", components)
+
+    return each(episode, role, voted)
+
+
+class Labels:
+    """Labels by problem id, as they were when this was made; a grader shows their number and hash, not all of them."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self.of = dict(labels)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Labels) and self.of == other.of
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{len(self.of)}#{content_hash(*sorted(f'{k}={v}' for k, v in self.of.items()))}"
+
+
+def _resolve_labels(given: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(labels := given["labels"], (Mapping, Labels)):
+        raise DreamEnvsError(f"labels={labels!r:.60}: a dict of problem ids and the replies that count as right")
+    return {**given, "labels": Labels(labels) if isinstance(labels, Mapping) else labels}
+
+
+@reward("pseudo_label", prepare=_resolve_labels)
+def pseudo_label(episode: Episode, labels: Any, *, role: str = "solver") -> Scores:
+    """1 for the completion that is the problem's label, 0 for any other; the truth is not asked.
+
+    ``labels`` were made before the episode was played, by a vote, a teacher or a document: a dict, problem id -> the
+    text that counts as right.  ``abstain`` where the problem has no label.
+    """
+    problem = challenge_of(episode)
+    label = labels.of.get(problem.id) if problem is not None else None
+
+    def agrees(turn: Turn) -> Score:
+        return unanswered(turn, "", "no label") if label is None else Score(float(turn.text == label))
+
+    return each(episode, role, agrees, "no label")

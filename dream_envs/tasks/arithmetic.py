@@ -21,26 +21,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from dream_envs.core import DreamEnvsError, Reject, Score, Task
-from dream_envs.tasks import _checks
-from dream_envs.tasks._expressions import (
-    ATOM,
-    CHARACTERS,
-    OPERATORS,
-    PRECEDENCE,
-    Expression,
-    join,
-    rational_text,
-    read,
-    spaced,
-)
+from dream_envs.checks import check
+from dream_envs.core import DreamEnvsError, Reject, Task
+from dream_envs.tasks import _expressions as ex
+from dream_envs.tasks.family import Family
 
-RIGHT, WRONG = Score(1.0, grader="arithmetic-1"), Score(0.0, grader="arithmetic-1")
 _DENOMINATORS = 9
 _TRIES = 2000
 
 
-class Arithmetic:
+class Arithmetic(Family):
     """The family ``arithmetic``.
 
     Args:
@@ -53,29 +43,27 @@ class Arithmetic:
     """
 
     name = "arithmetic"
-    version = 1
+    wish = " Use {} operators."
 
     def __init__(
         self,
         notation: str = "compact",
         *,
         digits: int = 1,
-        operators: str = OPERATORS,
+        operators: str = ex.OPERATORS,
         max_level: int = 8,
         max_depth: int = 4,
         max_magnitude: int = 10**6,
     ) -> None:
-        self.notation = _checks.notation(self.name, notation)
-        if not isinstance(operators, str) or not operators or set(operators) - set(OPERATORS):
-            raise DreamEnvsError(f"operators={operators!r}: one or more of {OPERATORS!r}")
-        self.digits = _checks.whole("digits", digits, 1, 6)
-        self.operators = "".join(o for o in OPERATORS if o in operators)
-        self.max_level = _checks.whole("max_level", max_level, 1, 64)
-        self.max_depth = _checks.whole("max_depth", max_depth, 0, 32)
-        self.max_magnitude = _checks.whole("max_magnitude", max_magnitude, 1, 10**12)
-        self.levels = range(1, self.max_level + 1)
-        self._english = self.notation == "english"
-        self._allowed = CHARACTERS - (set(OPERATORS) - set(self.operators)) | set(" compute" if self._english else "=")
+        super().__init__(notation, max_level, 64)
+        if not isinstance(operators, str) or not operators or set(operators) - set(ex.OPERATORS):
+            raise DreamEnvsError(f"operators={operators!r}: one or more of {ex.OPERATORS!r}")
+        self.digits = check("digits", digits, 1, 6, whole=True)
+        self.operators = "".join(o for o in ex.OPERATORS if o in operators)
+        self.max_depth = check("max_depth", max_depth, 0, 32, whole=True)
+        self.max_magnitude = check("max_magnitude", max_magnitude, 1, 10**12, whole=True)
+        missing = set(ex.OPERATORS) - set(self.operators)
+        self._characters = ex.CHARACTERS - missing | set(" compute" if self._english else "=")
         # every pair of parentheses in a canonical text holds an operator of its own, and the outermost has none
         expression = (self.max_level + 1) * self.digits + self.max_level + 2 * (self.max_level - 1)
         self.max_chars = expression + (len("compute ") + 2 * self.max_level if self._english else len("="))
@@ -85,9 +73,9 @@ class Arithmetic:
         """A problem with ``level`` operators: every split into two sides, operator and operand equally likely.
 
         Raises:
-            DreamEnvsError: for a level that the family does not have, or if its limits leave next to no problems.
+            DreamEnvsError: also if the limits leave next to no problems.
         """
-        level = _checks.level(self.name, level, self.levels)
+        level = self._level(level)
         for _ in range(_TRIES):
             expression, _ = self._draw(rng.random(3 * level + 1).tolist(), level)
             if isinstance(task := self._make(expression, "generator"), Task):
@@ -97,27 +85,15 @@ class Arithmetic:
             f"max_magnitude ({self.max_magnitude}) or max_depth ({self.max_depth})"
         )
 
-    def parse(self, proposal: str) -> Task | Reject:
-        """``3+4*2=`` (compact) or ``compute 3 + 4 * 2`` (english); nothing before, nothing behind."""
-        if not proposal:
-            return Reject("empty")
-        if len(proposal) > self.max_chars:
-            return Reject("too_long", f"{len(proposal)} characters, at most {self.max_chars}")
-        if stray := set(proposal) - self._allowed:
-            return Reject("charset", f"{min(stray)!r}")
+    def _parse(self, proposal: str) -> Task | Reject:
         expression = proposal.removeprefix("compute ").replace(" ", "") if self._english else proposal[:-1]
-        if proposal != self._proposal(expression) or not set(expression) <= CHARACTERS:
-            return Reject("grammar", "expected " + self.proposal_form())
+        if proposal != self._proposal(expression) or not set(expression) <= ex.CHARACTERS:
+            return self._bad_form()
         return self._make(expression, "proposal")
 
     def proposal_form(self) -> str:
         """The proposal grammar, by example."""
         return "'compute 3 + 4 * (2 - 5)'" if self._english else "'3+4*(2-5)='"
-
-    def verify(self, task: Task, reply: str) -> Score:
-        """1 for the canonical value and nothing else (``english``: or blanks around it), 0 otherwise."""
-        right = reply == task.answer or (self._english and _checks.same(reply, task.answer))
-        return RIGHT if right else WRONG
 
     def chance(self, task: Task) -> float:
         """How many of the guesser's equally likely pairs (numerator, denominator) reduce to the answer."""
@@ -132,23 +108,7 @@ class Arithmetic:
         low, high, denominators = self._guesses(task)
         n, d = int(rng.integers(low, high + 1)), int(rng.integers(1, denominators + 1))
         g = int(np.gcd(n, d))
-        return rational_text((n // g, d // g))
-
-    def gold(self, task: Task) -> str:
-        """The value."""
-        return task.answer
-
-    def brief(self, level: int | None = None, reference: Task | None = None) -> str:
-        """``new`` in compact notation, a paragraph in english."""
-        if not self._english:
-            return "new"
-        wish = f" Use {level} operators." if level else ""
-        unlike = f" Do not repeat this one: {self.as_proposal(reference)}." if reference else ""
-        return (
-            f"Invent an arithmetic problem. Operands are whole numbers from 0 to {10**self.digits - 1}, operators are "
-            f"{' '.join(self.operators)}, with parentheses only where they are needed; the answer must not be printed "
-            f"in the problem.{wish}{unlike} Reply with one line of the form {self.proposal_form()} and nothing else."
-        )
+        return ex.rational_text((n // g, d // g))
 
     def mutate(self, task: Task, rng: np.random.Generator) -> Task | None:
         """The same expression combined with one more operand, on either side; None at the highest level."""
@@ -156,11 +116,11 @@ class Arithmetic:
             return None
         mine = task.meta["expression"]
         found = self._read(mine)
-        precedence = ATOM if isinstance(found, Reject) else found.precedence
+        precedence = ex.ATOM if isinstance(found, Reject) else found.precedence
         for side, which, size in rng.random((32, 3)).tolist():
             operator, operand = self.operators[int(which * len(self.operators))], str(int(size * 10**self.digits))
-            pair = (mine, precedence, operand, ATOM) if side < 0.5 else (operand, ATOM, mine, precedence)
-            if isinstance(harder := self._make(join(operator, *pair), "mutation"), Task):
+            pair = (mine, precedence, operand, ex.ATOM) if side < 0.5 else (operand, ex.ATOM, mine, precedence)
+            if isinstance(harder := self._make(ex.join(operator, *pair), "mutation"), Task):
                 return harder
         return None
 
@@ -182,17 +142,19 @@ class Arithmetic:
         """The text that ``parse`` turns into this problem."""
         return self._proposal(task.meta["expression"])
 
-    def _proposal(self, expression: str) -> str:
-        return "compute " + spaced(expression) if self._english else expression + "="
-
-    def _read(self, expression: str) -> Expression | Reject:
-        return read(
-            expression,
-            canonical=True,
-            max_depth=self.max_depth,
-            max_digits=self.digits,
-            max_magnitude=self.max_magnitude,
+    def _invite(self, wishes: str) -> str:
+        return (
+            f"Invent an arithmetic problem. Operands are whole numbers from 0 to {10**self.digits - 1}, operators are "
+            f"{' '.join(self.operators)}, with parentheses only where they are needed; the answer must not be printed "
+            f"in the problem.{wishes} Reply with one line of the form {self.proposal_form()} and nothing else."
         )
+
+    def _proposal(self, expression: str) -> str:
+        return "compute " + ex.spaced(expression) if self._english else expression + "="
+
+    def _read(self, expression: str) -> ex.Expression | Reject:
+        limits = {"max_depth": self.max_depth, "max_digits": self.digits, "max_magnitude": self.max_magnitude}
+        return ex.read(expression, canonical=True, **limits)
 
     def _make(self, expression: str, origin: str) -> Task | Reject:
         """The one way to a task, for generator, proposals and mutations alike."""
@@ -206,32 +168,26 @@ class Arithmetic:
         n, d = found.value
         if d == 1 and n in found.operands:
             return Reject("trivial", "the answer is one of the operands")
-        answer = rational_text(found.value)
+        answer = ex.rational_text(found.value)
         if (n < 0 or d > 1) and _printed(answer, expression):
             return Reject("leak", "the answer is printed in the problem")
         prompt = expression + "="
         if self._english:
             prompt = (
-                f"Compute {spaced(expression)}\nReply with the exact value alone: a whole number, or else a fraction "
-                "in lowest terms, written like n/d, with a minus sign in front if it is negative."
+                f"Compute {ex.spaced(expression)}\nReply with the exact value alone: a whole number, or else a "
+                "fraction in lowest terms, written like n/d, with a minus sign in front if it is negative."
             )
-        return Task(
-            family=self.name,
-            level=found.operators,
-            prompt=prompt,
-            answer=answer,
-            meta={"expression": expression},
-            origin=origin,
-        )
+        meta, level = {"expression": expression}, found.operators
+        return Task(family=self.name, level=level, prompt=prompt, answer=answer, meta=meta, origin=origin)
 
     def _draw(self, numbers: list[float], level: int) -> tuple[str, int]:
         """A random tree as text and precedence; takes three numbers an operator and one an operand from the end."""
         if not level:
-            return str(int(numbers.pop() * 10**self.digits)), ATOM
+            return str(int(numbers.pop() * 10**self.digits)), ex.ATOM
         operator = self.operators[int(numbers.pop() * len(self.operators))]
         left = int(numbers.pop() * level)
-        text = join(operator, *self._draw(numbers, left), *self._draw(numbers, level - 1 - left))
-        return text, PRECEDENCE[operator]
+        text = ex.join(operator, *self._draw(numbers, left), *self._draw(numbers, level - 1 - left))
+        return text, ex.PRECEDENCE[operator]
 
     def _guesses(self, task: Task) -> tuple[int, int, int]:
         expression = task.meta["expression"]

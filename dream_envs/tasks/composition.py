@@ -19,20 +19,63 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from dream_envs.core import DreamEnvsError, Reject, Score, Task
+from dream_envs.checks import check, one_of
+from dream_envs.core import DreamEnvsError, Reject, Task
 from dream_envs.seeds import stream
-from dream_envs.tasks import _checks
+from dream_envs.tasks.family import Answers, Family
 
 STATE_NAMES = "abcdefghijklmnopqrstuvwxyz"
 OPERATION_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-RIGHT, WRONG = Score(1.0, grader="composition-1"), Score(0.0, grader="composition-1")
 _TRIES = 256
 
 
-class Composition:
+class Traces(Answers):
+    """How problems, replies and proposals of Composition World are written, in either notation."""
+
+    def _write(self, steps: Sequence[tuple[str, str]]) -> str:
+        if not self._english:
+            return "".join([o + s for o, s in steps])
+        return ", ".join([f"{o} -> {s}" for o, s in steps])
+
+    def _proposal(self, start: str, ops: str) -> str:
+        return f"start {start}; apply {', '.join(ops)}" if self._english else f"{start}:{ops}"
+
+    def _read(self, proposal: str) -> tuple[str, str] | None:
+        """Start state and operations of a proposal, None if it does not have the form."""
+        start = proposal[6:7] if self._english else proposal[:1]
+        ops = proposal.partition("; apply ")[2].replace(", ", "") if self._english else proposal[2:]
+        return (start, ops) if start and ops and proposal == self._proposal(start, ops) else None
+
+    def _trace(
+        self, start: str, ops: str, tables: Mapping[str, Mapping[str, str]], printed: Iterable[str], **more: Any
+    ) -> Task:
+        """The problem; ``tables``: operation -> state -> next state; an english prompt prints those of ``printed``."""
+        state, steps = start, []
+        for operation in ops:
+            state = tables[operation][state]
+            steps.append((operation, state))
+        prompt = f"{start}:{ops}"
+        if self._english:
+            lines = [f"{o}: " + " ".join([f"{s}>{t}" for s, t in tables[o].items()]) + "\n" for o in sorted(printed)]
+            prompt = (
+                "".join(["Operations map states to states:\n" if lines else "", *lines])
+                + f"Start in state {start} and apply, in this order: {', '.join(ops)}. After each operation write the "
+                + "operation, an arrow and the new state, in the form 'operation -> state, operation -> state', on one "
+                + "line and nothing else."
+            )
+        return Task(family=self.name, level=len(ops), prompt=prompt, answer=self._write(steps), **more)
+
+    def as_proposal(self, task: Task) -> str:
+        """The text that ``parse`` turns into this problem."""
+        return self._proposal(task.meta["start"], task.meta["ops"])
+
+
+class Composition(Traces, Family):
     """The family ``composition``.
 
     Args:
@@ -50,7 +93,7 @@ class Composition:
     name = "composition"
     #: Which pairs of operations ``generate`` may use: any, or those that no training may have met.
     splits = ("any", "held_out")
-    version = 1
+    wish = " Use {} operations."
 
     def __init__(
         self,
@@ -64,42 +107,35 @@ class Composition:
         max_level: int = 16,
         reject_held_out: bool = False,
     ) -> None:
-        notation = _checks.notation(self.name, notation)
-        n_states = _checks.whole("n_states", n_states, 2, 26)
-        n_operations = _checks.whole("n_operations", n_operations, 1, 26)
-        held_out_pairs = _checks.whole("held_out_pairs", held_out_pairs, 0, n_operations * n_operations - 1)
-        max_level = _checks.whole("max_level", max_level, 1, 64)
+        super().__init__(notation, max_level, 64)
+        n_states = check("n_states", n_states, 2, 26, whole=True)
+        n_operations = check("n_operations", n_operations, 1, 26, whole=True)
+        held_out_pairs = check("held_out_pairs", held_out_pairs, 0, n_operations * n_operations - 1, whole=True)
         if not isinstance(known, str) or not isinstance(world, str):
             raise DreamEnvsError(f"known={known!r}, world={world!r}: both are strings")
-        self.notation, self.max_level = notation, max_level
-        self.reject_held_out = _checks.flag("reject_held_out", reject_held_out)
+        self.reject_held_out = one_of("reject_held_out", reject_held_out, (True, False))
         self.states, self.operations = STATE_NAMES[:n_states], OPERATION_NAMES[:n_operations]
         if unknown := set(known) - set(self.operations):
             raise DreamEnvsError(f"known={known!r}: {sorted(unknown)} are not among {self.operations!r}")
         self.known, self.world = known, world
-        self.levels = range(1, max_level + 1)
         self.table = _tables(world, n_states, n_operations)
         self.held_out = _held_out(world, n_operations, held_out_pairs)
-        self._next = {
-            (o, s): self.states[self.table[i, j]]
-            for i, o in enumerate(self.operations)
-            for j, s in enumerate(self.states)
+        self.tables = {
+            o: {s: self.states[image] for s, image in zip(self.states, row, strict=True)}
+            for o, row in zip(self.operations, self.table.tolist(), strict=True)
         }
-        self._english = english = notation == "english"
-        self.max_chars = max_level + 2 if not english else 40 + 5 * max_level
-        self.max_reply_tokens = 2 * max_level + 2 if not english else 8 * max_level + 8
+        self._characters = set(self.states + self.operations + ":" + ("start; apply," if self._english else ""))
+        most, english = self.max_level, self._english
+        self.max_chars = 40 + 5 * most if english else most + 2
+        self.max_reply_tokens = 8 * most + 8 if english else 2 * most + 2
 
     def generate(self, rng: np.random.Generator, level: int, pairs: str = "any") -> Task:
         """A problem of depth ``level``; ``pairs``: ``any`` avoids held-out pairs, ``held_out`` has at least one.
 
-        Every such problem is equally likely.
-
-        Raises:
-            DreamEnvsError: for a level that the family does not have, or if there is no such problem.
+        Every such problem is equally likely; that there is none is an error.
         """
-        level = _checks.level(self.name, level, self.levels)
-        if pairs not in ("any", "held_out"):
-            raise DreamEnvsError(f"pairs={pairs!r}: 'any' (avoids held-out pairs) or 'held_out' (has at least one)")
+        level = self._level(level)
+        one_of("pairs", pairs, ("any", "held_out"), "'any' avoids held-out pairs, 'held_out' has at least one")
         if pairs == "held_out" and (level < 2 or not self.held_out):
             raise DreamEnvsError("pairs='held_out' needs level >= 2 and held_out_pairs >= 1")
         for tries in itertools.count():
@@ -112,33 +148,19 @@ class Composition:
 
     def make(self, start: str, ops: str, origin: str = "generator") -> Task:
         """The problem with this start state and these operations."""
-        prompt = f"{start}:{ops}" if self.notation == "compact" else self._english_prompt(start, ops)
         meta = {"start": start, "ops": ops, "held_out": self._uses_held_out(ops)}
-        return Task(
-            family=self.name, level=len(ops), prompt=prompt, answer=self._trace(start, ops), meta=meta, origin=origin
-        )
+        printed = set(ops) - set(self.known) if self._english else ()
+        return self._trace(start, ops, self.tables, printed, meta=meta, origin=origin)
 
     def step(self, operation: str, state: str) -> str:
         """The state that a known operation leads to."""
-        return self._next[operation, state]
+        return self.tables[operation][state]
 
-    def parse(self, proposal: str) -> Task | Reject:
-        """``c:BDA`` (compact) or ``start c; apply B, D, A`` (english); nothing before, nothing behind."""
-        if not proposal:
-            return Reject("empty")
-        if len(proposal) > self.max_chars:
-            return Reject("too_long", f"{len(proposal)} characters, at most {self.max_chars}")
-        if self.notation == "compact":
-            start, ops, ok = proposal[:1], proposal[2:], proposal[1:2] == ":"
-        else:
-            head, _, tail = proposal.partition("; apply ")
-            start, ops = head.removeprefix("start "), tail.replace(", ", "")
-            ok = proposal == f"start {start}; apply {', '.join(ops)}"
-        if not ok or not ops or len(start) != 1 or start not in self.states or set(ops) - set(self.operations):
-            allowed = set(self.states + self.operations + ":" + ("start; apply," if self.notation == "english" else ""))
-            if stray := set(proposal) - allowed:
-                return Reject("charset", f"{min(stray)!r}")
-            return Reject("grammar", "expected " + self.proposal_form())
+    def _parse(self, proposal: str) -> Task | Reject:
+        found = self._read(proposal)
+        if found is None or found[0] not in self.states or not set(found[1]) <= set(self.operations):
+            return self._bad_form()
+        start, ops = found
         if len(ops) > self.max_level:
             return Reject("limits", f"depth {len(ops)}, at most {self.max_level}")
         if self.reject_held_out and self._uses_held_out(ops):
@@ -147,12 +169,7 @@ class Composition:
 
     def proposal_form(self) -> str:
         """The proposal grammar, by example."""
-        return "'c:BDA'" if self.notation == "compact" else "'start c; apply B, D, A'"
-
-    def verify(self, task: Task, reply: str) -> Score:
-        """1 for the whole trace and nothing else (``english``: or blanks around it), 0 otherwise."""
-        right = reply == task.answer or (self._english and _checks.same(reply, task.answer))
-        return RIGHT if right else WRONG
+        return repr(self._proposal("c", "BDA"))
 
     def completion_form(self, level: int) -> list[tuple[str, bool]]:
         """The one accepted completion of a level, symbol by symbol: which may stand there, and whether it is asked for.
@@ -170,22 +187,6 @@ class Composition:
         drawn = rng.integers(len(self.states), size=task.level)
         return self._write([(o, self.states[i]) for o, i in zip(task.meta["ops"], drawn, strict=True)])
 
-    def gold(self, task: Task) -> str:
-        """The trace."""
-        return task.answer
-
-    def brief(self, level: int | None = None, reference: Task | None = None) -> str:
-        """``new`` in compact notation, a paragraph in english."""
-        if self.notation == "compact":
-            return "new"
-        wish = f" Use {level} operations." if level else ""
-        unlike = f" Do not repeat this one: {self._proposal(reference)}." if reference else ""
-        return (
-            f"Invent a composition problem. States are {', '.join(self.states)}; operations are "
-            f"{', '.join(self.operations)}, each a fixed permutation of the states.{wish}{unlike} Reply with one line "
-            f"of the form {self.proposal_form()} and nothing else."
-        )
-
     def mutate(self, task: Task, rng: np.random.Generator) -> Task | None:
         """The same problem with one operation more at its end; None at the deepest level."""
         ops, choices = task.meta["ops"], self.operations
@@ -200,13 +201,12 @@ class Composition:
         ops = task.meta["ops"]
         return (f"depth={len(ops)}", *(f"pair={a}{b}" for a, b in itertools.pairwise(ops)))
 
-    def as_proposal(self, task: Task) -> str:
-        """The text that ``parse`` turns into this problem."""
-        return self._proposal(task)
-
-    def _proposal(self, task: Task) -> str:
-        start, ops = task.meta["start"], task.meta["ops"]
-        return f"{start}:{ops}" if self.notation == "compact" else f"start {start}; apply {', '.join(ops)}"
+    def _invite(self, wishes: str) -> str:
+        return (
+            f"Invent a composition problem. States are {', '.join(self.states)}; operations are "
+            f"{', '.join(self.operations)}, each a fixed permutation of the states.{wishes} Reply with one line "
+            f"of the form {self.proposal_form()} and nothing else."
+        )
 
     def _uses_held_out(self, ops: str) -> bool:
         return any(ops[i : i + 2] in self.held_out for i in range(len(ops) - 1)) if self.held_out else False
@@ -225,31 +225,6 @@ class Composition:
             chosen.append(int(rng.choice(len(weights), p=weights / weights.sum())))
             weights = free[chosen[-1]] * ways[step - 1]
         return "".join([self.operations[i] for i in chosen])
-
-    def _trace(self, start: str, ops: str) -> str:
-        steps, state, table = [], start, self._next
-        for operation in ops:
-            state = table[operation, state]
-            steps.append((operation, state))
-        return self._write(steps)
-
-    def _write(self, steps: list[tuple[str, str]]) -> str:
-        if self.notation == "compact":
-            return "".join([o + s for o, s in steps])
-        return ", ".join(f"{o} -> {s}" for o, s in steps)
-
-    def _english_prompt(self, start: str, ops: str) -> str:
-        tables = [
-            f"{o}: " + " ".join(f"{s}>{self._next[o, s]}" for s in self.states)
-            for o in sorted(set(ops) - set(self.known))
-        ]
-        lines = "\n".join(tables)
-        return (
-            (f"Operations map states to states:\n{lines}\n" if tables else "")
-            + f"Start in state {start} and apply, in this order: {', '.join(ops)}. After each operation write the "
-            + "operation, an arrow and the new state, in the form 'operation -> state, operation -> state', on one "
-            + "line and nothing else."
-        )
 
 
 @functools.lru_cache(maxsize=64)

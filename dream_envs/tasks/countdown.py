@@ -28,25 +28,15 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
+from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Reject, Score, Task, content_hash
-from dream_envs.tasks import _checks
-from dream_envs.tasks._expressions import (
-    ATOM,
-    CHARACTERS,
-    OPERATORS,
-    PRECEDENCE,
-    Expression,
-    Rational,
-    combine,
-    join,
-    read,
-    spaced,
-)
+from dream_envs.tasks import _expressions as ex
+from dream_envs.tasks.family import Family, trim
 
-RIGHT, WRONG = Score(1.0, grader="countdown-1"), Score(0.0, grader="countdown-1")
 _DIGITS = frozenset("0123456789")
 _BLANK = frozenset(" ")
 _TRIES = 2000
@@ -54,7 +44,7 @@ _REPLY_DEPTH = 16
 _NO_BOUND = 10**300  # at most 8 numbers of at most 4 digits: the length of a reply bounds its value
 
 
-class Countdown:
+class Countdown(Family):
     """The family ``countdown``.
 
     Args:
@@ -67,7 +57,8 @@ class Countdown:
     """
 
     name = "countdown"
-    version = 1
+    lowest = 2
+    wish = " Use {} numbers."
 
     def __init__(
         self,
@@ -79,17 +70,14 @@ class Countdown:
         use_all: bool = True,
         search_steps: int = 10_000,
     ) -> None:
-        self.notation = _checks.notation(self.name, notation)
-        self.max_level = _checks.whole("max_level", max_level, 2, 8)
-        self.max_number = _checks.whole("max_number", max_number, 2, 9999)
-        self.max_target = _checks.whole("max_target", max_target, 2, 999_999)
-        self.search_steps = _checks.whole("search_steps", search_steps, 0, 10**7)
-        self.use_all = _checks.flag("use_all", use_all)
-        self.levels = range(2, self.max_level + 1)
-        self._english = self.notation == "english"
-        self._reply_characters = CHARACTERS | _BLANK if self._english else CHARACTERS
+        super().__init__(notation, max_level, 8)
+        self.max_number = check("max_number", max_number, 2, 9999, whole=True)
+        self.max_target = check("max_target", max_target, 2, 999_999, whole=True)
+        self.search_steps = check("search_steps", search_steps, 0, 10**7, whole=True)
+        self.use_all = one_of("use_all", use_all, (True, False))
+        self._reply_characters = ex.CHARACTERS | _BLANK if self._english else ex.CHARACTERS
         letters = "make from, by" if self._english else ",:="
-        self._characters = CHARACTERS | frozenset(letters)
+        self._characters = ex.CHARACTERS | frozenset(letters)
         size, most = len(str(self.max_number)), self.max_level
         gold = most * size + (most - 1) * (3 if self._english else 1) + 2 * (most - 2)
         numbers = most * size + (most - 1) * (2 if self._english else 1)
@@ -104,9 +92,9 @@ class Countdown:
         Every step of that way gives a whole number from 1 to ``max_target``; replies are freer.
 
         Raises:
-            DreamEnvsError: for a level that the family does not have, or if its limits leave next to no problems.
+            DreamEnvsError: also if the limits leave next to no problems.
         """
-        level = _checks.level(self.name, level, self.levels)
+        level = self._level(level)
         for _ in range(_TRIES):
             draws = rng.random(4 * level).tolist()
             numbers = [1 + int(u * self.max_number) for u in draws[:level]]
@@ -120,14 +108,7 @@ class Countdown:
             f"or max_target ({self.max_target})"
         )
 
-    def parse(self, proposal: str) -> Task | Reject:
-        """``3,5,7:22=`` or ``3,5,7:22=3*5+7`` (compact); ``make 22 from 3, 5, 7`` with or without ``by`` (english)."""
-        if not proposal:
-            return Reject("empty")
-        if len(proposal) > self.max_chars:
-            return Reject("too_long", f"{len(proposal)} characters, at most {self.max_chars}")
-        if stray := set(proposal) - self._characters:
-            return Reject("charset", f"{min(stray)!r}")
+    def _parse(self, proposal: str) -> Task | Reject:
         if self._english:
             head, by, solution = proposal.removeprefix("make ").partition(" by ")
             goal, _, listed = head.partition(" from ")
@@ -137,10 +118,10 @@ class Countdown:
             listed, _, goal = head.partition(":")
             words, given = listed.split(","), bool(solution)
         if not all(w and _DIGITS.issuperset(w) and (w[0] != "0" or w == "0") for w in (goal, *words)):
-            return Reject("grammar", "expected " + self.proposal_form())
+            return self._bad_form()
         numbers, target = [int(w) for w in words], int(goal)
         if proposal != self._proposal(numbers, target, solution if given else "") or given != bool(solution):
-            return Reject("grammar", "expected " + self.proposal_form())
+            return self._bad_form()
         if numbers != sorted(numbers):
             return Reject("not_canonical", "the numbers are not in ascending order")
         if fault := self._limits(numbers, target):
@@ -158,55 +139,39 @@ class Countdown:
         """1 for an expression over the task's numbers that equals its target, 0 for any other text."""
         length = self._reply_chars
         if self._english:
-            reply = _checks.trim(reply, length)
+            reply = trim(reply, length)
         if len(reply) > length or not self._reply_characters.issuperset(reply):
-            return WRONG
+            return self._wrong
         found = self._read(reply, canonical=False)
         if isinstance(found, Reject) or found.value != (task.meta["target"], 1):
-            return WRONG
-        return RIGHT if self._allows(task.meta["numbers"], found.operands) else WRONG
+            return self._wrong
+        return self._right if self._allows(task.meta["numbers"], found.operands) else self._wrong
 
     def chance(self, task: Task) -> float:
         """The share of right ones among all guesses: 4 ** (level - 1) of them are tried."""
         first, *rest = sorted(task.meta["numbers"], reverse=True)
         # a flat expression is a sum so far and the product that is still open
-        states: Counter[tuple[Rational, Rational]] = Counter({((0, 1), (first, 1)): 1})
-        for number in rest:
-            following: Counter[tuple[Rational, Rational]] = Counter()
+        states: Counter[tuple[Fraction, Fraction]] = Counter({(Fraction(0), Fraction(first)): 1})
+        for number in map(Fraction, rest):
+            following: Counter[tuple[Fraction, Fraction]] = Counter()
             for (total, term), ways in states.items():
-                closed = _exactly("+", total, term)
-                following[closed, (number, 1)] += ways
-                following[closed, (-number, 1)] += ways
-                following[total, _exactly("*", term, (number, 1))] += ways
-                following[total, _exactly("/", term, (number, 1))] += ways
+                for state in (
+                    (total + term, number),
+                    (total + term, -number),
+                    (total, term * number),
+                    (total, term / number),
+                ):
+                    following[state] += ways
             states = following
-        target = (task.meta["target"], 1)
-        hits = sum(ways for (total, term), ways in states.items() if _exactly("+", total, term) == target)
-        return hits / 4 ** len(rest)
+        target = task.meta["target"]
+        return sum(ways for (total, term), ways in states.items() if total + term == target) / 4 ** len(rest)
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """All numbers, the largest first, with random operators between them."""
         numbers = sorted(task.meta["numbers"], reverse=True)
         drawn = rng.integers(4, size=len(numbers) - 1).tolist()
-        text = "".join([f"{n}{OPERATORS[i]}" for n, i in zip(numbers, drawn, strict=False)]) + str(numbers[-1])
+        text = "".join([f"{n}{ex.OPERATORS[i]}" for n, i in zip(numbers, drawn, strict=False)]) + str(numbers[-1])
         return self._write(text)
-
-    def gold(self, task: Task) -> str:
-        """The solution that certifies the task."""
-        return task.answer
-
-    def brief(self, level: int | None = None, reference: Task | None = None) -> str:
-        """``new`` in compact notation, a paragraph in english."""
-        if not self._english:
-            return "new"
-        wish = f" Use {level} numbers." if level else ""
-        unlike = f" Do not repeat this one: {self._proposal(*_facts(reference), '')}." if reference else ""
-        return (
-            f"Invent a countdown problem: 2 to {self.max_level} whole numbers from 1 to {self.max_number} in ascending "
-            f"order, and a target from 1 to {self.max_target} that is none of them and equals an expression with + - * "
-            f"/ and parentheses that uses {self._rule()}.{wish}{unlike} Reply with one line of the form "
-            f"{self.proposal_form()} and nothing else; a problem that comes with a solution is always checked by it."
-        )
 
     def mutate(self, task: Task, rng: np.random.Generator) -> Task | None:
         """One number more, and the target that it makes of the old one; None at the highest level."""
@@ -215,23 +180,23 @@ class Countdown:
         numbers, target = _facts(task)
         solution = task.answer.replace(" ", "")
         found = self._read(solution, canonical=True)
-        precedence = ATOM if isinstance(found, Reject) else found.precedence
+        precedence = ex.ATOM if isinstance(found, Reject) else found.precedence
         for which, size in rng.random((32, 2)).tolist():
             number = 1 + int(size * self.max_number)
             if options := self._options(target, number):
                 operator, goal = options[int(which * len(options))]
-                pair = (solution, precedence, str(number), ATOM)
+                pair = (solution, precedence, str(number), ex.ATOM)
                 harder = sorted([*numbers, number])
                 if goal in harder:
                     continue
                 if operator in "-/" and target < number:
-                    pair = (str(number), ATOM, solution, precedence)
-                return self._make(harder, goal, join(operator, *pair), True, "mutation")
+                    pair = (str(number), ex.ATOM, solution, precedence)
+                return self._make(harder, goal, ex.join(operator, *pair), True, "mutation")
         return None
 
     def features(self, task: Task) -> tuple[str, ...]:
         """How many numbers, the size of the target, and the operators of the known solution."""
-        operators = tuple(f"operator={o}" for o in OPERATORS if o in task.answer)
+        operators = tuple(f"operator={o}" for o in ex.OPERATORS if o in task.answer)
         return (f"numbers={task.level}", f"target_digits={len(str(task.meta['target']))}", *operators)
 
     def as_proposal(self, task: Task) -> str:
@@ -239,21 +204,32 @@ class Countdown:
         solution = task.answer.replace(" ", "") if task.meta["given"] else ""
         return self._proposal(*_facts(task), solution)
 
+    def _invite(self, wishes: str) -> str:
+        return (
+            f"Invent a countdown problem: 2 to {self.max_level} whole numbers from 1 to {self.max_number} in ascending "
+            f"order, and a target from 1 to {self.max_target} that is none of them and equals an expression with + - * "
+            f"/ and parentheses that uses {self._rule()}.{wishes} Reply with one line of the form "
+            f"{self.proposal_form()} and nothing else; a problem that comes with a solution is always checked by it."
+        )
+
+    def _shown(self, task: Task) -> str:
+        return self._proposal(*_facts(task), "")
+
     def _rule(self) -> str:
         return "each of them exactly once" if self.use_all else "each of them at most once"
 
     def _write(self, expression: str) -> str:
-        return spaced(expression) if self._english else expression
+        return ex.spaced(expression) if self._english else expression
 
     def _proposal(self, numbers: Sequence[int], target: int, solution: str) -> str:
         if self._english:
-            ending = f" by {spaced(solution)}" if solution else ""
+            ending = f" by {ex.spaced(solution)}" if solution else ""
             return f"make {target} from {', '.join(map(str, numbers))}{ending}"
         return f"{','.join(map(str, numbers))}:{target}={solution}"
 
-    def _read(self, text: str, canonical: bool) -> Expression | Reject:
+    def _read(self, text: str, canonical: bool) -> ex.Expression | Reject:
         digits = len(str(self.max_number))
-        return read(text, canonical=canonical, max_depth=_REPLY_DEPTH, max_digits=digits, max_magnitude=_NO_BOUND)
+        return ex.read(text, canonical=canonical, max_depth=_REPLY_DEPTH, max_digits=digits, max_magnitude=_NO_BOUND)
 
     def _allows(self, numbers: Sequence[int], operands: Sequence[int]) -> bool:
         return sorted(operands) == numbers if self.use_all else Counter(operands) <= Counter(numbers)
@@ -269,8 +245,8 @@ class Countdown:
 
     def _check(self, numbers: list[int], target: int, solution: str) -> str | Reject:
         """The proposer's solution if it is one."""
-        if not CHARACTERS.issuperset(solution):
-            return Reject("grammar", "expected " + self.proposal_form())
+        if not ex.CHARACTERS.issuperset(solution):
+            return self._bad_form()
         found = self._read(solution, canonical=True)
         if isinstance(found, Reject):
             return found if found.code in ("grammar", "not_canonical") else Reject("certificate", found.detail)
@@ -293,15 +269,10 @@ class Countdown:
                 f"target, with + - * / and parentheses, and uses {self._rule()}. Division is exact. Reply with the "
                 "expression alone."
             )
-        return Task(
-            family=self.name,
-            level=len(numbers),
-            prompt=prompt,
-            answer=self._write(solution),
-            meta={"numbers": numbers, "target": target, "given": given, "truth": "verified"},
-            origin=origin,
-            id=content_hash(self.name, prompt, "all" if self.use_all else "any"),
-        )
+        meta = {"numbers": numbers, "target": target, "given": given, "truth": "verified"}
+        key = content_hash(self.name, prompt, "all" if self.use_all else "any")
+        answer, level = self._write(solution), len(numbers)
+        return Task(family=self.name, level=level, prompt=prompt, answer=answer, meta=meta, origin=origin, id=key)
 
     def _options(self, a: int, b: int) -> list[tuple[str, int]]:
         """The operators that make a whole number from 1 to ``max_target`` of two, the larger one first."""
@@ -313,7 +284,7 @@ class Countdown:
 
     def _combine(self, numbers: list[int], draws: list[float]) -> tuple[int, str] | None:
         """Join random pairs until one value is left: the value and its text; None at a dead end."""
-        items = [(n, str(n), ATOM) for n in numbers]
+        items = [(n, str(n), ex.ATOM) for n in numbers]
         while len(items) > 1:
             a = items.pop(int(draws.pop() * len(items)))
             b = items.pop(int(draws.pop() * len(items)))
@@ -322,18 +293,14 @@ class Countdown:
             operator, value = options[int(draws.pop() * len(options))]
             if a[0] < b[0]:
                 a, b = b, a
-            items.append((value, join(operator, a[1], a[2], b[1], b[2]), PRECEDENCE[operator]))
+            items.append((value, ex.join(operator, a[1], a[2], b[1], b[2]), ex.PRECEDENCE[operator]))
         return items[0][0], items[0][1]
 
 
 def solve(numbers: Sequence[int], target: int, *, use_all: bool, steps: int) -> tuple[str | None, bool]:
     """Search all ways to combine the numbers, each way once, over exact rationals.
 
-    Args:
-        numbers: positive whole numbers.
-        target: what to reach.
-        use_all: whether every number must be used.
-        steps: how many combinations of two values to try at most.
+    ``numbers`` are positive, ``use_all`` asks for every one of them; ``steps``: how many combinations of two to try.
 
     Returns:
         A canonical solution or None, and whether the search came to its end (None is then a proof that there is none).
@@ -341,9 +308,9 @@ def solve(numbers: Sequence[int], target: int, *, use_all: bool, steps: int) -> 
     if target in numbers and (len(numbers) == 1 or not use_all):
         return str(target), True
     goal, left = (target, 1), steps
-    seen: set[tuple[Rational, ...]] = set()
+    seen: set[tuple[ex.Rational, ...]] = set()
 
-    def search(items: list[tuple[Rational, str, int]]) -> str | None:
+    def search(items: list[tuple[ex.Rational, str, int]]) -> str | None:
         nonlocal left
         key = tuple(sorted([value for value, _, _ in items]))
         if key in seen:
@@ -356,27 +323,20 @@ def solve(numbers: Sequence[int], target: int, *, use_all: bool, steps: int) -> 
                     return None
                 left -= 1
                 (x, left_text, p), (y, right_text, q) = items[a], items[b]
-                value = combine(operator, x, y)
+                value = ex.combine(operator, x, y)
                 hit = value == goal and not (rest and use_all)
                 if value is None or not (hit or rest):
                     continue
-                text = join(operator, left_text, p, right_text, q)
+                text = ex.join(operator, left_text, p, right_text, q)
                 if hit:
                     return text
-                if found := search([*rest, (value, text, PRECEDENCE[operator])]):
+                if found := search([*rest, (value, text, ex.PRECEDENCE[operator])]):
                     return found
         return None
 
-    solution = search([((n, 1), str(n), ATOM) for n in numbers])
+    solution = search([((n, 1), str(n), ex.ATOM) for n in numbers])
     return solution, solution is not None or left > 0
 
 
 def _facts(task: Task) -> tuple[list[int], int]:
     return task.meta["numbers"], task.meta["target"]
-
-
-def _exactly(operator: str, left: Rational, right: Rational) -> Rational:
-    """``combine`` where the right side is a number of the task, so never 0, or the operator no division."""
-    value = combine(operator, left, right)
-    assert value is not None
-    return value

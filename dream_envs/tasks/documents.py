@@ -7,7 +7,7 @@ words, so that what is remembered has to be the fact and not the sentence.
 
 Reply: the value alone.  Case, blanks around it and one full stop at its end are forgiven, nothing else.  Level: 1.
 Chance: one over the number of values that a guesser who knows the format has to choose among: 8,000 names, 400 years,
-980 numbers, 12 months, 16 or 20 of everything else.
+980 numbers, 12 months, 16 or 20 of everything else.  Words and wordings are in ``documents.toml``.
 
 A dreamer's proposal is two lines, ``Q: `` and ``A: ``, and nothing else::
 
@@ -24,53 +24,63 @@ Source: our own.  Version history: 1.
 from __future__ import annotations
 
 import re
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dream_envs.core import DreamEnvsError, Reject, Score, Task
-from dream_envs.tasks import _checks
-from dream_envs.tasks._document_kinds import ENDS, KINDS, MIDDLES, NUMBERS, OTHERS, SUBJECTS, WORDS, Attribute
+from dream_envs.checks import check, one_of
+from dream_envs.core import Reject, Score, Task
+from dream_envs.tasks.family import Answers, trim
 from dream_envs.tasks.lessons import Lesson, Split, checked_split
 
-RIGHT, WRONG = Score(1.0, grader="documents-1"), Score(0.0, grader="documents-1")
+
+class Attribute(NamedTuple):
+    """Something that can be known: ``kind`` of its value, the text's sentence and two questions."""
+
+    key: str
+    kind: str
+    sentence: str
+    wake: str
+    probe: str
+
+
+#: What ``documents.toml`` has, see there.
+WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+FACTS = {kind: tuple(Attribute(*row) for row in its["facts"]) for kind, its in WORDS["kinds"].items()}
 _PROPOSAL = re.compile(r"Q: (\S[^\n]*\?)\nA: (\S[^\n]*)")
 _NOUNS = {"goods": "word", "animal": "animal"}
 
 
-class DocumentLessons:
+class DocumentLessons(Answers):
     """The family ``documents``; see the module's head.
 
     Args:
         notation: ``english``; there is no other.
         kinds: what the texts are about, drawn evenly; None: all of town, ship, scholar, bridge, instrument, guild,
             tower and festival.
-
-    Raises:
-        DreamEnvsError: for another notation or an unknown kind.
     """
 
     name = "documents"
-    version = 1
     levels = (1,)
-    capacity = len(SUBJECTS)
+    capacity = len(WORDS["subjects"])
     max_chars = 300
     max_reply_tokens = 16
     max_proposal_tokens = 96
 
     def __init__(self, notation: str = "english", *, kinds: tuple[str, ...] | list[str] | None = None) -> None:
-        if notation != "english":
-            raise DreamEnvsError(f"notation={notation!r}: documents are written in 'english'")
-        chosen = list(KINDS) if kinds is None else [kinds] if isinstance(kinds, str) else list(kinds)
-        if not chosen or set(chosen) - set(KINDS):
-            raise DreamEnvsError(f"kinds={kinds!r:.60}: one or more of {', '.join(KINDS)}")
-        self.notation, self.kinds = notation, tuple(dict.fromkeys(chosen))
+        super().__init__(one_of("notation", notation, ("english",)))
+        chosen = list(FACTS) if kinds is None else [kinds] if isinstance(kinds, str) else list(kinds)
+        self.kinds = tuple(dict.fromkeys(one_of("kinds", kind, FACTS) for kind in chosen or [""]))
 
     def lesson(self, rng: np.random.Generator, index: int) -> Lesson:
         """A text; the first syllable of what it is about belongs to ``index``."""
-        first = SUBJECTS[_checks.whole("index", index, 0, self.capacity - 1)]
+        first = WORDS["subjects"][check("index", index, 0, self.capacity - 1, whole=True)]
         kind = self.kinds[int(rng.integers(len(self.kinds)))]
-        subject = first + MIDDLES[int(rng.integers(len(MIDDLES)))] + ENDS[int(rng.integers(len(ENDS)))]
-        opening, attributes = KINDS[kind]
+        middles, ends = WORDS["middles"], WORDS["ends"]
+        subject = first + middles[int(rng.integers(len(middles)))] + ends[int(rng.integers(len(ends)))]
+        opening, attributes = WORDS["kinds"][kind]["opening"], FACTS[kind]
         order = rng.permutation(len(attributes)).tolist()
         values = {attribute.key: _value(attribute.kind, rng) for attribute in attributes}
         told = [attributes[i].sentence.format(v=values[attributes[i].key]) for i in order]
@@ -80,32 +90,23 @@ class DocumentLessons:
     def question(
         self, lesson: Lesson, rng: np.random.Generator, split: Split = "wake", level: int | None = None
     ) -> Task:
-        """A question about one of the facts, each equally likely, in the wording of this half.
-
-        Raises:
-            DreamEnvsError: for another level than 1, or an unknown split.
-        """
+        """A question about one of the facts, each equally likely, in the wording of this half; ``level`` is 1."""
         split = checked_split(split)
-        if level not in (None, 1):
-            raise DreamEnvsError(f"level={level!r}: these lessons have 1")
-        attributes = KINDS[lesson.facts["kind"]][1]
+        one_of("level", level, (None, 1))
+        attributes = FACTS[lesson.facts["kind"]]
         return self.make(lesson, attributes[int(rng.integers(len(attributes)))].key, split)
 
     def make(self, lesson: Lesson, key: str, split: Split = "wake") -> Task:
         """The question about the fact of this name, in the wording of this half."""
-        attribute = next(a for a in KINDS[lesson.facts["kind"]][1] if a.key == key)
+        attribute = next(a for a in FACTS[lesson.facts["kind"]] if a.key == key)
         asked = (attribute.wake if split == "wake" else attribute.probe).format(x=lesson.name)
         return self._task(lesson, attribute, asked, "generator", "executed")
 
     def verify(self, task: Task, reply: str) -> Score:
         """1 for the value but for case, blanks around it and one full stop at its end; 0 for everything else."""
-        said = _checks.trim(reply, len(task.answer) + 1)
+        said = trim(reply, len(task.answer) + 1)
         said = said.removesuffix(".") if len(said) <= len(task.answer) + 1 else said
-        return RIGHT if said.isascii() and said.lower() == task.answer.lower() else WRONG
-
-    def gold(self, task: Task) -> str:
-        """The value."""
-        return task.answer
+        return self._right if said.isascii() and said.lower() == task.answer.lower() else self._wrong
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """A value of the right kind."""
@@ -125,7 +126,7 @@ class DocumentLessons:
 
     def parse(self, lesson: Lesson, proposal: str) -> Task | Reject:
         """Two lines, ``Q: ...?`` and ``A: ...``, about this lesson; see the module's head."""
-        text = _checks.trim(proposal, self.max_chars)
+        text = trim(proposal, self.max_chars)
         if not text:
             return Reject("empty")
         if len(text) > self.max_chars:
@@ -137,7 +138,7 @@ class DocumentLessons:
         asked, answer = found.groups()
         if not re.search(rf"(?<!\w){re.escape(lesson.name)}(?!\w)", asked):
             return Reject("grammar", f"the question does not name {lesson.name}")
-        attributes, values = KINDS[lesson.facts["kind"]][1], lesson.facts["values"]
+        attributes, values = FACTS[lesson.facts["kind"]], lesson.facts["values"]
         meant = next((a for a in attributes if values[a.key] == answer), None)
         if meant is None:
             close = answer.strip(" .").lower() in [v.lower() for v in values.values()]
@@ -169,19 +170,20 @@ class DocumentLessons:
 def count(kind: str) -> int:
     """How many values there are of a kind."""
     if kind == "name":
-        return len(OTHERS) * len(MIDDLES) * len(ENDS)
-    if kind in NUMBERS:
-        return NUMBERS[kind][1] - NUMBERS[kind][0] + 1
-    return len(WORDS[kind])
+        return len(WORDS["others"]) * len(WORDS["middles"]) * len(WORDS["ends"])
+    if kind in WORDS["numbers"]:
+        return WORDS["numbers"][kind][1] - WORDS["numbers"][kind][0] + 1
+    return len(WORDS["words"][kind])
 
 
 def _value(kind: str, rng: np.random.Generator) -> str:
     """A value of a kind, each equally likely."""
     number = int(rng.integers(count(kind)))
     if kind == "name":
-        first, rest = divmod(number, len(MIDDLES) * len(ENDS))
-        return OTHERS[first] + MIDDLES[rest // len(ENDS)] + ENDS[rest % len(ENDS)]
-    return str(NUMBERS[kind][0] + number) if kind in NUMBERS else WORDS[kind][number]
+        rest, end = divmod(number, len(WORDS["ends"]))
+        first, middle = divmod(rest, len(WORDS["middles"]))
+        return WORDS["others"][first] + WORDS["middles"][middle] + WORDS["ends"][end]
+    return str(WORDS["numbers"][kind][0] + number) if kind in WORDS["numbers"] else WORDS["words"][kind][number]
 
 
 def _only(kind: str) -> str:

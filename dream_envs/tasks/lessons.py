@@ -1,8 +1,7 @@
 """Lessons: contexts with new facts, to be read while awake and known afterwards without them.
 
 A lesson has a *context*, a text that states facts which nobody can know beforehand, because they are drawn for this
-episode.  A question is asked with the context before the eyes, or *closed book*, without it.  What a family of lessons
-must offer is ``LessonFamily``; ``lesson_family`` finds one by name.
+episode.  A question is asked with the context in the prompt, or *closed book*, without it.
 
 ``operations`` (``OperationLessons``): each lesson is a new operation of Composition World, named behind the known ones.
 
@@ -31,9 +30,9 @@ import msgspec
 import numpy as np
 
 from dream_envs import registry
+from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Reject, Score, Task, content_hash
-from dream_envs.tasks import _checks
-from dream_envs.tasks.composition import OPERATION_NAMES, Composition
+from dream_envs.tasks.composition import OPERATION_NAMES, Composition, Traces
 
 Split = Literal["wake", "probe"]
 SPLITS = ("wake", "probe")
@@ -42,7 +41,6 @@ FAMILIES = {
     "operations": "dream_envs.tasks.lessons:OperationLessons",
     "documents": "dream_envs.tasks.documents:DocumentLessons",
 }
-RIGHT, WRONG = Score(1.0, grader="operations-1"), Score(0.0, grader="operations-1")
 _TRIES = 1000
 _PARTS = (
     *("name", "version", "notation", "capacity", "levels", "max_chars", "max_reply_tokens", "max_proposal_tokens"),
@@ -115,13 +113,7 @@ def lesson_family(
 ) -> LessonFamily:
     """A family of lessons by name (``operations``, ``documents``), by ``module:Class``, or the object itself.
 
-    Args:
-        family: which.
-        notation: with a name: the notation; None is the family's own.
-        args: with a name: its other arguments.
-
-    Raises:
-        DreamEnvsError: for an unknown name, a wrong argument, or an object that is no family of lessons.
+    With a name: ``notation`` (None is the family's own) and its other arguments.
     """
     given = {**({} if notation is None else {"notation": notation}), **(args or {})}
     if isinstance(family, str):
@@ -140,18 +132,12 @@ def lesson_family(
 
 
 def checked_split(split: Any) -> Split:
-    """``split`` if it is one.
-
-    Raises:
-        DreamEnvsError: if it is not.
-    """
-    if split not in SPLITS:
-        raise DreamEnvsError(f"split={split!r}: 'wake' or 'probe'")
-    found: Split = split
+    """``split`` if it is one."""
+    found: Split = one_of("split", split, SPLITS)
     return found
 
 
-class OperationLessons:
+class OperationLessons(Traces):
     """The family ``operations``; see the module's head.
 
     Args:
@@ -161,13 +147,9 @@ class OperationLessons:
         n_states: 4 to 26 states.
         n_operations: 1 to 25 known operations, with the tables that ``Composition`` gives them.
         world: the label of the known tables.
-
-    Raises:
-        DreamEnvsError: for a value outside its range.
     """
 
     name = "operations"
-    version = 1
 
     def __init__(
         self,
@@ -179,10 +161,10 @@ class OperationLessons:
         n_operations: int = 8,
         world: str = "world-0",
     ) -> None:
-        self.notation = _checks.notation(self.name, notation)
+        super().__init__(notation)
         self.levels = _checked_levels(levels)
-        n_states = _checks.whole("n_states", n_states, 4, 26)
-        n_operations = _checks.whole("n_operations", n_operations, 1, 25)
+        n_states = check("n_states", n_states, 4, 26, whole=True)
+        n_operations = check("n_operations", n_operations, 1, 25, whole=True)
         known = Composition(n_states=n_states, n_operations=n_operations, world=world, held_out_pairs=0)
         free = [letter for letter in OPERATION_NAMES if letter not in known.operations]
         if not isinstance(names, str) or not names or len(set(names)) < len(names) or set(names) - set(free):
@@ -190,19 +172,16 @@ class OperationLessons:
         self.names, self.capacity, self.world = names, len(names), world
         self.states, self.operations = known.states, known.operations
         self.max_level = max(self.levels)
-        english = notation == "english"
-        self.max_chars = 40 + 5 * self.max_level if english else 16 + self.max_level
-        self.max_reply_tokens = 8 + 8 * self.max_level if english else 2 + 2 * self.max_level
-        self.max_proposal_tokens = 16 + 4 * self.max_level if english else 3 + self.max_level
-        self._tables = {
-            o: {s: known.states[image] for s, image in zip(known.states, row, strict=True)}
-            for o, row in zip(known.operations, known.table.tolist(), strict=True)
-        }
+        most, english = self.max_level, self._english
+        self.max_chars = 40 + 5 * most if english else 16 + most
+        self.max_reply_tokens = 8 + 8 * most if english else 2 + 2 * most
+        self.max_proposal_tokens = 16 + 4 * most if english else 3 + most
+        self._tables = known.tables
         self._drawing = {level: _Drawing(level, n_states, n_operations) for level in self.levels}
 
     def lesson(self, rng: np.random.Generator, index: int) -> Lesson:
         """Lesson ``index``: its operation has the name at that place, its table is a permutation drawn from ``rng``."""
-        name = self.names[_checks.whole("index", index, 0, self.capacity - 1)]
+        name = self.names[check("index", index, 0, self.capacity - 1, whole=True)]
         images = rng.permutation(len(self.states)).tolist()
         return self.lesson_of(index, name, {s: self.states[i] for s, i in zip(self.states, images, strict=True)})
 
@@ -218,11 +197,7 @@ class OperationLessons:
     def question(
         self, lesson: Lesson, rng: np.random.Generator, split: Split = "wake", level: int | None = None
     ) -> Task:
-        """A question of this level, or of one of ``levels``; every question of its level and half is equally likely.
-
-        Raises:
-            DreamEnvsError: for a level that the family does not have, or an unknown split.
-        """
+        """A question of this level, or of one of ``levels``; every question of its level and half is equally likely."""
         split = checked_split(split)
         level = self.levels[int(rng.integers(len(self.levels)))] if level is None else level
         if level not in self._drawing:
@@ -243,36 +218,16 @@ class OperationLessons:
 
     def make(self, lesson: Lesson, start: str, ops: str, origin: str = "generator") -> Task:
         """The question with this start state and these operations, known ones and the lesson's own."""
-        table, state, steps = lesson.facts["table"], start, []
-        for op in ops:
-            state = table[state] if op == lesson.name else self._tables[op][state]
-            steps.append((op, state))
-        return Task(
-            family=self.name,
-            level=len(ops),
-            prompt=f"{start}:{ops}" if self.notation == "compact" else self._in_words(lesson, start, ops),
-            answer=self._write(steps),
-            meta={"lesson": lesson.index, "new": lesson.name, "start": start, "ops": ops},
-            origin=origin,
-        )
-
-    def verify(self, task: Task, reply: str) -> Score:
-        """1 for the whole trace and nothing else (``english``: or blanks around it), 0 otherwise."""
-        right = reply == task.answer or (self.notation == "english" and _checks.same(reply, task.answer))
-        return RIGHT if right else WRONG
-
-    def gold(self, task: Task) -> str:
-        """The trace."""
-        return task.answer
+        tables = {**self._tables, lesson.name: lesson.facts["table"]}
+        meta = {"lesson": lesson.index, "new": lesson.name, "start": start, "ops": ops}
+        return self._trace(start, ops, tables, set(ops) - {lesson.name}, meta=meta, origin=origin)
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """The trace under a permutation that is drawn for the new operation; the known ones are known."""
-        images, state, steps = rng.permutation(len(self.states)).tolist(), task.meta["start"], []
-        for op in task.meta["ops"]:
-            at = self.states.index(state)
-            state = self.states[images[at]] if op == task.meta["new"] else self._tables[op][state]
-            steps.append((op, state))
-        return self._write(steps)
+        images = rng.permutation(len(self.states)).tolist()
+        drawn = {s: self.states[i] for s, i in zip(self.states, images, strict=True)}
+        meta = task.meta
+        return self._trace(meta["start"], meta["ops"], {**self._tables, meta["new"]: drawn}, "").answer
 
     def chance(self, task: Task) -> float:
         """``(n - m)! / n!``: a drawn permutation must agree on the m different entries that the trace looks up."""
@@ -297,12 +252,10 @@ class OperationLessons:
             return Reject("empty")
         if len(proposal) > self.max_chars:
             return Reject("too_long", f"{len(proposal)} characters, at most {self.max_chars}")
-        compact = self.notation == "compact"
-        start = proposal[:1] if compact else proposal[6:7]
-        ops = proposal[2:] if compact else proposal.partition("; apply ")[2].replace(", ", "")
-        known = self.operations + lesson.name
-        if not ops or not start or proposal != self._proposal(start, ops):
+        found, known = self._read(proposal), self.operations + lesson.name
+        if found is None:
             return Reject("grammar", f"expected {self._proposal('c', lesson.name + 'A')!r}")
+        start, ops = found
         if start not in self.states or set(ops) - set(known):
             return Reject("charset", f"states are {self.states}, operations {known}")
         if len(ops) > self.max_level:
@@ -310,29 +263,6 @@ class OperationLessons:
         if lesson.name not in ops:
             return Reject("grammar", f"not about this lesson: {lesson.name} does not occur")
         return self.make(lesson, start, ops, "proposal")
-
-    def as_proposal(self, task: Task) -> str:
-        """The text that ``parse`` turns into this question."""
-        return self._proposal(task.meta["start"], task.meta["ops"])
-
-    def _proposal(self, start: str, ops: str) -> str:
-        return f"{start}:{ops}" if self.notation == "compact" else f"start {start}; apply {', '.join(ops)}"
-
-    def _write(self, steps: Sequence[tuple[str, str]]) -> str:
-        if self.notation == "compact":
-            return "".join([op + state for op, state in steps])
-        return ", ".join([f"{op} -> {state}" for op, state in steps])
-
-    def _in_words(self, lesson: Lesson, start: str, ops: str) -> str:
-        known = sorted(set(ops) - {lesson.name})
-        tables = [f"{o}: " + " ".join([f"{s}>{t}" for s, t in self._tables[o].items()]) + "\n" for o in known]
-        return (
-            ("Operations map states to states:\n" if tables else "")
-            + "".join(tables)
-            + f"Start in state {start} and apply, in this order: {', '.join(ops)}. After each operation write the "
-            + "operation, an arrow and the new state, in the form 'operation -> state, operation -> state', on one "
-            + "line and nothing else."
-        )
 
 
 class _Drawing:
@@ -359,6 +289,6 @@ class _Drawing:
 
 def _checked_levels(levels: int | Sequence[int]) -> tuple[int, ...]:
     given = [levels] if isinstance(levels, int) else list(levels)
-    if not given or any(isinstance(x, bool) or not isinstance(x, int) or not 1 <= x <= 16 for x in given):
-        raise DreamEnvsError(f"levels={levels!r:.60}: one or more whole numbers from 1 to 16")
+    for level in given or [0]:
+        check("levels", level, 1, 16, whole=True)
     return tuple(sorted(set(given)))

@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from dream_envs.core import Reject, Score, Task
-from dream_envs.tasks import _checks
+from dream_envs.core import Reject, Task
+from dream_envs.tasks.family import Family
 
-RIGHT, WRONG = Score(1.0, grader="reverse_addition-1"), Score(0.0, grader="reverse_addition-1")
 _DIGITS = frozenset("0123456789")
 
 
-class ReverseAddition:
+class ReverseAddition(Family):
     """The family ``reverse_addition``.
 
     Args:
@@ -35,26 +34,20 @@ class ReverseAddition:
     """
 
     name = "reverse_addition"
-    version = 1
+    wish = " Give each {} digits."
 
     def __init__(self, notation: str = "compact", *, max_level: int = 32) -> None:
-        self.notation = _checks.notation(self.name, notation)
-        self.max_level = _checks.whole("max_level", max_level, 1, 1000)
-        self.levels = range(1, self.max_level + 1)
-        self._english = self.notation == "english"
+        super().__init__(notation, max_level, 1000)
         self._opening, self._between, self._closing = ("add ", " and ", "") if self._english else ("", "+", "=")
-        self._signs = frozenset(self._opening + self._between + self._closing)
+        signs = self._opening + self._between + self._closing
+        self._characters = _DIGITS | frozenset(signs)
         # one digit more than the level allows, so that a proposal only just too long is told why
-        self.max_chars = 2 * (self.max_level + 1) + len(self._opening + self._between + self._closing)
+        self.max_chars = 2 * (self.max_level + 1) + len(signs)
         self.max_reply_tokens = self.max_level + 2
 
     def generate(self, rng: np.random.Generator, level: int) -> Task:
-        """Two operands drawn evenly from all numbers of ``level`` digits.
-
-        Raises:
-            DreamEnvsError: for a level that the family does not have.
-        """
-        level = _checks.level(self.name, level, self.levels)
+        """Two operands drawn evenly from all numbers of ``level`` digits."""
+        level = self._level(level)
         numbers = rng.random(2 * level).tolist()
         # the most significant digit, written last, runs from 1 to 9
         low = "".join([str(int(10 * u)) for u in numbers[2:]])
@@ -73,23 +66,11 @@ class ReverseAddition:
         meta = {"left": left, "right": right}
         return Task(family=self.name, level=len(left), prompt=prompt, answer=answer, meta=meta, origin=origin)
 
-    def parse(self, proposal: str) -> Task | Reject:
-        """``321+879=`` (compact) or ``add 321 and 879`` (english); nothing before, nothing behind."""
-        if not proposal:
-            return Reject("empty")
-        if len(proposal) > self.max_chars:
-            return Reject("too_long", f"{len(proposal)} characters, at most {self.max_chars}")
-        if stray := set(proposal) - _DIGITS - self._signs:
-            return Reject("charset", f"{min(stray)!r}")
+    def _parse(self, proposal: str) -> Task | Reject:
         body = proposal.removeprefix(self._opening).removesuffix(self._closing)
         left, _, right = body.partition(self._between)
-        if (
-            not left
-            or not right
-            or not _DIGITS.issuperset(left + right)
-            or proposal != f"{self._opening}{left}{self._between}{right}{self._closing}"
-        ):
-            return Reject("grammar", "expected " + self.proposal_form())
+        if not left or not right or not _DIGITS.issuperset(left + right) or proposal != self._proposal(left, right):
+            return self._bad_form()
         for operand in (left, right):
             if operand[-1] == "0" and len(operand) > 1:
                 return Reject("not_canonical", f"{operand} has a leading zero (the last digit written)")
@@ -103,12 +84,7 @@ class ReverseAddition:
 
     def proposal_form(self) -> str:
         """The proposal grammar, by example."""
-        return f"'{self._opening}321{self._between}879{self._closing}'"
-
-    def verify(self, task: Task, reply: str) -> Score:
-        """1 for the digits of the sum and nothing else (``english``: or blanks around them), 0 otherwise."""
-        right = reply == task.answer or (self._english and _checks.same(reply, task.answer))
-        return RIGHT if right else WRONG
+        return repr(self._proposal("321", "879"))
 
     def chance(self, task: Task) -> float:
         """See the module's head."""
@@ -123,22 +99,6 @@ class ReverseAddition:
         else:
             digits[-1] = str(rng.integers(1, 10))
         return "".join(digits)
-
-    def gold(self, task: Task) -> str:
-        """The sum."""
-        return task.answer
-
-    def brief(self, level: int | None = None, reference: Task | None = None) -> str:
-        """``new`` in compact notation, a paragraph in english."""
-        if not self._english:
-            return "new"
-        wish = f" Give each {level} digits." if level else ""
-        unlike = f" Do not repeat this one: {self.as_proposal(reference)}." if reference else ""
-        return (
-            "Invent an addition problem: two whole numbers above 0 with the same number of digits (at most "
-            f"{self.max_level}), written with their least significant digit first, the last digit written not "
-            f"0.{wish}{unlike} Reply with one line of the form {self.proposal_form()} and nothing else."
-        )
 
     def mutate(self, task: Task, rng: np.random.Generator) -> Task | None:
         """Both operands with one more significant digit; None at the highest level."""
@@ -158,4 +118,14 @@ class ReverseAddition:
 
     def as_proposal(self, task: Task) -> str:
         """The text that ``parse`` turns into this problem."""
-        return f"{self._opening}{task.meta['left']}{self._between}{task.meta['right']}{self._closing}"
+        return self._proposal(task.meta["left"], task.meta["right"])
+
+    def _proposal(self, left: str, right: str) -> str:
+        return f"{self._opening}{left}{self._between}{right}{self._closing}"
+
+    def _invite(self, wishes: str) -> str:
+        return (
+            "Invent an addition problem: two whole numbers above 0 with the same number of digits (at most "
+            f"{self.max_level}), written with their least significant digit first, the last digit written not "
+            f"0.{wishes} Reply with one line of the form {self.proposal_form()} and nothing else."
+        )

@@ -5,38 +5,28 @@
 >>> print(report)                                       # doctest: +SKIP
 
 Every check is named, passes, fails or is skipped, and gives one line of reason.  A check that builds on a failed one is
-skipped, so that the failures name causes.  A game core is tested with all its faces; a plain ``gymnasium.Env``,
-``AECEnv`` or ``ParallelEnv`` with what applies to it.
-
-What a game may have beyond ``core.Game``, for the faces and for this kit:
-
-- ``default_reward``: a registered name, or a method ``(episode) -> {agent: Score}``; else the reward row of its name.
-- ``default_others``: ``{role: agent}`` for seats that nobody names in the single-role view.
-- ``scripted(kind, request, rng) -> str | None``: its own oracle, floor and guesser (``agents.scripted``).
-- ``public_facts(state)``: what goes into ``info["facts"]`` at the end; it must hold no secret.
-- ``public_info(state)``: what goes into every ``info``, of all seats alike; it must hold no secret either.
-- ``reachable``: ``{role: (low, high)}`` where the range of a role's reward ends in limits that play only approaches.
-- ``top_casts``, ``bottom_casts``: ``{role: {role or seat: agent}}``, who must play for the best and the worst reward of
-  a role, where a search among oracles and floors does not find it.
+skipped, so that the failures name causes.  A game core is tested with all its adapters; a plain ``gymnasium.Env``,
+``AECEnv`` or ``ParallelEnv`` with what applies to it.  What a game may define for this kit: ``core.GameHooks``,
+``scripted`` and ``bounds`` above all.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from dream_envs.core import DreamEnvsError
+from dream_envs.play import roles_by_agent
 from dream_envs.registry import unknown
 from dream_envs.testing import basics, cores, standard
-from dream_envs.testing.report import Check, Failure, Report, Skip
+from dream_envs.testing.report import Check, Failure, Report, Skip, run_check
 from dream_envs.testing.subject import Subject, resolve
 
 __all__ = ["CHECKS", "Check", "Failure", "Report", "Rule", "Skip", "Subject", "check", "resolve"]
 
-_SOUND = ("plays", "global_rng", "seed_determinism", "siblings")
+_GAME, _GYM, _AEC, _PARALLEL = ("game",), ("game", "gymnasium"), ("game", "aec"), ("game", "parallel")
+_ALL = ("game", "gymnasium", "aec", "parallel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +35,7 @@ class Rule:
 
     function: Callable[..., None]
     needs: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ("game", "gymnasium", "aec", "parallel")
+    kinds: tuple[str, ...] = _ALL
 
     @property
     def name(self) -> str:
@@ -53,16 +43,9 @@ class Rule:
         return self.function.__name__
 
 
-_GAME = ("game",)
-_APIS = (
-    *_SOUND,
-    "fresh_returns",
-    "no_truncation_on_first_step",
-    "pickling",
-    "snapshot",
-    "hostile_replies",
-    "reward_range",
-)
+_SOUND = ("plays", "global_rng", "seed_determinism", "siblings")
+_SCORED = (*_SOUND, "hostile_replies", "reward_range")
+_APIS = (*_SCORED, "fresh_returns", "no_truncation_on_first_step", "pickling", "snapshot")
 CHECKS: tuple[Rule, ...] = (
     Rule(basics.plays),
     Rule(basics.global_rng, ("plays",)),
@@ -75,18 +58,18 @@ CHECKS: tuple[Rule, ...] = (
     Rule(cores.private_information, ("plays",), _GAME),
     Rule(cores.hostile_replies, ("plays",), _GAME),
     Rule(cores.reward_range, ("plays", "hostile_replies"), _GAME),
-    Rule(cores.oracle_top, (*_SOUND, "hostile_replies", "reward_range"), _GAME),
-    Rule(cores.floor_bottom, (*_SOUND, "hostile_replies", "reward_range"), _GAME),
-    Rule(cores.rescoring, (*_SOUND, "hostile_replies", "reward_range"), _GAME),
-    Rule(cores.faces_agree, (*_SOUND, "fresh_returns"), _GAME),
+    Rule(cores.oracle_top, _SCORED, _GAME),
+    Rule(cores.floor_bottom, _SCORED, _GAME),
+    Rule(cores.rescoring, _SCORED, _GAME),
+    Rule(cores.adapters_agree, (*_SOUND, "fresh_returns"), _GAME),
     Rule(basics.random_episodes, ("plays", "hostile_replies")),
-    Rule(standard.no_truncation_on_first_step, ("plays",), ("game", "gymnasium")),
-    Rule(standard.gymnasium_api, _APIS, ("game", "gymnasium")),
-    Rule(standard.aec_api, _APIS, ("game", "aec")),
-    Rule(standard.aec_seed, (*_APIS, "aec_api"), ("game", "aec")),
-    Rule(standard.parallel_api, _APIS, ("game", "parallel")),
-    Rule(standard.parallel_seed, (*_APIS, "parallel_api"), ("game", "parallel")),
-    Rule(standard.vector_text, (*_APIS, "gymnasium_api"), ("game", "gymnasium")),
+    Rule(standard.no_truncation_on_first_step, ("plays",), _GYM),
+    Rule(standard.gymnasium_api, _APIS, _GYM),
+    Rule(standard.aec_api, _APIS, _AEC),
+    Rule(standard.aec_seed, (*_APIS, "aec_api"), _AEC),
+    Rule(standard.parallel_api, _APIS, _PARALLEL),
+    Rule(standard.parallel_seed, (*_APIS, "parallel_api"), _PARALLEL),
+    Rule(standard.vector_text, (*_APIS, "gymnasium_api"), _GYM),
 )
 
 
@@ -109,56 +92,45 @@ def check(
         skip: names of checks to leave out.
         raise_on_failure: raise an AssertionError that lists the failed checks.
         kwargs: arguments of the id, class or function.
-
-    Returns:
-        The Report; ``report.ok``, ``report.failed``, ``report["pickling"].reason``.
-
-    Raises:
-        DreamEnvsError: if the target is nothing that can be tested, or there is no check of a name.
-        AssertionError: with ``raise_on_failure``, if a check failed.
     """
     names = [rule.name for rule in CHECKS]
     for name in [*(only or ()), *skip]:
         if name not in names:
             raise DreamEnvsError(unknown("checks", name, names))
     subject = resolve(target, reward, kwargs)
+    parts = adapters_of(subject)
     done: dict[str, Check] = {}
-    parts: list[Subject] | None = None
     for rule in CHECKS:
-        if (only is not None and rule.name not in only) or rule.name in skip:
-            continue
-        if parts is None:
-            parts = faces_of(subject)
-        done[rule.name] = _run(rule, subject, parts, done)
+        if (only is None or rule.name in only) and rule.name not in skip:
+            done[rule.name] = _run(rule, subject, parts, done)
     report = Report(subject.name, tuple(done.values()))
     if raise_on_failure:
         report.raise_if_failed()
     return report
 
 
-def faces_of(subject: Subject) -> list[Subject]:
-    """The subject and, for a game, its faces: AEC, Parallel and one single-role view a role."""
+def adapters_of(subject: Subject) -> list[Subject]:
+    """The subject and, for a game, its adapters: AEC, Parallel and one single-role view a role."""
     if subject.kind != "game":
         return [subject]
-    from dream_envs.envs.aec import AEC
     from dream_envs.envs.gym import SingleRole
-    from dream_envs.envs.parallel import Parallel
+    from dream_envs.envs.pettingzoo import AEC, Parallel
 
     parts = [subject]
+
+    def add(name: str, kind: str, adapter: Callable[..., Any], maker: Callable[[], Any], **kwargs: Any) -> None:
+        def new() -> Any:
+            return adapter(maker(), reward=subject.reward, **kwargs)
+
+        parts.append(Subject(f"{subject.name} {name}", kind, new, (new,), None, None))
+
     for number, maker in enumerate(subject.variants):
         suffix = "" if number == 0 else " (all roles)"
-        for kind, face in (("aec", AEC), ("parallel", Parallel)):
-            new = _maker(face, maker, subject.reward)
-            parts.append(Subject(f"{subject.name} {face.__name__}{suffix}", kind, new, (new,), None, None))
-    game = subject.variants[-1]()
-    for role in dict.fromkeys(agent.rpartition("_")[0] for agent in game.agents):
-        new = _maker(SingleRole, subject.variants[-1], subject.reward, role=role)
-        parts.append(Subject(f"{subject.name} view of {role}", "gymnasium", new, (new,), None, None))
+        add(f"AEC{suffix}", "aec", AEC, maker)
+        add(f"Parallel{suffix}", "parallel", Parallel, maker)
+    for role in dict.fromkeys(roles_by_agent(subject.variants[-1]()).values()):
+        add(f"view of {role}", "gymnasium", SingleRole, subject.variants[-1], role=role)
     return parts
-
-
-def _maker(face: Callable[..., Any], maker: Callable[[], Any], reward: Any, **kwargs: Any) -> Callable[[], Any]:
-    return lambda: face(maker(), reward=reward, **kwargs)
 
 
 def _run(rule: Rule, subject: Subject, parts: Sequence[Subject], done: dict[str, Check]) -> Check:
@@ -167,16 +139,4 @@ def _run(rule: Rule, subject: Subject, parts: Sequence[Subject], done: dict[str,
     broken = [need for need in rule.needs if need in done and done[need].status == "failed"]
     if broken:
         return Check(rule.name, "skipped", f"after {broken[0]} failed")
-    began = time.perf_counter()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rule.function(subject, parts)
-    except Skip as why:
-        return Check(rule.name, "skipped", str(why), time.perf_counter() - began)
-    except Failure as why:
-        return Check(rule.name, "failed", " ".join(str(why).split()), time.perf_counter() - began)
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:240]
-        return Check(rule.name, "failed", f"raised {text}", time.perf_counter() - began)
-    return Check(rule.name, "passed", "", time.perf_counter() - began)
+    return run_check(rule.name, rule.function, subject, parts)

@@ -1,4 +1,4 @@
-"""Checks that hold for anything with a seed: games, their faces, and other people's environments."""
+"""Checks that hold for anything with a seed: games, their adapters, and other people's environments."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from dream_envs.play import roles_by_agent
 from dream_envs.testing.report import Failure, Skip
-from dream_envs.testing.subject import Subject
+from dream_envs.testing.subject import Subject, resolve
 from dream_envs.testing.walks import GameWalk, Walk, difference, plain, shared, walk
 
 SEEDS = (0, 1, 2)
@@ -29,11 +30,10 @@ def plays(subject: Subject, parts: Sequence[Subject]) -> None:
             continue
         if not isinstance(trail, GameWalk) or trail.episode is None:
             raise Failure("the game has no outcome")
-        for agent in env.agents:
-            if not re.fullmatch(r"[a-z][a-z_]*_\d+", agent):
-                raise Failure(f"agent {agent!r}: names are word_number, as in solver_0")
+        if odd := [agent for agent in env.agents if not re.fullmatch(r"[a-z][a-z_]*_\d+", agent)]:
+            raise Failure(f"agent {odd[0]!r}: names are word_number, as in solver_0")
         names = {spec.name for spec in env.roles}
-        if stray := {agent.rpartition("_")[0] for agent in env.agents} - names:
+        if stray := set(roles_by_agent(env).values()) - names:
             raise Failure(f"agents of roles {sorted(stray)}, but the game's roles are {sorted(names)}")
         for view in trail.returned:
             if not all(isinstance(m, dict) and {type(m.get(k)) for k in ("role", "content")} == {str} for m in view):
@@ -77,14 +77,11 @@ def process_determinism(subject: Subject, parts: Sequence[Subject]) -> None:
     except Exception as error:
         raise Skip(f"cannot be sent to another process: {type(error).__name__}: {error}"[:200]) from error
     here = fingerprints(subject)
+    command = [sys.executable, "-c", "from dream_envs.testing import basics; basics.child()"]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    path = os.pathsep.join(filter(None, sys.path))
     children = [
-        subprocess.Popen(
-            [sys.executable, "-c", "from dream_envs.testing import _child; _child.main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}, **pipes)
         for seed in ("1", "2")
     ]
     for child in children:  # both have the payload before either is waited for: they run side by side
@@ -152,10 +149,7 @@ def pickling(subject: Subject, parts: Sequence[Subject]) -> None:
         except Exception as error:
             raise Failure(f"{part.name}: {type(error).__name__}: {error}"[:200]) from error
         if isinstance(trail, GameWalk):
-            copied_env, table = copied
-            other: Walk = GameWalk(copied_env, "other", trail.reward)
-            assert isinstance(other, GameWalk)
-            other.table, other.log, other.steps = table, list(trail.log), trail.steps
+            other: Walk = trail.branch(*copied)
         else:
             trail, other = walk(part, env, 5, reset=False), walk(part, copied, 5, reset=False)
         if trail.finish().log != other.finish().log:
@@ -215,16 +209,21 @@ def fingerprints(subject: Subject) -> list[str]:
     return found
 
 
+def child() -> None:
+    """The other process of ``process_determinism``: reads a target from stdin, prints a digest an episode."""
+    path, target = pickle.load(sys.stdin.buffer)  # written by our own parent process a moment ago
+    sys.path[:] = path
+    print("\n".join(fingerprints(resolve(*target))))
+
+
 def _game_snapshot(part: Subject, game: Any) -> None:
     trail = walk(part, game, 7)
     assert isinstance(trail, GameWalk)
     trail.step()
-    stored, turns, log = pickle.dumps(trail.table), list(trail.table.turns), list(trail.log)
+    stored = pickle.dumps(trail.table)
+    branches = [trail.branch(game, pickle.loads(stored)) for _ in range(2)]
     first = trail.finish().log
-    for what in ("", " a second time"):
-        branch = GameWalk(game, trail.table.label, trail.reward)
-        branch.table, branch.log, branch.steps = pickle.loads(stored), list(log), 1
-        branch.table.turns = list(turns)
+    for what, branch in zip(("", " a second time"), branches, strict=True):
         if branch.finish().log != first:
             raise Failure(f"{part.name}: a copy of the state goes on otherwise{what}: {difference(first, branch.log)}")
 

@@ -1,4 +1,4 @@
-"""Checks that need a game core: secrets, ranges of reward, hostile replies, re-scoring, agreement of the faces."""
+"""Checks that need a game core: secrets, ranges of reward, hostile replies, re-scoring, agreement of the adapters."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from dream_envs import acting, seeds
-from dream_envs.core import Action, Agent, Episode, Game, Request, Status, Task, decode_episode, encode
-from dream_envs.envs import _common as common
-from dream_envs.envs._seat import SeatEngine
+from dream_envs import seeds
+from dream_envs.core import Action, Agent, Episode, Game, Status, Task, decode_episode, encode, hook
+from dream_envs.envs import _adapter as adapter
+from dream_envs.play import roles_by_agent, score, text_of
 from dream_envs.testing.report import Failure, Skip
 from dream_envs.testing.subject import Subject
 from dream_envs.testing.walks import GameWalk, default_players, difference, plain, seat_players
 
-STATUSES = {"ok", "invalid", "error", "timeout", "abstain"}
+STATUSES = get_args(Status)
 #: Replies that have broken parsers before: sizes, encodings, numbers that are not numbers, other formats' syntax.
 HOSTILE: dict[str, str] = {
     "empty": "",
@@ -43,17 +43,6 @@ HOSTILE: dict[str, str] = {
 }
 
 
-class Says:
-    """An Agent that says one thing."""
-
-    def __init__(self, action: Action) -> None:
-        self.action = action
-
-    def act(self, requests: Sequence[Request]) -> list[Action]:
-        """The same action for every request."""
-        return [self.action] * len(requests)
-
-
 def private_information(subject: Subject, parts: Sequence[Subject]) -> None:
     """No answer and no hidden meta in any view, observation or info, before or after the end.
 
@@ -69,7 +58,7 @@ def private_information(subject: Subject, parts: Sequence[Subject]) -> None:
             for number in range(24):
                 answering = [role for role in ("solver", "actor") if role in _seated(game)]
                 as_asked: dict[str, Any] = dict.fromkeys(answering, solver)
-                players = {**default_players(game), **as_asked} if answering else None
+                players = {**default_players(game), **as_asked}
                 episode, documents = _exposed(game, f"private/{number}", players, reward)
                 public = _public(episode)
                 shown.append({where: _without(text, public) for where, text in documents.items()})
@@ -81,10 +70,10 @@ def reward_range(subject: Subject, parts: Sequence[Subject]) -> None:
     """Every score has a known status and a finite value, within the role's range where the status is ``ok``."""
     for maker in subject.variants:
         game = maker()
-        for players in itertools.islice(_casts(game), 40):
+        for players in itertools.islice(_assignments(game), 40):
             for number in range(3):
                 _check_scores(_play(subject, game, players, f"range/{number}"), game)
-        for what, players in _hostile_casts(game):
+        for what, players in _hostile_assignments(game):
             _check_scores(_play(subject, game, players, "range/hostile"), game, after=f"{what}: ")
 
 
@@ -92,7 +81,7 @@ def hostile_replies(subject: Subject, parts: Sequence[Subject]) -> None:
     """Empty, huge, malformed, oddly encoded and other roles' replies raise nothing and can be stored."""
     for maker in subject.variants:
         game = maker()
-        for what, players in _hostile_casts(game):
+        for what, players in _hostile_assignments(game):
             try:
                 encode(_play(subject, game, players, "hostile"))
             except Exception as error:
@@ -101,12 +90,12 @@ def hostile_replies(subject: Subject, parts: Sequence[Subject]) -> None:
 
 
 def oracle_top(subject: Subject, parts: Sequence[Subject]) -> None:
-    """In every role the scripted oracle, in the best company, reaches the top of the role's range."""
+    """In every role the scripted oracle, with the best others, reaches the top of the role's range."""
     _extremes(subject, "oracle", best=True)
 
 
 def floor_bottom(subject: Subject, parts: Sequence[Subject]) -> None:
-    """In every role the scripted floor, in the worst company, reaches the bottom of the role's range."""
+    """In every role the scripted floor, with the worst others, reaches the bottom of the role's range."""
     _extremes(subject, "floor", best=False)
 
 
@@ -117,7 +106,7 @@ def rescoring(subject: Subject, parts: Sequence[Subject]) -> None:
         reward = subject.build_reward(game)
         episodes = [
             _play(subject, game, players, f"rescore/{i}", reward)
-            for i, players in enumerate(itertools.islice(_casts(game), 20))
+            for i, players in enumerate(itertools.islice(_assignments(game), 20))
         ]
         again = subject.build_reward(maker())
         for episode in reversed(episodes):  # another order: a reward that remembers would show
@@ -125,91 +114,88 @@ def rescoring(subject: Subject, parts: Sequence[Subject]) -> None:
             if read != episode:
                 raise Failure("an episode read back from JSON is not the one that was stored")
             bare = msgspec.structs.replace(read, scores={}, grader="")
-            scores = acting.score(bare, again, game.agents).scores
+            scores = score([bare], again, game.agents)[0].scores
             if repr(plain(msgspec.to_builtins(scores))) != repr(plain(msgspec.to_builtins(episode.scores))):
                 name = next((a for a in episode.scores if scores.get(a) != episode.scores[a]), "?")
                 was, now = episode.scores.get(name), scores.get(name)
-                raise Failure(f"{name} had {_brief(was)}, and {_brief(now)} when scored again")
+                raise Failure(f"{name} had {_told(was)}, and {_told(now)} when scored again")
 
 
-def faces_agree(subject: Subject, parts: Sequence[Subject]) -> None:
+def adapters_agree(subject: Subject, parts: Sequence[Subject]) -> None:
     """The same seed and moves give the same episode in AEC, Parallel, the single-role engine and the core."""
-    from dream_envs.envs.aec import AEC
-    from dream_envs.envs.parallel import Parallel
+    from dream_envs.envs.gym import SeatEngine
+    from dream_envs.envs.pettingzoo import AEC, Parallel
 
     game = subject.new()
     reward = subject.build_reward(game)
     for seed in range(6):
-        label = common.new_label(common.generator(seed, None))
+        label = adapter.new_label(adapter.generator(seed, None))
         players = seat_players(game, default_players(game))
-        trail = GameWalk(game, label, reward, players).finish()
-        assert isinstance(trail, GameWalk) and trail.episode is not None
-        core = trail.episode
+        core = GameWalk(game, label, reward, players).played()
         aec, parallel = AEC(subject.new(), reward=reward), Parallel(subject.new(), reward=reward)
         aec.reset(seed=seed)
         for turn in core.turns:
             if turn.agent != aec.agent_selection:
                 raise Failure(f"AEC asks {aec.agent_selection} where the core asks {turn.agent}")
             aec.step(turn.text)
-        parallel.reset(seed=seed)
+        _, infos = parallel.reset(seed=seed)
         left = list(core.turns)
         while parallel.agents and left:
-            acting_now = [s.agent for s in parallel.game.turns(parallel._table.state)]  # type: ignore[union-attr]
-            parallel.step({turn.agent: turn.text for turn in left[: len(acting_now)]})
-            left = left[len(acting_now) :]
+            count = sum(info["active"] for info in infos.values())
+            *_, infos = parallel.step({turn.agent: turn.text for turn in left[:count]})
+            left = left[count:]
         found: dict[str, Episode | None] = {"AEC": aec.episode, "Parallel": parallel.episode}
-        moved = [turn.agent for turn in core.turns]
-        for seat in dict.fromkeys(moved):
-            engine = SeatEngine(subject.new(), seat, {a: p for a, p in players.items() if a != seat}, reward)
+        for seat in dict.fromkeys(turn.agent for turn in core.turns):
+            others = {agent: player for agent, player in players.items() if agent != seat}
+            engine = SeatEngine(subject.new(), seat=seat, others=others, reward=reward)
             table = engine.begin([lambda label=label: label])[0]  # type: ignore[misc]
             for turn in [t for t in core.turns if t.agent == seat]:
                 engine.step([table], [Action(turn.text)])
             found[f"the view of {seat}"] = table.episode
-        for face, episode in found.items():
+        for name, episode in found.items():
             if episode is None:
-                raise Failure(f"{face}: the game is not over after the same moves")
-            one, other = _comparable(core), _comparable(episode)
-            if one != other:
-                raise Failure(f"{face} differs from the core: {difference([one], [other])}")
+                raise Failure(f"{name}: the game is not over after the same moves")
+            if _comparable(core) != _comparable(episode):
+                raise Failure(f"{name} differs: {difference([_comparable(core)], [_comparable(episode)])}")
 
 
 def _extremes(subject: Subject, kind: str, best: bool) -> None:
-    reached: set[str] = set()
+    side, reached = 1 if best else 0, False
     for maker in subject.variants:
         game = maker()
-        declared: Mapping[str, Any] = getattr(game, "top_casts" if best else "bottom_casts", {})
-        if not declared and not hasattr(game, "family") and not hasattr(game, "scripted"):
-            raise Skip("the game has no family, no scripted() and no top_casts: nobody knows how to play it well")
+        bounds = hook(game, "bounds")
+        if not bounds and not hasattr(game, "family") and not hasattr(game, "scripted"):
+            raise Skip("the game has no family, no scripted() and no bounds: nobody knows how to play it well")
         for spec in game.roles:
-            seats = [agent for agent, role in acting.roles_by_agent(game).items() if role == spec.name]
+            seats = [agent for agent, role in roles_by_agent(game).items() if role == spec.name]
             if not seats:
                 continue
-            target = getattr(game, "reachable", {}).get(spec.name, spec.reward_range)[1 if best else 0]
-            casts = [declared[spec.name]] if spec.name in declared else list(_companies(game, spec.name, seats, kind))
+            end = bounds.get(spec.name, (None, None))[side]
+            target = end if isinstance(end, (int, float)) else spec.reward_range[side]
+            tried = [end] if isinstance(end, Mapping) else list(_with_others(game, spec.name, seats, kind))
             values = []
-            for players in casts:
+            for players in tried:
                 scores = [_play(subject, game, players, f"extreme/{i}").scores[seats[0]] for i in range(4)]
                 fine = [score.value for score in scores if score.status == "ok"]
                 values += [math.fsum(fine) / len(fine)] if fine else []
             if not values:
                 continue
-            found = max(values) if best else min(values)
+            reached, found = True, max(values) if best else min(values)
             if (found < target - 1e-6) if best else (found > target + 1e-6):
-                end = "top" if best else "bottom"
                 raise Failure(
-                    f"{spec.name}: {kind} gets {found:.4g} at {'best' if best else 'worst'} in {len(casts)} casts; "
-                    f"the {end} of its range is {target:g}"
+                    f"{spec.name}: {kind} gets {found:.4g} at {'best' if best else 'worst'} in {len(tried)} "
+                    f"assignments; the {'top' if best else 'bottom'} of its range is {target:g} (the hook `bounds` "
+                    "says what can be reached, or who has to play for it)"
                 )
-            reached.add(spec.name)
     if not reached:
-        raise Skip("no cast gave any role a score with status ok")
+        raise Skip("no assignment of agents gave any role a score with status ok")
 
 
-def _companies(game: Game, role: str, seats: Sequence[str], kind: str) -> Iterator[dict[str, Any]]:
-    """Casts in which ``seats[0]`` plays ``kind`` and every other role is good, bad or mixed."""
-    role_of = acting.roles_by_agent(game)
+def _with_others(game: Game, role: str, seats: Sequence[str], kind: str) -> Iterator[dict[str, Any]]:
+    """Assignments in which ``seats[0]`` is ``kind`` and every other role is good, bad or mixed."""
+    role_of = roles_by_agent(game)
     choices = []
-    for other in dict.fromkeys(role_of.values()):
+    for other in _seated(game):
         mine = [agent for agent, r in role_of.items() if r == other and agent != seats[0]]
         options: list[dict[str, Any]] = [dict.fromkeys(mine, "oracle"), dict.fromkeys(mine, "floor")]
         if len(mine) > 1:
@@ -220,8 +206,8 @@ def _companies(game: Game, role: str, seats: Sequence[str], kind: str) -> Iterat
         yield {**{k: v for part in combination for k, v in part.items()}, seats[0]: kind}
 
 
-def _casts(game: Game) -> Iterator[dict[str, Any]]:
-    """An endless list of casts: every role good, bad, guessing, random or cheating, in every mixture."""
+def _assignments(game: Game) -> Iterator[dict[str, Any]]:
+    """An endless list: every role good, bad, guessing, random or cheating, in every mixture."""
     names = ["oracle", "guesser", "floor", "random", "impossible", "duplicate", "leaking", "overlong"]
     for number in itertools.count():
         rng = seeds.stream("casts", number)
@@ -230,50 +216,47 @@ def _casts(game: Game) -> Iterator[dict[str, Any]]:
 
 def _play(subject: Subject, game: Game, players: Mapping[str, Any], label: str, reward: Any = None) -> Episode:
     reward = reward if reward is not None else subject.build_reward(game)
-    trail = GameWalk(game, label, reward, players).finish()
-    assert isinstance(trail, GameWalk) and trail.episode is not None
-    return trail.episode
+    return GameWalk(game, label, reward, players).played()
 
 
-def _hostile_casts(game: Game) -> Iterator[tuple[str, dict[str, Any]]]:
+def _hostile_assignments(game: Game) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every hostile reply, every other role's reply and every bad status, in every role among oracles."""
     actions = {name: Action(text) for name, text in {**HOSTILE, **_other_roles_replies(game)}.items()}
     failed: tuple[Status, ...] = ("invalid", "error", "timeout", "abstain")
     actions |= {f"nothing, with status {status}": Action("", status=status) for status in failed}
     for role, (name, action) in itertools.product(_seated(game), actions.items()):
-        yield f"{role} replies {name}", {**_all(game, "oracle"), role: Says(action)}
+        yield f"{role} outputs {name}", {**_all(game, "oracle"), role: lambda text, action=action: action}
 
 
 def _check_scores(episode: Episode, game: Game, after: str = "") -> None:
     ranges = {spec.name: spec.reward_range for spec in game.roles}
-    role_of = acting.roles_by_agent(game)
-    for agent, score in episode.scores.items():
+    role_of = roles_by_agent(game)
+    for agent, its in episode.scores.items():
         if agent not in role_of:
             raise Failure(f"{after}a score for {agent!r}, who is no agent of the game")
-        if score.status not in STATUSES:
-            raise Failure(f"{after}{agent} has status {score.status!r}, not one of {sorted(STATUSES)}")
+        if its.status not in STATUSES:
+            raise Failure(f"{after}{agent} has status {its.status!r}, not one of {sorted(STATUSES)}")
         low, high = ranges[role_of[agent]]
         # A reward model turns a NaN of the function behind it into the status error and says so in the detail.
-        if not math.isfinite(score.value) or (score.status == "error" and "not finite" in score.detail):
-            raise Failure(f"{after}{agent} has value {score.detail or score.value}")
-        if score.status == "ok" and not low - 1e-9 <= score.value <= high + 1e-9:
-            raise Failure(f"{after}{agent} has value {score.value:g}, outside its role's {low:g} to {high:g}")
+        if not math.isfinite(its.value) or (its.status == "error" and "not finite" in its.detail):
+            raise Failure(f"{after}{agent} has value {its.detail or its.value}")
+        if its.status == "ok" and not low - 1e-9 <= its.value <= high + 1e-9:
+            raise Failure(f"{after}{agent} has value {its.value:g}, outside its role's {low:g} to {high:g}")
 
 
 def _exposed(game: Game, label: str, players: Mapping[str, Any] | None, reward: Any) -> tuple[Episode, dict[str, str]]:
     """An episode, and all that it shows: the views at every moment, then the final observations and infos."""
     trail = GameWalk(game, label, reward, players)
-    trail.finish()
-    assert trail.episode is not None
+    episode = trail.played()
     documents: dict[str, str] = {}
     for agent, view in zip(itertools.cycle(game.agents), trail.returned, strict=False):
-        documents[f"a view of {agent}"] = documents.get(f"a view of {agent}", "") + "\n" + acting.text_of(view)
-    documents["the infos that all are given"] = json.dumps(trail.told, ensure_ascii=False)
-    for agent, score in trail.episode.scores.items():
-        documents[f"the score's info of {agent}"] = json.dumps(common.score_info(score), ensure_ascii=False)
-    if (facts := common.final_facts(game, trail.table.state)) is not None:
+        documents[f"a view of {agent}"] = documents.get(f"a view of {agent}", "") + "\n" + text_of(view)
+    documents["the infos that all are given"] = json.dumps(trail.infos, ensure_ascii=False)
+    for agent, its in episode.scores.items():
+        documents[f"the score's info of {agent}"] = json.dumps(adapter.score_info(its), ensure_ascii=False)
+    if facts := hook(game, "public_facts")(trail.table.state):
         documents["the final info's facts"] = json.dumps(facts, ensure_ascii=False)
-    return trail.episode, documents
+    return episode, documents
 
 
 def _public(episode: Episode) -> list[str]:
@@ -321,10 +304,9 @@ def _comparable(episode: Episode) -> Any:
 
 
 def _other_roles_replies(game: Game) -> dict[str, str]:
-    """What the oracles of each role say in one episode, to be said by the others."""
-    trail = GameWalk(game, "hostile", None, _all(game, "oracle")).finish()
-    assert isinstance(trail, GameWalk)
-    return {f"what {turn.agent} says": turn.text for turn in trail.table.turns}
+    """The outputs of each role's oracle in one episode, to be sent by the others."""
+    turns = GameWalk(game, "hostile", None, _all(game, "oracle")).played().turns
+    return {f"what {turn.agent} outputs": turn.text for turn in turns}
 
 
 def _all(game: Game, name: str) -> dict[str, Agent | str]:
@@ -332,8 +314,8 @@ def _all(game: Game, name: str) -> dict[str, Agent | str]:
 
 
 def _seated(game: Game) -> list[str]:
-    return list(dict.fromkeys(acting.roles_by_agent(game).values()))
+    return list(dict.fromkeys(roles_by_agent(game).values()))
 
 
-def _brief(score: Any) -> str:
+def _told(score: Any) -> str:
     return f"{score.value!r} ({score.status})" if score is not None else "no score"

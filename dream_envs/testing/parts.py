@@ -1,7 +1,6 @@
 """Conformance of what is not an environment: task families, rewards and agents, each by itself.
 
-``check`` of this package tests games and their faces; here the parts that are plugged into them are tested with named
-checks of the same kind.
+``check`` of this package tests games and their adapters; here what is plugged into them is tested in the same way.
 """
 
 from __future__ import annotations
@@ -14,66 +13,30 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs import acting
-from dream_envs.core import (
-    REJECT_CODES,
-    Agent,
-    Episode,
-    Reject,
-    Request,
-    Score,
-    Task,
-    TaskFamily,
-    decode_episode,
-    decode_task,
-    encode,
-)
+from dream_envs import core
+from dream_envs.core import Agent, Episode, Reject, Request, Score, Task, TaskFamily
 from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.rollout import rollout
+from dream_envs.play import RewardLike, ask, play, reward_model, rollout, score
 from dream_envs.seeds import stream
 from dream_envs.testing.cores import HOSTILE
-from dream_envs.testing.report import Check, Failure, Report, Skip
-
-Rules = dict[str, Callable[[], None]]
+from dream_envs.testing.report import Failure, Report, Skip, run_check
 
 
 def check_family(family: TaskFamily) -> Report:
-    """Gold alone is accepted, proposals survive the way there and back, ``chance`` is what guessing earns.
-
-    Args:
-        family: the family, made.
-    """
-    return _run(
-        str(getattr(family, "name", type(family).__name__)),
-        {
-            "declares": lambda: _declares(family),
-            "gold": lambda: _gold(family),
-            "seeds": lambda: _seeds(family),
-            "strict": lambda: _strict(family),
-            "proposals": lambda: _proposals(family),
-            "hostile_proposals": lambda: _hostile_proposals(family),
-            "chance": lambda: _chance(family),
-            "mutation": lambda: _mutation(family),
-        },
-    )
+    """Gold alone is accepted, proposals survive the way there and back, ``chance`` is what guessing earns."""
+    rules = (_declares, _gold, _seeds, _strict, _proposals, _hostile_proposals, _chance, _mutation)
+    return _run(str(getattr(family, "name", type(family).__name__)), rules, family)
 
 
-def check_reward(model: Callable[[Episode], dict[str, Score]], name: str = "") -> Report:
+def check_reward(model: RewardLike, name: str = "") -> Report:
     """It scores episodes of ``ChallengerSolver`` of every kind without an error, twice the same, and changes nothing.
 
     Args:
-        model: a reward model.
+        model: a reward model, or what is taken for one.
         name: for the report.
     """
     episodes = list(_episodes())
-    return _run(
-        name or str(getattr(model, "grader", model)),
-        {
-            "scores": lambda: _scores(model, episodes),
-            "pure": lambda: _pure(model, episodes),
-            "speaks": lambda: _speaks(model, episodes),
-        },
-    )
+    return _run(name or str(getattr(model, "grader", model)), (_scores, _pure, _speaks), reward_model(model), episodes)
 
 
 def check_agent(make: Callable[[Any], Agent], name: str = "") -> Report:
@@ -83,33 +46,12 @@ def check_agent(make: Callable[[Any], Agent], name: str = "") -> Report:
         make: ``game -> agent``, called for every check.
         name: for the report.
     """
-    return _run(
-        name or str(getattr(make, "__name__", make)),
-        {
-            "plays": lambda: _plays(make),
-            "deterministic": lambda: _deterministic(make),
-            "batch": lambda: _batch(make),
-            "hostile_prompts": lambda: _hostile_prompts(make),
-        },
-    )
+    rules = (_plays, _deterministic, _batch, _hostile_prompts)
+    return _run(name or str(getattr(make, "__name__", make)), rules, make)
 
 
-def _run(subject: str, rules: Rules) -> Report:
-    done: list[Check] = []
-    for name, rule in rules.items():
-        began = time.perf_counter()
-        try:
-            rule()
-        except Skip as why:
-            done.append(Check(name, "skipped", str(why), time.perf_counter() - began))
-        except Failure as why:
-            done.append(Check(name, "failed", " ".join(str(why).split()), time.perf_counter() - began))
-        except Exception as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:240]
-            done.append(Check(name, "failed", f"raised {text}", time.perf_counter() - began))
-        else:
-            done.append(Check(name, "passed", "", time.perf_counter() - began))
-    return Report(subject, tuple(done))
+def _run(subject: str, rules: Sequence[Callable[..., None]], *arguments: Any) -> Report:
+    return Report(subject, tuple(run_check(rule.__name__.strip("_"), rule, *arguments) for rule in rules))
 
 
 def _need(truth: bool, text: str) -> None:
@@ -146,7 +88,7 @@ def _gold(family: TaskFamily) -> None:
         _need(score == msgspec.structs.replace(score, value=1.0, status="ok"), f"{task.prompt!r}: gold scores {score}")
         _need(task.family == family.name, f"a task of family {task.family!r}, not {family.name!r}")
         _need(task.level in family.levels, f"a task of level {task.level}, outside {family.levels}")
-        _need(decode_task(encode(task)) == task, f"{task.prompt!r} read back from JSON is another task")
+        _need(core.decode_task(core.encode(task)) == task, f"{task.prompt!r} read back from JSON is another task")
 
 
 def _seeds(family: TaskFamily) -> None:
@@ -195,7 +137,7 @@ def _hostile_proposals(family: TaskFamily) -> None:
         found = family.parse(text)
         _need(isinstance(found, (Task, Reject)), f"{name} is parsed to {type(found).__name__}, not a Task or a Reject")
         if isinstance(found, Reject):
-            _need(found.code in REJECT_CODES, f"{name}: no reject code {found.code!r}")
+            _need(found.code in core.REJECT_CODES, f"{name}: no reject code {found.code!r}")
         _need(time.perf_counter() - began < 2.0, f"{name} takes {time.perf_counter() - began:.1f} s to parse")
     _need(isinstance(family.parse(""), Reject), "an empty proposal is accepted")
 
@@ -247,28 +189,28 @@ def _episodes() -> Iterator[Episode]:
                 yield from rollout(game, {**good, role: who}, 2 if judge else 3, seed=f"parts/{who}/{role}")
 
 
-def _scores(model: Callable[[Episode], dict[str, Score]], episodes: Sequence[Episode]) -> None:
-    for episode in episodes:
-        before = encode(episode)
-        found = acting.score(episode, model).scores
+def _scored(model: Any, episodes: Sequence[Episode]) -> list[dict[str, Score]]:
+    return [episode.scores for episode in score(episodes, model, ())]
+
+
+def _scores(model: Any, episodes: Sequence[Episode]) -> None:
+    before = [core.encode(episode) for episode in episodes]
+    for episode, found in zip(episodes, _scored(model, episodes), strict=True):
         seated = set(episode.outcome.facts["agents"])
-        for agent, score in found.items():
+        for agent, its in found.items():
             _need(agent in seated, f"a score for {agent!r}, who is not seated: {', '.join(sorted(seated))}")
-            _need(isinstance(score, Score), f"{agent} has a {type(score).__name__}, not a Score")
-            _need(score.status != "error", f"{agent}: {score.detail or 'status error'}")
-            _need(math.isfinite(score.value), f"{agent} has value {score.value}")
-        _need(encode(episode) == before, "the episode was changed")
+            _need(its.status != "error", f"{agent}: {its.detail or 'status error'}")
+    _need([core.encode(episode) for episode in episodes] == before, "an episode was changed")
 
 
-def _pure(model: Callable[[Episode], dict[str, Score]], episodes: Sequence[Episode]) -> None:
-    first = [acting.score(e, model).scores for e in episodes]
-    for episode, scores in zip(reversed(episodes), reversed(first), strict=True):
-        again = acting.score(decode_episode(encode(episode)), model).scores
-        _need(again == scores, "the same episode, read back from JSON and scored in another order, has other scores")
+def _pure(model: Any, episodes: Sequence[Episode]) -> None:
+    first = _scored(model, episodes)
+    again = _scored(model, [core.decode_episode(core.encode(episode)) for episode in reversed(episodes)])
+    _need(again[::-1] == first, "episodes read back from JSON and scored in another order have other scores")
 
 
-def _speaks(model: Callable[[Episode], dict[str, Score]], episodes: Sequence[Episode]) -> None:
-    found = [s for e in episodes for s in acting.score(e, model).scores.values() if s.status == "ok"]
+def _speaks(model: Any, episodes: Sequence[Episode]) -> None:
+    found = [s for scores in _scored(model, episodes) for s in scores.values() if s.status == "ok"]
     if not found:
         raise Skip("no score with status ok in 60 episodes of ChallengerSolver: a reward for another game?")
     _need(len({s.value for s in found}) > 1, f"every score is {found[0].value:g}: nothing to learn from")
@@ -282,17 +224,15 @@ def _requests(count: int = 6) -> list[Request]:
     """What each role of ``ChallengerSolver`` is asked, with different seeds."""
     found = []
     for i in range(count):
-        episode = acting.play(
-            _game(), {"challenger": "generator", "solver": "guesser", "judge": "oracle"}, seed=f"p{i}"
-        )
-        for turn in episode.turns:
+        seats = {"challenger": "generator", "solver": "guesser", "judge": "oracle"}
+        for turn in play(_game(), seats, seed=f"p{i}").turns:
             seed = int(stream("parts", "request", i, turn.agent).integers(2**63))
             found.append(Request(messages=turn.messages, agent=turn.agent, role=turn.role, seed=seed))
     return found
 
 
 def _texts(agent: Agent, requests: Sequence[Request]) -> list[str]:
-    return [action.text for action in acting.ask(agent, requests)]
+    return [action.text for action in ask(agent, requests)]
 
 
 def _plays(make: Callable[[Any], Agent]) -> None:
@@ -301,7 +241,7 @@ def _plays(make: Callable[[Any], Agent]) -> None:
     for episode in rollout(game, dict.fromkeys(("challenger", "solver", "judge"), agent), 8, seed="parts"):
         for turn in episode.turns:
             _need(turn.status != "error", f"{turn.agent} has status error: act() raised or returned something else")
-    _need(acting.ask(make(game), []) == [], "act([]) gives actions")
+    _need(ask(make(game), []) == [], "act([]) gives actions")
 
 
 def _deterministic(make: Callable[[Any], Agent]) -> None:
@@ -326,6 +266,6 @@ def _hostile_prompts(make: Callable[[Any], Agent]) -> None:
     agent, base = make(_game()), _requests(1)
     for name, text in HOSTILE.items():
         asked = [msgspec.structs.replace(r, messages=[{"role": "user", "content": text[:20_000]}]) for r in base]
-        answers = acting.ask(agent, asked)
+        answers = ask(agent, asked)
         _need(len(answers) == len(asked), f"{name}: {len(answers)} actions for {len(asked)} requests")
         _need(all(isinstance(a.text, str) for a in answers), f"{name}: a text is no str")

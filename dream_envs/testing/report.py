@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
 
 
 class Failure(AssertionError):
@@ -24,12 +27,27 @@ class Check:
     seconds: float = 0.0
 
 
+def run_check(name: str, function: Callable[..., None], *arguments: Any) -> Check:
+    """One check's result; whatever it raises becomes a line of reason."""
+    status: Literal["passed", "failed", "skipped"] = "failed"
+    reason, began = "", time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            function(*arguments)
+        status = "passed"
+    except Skip as why:
+        status, reason = "skipped", str(why)
+    except Failure as why:
+        reason = " ".join(str(why).split())
+    except Exception as error:
+        reason = "raised " + " ".join(f"{type(error).__name__}: {error}".split())[:240]
+    return Check(name, status, reason, time.perf_counter() - began)
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All results, in the order the checks ran.
-
-    A check that builds on a failed one is skipped, so that ``failed`` names causes and not their echoes.
-    """
+    """All results, in the order the checks ran; a check that builds on a failed one is skipped."""
 
     subject: str
     checks: tuple[Check, ...]
@@ -51,11 +69,7 @@ class Report:
         raise KeyError(f"no check {name!r}; there are {', '.join(c.name for c in self.checks)}")
 
     def raise_if_failed(self) -> None:
-        """Raise.
-
-        Raises:
-            AssertionError: with one line a failed check.
-        """
+        """Raise an AssertionError with one line a failed check, if any failed."""
         if not self.ok:
             lines = [f"  {c.name}: {c.reason}" for c in self.failed]
             raise AssertionError("\n".join([f"{self.subject} fails {len(lines)} check(s)", *lines]))

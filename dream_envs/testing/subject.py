@@ -1,4 +1,4 @@
-"""What is under test: a game core with its four faces, or somebody's plain Gymnasium or PettingZoo environment."""
+"""What is under test: a game core with its adapters, or somebody's plain Gymnasium or PettingZoo environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pettingzoo
 
 from dream_envs import registry
 from dream_envs.core import DreamEnvsError, Game
-from dream_envs.envs import _common as common
+from dream_envs.envs import _adapter as adapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +38,11 @@ class Subject:
 
     def build_reward(self, game: Game) -> Any:
         """The reward model for this game."""
-        return common.build_reward(self.reward, game)
+        return adapter.build_reward(self.reward, game)
 
 
 def resolve(target: Any, reward: Any = None, kwargs: Mapping[str, Any] | None = None) -> Subject:
-    """A Subject from an id, ``module:Class``, a class, a function that makes one, or an object.
-
-    Args:
-        target: what to test.
-        reward: a reward model or its name, for games; None: the game's own.
-        kwargs: arguments of the class, function or id.
-
-    Raises:
-        DreamEnvsError: if it is nothing that can be tested.
-    """
+    """A Subject from an id, ``module:Class``, a class, a function that makes one, or an object, and their arguments."""
     kwargs = dict(kwargs or {})
     if isinstance(target, str):
         maker, name = _by_name(target), target
@@ -82,29 +73,27 @@ def _kind(made: Any, name: str) -> str:
     if isinstance(made, pettingzoo.ParallelEnv):
         return "parallel"
     missing = [n for n in ("env_id", "version", "roles", "agents") if not hasattr(made, n)]
-    missing += [
-        n for n in ("start", "turns", "view", "apply", "outcome", "record") if not callable(getattr(made, n, 0))
-    ]
+    methods = ("start", "turns", "view", "apply", "outcome", "record")
+    missing += [n for n in methods if not callable(getattr(made, n, 0))]
     if missing:
-        raise DreamEnvsError(
-            f"{name} is no environment of Gymnasium or PettingZoo, and no game: it lacks {', '.join(missing)}"
-        )
+        what = "no environment of Gymnasium or PettingZoo, and no game"
+        raise DreamEnvsError(f"{name} is {what}: it lacks {', '.join(missing)}")
     return "game"
 
 
 def _by_name(name: str) -> Callable[..., Any]:
     games = list(registry.rows("envs"))
-    for game in (name, common.NAMESPACE + name):
+    for game in (name, adapter.NAMESPACE + name):
         if game in games:
-            return lambda **kw: common.build_game(game, kw, resolve)
-    for role in (name, common.NAMESPACE + name):
+            return lambda **kw: adapter.build_game(game, kw, resolve)
+    for role in (name, adapter.NAMESPACE + name):
         if role in gymnasium.registry:
             return lambda **kw: gymnasium.make(role, **kw)
-    for face in ("aec", "parallel"):
-        if name in getattr(pettingzoo, f"{face}_registry"):
-            return lambda **kw: pettingzoo.make(face, name, **kw)
+    for api in ("aec", "parallel"):
+        if name in getattr(pettingzoo, f"{api}_registry"):
+            return lambda **kw: pettingzoo.make(api, name, **kw)
     if ":" not in name:
-        roles = [n for n in gymnasium.registry if n.startswith(common.NAMESPACE)]
+        roles = [n for n in gymnasium.registry if n.startswith(adapter.NAMESPACE)]
         raise DreamEnvsError(registry.unknown("environments", name, games + roles))
     found = registry.load("envs", name)
     return found if callable(found) else _copier(found)
@@ -124,7 +113,7 @@ def _optional_roles(target: Any, maker: Callable[..., Any], game: Game, kwargs: 
     """Roles that the registry names and the game does not seat by itself, where a keyword of that name seats them."""
     if not isinstance(target, str) or ":" in target:
         return {}
-    env_id = common.full_id(target)
+    env_id = adapter.full_id(target)
     seated = {spec.name for spec in game.roles}
     parameters = inspect.signature(registry.load("envs", env_id)).parameters
     return {r: True for r in registry.roles(env_id) if r not in seated and r in parameters and r not in kwargs}

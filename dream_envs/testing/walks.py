@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium
 import msgspec
 import numpy as np
 
-from dream_envs import acting, seeds
-from dream_envs.core import Agent, Episode, Game
-from dream_envs.envs import _common as common
+from dream_envs import seeds
+from dream_envs.core import Agent, Episode, Game, hook
+from dream_envs.play import MAX_STEPS as MAX_MOVES
+from dream_envs.play import Runner, Table, as_agent, assign_agents, episode_from, roles_by_agent, score
 from dream_envs.testing.report import Failure
 from dream_envs.testing.subject import Subject
 
@@ -28,10 +28,11 @@ MAX_STEPS = 60
 class Walk:
     """The base: ``step`` moves on and returns False at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: Any, seed: int = 0, deface: bool = False) -> None:
+        self.env, self.seed, self.deface, self.steps, self.over = env, seed, deface, 0, False
         self.log: list[Any] = []
         self.returned: list[Any] = []
-        self.over = False
+        self._spaces: dict[str, Any] = {}
 
     def step(self) -> bool:
         """One move; False when there is nothing more to do."""
@@ -47,6 +48,21 @@ class Walk:
         """A fingerprint of the log that is the same in every process."""
         return hashlib.blake2b(repr(self.log).encode("utf-8", "backslashreplace"), digest_size=12).hexdigest()
 
+    def _note(self, told: Any, *kept: Any) -> None:
+        self.log.append(plain(told))
+        self.returned.append(kept)
+        if self.deface:
+            deface(kept)
+
+    def _move(self, space: Any, agent: str = "", observation: Any = None, info: Any = None) -> Any:
+        """A sample of the agent's action space, which is seeded once; an ``action_mask`` is kept to."""
+        if agent not in self._spaces:
+            self._spaces[agent] = copy.deepcopy(space)
+            self._spaces[agent].seed(seeds.digest("walk", self.seed, *([agent] if agent else []), bits=32))
+        masks = [its.get("action_mask") for its in (observation, info) if isinstance(its, dict)]
+        mask = next((m for m in masks if m is not None), None)
+        return sample(self._spaces[agent]) if mask is None else self._spaces[agent].sample(mask)
+
 
 class GameWalk(Walk):
     """A game core, moved directly; ``players`` by role or seat, default: guessers, with a generator as challenger."""
@@ -54,36 +70,46 @@ class GameWalk(Walk):
     def __init__(
         self, game: Game, label: str, reward: Any = None, players: Mapping[str, Any] | None = None, deface: bool = False
     ) -> None:
-        super().__init__()
-        self.game, self.reward, self.deface = game, reward, deface
-        self.runner = acting.Runner(game, seat_players(game, players or default_players(game)))
-        self.table = acting.Table(game, label)
+        super().__init__(game, deface=deface)
+        self.game, self.reward = game, reward
+        self.runner = Runner(game, seat_players(game, players or default_players(game)))
+        self.table = Table(game, label)
         self.episode: Episode | None = None
-        self.steps = 0
-        self.told: list[dict[str, Any]] = []
+        self.infos: list[dict[str, Any]] = []
         self._look()
 
     def step(self) -> bool:
-        """One wave."""
-        game = self.game
-        if self.episode is None and game.outcome(self.table.state) is None:
-            if self.steps > acting.MAX_WAVES or not game.turns(self.table.state):
+        """One step of all who act."""
+        game, table = self.game, self.table
+        if self.episode is None and game.outcome(table.state) is None:
+            if self.steps > MAX_MOVES or not game.turns(table.state):
                 raise Failure(f"no outcome after {self.steps} moves, and nobody or nothing moves on")
-            self.runner.wave([self.table])
+            self.runner.step([table])
             self.steps += 1
             self._look()
             return True
         if self.episode is None:
-            episode = acting.episode_from(game, self.table.state, self.table.turns, seed=self.table.label)
-            turns = [msgspec.structs.replace(turn, seconds=0.0) for turn in episode.turns]
-            episode = msgspec.structs.replace(episode, turns=turns)
-            self.episode = episode if self.reward is None else acting.score(episode, self.reward, game.agents)
+            turns = [msgspec.structs.replace(turn, seconds=0.0) for turn in table.turns]
+            episode = episode_from(game, table.state, turns, seed=table.label)
+            self.episode = score([episode], self.reward, game.agents)[0] if self.reward is not None else episode
             self.log.append(plain(msgspec.to_builtins(self.episode, enc_hook=str)))
         return False
 
+    def played(self) -> Episode:
+        """The episode, stepped to its end."""
+        self.finish()
+        assert self.episode is not None
+        return self.episode
+
+    def branch(self, game: Game, table: Table) -> GameWalk:
+        """A walk that goes on from here with another copy of the game and its table."""
+        other = GameWalk(game, table.label, self.reward)
+        other.table, other.log, other.steps = table, list(self.log), self.steps
+        return other
+
     def _look(self) -> None:
-        self.told.append(common.running_info(self.game, self.table.state))
-        self.log.append(plain(self.told[-1]))
+        self.infos.append(dict(hook(self.game, "public_info")(self.table.state)))
+        self.log.append(plain(self.infos[-1]))
         for agent in self.game.agents:
             view = self.game.view(self.table.state, agent)
             self.log.append((agent, plain(view)))
@@ -95,57 +121,43 @@ class GameWalk(Walk):
 class GymWalk(Walk):
     """A ``gymnasium.Env`` with sampled actions (random text where actions are text)."""
 
-    def __init__(self, env: gymnasium.Env, seed: int, deface: bool = False, reset: bool = True) -> None:
-        super().__init__()
-        self.env, self.seed, self.deface, self.steps = env, seed, deface, 0
-        self.space = copy.deepcopy(env.action_space)
-        self.space.seed(seeds.digest("walk", seed, bits=32))
+    def __init__(self, env: Any, seed: int, deface: bool = False, reset: bool = True) -> None:
+        super().__init__(env, seed, deface)
         if reset:
-            self._note(env.reset(seed=seed))
+            result = env.reset(seed=seed)
+            self._note(result, *result)
 
     def step(self) -> bool:
         """One step, unless the episode is over or ``MAX_STEPS`` are made."""
         if self.over or self.steps >= MAX_STEPS:
             return False
-        result = self.env.step(sample(self.space))
+        result = self.env.step(self._move(self.env.action_space))
         self.steps += 1
-        self.over = bool(result[2] or result[3])
-        self._note(result)
+        self.truncated = bool(result[3])
+        self.over = bool(result[2]) or self.truncated
+        self._note(result, result[0], result[-1])
         return True
-
-    def _note(self, result: tuple[Any, ...]) -> None:
-        self.log.append(plain(result))
-        self.returned.append((result[0], result[-1]))
-        if self.deface:
-            deface(result[0])
-            deface(result[-1])
 
 
 class AecWalk(Walk):
     """A PettingZoo ``AECEnv`` with sampled actions."""
 
     def __init__(self, env: Any, seed: int, deface: bool = False, reset: bool = True) -> None:
-        super().__init__()
-        self.env, self.deface, self.steps, self.seed = env, deface, 0, seed
+        super().__init__(env, seed, deface)
         if reset:
             env.reset(seed=seed)
-        self.spaces: dict[str, Any] = {}
 
     def step(self) -> bool:
         """The selected agent's move."""
         env = self.env
         if not env.agents or self.steps >= 4 * MAX_STEPS:
             return False
-        agent = env.agent_selection
-        observation, reward, terminated, truncated, info = env.last()
-        self.log.append((agent, plain((observation, reward, terminated, truncated, info))))
-        self.returned.append((observation, info))
+        agent, told = env.agent_selection, env.last()
+        observation, _, terminated, truncated, info = told
         action = None
         if not (terminated or truncated):
-            action = _sample(self.spaces, env, agent, self.seed, observation, info)
-        if self.deface:
-            deface(observation)
-            deface(info)
+            action = self._move(env.action_space(agent), agent, observation, info)
+        self._note((agent, told), observation, info)
         env.step(action)
         self.steps += 1
         self.over = not env.agents or all(env.terminations[a] or env.truncations[a] for a in env.agents)
@@ -156,34 +168,26 @@ class ParallelWalk(Walk):
     """A PettingZoo ``ParallelEnv`` with sampled actions."""
 
     def __init__(self, env: Any, seed: int, deface: bool = False, reset: bool = True) -> None:
-        super().__init__()
-        self.env, self.deface, self.steps, self.seed = env, deface, 0, seed
-        self.spaces: dict[str, Any] = {}
-        self.seen: tuple[Any, ...] = ({}, {})
+        super().__init__(env, seed, deface)
+        self._seen: tuple[Any, Any] = ({}, {})
         if reset:
-            self.seen = env.reset(seed=seed)
-            self._note(self.seen)
+            self._keep(env.reset(seed=seed))
 
     def step(self) -> bool:
         """All live agents' moves."""
         env = self.env
         if not env.agents or self.steps >= MAX_STEPS:
             return False
-        look, infos = self.seen[0], self.seen[-1]
-        moves = {a: _sample(self.spaces, env, a, self.seed, look.get(a), infos.get(a)) for a in env.agents}
-        self.seen = env.step(moves)
+        look, infos = self._seen
+        self._keep(env.step({a: self._move(env.action_space(a), a, look.get(a), infos.get(a)) for a in env.agents}))
         self.steps += 1
         self.over = not env.agents
-        self._note(self.seen)
         return True
 
-    def _note(self, result: tuple[Any, ...]) -> None:
-        self.log.append(plain(result))
-        self.returned.append((result[0], result[-1]))
-        if self.deface:
-            self.seen = copy.deepcopy(result)
-            deface(result[0])
-            deface(result[-1])
+    def _keep(self, result: tuple[Any, ...]) -> None:
+        # What the next move is made from is not the object that is looked at, and defaced.
+        self._seen = copy.deepcopy((result[0], result[-1])) if self.deface else (result[0], result[-1])
+        self._note(result, result[0], result[-1])
 
 
 def walk(subject: Subject, env: Any, seed: int, *, deface: bool = False, reset: bool = True) -> Walk:
@@ -197,22 +201,17 @@ def walk(subject: Subject, env: Any, seed: int, *, deface: bool = False, reset: 
 def default_players(game: Game) -> dict[str, Any]:
     """Guessers in every role; challengers draw problems and judges know the truth."""
     names = {"challenger": "generator", "judge": "oracle"}
-    return {role: names.get(role, "guesser") for role in dict.fromkeys(acting.roles_by_agent(game).values())}
+    return {role: names.get(role, "guesser") for role in dict.fromkeys(roles_by_agent(game).values())}
 
 
 def seat_players(game: Game, players: Mapping[str, Any]) -> dict[str, Agent]:
     """Agents by seat; random text for seats that ``players`` leaves empty."""
-    fallback = acting.as_agent("random", game)
-    seated = acting.cast(game, players)
-    return {agent: seated.get(agent, fallback) for agent in game.agents}
+    return {**dict.fromkeys(game.agents, as_agent("random", game)), **assign_agents(game, players)}
 
 
 def sample(space: Any) -> Any:
     """A sample; never the empty text, which has a check of its own."""
-    for _ in range(100):
-        if (found := space.sample()) != "":
-            return found
-    return found
+    return next((found for _ in range(100) if (found := space.sample()) != ""), "")
 
 
 def plain(value: Any) -> Any:
@@ -254,11 +253,10 @@ def deface(value: Any) -> None:
 
 def shared(one: Any, other: Any) -> bool:
     """Whether two returned structures have a mutable object in common, lists included."""
-    mine, yours = _mutables(one), _mutables(other)
-    return bool(mine.keys() & yours.keys())
+    return bool(_mutables(one) & _mutables(other))
 
 
-def difference(one: list[Any], other: list[Any]) -> str:
+def difference(one: Sequence[Any], other: Sequence[Any]) -> str:
     """Where two logs part, in a few words."""
     for i, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
@@ -269,24 +267,12 @@ def difference(one: list[Any], other: list[Any]) -> str:
     return f"{len(one)} and {len(other)} entries"
 
 
-def _mutables(value: Any) -> dict[int, Any]:
-    found: dict[int, Any] = {}
-    stack = [value]
+def _mutables(value: Any) -> set[int]:
+    found, stack = set[int](), [value]
     while stack:
         item = stack.pop()
         if isinstance(item, (dict, list, np.ndarray)):
-            found[id(item)] = item
-        if isinstance(item, dict):
-            stack.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            stack.extend(item)
+            found.add(id(item))
+        if isinstance(item, (dict, list, tuple)):
+            stack.extend(item.values() if isinstance(item, dict) else item)
     return found
-
-
-def _sample(spaces: dict[str, Any], env: Any, agent: str, seed: int, observation: Any, info: Any) -> Any:
-    if agent not in spaces:
-        spaces[agent] = copy.deepcopy(env.action_space(agent))
-        spaces[agent].seed(seeds.digest("walk", seed, agent, bits=32))
-    mask = observation.get("action_mask") if isinstance(observation, dict) else None
-    mask = info.get("action_mask") if mask is None and isinstance(info, dict) else mask
-    return sample(spaces[agent]) if mask is None else spaces[agent].sample(mask)

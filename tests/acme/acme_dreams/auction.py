@@ -82,14 +82,10 @@ class Auction:
         return {"oracle": value, "floor": "", "guesser": str(int(rng.integers(10)))}.get(kind)
 
     @property
-    def top_casts(self):
-        """The best there is for a bidder needs a rival who bids nothing, and the value 9."""
-        return {"bidder": {"bidder_0": NineOrNothing(), "bidder_1": lambda text: "0"}}
-
-    @property
-    def bottom_casts(self):
-        """No bid at all."""
-        return {"bidder": {"bidder_0": "floor", "bidder_1": "oracle"}}
+    def bounds(self):
+        """The best for a bidder needs a rival who bids nothing, and the value 9; the worst is no bid at all."""
+        best = {"bidder_0": NineOrNothing(), "bidder_1": lambda text: "0"}
+        return {"bidder": ({"bidder_0": "floor", "bidder_1": "oracle"}, best)}
 
 
 class NineOrNothing:

@@ -13,7 +13,9 @@ import dream_envs
 from dream_envs import registry
 from dream_envs.core import Action, Challenge, DreamEnvsError, Score, Task
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.envs.pettingzoo import AEC, Parallel
 from dream_envs.envs.vector import VectorSingleRole
+from dream_envs.play import rollout
 
 GAME = "dream_envs/ChallengerSolver-v0"
 SOLVER = "dream_envs/ChallengerSolver-Solver-v0"
@@ -27,7 +29,7 @@ def gold(prompt):
 
 
 def test_an_aec_game_by_hand():
-    env = dream_envs.make(GAME, solvers=3, judge=True)
+    env = AEC(GAME, solvers=3, judge=True)
     env.reset(seed=1)
     assert env.agents == ["challenger_0", "solver_0", "solver_1", "solver_2", "judge_0"]
     assert env.agent_selection == "challenger_0" and env.observe("solver_1")["text"] == ""
@@ -61,7 +63,7 @@ def test_an_aec_game_by_hand():
 
 
 def test_a_parallel_game_by_hand_ignores_who_is_not_to_act():
-    env = dream_envs.parallel_env(GAME, solvers=4)
+    env = Parallel(GAME, solvers=4)
     _, infos = env.reset(seed=1)
     assert [a for a in env.agents if infos[a]["active"]] == ["challenger_0"]
     answer = gold("c:BDA")
@@ -80,17 +82,24 @@ def test_a_parallel_game_by_hand_ignores_who_is_not_to_act():
 
 
 def test_a_rejected_proposal_ends_the_game_and_punishes_no_solver():
-    env = dream_envs.parallel_env(GAME, solvers=2)
+    env = Parallel(GAME, solvers=2)
     env.reset(seed=1)
     _, _, terminations, _, infos = env.step({"challenger_0": "no problem at all"})
     assert all(terminations.values()) and infos["challenger_0"]["score"]["status"] == "ok"
     assert {infos[f"solver_{i}"]["score"]["status"] for i in range(2)} == {"abstain"}
 
 
+def test_groups_are_the_attempts_at_one_problem_and_all_proposals_of_a_round():
+    game = ChallengerSolver(solvers=2, judge=True)
+    seats = {"challenger": "generator", "solver": "oracle", "judge": "oracle"}
+    found = [game.group(e, t) for e in rollout(game, seats, 2) for t in e.turns]
+    assert found == ["proposals", "0/solver", "0/solver", "0/judge", "proposals", "1/solver", "1/solver", "1/judge"]
+
+
 def test_a_task_can_be_given():
     game = ChallengerSolver(notation="english")
     brief = game.brief(level=5)
-    env = dream_envs.make(GAME, notation="english")
+    env = AEC(GAME, notation="english")
     env.reset(seed=1, options={"task": brief})
     assert "Use 5 operations" in env.observe("challenger_0")["text"]
     with pytest.raises(DreamEnvsError, match="Task"):
@@ -198,19 +207,19 @@ def test_branching_from_a_snapshot():
     assert [v for v, _ in values] == [1, 0, 1, 1]
     assert len({following for _, following in values}) == 1  # the next episode is part of the position
     with pytest.raises(DreamEnvsError, match="snapshot of"):
-        dream_envs.make(GAME).restore(root)
+        AEC(GAME).restore(root)
 
 
 def test_a_reward_may_be_a_function_a_name_or_nothing():
     def shout(episode):
         return {t.agent: Score(float(t.text.isupper())) for t in episode.turns}
 
-    env = dream_envs.parallel_env(GAME, solvers=2, reward=shout)
+    env = Parallel(GAME, solvers=2, reward=shout)
     env.reset(seed=0)
     env.step({"challenger_0": "c:BDA"})
     _, rewards, _, _, infos = env.step({"solver_0": "HEY", "solver_1": "hey"})
     assert rewards == {"challenger_0": 0, "solver_0": 1, "solver_1": 0}
-    only_solvers = dream_envs.parallel_env(GAME, solvers=2, reward="correctness")
+    only_solvers = Parallel(GAME, solvers=2, reward="correctness")
     only_solvers.reset(seed=0)
     only_solvers.step({"challenger_0": "c:BDA"})
     infos = only_solvers.step({"solver_0": gold("c:BDA")})[4]
@@ -220,21 +229,24 @@ def test_a_reward_may_be_a_function_a_name_or_nothing():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: dream_envs.make("ChallengrSolver-v0"), "dream_envs/ChallengerSolver-v0"),
-        (lambda: dream_envs.make(GAME, solver=3), "'solvers'"),
-        (lambda: dream_envs.make(GAME, rewrad="correctness"), "'reward'"),
-        (lambda: dream_envs.make(GAME, reward="corectness"), "'correctness'"),
-        (lambda: dream_envs.make(GAME, reward=5), "5 cannot be used as a reward"),
-        (lambda: dream_envs.make(GAME, render_mode="human"), "'ansi'"),
-        (lambda: dream_envs.make(ChallengerSolver(), solvers=3), "no more arguments"),
+        (lambda: AEC("ChallengrSolver-v0"), "dream_envs/ChallengerSolver-v0"),
+        (lambda: AEC(GAME, solver=3), "'solvers'"),
+        (lambda: AEC(GAME, rewrad="correctness"), "'reward'"),
+        (lambda: AEC(GAME, reward="corectness"), "'correctness'"),
+        (lambda: AEC(GAME, reward=5), "5 cannot be used as a reward"),
+        (lambda: AEC(GAME, render_mode="human"), "'ansi'"),
+        (lambda: AEC(ChallengerSolver(), solvers=3), "no more arguments"),
         (lambda: gymnasium.make(SOLVER, seat="solver_9"), "solver_3"),
         (lambda: gymnasium.make(SOLVER, seat="challenger_0"), "is a challenger"),
         (lambda: gymnasium.make(SOLVER, others={"chalenger": "oracle"}), "'challenger'"),
         (lambda: gymnasium.make(SOLVER, others={"challenger": "orakle"}), "'oracle'"),
         (lambda: gymnasium.make(SOLVER, other={}), "'others'"),
-        (lambda: dream_envs.make_vec(SOLVER, 0), "num_envs=0"),
-        (lambda: dream_envs.make_vec(GAME, 2), "role="),
-        (lambda: dream_envs.make_vec("ChallengerSolver-Solvr-v0", 2), "ChallengerSolver-Solver-v0"),
+        (lambda: gymnasium.make_vec(SOLVER, 0), "num_envs=0"),
+        (lambda: gymnasium.make(GAME), "role= 'challenger', 'solver'.*pettingzoo.make"),
+        (lambda: gymnasium.make_vec(GAME, 2), "role="),
+        (lambda: AEC(GAME).last(), "reset"),
+        (lambda: AEC(GAME).step("x"), "reset"),
+        (lambda: Parallel(GAME).step({}), "reset"),
         (lambda: VectorSingleRole(2, role="solver", autoreset_mode="later"), "'NextStep'"),
         (lambda: VectorSingleRole(2, role="solver").step(["a", "b"]), "reset"),
     ],
@@ -265,7 +277,7 @@ def test_the_judge_is_switched_on_for_its_own_view():
 @given(st.text(alphabet=st.characters(), max_size=40), st.text(alphabet=st.characters(), max_size=40))
 @settings(max_examples=60, deadline=None)
 def test_any_text_is_a_move(proposal, reply):
-    env = dream_envs.parallel_env(GAME, solvers=2)
+    env = Parallel(GAME, solvers=2)
     env.reset(seed=0)
     while env.agents:
         _, rewards, _, _, _ = env.step({"challenger_0": proposal, "solver_0": reply, "solver_1": gold("c:B")})
@@ -275,7 +287,7 @@ def test_any_text_is_a_move(proposal, reply):
 
 
 def test_changing_an_info_changes_no_record():
-    env = dream_envs.parallel_env(GAME, solvers=2)
+    env = Parallel(GAME, solvers=2)
     env.reset(seed=0)
     env.step({"challenger_0": "c:BDA"})
     infos = env.step({"solver_0": gold("c:BDA")})[4]

@@ -1,0 +1,32 @@
+"""What several game cores share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dream_envs import registry
+from dream_envs.core import Action, Challenge, DreamEnvsError, Task, TaskFamily
+
+SILENT = Action("")
+
+
+def check_whole(name: str, value: Any, low: int, high: int, why: str = "") -> None:
+    """An error unless ``value`` is a whole number from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise DreamEnvsError(f"{name}={value!r}: a whole number from {low} to {high}{why}")
+
+
+def family_of(family: str | TaskFamily, notation: str, args: Mapping[str, Any] | None) -> TaskFamily:
+    """The family of a name, made with ``notation`` and ``args``, or the object itself."""
+    if isinstance(family, str):
+        return registry.create("tasks", family, notation=notation, **dict(args or {}))
+    if args:
+        raise DreamEnvsError("family_args goes with a family's name; give them to the family object itself")
+    return family
+
+
+def minted(task: Task, author: str, parent: str = "") -> Challenge:
+    """A proposal that was accepted, as a Challenge."""
+    fields = {name: getattr(task, name) for name in Task.__struct_fields__}
+    return Challenge(**fields, author=author, parent=parent, truth=task.meta.get("truth", "executed"))
