@@ -45,8 +45,9 @@ def curves(
     drawn = [line for line in drawn if line[1]]
     if not drawn or max(len(xs) for _, xs, _, _ in drawn) < 2:
         return None
+    width = max(len(label) for label, *_ in drawn)
     with svg.style():
-        fig, (axes,) = svg.figure(height=max(240, 70 + 15 * len(drawn)), right=44 if ordered else 100)
+        fig, (axes,) = svg.figure(height=max(240, 70 + 15 * len(drawn)), right=min(24 + 8 * width, 150))
         labels, told = [], []
         for i, (label, xs, ys, points) in enumerate(drawn):
             ink = svg.sequence(i, len(drawn)) if ordered else svg.colour(f"c{i % 4 + 1}")
@@ -57,9 +58,10 @@ def curves(
                 axes.fill_between(xs[: len(low)], low, high, color=ink, alpha=0.14, linewidth=0)
             marker = "o" if len(xs) < 12 else ""
             axes.plot(xs, ys, color=ink, linestyle=dash, linewidth=1.8, marker=marker, markersize=3)
-            labels.append((ys[-1], label[:15], ink))
+            labels.append((ys[-1], label.replace("_", " ")[:18], ink))
             told.append(f"{label}: {ys[0]:.3g} to {ys[-1]:.3g}")
         axes.set_ylim(*limits) if limits else axes.margins(y=0.12)
+        axes.yaxis.set_major_formatter(lambda y, _: svg.short(y) if not 0 < abs(y) < 1e-3 else f"{y:.0e}")
         _run_axis(axes, [at for _, xs, _, _ in drawn for at in xs], x)
         svg.end_labels(axes, labels)
         axes.set_title(unit, loc="left", fontsize=svg.FONT)

@@ -92,7 +92,8 @@ def pick(run_dir: Path) -> Samples:
         if total < worst:
             worst, kept[_WORST] = total, episode
     titles = (_FIRST, _REJECTED, _DEEPEST, _FAILED) if _DEEPEST in kept or _FAILED in kept else (_FIRST, _BEST, _WORST)
-    return Samples([_sample(t, kept[t]) for t in titles if t in kept], seen, unread)
+    once = {kept[t].index: t for t in reversed(titles) if t in kept}  # an episode under its first title alone
+    return Samples([_sample(t, kept[t]) for t in titles if t in once.values()], seen, unread)
 
 
 def _truth(episode: Episode) -> dict[str, float | None]:
@@ -108,9 +109,8 @@ def _sample(title: str, episode: Episode) -> Sample:
     about = f"Episode {episode.index}, round {episode.round}"
     if challenge is not None:
         about += f": problem of level {challenge.level}, answer {challenge.truth}"
-    for event in episode.events:
-        if event.kind in ("given", "rejected"):
-            about += f"; {event.kind}: " + ", ".join(f"{k} {v}" for k, v in event.data.items())
+    for event in [e for e in episode.events if e.kind in ("given", "rejected")][:2]:
+        about += f"; {event.kind}: " + ", ".join(f"{k} {v}" for k, v in event.data.items())
     if episode.outcome.status != "ok":
         about += f"; outcome {episode.outcome.status}"
     prompt = task.prompt if task is not None else episode.turns[0].messages[-1]["content"]
