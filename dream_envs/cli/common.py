@@ -129,7 +129,8 @@ def game_of(
         name: the id.
         settings: the game's arguments.
         roles: roles or seats that shall be there; an optional one is switched on.
-        family: where its problems come from, in this notation; "": the game's own.
+        family: where its problems come from; "": the game's own.
+        notation: the family's.
 
     Raises:
         DreamEnvsError: for a wrong id or argument, with the nearest right ones.
