@@ -92,8 +92,9 @@ def _wants_messages(function: Callable[..., Any]) -> bool:
 def as_agent(obj: AgentLike | str, game: Game | None = None, **config: Any) -> Agent:
     """An Agent from an Agent, a plain function (sync or async, see ``FunctionAgent``), or a name.
 
-    A name is a registered one (``oracle``) or ``module:attribute``; ``noisy(tpr=0.9)`` has arguments.  A class behind it, or a function that needs no
-    more than ``game``, is called, with ``config`` and with ``game`` if it takes that; any other function is the agent.
+    A name is a registered one (``oracle``) or ``module:attribute``; ``noisy(tpr=0.9)`` has arguments.  A class behind
+    it, or a function that needs no more than ``game``, is called, with ``config`` and with ``game`` if it takes that;
+    any other function is the agent.
     """
     if isinstance(obj, str):
         name, given = registry.spec_of(obj, "agent")
