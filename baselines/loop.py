@@ -340,10 +340,13 @@ def _learner(ctx: Context, phase: Phase, number: int, place: Path, look: Any, sa
 
 
 def _carry(collector: Collector, state: Mapping[str, Any]) -> None:
-    """Go on where another collector of the run ended; what this one has sampled to begin with is counted on top."""
+    """Go on where another collector of the run ended; what this one has sampled to begin with is counted on top.
+
+    Seats and rewards are the phase's own, and begin anew.
+    """
     own = {**collector.curriculum.state(), "store": state["curriculum"]["store"]}
     before = dict(collector.samples)
-    collector.restore({**state, "curriculum": own})
+    collector.restore({**{k: v for k, v in state.items() if k not in ("seats", "reward")}, "curriculum": own})
     for role, count in before.items():
         collector.samples[role] = collector.samples.get(role, 0) + count
 
