@@ -90,9 +90,9 @@ def plan(
     if seeds < 1 or not settings:
         raise DreamEnvsError(f"seeds={seeds}, {len(settings)} settings: 1 or more of each")
     return [
-        Job(chosen.__name__, name, str(seed), its, Path(out) / f"{name}-{seed}")
+        Job(chosen.__name__, name, str(seed), one, Path(out) / f"{name}-{seed}")
         for seed in range(seeds)
-        for name, its in settings.items()
+        for name, one in settings.items()
     ]
 
 

@@ -5,7 +5,7 @@ and enters no reward but the noise dial's.  Every variant is the same learner (G
 judge or another reward; see ``Variant``.
 
 Departures from SERL: GRPO's own normalisation, no KL term, both roles weighted alike throughout, and in some of the
-length variants a wider range of lengths than its 0.2, since answers here are d (states alone) or 2d characters (traces).
+length variants a wider range of lengths than its 0.2, since answers are d (states alone) or 2d characters (traces).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 RESULT = "self_judging.json"
 DIAL = ((0.3, 0.7), (0.4, 0.6), (0.5, 0.5), (0.6, 0.4), (0.7, 0.3), (0.9, 0.1))
-#: Length control of the always-first judge: the rule, and a range in which answers of d and of 2d characters meet (0.6),
-#: or do not (SERL's own 0.2; 0.4 for the symmetric rule, which reaches from 0.6 to 1 / 0.6).
+#: Length control of the always-first judge: the rule, and a range in which answers of d and of 2d characters meet
+#: (0.6), or do not (SERL's own 0.2; 0.4 for the symmetric rule, which reaches from 0.6 to 1 / 0.6).
 CONTROLS = {"off": ("off", 0.6), "serl": ("serl", 0.6), "narrow": ("serl", 0.2), "symmetric": ("symmetric", 0.4)}
 #: A judge whose expected calibration error is above this is not calibrated.
 CALIBRATED = 0.1
@@ -207,7 +207,8 @@ def run(settings: Options, seed: str, out: Path) -> None:
     from dream_envs.baselines.recipe import changed
 
     summary = trained(settings, seed, out)
-    exam = Exam(changed(Variant(), settings.set, "self_judging"), seed)
+    own = {k: v for k, v in settings.set.items() if "." not in k}
+    exam = Exam(changed(Variant(), own, "self_judging"), seed)
     before, after = (exam(LocalAgent(p)) for p in (summary.run.base, str(out / "checkpoints" / "final")))
     write_json(out / RESULT, {"first": before, "last": after, "card": card(out)})
 

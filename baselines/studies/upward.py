@@ -1,4 +1,4 @@
-"""Upward seeding: a small teacher into a student of twice its width.  ``python -m dream_envs.baselines.studies upward``.
+"""Upward seeding, a small teacher into a student of twice its width: ``python -m dream_envs.baselines.studies upward``.
 
 The teacher is ``nano/compose``.  It answers problems of depths 1 to 4, of which it was shown 1 to 3; what the verifier
 accepts is the experience.  Every student gets the same rows in the same order:
@@ -40,8 +40,8 @@ DEPTHS = ("1", "2", "3", "4", "5")
 class Settings(msgspec.Struct, frozen=True):
     """What decides a run's result; ``problems`` and ``draws``: of each depth, and completions of each.
 
-    ``hard``: weight of the completions' likelihood beside the divergence from the teacher, which alone holds the student
-    to what the teacher can already do.
+    ``hard``: weight of the completions' likelihood beside the divergence from the teacher, which alone holds the
+    student to what the teacher can already do.
     """
 
     base: str = "nano/compose"
