@@ -299,8 +299,8 @@ def verdict(rows: Sequence[Row]) -> str:
     best, common = (sum(r["winner"] == r[key] for r in rows) for key in ("base_best", "base_majority"))
     return (
         f"**One format wins within the first epoch: {all_of}** ({told}). In {won} of {len(rows)} runs one format had "
-        f"{WON:.0%} of the completions within the first epoch ({rows[0]['epoch_steps']} steps). At the end the commonest "
-        f"format was the base's most accurate one in {best} of {len(rows)} runs and the base's commonest in {common}."
+        f"{WON:.0%} of the completions within the first epoch ({rows[0]['epoch_steps']} steps). At the end the "
+        f"commonest format was the base's most accurate one in {best} of {len(rows)} runs and the base's commonest in {common}."
     )
 
 

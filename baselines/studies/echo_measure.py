@@ -1,7 +1,7 @@
 """What the echo study measures: in which formats a model answers, how right it is in each, how far it is from the base.
 
-Two sources.  ``Exam`` draws many completions of problems that are never trained on, at log-spaced steps.  ``rounds`` reads
-the completions that training itself sampled, ``attempts`` for each of a step's problems, at every step.
+Two sources.  ``Exam`` draws many completions of problems that are never trained on, at log-spaced steps.  ``rounds``
+reads the completions that training itself sampled, ``attempts`` for each of a step's problems, at every step.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Exam:
         self._base_share = self._shares(self._sampled(base)[0])
 
     def __call__(self, agent: LocalAgent) -> dict[str, Any]:
-        """The numbers of this agent; shares and accuracies 0 to 1, entropies in bits, divergence in nats a completion."""
+        """The numbers of this agent; shares and accuracies 0 to 1, entropies in bits, divergence in nats."""
         texts, ids, logps = self._sampled(agent)
         labels = [format_of(t) for t in texts]
         last = [self.family.last_state(self.tasks[i // self.draws], t) for i, t in enumerate(texts)]
@@ -97,7 +97,7 @@ class Exam:
         return float(np.mean([diversity.majority(votes, self.tasks[i].answer[-1]) for i, votes in groups]))
 
     def _greedy(self, agent: LocalAgent, sampled: dict[str, float]) -> dict[str, Any]:
-        """Shares and accuracy of the one greedy completion of a problem; ``gap``: total variation from the sampled shares."""
+        """Shares and accuracy of the greedy completions; ``gap``: total variation from the sampled shares."""
         twin = LocalAgent(agent.model, tokenizer=agent.tokenizer, temperature=0.0)
         limits = np.full(len(self.tasks), self.family.max_reply_tokens)
         found = twin.sample(self._prompts, self._seeds[:: self.draws], limits)
