@@ -266,7 +266,7 @@ def derive(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(exam: dict[str, Any]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in exam.items():
         found |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
     return found
@@ -300,7 +300,8 @@ def verdict(rows: Sequence[Row]) -> str:
     return (
         f"**One format wins within the first epoch: {all_of}** ({told}). In {won} of {len(rows)} runs one format had "
         f"{WON:.0%} of the completions within the first epoch ({rows[0]['epoch_steps']} steps). At the end the "
-        f"commonest format was the base's most accurate one in {best} of {len(rows)} runs and the base's commonest in {common}."
+        f"commonest format was the base's most accurate one in {best} of {len(rows)} runs and the base's commonest in "
+        f"{common}."
     )
 
 
@@ -311,7 +312,7 @@ def table(rows: list[Row], out: Path) -> str:
     parts: dict[str, Any] = {f"{f}: share": (f"before/share/{f}", 3) for f in FORMATS}
     parts |= {f"accuracy in {f}": f"before/accuracy_in/{f}" for f in FORMATS}
     parts |= {"accuracy": ("before/accuracy", 3), "greedy accuracy": "before/greedy/accuracy"}
-    claim = {
+    claim: dict[str, Any] = {
         "share after epoch 1": "epoch_share",
         "entropy halved (epochs)": "half_epochs",
         f"share {WON:.0%} (epochs)": "won_epochs",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dream_envs import registry
 from dream_envs.baselines.loops.nights import METHODS
@@ -23,7 +24,7 @@ SETTINGS = {
 }
 GRIDS = {"asked": ("sleep", "in_context", "replay_sft", "no_dreaming", "placebo"), "all": tuple(METHODS)}
 MARKS: dict[str, str] = {}
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "in context": "open",
     "closed book": "closed",
     "ratio": "ratio",

@@ -1,4 +1,4 @@
-"""The report against the truth, 100 pairs of base and trained model: ``python -m dream_envs.baselines.studies validate``.
+"""The report against the truth, on 100 pairs of models: ``python -m dream_envs.baselines.studies validate``.
 
 Models on the way from the base to the final weights of the flagship's runs (linear in the weights), each measured on
 fresh problems; the exact E of the suite is computed by teacher forcing on many more problems.  The 95 % interval of E
@@ -45,7 +45,7 @@ SHARES = (0.35, 0.5, 0.65, 0.8, 0.95)
 
 
 class Way(msgspec.Struct, frozen=True):
-    """A ``share`` of the way from the base to a trained model; ``number`` among the pairs; ``repetitions``: simulated."""
+    """A ``share`` of the way from base to trained model; ``number`` among the pairs; ``repetitions``: simulated."""
 
     share: float
     number: int = 0
