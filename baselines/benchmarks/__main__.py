@@ -28,7 +28,7 @@ from dream_envs.baselines.benchmarks.rows import Options, Row
 from dream_envs.core import DreamEnvsError
 from dream_envs.runs import provenance, write_json
 
-#: What a section is about and its ``module:function``; imported when it is its turn, so ``--only start`` needs no torch.
+#: What a section is about and its ``module:function``, imported when it is its turn: ``--only start`` needs no torch.
 SECTIONS: dict[str, tuple[str, str]] = {
     "games": ("scripted two-turn episodes a second", "dream_envs.baselines.benchmarks.games:games"),
     "orchestration": ("what a rollout adds to the engine", "dream_envs.baselines.benchmarks.model:orchestration"),

@@ -48,23 +48,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Recorder:
-    """Hands requests on to an agent, and keeps them."""
-
-    def __init__(self, agent: LocalAgent) -> None:
-        self.agent, self.calls = agent, list[list[Request]]()
-
-    def act(self, requests: Sequence[Request]) -> list[Action]:
-        """The agent's completions."""
-        self.calls.append(list(requests))
-        return self.agent.act(requests)
-
-
 def orchestration(options: Options) -> list[Row]:
     """The whole rollout, recorded and scored, against the same engine calls alone."""
     agent, game, reward = LocalAgent(MODEL), ChallengerSolver(solvers=SOLVERS), challenger_solver()
     episodes, rounds = options.pick(28, WIDTH, WIDTH), options.pick(3, 9, 21)
-    first = Recorder(agent)
+    calls: list[Sequence[Request]] = []
+
+    class Recorder:
+        def act(self, requests: Sequence[Request]) -> list[Action]:
+            calls.append(requests)
+            return agent.act(requests)
 
     def play(player: Any) -> list[Any]:
         home, seats = options.folder(), {"challenger": player, "solver": player}
@@ -72,13 +65,13 @@ def orchestration(options: Options) -> list[Row]:
             return list(rollout(game, seats, episodes, seed="bench", reward=reward, out=out, width=WIDTH))
 
     def bare() -> None:
-        for requests in first.calls:
+        for requests in calls:
             agent.act(requests)
 
     with one_thread():
-        played = play(first)
+        played = play(Recorder())
         sampled = sorted(t.text for e in played for t in e.turns)
-        if sampled != sorted(a.text for requests in first.calls for a in agent.act(requests)):
+        if sampled != sorted(a.text for requests in calls for a in agent.act(requests)):
             raise AssertionError("the replayed calls did not give the rollout's tokens")
         times = side_by_side({"rollout": lambda: play(agent), "engine": bare}, rounds)
     tokens = sum(len(t.token_ids or ()) for e in played for t in e.turns)
