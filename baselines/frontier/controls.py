@@ -56,12 +56,13 @@ def sharpened(base: Model, suite: Suite, seed: str, out: Path) -> Model:
 
 
 def random_reward(base: Model, suite: Suite, seed: str, out: Path) -> Model:
-    """The flagship loop, rewarded by coin tosses."""
-    from dream_envs.baselines.loops import dream
+    """The flagship loop, with random reward."""
+    from dream_envs.baselines.loop import train
+    from dream_envs.baselines.recipe import Options as Training
 
-    settings = dream.Settings(arm="random_reward", seed=seed, base=base.name, steps=RANDOM_STEPS)
-    if not (out / "frontier.json").exists():
-        dream.train(settings, out, tick=lambda *_: None)
+    chosen = Training("dream", seed, RANDOM_STEPS, model=base.name, set={"variant": "random_reward"})
+    if not (out / "summary.json").exists():
+        train(chosen, out)
     return load_model(str(out))
 
 

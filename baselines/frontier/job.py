@@ -196,7 +196,7 @@ def _diversity(plan: Plan, found: Measured, sides: Sequence[Side], run: Path | N
         said.append(replies(texts, tasks=[p.task for p in chosen], family=families, right=right))
     strata = np.array([p.stratum for p in chosen])
     block = compare(said[0], said[1], stream("frontier-panel", plan.seed, "diversity"), strata=strata)
-    watched = (read_json(run / "frontier.json") or {}).get("diversity") if run is not None else None
+    watched = (read_json(run / "summary.json") or {}).get("diversity") if run is not None else None
     return {**block, **{k: (watched or {}).get(k) for k in ("series", "alarm")}}  # the run's own, on its own probes
 
 
