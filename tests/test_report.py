@@ -186,7 +186,7 @@ def test_flat_pass_at_k_has_a_log_axis() -> None:
     ("evaluation", "there", "absent"),
     [
         (folders.exact(learnt=False, held_out=False), ["0 of 1,408", "A step beyond the base"], ["E2"]),
-        (folders.sampled(), ["Success by level, linear", "more samples of the base"], ["pass@k", "forced", "T2"]),
+        (folders.sampled(), ["Success by level, linear", "more samples of the base"], ["pass@k", "best_T", "T2"]),
         (folders.played(), ["Base and trained", "exploitability", "0.121 to 0.492", "high is good"], ["Success P"]),
         (None, ["Rewards by role"], ["What the policy can do", "may not be concluded"]),
     ],

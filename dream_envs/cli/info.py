@@ -144,7 +144,9 @@ def _loop(name: str, thing: Any) -> dict[str, Any]:
     common.needs("dream_envs.baselines.recipe")
     module = sys.modules[thing.settings.__module__]
     recipe = thing.recipe(thing.settings(), thing.steps)
-    sources = {k: v for k, v in msgspec.to_builtins(recipe.mixture).items() if isinstance(v, int) and v and k != "copies"}
+    sources = {
+        k: v for k, v in msgspec.to_builtins(recipe.mixture).items() if isinstance(v, int) and v and k != "copies"
+    }
     words = {
         "plays": f"{recipe.env} {_told(recipe.args)}".strip(),
         "problems": f"{recipe.family} {_told(recipe.family_args)}".strip(),

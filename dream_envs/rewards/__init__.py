@@ -9,7 +9,6 @@ from dream_envs.rewards.base import (
     as_reward,
     last_turns,
     rejected,
-
     reward,
 )
 
@@ -25,7 +24,6 @@ __all__ = [
     "last_turns",
     "per_role",
     "rejected",
-
     "reward",
     "weighted",
     "zero_sum",
