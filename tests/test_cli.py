@@ -350,7 +350,7 @@ def test_progress_says_how_long_it_takes_after_its_first_steps(monkeypatch, caps
     lines = capsys.readouterr().err.splitlines()
     told = [line for line in lines if "about" in line]
     assert len(told) == 1 and "training: about 6 minutes on" in told[0] and told[0].endswith("by its first 3 steps")
-    assert "training 12/100  0:08, 5:52 left" in lines
+    assert "training 14/100  0:16, 5:44 left" in lines
     with progress.Progress(quiet=True) as tick:
         tick("training", 1, 100)
     assert capsys.readouterr().err == ""

@@ -23,7 +23,7 @@ def install(target: Path, *sources: Path) -> None:
 
 
 def runner(target: Path, where: Path) -> Verb:
-    env = {**os.environ, "PYTHONPATH": str(target), "NO_COLOR": "1"}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(target), str(HERE.parent))), "NO_COLOR": "1"}
     env.pop("PYTEST_CURRENT_TEST", None)
 
     def run(*argv: str, code: bool = False) -> subprocess.CompletedProcess[str]:
