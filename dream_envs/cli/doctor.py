@@ -17,7 +17,7 @@ import dream_envs
 from dream_envs import registry
 from dream_envs.cli import common
 
-ROOMS = {"agents": "scripted", "baselines": "nano.recipe"}
+ROOMS = {"agents": "engines.scripted", "baselines": "nano.recipe"}
 
 
 def examine() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dream_envs.report import svg
 from dream_envs.report.read import Night, Points
-from dream_envs.report.words import probability, whole
+from dream_envs.report.words import probability, visible, whole
 from dream_envs.schema import Compared, Evaluation, Level
 
 #: log10 P below this is drawn on the edge.
@@ -41,7 +41,7 @@ def curves(
     ``limits``: of the values.  ``spread``: by label, half the height of a band around the line.  ``ordered``: the lines
     are levels, and their colours run from light to dark.
     """
-    drawn = [(label, *_thinned(points), points) for label, points in lines]
+    drawn = [(visible(label, 60), *_thinned(points), points) for label, points in lines]
     drawn = [line for line in drawn if line[1]]
     if not drawn or max(len(xs) for _, xs, _, _ in drawn) < 2:
         return None
@@ -65,7 +65,7 @@ def curves(
         _run_axis(axes, [at for _, xs, _, _ in drawn for at in xs], x)
         svg.end_labels(axes, labels)
         axes.set_title(unit, loc="left", fontsize=svg.FONT)
-        return Plot(name, title, note, svg.inline(fig, name, f"{title}. First to last, {'; '.join(told)}."))
+        return Plot(name, title, note, svg.inline(fig, name, f"{title}. {note} First to last, {'; '.join(told)}."))
 
 
 def _thinned(points: Points) -> tuple[list[float], list[float]]:
@@ -245,13 +245,14 @@ def _measures(rows: Sequence[Compared]) -> Plot | None:
     told = []
     for axes, row in zip(panels, rows, strict=True):
         for y, (who, m) in enumerate((("trained", row.trained), ("base", row.base))):
-            axes.plot([m.low, m.high], [y, y], color=svg.colour(who), linewidth=2)
+            if m.low is not None and m.high is not None:
+                axes.plot([m.low, m.high], [y, y], color=svg.colour(who), linewidth=2)
             axes.plot([m.value], [y], color=svg.colour(who), marker="o", markersize=6)
         axes.set_yticks([0, 1], ["trained", "base"])
         axes.set_ylim(-0.6, 2.5)
         axes.margins(x=0.1)
         axes.locator_params(axis="x", nbins=5)
-        name = f"{row.role} {row.name}".strip()
+        name = visible(f"{row.role} {row.name}".strip(), 80)
         axes.annotate(name[:44], (0, 1), xycoords="axes fraction", xytext=(2, -2), textcoords="offset points", va="top")
         told.append(f"{name}: {row.base.value:.3g} to {row.trained.value:.3g}")
     note = "Dot: mean. Line: 95 % interval; none where a measure is computed exactly."

@@ -89,7 +89,8 @@ def _evaluated(found: Evaluation) -> Iterator[tuple[str, str, str]]:
         name = f"Largest change: level {row.level}"
         yield name, _change(before.mean, after.mean), remark if gain else "nothing changed"
     for row in found.measures[:2]:
-        remark = f"95 % interval after training {_ends(row.trained.low, row.trained.high)}; {visible(row.says, 90)}"
+        ends = f"95 % interval after training {_ends(row.trained.low, row.trained.high)}" if row.trained.n else "exact"
+        remark = "; ".join(filter(None, (ends, visible(row.says, 90))))
         yield visible(f"{row.role} {row.name}".strip(), 60), _change(row.base.value, row.trained.value), remark
     if (past := found.beyond) is not None:
         remark = f"{whole(past.structural)} of them absent from what the base was trained on (T3)"
@@ -224,8 +225,8 @@ def _measures(rows: Sequence[Compared]) -> Grid:
     return Grid("measures", head, cells)
 
 
-def _ends(low: float, high: float) -> str:
-    return NONE if low == high else f"{probability(low)} to {probability(high)}"
+def _ends(low: float | None, high: float | None) -> str:
+    return NONE if low is None or high is None or low == high else f"{probability(low)} to {probability(high)}"
 
 
 def _learning(found: Found) -> Section | None:
