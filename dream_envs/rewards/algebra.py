@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dream_envs.checks import check
-from dream_envs.core import DreamEnvsError, Episode, Score, challenge_of
+from dream_envs.core import DreamEnvsError, Episode, Score
 from dream_envs.rewards.base import (
     Combination,
     Model,
