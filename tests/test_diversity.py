@@ -61,13 +61,6 @@ def test_js_is_a_metric_and_bounds_hold(p: dict[str, float], q: dict[str, float]
     assert tv * tv / (2 * math.log(2)) - 1e-9 <= d * d <= tv + 1e-9  # Pinsker's bound and Lin's (1991), in bits
 
 
-def test_majority_counts_every_draw() -> None:
-    assert dv.majority(["7", "8", "8", None, None, None], "8") == 1.0
-    assert dv.majority(["7", "8", "8"], "7") == 0.0  # the first answer is no winner
-    assert dv.majority(["7", "8"], "7") == 0.5 and dv.majority(["7", "8", "9"], "5") == 0.0
-    assert dv.majority([None, None], "7") == dv.majority([], "7") == 0.0
-
-
 def test_distinct_at_a_fixed_budget() -> None:
     texts = ["a b a b", "a b"]
     assert dv.distinct(texts, 1, 6, stream("d")) == pytest.approx(2 / 6)
@@ -133,14 +126,6 @@ def test_vendi_counts_between_one_and_all(texts: list[str], random: object) -> N
 def test_what_is_no_similarity_is_refused(kernel: np.ndarray, words: str) -> None:
     with pytest.raises(DreamEnvsError, match=words):
         dv.vendi_of_kernel(kernel)
-
-
-def test_effective_rank() -> None:
-    assert dv.effective_rank(np.eye(5)) == pytest.approx(5.0)
-    assert dv.effective_rank(np.ones((6, 4))) == pytest.approx(1.0)
-    assert dv.effective_rank(np.diag([3.0, 1.0])) == pytest.approx(4 / 3**0.75)
-    with pytest.raises(DreamEnvsError, match="all 0"):
-        dv.effective_rank(np.zeros((2, 2)))
 
 
 def test_self_bleu() -> None:

@@ -78,14 +78,10 @@ def test_k_above_n_is_never_a_number(n: int, more: int, c: int) -> None:
         (lambda: es.pass_at_k(4, [1, 2], [1, 2, 3]), "do not go together"),
         (lambda: es.pass_at_k(4, 2, 0), "k holds 0"),
         (lambda: es.pass_at_k(4, "many", 1), "numbers, not str"),
-        (lambda: es.g_pass_at_k(4, 2, 4, 1.5), "tau holds 1.5"),
-        (lambda: es.pass_at_k_variance(4, 0.5, 5), "k=5 from n=4"),
-        (lambda: es.pass_at_k_variance_delta(4, 0.5, 5), "k=5 from n=4"),
         (lambda: es.missed([1, 9], 8, 4), "first holds 9"),
         (lambda: es.missed([1, 2], 8, 9), "k=9: at most cap=8"),
         (lambda: es.support([0.5], [0.5, 0.5], stream("x")), "1 problems and trained 2"),
         (lambda: es.support([math.inf], [0.5], stream("x")), "base holds inf"),
-        (lambda: es.guess_gate(math.nan, 10), "g_upper holds nan"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(call, words: str) -> None:
@@ -106,45 +102,6 @@ def test_a_guesser_is_not_reliable() -> None:
     assert binomial(16, 0.01) @ es.reliable(16, np.arange(17)) == pytest.approx(1.7e-5, rel=0.03)
 
 
-def test_tau_counts_draws_without_rounding_up() -> None:
-    c = np.arange(31)
-    assert np.allclose(es.g_pass_at_k(30, c, 30, 0.1), c >= 3)  # 0.1 * 30 is 3.0000000000000004
-    assert np.allclose(es.g_pass_at_k(30, c, 10, 0.0), es.pass_at_k(30, c, 10))
-    assert np.allclose(es.g_pass_at_k(30, c, 10, 0.41), es.g_pass(30, c, 10, 5))
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 8])
-def test_mg_pass_is_the_area(k: int) -> None:
-    """Twice the integral of the step function over tau in (0.5, 1], as a Riemann sum; even k: the published sum."""
-    n, c = 12, np.arange(13)
-    grid = 0.5 + (np.arange(2000) + 0.5) / 4000
-    area = np.mean([es.g_pass_at_k(n, c, k, float(t)) for t in grid], axis=0)
-    assert np.allclose(es.mg_pass_at_k(n, c, k), area, atol=1e-3)
-    assert es.mg_pass_at_k(n, n, k) == pytest.approx(1)
-    if k % 2 == 0:
-        published = sum(es.g_pass(n, c, k, i) for i in range(k // 2 + 1, k + 1)) * 2 / k
-        assert np.allclose(es.mg_pass_at_k(n, c, k), published)
-
-
-def test_variance_by_drawing() -> None:
-    rng, p = stream("variance"), np.array([0.0, 0.05, 0.3, 1.0])
-    drawn = es.pass_at_k(24, rng.binomial(24, p, size=(40_000, 4)), 6).var(0)
-    assert np.allclose(es.pass_at_k_variance(24, p, 6), drawn, atol=0.002)
-
-
-@pytest.mark.parametrize(("times", "expected"), [(1, 0.48), (2, 0.30), (4, 0.20)])
-@pytest.mark.parametrize("k", [16, 256])
-def test_standard_deviation_at_one_expected_success(k: int, times: int, expected: float) -> None:
-    """The protocol's figures: at kp = 1 a coin flip for n = k, 0.30 for 2k, 0.20 for 4k, whatever k."""
-    assert es.pass_at_k_variance(times * k, 1 / k, k) ** 0.5 == pytest.approx(expected, abs=0.015)
-
-
-def test_delta_approximation_in_its_limit() -> None:
-    exact, delta = es.pass_at_k_variance(4000, 0.1, 4), es.pass_at_k_variance_delta(4000, 0.1, 4)
-    assert delta == pytest.approx(exact, rel=0.01)
-    assert delta == pytest.approx(16 * 0.1 * 0.9**7 / 4000)
-
-
 def test_first_successes_estimate_every_budget_at_once() -> None:
     rng, p = stream("first"), 0.01
     first = rng.geometric(p, size=60_000)
@@ -155,23 +112,6 @@ def test_first_successes_estimate_every_budget_at_once() -> None:
 
 def test_first_success_by_hand() -> None:
     assert es.missed([0, 1, 3, 4], 4, [1, 2, 3, 4]).tolist() == [[1, 1, 1, 1], [0] * 4, [1, 1, 0, 0], [1, 1, 1, 0]]
-    curve = es.coverage_curve([0, 1, 3, 4], 4, [1, 4])
-    assert curve["mean"] == [0.25, 0.75] and curve["k"] == [1, 4]
-    assert curve["low"][0] == pytest.approx(0.00631, abs=1e-5)  # Clopper-Pearson, 1 of 4
-
-
-def test_bands_hold_for_all_budgets_together() -> None:
-    rng, k = stream("band"), np.arange(1, 65)
-    truth = 1 - np.mean([(1 - p) ** k for p in (0.0, 0.02, 0.3)], axis=0)
-    together = alone = 0
-    for _ in range(200):
-        rates = rng.choice([0.0, 0.02, 0.3], size=150)
-        first = np.array([rng.geometric(p) if p else 0 for p in rates])
-        curve = es.coverage_curve(np.where(first > 64, 0, first), 64, k)
-        together += bool(((curve["band_low"] <= truth) & (truth <= curve["band_high"])).all())
-        alone += bool(((curve["low"] <= truth) & (truth <= curve["high"])).all())
-    assert together >= 186  # 95 % of 200 is 190; four standard errors below would be 178
-    assert alone < together  # pointwise intervals do not hold together
 
 
 def test_support_is_unbiased_and_adds_up() -> None:
@@ -203,20 +143,3 @@ def test_leash_numbers_by_hand() -> None:
 def test_a_ratio_of_nothing_is_not_a_number() -> None:
     found = es.support([0, 0], [0, 0], stream("nothing"), draws=50)
     assert found["O"] == [1, 1, 1] and all(math.isnan(x) for x in found["SRR"])
-
-
-@pytest.mark.parametrize(("g", "expected"), [(1e-3, 0.64), (1e-4, 0.097), (5e-5, 0.05), (1e-5, 0.01)])
-def test_luck_table(g: float, expected: float) -> None:
-    assert es.luck(g, 1024) == pytest.approx(expected, abs=0.005)
-
-
-def test_luck_at_the_ends() -> None:
-    assert es.luck([0, 1, 1], [5, 5, 0]).tolist() == [0, 1, 0]
-    assert es.luck(1e-15, 1) == pytest.approx(1e-15, rel=1e-12)
-
-
-def test_the_gate() -> None:
-    assert es.guess_gate(0.05 / 8192, 8192) and es.guess_gate(1 / 164_000, 8192)
-    assert not es.guess_gate(1 / 163_000, 8192)
-    assert es.guess_upper(0, 1000) == pytest.approx(1 - 0.05**0.001)
-    assert not es.guess_gate(es.guess_upper(0, 400_000), 8192) and es.guess_gate(es.guess_upper(0, 500_000), 8192)

@@ -8,43 +8,20 @@ import numpy as np
 import pytest
 
 from dream_envs.core import Action, DreamEnvsError
-from dream_envs.metrics.probes import ProbeSet, draw, probe_set, scores
+from dream_envs.metrics.probes import Probe, ProbeSet, draw
 from dream_envs.metrics.retention import retention
 from dream_envs.seeds import stream
 from dream_envs.tasks.arithmetic import Arithmetic
 from dream_envs.tasks.composition import Composition
 
 COMPOSITION, ARITHMETIC = Composition(), Arithmetic()
-SUITES = [("chains", COMPOSITION, (2, 3)), ("sums", ARITHMETIC, (2,))]
 
 
 @pytest.fixture(scope="module")
 def probes() -> ProbeSet:
-    return probe_set(SUITES, 12, "test")
-
-
-def test_a_set_is_named_by_its_seed_and_nothing_else(probes: ProbeSet) -> None:
-    again = probe_set(SUITES, 12, "test")
-    assert again.hash == probes.hash == "a666f1f840da0d62"
-    assert len(probes.probes) == len(probes.ids()) == 36 and probes.suites == ("chains", "sums")
-    assert [p.task.level for p in probes.probes] == [2] * 12 + [3] * 12 + [2] * 12
-    assert probes.rows("sums").tolist() == list(range(24, 36))
-    assert probe_set(SUITES, 12, "other").hash != probes.hash
-    assert probe_set(SUITES[::-1], 12, "test").hash != probes.hash  # the order is part of it
-    alone = probe_set(SUITES[1:], 12, "test")
-    assert alone.ids() == {probes.probes[i].task.id for i in probes.rows("sums")}
-
-
-def test_what_is_to_be_avoided_is() -> None:
-    first = probe_set(SUITES[:1], 20, "test")
-    other = probe_set(SUITES[:1], 20, "test", avoid=first.ids())
-    assert not first.ids() & other.ids() and len(other.ids()) == 40
-    few = Composition(n_states=2, n_operations=2, held_out_pairs=0)  # four problems of depth 1
-    assert len(probe_set([("few", few, (1,))], 9, "test").probes) == 4
-    with pytest.raises(DreamEnvsError, match="every problem is among those to avoid"):
-        probe_set([("few", few, (1,))], 1, "test", avoid=probe_set([("few", few, (1,))], 9, "test").ids())
-    with pytest.raises(DreamEnvsError, match="each name once"):
-        probe_set([*SUITES[:1], *SUITES[:1]], 1, "test")
+    rows = [("chains", COMPOSITION, 2), ("chains", COMPOSITION, 3), ("sums", ARITHMETIC, 2)]
+    rng = stream("probe-test")
+    return ProbeSet(tuple(Probe(f.generate(rng, level), f, name) for name, f, level in rows for _ in range(12)), "test")
 
 
 class Half:
@@ -68,14 +45,12 @@ def test_agents_are_asked_with_the_same_seeds_every_time(probes: ProbeSet) -> No
     said = draw(agent, probes, 8)
     first, agent.seeds = agent.seeds, []
     assert draw(agent, probes, 8) == said and agent.seeds == first and len(set(first)) == 36 * 8
-    found = scores(agent, probes, 8)
-    assert set(found) == {"chains", "sums"} and found["chains"].shape == (24,)
-    assert found["sums"].max() == 0 and 0.3 < found["chains"].mean() < 0.7
-    even = np.array([s % 2 == 0 for s in first]).reshape(36, 8)[:24]
-    assert found["chains"].tolist() == even.mean(1).tolist()
+    even = np.array([s % 2 == 0 for s in first]).reshape(36, 8)
+    assert said.right is not None and 0.3 < np.mean(said.right[:24]) < 0.7
+    assert said.right[:24] == even[:24].tolist() and not np.any(said.right[24:])
     assert {f for row in said.formats[:24] for f in row} == {"trace", "other"}
     assert {f for row in said.formats[24:] for f in row} == {"prose"}
-    assert scores(lambda text: "0", probes, 1)["chains"].max() == 0  # a function is an agent too
+    assert not np.any(draw(lambda text: "0", probes, 1).right)  # a function is an agent too
 
 
 def test_an_engine_that_fails_is_no_model_that_fails(probes: ProbeSet) -> None:

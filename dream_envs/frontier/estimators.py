@@ -99,73 +99,6 @@ def reliable(n: ArrayLike, c: ArrayLike, need: int = 4, of: int = 16) -> np.ndar
     return g_pass(n, c, of, need)
 
 
-def g_pass_at_k(n: ArrayLike, c: ArrayLike, k: int, tau: float) -> np.ndarray:
-    """G-Pass@k_tau: unbiased estimate of P(at least ceil(tau k) of k draws are right), at least one.
-
-    Args:
-        n: draws.
-        c: successes among them.
-        k: draws to predict, 1 to n.
-        tau: wanted share of right draws, 0 to 1.
-
-    Raises:
-        DreamEnvsError: for k > n, c > n, tau outside [0, 1], NaN or an empty input.
-    """
-    k, tau = _checks.whole("k", k, 1), float(_checks.numbers("tau", tau, 0, 1, ndim=0))
-    return g_pass(n, c, k, max(1, math.ceil(tau * k - 1e-9)))  # 0.1 * 30 is 3.0000000000000004
-
-
-def mg_pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> np.ndarray:
-    """mG-Pass@k: twice the area under G-Pass@k_tau for tau from 0.5 to 1; 1 for a problem that is always solved.
-
-    For even k this is the published (2 / k) sum_{i=k/2+1}^{k} G-Pass@k_{i/k}.  For odd k that sum leaves out half a
-    step (an always solved problem would have 0.8 at k = 5); the area does not.
-
-    Arguments and errors as for ``g_pass_at_k``.
-    """
-    k = _checks.whole("k", k, 1)
-    middle = (k + 1) // 2
-    steps = [(g_pass(n, c, k, i), 2 / k) for i in range(middle + 1, k + 1)]
-    if k % 2:
-        steps.append((g_pass(n, c, k, middle), 1 / k))
-    return np.minimum(sum((weight * value for value, weight in steps), np.float64(0)), 1.0)
-
-
-def pass_at_k_variance(n: int, p: ArrayLike, k: int) -> np.ndarray:
-    """Variance of ``pass_at_k`` over the n draws of one problem, summed exactly over c = 0 ... n.
-
-    n = k has a standard deviation up to 0.5 (a coin flip), n = 2k up to 0.30, n = 4k up to 0.20, whatever k.  Between
-    problems the variance is of order pi (1 - pi) anyway, so more problems beat more draws at the same cost.
-
-    Args:
-        n: draws.
-        p: true success rate, 0 to 1, any shape.
-        k: attempts, 1 to n.
-
-    Returns:
-        ``float64`` of the shape of ``p``.
-
-    Raises:
-        DreamEnvsError: for k > n, p outside [0, 1], NaN or an empty input.
-    """
-    from scipy.special import xlog1py, xlogy
-
-    n, rate = _checks.whole("n", n, 1), _checks.numbers("p", p, 0, 1)[..., None]
-    c = np.arange(n + 1)
-    weight = np.exp(_log_choose(np.full(n + 1, n), c) + xlogy(c, rate) + xlog1py(n - c, -rate))
-    value = pass_at_k(n, c, k)
-    mean = (weight * value).sum(-1, keepdims=True)
-    return (weight * (value - mean) ** 2).sum(-1)
-
-
-def pass_at_k_variance_delta(n: int, p: ArrayLike, k: int) -> np.ndarray:
-    """First-order approximation k^2 p (1 - p)^(2k - 1) / n of ``pass_at_k_variance``; good for n much larger than k."""
-    n, k, rate = _checks.whole("n", n, 1), _checks.whole("k", k, 1), _checks.numbers("p", p, 0, 1)
-    if k > n:
-        raise DreamEnvsError(f"k={k} from n={n} draws: k is at most n, or draw more")
-    return k * k * rate * (1 - rate) ** (2 * k - 1) / n
-
-
 def missed(first: ArrayLike, cap: int, k: ArrayLike) -> np.ndarray:
     """1[J > k] for every k at once: unbiased estimates of (1 - p)^k from draws that stopped at the first success.
 
@@ -186,41 +119,6 @@ def missed(first: ArrayLike, cap: int, k: ArrayLike) -> np.ndarray:
     if budgets.max() > cap:
         raise DreamEnvsError(f"k={budgets.max()}: at most cap={cap}, the draws that were given")
     return ((j[:, None] == 0) | (j[:, None] > budgets)).astype(np.float64)
-
-
-def coverage_curve(first: ArrayLike, cap: int, k: ArrayLike, level: float = 0.95) -> dict[str, list[float]]:
-    """pass@k of a set of problems for all k, from first successes, with two kinds of bands.
-
-    Every problem has to have been drawn until its first success or the cap.  (Draws made only where a trained model
-    succeeded say nothing about the other problems.)
-
-    Args:
-        first: ``int[N]``, 1-based; 0 = none within ``cap``.
-        cap: draws after which a problem was given up.
-        k: budgets, 1 to ``cap``.
-        level: confidence.
-
-    Returns:
-        ``k``, ``mean``; ``low`` and ``high``, Clopper-Pearson for each k by itself; ``band_low`` and ``band_high``,
-        which hold for all k together (Dvoretzky-Kiefer-Wolfowitz with Massart's constant, since the curve is the
-        distribution function of J).  Both for problems drawn alike from one population.
-
-    Raises:
-        DreamEnvsError: see ``missed``.
-    """
-    solved = 1 - missed(first, cap, k)
-    n, mean = len(solved), solved.mean(0)
-    low, high = iv.clopper_pearson(solved.sum(0), n, level)
-    half = math.sqrt(math.log(2 / (1 - level)) / (2 * n))
-    columns = {
-        "k": _checks.counts("k", np.atleast_1d(k)),
-        "mean": mean,
-        "low": low,
-        "high": high,
-        "band_low": np.maximum(mean - half, 0),
-        "band_high": np.minimum(mean + half, 1),
-    }
-    return {name: column.tolist() for name, column in columns.items()}
 
 
 def support(
@@ -272,28 +170,3 @@ def _ratios(cells: np.ndarray) -> dict[str, np.ndarray]:
         sds = 2 * srr * ndr / (srr + ndr)
     sds = np.where((srr + ndr) == 0, 0.0, sds)
     return {"P": p, "E": e, "S": s, "O": o, "SRR": srr, "NDR": ndr, "SDS": sds, "NSCR": nscr}
-
-
-def luck(g: ArrayLike, k: ArrayLike) -> np.ndarray:
-    """P(a guesser with success rate g is right at least once in k draws): 1 - (1 - g)^k; 1e-4 at k = 1,024 is 9.7 %."""
-    rate, tries = _checks.together(g=_checks.numbers("g", g, 0, 1), k=_checks.counts("k", k, 0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(tries == 0, 0.0, -np.expm1(tries * np.log1p(-rate)))
-
-
-def guess_upper(hits: int, trials: int, level: float = 0.95) -> float:
-    """Upper bound of a family's guess rate from ``trials`` independent guesses, ``hits`` of them right.
-
-    Guesses are, for example, real responses scored against the gold answers of sibling problems.  All pairs of n
-    responses and n answers are not n^2 independent trials; n disjoint pairs are n.
-    """
-    return float(iv.clopper_pearson(hits, trials, level, "upper")[1])
-
-
-def guess_gate(g_upper: float, k_max: int, allowed: float = 0.05) -> bool:
-    """Whether a family may count: luck finds an answer in ``k_max`` draws with probability ``allowed`` at most.
-
-    g_upper <= allowed / k_max: 6.1e-6 for 8,192 draws, i.e. about 164,000 equally likely answers.
-    """
-    bound = float(_checks.numbers("g_upper", g_upper, 0, 1, ndim=0))
-    return bound <= _checks.inside("allowed", allowed) / _checks.whole("k_max", k_max, 1)

@@ -23,8 +23,6 @@ from dream_envs.frontier import _checks, lottery
 from dream_envs.frontier import intervals as iv
 
 BUDGETS = (1024, 2048, 4096, 8192)
-#: Budgets of the small report (CI, a first look).
-MINI_BUDGETS = (128, 256, 512, 1024)
 #: The largest ratio of a geometric tail: above it the extrapolation would be noise.
 MAX_RATIO = 0.9
 #: *Expansion* needs a lower bound above this many points and so many certified problems.
@@ -159,11 +157,6 @@ class Headline(msgspec.Struct, frozen=True):
     def interval(self) -> tuple[float, float]:
         """(low, high): problems resampled within families."""
         return self.low, self.high
-
-    @property
-    def rank_key(self) -> float:
-        """What a board sorts by: the lower bound of all problems or of the held-out ones, whichever is less."""
-        return self.low if self.held_out is None else min(self.low, self.held_out.low)
 
     def printed(self) -> str:
         """One line: ``FG* +2.3 [+1.6, +3.0] · E 2.5 · S 0.2 · persistence 0.98 · ... · N=2,000``."""

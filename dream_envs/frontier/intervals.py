@@ -55,24 +55,6 @@ def clopper_pearson(
     return low, high
 
 
-def jeffreys(c: ArrayLike, n: ArrayLike, level: float = 0.95, side: Side = "two") -> tuple[np.ndarray, np.ndarray]:
-    """Equal-tailed credible interval under the prior Beta(1/2, 1/2); shorter than ``clopper_pearson``, not a guarantee.
-
-    Arguments, return value and errors as for ``clopper_pearson``.  The lower end at c = 0 is 0 and the upper end at
-    c = n is 1 (Brown, Cai and DasGupta 2001).
-    """
-    from scipy.special import betaincinv
-
-    good, of = _checks.successes(c, n)
-    tail = _tail(level, side)
-    low, high = np.zeros(good.shape), np.ones(good.shape)
-    if side != "upper":
-        low = np.where(good == 0, 0.0, betaincinv(good + 0.5, of - good + 0.5, tail))
-    if side != "lower":
-        high = np.where(good == of, 1.0, betaincinv(good + 0.5, of - good + 0.5, 1 - tail))
-    return low, high
-
-
 def _tail(level: float, side: str) -> float:
     level = _checks.inside("level", level)
     if side not in ("two", "lower", "upper"):
@@ -86,12 +68,6 @@ def rule_of_three(n: int, level: float = 0.95) -> float:
     0 of 2,000 problems: 0.0015, which is 0.15 points.
     """
     return -math.expm1(math.log1p(-_checks.inside("level", level)) / _checks.whole("n", n, 1))
-
-
-def draws_to_certify(rate: float, level: float = 0.95) -> int:
-    """How many draws without a success show that the rate is below ``rate``: 2,995 for 1e-3 at 95 %."""
-    rate = _checks.inside("rate", rate)
-    return math.ceil(math.log1p(-_checks.inside("level", level)) / math.log1p(-rate))
 
 
 def bootstrap_means(
@@ -233,78 +209,3 @@ def within_variance(values: ArrayLike, strata: ArrayLike | None = None) -> float
     centred = x - (np.bincount(group, x) / sizes)[group]
     squares = np.bincount(group, centred * centred)
     return float((sizes / len(x) * squares / np.maximum(sizes - 1, 1)).sum())
-
-
-def pigeonhole_means(values: ArrayLike, rng: np.random.Generator, draws: int = 10_000) -> np.ndarray:
-    """Means of ``draws`` tables whose problems and runs are resampled independently (Owen 2007).
-
-    Few runs are its weak point: R - 1 degrees of freedom are not accounted for (``crossed_interval`` does), while the
-    interaction is counted about three times.
-
-    Args:
-        values: ``float[N, R]``, problem by run.
-        rng: the source of randomness.
-        draws: resamples.
-
-    Returns:
-        ``float64[draws]``.
-    """
-    table = _checks.numbers("values", values, ndim=2)
-    n, runs = table.shape
-    draws = _checks.whole("draws", draws, 1)
-    of_runs = rng.multinomial(runs, np.full(runs, 1 / runs), size=draws) / runs
-    out = np.empty(draws)
-    step = max(1, _BLOCK // n)
-    for at in range(0, draws, step):
-        weights = of_runs[at : at + step]
-        picked = rng.integers(n, size=(len(weights), n)) + n * np.arange(len(weights))[:, None]
-        counted = np.bincount(picked.ravel(), minlength=len(weights) * n).reshape(len(weights), n)
-        out[at : at + step] = ((counted @ table) * weights).sum(1) / n
-    return out
-
-
-def sign_flip_test(differences: ArrayLike, rng: np.random.Generator, draws: int = 10_000, side: Side = "two") -> float:
-    """p-value of "the paired differences are symmetric around 0", by flipping their signs.
-
-    All 2^m flips of the m non-zero differences if there are no more than ``draws`` of them, else ``draws`` random ones
-    and the estimate (1 + hits) / (1 + draws), which is itself a valid p-value.
-
-    Args:
-        differences: ``float[N]``, one a problem.
-        rng: the source of randomness.
-        draws: random flips.
-        side: ``two``; ``upper`` asks whether the mean is above 0, ``lower`` whether it is below.
-
-    Raises:
-        DreamEnvsError: for NaN, an empty input or another ``side``.
-    """
-    d = _checks.numbers("differences", differences, ndim=1)
-    _tail(0.95, side)
-    d, draws = d[d != 0], _checks.whole("draws", draws, 1)
-    if len(d) == 0:
-        return 1.0
-    slack = 1e-9 * float(np.abs(d).sum())  # equal sums, added up in another order
-    seen = float(d.sum())
-    exact = len(d) < 53 and 2 ** len(d) <= draws
-    total = 2 ** len(d) if exact else draws
-    hits, step = 0, max(1, _BLOCK // len(d))
-    for at in range(0, total, step):
-        size = min(step, total - at)
-        if exact:
-            flips = (np.arange(at, at + size)[:, None] >> np.arange(len(d))) & 1
-        else:
-            flips = rng.integers(2, size=(size, len(d)), dtype=np.int8)
-        sums = (2 * flips - 1) @ d
-        sums, bar = (np.abs(sums), abs(seen)) if side == "two" else (sums, seen) if side == "upper" else (-sums, -seen)
-        hits += int((sums >= bar - slack).sum())
-    return hits / total if exact else (1 + hits) / (1 + total)
-
-
-def mcnemar_exact(gained: int, lost: int) -> float:
-    """Two-sided exact McNemar test: as many problems gained as lost, given their sum.  6 against 0: p = 0.031."""
-    from scipy.special import bdtr
-
-    gained, lost = _checks.whole("gained", gained, 0), _checks.whole("lost", lost, 0)
-    if gained + lost == 0:
-        return 1.0
-    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))

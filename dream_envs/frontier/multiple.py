@@ -13,24 +13,9 @@ from numpy.typing import ArrayLike
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import _checks
-from dream_envs.frontier.intervals import within_variance
 
 #: A problem is certified only if the trained model's rate is above this many times the base's.
 RHO = 32.0
-
-
-def holm(p: ArrayLike) -> np.ndarray:
-    """Holm's adjusted p-values, ``float64[N]``: reject where <= alpha (family-wise error).
-
-    Raises:
-        DreamEnvsError: for an empty input, NaN, or values outside [0, 1].
-    """
-    raw = _checks.numbers("p", p, 0, 1, ndim=1)
-    order = np.argsort(raw, kind="stable")
-    raised = np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1))
-    out = np.empty(len(raw))
-    out[order] = np.minimum(raised, 1.0)
-    return out
 
 
 def benjamini_hochberg(p: ArrayLike) -> np.ndarray:
@@ -137,61 +122,3 @@ def certified(
     p = np.atleast_1d(ratio_p_value(base_c, base_n, trained_c, trained_n, rho))
     adjusted = benjamini_hochberg(p)
     return Certified(p, adjusted, adjusted <= _checks.inside("fdr", fdr))
-
-
-def paired_p_values(scores: ArrayLike, strata: ArrayLike | None = None) -> np.ndarray:
-    """One-sided p-values of "entry i is not better than entry j", from scores on the same problems.
-
-    Normal approximation of the paired difference, variance within strata.  Meant for hundreds of problems and more.
-
-    Args:
-        scores: ``float[N, M]``, problem by entry.
-        strata: N labels (families).
-
-    Returns:
-        ``float64[M, M]``, small where row i is better than column j; 1 on the diagonal.
-
-    Raises:
-        DreamEnvsError: for NaN or fewer than two problems.
-    """
-    from scipy.special import ndtr
-
-    table = _checks.numbers("scores", scores, ndim=2)
-    n, entries = table.shape
-    if n < 2:
-        raise DreamEnvsError(f"scores has shape {table.shape}: at least two problems")
-    p = np.ones((entries, entries))
-    for i in range(entries):
-        for j in range(i):
-            d = table[:, i] - table[:, j]
-            se = (within_variance(d, strata) / n) ** 0.5
-            z = d.mean() / se if se > 0 else np.sign(d.mean()) * np.inf if d.any() else 0.0
-            p[i, j], p[j, i] = ndtr(-z), ndtr(z)
-    return p
-
-
-def rank_intervals(p: ArrayLike, level: float = 0.95) -> np.ndarray:
-    """For each entry the ranks that cannot be ruled out, all of them right together with probability ``level``.
-
-    The M (M - 1) one-sided pairwise tests are adjusted by Holm; an entry's best rank is 1 + how many are shown to be
-    better, its worst M - how many are shown to be worse.
-
-    Args:
-        p: ``float[M, M]``, p[i, j] of "i is not better than j" (``paired_p_values``); the diagonal is not read.
-        level: simultaneous confidence.
-
-    Returns:
-        ``int64[M, 2]``: best and worst rank, 1 is the top.
-
-    Raises:
-        DreamEnvsError: for a table that is not square, NaN, or values outside [0, 1].
-    """
-    raw = _checks.numbers("p", p, 0, 1, ndim=2)
-    entries = len(raw)
-    if raw.shape != (entries, entries):
-        raise DreamEnvsError(f"p has shape {raw.shape}: one row and one column for each entry")
-    alpha, better = 1 - _checks.inside("level", level), np.zeros((entries, entries), dtype=bool)
-    off = ~np.eye(entries, dtype=bool)
-    if entries > 1:
-        better[off] = holm(raw[off]) <= alpha
-    return np.stack([1 + better.sum(0), entries - better.sum(1)], axis=1).astype(np.int64)

@@ -11,7 +11,6 @@ like Beta(0.45, 1.3).  A base with a much heavier tail (a ratio per doubling abo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -263,58 +262,6 @@ def table(
     return [simulate(change, rng, world, k, repetitions, draws) for change in changes]
 
 
-def power(
-    rng: np.random.Generator,
-    n: int = 2000,
-    gained: float = 2.35,
-    lost: float = 0.0,
-    k: int = 8192,
-    *,
-    sharpen: float = 0.0,
-    families: int = 20,
-    margin: float = 0.0,
-    repetitions: int = 200,
-    draws: int = 1000,
-) -> dict[str, Any]:
-    """How often the lower bound of FG* clears ``margin`` points.
-
-    Args:
-        rng: the source of randomness.
-        n: problems.
-        gained: true points gained.
-        lost: true points lost.
-        k: the largest base budget, a multiple of 8.
-        sharpen: shift of all other logits.
-        families: of equal size.
-        margin: 0 for "a gain at all", 0.5 for the word *Expansion*.
-        repetitions: simulated comparisons.
-        draws: bootstrap resamples of each.
-
-    Returns:
-        ``{"n", "gained", "lost", "sharpen", "k", "margin", "repetitions", "power", "low", "high"}``; low and high are
-        the 95 % Clopper-Pearson interval of ``power``.
-
-    Raises:
-        DreamEnvsError: for a k that is no multiple of 8, or an impossible world or change.
-    """
-    change = Change("", gained, lost, sharpen)
-    world = _checked(World(n=n, families=families), change)
-    if _checks.whole("k", k, 8) % 8:
-        raise DreamEnvsError(f"k={k}: a multiple of 8, since budgets down to k / 8 are compared")
-    margin = float(_checks.numbers("margin", margin, -100, 100, ndim=0))
-    budgets, hits = [k // 8, k // 4, k // 2, k], 0
-    for _ in range(_checks.whole("repetitions", repetitions, 1)):
-        evidence, _facts = draw(world, change, k, rng)
-        rows = gain.contributions(evidence, budgets)
-        resampled = iv.bootstrap_means(rows, rng, gain.pooled_strata(evidence.family), draws)
-        hits += gain.widened(rows, gain.points(resampled))[0] > margin
-    low, high = iv.clopper_pearson(hits, repetitions)
-    return {
-        "n": n, "gained": gained, "lost": lost, "sharpen": sharpen, "k": k, "margin": margin,
-        "repetitions": repetitions, "power": hits / repetitions, "low": float(low), "high": float(high),
-    }  # fmt: skip
-
-
 def _checked(world: World, change: Change) -> World:
     for name in ("n", "families", "arms", "trained_draws", "need", "loss_cap"):
         _checks.whole(name, getattr(world, name), 1)
@@ -330,46 +277,3 @@ def _checked(world: World, change: Change) -> World:
         _checks.numbers(name, getattr(change, name), 0, 100, ndim=0)
     _checks.numbers("sharpen", change.sharpen, -100, 100, ndim=0)
     return world
-
-
-def problems_needed(gain: float, churn: float, power: float = 0.8, level: float = 0.95) -> int:
-    """Problems that show a net gain of ``gain`` points if ``churn`` points change hands in all.
-
-    N = (z_a sqrt(churn) + z_b sqrt(churn - gain^2))^2 / gain^2, the paired normal formula (shares, not points),
-    two-sided against zero.  2 points of gain under 10 of churn need 1,960.  To clear a margin, put in
-    the gain above it.
-
-    Args:
-        gain: gained - lost, points, > 0.
-        churn: gained + lost, points, gain to 100.
-        power: probability of a significant result.
-        level: confidence of the interval.
-
-    Raises:
-        DreamEnvsError: for gain <= 0 or a churn below the gain.
-    """
-    delta = _checks.inside("gain", gain, 0, 100.0000001) / 100
-    psi = float(_checks.numbers("churn", churn, gain, 100, ndim=0)) / 100
-    z_a, z_b = _normal(1 - (1 - _checks.inside("level", level)) / 2), _normal(_checks.inside("power", power))
-    return math.ceil((z_a * math.sqrt(psi) + z_b * math.sqrt(max(psi - delta * delta, 0.0))) ** 2 / delta**2)
-
-
-def detectable_gain(n: int, churn: float, power: float = 0.8, level: float = 0.95) -> float:
-    """The smallest net gain, in points, that ``n`` problems show under ``churn`` points: about 2.8 sqrt(churn / n).
-
-    The inverse of ``problems_needed``; ``inf`` where even a gain equal to the churn would need more problems.
-    """
-    n, top = _checks.whole("n", n, 1), float(_checks.numbers("churn", churn, 1e-9, 100, ndim=0))
-    if problems_needed(top, top, power, level) > n:
-        return math.inf
-    low, high = 0.0, top
-    while high - low > 1e-9 * top:
-        middle = (low + high) / 2
-        low, high = (low, middle) if problems_needed(middle, top, power, level) <= n else (middle, high)
-    return high
-
-
-def _normal(share: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(share)

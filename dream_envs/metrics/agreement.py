@@ -13,22 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import _checks
-
-
-def contingency(a: Sequence[Hashable], b: Sequence[Hashable]) -> np.ndarray:
-    """``int64[L, L]``: how often the first rater said i and the second j, labels of both in one order.
-
-    Raises:
-        DreamEnvsError: for lists of different lengths, or empty ones.
-    """
-    if len(a) != len(b) or not len(a):
-        raise DreamEnvsError(f"ratings of {len(a)} and {len(b)} items: as many of each, at least one")
-    place = {label: i for i, label in enumerate(sorted({*a, *b}, key=repr))}
-    table = np.zeros((len(place), len(place)), dtype=np.int64)
-    np.add.at(table, ([place[x] for x in a], [place[x] for x in b]), 1)
-    return table
 
 
 def kappa(table: ArrayLike) -> np.ndarray:
@@ -43,28 +28,6 @@ def kappa(table: ArrayLike) -> np.ndarray:
         observed = np.trace(p, axis1=-2, axis2=-1)
         expected = (p.sum(-1) * p.sum(-2)).sum(-1)
         return np.where(expected < 1, (observed - expected) / (1 - expected), math.nan)
-
-
-def alpha(units: Sequence[Sequence[Hashable | None]]) -> float:
-    """Krippendorff's alpha for nominal labels, any number of raters, values missing.
-
-    Args:
-        units: for each item what the raters said; None is missing.  Items with fewer than two values do not count.
-
-    Returns:
-        1 (perfect) to below 0; nan if no item has two values or all values are the same.
-    """
-    kept = [Counter(x for x in unit if x is not None) for unit in units]
-    kept = [c for c in kept if c.total() >= 2]
-    total: Counter[Hashable] = Counter()
-    disagree = 0.0
-    for counts in kept:
-        m = counts.total()
-        total += counts
-        disagree += (m * m - sum(c * c for c in counts.values())) / (m - 1)
-    n = total.total()
-    expected = (n * n - sum(c * c for c in total.values())) / (n - 1) if n > 1 else 0.0
-    return 1.0 - disagree / expected if expected > 0 else math.nan
 
 
 def alpha_of_table(table: ArrayLike) -> np.ndarray:

@@ -93,19 +93,6 @@ def _aligned(p: Mapping[str, float], q: Mapping[str, float]) -> tuple[np.ndarray
     return found[0], found[1]
 
 
-def majority(answers: Sequence[Hashable | None], right: Hashable) -> float:
-    """Probability that the commonest answer is ``right``, ties broken evenly; None is no vote.
-
-    This is true majority voting: every draw counts.  (Counting each *distinct* answer once, or accepting either the
-    first answer or the commonest, is biased upwards.)
-    """
-    votes = Counter(a for a in answers if a is not None)
-    if not votes:
-        return 0.0
-    most = max(votes.values())
-    return (votes[right] == most) / sum(c == most for c in votes.values())
-
-
 # Texts
 
 
@@ -271,18 +258,6 @@ def vendi_of_kernel(kernel: ArrayLike, weights: ArrayLike | None = None) -> floa
             f"the similarity matrix has the eigenvalue {values[0]:.2g}: use a positive semi-definite one"
         )
     return math.exp(_spread(np.maximum(values, 0.0)))
-
-
-def effective_rank(embeddings: ArrayLike) -> float:
-    """Exp of the entropy of the normalised singular values of ``[n, d]`` embeddings, 1 to min(n, d).
-
-    Raises:
-        DreamEnvsError: for anything but a finite matrix that is not all 0.
-    """
-    values = np.linalg.svd(_checks.numbers("embeddings", embeddings, ndim=2), compute_uv=False)
-    if not values.sum() > 0:
-        raise DreamEnvsError("effective rank of embeddings that are all 0: there is no direction in them")
-    return math.exp(_spread(values / values.sum()))
 
 
 def _spread(shares: np.ndarray) -> float:
