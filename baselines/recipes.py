@@ -238,10 +238,10 @@ def train(
     if not frontier:
         return {"run": found, "frontier": None}
     from dream_envs.baselines.frontier import job as report
-    from dream_envs.runs import read_json
+    from dream_envs.frontier.schema import read_report
 
     where = out / "frontier"
     if not (where / "report.html").is_file():
         options = report.Options(size="mini", seed=f"recipe/{settings.seed}")
         report.run(job.base, str(out), where, cache, options, threads=threads, quiet=quiet)
-    return {"run": found, "frontier": read_json(where / "frontier.json")}
+    return {"run": found, "frontier": read_report(where)}

@@ -1,8 +1,8 @@
 """RLVR on problems that the base solves already: the learner of the flagship, with nothing new to learn from.
 
 A short GRPO run on a fixed list of problems whose base pass rate is high but not perfect.  It sharpens: what the base
-does most of the time it then does nearly always.  Whatever this arm solves, reinforcement with a verifier brings out of
-the base without a syllabus, so a claim to have gone past the base has to go past it too.
+does most of the time it then does nearly always.  Whatever this method solves, reinforcement with a verifier brings out
+of the base without a curriculum, so a claim to have gone past the base has to go past it too.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def rlvr(base: LocalAgent, tasks: Sequence[Task], family: TaskFamily, settings: 
     twin = base.snapshot()
     twin.model.requires_grad_(True)
     rows = RowConfig(
-        rows=settings.problems * settings.attempts + settings.review + settings.review % 2,
+        rows=settings.problems * settings.attempts,
         groups=settings.problems,
-        review=settings.review,
+        review=0,
         challenger_weight=0.0,
     )
     rule = GRPOSettings(lr=settings.lr, warmup=min(5, settings.steps), save_every=settings.steps + 1, rows=rows)

@@ -22,14 +22,15 @@ from dream_envs.baselines.frontier.elicited import Elicited, Model, load_model
 from dream_envs.baselines.frontier.job import Options, cache_folder, frontier, plan_of, progress
 from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Action, DreamEnvsError, Limits, Request, Task
-from dream_envs.frontier.arms import ARMS
+from dream_envs.frontier.methods import METHODS
+from dream_envs.frontier.schema import Report
 from dream_envs.frontier.suite import Suite
 from dream_envs.report.frontier_page import write_frontier
 from dream_envs.seeds import digest, stream
 
 #: Visible problems of the controls that train, their votes, and the random-reward run's steps.
 VISIBLE, VOTES, RANDOM_STEPS = 512, 16, 60
-#: The hardest level that the sharpened control votes on: the base's best arm still finds most answers there.
+#: The hardest level that the sharpened control votes on: the base's best method still finds most answers there.
 EDGE = 4
 
 
@@ -48,15 +49,15 @@ def aa(base: Model, suite: Suite, seed: str, out: Path) -> Model:
 def sharpened(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     """Fine-tuned on its own majority answers to visible problems that it mostly solves already."""
     tasks = _visible(suite, seed, lambda level: level <= EDGE)
-    arm = "forced" if suite.form else suite.arms[0]
-    agent = Elicited(suite, base).asker(ARMS[arm]).agent
+    name = "forced" if suite.form else suite.methods[0]
+    agent = Elicited(suite, base).method(METHODS[name]).agent
     votes = [Counter(row).most_common(1)[0][0] for row in _sampled(suite, agent, tasks, seed)]
     pairs = [(suite.messages(t), reply) for t, reply in zip(tasks, votes, strict=True)]
     return _saved("sharpened", fine_tune(base.engine, pairs, steps=50, lr=3e-4, seed=f"{seed}/sharpened", out=out), out)
 
 
 def random_reward(base: Model, suite: Suite, seed: str, out: Path) -> Model:
-    """The flagship loop, rewarded by coin tosses."""
+    """The flagship loop with a random reward."""
     from dream_envs.baselines.loops import dream
 
     settings = dream.Settings(arm="random_reward", seed=seed, base=base.name, steps=RANDOM_STEPS)
@@ -70,7 +71,7 @@ def format_only(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     tasks = _visible(suite, seed, lambda level: True)[:64]
     families = {s.family.name: s.family for s in suite.strata}
     rng = stream("control-format", suite.name, seed)
-    pairs = [(suite.messages(t), _answer(suite, families[t.family].guess(t, rng))) for t in tasks]
+    pairs = [(suite.messages(t), suite.written(families[t.family].guess(t, rng))) for t in tasks]
     tuned = fine_tune(base.engine, pairs, steps=8, lr=1e-4, seed=f"{seed}/format", batch=64, lora_rank=8, out=out)
     return _saved("format_only", tuned, out)
 
@@ -85,7 +86,7 @@ def guesser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
 def memoriser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     """The base with a table of the right answers to every problem that was published before (another seed)."""
     known = suite.problems("published", 5 * suite.mini)
-    table = {suite.messages(p.task)[0]["content"]: _answer(suite, p.task.answer) for p in known}
+    table = {suite.messages(p.task)[0]["content"]: suite.written(p.task.answer) for p in known}
     return msgspec.structs.replace(
         base,
         name="memoriser",
@@ -140,7 +141,7 @@ def run(
     *,
     threads: int = 1,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Report:
     """Make the control and report on it.
 
     Args:
@@ -198,10 +199,6 @@ def _sampled(suite: Suite, agent: Any, tasks: Sequence[Task], seed: str) -> list
     ]
     texts = [a.text for a in ask(agent, requests)]
     return [texts[i : i + VOTES] for i in range(0, len(texts), VOTES)]
-
-
-def _answer(suite: Suite, text: str) -> str:
-    return f"Answer: {text}" if suite.final_field else text
 
 
 def _saved(name: str, agent: LocalAgent, out: Path) -> Model:

@@ -12,8 +12,7 @@ from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.baselines.nano.judge_exam import likelihood, pairs, pairwise_exam
 from dream_envs.core import Task
 from dream_envs.envs.self_judge import SelfJudge
-from dream_envs.metrics.cards import judge_card
-from dream_envs.metrics.judge_records import records
+from dream_envs.metrics.cards import judge_card, records
 from dream_envs.rollout import read_episodes
 from dream_envs.seeds import stream
 

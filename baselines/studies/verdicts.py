@@ -9,49 +9,48 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dream_envs.baselines.frontier import controls, job
 from dream_envs.baselines.studies.study import into_readme
-from dream_envs.runs import read_json
+from dream_envs.frontier.schema import Report, read_report
 
 MARKS = ("<!-- frontier -->", "<!-- /frontier -->")
 _HEAD = ("model", "verdict", "FG*", "E", "S", "held-out FG*", "pass@1 gain", "certified", "base draws")
 
 
-def reports(runs: Sequence[Path], out: Path, seed: str) -> list[tuple[str, dict[str, Any]]]:
+def reports(runs: Sequence[Path], out: Path, seed: str) -> list[tuple[str, Report]]:
     """A mini report on every run, then on every control; those that are in ``out`` already are read."""
     found = []
     for run in runs:
         folder = out / f"run-{run.name}"
-        done = read_json(folder / "frontier.json")
+        done = read_report(folder) if (folder / "frontier.json").is_file() else None
         found.append(
             (run.name, done or job.run("nano/compose", str(run), folder, out / "cache", job.Options(seed=seed)))
         )
     for name in controls.CONTROLS:
         folder = out / f"control-{name}"
-        done = read_json(folder / "frontier.json")
+        done = read_report(folder) if (folder / "frontier.json").is_file() else None
         found.append((f"control: {name}", done or controls.run(name, folder, seed=seed, cache=out / "cache")))
     return found
 
 
-def table(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
+def table(found: Sequence[tuple[str, Report]]) -> str:
     """Markdown, a report a row; points of problems with 95 % intervals."""
     lines = ["| " + " | ".join(_HEAD) + " |", "| --- | --- |" + " ---: |" * (len(_HEAD) - 2)]
     for name, data in found:
-        head, gain, held = data["headline"], data["pass1"]["gain"], data["headline"]["held_out"]
+        head, gain, held = data.headline, data.pass1.gain, data.headline.held_out
         cells = [
             name.replace("_", "\\_"),
-            data["verdict"]["word"],
-            _interval(head["fg"], head["low"], head["high"]),
-            f"{head['e']:.1f}",
-            f"{head['s']:.1f}",
-            "-" if held is None else _interval(held["fg"], held["low"], held["high"]),
-            _interval(*(100 * gain[k] for k in ("mean", "low", "high"))),
-            str(len(data["certified"])),
-            f"{data['cost']['round_robin_draws'] + data['cost']['veto_draws']:,}",
+            data.verdict.word,
+            _interval(head.fg, head.low, head.high),
+            f"{head.e:.1f}",
+            f"{head.s:.1f}",
+            "-" if held is None else _interval(held.fg, held.low, held.high),
+            _interval(*(100 * (x or 0.0) for x in gain)),
+            str(len(data.certified)),
+            f"{data.cost.round_robin_draws + data.cost.second_stage_draws:,}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -56,4 +56,4 @@ def draw(agent: AgentLike, probes: ProbeSet, draws: int) -> Replies:
     if failed := sum(a.status != "ok" for a in actions):
         raise DreamEnvsError(f"{failed} of {len(actions)} probes have no reply: see to the engine and ask again")
     texts = [[a.text for a in actions[i : i + draws]] for i in range(0, len(actions), draws)]
-    return replies(texts, tasks=[p.task for p in probes.probes], family=[p.family for p in probes.probes])
+    return replies(texts, tasks=[p.task for p in probes.probes], families=[p.family for p in probes.probes])

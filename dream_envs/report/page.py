@@ -47,9 +47,10 @@ def write_report(run_dir: Path) -> Path:
 def render(run_dir: Path) -> str:
     """The page as text; see ``write_report``.  The folder of a Frontier Report gets that report's page."""
     if read.read_object(run_dir / "frontier.json").get("kind") == "frontier":
-        from dream_envs.report import frontier_page
+        from dream_envs.frontier.schema import read_report
+        from dream_envs.report.frontier_page import render_frontier
 
-        return frontier_page.render_frontier(frontier_page.fr.load(run_dir))
+        return render_frontier(read_report(run_dir))
     template, markup = load_template("report.html")
     content = _content(run_dir)
     for group in ("measured", "logged"):

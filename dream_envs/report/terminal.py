@@ -90,9 +90,10 @@ def show(run_dir: Path, console: Console) -> None:
     """
     run_dir = Path(run_dir)
     if read.read_object(run_dir / "frontier.json").get("kind") == "frontier":
-        from dream_envs.report import frontier_terminal
+        from dream_envs.frontier.schema import read_report
+        from dream_envs.report.frontier_terminal import show_frontier
 
-        frontier_terminal.show_frontier(frontier_terminal.fr.load(run_dir), console)
+        show_frontier(read_report(run_dir), console)
         return
     frontier, metrics = read.read_frontier(run_dir), read.read_metrics(run_dir)
     if slept := read.read_object(run_dir / "sleeping.json"):
