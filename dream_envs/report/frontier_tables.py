@@ -178,8 +178,8 @@ def _card_text(value: Any) -> str:
     if isinstance(value, tuple):
         return f"{probability(value[0])} [{probability(value[1])}, {probability(value[2])}]"
     if isinstance(value, list):
-        ends = [probability(value[i]) for i in (0, -1)] if value else [NONE]
-        return " → ".join(ends) + f" ({whole(len(value))} values)"
+        ends = value if len(value) < 2 else (value[0], value[-1])
+        return " → ".join(map(probability, ends)) + f" ({whole(len(value))} values)"
     if value is None:
         return NONE
     return whole(value) if float(value).is_integer() and abs(value) >= 1 else probability(value)
