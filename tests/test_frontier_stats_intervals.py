@@ -24,25 +24,18 @@ def binomial(n: int, p: float) -> np.ndarray:
 )
 def test_zero_of_n_table(n: int, exact: float, hundred: float) -> None:
     """The protocol's table: one-sided 95 %, and Bonferroni over 100 problems."""
-    assert iv.clopper_pearson(0, n, side="upper")[1] == pytest.approx(exact, rel=0.02)
-    assert iv.clopper_pearson(0, n, side="upper")[1] == pytest.approx(iv.rule_of_three(n), rel=1e-9)
-    assert iv.clopper_pearson(0, n, 1 - 0.05 / 100, "upper")[1] == pytest.approx(hundred, rel=0.02)
+    assert iv.upper_bound(0, n) == pytest.approx(exact, rel=0.02)
+    assert iv.upper_bound(0, n) == pytest.approx(iv.rule_of_three(n), rel=1e-9)
+    assert iv.rule_of_three(n, 1 - 0.05 / 100) == pytest.approx(hundred, rel=0.02)
 
 
-def test_rule_of_three_in_points() -> None:
-    assert 100 * iv.rule_of_three(2000) == pytest.approx(0.15, abs=0.001)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.integers(1, 30),
-    st.floats(0.001, 0.999),
-    st.sampled_from([0.8, 0.95]),
-    st.sampled_from(["two", "lower", "upper"]),
-)
-def test_clopper_pearson_never_covers_less(n: int, p: float, level: float, side: str) -> None:
-    low, high = iv.clopper_pearson(np.arange(n + 1), n, level, side)
-    assert binomial(n, p)[(low <= p) & (p <= high)].sum() >= level - 1e-9
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.floats(0.001, 0.999))
+def test_clopper_pearson_never_covers_less(n: int, p: float) -> None:
+    c = np.arange(n + 1)
+    low, high = iv.clopper_pearson(c, n)
+    for covered in ((low <= p) & (p <= high), p <= iv.upper_bound(c, n)):
+        assert binomial(n, p)[covered].sum() >= 0.95 - 1e-9
 
 
 @given(st.integers(1, 500), st.data())
@@ -61,8 +54,10 @@ def test_ends_are_ordered_and_move_with_c(n: int, data: st.DataObject) -> None:
         (lambda: iv.clopper_pearson(1, 0), "n holds 0"),
         (lambda: iv.clopper_pearson([], 4), "empty"),
         (lambda: iv.clopper_pearson(math.nan, 4), "nan"),
-        (lambda: iv.clopper_pearson(1, 4, 95), "level=95"),
-        (lambda: iv.clopper_pearson(1, 4, side="both"), "side='both'"),
+        (lambda: iv.upper_bound(5, 4), "c=5 of n=4"),
+        (lambda: iv.certified(3, 2, 4, 16), "base_c=3"),
+        (lambda: iv.certified(0, 8192, 17, 16), "c=17 of n=16"),
+        (lambda: iv.certified([0, 0], 8192, [4, 4, 4], 16), "do not go together"),
         (lambda: iv.rule_of_three(0), "n=0"),
         (lambda: iv.bootstrap_means([], stream("x")), "empty"),
         (lambda: iv.bootstrap_means([1.0, math.nan], stream("x")), "nan"),
@@ -149,3 +144,78 @@ def test_crossed_interval_covers(sd: tuple[float, float, float]) -> None:
         _, low, high = iv.crossed_interval(crossed(rng, 60, 4, sd))
         hits += low <= 0 <= high
     assert 0.92 <= hits / 400 <= 1.0
+
+
+# ------------------------------------------------------------------------------------------------ the certified list
+
+
+def test_certified_examples() -> None:
+    """4 of 16 against 0 of 8,192: 1.2e-5, certifiable among 2,000; against 0 of 1,024: 0.012, not."""
+    p = iv.ratio_p_value(0, [8192, 1024], 4, 16)
+    assert p == pytest.approx([1.2e-5, 0.012], rel=0.03)
+    assert p == pytest.approx([(512 / 8704) ** 4, (512 / 1536) ** 4], rel=1e-12)
+    trained = np.repeat([4, 0], [20, 1980])
+    assert iv.certified(0, 8192, trained, 16).chosen.sum() == 20
+    assert iv.certified(0, 1024, trained, 16).chosen.sum() == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 16), st.integers(0, 9000)), min_size=1, max_size=30))
+def test_the_list_is_the_textbook_procedure(counts: list[tuple[int, int]]) -> None:
+    """Benjamini and Hochberg's step up, as it is written in the paper."""
+    right, drawn = np.array(counts).T
+    found = iv.certified(0, drawn, right, 16)
+    p, m = sorted(found.p_value), len(counts)
+    assert found.chosen.sum() == max((i + 1 for i in range(m) if p[i] * m / (i + 1) <= 0.05 * (1 + 1e-12)), default=0)
+    assert max(found.p_value[found.chosen], default=0) <= min(found.p_value[~found.chosen], default=1)
+
+
+@given(st.integers(0, 16), st.integers(0, 40), st.integers(0, 5000))
+def test_ratio_test_is_the_conditional_binomial(c: int, base_c: int, more: int) -> None:
+    """By summing P(Binomial(t, s) = j) for j >= c in whole numbers."""
+    base_n = base_c + more
+    share = 32 * 16 / (32 * 16 + base_n)
+    t = c + base_c
+    tail = math.fsum(math.comb(t, j) * share**j * (1 - share) ** (t - j) for j in range(c, t + 1))
+    assert iv.ratio_p_value(base_c, base_n, c, 16) == pytest.approx(tail, rel=1e-6, abs=1e-12)
+
+
+@given(st.integers(1, 16), st.integers(0, 20), st.integers(21, 5000))
+def test_more_evidence_is_a_smaller_p(c: int, base_c: int, n: int) -> None:
+    p = iv.ratio_p_value(base_c, n, c, 16)
+    assert iv.ratio_p_value(base_c, n, c - 1, 16) >= p >= iv.ratio_p_value(base_c, n + 1, c, 16)
+    assert iv.ratio_p_value(base_c + 1, n, c, 16) >= p
+
+
+def test_nothing_drawn_certifies_nothing() -> None:
+    assert iv.ratio_p_value(0, 0, 16, 16) == 1.0
+    assert iv.ratio_p_value(0, 8192, 0, 16) == 1.0
+
+
+def pmf(n: int, p: float, top: int) -> np.ndarray:
+    return np.exp([
+        math.lgamma(n + 1) - math.lgamma(c + 1) - math.lgamma(n - c + 1) + c * math.log(p) + (n - c) * math.log1p(-p)
+        for c in range(min(n, top) + 1)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("base_n", [64, 1024, 8192])
+def test_the_ratio_test_keeps_its_size(base_n: int) -> None:
+    """At the edge of the hypothesis, p_T = 32 p_B: P(p-value <= alpha), summed over all counts, for binomial draws."""
+    top = 60
+    c, base_c = np.arange(17), np.arange(min(top, base_n) + 1)
+    p_value = iv.ratio_p_value(base_c[:, None], base_n, c, 16)
+    for base_p in (1e-5, 1e-4, 5e-4, 2e-3, 8e-3, 2e-2, 0.031):
+        joint = pmf(base_n, base_p, top)[:, None] * pmf(16, 32 * base_p, 16)
+        for alpha in (0.05, 0.01, 1e-3, 1e-5):
+            assert joint[p_value <= alpha].sum() <= alpha
+
+
+def test_a_base_that_stopped_counts_its_misses() -> None:
+    """First success in draw J goes in as 0 of J - 1: the size holds for that stopping rule too."""
+    c, j = np.arange(17), np.arange(1, 4001)
+    p_value = iv.ratio_p_value(0, j[:, None] - 1, c, 16)
+    for base_p in (1e-3, 4e-3, 1e-2, 3e-2):
+        stop = base_p * (1 - base_p) ** (j - 1)
+        joint = stop[:, None] * pmf(16, 32 * base_p, 16)
+        for alpha in (0.05, 1e-3):
+            assert joint[p_value <= alpha].sum() <= alpha
