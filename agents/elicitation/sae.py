@@ -52,15 +52,6 @@ class SparseAutoencoder:
             x = (torch.from_numpy(np.asarray(residuals, np.float32)) - self.mean) / self.size
             return _codes(x, self.encoder, self.bias, self.active).numpy()
 
-    def decoded(self, codes: np.ndarray) -> np.ndarray:
-        """``float32[N, D]`` of ``float[N, F]``."""
-        with torch.no_grad():
-            return (self.mean + self.size * (torch.from_numpy(codes) @ self.decoder)).numpy()
-
-    def direction(self, feature: int) -> np.ndarray:
-        """``float32[D]``: what one unit of this feature adds to the residual stream."""
-        return (self.size * self.decoder[feature]).numpy()
-
 
 def train(residuals: np.ndarray, settings: SaeSettings, seed: str) -> SparseAutoencoder:
     """A sparse autoencoder of these positions, ``float[N, D]``; the same arguments give the same weights.
