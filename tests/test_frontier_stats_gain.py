@@ -240,7 +240,7 @@ def runs(count: int, spread: float, *labels: Any) -> list[gain.Evidence]:
 
 def test_runs_that_differ_widen_the_recipe_only() -> None:
     alike, apart = (gain.across_runs(runs(5, s, "a"), stream("b"), draws=2000) for s in (0.0, 0.2))
-    assert alike.runs is not None and apart.runs is not None and apart.runs.count == 5
+    assert alike.runs is not None and apart.runs is not None and apart.runs.n == 5
     assert alike.runs.fg == alike.fg
     assert alike.runs.high - alike.runs.low == pytest.approx(alike.high - alike.low, rel=0.35)
     assert apart.runs.high - apart.runs.low > 2 * (apart.high - apart.low)

@@ -15,13 +15,7 @@ import numpy as np
 
 from dream_envs.agents.elicitation.attempts import Kinds, kinds, own_replies, pass_rates
 from dream_envs.agents.elicitation.critique import CritiqueSettings, critique_tune
-from dream_envs.agents.elicitation.sae import (
-    SaeSettings,
-    SparseAutoencoder,
-    by_activation,
-    by_attribution,
-    train,
-)
+from dream_envs.agents.elicitation.sae import SaeSettings, SparseAutoencoder, by_activation, by_attribution, train
 from dream_envs.agents.elicitation.steering import Steered, contrast_vector, gradient_vector, layers, residuals
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import Agent, DreamEnvsError, Task, TaskFamily
@@ -168,12 +162,7 @@ class Rlvr(RlvrSettings, frozen=True):
         return rlvr(base, dev, family, self, seed)
 
 
-MECHANISMS: dict[str, Mechanism] = {
-    "steering": Steering(),
-    "critique": Critique(),
-    "sae": Sae(),
-    "rlvr": Rlvr(),
-}
+MECHANISMS: dict[str, Mechanism] = {"steering": Steering(), "critique": Critique(), "sae": Sae(), "rlvr": Rlvr()}
 
 
 def some(dev: Sequence[Task], count: int, seed: str) -> list[Task]:

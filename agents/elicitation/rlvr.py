@@ -86,10 +86,7 @@ def rlvr(base: LocalAgent, tasks: Sequence[Task], family: TaskFamily, settings: 
     twin = base.snapshot()
     twin.model.requires_grad_(True)
     rows = RowConfig(
-        rows=settings.problems * settings.attempts,
-        groups=settings.problems,
-        review=0,
-        challenger_weight=0.0,
+        rows=settings.problems * settings.attempts, groups=settings.problems, review=0, challenger_weight=0.0
     )
     rule = GRPOSettings(lr=settings.lr, warmup=min(5, settings.steps), save_every=settings.steps + 1, rows=rows)
     with tempfile.TemporaryDirectory() as folder, quietly():

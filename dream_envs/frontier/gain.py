@@ -26,7 +26,7 @@ import numpy as np
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import checks
 from dream_envs.frontier import intervals as iv
-from dream_envs.frontier.schema import Curve, Headline, Part, Runs
+from dream_envs.frontier.schema import Curve, Headline, Part
 
 BUDGETS = (1024, 2048, 4096, 8192)
 #: The largest ratio of a geometric tail: above it the extrapolation would be noise.
@@ -235,7 +235,7 @@ def across_runs(
     influence = 100 * (tables[..., :4] @ _tail_gradient(tables.mean((0, 1))[:4]) - tables[..., 4])
     _, low, high = iv.crossed_interval(influence, pooled_strata(one.family))
     low, high = _opened(tables.mean(1), found.fg, low, high)
-    return msgspec.structs.replace(found, runs=Runs(fg=found.fg, low=low, high=high, count=len(evidence)))
+    return msgspec.structs.replace(found, runs=Part(fg=found.fg, low=low, high=high, n=len(evidence)))
 
 
 def _tail_gradient(e: np.ndarray) -> np.ndarray:

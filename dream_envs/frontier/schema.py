@@ -79,55 +79,30 @@ class Protocol(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """FG* and its interval, in percentage points, on ``n`` problems."""
+    """FG* and its interval, in percentage points, on ``n`` problems or over ``n`` training runs (new ones too)."""
 
     fg: Number
     low: Number
     high: Number
     n: Count
-
-
-class Runs(msgspec.Struct, frozen=True):
-    """FG* over ``count`` training runs and the crossed problem x run interval, in percentage points."""
-
-    fg: Number
-    low: Number
-    high: Number
-    count: Count
 
 
 class Headline(msgspec.Struct, frozen=True):
-    """FG* and what it is made of, in percentage points (100 = every problem).
+    """FG* and what it is made of, in percentage points (100 = every problem)."""
 
-    Attributes:
-        fg: FG* = 100 (E* - S).
-        low: lower end of the interval that resamples problems within families.
-        high: its upper end.
-        e: E at the largest budget, uncorrected.
-        e_star: E with the geometric tail taken off; may be negative.
-        s: problems lost.
-        persistence: E at the largest budget / E at half of it; None if the latter is 0.
-        by_budget: E by the number of base draws.
-        family_interval: the interval that resamples families; None with one family.
-        held_out: the same number on the held-out families alone; None if there are none.
-        runs: over several training runs; None for one checkpoint or two.
-        n: problems.
-        ratio: the tail's pooled ratio per doubling, 0 to 0.9.
-    """
-
-    fg: Number
-    low: Number
+    fg: Number  # FG* = 100 (E* - S)
+    low: Number  # the interval that resamples problems within families
     high: Number
-    e: Number
-    e_star: Number
-    s: Number
-    persistence: Number | None
-    by_budget: dict[str, Number]
-    family_interval: tuple[Number, Number] | None
-    held_out: Part | None
-    runs: Runs | None
+    e: Number  # at the largest budget, uncorrected
+    e_star: Number  # with the geometric tail taken off; may be negative
+    s: Number  # problems lost
+    persistence: Number | None  # E at the largest budget / E at half of it; None if the latter is 0
+    by_budget: dict[str, Number]  # E by the number of base draws
+    family_interval: tuple[Number, Number] | None  # resamples families; None with one family
+    held_out: Part | None  # the held-out families alone; None if there are none
+    runs: Part | None  # over several training runs; None for one or two
     n: Count
-    ratio: Number = 0.0
+    ratio: Number = 0.0  # the tail's pooled ratio per doubling, 0 to 0.9
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -189,44 +164,24 @@ class ExactProblem(msgspec.Struct, frozen=True):
 
 
 class ProblemRow(msgspec.Struct, frozen=True):
-    """One problem.
-
-    Attributes:
-        id: of the task.
-        family: its stratum.
-        prompt: as the family writes it.
-        level: difficulty in the family's unit.
-        eligible: whether it counts.
-        trained: right, samples of the trained model in its configuration.
-        trained_interval: 95 % Clopper-Pearson of its rate.
-        base: right, samples of the base in its own.
-        base_first: the base's first success in turn over its methods, 1-based; None: none in ``base_draws`` samples.
-        base_draws: 0 where the trained model is not reliable.
-        base_upper: one-sided 95 % upper bound of the base's rate.
-        second_stage: the second-stage method that solved it.
-        loss_first: the trained model's first success where the base is reliable, in ``loss_draws`` samples.
-        loss_draws: 0 where the base is not reliable.
-        certified: whether it is on the certified list.
-        chance: of a guess.
-        exact: where probabilities are known.
-    """
+    """One problem; samples of the base in turn are 0 where the trained model is not reliable, losses the same."""
 
     id: str
     family: str
     prompt: str
     level: Count
     eligible: bool
-    trained: Right
-    trained_interval: tuple[Number, Number]
-    base: Right
-    base_first: Count | None
+    trained: Right  # in its configuration
+    trained_interval: tuple[Number, Number]  # 95 % Clopper-Pearson
+    base: Right  # in its own configuration
+    base_first: Count | None  # the first success in turn over its methods, 1-based; None: none in ``base_draws``
     base_draws: Count
-    base_upper: Number
-    second_stage: str | None
-    loss_first: Count | None
+    base_upper: Number  # one-sided 95 % upper bound of the base's rate
+    second_stage: str | None  # the second-stage method that solved it
+    loss_first: Count | None  # the trained model's first success where the base is reliable
     loss_draws: Count
     certified: bool
-    chance: Number
+    chance: Number  # of a guess
     exact: ExactProblem | None
 
 

@@ -26,8 +26,6 @@ Units = Literal["words", "characters"]
 MAX_UNITS = 512
 #: A Vendi score of more different texts takes minutes.
 MAX_TEXTS = 4096
-_ORDERS = (1, 2, 3, 4)
-_CELLS = 4_000_000
 
 
 def histogram(labels: Iterable[str]) -> dict[str, float]:
@@ -108,44 +106,21 @@ def gram_kernel(texts: Sequence[str], units: Units) -> np.ndarray:
     A text shorter than n counts as one n-gram, so that equal texts always have 1 and an empty text 0 with all others.
     Of each text the first ``MAX_UNITS`` units are compared.
     """
+    from scipy.sparse import csr_array
+
     rows = [tokens_of(t, units)[:MAX_UNITS] for t in texts]
     kernel = np.zeros((len(rows), len(rows)))
-    for order in _ORDERS:
-        kernel += _cosine(*_grams(rows, order), len(rows))
-    np.fill_diagonal(kernel, float(len(_ORDERS)))
-    return kernel / len(_ORDERS)
-
-
-def _grams(rows: Sequence[Sequence[str]], order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every n-gram as (row it is in, its number); a row that is shorter is one n-gram."""
-    places: dict[tuple[str, ...], int] = {}
-    where: list[int] = []
-    sizes: list[int] = []
-    for row in rows:
-        size = min(order, len(row))
-        grams = [tuple(row[k : k + size]) for k in range(len(row) - size + 1)] if size else [()]
-        where += [places.setdefault(g, len(places)) for g in grams]
-        sizes.append(len(grams))
-    return np.repeat(np.arange(len(rows)), sizes), np.array(where)
-
-
-def _cosine(owner: np.ndarray, gram: np.ndarray, n: int) -> np.ndarray:
-    """Cosine similarity of rows by their n-gram counts, right off the diagonal."""
-    width = int(gram.max()) + 1
-    cells, counts = np.unique(owner * width + gram, return_counts=True)
-    owner, gram, values = cells // width, cells % width, counts.astype(np.float64)
-    values /= np.sqrt(np.bincount(owner, values**2, minlength=n))[owner]
-    shared = np.bincount(gram, minlength=width) > 1  # most n-grams of varied texts are in one text only
-    number = np.cumsum(shared) - 1
-    keep = shared[gram]
-    owner, gram, values = owner[keep], number[gram[keep]], values[keep]
-    kernel, step = np.zeros((n, n)), max(1, _CELLS // n)
-    for at in range(0, int(number[-1]) + 1, step):
-        inside = (gram >= at) & (gram < at + step)
-        block = np.zeros((n, min(step, int(number[-1]) + 1 - at)))
-        block[owner[inside], gram[inside] - at] = values[inside]
-        kernel += block @ block.T
-    return kernel
+    for order in (1, 2, 3, 4):
+        places: dict[tuple[str, ...], int] = {}
+        counted = [Counter(tuple(row[k : k + order]) for k in range(max(1, len(row) - order + 1))) for row in rows]
+        columns = [places.setdefault(gram, len(places)) for counts in counted for gram in counts]
+        lengths = np.array([math.sqrt(sum(c * c for c in counts.values())) for counts in counted])
+        sizes = np.array([len(counts) for counts in counted])
+        values = np.array([c for counts in counted for c in counts.values()]) / np.repeat(lengths, sizes)
+        table = csr_array((values, columns, np.concatenate([[0], np.cumsum(sizes)])), shape=(len(rows), len(places)))
+        kernel += (table @ table.T).toarray()
+    np.fill_diagonal(kernel, 4.0)
+    return kernel / 4
 
 
 def vendi(texts: Sequence[str], units: Units) -> float:

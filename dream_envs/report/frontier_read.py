@@ -80,7 +80,7 @@ def headline(data: Report) -> str:
         f"held-out families {held}",
         f"N={h.n:,}",
     ]
-    return " · ".join(told if h.runs is None else [*told, f"runs={h.runs.count:,}"])
+    return " · ".join(told if h.runs is None else [*told, f"runs={h.runs.n:,}"])
 
 
 class FamilyFigures(NamedTuple):

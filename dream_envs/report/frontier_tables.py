@@ -24,11 +24,7 @@ def tiles(data: Report) -> list[tuple[str, str, str]]:
         part = f"FG* {fr.bracket(h.held_out.low, h.held_out.high)} on {whole(h.held_out.n)} problems of families"
         held = ("Held-out families", fr.signed(h.held_out.fg), f"{part} that were never shown")
     return [
-        (
-            "FG*, points of problems",
-            fr.signed(h.fg),
-            f"95 % interval {fr.bracket(h.low, h.high)}, problems resampled",
-        ),
+        ("FG*, points of problems", fr.signed(h.fg), f"95 % interval {fr.bracket(h.low, h.high)}, problems resampled"),
         (
             "E, gained",
             fr.points(h.e),
