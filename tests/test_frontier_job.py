@@ -94,7 +94,7 @@ def test_the_base_against_itself(base, tmp_path):
 
 @pytest.mark.parametrize("name", ["guesser", "memoriser"])
 def test_wrapped_controls_gain_nothing(base, tmp_path, name):
-    made = controls.CONTROLS[name].make(base, small(), "0", tmp_path)
+    made = controls.CONTROLS[name](base, small(), "0", tmp_path)
     data = report(tmp_path, made, base)
     assert abs(data.headline.fg) < 0.3 and made.identity != base.identity
     if name == "memoriser":

@@ -130,27 +130,17 @@ class TwoTurns:
     def act(self, requests: Sequence[Any]) -> list[Any]:
         """Two batched calls; tokens of both are counted."""
         opened = ask(self.agent, requests)
-        again = [
-            msgspec.structs.replace(
-                r,
-                messages=[
-                    *r.messages,
-                    {"role": "assistant", "content": a.text},
-                    {"role": "user", "content": self.followup},
-                ],
-                seed=digest("second-turn", r.seed),
-            )
-            for r, a in zip(requests, opened, strict=True)
-        ]
+        last, again = {"role": "user", "content": self.followup}, []
+        for r, a in zip(requests, opened, strict=True):
+            messages = [*r.messages, {"role": "assistant", "content": a.text}, last]
+            again.append(msgspec.structs.replace(r, messages=messages, seed=digest("second-turn", r.seed)))
         return [_both(a, b) for a, b in zip(opened, ask(self.agent, again), strict=True)]
 
 
 def _both(first: Any, second: Any) -> Any:
-    tokens = first.usage.completion_tokens + second.usage.completion_tokens
+    change, total = msgspec.structs.replace, first.usage.completion_tokens + second.usage.completion_tokens
     status = first.status if first.status != "ok" else second.status
-    return msgspec.structs.replace(
-        second, usage=msgspec.structs.replace(second.usage, completion_tokens=tokens), status=status
-    )
+    return change(second, usage=change(second.usage, completion_tokens=total), status=status)
 
 
 class _Late:

@@ -6,11 +6,11 @@ goes on where it was killed, and every report on the same base shares the base's
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -114,15 +114,9 @@ def frontier(
             drawn=sum(c.drawn for c in caches),
             departures=departures(plan.suite, specs, late, found),
         )
+        card, about = _curriculum(trained.run), {key: made[key] for key in ("commit", "versions")}
         data = report(
-            plan,
-            found,
-            sources,
-            retention=_retention(plan, found),
-            diversity=diversity,
-            curriculum=_curriculum(trained.run),
-            commit=made["commit"],
-            versions=made["versions"],
+            plan, found, sources, retention=_retention(plan, found), diversity=diversity, curriculum=card, **about
         )
     finally:
         for kept in caches:
@@ -221,7 +215,7 @@ def cache_folder(cache: Path | None) -> Path:
 
 def run(
     base: str,
-    trained: str,
+    trained: str | Callable[[Model], Model],
     out: Path,
     cache: Path | None = None,
     options: Options | None = None,
@@ -234,7 +228,7 @@ def run(
 
     Args:
         base: name or folder of the base.
-        trained: name or folder of the trained model, or of its run.
+        trained: name or folder of the trained model, or of its run; or what makes it of the base.
         out: the report's folder.
         cache: see ``cache_folder``.
         options: see ``Options``.
@@ -247,26 +241,20 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     keep_memory()
-    before, after = load_model(base, device), load_model(trained, device)
     with progress(quiet) as tick:
+        before = load_model(base, device)
+        after = load_model(trained, device) if isinstance(trained, str) else trained(before)
         data = frontier(before, after, out, cache_folder(cache), options, tick)
     write_frontier(out)
     return data
 
 
-class progress:
-    """A progress line a phase, with time left; nothing if ``quiet``."""
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Tick]:
+    """A progress line a phase; nothing if ``quiet``."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    def __init__(self, quiet: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, disable=quiet)
-
-    def __enter__(self) -> Tick:
-        self._bar.start()
-        task = self._bar.add_task("loading", total=None)
-        return lambda what, done, of: self._bar.update(task, description=what, completed=done, total=of)
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.stop()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, disable=quiet) as bar:
+        task = bar.add_task("loading", total=None)
+        yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of)

@@ -97,7 +97,7 @@ def support(
         draws: resamples.
 
     Returns:
-        (value, low, high) by name; None for a ratio of nothing (resamples in which it is one are left out).
+        By name; None for a ratio of nothing (resamples in which it is one are left out).
     """
     b, t = checks.numbers("base", base, 0, 1, ndim=1), checks.numbers("trained", trained, 0, 1, ndim=1)
     if len(b) != len(t):

@@ -102,10 +102,7 @@ def subsample(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
     Few and large groups only (held-out families and the others): with many small ones the rounding and the minimum of
     one would make some problems likelier to be followed than others, and the pooled share would be biased.
 
-    Args:
-        groups: ``int[M]``, the survivors' group.
-        count: how many; all where there are no more.
-        rng: the source of randomness.
+    ``groups``: ``int[M]``, the survivors' group; all are chosen where there are no more than ``count``.
     """
     chosen = np.zeros(len(groups), bool)
     if count >= len(groups):
@@ -119,10 +116,6 @@ def subsample(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
 
 def contributions(evidence: Evidence, budgets: Sequence[int] = BUDGETS) -> np.ndarray:
     """Each problem's share in E(k) for every budget, and in S.
-
-    Args:
-        evidence: N problems.
-        budgets: base draws k, ascending, none above ``evidence.cap``.
 
     Returns:
         ``float64[N, len(budgets) + 1]``: R_i^T 1[J_i > k] for each k (0 where solved in the second stage), then
@@ -164,11 +157,7 @@ def tail_corrected(e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     With the drops D0, D1, D2 between the four budgets, r = clip((D1 + D2) / (D0 + D1), 0, 0.9) and
     E* = E(last) - D2 r / (1 - r).  Not floored at 0: a floor would bias the mean upwards.
 
-    Args:
-        e: ``float64[..., 4]``, E at four budgets, each twice the one before; non-increasing.
-
-    Returns:
-        (E*, r), ``float64[...]`` each.
+    ``e``: ``float64[..., 4]``, E at four budgets, each twice the one before; returns (E*, r), ``float64[...]`` each.
     """
     pooled = e[..., 0] - e[..., 2]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -194,11 +183,7 @@ def headline(
     N, added by the square-and-add rule for a difference (Newcombe 1998; Zou and Donner 2008), so that [0, 0] is never
     told: 0 of 2,000 problems is [-0.15, +0.15] points.
 
-    Args:
-        evidence: N problems.
-        rng: the source of randomness.
-        budgets: four numbers of base draws, each twice the one before, none above ``evidence.cap``.
-        draws: bootstrap resamples.
+    ``budgets``: four numbers of base draws, each twice the one before, none above ``evidence.cap``.
     """
     budgets = _doublings(budgets)
     return _summarised(contributions(evidence, budgets), evidence, rng, budgets, draws)
@@ -215,11 +200,7 @@ def across_runs(
     linearised (it is homogeneous of degree one in E and S, so that the problems' influences average to FG* itself) and
     handed to ``intervals.crossed_interval``, which charges R - 1 degrees of freedom for the runs.
 
-    Args:
-        evidence: one entry a run; the same problems in the same order, with the same families.
-        rng: the source of randomness.
-        budgets: as for ``headline``.
-        draws: bootstrap resamples.
+    ``evidence``: one entry a run; the same problems in the same order, with the same families.
     """
     if not evidence:
         raise DreamEnvsError("no runs: at least one Evidence is needed")
@@ -297,12 +278,7 @@ def pooled_strata(family: np.ndarray) -> np.ndarray:
 def widened(table: np.ndarray, resampled: np.ndarray) -> tuple[float, float]:
     """Percentile interval, opened where E(last) or S is the same for all problems and so has no spread to resample.
 
-    Args:
-        table: ``float64[N, 5 or 7]`` contributions.
-        resampled: ``float64[draws]``, FG* of each resample.
-
-    Returns:
-        (low, high) in points; see ``headline`` for the rule.
+    ``table``: ``float64[N, 5 or 7]`` contributions; ``resampled``: ``float64[draws]``, FG* of each resample, in points.
     """
     return _opened(table, float(points(table.mean(0))), *iv.percentile(resampled))
 
@@ -334,13 +310,7 @@ def expansion_curve(evidence: Evidence, ks: Sequence[int], rng: np.random.Genera
     """E(k) in points, uncorrected for the tail, with 95 % intervals that resample problems within families.
 
     Where no gain is seen at k the upper end is that of 0 events in N, and where none of the followed problems was
-    solved the lower end allows for 0 events among those.
-
-    Args:
-        evidence: N problems.
-        ks: base draws, none above ``evidence.cap``.
-        rng: the source of randomness.
-        draws: resamples.
+    solved the lower end allows for 0 events among those.  No ``k`` is above ``evidence.cap``.
     """
     kept = np.ones(len(evidence), bool) if evidence.followed is None else evidence.followed
     stage = evidence.stage if evidence.followed is not None else 0
@@ -377,11 +347,6 @@ def verdict(headline: Headline, certified: int, pass1_gain_low: float) -> str:
       tail correction alone puts the upper bound below 0 in a tenth of simulated ones, which lost nothing.
     - ``Sharpening``: pass@1 rose significantly, and 0.5 points or less are inside the interval.
     - ``Inconclusive``: anything else, e.g. a gain that was not measured on held-out families.
-
-    Args:
-        headline: what was measured.
-        certified: number of certified problems (``intervals.certified``).
-        pass1_gain_low: lower bound of the pass@1 gain, any unit.
     """
     held_low = -math.inf if headline.held_out is None else headline.held_out.low
     if headline.low > MARGIN and certified >= CERTIFIED and held_low > 0:

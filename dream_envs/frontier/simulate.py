@@ -72,13 +72,8 @@ def first_success(p: np.ndarray, cap: int, rng: np.random.Generator) -> np.ndarr
 
     Whole rounds without a success are geometric; given the round, the method is categorical.
 
-    Args:
-        p: ``float64[N, A]`` success rates in [0, 1], method 0 is drawn first.
-        cap: draws after which to give up.
-        rng: the source of randomness.
-
-    Returns:
-        ``int64[N]``, 1-based; 0 = none within ``cap``.
+    ``p``: ``float64[N, A]`` success rates, method 0 is drawn first.  Returns ``int64[N]``, 1-based; 0 = none within
+    ``cap`` draws.
     """
     n, count = p.shape
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -97,16 +92,10 @@ def draw(world: World, change: Change, k: int, rng: np.random.Generator) -> tupl
 
     The trained model starts as the base's method 0 (its declared configuration): no change is an A/A comparison.
 
-    Args:
-        world: the base and the problems.
-        change: what training did to it.
-        k: base draws after which a problem is given up.
-        rng: the source of randomness.
-
     Returns:
-        The evidence, and facts: ``truth`` (expected points gained for ever, less points lost), ``base_draws`` and
-        ``loss_draws`` (per problem, after early stopping), ``base_pass1`` (method 0), ``base_pass1024`` (in turn) and
-        ``trained_pass1``.
+        The evidence with at most ``k`` base draws a problem, and facts: ``truth`` (expected points gained for ever,
+        less points lost), ``base_draws`` and ``loss_draws`` (per problem, after early stopping), ``base_pass1``
+        (method 0), ``base_pass1024`` (in turn) and ``trained_pass1``.
 
     Raises:
         DreamEnvsError: if the world has too few problems to gain or to lose.
