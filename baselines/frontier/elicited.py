@@ -37,23 +37,14 @@ SOLVABLE = 48
 
 
 class Model(msgspec.Struct):
-    """A model under report.
+    """A model under report."""
 
-    Attributes:
-        name: for the reader.
-        identity: what its draws are kept under: a hash of the weights.
-        agent: what is queried.
-        run: the run that trained it.
-        met: ids of problems that it met in training; the report draws others.
-        wrap: put around the agent of every method.
-    """
-
-    name: str
-    identity: str
-    agent: Agent
-    run: Path | None = None
-    met: frozenset[str] = frozenset()
-    wrap: Callable[[Agent], Agent] | None = None
+    name: str  # for the reader
+    identity: str  # what its draws are kept under: a hash of the weights
+    agent: Agent  # what is queried
+    run: Path | None = None  # the run that trained it
+    met: frozenset[str] = frozenset()  # ids of problems that it met in training; the report draws others
+    wrap: Callable[[Agent], Agent] | None = None  # put around the agent of every method
 
     @property
     def engine(self) -> LocalAgent:

@@ -39,38 +39,29 @@ MARGIN, CERTIFIED = 0.5, 10
 class Evidence:
     """What was drawn, one entry for each of N problems; arrays are checked and converted on construction.
 
-    Attributes:
-        reliable: ``float64[N]`` in [0, 1], the estimate of R_i^T = P(trained model is right in at least ``need`` of
-            ``n`` draws); with n = 16 draws simply 1[c >= 4].
-        first: ``int64[N]``, the 1-based draw of the base's first success in turn over its methods; 0 = none within
-            ``cap``, or never drawn because ``reliable`` is 0.
-        cap: base draws after which a problem without a success was given up.
-        second_stage: ``bool[N]``, a second-stage method solved it: the base counts as solving it at every budget.
-        base_reliable: ``float64[N]`` in [0, 1], the estimate of R_i^B in the base's best method.
-        trained_first: ``int64[N]``, the trained model's first success where ``base_reliable`` > 0; 0 = none within
-            ``loss_cap``.
-        loss_cap: trained draws after which a problem counts as lost.
-        family: ``int64[N]``, the stratum of each problem.
-        held_out: ``bool[N]``, whether its family was withheld from training.
-        followed: ``bool[N]``, of the problems that the base had not solved after ``stage`` draws those that were drawn
-            on up to ``cap``; None: all.  Others have ``first`` 0 beyond it.
-        stage: base draws that every reliable problem was given.
-
     Raises:
         DreamEnvsError: for arrays of different lengths, NaN, values outside their range, or N = 0.
     """
 
+    # ``float64[N]`` in [0, 1], the estimate of R_i^T = P(trained model is right in at least ``need`` of ``n`` draws);
+    # with n = 16 draws simply 1[c >= 4]
     reliable: np.ndarray
+    # ``int64[N]``, the 1-based draw of the base's first success in turn over its methods; 0 = none within ``cap``, or
+    # never drawn because ``reliable`` is 0
     first: np.ndarray
-    cap: int
+    cap: int  # base draws after which a problem without a success was given up
+    # ``bool[N]``, a second-stage method solved it: the base counts as solving it at every budget
     second_stage: np.ndarray
-    base_reliable: np.ndarray
+    base_reliable: np.ndarray  # ``float64[N]`` in [0, 1], the estimate of R_i^B in the base's best method
+    # ``int64[N]``, the trained model's first success where ``base_reliable`` > 0; 0 = none within ``loss_cap``
     trained_first: np.ndarray
-    loss_cap: int
-    family: np.ndarray
-    held_out: np.ndarray
+    loss_cap: int  # trained draws after which a problem counts as lost
+    family: np.ndarray  # ``int64[N]``, the stratum of each problem
+    held_out: np.ndarray  # ``bool[N]``, whether its family was withheld from training
+    # ``bool[N]``, of the problems that the base had not solved after ``stage`` draws those that were drawn on up to
+    # ``cap``; None: all.  Others have ``first`` 0 beyond it.
     followed: np.ndarray | None = None
-    stage: int = 0
+    stage: int = 0  # base draws that every reliable problem was given
 
     def __post_init__(self) -> None:
         cap, loss_cap = checks.whole("cap", self.cap, 1), checks.whole("loss_cap", self.loss_cap, 1)

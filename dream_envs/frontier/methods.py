@@ -23,33 +23,21 @@ How = Literal["sample", "forced", "cot_decoding", "two_turns", "mechanism"]
 
 
 class MethodSpec(msgspec.Struct, frozen=True):
-    """One way to elicit the base.
+    """One way to elicit the base."""
 
-    Attributes:
-        name: unique.
-        text: the method in words, for the report.
-        how: ``sample``; ``forced`` (only tokens that the completion's form allows); ``cot_decoding`` (branch on the
-            likeliest first tokens); ``two_turns`` (``followup`` is put after the first completion, and the second one
-            is graded); ``mechanism`` (a steered or trained copy of the base, made by ``agents.elicitation``).
-        temperature: of sampling, above 0.
-        top_p: nucleus, 1 is off.
-        min_p: least share of the likeliest token's probability, 0 is off.
-        shots: solved problems of the development set put in front, as earlier turns.
-        suffix: put after the prompt.
-        followup: the second user turn of ``two_turns``.
-        second_stage: applied only to survivors, at most ``protocol.SECOND_STAGE_DRAWS`` times each.
-    """
-
-    name: str
-    text: str
+    name: str  # unique
+    text: str  # the method in words, for the report
+    # ``sample``; ``forced`` (only tokens that the completion's form allows); ``cot_decoding`` (branch on the likeliest
+    # first tokens); ``two_turns`` (``followup`` is put after the first completion, and the second one is graded);
+    # ``mechanism`` (a steered or trained copy of the base, made by ``agents.elicitation``)
     how: How = "sample"
-    temperature: float = 1.0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    shots: int = 0
-    suffix: str = ""
-    followup: str = ""
-    second_stage: bool = False
+    temperature: float = 1.0  # of sampling, above 0
+    top_p: float = 1.0  # nucleus, 1 is off
+    min_p: float = 0.0  # least share of the likeliest token's probability, 0 is off
+    shots: int = 0  # solved problems of the development set put in front, as earlier turns
+    suffix: str = ""  # put after the prompt
+    followup: str = ""  # the second user turn of ``two_turns``
+    second_stage: bool = False  # applied only to survivors, at most ``protocol.SECOND_STAGE_DRAWS`` times each
 
     def messages(self, suite: Suite, task: Task, examples: Sequence[Task]) -> list[Message]:
         """The base's prompt; ``examples`` are solved development problems, the first ``shots`` are shown."""

@@ -28,32 +28,21 @@ Tick = Callable[[str, int, int], None]
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is fixed before anything is drawn.
+    """What is fixed before anything is drawn."""
 
-    Attributes:
-        suite: where the problems come from.
-        seed: label of the problems.
-        per_stratum: problems a stratum.
-        trained_draws: draws of the trained model (and of the base's best method) a problem; ``need`` right ones are
-            reliable.
-        need: see ``trained_draws``.
-        budget: the most draws of the base a problem; the tail correction looks at an eighth, a quarter and a half too.
-        stage: draws of the base that every problem gets where the trained model is reliable.
-        follow: how many of the problems that are unsolved then are drawn on up to ``budget``, see ``gain.subsample``.
-        loss_budget: the most draws of the trained model where the base is reliable.
-        dev: development problems a stratum, from which each model's best method is told (never counted).
-    """
-
-    suite: Suite
-    seed: str = "0"
-    per_stratum: int = 20
+    suite: Suite  # where the problems come from
+    seed: str = "0"  # label of the problems
+    per_stratum: int = 20  # problems a stratum
+    # draws of the trained model (and of the base's best method) a problem; ``need`` right ones are reliable
     trained_draws: int = 16
-    need: int = 4
+    need: int = 4  # see ``trained_draws``
+    # the most draws of the base a problem; the tail correction looks at an eighth, a quarter and a half too
     budget: int = 1024
-    stage: int = 128
+    stage: int = 128  # draws of the base that every problem gets where the trained model is reliable
+    # how many of the problems that are unsolved then are drawn on up to ``budget``, see ``gain.subsample``
     follow: int = 120
-    loss_budget: int = 1024
-    dev: int = 4
+    loss_budget: int = 1024  # the most draws of the trained model where the base is reliable
+    dev: int = 4  # development problems a stratum, from which each model's best method is told (never counted)
 
     def budgets(self) -> tuple[int, ...]:
         """The four budgets of the tail correction."""
@@ -81,33 +70,21 @@ class EvaluatedModel(msgspec.Struct):
 
 
 class Measured(msgspec.Struct):
-    """All that was drawn; lists and arrays are by problem, in the order of ``problems``.
+    """All that was drawn; lists and arrays are by problem, in the order of ``problems``."""
 
-    Attributes:
-        problems: N problems.
-        eligible: ``bool[N]``, whether luck is ruled out.
-        trained: ``trained_draws`` draws of the trained model in its configuration.
-        base: as many of the base in its own.
-        configurations: names of the methods that base and trained model do best with on the development set.
-        followed: ``bool[N]``, whether the base's sequence was not given up at ``plan.stage``.
-        first: the base's sequence in turn; not drawn (``made`` 0) where the trained model is not reliable.
-        losses: the trained model's sequence where the base is reliable.
-        second_stage: which second-stage method solved it, or "".
-        second_stage_draws: draws of those.
-        unavailable: second-stage methods that the base gave nothing to work with, and why.
-    """
-
-    problems: list[Problem]
-    eligible: np.ndarray
-    trained: list[Count]
-    base: list[Count]
+    problems: list[Problem]  # N problems
+    eligible: np.ndarray  # ``bool[N]``, whether luck is ruled out
+    trained: list[Count]  # ``trained_draws`` draws of the trained model in its configuration
+    base: list[Count]  # as many of the base in its own
+    # names of the methods that base and trained model do best with on the development set
     configurations: dict[str, str]
-    followed: np.ndarray
+    followed: np.ndarray  # ``bool[N]``, whether the base's sequence was not given up at ``plan.stage``
+    # the base's sequence in turn; not drawn (``made`` 0) where the trained model is not reliable
     first: list[SampleSequence]
-    losses: list[SampleSequence]
-    second_stage: list[str]
-    second_stage_draws: int = 0
-    unavailable: dict[str, str] = {}
+    losses: list[SampleSequence]  # the trained model's sequence where the base is reliable
+    second_stage: list[str]  # which second-stage method solved it, or ""
+    second_stage_draws: int = 0  # draws of those
+    unavailable: dict[str, str] = {}  # second-stage methods that the base gave nothing to work with, and why
 
 
 def measure(

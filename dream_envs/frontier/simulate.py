@@ -30,18 +30,13 @@ IMPOSSIBLE, SHAPE, GAINED_RATE = 0.25, (0.45, 1.3), 0.4
 
 
 class World(msgspec.Struct, frozen=True):
-    """A base and a set of problems.
+    """A base and a set of problems."""
 
-    Attributes:
-        n: problems.
-        families: of equal size (+-1).
-        methods: elicitation methods of the base, drawn in turn; their logits vary around the problem's own (sd 1).
-        follow: of the problems unsolved after k / 64 base draws so many are drawn on (``gain.subsample``); 0: all.
-    """
-
-    n: int = 2000
-    families: int = 20
+    n: int = 2000  # problems
+    families: int = 20  # of equal size (+-1)
+    # elicitation methods of the base, drawn in turn; their logits vary around the problem's own (sd 1)
     methods: int = 8
+    # of the problems unsolved after k / 64 base draws so many are drawn on (``gain.subsample``); 0: all
     follow: int = 0
 
 

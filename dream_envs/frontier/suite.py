@@ -33,25 +33,15 @@ Draw = Callable[[np.random.Generator], Task]
 
 
 class Stratum(msgspec.Struct, frozen=True):
-    """Problems that are alike.
+    """Problems that are alike."""
 
-    Attributes:
-        name: unique in the suite.
-        family: checks the completions.
-        level: difficulty in the family's own unit.
-        kind: one of ``KINDS``.
-        held_out: no training on the suite's families can have met these problems, by construction.
-        practice: shown beside the others (retention, pass@1) and never counted.
-        draw: a problem from a generator; None draws ``family.generate(rng, level)``.
-    """
-
-    name: str
-    family: TaskFamily
-    level: int
-    kind: str
-    held_out: bool = False
-    draw: Draw | None = None
-    practice: bool = False
+    name: str  # unique in the suite
+    family: TaskFamily  # checks the completions
+    level: int  # difficulty in the family's own unit
+    kind: str  # one of ``KINDS``
+    held_out: bool = False  # no training on the suite's families can have met these problems, by construction
+    draw: Draw | None = None  # a problem from a generator; None draws ``family.generate(rng, level)``
+    practice: bool = False  # shown beside the others (retention, pass@1) and never counted
 
     def task(self, rng: np.random.Generator) -> Task:
         """One problem."""
@@ -66,32 +56,20 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Suite(msgspec.Struct, frozen=True):
-    """Strata, and how their problems are put.
+    """Strata, and how their problems are put."""
 
-    Attributes:
-        name: what the report calls it.
-        strata: all of them; those that luck could solve are shown and never counted.
-        methods: names of ``methods.METHODS`` that elicit the base, in the order of their turns.
-        second_stage: names of the second-stage methods.
-        instruction: put after every prompt; with ``final_field`` it asks for the line that is graded.
-        final_field: grade what stands after the last ``Answer:`` instead of the whole completion.
-        max_tokens: bound on a completion; 0: the family's own ``max_reply_tokens``.
-        mini: problems a stratum in the mini report; the standard report draws five times as many.
-        one_reply: every problem has one accepted completion, its ``answer``: a draw may stop at the first token that
-            leaves it.
-        form: what a completion's form allows, from the prompt alone: for each position the tokens that may stand
-            there; the ``forced`` methods need it.  None: there is no such form.
-    """
-
-    name: str
-    strata: tuple[Stratum, ...]
-    methods: tuple[str, ...]
-    second_stage: tuple[str, ...] = ()
-    instruction: str = ""
-    final_field: bool = False
-    max_tokens: int = 0
-    mini: int = 20
+    name: str  # what the report calls it
+    strata: tuple[Stratum, ...]  # all of them; those that luck could solve are shown and never counted
+    methods: tuple[str, ...]  # names of ``methods.METHODS`` that elicit the base, in the order of their turns
+    second_stage: tuple[str, ...] = ()  # names of the second-stage methods
+    instruction: str = ""  # put after every prompt; with ``final_field`` it asks for the line that is graded
+    final_field: bool = False  # grade what stands after the last ``Answer:`` instead of the whole completion
+    max_tokens: int = 0  # bound on a completion; 0: the family's own ``max_reply_tokens``
+    mini: int = 20  # problems a stratum in the mini report; the standard report draws five times as many
+    # every problem has one accepted completion, its ``answer``: a draw may stop at the first token that leaves it
     one_reply: bool = False
+    # what a completion's form allows, from the prompt alone: for each position the tokens that may stand there; the
+    # ``forced`` methods need it.  None: there is no such form.
     form: Callable[[str], list[list[str]]] | None = None
 
     def problems(self, seed: str, per_stratum: int, avoid: Collection[str] = ()) -> list[Problem]:

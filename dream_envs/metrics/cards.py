@@ -36,26 +36,17 @@ ENOUGH = 200
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """One verdict.
+    """One verdict."""
 
-    Attributes:
-        item: the prompt that was judged; of pairwise judgements, all candidates of one item are compared.
-        verdict: pointwise: the label given (``yes``, ``no``, ``3``).  Pairwise: the name of the better candidate, or
-            ``tie``.  Empty: the judge gave no verdict, which is counted and never read as a no.
-        truth: what the verdict should have been, in the same words; empty: not known.
-        first: pairwise: the candidate shown first; empty in pointwise judgements.
-        second: pairwise: the candidate shown second.
-        trial: number of the repetition of the same question.
-        control: pairwise: the candidate that is a null or constant output.  Pointwise: any word, if the judged text was
-            one.
-    """
-
-    item: str
+    item: str  # the prompt that was judged; of pairwise judgements, all candidates of one item are compared
+    # pointwise: the label given (``yes``, ``no``, ``3``).  Pairwise: the name of the better candidate, or ``tie``.
+    # Empty: the judge gave no verdict, which is counted and never read as a no.
     verdict: str
-    truth: str = ""
-    first: str = ""
-    second: str = ""
-    trial: int = 0
+    truth: str = ""  # what the verdict should have been, in the same words; empty: not known
+    first: str = ""  # pairwise: the candidate shown first; empty in pointwise judgements
+    second: str = ""  # pairwise: the candidate shown second
+    trial: int = 0  # number of the repetition of the same question
+    # pairwise: the candidate that is a null or constant output.  Pointwise: any word, if the judged text was one.
     control: str = ""
 
 
