@@ -241,9 +241,9 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     keep_memory()
+    before = load_model(base, device)
+    after = load_model(trained, device) if isinstance(trained, str) else trained(before)
     with progress(quiet) as tick:
-        before = load_model(base, device)
-        after = load_model(trained, device) if isinstance(trained, str) else trained(before)
         data = frontier(before, after, out, cache_folder(cache), options, tick)
     write_frontier(out)
     return data
