@@ -164,8 +164,7 @@ def test_every_arm_has_a_game_a_reward_and_its_judge() -> None:
 
 
 def test_the_cyclic_judge_is_flagged_and_an_honest_one_is_not() -> None:
-    from dream_envs.metrics.cards import judge_card
-    from dream_envs.metrics.judge_records import records
+    from dream_envs.metrics.cards import judge_card, records
 
     arm = study.ARMS["cyclic"]
     game = study._game(arm)

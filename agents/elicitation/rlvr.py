@@ -1,8 +1,8 @@
 """RLVR on problems that the base solves already: the learner of the flagship, with nothing new to learn from.
 
 A short GRPO run on a fixed list of problems whose base pass rate is high but not perfect.  It sharpens: what the base
-does most of the time it then does nearly always.  Whatever this arm solves, reinforcement with a verifier brings out of
-the base without a syllabus, so a claim to have gone past the base has to go past it too.
+does most of the time it then does nearly always.  Whatever this method solves, reinforcement with a verifier brings out
+of the base without a curriculum, so a claim to have gone past the base has to go past it too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from dream_envs.agents.training.collector import Collector
 from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner
 from dream_envs.agents.training.rows import RoleSettings, RowSettings
 from dream_envs.agents.training.sft import quietly
-from dream_envs.agents.training.sources import ReviewSettings
 from dream_envs.core import DreamEnvsError, Task, TaskFamily
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.curriculum.store import ChallengeStore
@@ -46,11 +45,7 @@ def rlvr(base: LocalAgent, tasks: Sequence[Task], family: TaskFamily, settings: 
         lr=settings.lr,
         warmup=min(5, settings.steps),
         save_every=settings.steps + 1,
-        rows=RowSettings(
-            settings.problems * settings.attempts + settings.review + settings.review % 2,
-            {"solver": RoleSettings(settings.problems)},
-        ),
-        review=ReviewSettings(settings.review, roles=("solver",)),
+        rows=RowSettings(roles={"solver": RoleSettings(settings.problems)}),
     )
     with tempfile.TemporaryDirectory() as folder, quietly():
         game, mixture = ChallengerSolver(family, solvers=settings.attempts), Mixture(0, 0, 0, dataset=settings.problems)

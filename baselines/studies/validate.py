@@ -21,16 +21,14 @@ import numpy as np
 import torch
 
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.baselines.frontier.elicited import Elicited, Model, by_arm, load_model
+from dream_envs.baselines.frontier.elicited import Elicited, Model, by_method, load_model
 from dream_envs.baselines.frontier.job import DRAWS, Options, plan_of
 from dream_envs.baselines.studies.grid import Row
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier import lottery
-from dream_envs.frontier.curve import expansion_curve
-from dream_envs.frontier.draws import Book, book_path
-from dream_envs.frontier.gain import Evidence
-from dream_envs.frontier.panels import exact_gain
-from dream_envs.frontier.protocol import Plan, Side, evidence, measure
+from dream_envs.frontier.draws import SampleCache, cache_path
+from dream_envs.frontier.gain import Evidence, expansion_curve, subsample
+from dream_envs.frontier.protocol import EvaluatedModel, Plan, evidence, measure
+from dream_envs.frontier.sections import exact_gain
 from dream_envs.frontier.simulate import first_success
 from dream_envs.frontier.suite import Problem
 from dream_envs.runs import read_json, write_json
@@ -76,12 +74,12 @@ class Truth:
         problems = plan.suite.problems("truth", TRUTH)
         allowed = plan.suite.eligible(problems, plan.budget)
         self.problems = [p for p in problems if allowed[p.stratum]]
-        self.base = by_arm(plan.suite, self.problems, base, methods)
+        self.base = by_method(plan.suite, self.problems, base, methods)
 
     def gain(self, trained: Model, configuration: str) -> float:
         """E at the largest budget, in percentage points; every stratum counts alike, as in a report."""
         mine = [a for a in self.methods if a.name == configuration]
-        configured = by_arm(self.plan.suite, self.problems, trained, mine)[0]
+        configured = by_method(self.plan.suite, self.problems, trained, mine)[0]
         each = exact_gain(self.plan, self.base, configured, self.plan.budget)
         strata = np.array([p.stratum for p in self.problems])
         return 100 * float(np.mean([each[strata == s].mean() for s in np.unique(strata)]))
@@ -98,18 +96,18 @@ def pair(plan: Plan, base: Model, trained: Model, arms: Sequence[Any], cache: Pa
     """One report's E with its interval, and the configuration that the trained model was measured in."""
     sides = []
     for model, side in ((base, "base"), (trained, "trained")):
-        path = book_path(cache, base.identity, DRAWS, "validate") if side == "base" else None
+        path = cache_path(cache, base.identity, DRAWS, "validate") if side == "base" else None
         elicited = Elicited(plan.suite, model)
         elicited.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in _problems(plan)}
-        sides.append(Side(Book(path, side), [elicited.asker(a) for a in arms]))
+        sides.append(EvaluatedModel(SampleCache(path, side), [elicited.method(a) for a in arms]))
     try:
         found = measure(plan, sides[0], sides[1])
     finally:
         for side_ in sides:
-            side_.book.close()
+            side_.cache.close()
     facts, _ = evidence(plan, found)
     curve = expansion_curve(facts, [plan.budget], stream("validate", plan.seed, trained.name))
-    return {k: curve[k][0] for k in ("e", "low", "high")}, found.configurations["trained"]
+    return {"e": curve.mean[0], "low": curve.low[0], "high": curve.high[0]}, found.configurations["trained"]
 
 
 def _problems(plan: Plan) -> list[Problem]:
@@ -157,13 +155,13 @@ def simulated(truth: Truth, agent: LocalAgent, settings: Way) -> dict[str, Any]:
     """Coverage of E's interval when reports are repeated with draws from the exact probabilities."""
     plan, trained = truth.plan, Model("between", "between", agent)
     mine = [a for a in truth.methods if a.name == "forced"]
-    configured = by_arm(plan.suite, truth.problems, trained, mine)[0]
+    configured = by_method(plan.suite, truth.problems, trained, mine)[0]
     pool, exact, held = np.array([p.stratum for p in truth.problems]), truth.gain(trained, "forced"), 0
     for i in range(settings.repetitions):
         rng = stream("validate-simulated", settings.share, i)
         facts = _drawn(plan, pool, np.exp(truth.base).T, np.minimum(np.exp(configured), 1), rng)
         curve = expansion_curve(facts, [plan.budget], rng, 1000)
-        held += int(curve["low"][0] <= exact <= curve["high"][0])
+        held += int(curve.low[0] <= exact <= curve.high[0])
     return {"held": held, "reports": settings.repetitions}
 
 
@@ -177,7 +175,7 @@ def _drawn(plan: Plan, pool: np.ndarray, base: np.ndarray, trained: np.ndarray, 
     followed = ~left
     held = np.array([plan.suite.strata[s].held_out for s in pool[at]], dtype=int)
     if left.any():
-        followed[left] = lottery.pick(held[left], plan.follow, rng)
+        followed[left] = subsample(held[left], plan.follow, rng)
     none = np.zeros(len(at))
     seen = np.where(followed, first, 0)
     lots = None if followed.all() else followed

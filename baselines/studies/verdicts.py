@@ -15,7 +15,7 @@ import msgspec
 from dream_envs.baselines.frontier import controls, job
 from dream_envs.baselines.studies.grid import Row, markdown
 from dream_envs.core import DreamEnvsError
-from dream_envs.runs import read_json
+from dream_envs.frontier.schema import read_report
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ def run(settings: Reported, seed: str, out: Path) -> None:
 
 def score(folder: Path) -> dict[str, Any]:
     """The report's data."""
-    return {"report": read_json(folder / "frontier.json")}
+    return {"report": read_report(folder)}
 
 
 def table(rows: Sequence[Row], out: Path) -> str:
@@ -64,18 +64,18 @@ def table(rows: Sequence[Row], out: Path) -> str:
     lines = []
     for row in rows:
         data = row["report"]
-        head, gain, held = data["headline"], data["pass1"]["gain"], data["headline"]["held_out"]
+        head, gain, held = data.headline, data.pass1.gain, data.headline.held_out
         lines.append(
             [
                 f"{row['name']}-{row['seed']}".replace("_", "\\_"),
-                data["verdict"]["word"],
-                _interval(head["fg"], head["low"], head["high"]),
-                f"{head['e']:.1f}",
-                f"{head['s']:.1f}",
-                "-" if held is None else _interval(held["fg"], held["low"], held["high"]),
-                _interval(*(100 * gain[k] for k in ("mean", "low", "high"))),
-                str(len(data["certified"])),
-                f"{data['cost']['round_robin_draws'] + data['cost']['veto_draws']:,}",
+                data.verdict.word,
+                _interval(head.fg, head.low, head.high),
+                f"{head.e:.1f}",
+                f"{head.s:.1f}",
+                "-" if held is None else _interval(held.fg, held.low, held.high),
+                _interval(*(100 * (x or 0.0) for x in gain)),
+                str(len(data.certified)),
+                f"{data.cost.round_robin_draws + data.cost.second_stage_draws:,}",
             ]
         )
     return markdown(_HEAD, lines)
