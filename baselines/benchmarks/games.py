@@ -45,7 +45,7 @@ class Guessing(msgspec.Struct, frozen=True):
 
 
 class GuessNumber:
-    r"""Number guessing on our core, with GEM's rules: a number in ``\boxed{}``, hints, an end when found or after 10."""
+    r"""Number guessing on our core, with GEM's rules: a number in ``\boxed{}``, hints, at most 10 guesses."""
 
     env_id, version = "bench/GuessNumber-v0", 0
     agents: tuple[str, ...] = ("player_0",)
