@@ -69,12 +69,12 @@ def test_works_are_measured_in_turn():
     assert median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]) == 2.0
 
 
-@pytest.mark.parametrize(("line", "kind"), [("gem 1 0", "PackageNotFoundError"), ("nonsense 1 0", "KeyError")])
-def test_the_peers_script_answers_in_an_interpreter_without_them(line, kind):
-    """Run by a bare interpreter: a peer that is missing is a reason, one line."""
-    given = [sys.executable, "-I", "-S", str(PEERS), *line.split()]
-    done = subprocess.run(given, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["error"].split(":")[0] == kind
+def test_the_peers_script_answers_in_an_interpreter_without_them():
+    """Run by a bare interpreter: every peer that is missing is a reason, one line each."""
+    given, asked = [sys.executable, "-I", "-S", str(PEERS)], "gem 1 0\ntextarena 1 1\nnonsense\n"
+    done = subprocess.run(given, input=asked, capture_output=True, text=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [a["error"].split(":")[0] for a in answers] == ["PackageNotFoundError"] * 2 + ["ValueError"]
 
 
 def test_peers_that_cannot_be_had_are_rows_with_the_reason(tmp_path, monkeypatch):
@@ -119,4 +119,4 @@ def test_a_profile_says_where_the_time_went():
     ]  # fmt: skip
     with model.Sampler() as sampler:
         time.sleep(0.5)
-    assert 5 <= sampler.seen.total() <= 30
+    assert 2 <= sampler.seen.total() <= 30

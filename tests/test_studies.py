@@ -126,7 +126,8 @@ def test_tables_and_differences_are_paired_by_seed() -> None:
     """Two seeds whose levels differ by far more than the settings do: only a paired difference sees the settings."""
     rows: list[grid.Row] = [
         {"name": "a_b", "seed": "0", "x": 0.9}, {"name": "a_b", "seed": "1", "x": 0.5},
-        {"name": "c", "seed": "1", "x": 0.401}, {"name": "c", "seed": "0", "x": 0.799}, {"name": "c", "seed": "2", "x": None},
+        {"name": "c", "seed": "1", "x": 0.401}, {"name": "c", "seed": "0", "x": 0.799},
+        {"name": "c", "seed": "2", "x": None},
     ]  # fmt: skip
     found = grid.difference(rows, "a_b", "c", "x")
     assert found is not None and found[0] == pytest.approx(0.1) and 0.08 < found[1] < found[2] < 0.12
