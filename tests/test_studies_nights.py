@@ -1,4 +1,4 @@
-"""The study of nights: tiny runs, what methods differ in, answers from paired intervals; upward seeding in miniature."""
+"""The study of nights: tiny runs, what methods differ in, answers from paired intervals; upward seeding."""
 
 from __future__ import annotations
 
