@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Guessing(msgspec.Struct, frozen=True):
 
 
 class GuessNumber:
-    r"""Number guessing on our core, by GEM's rules: a number in ``\boxed{}``, hints, the end when found or after 10."""
+    r"""Number guessing on our core, with GEM's rules: a number in ``\boxed{}``, hints, at most 10 guesses."""
 
     env_id, version = "bench/GuessNumber-v0", 0
     agents: tuple[str, ...] = ("player_0",)
@@ -143,18 +144,38 @@ def guessing_by_rollout(episodes: int, folder: Path | None = None) -> None:
             assert out.path.read_bytes().count(b"\n") == episodes
 
 
-def ask(venv: Path, what: str, episodes: int, seeded: bool) -> dict[str, Any]:
-    """``seconds`` of a peer's work in the interpreter of this environment, or ``error``: a reason, not an exception."""
-    if problem := _prepare(venv):
-        return {"error": problem}
-    line = [str(_python(venv)), str(Path(__file__).with_name("peers.py")), what, str(episodes), str(int(seeded))]
-    environment = {**os.environ, "PYTHONPATH": "", "MPLCONFIGDIR": str(venv)}
-    try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=True)
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return {"error": f"the peer gave no answer: {type(error).__name__}: {error}"[:200]}
+class Peers:
+    """The other suites in a process of their own interpreter; a failure to get one is a reason, not an exception."""
+
+    def __init__(self, venv: Path) -> None:
+        self.problem, self.process = _prepare(venv), None
+        if not self.problem:
+            line, pipe = [str(_python(venv)), str(Path(__file__).with_name("peers.py"))], subprocess.PIPE
+            own = {**os.environ, "PYTHONPATH": "", "MPLCONFIGDIR": str(venv)}
+            self.process = subprocess.Popen(
+                line, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=own
+            )
+
+    def ask(self, what: str, episodes: int, seeded: bool) -> dict[str, Any]:
+        """``seconds`` of this work, or ``error``."""
+        if self.process is None or self.process.stdin is None or self.process.stdout is None:
+            return {"error": self.problem}
+        alarm = threading.Timer(PATIENCE, self.process.kill)
+        alarm.start()
+        try:
+            print(what, episodes, int(seeded), file=self.process.stdin, flush=True)
+            found: dict[str, Any] = json.loads(self.process.stdout.readline())
+            return found
+        except (OSError, ValueError) as error:
+            return {"error": f"the peers' process ended, or gave no answer in {PATIENCE:.0f} s: {error}"}
+        finally:
+            alarm.cancel()
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
 
 
 def _python(venv: Path) -> Path:
@@ -184,20 +205,24 @@ def _prepare(venv: Path) -> str:
 
 def games(options: Options) -> list[Row]:
     """Episodes a second: number guessing, ours on the core and through a rollout, beside the peers."""
-    return [row for seeded in (False, True) for row in _against(options, seeded)]
+    peers = Peers(Path(options.venv))
+    try:
+        return [row for seeded in (False, True) for row in _against(peers, options, seeded)]
+    finally:
+        peers.close()
 
 
-def _against(options: Options, seeded: bool) -> list[Row]:
+def _against(peers: Peers, options: Options, seeded: bool) -> list[Row]:
     """The core in both ways of drawing, and the rollout in the seeded one."""
-    count, rounds, venv = options.pick(500, 5000, 20000), options.pick(3, 7, 11), Path(options.venv)
-    reasons = {what: str(ask(venv, what, 10, seeded).get("error", "")) for what in NAMES}
+    count, rounds = options.pick(500, 5000, 20000), options.pick(3, 7, 11)
+    reasons = {what: str(peers.ask(what, 10, seeded).get("error", "")) for what in NAMES}
     ours: dict[str, Callable[[], Any]] = {"on the core": lambda: guessing(count, seeded)}
     if seeded:
         ours["rolled out"] = lambda: guessing_by_rollout(count)
         ours["rolled out and recorded"] = lambda: guessing_by_rollout(count, options.folder())
 
     def work(what: str) -> Callable[[], float]:
-        return lambda: float(ask(venv, what, count, seeded)["seconds"])
+        return lambda: float(peers.ask(what, count, seeded)["seconds"])
 
     there = {what: work(what) for what, reason in reasons.items() if not reason}
     times = side_by_side({**ours, **there}, rounds)

@@ -1,7 +1,7 @@
 """Other suites' number guessing, timed in an interpreter of their own: run by ``games``, not imported by it.
 
-``peers.py WHAT EPISODES SEEDED`` (``gem 1000 1``) prints one line of JSON: ``{"seconds": ...}`` or ``{"error": ...}``.
-Nothing of ours is imported here.  An episode is two moves, a wrong number and then the right one.
+Reads lines ``WHAT EPISODES SEEDED`` (``gem 1000 1``) and answers each with one line of JSON: ``{"seconds": ...}`` or
+``{"error": ...}``.  Nothing of ours is imported here.  An episode is two moves, a wrong number and then the right one.
 """
 
 import importlib.metadata
@@ -68,11 +68,11 @@ WORKS: dict[str, Callable[[int, bool], float]] = {"gem": gem, "textarena_raw": t
 PACKAGES = {"gem": "gem-llm", "textarena_raw": "textarena", "textarena": "textarena"}
 
 
-def answer(what: str, episodes: str, seeded: str) -> dict[str, Any]:
-    """What is asked for: ``seconds``, or ``error``."""
+def answer(line: str) -> dict[str, Any]:
+    """What one line asks for: ``seconds``, or ``error``."""
     try:
+        what, episodes, seeded = line.split()
         version = importlib.metadata.version(PACKAGES[what])
-        WORKS[what](10, bool(int(seeded)))
         return {"version": version, "seconds": WORKS[what](int(episodes), bool(int(seeded)))}
     except Exception as error:  # any failure of a peer is a line in the table
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
@@ -80,4 +80,5 @@ def answer(what: str, episodes: str, seeded: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     out, sys.stdout = sys.stdout, sys.stderr  # what a peer prints goes to the error output
-    print(json.dumps(answer(*sys.argv[1:])), file=out)
+    for asked in sys.stdin:
+        print(json.dumps(answer(asked)), file=out, flush=True)
