@@ -6,6 +6,7 @@ on from its newest checkpoint and ends in the same weights.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import signal
 import sys
@@ -241,6 +242,7 @@ def train(
     watch = DiversityMonitor.of(
         ctx.eval, ctx.base, ctx.run.path / "metrics.jsonl", ctx.recipe.steps, ctx.rule.rows.play_every
     )
+    gc.freeze()  # every trainer collects garbage when it starts: what is there by now is none
     collector, learner = walk(ctx, watch, tick, save_every)
     tick("measuring", 0, 1, "")
     summary = measure(ctx, collector, learner, watch)

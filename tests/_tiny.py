@@ -1,64 +1,80 @@
-"""A practice that takes a second: few episodes, the nano base, numbers of its own (nothing depends on the defaults)."""
+"""A run that takes a second: few episodes, the nano base, numbers of its own (nothing depends on the defaults)."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from dream_envs.agents.training.grpo import GRPO, GRPOSettings, PolicySettings
-from dream_envs.agents.training.learners import learner as learner_named
-from dream_envs.agents.training.updates import Updates
 
-from dream_envs.agents.training.collector import Practice
+from dream_envs.agents.training.collector import Collector
 from dream_envs.agents.training.critic import CriticSettings
-from dream_envs.agents.training.rows import RowConfig
+from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner
+from dream_envs.agents.training.rows import RoleSettings, RowSettings
+from dream_envs.agents.training.sources import Demonstrations, ReviewSettings
+from dream_envs.agents.training.trl_adapter import Updates
 from dream_envs.curriculum import gates
-from dream_envs.curriculum.curriculum import Share, Syllabus
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import read_episodes
 from dream_envs.rewards.presets import challenger_solver
+from dream_envs.rewards.rounds import shared
 from dream_envs.runs import Follower, Run
 
-SETTINGS = GRPOSettings(lr=1e-3, warmup=1, save_every=2, rows=RowConfig(rows=48, groups=8, review=12))
-PPO_SETTINGS = PolicySettings(
-    **{name: getattr(SETTINGS, name) for name in ("lr", "warmup", "save_every")},
-    rows=RowConfig(rows=64, groups=12, review=12),
-    baseline="critic",
-    updates=Updates(epochs=2, minibatches=2),
-    critic=CriticSettings(lr=1e-2, hidden=8),
-)
+MIXTURE = Mixture(8, 3, 3)
+NUMBERS: dict[str, Any] = {
+    "lr": 1e-3, "warmup": 1, "save_every": 2, "review": ReviewSettings(count=12, roles=("solver",)),
+}  # fmt: skip
+SETTINGS = {
+    "grpo": LearnerSettings(**NUMBERS, rows=RowSettings(48, {"solver": RoleSettings(8)})),
+    "ppo": LearnerSettings(
+        **NUMBERS,
+        rows=RowSettings(64, {"solver": RoleSettings(12)}),
+        baseline="critic",
+        updates=Updates(epochs=2, minibatches=2),
+        critic=CriticSettings(lr=1e-2, hidden=8),
+    ),
+    "rae": LearnerSettings(**NUMBERS, baseline="rae"),
+}
 
 
-def practice(path: Path, *, share: Share | None = None, solvers: int = 4, seed: str = "tiny", **more: Any) -> Practice:
-    """A practice that writes into ``path`` (rank 0) and learns from its verifier."""
+def collector(
+    path: Path, *, mixture: Mixture = MIXTURE, solvers: int = 4, seed: str = "tiny", reward: Any = None, **more: Any
+) -> Collector:
+    """A collector that writes into ``path`` (rank 0) and learns from its verifier."""
     first = more.get("rank", 0) == 0
     path.mkdir(parents=True, exist_ok=True)
     store = ChallengeStore(path / "challenges.jsonl" if first else None)
     game = ChallengerSolver("composition", solvers=solvers, gate=gates.archive(store), family_args={"max_level": 6})
-    syllabus = Syllabus(game.family, share or Share(8, 3, 3), seed=seed, store=store)
+    curriculum = Curriculum(game, mixture, seed=seed, store=store)
     run = Run(path, {"test": "tiny"}) if first else Follower(path, {"test": "tiny"})
-    return Practice(game, syllabus, challenger_solver(), run, **more)
+    return Collector(game, curriculum, reward or shared(challenger_solver()), run, **more)
 
 
-def learner(**more: Any) -> GRPO:
-    """A learner on the nano base, on one thread."""
+def learner(name: str = "grpo", **more: Any) -> PolicyLearner:
+    """A learner on the nano base, on one thread; with this file's numbers where it has some."""
     torch.set_num_threads(1)
-    return GRPO("nano/compose", **{"settings": SETTINGS, "seed": "tiny", **more})
+    given = {"settings": SETTINGS.get(name, name), "sources": (Demonstrations(),), "seed": "tiny"}
+    return PolicyLearner("nano/compose", **{**given, **more})
 
 
-def named(name: str, **more: Any) -> GRPO:
-    """A learner of this name with the numbers of this file."""
-    torch.set_num_threads(1)
-    chosen = {"grpo": SETTINGS, "ppo": PPO_SETTINGS}
-    given = {"settings": chosen[name]} if name in chosen else {}
-    return learner_named(name, "nano/compose", **{**given, "seed": "tiny", **more})
+def close(env: Collector) -> None:
+    """Close the run's files."""
+    env.run.close()
+    env.curriculum.store.close()  # type: ignore[attr-defined]
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
     """A copy of all parameters."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def everything(made: PolicyLearner) -> dict[str, torch.Tensor]:
+    """The weights of the policy and of its value head, if it has one."""
+    head = weights(made.critic.head) if made.critic is not None else {}
+    return weights(made.engine.model) | {f"head.{k}": v for k, v in head.items()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -69,3 +85,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def texts(path: Path) -> list[tuple[int, list[str]]]:
     """What was said in each episode of a run, in the order of the file."""
     return [(e.index, [t.text for t in e.turns]) for e in read_episodes(path / "episodes.jsonl")]
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics."""
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The parts of PPO and RLOO against hand-worked numbers and brute force: advantages, values, heads, rows, mistakes."""
+"""The parts of PPO and RLOO against hand-worked numbers and brute force: advantages, values, heads, mistakes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("trl")
 
-from dream_envs.agents.training.grpo import GRPOSettings, PolicySettings
-from dream_envs.agents.training.learners import LEARNERS, learner
-from dream_envs.agents.training.updates import Updates
-from test_rows import RNG, episode, maker, told
-
 from dream_envs.agents.training.advantages import gae, leave_one_out, moments, whiten
 from dream_envs.agents.training.critic import FILE, Critic, CriticSettings, ValueHead, value_loss
-from dream_envs.agents.training.rows import RowConfig
+from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner, spec
+from dream_envs.agents.training.rows import RowSettings
+from dream_envs.agents.training.trl_adapter import Updates
 from dream_envs.core import DreamEnvsError
 
 
@@ -173,60 +170,6 @@ def test_a_head_starts_at_zero_and_leaves_the_global_generator_alone(hidden: int
         assert word in str(caught.value) and "\n" not in str(caught.value)
 
 
-# --------------------------------------------------------------------------------------------------------------- rows
-
-
-def test_rloo_rows_by_hand() -> None:
-    """One of four right: 1 and three times -1/3.  Proposals of 3/4, 1/4 and 0: 3/4 - 1/8, 1/4 - 3/8, 0 - 1/2."""
-    from _episodes import GOLD, solved
-
-    from dream_envs.tasks.composition import Composition
-
-    kind = {"baseline": "leave_one_out", "solver_negative": 1.0, "challenger_negative": 1.0}
-    attempts = told(of(**kind, challenger_weight=0.0).rows([episode(solved(1, 4))], RNG))
-    assert [a for _, _, a in attempts] == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3]) and attempts[0][1] == GOLD
-    easy = Composition().make("d", "AB")
-    round_ = [
-        episode(solved(1, 4), "c:BDA"), episode([easy.answer] * 3 + ["x"], easy.prompt), episode(["x"] * 4, "c:B!"),
-    ]  # fmt: skip
-    found = of(**kind, groups=0).rows(round_, RNG)
-    assert [r.advantage for r in found] == pytest.approx([5 / 8, -1 / 8, -1 / 2])
-    assert {r.role for r in found} == {"challenger"}
-
-
-def of(baseline: str, **config: Any) -> Any:
-    made = maker(**config)
-    made.baseline = baseline
-    return made
-
-
-def test_a_critic_is_sent_everything_with_its_value_and_role() -> None:
-    """Groups without variance too, behind the informative ones; zero rows too; demonstrations and reviews as ever."""
-    from _episodes import solved
-
-    flat, mixed = episode(["x"] * 3, "d:AB"), episode(solved(1, 3))
-    demonstration = episode(solved(1, 4), author="mutation")
-    kind = {"solver_negative": 0.5, "challenger_negative": 0.25, "challenger_weight": 2.0}
-    made = of("critic", **kind, review=2)
-    found = made.rows([flat, mixed, demonstration], RNG)
-    solver = [r for r in found if r.role == "solver"]
-    assert {(r.advantage, r.negative) for r in solver} == {(1.0, 0.5)}
-    assert sorted(r.value for r in solver if r.value is not None) == [0.0] * 8 + [1.0] * 2
-    roles = [r.role for r in found]
-    assert roles.count("solver") == 10 and roles.count("challenger") == 2 and roles[-2:] == ["", ""]
-    assert {(r.advantage, r.negative) for r in found if r.role == "challenger"} == {(2.0, 0.25)}
-    assert roles.count("") == 2 + 1  # two reviews, one mutation above the mean of the proposals
-    first = of("critic", groups=1, challenger_weight=0.0).rows([flat, mixed], RNG)
-    assert {r.prompt for r in first} == {tuple(map(ord, "c:BDA"))}  # the informative one comes first
-
-
-def test_the_group_baseline_is_told_who_sampled_what() -> None:
-    from _episodes import solved
-
-    found = maker(solver_negative=1.0, challenger_negative=1.0, review=3).rows([episode(solved(2, 4))] * 2, RNG)
-    assert [r.role for r in found] == ["solver"] * 8 + [""] * 3
-
-
 # ------------------------------------------------------------------------------------------------------------ mistakes
 
 
@@ -240,14 +183,15 @@ def test_the_group_baseline_is_told_who_sampled_what() -> None:
         (lambda: Updates(epsilon=1.0), "epsilon"),
         (lambda: Updates(level="word"), "level"),
         (lambda: Updates(kl_in="both"), "kl_in='both'"),
-        (lambda: PolicySettings(baseline="critic"), "critic=CriticSettings()"),
-        (lambda: PolicySettings(critic=CriticSettings()), "baseline='group'"),
-        (lambda: PolicySettings(baseline="mean"), "leave_one_out"),
+        (lambda: LearnerSettings(baseline="critic"), "critic=CriticSettings()"),
+        (lambda: LearnerSettings(critic=CriticSettings()), "baseline='group'"),
+        (lambda: LearnerSettings(baseline="mean"), "leave_one_out"),
+        (lambda: LearnerSettings(lr=0.0), "lr above 0"),
         (
-            lambda: PolicySettings(baseline="critic", critic=CriticSettings(), rows=RowConfig(play_every=2)),
-            "play_every=1",
+            lambda: LearnerSettings(baseline="critic", critic=CriticSettings(), rows=RowSettings(play_every=2)),
+            "play_every=2",
         ),
-        (lambda: learner("pop"), "ppo"),
+        (lambda: spec("pop"), "ppo"),
     ],
 )
 def test_a_mistake_is_one_line(make: Callable[[], Any], word: str) -> None:
@@ -257,11 +201,14 @@ def test_a_mistake_is_one_line(make: Callable[[], Any], word: str) -> None:
 
 
 def test_learners_are_what_their_names_say() -> None:
-    rules = {name: s.settings() for name, s in LEARNERS.items() if name in ("ppo", "rloo", "grpo4")}
-    found = {name: rule.baseline for name, rule in rules.items()}  # type: ignore[attr-defined]
-    assert found == {"ppo": "critic", "rloo": "leave_one_out", "grpo4": "group"}
-    assert rules["grpo4"].updates == rules["ppo"].updates  # type: ignore[attr-defined]
-    assert type(LEARNERS["grpo"].settings()) is GRPOSettings is type(LEARNERS["expert"].settings())
-    made = learner("ppo")
-    assert made.name == "ppo" and made.critic is not None and learner("grpo").critic is None
-    assert learner("rloo").rule.updates.average == "rows"
+    rules = {name: spec(name).settings for name in ("grpo", "grpo4", "ppo", "rloo", "rae", "expert")}
+    assert [r.baseline for r in rules.values()] == ["group", "group", "critic", "leave_one_out", "rae", "group"]
+    assert rules["grpo4"].updates == rules["ppo"].updates and rules["rloo"].updates.average == "rows"
+    assert spec("expert").imitates and rules["expert"].review is not None and rules["grpo"].review is None
+    assert PolicyLearner(settings="ppo").critic is not None and PolicyLearner().critic is None
+    own = spec(f"{__name__}:Own")  # a class of somebody's own
+    assert own.make is Own and own.settings == LearnerSettings()
+
+
+class Own(PolicyLearner):
+    """Named by the test above."""

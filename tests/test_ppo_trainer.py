@@ -15,14 +15,13 @@ import torch
 pytest.importorskip("trl")
 
 import msgspec
-from dream_envs.agents.training.updates import Updates
 from test_trl_contract import TOKENIZER, VOCAB, Log, model
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 from dream_envs.agents.training.critic import Critic, CriticSettings
-from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow, TrainSettings, make_trainer
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow, TrainSettings, Updates, make_trainer
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import stream
 
@@ -68,13 +67,19 @@ class Grab(TrainerCallback):
 
 
 def train(
-    folder: Path, rows: Sequence[TrainingRow], made: Critic | None, *, size: int = 24, net: Any = None, **settings: Any
+    folder: Path,
+    rows: Sequence[TrainingRow],
+    made: Critic | None,
+    *,
+    size: int | None = 24,
+    net: Any = None,
+    **settings: Any,
 ) -> tuple[RowTrainer, Grab, Log]:
     torch.set_num_threads(1)
     log, grab = Log(), Grab(made)
     chosen = {"lr": 1e-2, "warmup": 0, "seed": 1, "save_every": 9, "clip": 1e9, "schedule": "constant", **settings}
     made_settings = TrainSettings(out=str(folder), rows=size, steps=1, **chosen)
-    trainer = make_trainer(net or model(), TOKENIZER, lambda step: list(rows), made_settings, log, critic=made)
+    trainer = make_trainer(net or model(), TOKENIZER, lambda step: list(rows), made_settings, log, made)
     trainer.add_callback(grab)
     trainer.train()
     return trainer, grab, log
@@ -147,7 +152,7 @@ def close(found: Grads, expected: Grads) -> None:
         torch.testing.assert_close(found[name], expected[name], rtol=2e-3, atol=2e-5, msg=name)
 
 
-@pytest.mark.parametrize("count", [24, 11])
+@pytest.mark.parametrize(("count", "size"), [(24, 24), (11, 24), (11, None)])
 @pytest.mark.parametrize(
     "chosen",
     [
@@ -158,12 +163,14 @@ def close(found: Grads, expected: Grads) -> None:
     ],
     ids=["default", "one_step", "linear", "frozen"],
 )
-def test_gradients_of_the_first_update_are_the_formula(count: int, chosen: dict[str, Any], tmp_path: Path) -> None:
+def test_gradients_of_the_first_update_are_the_formula(
+    count: int, size: int | None, chosen: dict[str, Any], tmp_path: Path
+) -> None:
     """Fillers, both roles, given rows, weights and damping included."""
     rows, made = draw(count), critic(**chosen)
     told = estimates(made, model(), rows, None, 0.0)
     expected, loss, _ = direct(model(), model(), copy.deepcopy(made), rows, told)
-    _, grab, log = train(tmp_path, rows, made)
+    _, grab, log = train(tmp_path, rows, made, size=size)
     if made.settings.weight:
         assert log.logs[0]["value/loss"] == pytest.approx(loss, rel=1e-4)
     else:  # the critic is held still

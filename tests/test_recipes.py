@@ -16,6 +16,7 @@ from _recipes import SMALL, job_of, walked
 from _tiny import texts
 from dream_envs.agents.training.regrade import less_repetition
 from dream_envs.curriculum.deck import Deck
+from dream_envs.rewards.labels import pseudo_label
 
 from dream_envs import cli
 from dream_envs.agents.training.rows import RowConfig, RowMaker
@@ -27,7 +28,6 @@ from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import ChallengeStore, read_challenges
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import read_episodes, rollout
-from dream_envs.rewards.labels import pseudo_label
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 

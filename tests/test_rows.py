@@ -1,35 +1,51 @@
-"""From episodes to rows: advantages worked by hand, groups that never mix, a review that remembers what it should."""
+"""From episodes to rows: advantages worked by hand, groups that never mix, sources that do what they say."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from _episodes import GOLD, play, solved
+from _episodes import GOLD, LOST, play, solved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("trl")
 
-from dream_envs.agents.training.wake import Group, Row, challenger_group, demonstrations, solver_groups
-
-from dream_envs.agents.training.rows import Review, RowConfig, RowMaker, relative
+from dream_envs.agents.training.advantages import relative
+from dream_envs.agents.training.rows import Group, RoleSettings, Round, Row, RowBuilder, RowSettings, groups_of
+from dream_envs.agents.training.sources import Demonstrations, ReviewedTraces, ReviewSettings, RoleWeights
 from dream_envs.agents.training.trl_adapter import TrainingRow
-from dream_envs.core import DreamEnvsError, Episode, Event, Message, Score
+from dream_envs.core import (
+    Action,
+    DreamEnvsError,
+    Episode,
+    Event,
+    Limits,
+    Message,
+    Outcome,
+    Request,
+    RoleSpec,
+    Score,
+    Seat,
+    Start,
+)  # fmt: skip
+from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import rollout
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.seeds import stream
-from dream_envs.tasks.composition import Composition
 
 END = 999
-BRIEF: list[Message] = [{"role": "user", "content": "new"}]
-FAMILY = Composition()
+GAME = ChallengerSolver(solvers=4)
+FAMILY = GAME.family
+BOTH = frozenset({"solver", "challenger"})
 RNG = stream("rows-test")
+NONE = RoleSettings(groups=0)
 
 
 def ids(text: str) -> list[int]:
@@ -40,29 +56,36 @@ def encode(messages: Sequence[Message]) -> tuple[int, ...]:
     return tuple(map(ord, messages[-1]["content"]))
 
 
-def episode(
-    replies: Sequence[Any] = (), proposal: str = "c:BDA", author: str = "", index: int = 0, **game: Any
-) -> Episode:
+def episode(replies: Sequence[Any] = (), proposal: str = "c:BDA", author: str = "", index: int = 0) -> Episode:
     """A scored episode whose sampled turns carry token ids; a given proposal carries none."""
-    played = play(replies, proposal, **game)
+    played = play(replies, proposal)
     turns = [
-        t
-        if (author and t.role == "challenger") or t.status != "ok"
-        else msgspec.structs.replace(t, token_ids=ids(t.text))
+        t if author and t.role == "challenger" else msgspec.structs.replace(t, token_ids=ids(t.text))
         for t in played.turns
     ]
     events = [*([Event("given", data={"author": author})] if author else []), *played.events]
     return msgspec.structs.replace(played, turns=turns, events=events, index=index, scores=challenger_solver()(played))
 
 
-def maker(**config: Any) -> RowMaker:
-    chosen = {"rows": 1000, "groups": 100, "review": 0, "solver_negative": 0.0, "challenger_negative": 0.0, **config}
-    return RowMaker(RowConfig(**chosen), FAMILY, encode, ids, BRIEF)
+def numbered(*episodes: Episode) -> list[Episode]:
+    return [msgspec.structs.replace(e, index=i) for i, e in enumerate(episodes)]
+
+
+def builder(baseline: str = "group", sources: Sequence[Any] = (), roles: frozenset[str] = BOTH, **chosen: Any) -> Any:
+    """A builder; settings of the two roles are given by their names, those of the rows by theirs."""
+    by_role = {name: chosen.pop(name) for name in ("solver", "challenger") if name in chosen}
+    return RowBuilder(GAME, RowSettings(roles=by_role, **chosen), baseline, roles, encode, ids, sources)
 
 
 def told(rows: Sequence[TrainingRow]) -> list[tuple[str, str, float]]:
     """Prompt, completion without its end and advantage, readable."""
     return [("".join(map(chr, r.prompt)), "".join(map(chr, r.completion[:-1])), r.advantage) for r in rows]
+
+
+def easy_and_invalid() -> list[Episode]:
+    """Proposals of 3/4, 1/4 and, turned away, 0."""
+    easy = FAMILY.make("d", "AB")
+    return numbered(episode(solved(1, 4)), episode([easy.answer] * 3 + ["x"], easy.prompt), episode(["x"] * 4, "c:B!"))
 
 
 # -------------------------------------------------------------------------------------------------------- advantages
@@ -72,6 +95,7 @@ def test_relative_by_hand() -> None:
     assert relative([1, 0, 0, 0], scale=False).tolist() == [0.75, -0.25, -0.25, -0.25]
     scaled = math.sqrt(3) / 4 + 1e-4  # the deviation of one right of four
     assert relative([1, 0, 0, 0], scale=True) == pytest.approx([0.75 / scaled] + [-0.25 / scaled] * 3)
+    assert relative([1, 0, 0, 0], True, floor=0.5).tolist() == [1.5, -0.5, -0.5, -0.5]
     assert relative([0.5] * 5, scale=True).tolist() == [0.0] * 5
 
 
@@ -86,43 +110,77 @@ def test_relative_is_centred_and_knows_no_offset(values: list[float], offset: fl
 @pytest.mark.parametrize("negative", [0.0, 0.25, 1.0])
 def test_attempts_by_hand(negative: float) -> None:
     """Two of four right, unscaled: +1/2 for the right, -1/2 times the factor for the wrong; zero rows are not sent."""
-    rows = told(maker(solver_negative=negative, scale=False, challenger_weight=0.0).rows([episode(solved(2, 4))], RNG))
+    made = builder(scale=False, solver=RoleSettings(negative=negative), challenger=RoleSettings(weight=0.0))
     right, wrong = ("c:BDA", GOLD, 0.5), [("c:BDA", f"wrong {i}", -0.5 * negative) for i in range(2)]
-    assert rows == [right, right, *(wrong if negative else [])]
+    assert told(made.rows([episode(solved(2, 4))], RNG)) == [right, right, *(wrong if negative else [])]
 
 
 def test_proposals_by_hand() -> None:
     """Values 1 - p: 0.75, 0.25, 0 (invalid); mean 1/3, deviation sqrt(7/72) = 0.3118; times the weight of 2."""
-    easy = FAMILY.make("d", "AB")
-    round_ = [
-        episode(solved(1, 4), "c:BDA"),
-        episode([easy.answer] * 3 + ["x"], easy.prompt),
-        episode(["x"] * 4, "c:B!"),
-    ]
-    rows = told(maker(challenger_negative=0.5, challenger_weight=2.0, groups=0).rows(round_, RNG))
-    unit = 2.0 / math.sqrt(7 / 72)
+    rows = told(builder(solver=NONE, challenger=RoleSettings(None, 2.0, 0.5)).rows(easy_and_invalid(), RNG))
+    unit = 2.0 / (math.sqrt(7 / 72) + 1e-4)
     assert [r[:2] for r in rows] == [("new", "c:BDA"), ("new", "d:AB"), ("new", "c:B!")]
     assert [r[2] for r in rows] == pytest.approx(
         [unit * (3 / 4 - 1 / 3), 0.5 * unit * (1 / 4 - 1 / 3), -0.5 * unit / 3]
     )
-    assert told(maker(challenger_weight=0.0, groups=0).rows(round_, RNG)) == []
+    assert told(builder(solver=NONE, challenger=RoleSettings(None, 0.0)).rows(easy_and_invalid(), RNG)) == []
+    flat = [msgspec.structs.replace(e, scores={"challenger_0": Score(0.3)}) for e in easy_and_invalid()]
+    assert builder().rows(flat, RNG) == []  # a round that is all alike teaches nothing
 
 
-def test_a_flat_round_of_proposals_teaches_nothing() -> None:
-    round_ = [episode(solved(2, 4), "c:BDA", index=0), episode(["x"] * 4, "c:A?", index=1)]
-    flat = [msgspec.structs.replace(e, scores={**e.scores, "challenger_0": Score(0.3)}) for e in round_]
-    assert told(maker(challenger_negative=1.0, groups=0).rows(flat[1:], RNG)) == []
+def test_leave_one_out_by_hand() -> None:
+    """One of four right: 1 and three times -1/3.  Proposals of 3/4, 1/4 and 0: 3/4 - 1/8, 1/4 - 3/8, 0 - 1/2."""
+    attempts = told(builder("leave_one_out").rows([episode(solved(1, 4))], RNG))
+    assert [a for _, _, a in attempts] == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3]) and attempts[0][1] == GOLD
+    found = builder("leave_one_out", solver=NONE).rows(easy_and_invalid(), RNG)
+    assert [r.advantage for r in found] == pytest.approx([5 / 8, -1 / 8, -1 / 2])
+    assert {r.role for r in found} == {"challenger"}
 
 
-def test_copies_share_their_value() -> None:
-    """Three times the same problem at 3/4 each: 1/4 a copy; a problem of its own keeps 3/4."""
-    own = FAMILY.make("d", "AB")
-    round_ = [episode(solved(1, 4)) for _ in range(3)] + [episode([own.answer, "x", "y", "z"], own.prompt)]
-    group = challenger_group(round_)
-    assert group is not None and group.values == pytest.approx([0.25] * 3 + [0.75])
-    given_ = episode(solved(1, 4), author="mutation")  # the same problem, but nobody repeated himself
-    again = challenger_group([*round_[:1], given_, given_])
-    assert again is not None and again.values == [0.75]
+def test_the_role_mean_is_of_all_problems_of_the_round() -> None:
+    """Solvers 1 0 0 0 and 0 0 0 0: mean 1/8; the group without variance counts, as it would not in its own."""
+    round_ = numbered(episode(solved(1, 4)), episode(["x"] * 4, "d:AB"))
+    found = builder("role", scale=False).rows(round_, RNG)
+    values = {(r.role, r.value): r.advantage for r in found}
+    assert values["solver", 1.0] == 7 / 8 and values["solver", 0.0] == -1 / 8
+    assert values["challenger", 0.75] == 3 / 8 and Counter(r.role for r in found) == {"solver": 8, "challenger": 2}
+
+
+def test_the_running_mean_is_read_before_it_moves() -> None:
+    """SPIRAL's, decay 0.9: solvers 1/4 then 1/2 right, proposals 3/4 then 1/2, each role with a mean of its own.
+
+    First episode: the values themselves.  Then b = 0.1 * 1/4 = 0.025 and 0.1 * 3/4 = 0.075; at the end
+    0.9 * 0.025 + 0.1 * 1/2 = 0.0725 and 0.9 * 0.075 + 0.1 * 1/2 = 0.1175.
+    """
+    made = builder("rae", decay=0.9)
+    round_ = numbered(episode(solved(1, 4)), episode(solved(2, 4)))
+    expected = {
+        "solver": [1.0] + [0.975] * 2 + [-0.025] * 2,  # zero advantages are not sent
+        "challenger": [0.75, 0.425],
+    }
+    found = made.rows(round_[::-1], RNG)  # whatever the order of the list, episodes count by their index
+    for role, advantages in expected.items():
+        assert sorted(r.advantage for r in found if r.role == role) == pytest.approx(sorted(advantages)), role
+    means = {"composition/solver": 0.0725, "composition/challenger": 0.1175}
+    assert made.baseline.values == pytest.approx(means)
+    again = builder("rae", decay=0.9)
+    again.restore(json.loads(json.dumps(made.state())))
+    third = [episode(solved(1, 4), index=2)]
+    assert told(again.rows(third, stream("x"))) == told(made.rows(third, stream("x")))
+    assert again.state() == made.state() != builder("rae").state()
+    own = made.rows([msgspec.structs.replace(episode(solved(1, 4)), tasks=[FAMILY.make("c", "BDA")])], RNG)
+    assert own and made.baseline.values != means
+    other = msgspec.structs.replace(FAMILY.make("c", "BDA"), family="other")
+    made.rows([msgspec.structs.replace(episode(solved(2, 4)), tasks=[other])], RNG)
+    assert made.baseline.values["other/solver"] == pytest.approx(0.05)  # a family of its own begins at 0
+
+
+def test_a_running_mean_learns_from_what_is_all_alike() -> None:
+    """Two players who always win and lose: a group's mean says nothing, the role's running mean does."""
+    made = builder("rae", decay=0.5)
+    found = [r.advantage for r in made.rows([episode([GOLD] * 2)], RNG) if r.role == "solver"]
+    assert found == [1.0, 1.0] and made.used == {"challenger": 1, "solver": 1}
+    assert builder().rows([episode([GOLD] * 2)], RNG) == []
 
 
 # ------------------------------------------------------------------------------------------------------------ groups
@@ -135,45 +193,160 @@ def test_copies_share_their_value() -> None:
 def test_groups_never_mix(drawn: list[tuple[int, str, bool]]) -> None:
     round_ = []
     for i, (k, text, mutated) in enumerate(drawn):
-        task = FAMILY.parse(text)
-        gold = getattr(task, "answer", "none")
+        gold = getattr(FAMILY.parse(text), "answer", "none")
         replies = [gold] * k + [f"no {j}" for j in range(4 - k)]
         round_.append(episode(replies, text, author="mutation" if mutated else "", index=i))
-    groups = solver_groups(round_)
-    assert len(groups) == sum(text != "??" for _, text, _ in drawn)
-    for group in groups:
-        assert group.role == "solver" and len({r.messages[0]["content"] for r in group.rows}) == 1
-        task = FAMILY.parse(group.rows[0].messages[0]["content"])
-        assert task.id == group.task and task.level == group.level  # type: ignore[union-attr]
-        assert group.values == [float(r.ids == ids(task.answer)) for r in group.rows]  # type: ignore[union-attr]
+    groups = groups_of(GAME, round_, BOTH)
+    solving = [g for g in groups if g.role == "solver"]
+    assert len(solving) == sum(text != "??" for _, text, _ in drawn)
+    for group in solving:
+        assert len({r.messages[0]["content"] for r in group.rows}) == len({r.episode for r in group.rows}) == 1
+        task: Any = FAMILY.parse(group.rows[0].messages[0]["content"])
+        assert task.level == group.level and group.values == [float(r.ids == ids(task.answer)) for r in group.rows]
         assert group.informative == (0 < sum(group.values) < 4)
-    own = challenger_group(round_)
-    assert (own is None) == all(m for _, _, m in drawn)
-    if own is not None:
-        assert len(own.rows) == sum(not m for _, _, m in drawn)
-        assert {r.messages[0]["content"] for r in own.rows} == {"new"}
-    # Every row that is sent is a solver's on its problem or a proposal on the brief, and no reply is sent twice.
-    rows = told(maker(solver_negative=1.0, challenger_negative=1.0).rows(round_, stream("x")))
+    own = [g for g in groups if g.role == "challenger"]
+    assert sum(len(g.rows) for g in own) == sum(not m for _, _, m in drawn) and len(own) <= 1
+    # Every row that is sent is a solver's on its problem or a proposal on its prompt, and no reply is sent twice.
+    rows = told(builder().rows(round_, stream("x")))
     assert all((prompt == "new") != (prompt in {t for _, t, _ in drawn}) for prompt, _, _ in rows)
     sampled = Counter((e.tasks[1].prompt if t.role == "solver" else "new", t.text) for e in round_ for t in e.turns)
     assert not Counter((p, c) for p, c, _ in rows) - sampled
 
 
 def test_what_was_not_scored_or_not_sampled_is_left_out() -> None:
-    from dream_envs.core import Action
-
-    one = episode([GOLD, Action("", status="timeout"), "x", "y"])
-    (group,) = solver_groups([one])
-    assert group.values == [1.0, 0.0, 0.0]
+    one = episode([GOLD, LOST, "x", "y"])
+    one.scores["solver_3"] = Score(0.0, "abstain")
+    (group,) = groups_of(GAME, [one], frozenset({"solver"}))
+    assert group.values == [1.0, 0.0]
     plain = msgspec.structs.replace(one, turns=[msgspec.structs.replace(t, token_ids=None) for t in one.turns])
-    assert solver_groups([plain]) == [] and challenger_group([plain]) is None
-    assert maker().rows([plain], RNG) == []
-    assert solver_groups([episode(["x"], "nonsense")]) == [] and challenger_group([]) is None
+    assert groups_of(GAME, [plain], BOTH) == [] == builder().rows([plain], RNG) == builder().rows([], RNG)
+    assert groups_of(GAME, [episode(["x"], "nonsense")], frozenset({"solver"})) == []
+
+
+class Bids:
+    """A stranger's game without tasks: two bidders at once, three times over, then a clerk; its own groups."""
+
+    env_id, version = "acme/Bids-v0", 0
+    roles = (RoleSpec("bidder", 2, "a number", (0.0, 1.0)), RoleSpec("clerk", 1, "a word", (0.0, 1.0)))
+    agents = ("bidder_0", "bidder_1", "clerk_0")
+
+    def start(self, task: Any, rng: np.random.Generator) -> list[str]:
+        return []
+
+    def turns(self, state: list[str]) -> list[Seat]:
+        limits = Limits(max_tokens=4, max_chars=9)
+        if len(state) < 6:
+            return [Seat(a, "bidder", limits) for a in self.agents[:2]]
+        return [Seat("clerk_0", "clerk", limits)] if len(state) < 7 else []
+
+    def view(self, state: list[str], agent: str) -> list[Message]:
+        return [{"role": "user", "content": f"{agent}: bid {len(state) // 2}"}]
+
+    def apply(self, state: list[str], actions: Mapping[str, Action]) -> list[str]:
+        return [*state, *(a.text for a in actions.values())]
+
+    def outcome(self, state: list[str]) -> Outcome | None:
+        return Outcome("ok", {}) if len(state) == 7 else None
+
+    def record(self, state: list[str]) -> tuple[list[Any], list[Event]]:
+        return [], []
+
+    def default_reward(self, episode: Episode) -> dict[str, Score]:
+        return {a: Score(0.25 * (episode.index + i)) for i, a in enumerate(self.agents)}
+
+    def group(self, episode: Episode, turn: Any) -> str:
+        return turn.messages[0]["content"].split(": ")[1]
+
+
+def test_groups_of_a_strangers_game_with_moves_at_once() -> None:
+    """Each of three simultaneous moves is compared with its own kind, of both bidders and all episodes."""
+
+    class Sampler:
+        def act(self, requests: Sequence[Request]) -> list[Action]:
+            return [Action(r.agent, token_ids=ids(r.agent)) for r in requests]
+
+    game = Bids()
+    played = list(rollout(game, dict.fromkeys(("bidder", "clerk"), Sampler()), [Start(i) for i in range(3)]))
+    scored = [msgspec.structs.replace(e, scores=game.default_reward(e)) for e in played]
+    groups = groups_of(game, scored, frozenset({"bidder", "clerk"}))
+    assert [(g.role, g.name) for g in groups] == [
+        ("bidder", "bid 0"), ("bidder", "bid 1"), ("bidder", "bid 2"), ("clerk", "bid 3"),
+    ]  # fmt: skip
+    for group in groups[:3]:
+        assert group.values == [0.0, 0.25, 0.25, 0.5, 0.5, 0.75] and group.level == 0
+        assert [r.episode for r in group.rows] == [0, 0, 1, 1, 2, 2]
+    assert groups[3].values == [0.5, 0.75, 1.0]
+    made = RowBuilder(game, RowSettings(scale=False), "rae", frozenset({"bidder"}), encode, ids)
+    found = made.rows(scored, RNG)
+    assert len(found) == 18 - 3 and {r.role for r in found} == {"bidder"}  # three bids of the first are worth 0
+    del Bids.group  # the default: all of a role in a problem
+    assert [len(g.rows) for g in groups_of(game, scored, frozenset({"bidder", "clerk"}))] == [18, 3]
+
+
+def test_roles_that_others_play_are_not_trained_on() -> None:
+    round_ = numbered(episode(solved(2, 4)), episode(["x"] * 4, "c:?"))
+    for roles, prompts in (({"solver"}, {"c:BDA"}), ({"challenger"}, {"new"}), (set(), set())):
+        assert {p for p, _, _ in told(builder(roles=frozenset(roles)).rows(round_, RNG))} == prompts
+
+
+def test_a_critic_is_sent_everything_with_its_value_and_role() -> None:
+    """Groups without variance too, behind the informative ones; zero rows too; demonstrations and reviews as ever."""
+    flat, mixed, given_ = numbered(
+        episode(["x"] * 3, "d:AB"), episode(solved(1, 3)), episode(solved(1, 4), author="mutation")
+    )
+    extra = (Demonstrations(), ReviewedTraces(ReviewSettings(count=2, roles=("solver",))))
+    chosen = {"solver": RoleSettings(negative=0.5), "challenger": RoleSettings(None, 2.0, 0.25)}
+    found = builder("critic", extra, **chosen).rows([flat, mixed, given_], RNG)
+    solver = [r for r in found if r.role == "solver"]
+    assert {(r.advantage, r.negative) for r in solver} == {(1.0, 0.5)}
+    assert sorted(r.value for r in solver if r.value is not None) == [0.0] * 8 + [1.0] * 2
+    assert Counter(r.role for r in found) == {"solver": 10, "challenger": 2, "": 2 + 1}
+    assert [r.role for r in found[-2:]] == ["", ""]
+    assert {(r.advantage, r.negative) for r in found if r.role == "challenger"} == {(2.0, 0.25)}
+    first = builder("critic", solver=RoleSettings(1), challenger=NONE).rows([flat, mixed], RNG)
+    assert {r.prompt for r in first} == {tuple(map(ord, "c:BDA"))}  # the informative one comes first
+
+
+# ------------------------------------------------------------------------------------------------------------ limits
+
+
+def test_rows_and_groups_are_bounded_and_what_is_added_is_cut_first() -> None:
+    round_ = [episode(solved(2, 4), index=i) for i in range(10)]
+    review = ReviewSettings(count=50, roles=("solver",))
+    chosen = {"solver": RoleSettings(3, negative=0.0), "challenger": NONE}
+    made = builder(sources=[ReviewedTraces(review)], **chosen)
+    assert len(made.rows(round_, stream("a"))) == 3 * 2 + 50 and made.used == {"solver": 3, "challenger": 0}
+    few = builder(sources=[ReviewedTraces(review)], rows=10, solver=RoleSettings(3), challenger=NONE)
+    cut = few.rows(round_, stream("a"))
+    assert [(r.role, r.advantage < 0) for r in cut[:8]] == [("solver", x) for x in (False, False, True, True) * 2]
+    assert [r.role for r in cut[8:]] == ["", ""] and few.used["solver"] == 2  # a third group does not fit whole
+    twice = [builder(sources=[ReviewedTraces(review)], **chosen).rows(round_, stream("q")) for _ in range(2)]
+    assert twice[0] == twice[1]
+    order = builder(solver=RoleSettings(), challenger=RoleSettings()).rows([*round_, *easy_and_invalid()], RNG)
+    assert [r.role for r in order] == sorted((r.role for r in order), reverse=True)  # the settings' order
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: RowSettings(rows=0), lambda: RowSettings(rows=7), lambda: RowSettings(play_every=0),
+        lambda: RowSettings(decay=1.0), lambda: RowSettings(roles={"solver": RoleSettings(groups=-1)}),
+        lambda: ReviewSettings(cap=0), lambda: ReviewSettings(count=-1), lambda: builder("rea"),
+        lambda: builder("rae", [Demonstrations()]).restore(builder("rae").state()),
+    ],
+)  # fmt: skip
+def test_impossible_settings_are_one_line(wrong: Any) -> None:
+    with pytest.raises(DreamEnvsError) as caught:
+        wrong()
+    assert "\n" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------------------------------------- sources
 
 
 def test_demonstrations_are_learnable_mutations_alone() -> None:
     other, easy, hard = (FAMILY.make("e", ops) for ops in ("AB", "AC", "AD"))
-    round_ = [
+    round_ = numbered(
         episode(solved(2, 4), "c:BDA"),  # 0.5, its own
         episode(["x"] * 4, "c:?"),  # 0
         episode([other.answer, "x", "y", "z"], other.prompt, author="mutation"),  # 0.75
@@ -181,108 +354,112 @@ def test_demonstrations_are_learnable_mutations_alone() -> None:
         episode(["x"] * 4, hard.prompt, author="mutation"),  # nobody can: 0
         episode([hard.answer, "x", "y", "z"], hard.prompt, author="replay"),  # not new
         episode(["x"] * 4, "e:??", author="mutation"),  # no problem
-    ]
-    assert [(e.tasks[1].prompt, v) for e, v in demonstrations(round_)] == [("e:AB", 0.75), ("e:AC", 0.0), ("e:AD", 0.0)]
-    rows = told(maker(groups=0).rows(round_, RNG))
-    assert [r[:2] for r in rows] == [("new", "c:BDA"), ("new", "e:AB")]
-    assert rows[1][2] == pytest.approx((0.75 - 0.25) / 0.25)
-
-
-def test_roles_that_others_play_are_not_trained_on() -> None:
-    round_ = [episode(solved(2, 4)), episode(["x"] * 4, "c:?")]
-    for roles, prompts in (({"solver"}, {"c:BDA"}), ({"challenger"}, {"new"}), (set(), set())):
-        made = RowMaker(RowConfig(review=0), FAMILY, encode, ids, BRIEF, frozenset(roles))
-        assert {p for p, _, _ in told(made.rows(round_, RNG))} == prompts
-
-
-# ------------------------------------------------------------------------------------------------------------ limits
-
-
-def test_rows_and_groups_are_bounded_and_the_review_is_cut_first() -> None:
-    round_ = [episode(solved(2, 4), index=i) for i in range(10)]
-    made = maker(groups=3, challenger_weight=0.0, review=50)
-    rows = made.rows(round_, stream("a"))
-    assert made.used == 3 and len(rows) == 3 * 2 + 50
-    few = maker(groups=3, challenger_weight=0.0, review=50, rows=10, solver_negative=1.0)
-    cut = few.rows(round_, stream("a"))
-    assert len(cut) == 10 and few.used == 3
-    assert [r.advantage < 0 for r in cut] == [False, False, True, True] * 2 + [False, False]
-    assert told(maker(groups=3, review=9).rows(round_, stream("q"))) == told(
-        maker(groups=3, review=9).rows(round_, stream("q"))
     )
+    rows = told(builder(sources=[Demonstrations()], solver=NONE).rows(round_, RNG))
+    assert [r[:2] for r in rows] == [("new", "c:BDA"), ("new", "c:?"), ("new", "e:AB")]
+    assert rows[2][2] == pytest.approx((0.75 - 0.25) / 0.25)
+    assert builder(sources=[Demonstrations()], solver=NONE).rows(round_[2:3], RNG) == []  # nothing to compare with
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"rows": 0},
-        {"rows": 7},
-        {"play_every": 0},
-        {"proposals": "both"},
-        {"review_cap": 0},
-        {"review": -1},
-        {"groups": -1},
-    ],
-)
-def test_impossible_settings_are_one_line(wrong: dict[str, Any]) -> None:
-    with pytest.raises(DreamEnvsError) as caught:
-        RowConfig(**wrong)
-    assert "\n" not in str(caught.value)
+def looked_at(*groups: Group) -> Round:
+    return Round(GAME, (), groups, encode, ids, RowSettings(), "group", 0.0)
 
 
-# ------------------------------------------------------------------------------------------------------------ review
+def group(level: int, values: Sequence[float], tag: str = "t", role: str = "solver") -> Group:
+    named = [f"{tag}{level}/{i}" for i in range(len(values))]
+    prompt: list[Message] = [{"role": "user", "content": f"{tag}{level}"}]
+    return Group(role, f"{tag}{level}", level, [Row(prompt, ids(n), v) for n, v in zip(named, values, strict=True)])
 
 
-def group(level: int, values: Sequence[float], tag: str = "t") -> Group:
-    rows = [
-        Row([{"role": "user", "content": f"{tag}{level}"}], ids(f"{tag}{level}/{i}"), v) for i, v in enumerate(values)
-    ]
-    return Group("solver", f"{tag}{level}", level, "challenger", rows)
+def review(count: int, cap: int = 512, weight: float = 1.0, **more: Any) -> ReviewedTraces:
+    return ReviewedTraces(ReviewSettings(count, weight, cap, **{"roles": ("solver",), **more}))
 
 
 def test_only_right_attempts_are_kept_two_of_a_mixed_group_one_of_a_mastered_one() -> None:
-    review = Review(100)
-    review.add([group(1, [1, 1, 1]), group(2, [0, 1, 0, 1, 1]), group(3, [0, 0])], encode)
-    found = {"".join(map(chr, r.completion[:-1])) for r in review.traces(500, 0.5, stream("r"))}
-    assert found == {"t1/0", "t2/1", "t2/3"}
-    assert {r.advantage for r in review.traces(20, 0.5, stream("r"))} == {0.5}
+    kept = review(500, weight=0.5)
+    others = group(4, [1, 0], role="judge"), group(5, [0.5, 0.5])
+    rows = kept.apply([], looked_at(group(1, [1] * 3), group(2, [0, 1, 0, 1, 1]), group(3, [0, 0]), *others), RNG)
+    assert {c for _, c, _ in told(rows)} == {"t1/0", "t2/1", "t2/3"} and {r.advantage for r in rows} == {0.5}
+    assert {r.role for r in rows} == {""} and len(rows) == 500 and review(9).apply([], looked_at(), RNG) == []
+    everyone = review(500, roles=()).apply([], looked_at(*others), RNG)
+    assert {c for _, c, _ in told(everyone)} == {"t4/0"}
 
 
 def test_levels_are_reviewed_alike_and_the_oldest_go() -> None:
-    review = Review(4)
-    review.add([group(1, [1], f"n{i}") for i in range(50)] + [group(9, [1])], encode)
-    drawn = review.traces(4000, 1.0, stream("alike"))
+    kept = review(4000, cap=4)
+    drawn = kept.apply([], looked_at(*[group(1, [1], f"n{i}") for i in range(50)], group(9, [1])), stream("alike"))
     levels = Counter(chr(r.prompt[-1]) for r in drawn)
     assert abs(levels["9"] - 2000) < 5 * math.sqrt(1000)
-    kept = Counter("".join(map(chr, r.prompt)) for r in drawn if chr(r.prompt[-1]) == "1")
-    assert set(kept) == {"n461", "n471", "n481", "n491"}  # tag and level: the newest four of fifty
-    assert max(abs(n - levels["1"] / 4) for n in kept.values()) < 5 * math.sqrt(levels["1"] / 4)
-    assert Review(4).traces(10, 1.0, RNG) == [] == Review(4).proposals(10, 1.0, RNG)
+    tags = Counter("".join(map(chr, r.prompt)) for r in drawn if chr(r.prompt[-1]) == "1")
+    assert set(tags) == {"n461", "n471", "n481", "n491"}  # tag and level: the newest four of fifty
+    assert max(abs(n - levels["1"] / 4) for n in tags.values()) < 5 * math.sqrt(levels["1"] / 4)
 
 
 def test_a_restored_review_draws_the_same() -> None:
-    review = Review(8)
-    review.add([group(level, [1, 0, 1], f"g{i}") for i in range(9) for level in (1, 2, 3)], encode)
-    review.add_proposal((1, 2), [3, END])
-    again = Review(8)
-    again.restore(json.loads(json.dumps(review.state())))
-    assert again.traces(40, 1.0, stream("d")) == review.traces(40, 1.0, stream("d"))
-    assert again.proposals(5, 1.0, stream("d")) == review.proposals(5, 1.0, stream("d"))
-    for other in (review, again):  # and both go on alike
-        other.add([group(2, [1, 1], "new")], encode)
-    assert again.state() == review.state()
-    before = json.dumps(review.state())
-    again.add([group(1, [1])], encode)
-    assert json.dumps(review.state()) == before, "two reviews share their lists"
+    kept = review(40, cap=8, proposals=("challenger",))
+    fresh = [TrainingRow((1, 2), [3, END], 1.0, 0.5, "challenger")]
+    kept.apply(fresh, looked_at(*[group(level, [1, 0, 1], f"g{i}") for i in range(9) for level in (1, 2, 3)]), RNG)
+    again = review(40, cap=8, proposals=("challenger",))
+    again.restore(json.loads(json.dumps(kept.state())))
+    for step in ("d", "e"):  # and both go on alike
+        assert again.apply([], looked_at(group(2, [1, 1], step)), stream(step)) == kept.apply(
+            [], looked_at(group(2, [1, 1], step)), stream(step)
+        )
+    assert again.state() == kept.state()
+    before = json.dumps(kept.state())
+    again.apply([], looked_at(group(1, [1])), RNG)
+    assert json.dumps(kept.state()) == before, "two reviews share their lists"
 
 
 def test_reviewed_proposals_are_good_ones_whatever_the_factor_on_bad_ones() -> None:
     """Expert iteration: plain likelihood, so that a proposal below the mean must not come in with its sign turned."""
-    round_ = [episode(solved(1, 4), "c:BDA"), episode(["x"] * 4, "c:?"), episode(["y"] * 4, "c:!!")]
+    round_ = numbered(episode(solved(1, 4), "c:BDA"), episode(["x"] * 4, "c:?"), episode(["y"] * 4, "c:!!"))
     for negative in (0.0, 1.0):
-        made = maker(groups=0, review=30, proposals="review", challenger_negative=negative)
+        sources = [Demonstrations(), review(30, proposals=("challenger",))]
+        made = builder(sources=sources, solver=NONE, challenger=RoleSettings(negative=negative))
         rows = told(made.rows(round_, stream("expert")))
-        assert {c for p, c, _ in rows if p == "new"} == {"c:BDA"}
+        assert Counter(p for p, _, _ in rows) == {"new": 10, "c:BDA": 30}
+        assert {(p, c) for p, c, _ in rows} == {("new", "c:BDA"), ("c:BDA", GOLD)}
         assert all(weight > 0 for _, _, weight in rows)
-        assert {c for p, c, _ in rows if p == "c:BDA"} == {GOLD}
-        assert sorted(told(made.reviewed(stream("later")))) != [] and made.used == 0
+        later = made.between(stream("later"))
+        assert len(later) == 40 and {r.role for r in later} == {""}
+
+
+def test_each_roles_share_of_the_loss_is_its_weight() -> None:
+    """Whatever it wrote: sums of advantage times tokens stand as the weights do; a role of weight 0 is left out."""
+    rows = [TrainingRow((1,), [2] * n, 1.0, None, role) for role, n in (("a", 3), ("a", 5), ("b", 40), ("c", 7))]
+    made = RoleWeights(lambda progress: {"a": 3.0, "b": 1.0, "c": 0.0})
+    found = made.apply(rows, looked_at(group(1, [1], role="a")), RNG)
+    sums = Counter[str]()
+    for row in found:
+        sums[row.role] += row.advantage * len(row.completion)
+    assert set(sums) == {"a", "b"} and sums["a"] == pytest.approx(3 * sums["b"])
+    assert sum(sums.values()) == pytest.approx(48)  # as many as there are tokens
+    late = RoleWeights(lambda progress: {"a": 1 - progress, "c": progress})
+    done = msgspec.structs.replace(looked_at(group(1, [1], role="a")), progress=1.0)
+    assert {r.role for r in late.apply(rows, done, RNG)} == {"c"}
+
+
+def test_a_source_of_ones_own_sees_the_round_and_has_a_state() -> None:
+    """Applied in order; what has a state is in the builder's, what has none is passed over."""
+
+    class Longest:
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def apply(self, rows: list[TrainingRow], round: Round, rng: np.random.Generator) -> list[TrainingRow]:
+            self.seen.append(len(round.episodes))
+            return [*rows, TrainingRow(round.encode([{"role": "user", "content": "p"}]), round.tokenize("q"), 0.5)]
+
+        def state(self) -> list[int]:
+            return self.seen
+
+        def restore(self, state: list[int]) -> None:
+            self.seen = list(state)
+
+    made = builder(sources=[Demonstrations(), Longest()], solver=NONE, challenger=NONE)
+    assert told(made.rows(numbered(*[episode(solved(1, 4))] * 3), RNG)) == [("p", "q", 0.5)]
+    assert told(made.between(RNG)) == [("p", "q", 0.5)]
+    again = builder(sources=[Demonstrations(), Longest()])
+    again.restore(json.loads(json.dumps(made.state())))
+    assert again.sources[1].seen == [3, 0]

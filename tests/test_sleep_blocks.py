@@ -13,6 +13,7 @@ pytest.importorskip("trl")
 import torch
 from _sleep import DREAMS, LEARNING, SMALL, bits, day, imagination, reader, same, with_
 from _tiny import learner, practice
+from dream_envs.agents.sleep.reader import Reader
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep import night as night_module
@@ -20,7 +21,6 @@ from dream_envs.agents.sleep.consolidation import SleepConsolidation
 from dream_envs.agents.sleep.dreams import FamilyImagination
 from dream_envs.agents.sleep.experience import Buffer
 from dream_envs.agents.sleep.night import SleepSettings
-from dream_envs.agents.sleep.reader import Reader
 from dream_envs.core import DreamEnvsError
 
 #: With next to no learning rate a night ends where it began.

@@ -20,12 +20,12 @@ pytest.importorskip("trl")
 import torch
 from _sleep import DREAMS, LEARNING, SMALL, bits, same, with_
 from _tiny import named, practice, texts
+from dream_envs.agents.sleep.reader import Reader
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.consolidation import SleepConsolidation
 from dream_envs.agents.sleep.dreams import FamilyImagination
 from dream_envs.agents.sleep.experience import Buffer, solved
-from dream_envs.agents.sleep.reader import Reader
 from dream_envs.core import Action, AgentLike, Learner, Limits, Progress, Request
 from dream_envs.runs import read_json
 

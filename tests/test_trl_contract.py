@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -20,10 +21,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from dream_envs.agents.training.trl_adapter import (
-    CheckpointCallback,
     RowTrainer,
+    TrainCallback,
     TrainingRow,
     TrainSettings,
+    Updates,
     make_trainer,
 )
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
@@ -81,7 +83,7 @@ def direct(net: Any, rows: Sequence[TrainingRow]) -> tuple[float, float]:
     return value / max(tokens, 1), norm
 
 
-class Log(CheckpointCallback):
+class Log(TrainCallback):
     """Keeps what is logged."""
 
     def __init__(self) -> None:
@@ -91,7 +93,7 @@ class Log(CheckpointCallback):
 
 
 def train(
-    folder: Path, source: Any, *, steps: int = 1, rows: int = 16, net: Any = None, **settings: Any
+    folder: Path, source: Any, *, steps: int = 1, rows: int | None = 16, net: Any = None, **settings: Any
 ) -> tuple[RowTrainer, Log]:
     torch.set_num_threads(1)
     log = Log()
@@ -104,16 +106,10 @@ def train(
 
 @pytest.mark.parametrize("case", ["full", "half_filled", "one_row", "negative_only", "with_zeros"])
 def test_loss_and_gradient_are_the_formula(case: str, tmp_path: Path) -> None:
-    drawn = {
-        "full": draw_rows(16),
-        "half_filled": draw_rows(9),
-        "one_row": draw_rows(1),
-        "negative_only": [TrainingRow(r.prompt, r.completion, -abs(r.advantage), r.value) for r in draw_rows(16)],
-        "with_zeros": [
-            TrainingRow(r.prompt, r.completion, 0.0 if i % 2 else r.advantage, r.value)
-            for i, r in enumerate(draw_rows(16))
-        ],
-    }[case]
+    drawn = draw_rows({"half_filled": 9, "one_row": 1}.get(case, 16))
+    if case in ("negative_only", "with_zeros"):
+        change = (lambda i, a: -abs(a)) if case == "negative_only" else (lambda i, a: 0.0 if i % 2 else a)
+        drawn = [msgspec.structs.replace(r, advantage=change(i, r.advantage)) for i, r in enumerate(drawn)]
     loss, norm = direct(model(), drawn)
     _, log = train(tmp_path, lambda step: drawn)
     assert len(log.logs) == 1
@@ -124,13 +120,10 @@ def test_loss_and_gradient_are_the_formula(case: str, tmp_path: Path) -> None:
 def test_the_rows_value_changes_nothing(tmp_path: Path) -> None:
     """The value is for the log: rewards, normalised by TRL in blocks of two, must not leak into the step."""
     rows = draw_rows(16)
-    found = []
-    for i, other in enumerate(
-        (rows, [TrainingRow(r.prompt, r.completion, r.advantage, 99.0 * k) for k, r in enumerate(rows)])
-    ):
-        trainer, _ = train(tmp_path / str(i), lambda step, other=other: other, steps=2)
-        found.append(weights(trainer.model))
-    assert same(*found)
+    one, _ = train(tmp_path / "a", lambda step: rows, steps=2)
+    others = [msgspec.structs.replace(r, value=99.0 * k) for k, r in enumerate(rows)]
+    other, _ = train(tmp_path / "b", lambda step: others, steps=2)
+    assert same(weights(one.model), weights(other.model))
 
 
 def test_fillers_and_the_order_of_rows_change_nothing(tmp_path: Path) -> None:
@@ -148,6 +141,26 @@ def test_a_step_without_rows_leaves_the_weights(tmp_path: Path) -> None:
     trainer, log = train(tmp_path, lambda step: [], steps=2)
     assert [(x["loss"], x["grad_norm"]) for x in log.logs] == [(0.0, 0.0)] * 2
     assert same(before, weights(trainer.model))
+
+
+@pytest.mark.parametrize("minibatches", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 21])
+def test_as_many_rows_as_there_are_give_the_gradient_of_a_fixed_number(
+    count: int, minibatches: int, tmp_path: Path
+) -> None:
+    """Padded to whole minibatches, the gradients of a round are those with room for 24, to 1e-6."""
+    drawn, found = draw_rows(count), []
+    for rows in (None, 24):
+        net, sums = model(), dict[str, torch.Tensor]()
+        for name, parameter in net.named_parameters():
+            parameter.register_hook(lambda g, name=name, sums=sums: sums.update({name: sums.get(name, 0) + g}))
+        more = {"updates": Updates(minibatches=minibatches), "lr": 1e-12}
+        _, log = train(tmp_path / str(rows), lambda step: drawn, rows=rows, net=net, **more)
+        found.append((sums, log.logs[0]["loss"]))
+    (dynamic, a), (fixed, b) = found
+    assert dynamic.keys() == fixed.keys() and a == pytest.approx(b, abs=1e-6)
+    for name in fixed:
+        torch.testing.assert_close(dynamic[name], fixed[name], rtol=0, atol=1e-6, msg=name)
 
 
 def test_too_many_rows_are_cut_behind(tmp_path: Path) -> None:
@@ -192,23 +205,14 @@ def test_resuming_asks_for_the_next_step_and_ends_in_the_same_weights(tmp_path: 
         asked.append(step)
         return draw_rows(8, str(step))
 
-    kwargs: dict[str, Any] = {"rows": 8, "save_every": 2, "schedule": "linear"}
-    whole, _ = train(tmp_path / "whole", source, steps=4, **kwargs)
-    asked.clear()
-    log = Log()
-    chosen = {"lr": 1e-3, "warmup": 0, "seed": 1, "clip": 1e9, **kwargs}
-    trainer = make_trainer(
-        model(), TOKENIZER, source, TrainSettings(out=str(tmp_path / "other"), steps=4, **chosen), log
-    )
-    trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
-    assert asked == [2, 3]
-    assert same(weights(whole.model), weights(trainer.model))
-    asked.clear()
-    trainer = make_trainer(
-        model(), TOKENIZER, source, TrainSettings(out=str(tmp_path / "end"), steps=4, **chosen), Log()
-    )
-    trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
-    assert asked == [] and same(weights(whole.model), weights(trainer.model))
+    chosen: dict[str, Any] = {"rows": 8, "save_every": 2, "schedule": "linear", "steps": 4}
+    whole, _ = train(tmp_path / "whole", source, **chosen)
+    for start, rest in ((2, [2, 3]), (4, [])):
+        asked.clear()
+        more = {"lr": 1e-3, "warmup": 0, "seed": 1, "clip": 1e9, **chosen}
+        trainer = make_trainer(model(), TOKENIZER, source, TrainSettings(out=str(tmp_path / "b"), **more), Log())
+        trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{start}"))
+        assert asked == rest and same(weights(whole.model), weights(trainer.model))
 
 
 @settings(max_examples=6, deadline=None)
@@ -221,25 +225,15 @@ def test_any_rows(count: int, seed: int, tmp_path_factory: pytest.TempPathFactor
     assert log.logs[0]["loss"] == pytest.approx(loss, rel=1e-3, abs=1e-5)
 
 
-def test_the_seams_are_there() -> None:
+def test_the_seams_are_there(tmp_path: Path) -> None:
     """Names and shapes of what is overridden or handed over: a new TRL fails here first, with a name."""
     assert {"self", "inputs"} <= set(inspect.signature(GRPOTrainer._generate_and_score_completions).parameters)
     assert {"rollout_func", "reward_funcs", "processing_class"} <= set(inspect.signature(GRPOTrainer).parameters)
     body = inspect.getsource(GRPOTrainer)
     for name in ("env_mask", '"prompt_ids"', '"completion_ids"', '"logprobs"', '"advantages"', "num_items_in_batch"):
         assert name in body, name
-    fields = set(inspect.signature(GRPOConfig).parameters)
-    assert {
-        "num_generations",
-        "max_completion_length",
-        "beta",
-        "loss_type",
-        "scale_rewards",
-        "shuffle_dataset",
-    } <= fields
-
-
-def test_the_trainers_own_names(tmp_path: Path) -> None:
+    names = ["num_generations", "max_completion_length", "beta", "loss_type", "scale_rewards", "shuffle_dataset"]
+    assert set(names) <= set(inspect.signature(GRPOConfig).parameters)
     trainer, _ = train(tmp_path, lambda step: draw_rows(4), rows=4)
     assert trainer._tokenizer.pad_token_id == 0 and list(trainer.eos_token_ids) == [1]
     assert trainer.state.global_step == 1

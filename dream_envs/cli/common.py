@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,9 @@ from typing import Any, TextIO
 
 from dream_envs import registry
 from dream_envs.core import AgentLike, DreamEnvsError, Episode, Game, encode
+from dream_envs.registry import pairs_of as pairs_of
+from dream_envs.registry import value_of as value_of
+from dream_envs.registry import values_of as values_of
 
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 
@@ -71,55 +73,6 @@ def number(value: Any) -> str | None:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def value_of(text: str) -> Any:
-    """A value on the command line: JSON where it is JSON (``4``, ``true``, ``[1,2]``), else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def split_outside(text: str, separator: str) -> list[str]:
-    """Split at ``separator`` where no bracket is open: ``a=b(c=1,d=2),e=f`` has two parts."""
-    parts, depth, start = [], 0, 0
-    for i, char in enumerate(text):
-        depth += (char in "([{") - (char in ")]}")
-        if char == separator and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
-
-
-def pairs_of(texts: Iterable[str], option: str) -> dict[str, str]:
-    """``["a=b,c=d", "e=f"]`` as a dict of texts.
-
-    Raises:
-        DreamEnvsError: for a part without ``=``, or a key that is there twice.
-    """
-    found: dict[str, str] = {}
-    for part in [p for text in texts for p in split_outside(text, ",")]:
-        key, equals, value = part.partition("=")
-        if not equals or not key:
-            raise DreamEnvsError(f"{option} {part!r}: KEY=VALUE, several of them separated by commas")
-        if key in found:
-            raise DreamEnvsError(f"{option} {part!r}: {key!r} is there twice")
-        found[key] = value
-    return found
-
-
-def values_of(texts: Iterable[str], option: str) -> dict[str, Any]:
-    """``pairs_of`` with each value read by ``value_of``."""
-    return {key: value_of(text) for key, text in pairs_of(texts, option).items()}
-
-
-def spec_of(text: str, option: str) -> tuple[str, dict[str, Any]]:
-    """``learnability(form=azr)`` as a name and its keyword arguments."""
-    name, bracket, inner = text.partition("(")
-    if bracket and not inner.endswith(")"):
-        raise DreamEnvsError(f"{option} {text!r}: NAME or NAME(KEY=VALUE,...), in quotes for the shell")
-    return name.strip(), values_of([inner[:-1]], option) if bracket else {}
-
-
 def game_of(
     name: str, settings: Mapping[str, Any], roles: Iterable[str] = (), family: str = "", notation: str = ""
 ) -> Game:
@@ -167,8 +120,7 @@ def seats_of(texts: Iterable[str], game: Game) -> dict[str, AgentLike]:
     for key in named:
         if key not in known:
             raise DreamEnvsError(registry.unknown(f"seats of {game.env_id}", key, known))
-    specs = {text: spec_of(text, "--seats") for text in named.values()}
-    made = {text: as_agent(name, game, **config) for text, (name, config) in specs.items()}
+    made = {text: as_agent(text, game) for text in dict.fromkeys(named.values())}
     return {key: made[text] for key, text in named.items()}
 
 

@@ -122,12 +122,7 @@ def _two_sides(given: dict[str, Any]) -> dict[str, Any]:
 
 @reward("zero_sum", prepare=_two_sides, models=("model",), batched=True)
 def zero_sum(
-    episodes: Sequence[Episode],
-    model: Any,
-    *,
-    role: str = "solver",
-    against: str = "challenger",
-    invalid: float = -1.0,
+    episodes: Sequence[Episode], model: Any, *, role: str = "solver", against: str = "challenger", invalid: float = -1.0
 ) -> Combination:
     """``role`` gets what ``model`` says, ``against`` minus its mean over the ok scores: the sides' means sum to zero.
 
