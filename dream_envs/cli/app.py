@@ -1,8 +1,8 @@
 """``dream-envs <verb>``: the command line.
 
 Every verb takes ``--json`` (JSON on stdout and nothing else there; ``play`` and ``view`` write one object a line).
-A user's mistake is one line on stderr and exit status 2; a check that fails is 1; Ctrl-C is 130.  Verbs live in
-the files beside this one and are imported when they are called, so that ``--help`` is quick.
+A user's mistake is one line on stderr and exit status 2; a check that fails is 1; Ctrl-C is 130.  What is heavy
+is imported when a verb is called, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ import typer
 
 from dream_envs import registry
 from dream_envs.cli import common
+from dream_envs.cli import doctor as _doctor
 from dream_envs.cli import frontier as _frontier
+from dream_envs.cli import info as _info
+from dream_envs.cli import new as _new
+from dream_envs.cli import runs as _runs
 from dream_envs.cli import train as _train
 from dream_envs.core import DreamEnvsError
 
@@ -72,23 +76,17 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]
+
+
 @app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
+def _root(version: Version = False) -> None:
     return None
 
 
 @app.command("list")
-def list_verb(
-    kind: Annotated[str, typer.Argument(metavar="KIND")] = "",
-    as_json: Json = False,
-) -> None:
-    """List environments, tasks, rewards and agents, and their origin."""
-    from dream_envs.cli import info as _info
-
+def list_verb(kind: Annotated[str, typer.Argument(metavar="KIND")] = "", as_json: Json = False) -> None:
+    """List environments, tasks, rewards, agents, learners, loops and suites, and their origin."""
     common.emit(rows := _info.listing(kind), lambda: _info.listing_text(rows), as_json)
 
 
@@ -98,9 +96,6 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show a manual page, or a run and its curriculum."""
-    from dream_envs.cli import info as _info
-    from dream_envs.cli import runs as _runs
-
     if _runs.is_run(Path(name)):
         common.emit(state := _runs.state(Path(name)), lambda: _runs.state_text(state), as_json)
     else:
@@ -175,8 +170,6 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Write a small working package with entry point and test."""
-    from dream_envs.cli import new as _new
-
     common.emit(made := _new.new(kind, name, out), lambda: _new.new_text(made), as_json)
 
 
@@ -190,8 +183,6 @@ def view(
     as_json: Json = False,
 ) -> None:
     """Read a run's transcripts, a page at a time in a terminal."""
-    from dream_envs.cli import runs as _runs
-
     _runs.view(run, role, status, index, limit, as_json)
 
 
@@ -203,8 +194,6 @@ def rescore(
     as_json: Json = False,
 ) -> None:
     """Compute a run's scores again from its episodes, round by round."""
-    from dream_envs.cli import runs as _runs
-
     common.emit(found := _runs.rescore(run, reward or [], out), lambda: _runs.rescore_text(found), as_json)
 
 
@@ -214,8 +203,6 @@ app.add_typer(_frontier.frontier_app, name="frontier")
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what is missing and how to get it."""
-    from dream_envs.cli import doctor as _doctor
-
     common.emit(found := _doctor.examine(), lambda: _doctor.text(found), as_json)
     if not found["ok"]:
         raise typer.Exit(1)
@@ -229,8 +216,6 @@ def nano(
     as_json: Json = False,
 ) -> None:
     """Pre-train a nano base from its declared support."""
-    from dream_envs.cli import runs as _runs
-
     made = _runs.nano(name, out, steps)
     common.emit(made, f"wrote {made['out']}: {made['parameters']} parameters, weights {made['weights_hash']}", as_json)
 
@@ -286,8 +271,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's HTML report."""
-    from dream_envs.cli import runs as _runs
-
     common.emit(made := _runs.report(run, out), lambda: _runs.report_text(made), as_json)
 
 

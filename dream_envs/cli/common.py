@@ -13,7 +13,6 @@ from typing import Any, TextIO
 from dream_envs import registry
 from dream_envs.core import AgentLike, DreamEnvsError, Episode, Game, encode
 from dream_envs.registry import pairs_of as pairs_of
-from dream_envs.registry import value_of as value_of
 from dream_envs.registry import values_of as values_of
 
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
@@ -28,11 +27,7 @@ class ReaderGone(Exception):
 
 
 def say(text: str) -> None:
-    """Print to stdout, at once.
-
-    Raises:
-        ReaderGone: if nobody reads it.
-    """
+    """Print to stdout, at once."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -76,17 +71,10 @@ def number(value: Any) -> str | None:
 def game_of(
     name: str, settings: Mapping[str, Any], roles: Iterable[str] = (), family: str = "", notation: str = ""
 ) -> Game:
-    """The game of an id, of one of its roles' Gymnasium ids, or of ``module:Class``.
+    """The game of an id, of one of its roles' Gymnasium ids, or of ``module:Class``, with these arguments.
 
-    Args:
-        name: the id.
-        settings: the game's arguments.
-        roles: roles or seats that shall be there; an optional one is switched on.
-        family: where its problems come from; "": the game's own.
-        notation: the family's.
-
-    Raises:
-        DreamEnvsError: for a wrong id or argument, with the nearest right ones.
+    ``roles``: those that shall be there; an optional one is switched on.  ``family``, ``notation``: where its problems
+    come from; "": the game's own.
     """
     import gymnasium
 
@@ -107,11 +95,7 @@ def game_of(
 
 
 def seats_of(texts: Iterable[str], game: Game) -> dict[str, AgentLike]:
-    """``["solver=oracle,challenger=generator"]`` as agents by role or seat; equal texts are one agent.
-
-    Raises:
-        DreamEnvsError: for a role that the game does not have, or an agent that cannot be made.
-    """
+    """``["solver=oracle,challenger=generator"]`` as agents by role or seat; equal texts are one agent."""
     from dream_envs.play import as_agent, roles_by_agent
 
     named = pairs_of(texts, "--seats")
@@ -142,11 +126,7 @@ def reward_of(texts: Sequence[str], game: Game | None = None) -> Any:
 
 
 def ranges_of(text: str, option: str) -> list[range]:
-    """``3,5,10-19`` as ranges.
-
-    Raises:
-        DreamEnvsError: for anything else.
-    """
+    """``3,5,10-19`` as ranges."""
     spans = []
     for part in text.split(",") if text else []:
         low, dash, high = part.strip().partition("-")
@@ -157,11 +137,7 @@ def ranges_of(text: str, option: str) -> list[range]:
 
 
 def needs(module: str) -> Any:
-    """A module of ours that needs an extra.
-
-    Raises:
-        DreamEnvsError: where a package that it imports is not installed.
-    """
+    """A module of ours that needs an extra; one line where that is not installed."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -171,11 +147,7 @@ def needs(module: str) -> Any:
 
 
 def run_file(run: Path, name: str) -> Path:
-    """``run/name``, or ``run`` itself if it is a file.
-
-    Raises:
-        DreamEnvsError: if it is not there.
-    """
+    """``run/name``, or ``run`` itself if it is a file."""
     path = run if run.is_file() else run / name
     if not path.is_file():
         what = f"has no {name}" if run.is_dir() else "is not there"
@@ -184,11 +156,7 @@ def run_file(run: Path, name: str) -> Path:
 
 
 def episodes_of(path: Path) -> Iterator[Episode]:
-    """The episodes of a file, one at a time.
-
-    Raises:
-        DreamEnvsError: for a line that is no episode, with its number.
-    """
+    """The episodes of a file, one at a time; a line that is none is named."""
     import msgspec
 
     from dream_envs.play import read_episodes

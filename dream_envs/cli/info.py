@@ -168,7 +168,7 @@ def _loop(name: str, thing: Any) -> dict[str, Any]:
 
 def _learner(name: str, thing: Any) -> dict[str, Any]:
     spec = common.needs("dream_envs.agents.training.learner").spec(name)
-    flat = {}
+    flat = dict[str, Any]()
     for key, value in msgspec.to_builtins(spec.settings).items():
         flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
     return {"says": spec.says, "settings": flat, "manual": manual(type(spec.settings))}

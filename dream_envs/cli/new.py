@@ -16,15 +16,9 @@ WHAT = {"env": "An environment", "task": "A task family", "reward": "A reward", 
 
 
 def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
-    """Write the package.
+    """Write the package into ``out`` (None: ``./NAME`` in snake case); nothing is overwritten.
 
-    Args:
-        kind: a key of ``KINDS``.
-        name: CamelCase or snake_case; it becomes the class, the module and the registered name.
-        out: the folder to make; None: ``./NAME`` in snake case.
-
-    Raises:
-        DreamEnvsError: for a name that Python or the registry cannot take, or a folder that is there.
+    ``kind``: a key of ``KINDS``.  ``name``: CamelCase or snake_case; it becomes the class, module and registered name.
     """
     if kind not in KINDS:
         raise DreamEnvsError(registry.unknown("kinds", kind, list(KINDS)))
@@ -56,12 +50,8 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
         "what": WHAT[kind],
         "try": _try(kind, row),
     }
-    files = {
-        "pyproject.toml.txt": "pyproject.toml",
-        "README.md.txt": "README.md",
-        f"{kind}/module.py.txt": f"{module}.py",
-        f"{kind}/test.py.txt": f"tests/test_{module}.py",
-    }
+    files = {"pyproject.toml.txt": "pyproject.toml", "README.md.txt": "README.md"}
+    files |= {f"{kind}/module.py.txt": f"{module}.py", f"{kind}/test.py.txt": f"tests/test_{module}.py"}
     home = Path(__file__).parent / "templates"
     for source, target in files.items():
         path = folder / target

@@ -7,6 +7,7 @@ from typing import Any
 
 from dream_envs import registry
 from dream_envs.cli import common
+from dream_envs.cli.runs import report_text
 
 _PLAIN = ("env", "family", "notation", "learner", "model", "steps", "seed")
 
@@ -46,22 +47,18 @@ def run(loop: str, words: dict[str, Any]) -> None:
     how |= {"quiet": words["quiet"] or as_json, "report_to": tuple(words["report_to"] or ())}
     try:
         summary = runner.conduct(options, folder, **how)
+        if not as_json:
+            common.say(f"{report_text({'run': str(folder), 'out': str(folder / 'report.html')})}\n")
         report = runner.frontier_report(options, summary, folder, words["cache"], how) if words["frontier"] else None
     except KeyboardInterrupt:
         way = "the same command with --resume goes on from the last checkpoint"
         raise common.Interrupted(f"interrupted, {folder} is kept; {way}") from None
     if as_json:
         common.emit({"run": summary, "frontier": report}, "", True)
-        return
-    from rich.console import Console
+    elif report is not None:
+        from rich.console import Console
 
-    from dream_envs.report.frontier_terminal import show_frontier
-    from dream_envs.report.terminal import show
+        from dream_envs.report.frontier_terminal import show_frontier
 
-    console = Console()
-    show(folder, console)
-    common.say(f"\nreport: {folder / 'report.html'}")
-    if report is not None:
-        common.say("")
-        show_frontier(report, console)
+        show_frontier(report, Console())
         common.say(f"Frontier Report: {folder / 'frontier' / 'report.html'}")

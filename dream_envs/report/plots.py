@@ -88,7 +88,10 @@ def _run_axis(axes: Any, xs: Sequence[float], label: str) -> None:
 def evaluation_plots(found: Evaluation, samples: int) -> list[Plot]:
     """Success by level, the base's decoders, pass@k; or the measures of play."""
     with svg.style():
-        made = [_by_level(found.levels, "log"), _by_level(found.levels, "linear")] if found.levels else []
+        # sampled success has no small values: 0 of 256 is not 1e-30
+        made = [
+            _by_level(found.levels, scale) for scale in (("log", "linear") if found.kind == "exact" else ("linear",))
+        ]
         made += [_envelope(found, samples), _pass_at_k(found, samples), _measures(found.measures)]
     return [plot for plot in made if plot is not None]
 

@@ -126,7 +126,7 @@ def _moves(episode: Episode) -> list[Move]:
     truth, counted = _truth(episode), dict[tuple[str, str, str, str], int]()
     for turn in episode.turns:
         value, score = truth.get(turn.agent), episode.scores.get(turn.agent)
-        verdict = turn.status if turn.status != "ok" else ""
+        verdict: str = turn.status if turn.status != "ok" else ""
         if value is not None:
             verdict = "right" if value > 0.5 else "wrong"
         reward = "" if score is None else decimal(score.value, 3) if score.status == "ok" else score.status

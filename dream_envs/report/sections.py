@@ -83,11 +83,14 @@ _ENDS = 5
 def _evaluated(found: Evaluation) -> Iterator[tuple[str, str, str]]:
     gains = [(row.trained["T=1"].mean - row.base["T=1"].mean, row) for row in found.levels if row.split == "any"]
     if gains:
-        gain, row = max(gains, key=lambda pair: abs(pair[0]))
-        before, after = row.base["T=1"], row.trained["T=1"]
+        gain, most = max(gains, key=lambda pair: abs(pair[0]))
+        before, after = most.base["T=1"], most.trained["T=1"]
         remark = f"95 % interval after training {interval(after.ci)}"
-        name = f"Largest change: level {row.level}"
-        yield name, _change(before.mean, after.mean), remark if gain else "nothing changed"
+        yield (
+            f"Largest change: level {most.level}",
+            _change(before.mean, after.mean),
+            remark if gain else "nothing changed",
+        )
     for row in found.measures[:2]:
         ends = f"95 % interval after training {_ends(row.trained.low, row.trained.high)}" if row.trained.n else "exact"
         remark = "; ".join(filter(None, (ends, visible(row.says, 90))))
@@ -116,7 +119,8 @@ def _rewards(found: Found) -> Section | None:
 
 
 def _roles(found: Found) -> Grid:
-    summary = found.summary
+    if (summary := found.summary) is None:
+        return Grid("", (), ())
     head = (
         Column("role"), Column("learns", 3), Column("reward\nfirst"), Column("reward\nlast"),
         Column("least", 2), Column("most", 2), Column("samples", 1), Column("ok", 1),
@@ -128,7 +132,7 @@ def _roles(found: Found) -> Grid:
             f"{r.high:g}", whole(summary.samples.get(r.name)), percent(r.statuses.get("ok")),
             ", ".join(f"{k} {percent(v)}" for k, v in r.statuses.items() if k != "ok") or NONE, visible(r.reply, 60),
         ]
-        for r in (summary.roles if summary is not None else ())
+        for r in summary.roles
     ]  # fmt: skip
     return Grid("rewards by role", head, rows)
 
@@ -142,9 +146,9 @@ def _evaluation(found: Found) -> Section | None:
     says = f"{own.says[:1].upper()}{visible(own.says[1:], 300)}."
     says += f" The base was pre-trained on levels {support}." if support and own.levels else ""
     says += " Intervals are 95 %, over problems or games and not over runs." if own.kind != "play" else ""
-    words = ("Success P", "Level", "T=1", "Chance") if own.levels else ()
+    words = ["Success P", "Level", "T=1", "Chance"] if own.levels else []
     if own.kind == "exact":
-        words += ("best_T", "forced", "given", "T0, sharpening", "T1, edge", "T2, beyond the samples", "T3, absent")
+        words += ["best_T", "forced", "given", "T0, sharpening", "T1, edge", "T2, beyond the samples", "T3, absent"]
     return _section("evaluation", "What the policy can do, before and after", says, made, grids, words=words)
 
 
