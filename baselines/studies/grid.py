@@ -33,7 +33,7 @@ from dream_envs.runs import read_json, write_json
 
 #: A finished run: its setting's ``name``, its ``seed``, and what the study's ``score`` says.
 Row = dict[str, Any]
-STUDIES = ("flagship", "nights", "self_judging", "echo", "upward", "verdicts", "validate")
+STUDIES = ("flagship", "games", "nights", "self_judging", "echo", "upward", "verdicts", "validate")
 RECORD = "study.json"
 
 
