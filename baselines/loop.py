@@ -6,6 +6,7 @@ on from its newest checkpoint and ends in the same weights.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import signal
 import sys
@@ -241,6 +242,7 @@ def train(
     watch = DiversityMonitor.of(
         ctx.eval, ctx.base, ctx.run.path / "metrics.jsonl", ctx.recipe.steps, ctx.rule.rows.play_every
     )
+    gc.freeze()  # every trainer collects garbage when it starts: what is there by now is none
     collector, learner = walk(ctx, watch, tick, save_every)
     tick("measuring", 0, 1, "")
     summary = measure(ctx, collector, learner, watch)
@@ -464,21 +466,19 @@ def conduct(
     return found
 
 
-def frontier_report(
-    options: Options, summary: Summary, out: Path, cache: Path | None, how: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def frontier_report(options: Options, summary: Summary, out: Path, cache: Path | None, how: Mapping[str, Any]) -> Any:
     """The mini Frontier Report of a finished run in ``out/frontier``; None where the suite has none of its problems."""
     if summary.evaluation is None or summary.evaluation.kind != "exact" or summary.retention is not None:
         return None
     from dream_envs.baselines.frontier import job
+    from dream_envs.frontier.schema import read_report
 
     where = Path(out) / "frontier"
     if not (where / "report.html").is_file():
         chosen = job.Options(size="mini", seed=f"recipe/{options.seed}")
         more = {name: how[name] for name in ("threads", "quiet", "device")}
         job.run(summary.run.base, str(out), where, cache, chosen, **more)
-    found: dict[str, Any] = read_json(where / "frontier.json")
-    return found
+    return read_report(where)
 
 
 @contextmanager

@@ -18,13 +18,7 @@ def check(
 ) -> Any:
     """``value`` if it is a finite number (a whole one) from ``low`` to ``high``; None is no bound.
 
-    Args:
-        name: of the argument.
-        value: NaN and booleans are no numbers; a whole number comes back as an int.
-        low: the least value allowed.
-        high: the largest value allowed.
-        whole: whether fractions are turned away.
-        what: what the number means, for the error.
+    NaN and booleans are no numbers; a whole number comes back as an int.  ``what`` tells the error what is meant.
     """
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     above, below = -math.inf if low is None else low, math.inf if high is None else high

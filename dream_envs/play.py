@@ -21,37 +21,17 @@ from typing import Any, get_args
 
 import msgspec
 
-from dream_envs import registry, seeds
-from dream_envs.core import (
-    Action,
-    Agent,
-    AgentLike,
-    DreamEnvsError,
-    Episode,
-    Event,
-    Game,
-    Message,
-    Request,
-    RewardModel,
-    Score,
-    Seat,
-    Start,
-    Status,
-    Task,
-    Turn,
-    Usage,
-    decode_episode,
-    encode,
-)
+from dream_envs import core, registry, seeds
+from dream_envs.core import Action, Agent, AgentLike, DreamEnvsError, Episode, Game, Message, Request, Score, Task, Turn
 from dream_envs.rewards.base import Model, as_reward, clean, roles
 
 #: A game that has not ended after so many steps is taken to be endless.
 MAX_STEPS = 10_000
 _SLACK = 1.0  # seconds past the deadline after which an event loop is taken to be blocked by an agent
 _TIMEOUT = Action("", status="timeout")
-_STATUSES = get_args(Status)
+_STATUSES = get_args(core.Status)
 _MESSAGE_NAMES = {"messages", "conversation", "chat", "history"}
-RewardLike = RewardModel | Callable[[Episode], dict[str, Score]] | str
+RewardLike = core.RewardModel | Callable[[Episode], dict[str, Score]] | str
 
 
 class PrivilegedRequest(Request, frozen=True, kw_only=True):
@@ -70,9 +50,9 @@ def text_of(messages: Sequence[Message]) -> str:
 class FunctionAgent:
     """A plain function as an Agent: one call a request; an async function is called for all requests at once.
 
-    The first parameter decides what the function is given.  Annotated ``str``: the text (see ``text_of``).  Annotated
-    otherwise, or without annotation and named ``messages``, ``conversation``, ``chat`` or ``history``: a fresh list of
-    messages.  Anything else: the text.  It returns a str or an ``Action``.
+    If its first parameter is annotated otherwise than ``str``, or has no annotation and is named ``messages``,
+    ``conversation``, ``chat`` or ``history``, it is given a fresh list of messages, else the text (see ``text_of``).
+    It returns a str or an ``Action``.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -112,17 +92,20 @@ def _wants_messages(function: Callable[..., Any]) -> bool:
 def as_agent(obj: AgentLike | str, game: Game | None = None, **config: Any) -> Agent:
     """An Agent from an Agent, a plain function (sync or async, see ``FunctionAgent``), or a name.
 
-    A name is a registered one (``oracle``) or ``module:attribute``.  A class behind it, or a function that needs no
-    more than ``game``, is called, with ``config`` and with ``game`` if it takes that; any other function is the agent.
+    A name is a registered one (``oracle``) or ``module:attribute``; ``noisy(tpr=0.9)`` has arguments.  A class behind
+    it, or a function that needs no more than ``game``, is called, with ``config`` and with ``game`` if it takes that;
+    any other function is the agent.
     """
     if isinstance(obj, str):
-        found = registry.load("agents", obj)
+        name, given = registry.spec_of(obj, "agent")
+        config = {**given, **config}
+        found = registry.load("agents", name)
         if inspect.isclass(found) or not callable(getattr(found, "act", None)):
             parameters = inspect.signature(found).parameters
             loose = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
             needed = {n for n, p in parameters.items() if p.default is p.empty and p.kind not in loose}
             if inspect.isclass(found) or config or not needed - {"game"}:
-                registry.check_kwargs(found, config, obj)
+                registry.check_kwargs(found, config, name)
                 found = found(**({"game": game} if "game" in parameters else {}), **config)
         obj = found
     if isinstance(obj, type):
@@ -163,7 +146,7 @@ def as_action(value: Any, source: str = "the environment") -> Action:
     """A move from a str or an Action that can be stored; ``source`` is named in the error for anything else."""
     if isinstance(value, str):
         return Action(str(value))
-    known = isinstance(value, Action) and isinstance(value.text, str) and isinstance(value.usage, Usage)
+    known = isinstance(value, Action) and isinstance(value.text, str) and isinstance(value.usage, core.Usage)
     if known and value.status in _STATUSES:  # records are not checked when they are made, only when they are read
         return value
     raise DreamEnvsError(f"{source}: a move is a str or a core.Action, not {type(value).__name__} ({value!r:.60})")
@@ -216,12 +199,15 @@ def _background_loop(fresh: bool = False) -> asyncio.AbstractEventLoop:
 
 
 class Table:
-    """One running game: its label (of all its randomness), its state, the turns so far, the episode at the end."""
+    """One running game: its label (of all its randomness), its state, the turns so far, the episode at the end.
 
-    __slots__ = ("episode", "label", "state", "turns")
+    ``redraws``: how many games an API adapter threw away before it, see ``envs.gym.SeatEngine``.
+    """
+
+    __slots__ = ("episode", "label", "redraws", "state", "turns")
 
     def __init__(self, game: Game, label: str, task: Task | None = None, begins: str | None = None) -> None:
-        self.label = label
+        self.label, self.redraws = label, 0
         self.state = game.start(task, seeds.stream("episode", label if begins is None else begins))
         self.turns: list[Turn] = []
         self.episode: Episode | None = None
@@ -247,8 +233,10 @@ class Runner:
                 policy = self.policies.get(seat.agent)
                 if policy is None:
                     raise DreamEnvsError(f"nobody plays {seat.agent}: name an agent for it or for role {seat.role!r}")
-                request = _request(game, table, seat, bool(getattr(policy, "privileged", False)))
-                seen[i][seat.agent] = [m.copy() for m in request.messages]  # the agent may write into its own
+                privileged = bool(getattr(policy, "privileged", False))
+                request = _request(game, table, seat, privileged)
+                ours = privileged or isinstance(policy, FunctionAgent)  # what others do to a message is not recorded
+                seen[i][seat.agent] = request.messages if ours else [m.copy() for m in request.messages]
                 _, requests, where = calls.setdefault(id(policy), (policy, [], []))
                 requests.append(request)
                 where.append(i)
@@ -274,7 +262,7 @@ class Runner:
         return [ask(policy, requests) for policy, requests in calls]
 
 
-def _request(game: Game, table: Table, seat: Seat, privileged: bool) -> Request:
+def _request(game: Game, table: Table, seat: core.Seat, privileged: bool) -> Request:
     """What ``seat`` is asked.  Its seed depends on the episode's label, the agent and how many turns went before."""
     number = seeds.digest("request", table.label, seat.agent, len(table.turns))
     seen = game.view(table.state, seat.agent)
@@ -285,11 +273,10 @@ def _request(game: Game, table: Table, seat: Seat, privileged: bool) -> Request:
     return PrivilegedRequest(**msgspec.structs.asdict(plain), task=tasks[-1] if tasks else None, state=table.state)
 
 
-def _turn(seat: Seat, messages: list[Message], action: Action, seconds: float) -> Turn:
-    text, ids, logprobs, usage, status = msgspec.structs.astuple(action)[:5]
+def _turn(seat: core.Seat, messages: list[Message], action: Action, seconds: float) -> Turn:
     return Turn(
-        agent=seat.agent, role=seat.role, messages=messages, text=text, status=status, token_ids=ids,
-        logprobs=logprobs, usage=usage, seconds=seconds,
+        agent=seat.agent, role=seat.role, messages=messages, text=action.text, status=action.status,
+        token_ids=action.token_ids, logprobs=action.logprobs, usage=action.usage, seconds=seconds,
     )  # fmt: skip
 
 
@@ -366,13 +353,13 @@ def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def reward_model(reward: RewardLike) -> RewardModel:
+def reward_model(reward: RewardLike) -> core.RewardModel:
     """The reward as a model: one that scores many episodes as it is, anything else by ``rewards.base.as_reward``."""
     batched = callable(getattr(reward, "score", None)) and not isinstance(reward, type)
     return reward if batched else as_reward(reward)  # type: ignore[return-value]
 
 
-def score(episodes: Sequence[Episode], model: RewardModel, agents: Sequence[str] | None = None) -> list[Episode]:
+def score(episodes: Sequence[Episode], model: core.RewardModel, agents: Sequence[str] | None = None) -> list[Episode]:
     """The episodes with this model's scores, from one call; an asynchronous model is waited for.
 
     Where the model raises anything but a DreamEnvsError (a user's mistake), or does not return one dict an episode,
@@ -456,7 +443,7 @@ class EpisodeWriter:
                 if turn.token_ids is not None or turn.logprobs is not None:
                     turns[i] = msgspec.structs.replace(turn, **bare)
             episode = msgspec.structs.replace(episode, turns=turns)
-        self._file.write(encode(episode) + b"\n")
+        self._file.write(core.encode(episode) + b"\n")
         self._file.flush()
 
     def position(self) -> int:
@@ -479,7 +466,7 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
-                yield decode_episode(line)
+                yield core.decode_episode(line)
 
 
 def play(
@@ -503,7 +490,7 @@ def play(
 def rollout(
     game: Game[Any],
     seats: Mapping[str, AgentLike | str],
-    starts: Iterable[Start] | int,
+    starts: Iterable[core.Start] | int,
     *,
     seed: str | int = 0,
     reward: RewardLike | None = None,
@@ -515,25 +502,23 @@ def rollout(
 
     Args:
         game: the rules.
-        seats: an agent for each role (``solver``) or single seat (``solver_1``, which wins over its role).  Seats that
-            name the same object are asked in one call.
+        seats: an agent for each role (``solver``) or seat (``solver_1``, which wins); one object is asked in one call.
         starts: the episodes, or how many.
         seed: the run's seed label; episode ``i`` draws everything from the label ``{seed}/{i}``.
         reward: scores the episodes that end in one step together; None leaves ``scores`` empty.
         out: where episodes are written; episodes that it already holds are not played again.
         width: games in play at once, at least 1.
-        deadline: seconds that one batched call may take; past it all its completions have status ``timeout``, and it
-            goes on in the background: threads cannot be killed.  An agent that fails gives completions of status
-            ``error`` and one warning.
+        deadline: seconds for one batched call; past it all its completions have status ``timeout``, and it goes on in
+            the background.  An agent that fails gives completions of status ``error`` and one warning.
     """
     if width < 1:
         raise DreamEnvsError(f"width={width}: at least 1")
     model = None if reward is None else reward_model(reward)
     runner = _GuardedRunner(game, assign_agents(game, seats), deadline)
     done = {e.index for e in read_episodes(out.path)} if out is not None else set()
-    todo = (Start(i) for i in range(starts)) if isinstance(starts, int) else iter(starts)
+    todo = (core.Start(i) for i in range(starts)) if isinstance(starts, int) else iter(starts)
     waiting = (s for s in todo if s.index not in done)
-    live: list[tuple[Start, Table]] = []
+    live: list[tuple[core.Start, Table]] = []
     while True:
         while len(live) < width and (start := next(waiting, None)) is not None:
             begins = f"{seed}/{start.index if start.draw is None else start.draw}"
@@ -551,7 +536,7 @@ def rollout(
         for start, table in [pair for pair, ended in zip(live, over, strict=True) if ended]:
             episode = episode_from(game, table.state, table.turns, seed=table.label, index=start.index)
             if start.author:
-                note = Event("given", data={"author": start.author})
+                note = core.Event("given", data={"author": start.author})
                 episode = msgspec.structs.replace(episode, events=[note, *episode.events])
             episodes.append(episode)
         for episode in episodes if model is None else score(episodes, model, game.agents):

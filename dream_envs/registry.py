@@ -15,7 +15,8 @@ import difflib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from dream_envs.core import DreamEnvsError
@@ -23,6 +24,11 @@ from dream_envs.core import DreamEnvsError
 Row = TypeVar("Row")
 
 KINDS = ("envs", "tasks", "rewards", "agents", "learners", "loops", "suites")
+
+
+def _rows(module: str, *names: str) -> dict[str, str]:
+    return {name: f"{module}:{name}" for name in names}
+
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     "envs": {
@@ -41,35 +47,18 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     },
     "rewards": {
         "challenger_solver": "dream_envs.rewards.presets:challenger_solver",
-        "correctness": "dream_envs.rewards.solver:correctness",
         "format": "dream_envs.rewards.solver:format_reward",
-        "majority": "dream_envs.rewards.solver:majority",
-        "judge_agreement": "dream_envs.rewards.solver:judge_agreement",
+        **_rows("dream_envs.rewards.solver", "correctness", "majority", "judge_agreement", "pseudo_label"),
         "random": "dream_envs.rewards.controls:random_reward",
-        "shuffled": "dream_envs.rewards.controls:shuffled",
-        "format_only": "dream_envs.rewards.controls:format_only",
+        **_rows("dream_envs.rewards.controls", "shuffled", "format_only"),
         "learnability": "dream_envs.rewards.learnability:learnability",
-        "repetition": "dream_envs.rewards.diversity:repetition",
-        "novelty": "dream_envs.rewards.diversity:novelty",
-        "weighted": "dream_envs.rewards.algebra:weighted",
-        "gate": "dream_envs.rewards.algebra:gate",
-        "clip": "dream_envs.rewards.algebra:clip",
-        "per_role": "dream_envs.rewards.algebra:per_role",
-        "zero_sum": "dream_envs.rewards.algebra:zero_sum",
-        "less_repetition": "dream_envs.rewards.rounds:less_repetition",
-        "shared": "dream_envs.rewards.rounds:shared",
-        "in_range": "dream_envs.rewards.rounds:in_range",
-        "best_and_worst": "dream_envs.rewards.rounds:best_and_worst",
+        **_rows("dream_envs.rewards.diversity", "repetition", "novelty"),
+        **_rows("dream_envs.rewards.algebra", "weighted", "gate", "clip", "per_role", "zero_sum"),
+        **_rows("dream_envs.rewards.rounds", "less_repetition", "shared", "in_range", "best_and_worst"),
         "trl": "dream_envs.rewards.adapters:from_trl",
-        "self_judge": "dream_envs.rewards.self_judge:self_judge",
-        "serl": "dream_envs.rewards.self_judge:serl",
-        "copeland": "dream_envs.rewards.self_judge:copeland",
-        "bradley_terry": "dream_envs.rewards.self_judge:bradley_terry",
-        "self_score": "dream_envs.rewards.self_judge_points:self_score",
-        "self_rubric": "dream_envs.rewards.self_judge_points:self_rubric",
-        "self_certainty": "dream_envs.rewards.self_judge_points:self_certainty",
-        "closed_book": "dream_envs.rewards.sleep:closed_book",
-        "retention": "dream_envs.rewards.sleep:retention",
+        **_rows("dream_envs.rewards.self_judge", "self_judge", "serl", "copeland", "bradley_terry"),
+        **_rows("dream_envs.rewards.self_judge_points", "self_score", "self_rubric", "self_certainty"),
+        **_rows("dream_envs.rewards.sleep", "closed_book", "retention"),
     },
     "agents": {
         "oracle": "dream_envs.agents.engines.scripted:Oracle",
@@ -123,11 +112,7 @@ listeners: list[Callable[[str, str], None]] = []
 
 
 def register(kind: str, name: str, target: str | Any) -> None:
-    """Add a row: ``target`` is ``"module:attribute"`` or the object itself.
-
-    Raises:
-        DreamEnvsError: for an unknown kind or a name that is taken.
-    """
+    """Add a row: ``target`` is ``"module:attribute"`` or the object itself; a name that is taken is an error."""
     _check_kind(kind)
     if name in rows(kind):
         raise DreamEnvsError(f"{kind} already has {name!r}: choose another name")
@@ -138,9 +123,7 @@ def register(kind: str, name: str, target: str | Any) -> None:
 
 def roles(env_id: str) -> tuple[str, ...]:
     """The roles that the row of a game names, or that the registered class or object has; empty if neither."""
-    target = _added["envs"].get(env_id) or _BUILT_IN["envs"].get(env_id)
-    if target is None and env_id in _entry_points("envs"):
-        target = _entry_points("envs")[env_id].value
+    target = _target("envs", env_id)
     if not isinstance(target, str):
         found = getattr(target, "roles", ())
         return tuple(role.name for role in found) if isinstance(found, tuple) else ()
@@ -156,15 +139,8 @@ def rows(kind: str) -> dict[str, str]:
 
 
 def load(kind: str, name: str) -> Any:
-    """The object behind a name, or behind ``module:attribute`` of anybody's package.
-
-    Raises:
-        DreamEnvsError: if there is no such name (with the nearest ones) or its module cannot be imported.
-    """
-    _check_kind(kind)
-    target: Any = _added[kind].get(name) or _BUILT_IN[kind].get(name)
-    if target is None and name in _entry_points(kind):
-        return _import(_entry_points(kind)[name].value)
+    """The object behind a name, or behind ``module:attribute`` of anybody's package."""
+    target = _target(kind, name)
     if target is None and ":" in name:
         target = name
     if target is None:
@@ -198,12 +174,57 @@ def unknown(what: str, name: str, known: list[str]) -> str:
     return f"{what}: no {name!r}{hint} (all: {', '.join(known)})"
 
 
-def named(what: str, name: str, table: Mapping[str, Row]) -> Row:
-    """The row of this name in a table of the project's own.
+def value_of(text: str) -> Any:
+    """A value on the command line: JSON where it is JSON (``4``, ``true``, ``[1,2]``), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def split_outside(text: str, separator: str) -> list[str]:
+    """Split at ``separator`` where no bracket is open: ``a=b(c=1,d=2),e=f`` has two parts."""
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char == separator and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+
+
+def pairs_of(texts: Iterable[str], option: str) -> dict[str, str]:
+    """``["a=b,c=d", "e=f"]`` as a dict of texts.
 
     Raises:
-        DreamEnvsError: with the nearest names.
+        DreamEnvsError: for a part without ``=``, or a key that is there twice.
     """
+    found: dict[str, str] = {}
+    for part in [p for text in texts for p in split_outside(text, ",")]:
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise DreamEnvsError(f"{option} {part!r}: KEY=VALUE, several of them separated by commas")
+        if key in found:
+            raise DreamEnvsError(f"{option} {part!r}: {key!r} is there twice")
+        found[key] = value
+    return found
+
+
+def values_of(texts: Iterable[str], option: str) -> dict[str, Any]:
+    """``pairs_of`` with each value read by ``value_of``."""
+    return {key: value_of(text) for key, text in pairs_of(texts, option).items()}
+
+
+def spec_of(text: str, option: str) -> tuple[str, dict[str, Any]]:
+    """``learnability(form=azr)`` as a name and its keyword arguments."""
+    name, bracket, inner = text.partition("(")
+    if bracket and not inner.endswith(")"):
+        raise DreamEnvsError(f"{option} {text!r}: NAME or NAME(KEY=VALUE,...), in quotes for the shell")
+    return name.strip(), values_of([inner[:-1]], option) if bracket else {}
+
+
+def named(what: str, name: str, table: Mapping[str, Row]) -> Row:
+    """The row of this name in a table of the project's own; an error tells the nearest names."""
     if name not in table:
         raise DreamEnvsError(unknown(what, name, list(table)))
     return table[name]
@@ -212,6 +233,13 @@ def named(what: str, name: str, table: Mapping[str, Row]) -> Row:
 def _check_kind(kind: str) -> None:
     if kind not in KINDS:
         raise DreamEnvsError(unknown("registry", kind, list(KINDS)))
+
+
+def _target(kind: str, name: str) -> Any:
+    """What is registered under a name: an object, ``module:attribute``, or None."""
+    _check_kind(kind)
+    target = _added[kind].get(name) or _BUILT_IN[kind].get(name)
+    return _entry_points(kind)[name].value if target is None and name in _entry_points(kind) else target
 
 
 def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
@@ -236,14 +264,5 @@ def _import(target: str) -> Any:
     return found
 
 
-_TRAIN_PACKAGES = {
-    "torch",
-    "transformers",
-    "trl",
-    "accelerate",
-    "peft",
-    "datasets",
-    "safetensors",
-    "tensorboard",
-    "datasketch",
-}
+_TRAIN_PACKAGES = {"torch", "transformers", "trl", "accelerate", "peft", "datasets", "safetensors", "tensorboard"}
+_TRAIN_PACKAGES |= {"datasketch"}

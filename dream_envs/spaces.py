@@ -7,7 +7,6 @@ from ``Space`` itself: shared memory is then refused with an error that names th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,14 +49,6 @@ class UnicodeText(Space[str]):
             raise DreamEnvsError("UnicodeText.sample takes no mask: it has no finite set of characters to mask")
         length = int(self.np_random.integers(self.sample_length + 1))
         return "".join([_SAMPLE_CHARS[i] for i in self.np_random.integers(len(_SAMPLE_CHARS), size=length)])
-
-    def to_jsonable(self, sample_n: Iterable[str]) -> list[str]:
-        """The samples as a list of plain strings."""
-        return [str(sample) for sample in sample_n]
-
-    def from_jsonable(self, sample_n: list[Any]) -> list[str]:
-        """The samples that ``to_jsonable`` wrote."""
-        return [str(sample) for sample in sample_n]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UnicodeText) and other.max_length == self.max_length

@@ -1,31 +1,19 @@
-"""Environments with one fault each, for the conformance kit to find: ``FAULTS`` names the check that has to fail.
-
-The sound ones (``Sums``, ``Echo``) that they derive from pass every check: a fault is the only difference.
-"""
+"""Games with one fault each, for the conformance kit to find; ``Sums``, which they derive from, passes every check."""
 
 from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
-from broken_gym_envs import (
-    NAMES,
-    EchoForgets,
-    EchoForgetsStream,
-    EchoGlobal,
-    EchoIgnoresSeed,
-    EchoRaises,
-    EchoSharesInfo,
-    EchoText,
-    EchoTruncates,
-    EchoUnpicklable,
-    EchoWorker,
-)
+from broken_gym_envs import FAULTS, NAMES, fails
 
 from dream_envs.core import Action, Event, Outcome, RoleSpec, Score, Seat, Task
+
+__all__ = ["FAULTS"]
 
 
 class State(msgspec.Struct):
@@ -96,28 +84,14 @@ class YesNo(Sums):
         return [{"role": "system", "content": "Say yes or no."}, *super().view(state, agent)]
 
 
-class GlobalRandom(Sums):
-    def draw(self, rng):
-        return super().draw(np.random.Generator(np.random.PCG64(random.randrange(2**32))))
-
-
+@fails("global_rng")
 class GlobalNumpy(Sums):
     def apply(self, state, actions):
         np.random.seed(0)  # "for reproducibility"
         return super().apply(state, actions)
 
 
-class SeedsRandom(Sums):
-    def apply(self, state, actions):
-        random.seed(0)
-        return super().apply(state, actions)
-
-
-class SeedIgnored(Sums):
-    def draw(self, rng):
-        return super().draw(np.random.default_rng())
-
-
+@fails("seed_determinism")
 class CarriesOn(Sums):
     """Draws from a generator of its own, so that the second episode of a seed is not the first."""
 
@@ -129,12 +103,14 @@ class CarriesOn(Sums):
         return super().draw(self.rng)
 
 
+@fails("process_determinism")
 class HashSeed(Sums):
     def draw(self, rng):
         seed = int(rng.integers(100)) + hash("sums") % 1000  # str hashes differ from process to process
         return super().draw(np.random.default_rng(seed))
 
 
+@fails("siblings")
 class SharedTable(Sums):
     """Keeps the running episode in the class: a second one running beside it takes its place."""
 
@@ -153,6 +129,7 @@ class SharedTable(Sums):
         return SharedTable.current[0]
 
 
+@fails("siblings")
 class StateOnSelf(Sums):
     """Keeps the running episode on the game object, which serves many episodes at once."""
 
@@ -171,6 +148,7 @@ class StateOnSelf(Sums):
         return super().view(State(state.task, ["x"] * self.said), agent)
 
 
+@fails("fresh_returns")
 class LiveMessages(Sums):
     """Hands out the same list of messages every time."""
 
@@ -185,17 +163,7 @@ class LiveMessages(Sums):
         return self.cache.setdefault((state.task.id, len(state.said), agent), super().view(state, agent))
 
 
-class LeaksAnswer(Sums):
-    def view(self, state, agent):
-        return [{"role": "system", "content": f"[debug: {state.task.answer}]"}, *super().view(state, agent)]
-
-
-class LeaksInScore(Sums):
-    def default_reward(self, episode):
-        scores = super().default_reward(episode)
-        return {a: Score(s.value, detail=f"expected {episode.tasks[0].answer}") for a, s in scores.items()}
-
-
+@fails("private_information")
 class LeaksMetaToOne(Sums):
     """Only the second player is told, and only in the second round."""
 
@@ -206,45 +174,13 @@ class LeaksMetaToOne(Sums):
         return seen
 
 
-class CrashesOnEmpty(Sums):
-    def mark(self, task, text):
-        return float(text[0] == task.answer[0] and text == task.answer)
-
-
-class CrashesOnDigits(Sums):
-    def mark(self, task, text):
-        return float(text == task.answer or (text.isdigit() and int(text) == -1))  # int("²") raises
-
-
-class OracleCannotWin(Sums):
-    def mark(self, task, text):
-        return 0.5 * super().mark(task, text)
-
-
-class FloorIsPaid(Sums):
-    def mark(self, task, text):
-        return 0.25 + 0.75 * super().mark(task, text)
-
-
+@fails("reward_range")
 class OutOfRange(Sums):
     def mark(self, task, text):
         return 2.0 * super().mark(task, text)
 
 
-class PaysForLength(Sums):
-    """In range for every reply but a huge one."""
-
-    def mark(self, task, text):
-        return max(super().mark(task, text), len(text) // 1000 / 1000 if len(text) > 1000 else 0.0) * (
-            1.0 if len(text) < 900_000 else 3.0
-        )
-
-
-class NotANumber(Sums):
-    def default_reward(self, episode):
-        return {agent: Score(float("nan")) for agent in self.agents}
-
-
+@fails("pickling")
 class NotPicklable(Sums):
     def __init__(self):
         super().__init__()
@@ -254,6 +190,7 @@ class NotPicklable(Sums):
         return NotPicklable()
 
 
+@fails("rescoring")
 class RemembersScores(Sums):
     """A reward that pays less and less: scored again, the same episode has another score."""
 
@@ -268,48 +205,53 @@ class RemembersScores(Sums):
         }
 
 
-class NeverEnds(Sums):
-    def outcome(self, state):
-        return None
+def fault(check: str, name: str, **members: Any) -> None:
+    """A class of this module that differs from ``Sums`` in these members alone."""
+    for key, member in members.items():
+        if callable(member):
+            member.__name__ = key  # a bound method is pickled by its name
+    globals()[name] = fails(check)(type(name, (Sums,), {"__module__": __name__, **members}))
 
 
-class BadNames(Sums):
-    agents = ("alice", "bob")
+def right(task: Task, text: str) -> float:
+    return float(text == task.answer)
 
 
-#: Every broken environment and the one check that has to fail.
-FAULTS: dict[type, str] = {
-    GlobalRandom: "global_rng",
-    GlobalNumpy: "global_rng",
-    SeedsRandom: "global_rng",
-    SeedIgnored: "seed_determinism",
-    CarriesOn: "seed_determinism",
-    HashSeed: "process_determinism",
-    SharedTable: "siblings",
-    StateOnSelf: "siblings",
-    LiveMessages: "fresh_returns",
-    LeaksAnswer: "private_information",
-    LeaksInScore: "private_information",
-    LeaksMetaToOne: "private_information",
-    CrashesOnEmpty: "hostile_replies",
-    CrashesOnDigits: "hostile_replies",
-    OracleCannotWin: "oracle_top",
-    FloorIsPaid: "floor_bottom",
-    OutOfRange: "reward_range",
-    PaysForLength: "reward_range",
-    NotANumber: "reward_range",
-    NotPicklable: "pickling",
-    RemembersScores: "rescoring",
-    NeverEnds: "plays",
-    BadNames: "plays",
-    EchoGlobal: "global_rng",
-    EchoIgnoresSeed: "seed_determinism",
-    EchoTruncates: "no_truncation_on_first_step",
-    EchoSharesInfo: "fresh_returns",
-    EchoForgets: "snapshot",
-    EchoForgetsStream: "snapshot",
-    EchoText: "vector_text",
-    EchoWorker: "vector_text",
-    EchoUnpicklable: "pickling",
-    EchoRaises: "random_episodes",
-}
+def digits(text: str) -> bool:
+    return text.isdigit() and int(text) == -1  # int("²") raises
+
+
+def drawn(seed: Callable[[], int | None]) -> Callable[..., Task]:
+    return lambda self, rng: Sums.draw(self, np.random.default_rng(seed()))
+
+
+def tells(self: Sums, episode: Any) -> dict[str, Score]:
+    scores = Sums.default_reward(self, episode)
+    return {a: Score(s.value, detail=f"expected {episode.tasks[0].answer}") for a, s in scores.items()}
+
+
+def shows(self: Sums, state: State, agent: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": f"[debug: {state.task.answer}]"}, *Sums.view(self, state, agent)]
+
+
+def by_length(self: Sums, task: Task, text: str) -> float:
+    """In range for every reply but a huge one."""
+    return max(right(task, text), min(len(text) // 1000 / 1000, 1.0)) * (1.0 if len(text) < 900_000 else 3.0)
+
+
+fault("global_rng", "GlobalRandom", draw=drawn(lambda: random.randrange(2**32)))
+fault("seed_determinism", "SeedIgnored", draw=drawn(lambda: None))
+fault("private_information", "LeaksAnswer", view=shows)
+fault("private_information", "LeaksInScore", default_reward=tells)
+fault(
+    "hostile_replies", "CrashesOnEmpty", mark=lambda self, task, text: right(task, text) * (text[0] == task.answer[0])
+)
+fault("hostile_replies", "CrashesOnDigits", mark=lambda self, task, text: right(task, "-1" if digits(text) else text))
+fault("oracle_top", "OracleCannotWin", mark=lambda self, task, text: 0.5 * right(task, text))
+fault("floor_bottom", "FloorIsPaid", mark=lambda self, task, text: 0.25 + 0.75 * right(task, text))
+fault("reward_range", "PaysForLength", mark=by_length)
+fault(
+    "reward_range", "NotANumber", default_reward=lambda self, episode: dict.fromkeys(self.agents, Score(float("nan")))
+)
+fault("plays", "NeverEnds", outcome=lambda self, state: None)
+fault("plays", "BadNames", agents=("alice", "bob"))

@@ -1,18 +1,28 @@
-"""Gymnasium environments with one fault each; ``Echo`` is the sound one. See ``broken_envs``."""
+"""Gymnasium environments with one fault each; ``Echo``, which they derive from, is sound. See ``broken_envs``."""
 
 from __future__ import annotations
 
 import multiprocessing
-import random
 import threading
 
 import gymnasium
-import numpy as np
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.spaces import UnicodeText
 
+#: Every broken environment and the one check that has to fail.
+FAULTS: dict[type, str] = {}
 NAMES = ["ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen"]
+
+
+def fails(check):
+    """Note the check that has to find the fault of a class."""
+
+    def note(broken):
+        FAULTS[broken] = check
+        return broken
+
+    return note
 
 
 class Echo(gymnasium.Env):
@@ -45,24 +55,14 @@ class Echo(gymnasium.Env):
         self.word, self.left, self.np_random.bit_generator.state = snapshot
 
 
-class EchoGlobal(Echo):
-    def draw(self):
-        return random.choice(NAMES)
-
-
-class EchoIgnoresSeed(Echo):
-    def reset(self, *, seed=None, options=None):
-        self._np_random = np.random.default_rng()
-        self.word, self.left = self.draw(), 3
-        return self.word, {"history": []}
-
-
+@fails("no_truncation_on_first_step")
 class EchoTruncates(Echo):
     def step(self, action):
         observation, reward, *_, info = super().step(action)
         return observation, reward, False, True, info
 
 
+@fails("fresh_returns")
 class EchoSharesInfo(Echo):
     def reset(self, *, seed=None, options=None):
         self.history: list[str] = []
@@ -73,6 +73,7 @@ class EchoSharesInfo(Echo):
         return *super().step(action)[:4], {"history": self.history}
 
 
+@fails("snapshot")
 class EchoForgets(Echo):
     """Its snapshot does not hold how many steps are left."""
 
@@ -81,6 +82,7 @@ class EchoForgets(Echo):
         self.left = 3
 
 
+@fails("snapshot")
 class EchoForgetsStream(Echo):
     """Its snapshot does not hold the random stream: the first step is right, the words after it are not."""
 
@@ -88,6 +90,7 @@ class EchoForgetsStream(Echo):
         self.word, self.left, _ = snapshot
 
 
+@fails("vector_text")
 class EchoText(Echo):
     """Text of Gymnasium's own space: zeros from worker processes with shared memory, and nobody says so."""
 
@@ -99,6 +102,7 @@ class EchoText(Echo):
         return NAMES[int(self.np_random.integers(8))]
 
 
+@fails("vector_text")
 class EchoWorker(Echo):
     """Says other words in a worker process."""
 
@@ -106,6 +110,7 @@ class EchoWorker(Echo):
         return super().draw() + ("" if multiprocessing.parent_process() is None else "!")
 
 
+@fails("pickling")
 class EchoUnpicklable(Echo):
     def __init__(self) -> None:
         super().__init__()
@@ -115,6 +120,7 @@ class EchoUnpicklable(Echo):
         return type(self)()
 
 
+@fails("random_episodes")
 class EchoRaises(Echo):
     """Raises once in some dozens of episodes."""
 

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from dream_envs import cli, registry
-from dream_envs.core import decode_episode
+from dream_envs.core import decode_episode, encode
 from dream_envs.play import read_episodes
 
 GAME = "ChallengerSolver-v0"
@@ -21,8 +21,8 @@ GAME = "ChallengerSolver-v0"
 def test_help_of_every_verb(verb):
     status, out, _ = verb("--help")
     assert status == 0
-    verbs = [c.name or c.callback.__name__ for c in cli.app.registered_commands]
-    assert len(verbs) >= 12
+    verbs = [c.name or c.callback.__name__ for c in cli.app.app.registered_commands]
+    assert len(verbs) >= 12 and "dream" in verbs
     for name in verbs:
         assert f"  {name} " in out
         status, page, _ = verb(name, "--help")
@@ -60,11 +60,18 @@ MISTAKES = [
     (["rollout", GAME], ["--out"]),
     (["rollout", GAME, "--out", "x", "--width", "0"], ["--width"]),
     (["rollout", GAME, "--out", "/dev/null/x"], ["/dev/null/x"]),
+    (["play", GAME, "--reward", "slover=format"], ["'slover'", "'solver'"]),
+    (["play", GAME, "--family", "arithmetc"], ["'arithmetc'", "'arithmetic'"]),
+    (["train", "dreem"], ["'dreem'", "'dream'"]),
+    (["train", "dream", "--levels", "a-b"], ["'a-b'", "2,3"]),
+    (["train", "dream", "--set", "variants=full"], ["'variants'", "'variant'"]),
+    (["train", "dream", "--reward", "solver=correctnes"], ["correctnes", "correctness"]),
+    (["check", "dream"], ["dream", "loops"]),
     (["check", "nothing"], ["'nothing'"]),
     (["check", GAME, "--only", "pickle"], ["'pickle'", "'pickling'"]),
     (["check", "composition", "--set", "n_state=3"], ["'n_state'", "'n_states'"]),
     (["check", "no_such_module:Class"], ["no_such_module"]),
-    (["new", "game", "X"], ["'game'", "env, task, reward, agent"]),
+    (["new", "game", "X"], ["'game'", "env, task, reward, agent, loop"]),
     (["new", "env", "../up"], ["'../up'"]),
     (["new", "env", "9lives"], ["'9lives'"]),
     (["new", "task", "Composition"], ["'composition'", "another"]),
@@ -108,7 +115,7 @@ def test_info_of_every_name(verb_json, verb_text):
     """Each manual page is there, and a family's examples are what its own verifier accepts."""
     for kind in registry.KINDS:
         for name in registry.rows(kind):
-            if name == "local":
+            if name == "local" or kind in ("loops", "learners", "suites"):
                 continue  # imports torch; below
             pages = [p for p in verb_json("info", name)["pages"] if p["kind"] == kind]
             assert len(pages) == 1 and len(pages[0]["manual"]) > 20
@@ -126,6 +133,41 @@ def test_info_of_an_environment(verb_json, verb_text):
     assert verb_json("info", page["gymnasium_ids"][1])["pages"] == [page]  # a role's id leads to the game
     text = verb_text("info", GAME)
     assert "What each sees" in text and "solver_3" in text and "(0, 1" not in text
+
+
+@pytest.mark.parametrize("name", sorted(registry.rows("loops")))
+def test_info_of_a_loop(verb_json, verb_text, name):
+    """Its page, its settings with defaults and its recipe in words."""
+    pytest.importorskip("torch")
+    page = next(p for p in verb_json("info", name)["pages"] if p["kind"] == "loops")
+    loop = registry.load("loops", name)
+    assert page["settings"] == json.loads(encode(loop.settings())) and len(page["manual"]) > 200
+    assert page["recipe"]["plays"].startswith("dream_envs/") and page["recipe"]["steps"] == str(loop.steps)
+    text = verb_text("info", name)
+    assert all(f"  {key} " in text for key in page["settings"])
+
+
+def test_info_of_a_learner(verb_json):
+    pytest.importorskip("trl")
+    page = verb_json("info", "ppo")["pages"][0]
+    assert page["settings"]["baseline"] == "critic" and page["settings"]["updates.minibatches"] == 4
+
+
+def test_rewards_by_role_mean_the_same_in_every_verb(verb_json, verb_text, tmp_path):
+    """A role that is not named keeps the game's own reward; a rollout's scores come out again in ``rescore``."""
+    words = ["--seats", "solver=oracle", "--set", "solvers=2", "--seed", "r", "--reward", "solver=0.5*correctness"]
+    plain, scaled = verb_json("play", GAME, *words[:-2]), verb_json("play", GAME, *words)
+    assert scaled["scores"]["challenger_0"]["value"] == plain["scores"]["challenger_0"]["value"]
+    assert (plain["scores"]["solver_0"]["value"], scaled["scores"]["solver_0"]["value"]) == (1.0, 0.5)
+    verb_text("rollout", GAME, *words, "--episodes", "5", "--out", "r")
+    again = verb_json("rescore", "r", "--reward", "solver=0.5*correctness")
+    assert again["stored"] == again["reproduced"] == 15
+    assert verb_json("rescore", "r")["roles"]["solver"]["mean"] == 1.0
+
+
+def test_a_family_in_another_notation(verb_json):
+    episode = verb_json("play", GAME, "--family", "arithmetic", "--seats", "solver=oracle")
+    assert episode["tasks"][-1]["family"] == "arithmetic" and episode["scores"]["solver_0"]["value"] == 1.0
 
 
 def test_a_name_in_two_registries_shows_both(verb_json):
@@ -294,3 +336,21 @@ def test_no_colour_when_asked_and_colour_in_a_terminal(monkeypatch):
     assert style("x", "1", Terminal()) == "\x1b[1mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert style("x", "1", Terminal()) == "x"
+
+
+def test_progress_says_how_long_it_takes_after_its_first_steps(monkeypatch, capsys):
+    from dream_envs import progress
+
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.Progress() as tick:
+        for step in range(6):
+            tick("training", 10 + step, 100)  # resumed at 10: only what is measured here counts
+            clock[0] += 4.0
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if "about" in line]
+    assert len(told) == 1 and "training: about 6 minutes on" in told[0] and told[0].endswith("by its first 3 steps")
+    assert "training 14/100  0:16, 5:44 left" in lines
+    with progress.Progress(quiet=True) as tick:
+        tick("training", 1, 100)
+    assert capsys.readouterr().err == ""

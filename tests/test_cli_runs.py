@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 
+import _run_folders as folders
 import msgspec
 import numpy as np
 import pytest
@@ -94,11 +95,10 @@ def test_rescore_with_another_reward_writes_it(verb_json, verb, played_run, tmp_
     assert status == 2 and "there already" in err
 
 
-def test_means_over_many_chunks():
-    """The streaming mean against the plain one, over several chunks and every status."""
+def test_streaming_means_are_the_plain_ones():
     rng = np.random.Generator(np.random.PCG64(5))
     statuses = ["ok", "ok", "abstain", "error", "timeout"]
-    scores = [Score(float(v), statuses[int(rng.integers(5))]) for v in rng.normal(size=10_001)]
+    scores = [Score(float(v), statuses[int(rng.integers(5))]) for v in rng.normal(size=1_001)]
     means = Means()
     for score in scores:
         means.add("all", score)
@@ -107,28 +107,44 @@ def test_means_over_many_chunks():
     assert (found["n_ok"], found["n_total"], found["counts"]) == (plain.n_ok, plain.n_total, plain.counts)
 
 
-def test_info_of_a_run(verb_json, verb_text, tmp_path):
-    """A folder as the flagship loop writes it, counted by hand."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"command": "dream", "arm": "full", "steps": 2, "config": {}}))
+def test_info_and_report_of_a_finished_run(verb_json, verb_text, tmp_path):
+    """What the runner writes, counted by hand; the summary as it is, and each path told once."""
+    pytest.importorskip("matplotlib")
+    folders.write(tmp_path / "run", metrics=folders.metric_rows(4))
     made = [(1, "challenger", "executed"), (2, "challenger", "executed"), (2, "mutation", "verified")]
     rows = [
         Challenge(family="f", level=lv, prompt=f"p{i}", answer="a", author=a, truth=t, round=i)
         for i, (lv, a, t) in enumerate(made)
     ]
-    (folder / "challenges.jsonl").write_bytes(b"".join(encode(r) + b"\n" for r in rows) + b'{"cut')
-    first = {"step": 1, "valid": 0.5, "exact": {"1": 0.9, "4": 0.25}}
-    last = {"step": 2, "valid": 0.75, "band": None, "alarms": ["only 0.10 of the proposals are distinct"]}
-    (folder / "metrics.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(last) + "\n")
-    found = verb_json("info", "run")
-    curriculum = found["curriculum"]
-    assert curriculum["challenges"] == 3 and curriculum["last_round"] == 2
-    assert curriculum["levels"]["2"] == {"challenges": 2, "by_author": {"challenger": 1, "mutation": 1}}
-    assert curriculum["truth"] == {"executed": 2, "verified": 1}
-    assert found["metrics"]["valid"] == 0.75 and found["exact"] == {"step": 1, "1": 0.9, "4": 0.25}
+    (tmp_path / "run" / "challenges.jsonl").write_bytes(b"".join(encode(r) + b"\n" for r in rows) + b'{"cut')
+    found, wanted = verb_json("info", "run"), json.loads(msgspec.json.encode(folders.summary()))
+    assert found["summary"] == wanted
+    assert found["curriculum"]["levels"] == {
+        "1": {"challenger": 1, "mutation": 0},
+        "2": {"challenger": 1, "mutation": 1},
+    }
+    assert found["curriculum"]["truth"] == {"executed": 2, "verified": 1} and found["metrics"]["step"] == 3
     text = verb_text("info", "run")
-    assert "alarm: only 0.10" in text and "by mutation" in text and "0.75" in text
+    assert "by mutation" in text and "Past the base" in text
+    assert verb_json("report", "run")["summary"] == wanted
+    text = verb_text("report", "run", "--out", "elsewhere/page.html")
+    assert text.count(".html") == 1 and text.endswith("report: elsewhere/page.html\n")
+    assert (tmp_path / "elsewhere" / "page.html").stat().st_size > 1000
+
+
+def test_rescoring_takes_a_round_at_a_time(verb_json, tmp_path):
+    """``less_repetition`` compares the proposals of a round: each has its share of 2, and not of 6."""
+    assert verb_json("rollout", GAME, "--episodes", 6, "--out", "r", "--set", "level=8")["episodes"] == 6
+    played = [msgspec.structs.replace(e, round=e.index // 2) for e in read_episodes(tmp_path / "r" / "episodes.jsonl")]
+    played.sort(key=lambda e: e.index)
+    found = []
+    for name, episodes in (("rounds", played), ("one", [msgspec.structs.replace(e, round=0) for e in played])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "episodes.jsonl").write_bytes(b"".join(encode(e) + b"\n" for e in episodes))
+        found.append(verb_json("rescore", name, "--reward", "challenger=less_repetition(learnability,floor=-1)"))
+    assert found[0]["episodes"] == found[1]["episodes"] == 6
+    means = [f["roles"]["challenger"]["mean"] for f in found]
+    assert means[1] - means[0] == pytest.approx(1 / 2 - 1 / 6)
 
 
 def test_a_reader_that_leaves_is_no_error(played_run):
@@ -140,12 +156,8 @@ def test_a_reader_that_leaves_is_no_error(played_run):
     assert process.wait(timeout=60) == 141
 
 
-def test_report_of_a_run(verb_json, verb, played_run, tmp_path):
-    pytest.importorskip("dream_envs.report.page")
-    made = verb_json("report", played_run)
-    assert (played_run / "report.html").read_text("utf-8").lstrip().startswith("<!")
-    assert made["out"] == str(played_run / "report.html")
-    assert verb_json("report", played_run, "--out", "elsewhere/page.html")["out"] == "elsewhere/page.html"
-    assert (tmp_path / "elsewhere" / "page.html").stat().st_size > 1000
+def test_report_of_a_rollout(verb, played_run):
+    pytest.importorskip("matplotlib")
     status, out, _ = verb("report", played_run)
-    assert status == 0 and "report.html" in out
+    assert status == 0 and out.count("report.html") == 1 and "not finished" in out
+    assert (played_run / "report.html").read_text("utf-8").lstrip().startswith("<!")

@@ -79,34 +79,15 @@ def test_a_guess_succeeds_by_chance():
 @pytest.mark.parametrize(
     ("reply", "value"),
     [
-        ("{a}", 1),
-        (" {a}\n", 1),
-        ("{a}.", 1),
-        ("{A}", 1),
-        ("\n{a}. ", 1),
-        ("{a}..", 0),
-        ("{a} .", 0),
-        ("The answer is {a}", 0),
-        ("{a} {a}", 0),
-        ("'{a}'", 0),
-        ("", 0),
-        (".", 0),
-        ("{a}" + " " * 100, 0),
-        ("{a}\u0301", 0),
-        ("x" * 10**6, 0),
+        *[(text, 1) for text in ("{a}", " {a}\n", "{a}.", "{A}", "\n{a}. ")],
+        *[(text, 0) for text in ("{a}..", "{a} .", "The answer is {a}", "{a} {a}", "'{a}'", "", ".", "{a}\u0301")],
+        *[(text, 0) for text in ("{a}" + " " * 100, "x" * 10**6)],
     ],
 )
 def test_an_answer_is_the_value_and_nothing_else(reply, value):
     task = FAMILY.make(one_of("town"), "trade")
     said = reply.replace("{a}", task.answer).replace("{A}", task.answer.upper())
     assert FAMILY.verify(task, said).value == value
-
-
-def test_all_values_at_once_and_lookalikes_are_no_answer():
-    task = FAMILY.make(one_of("town"), "roofs")
-    assert FAMILY.verify(task, " ".join(WORDS["colour"])).value == 0.0
-    kelvin = FAMILY.make(one_of("ship"), "launched")
-    assert FAMILY.verify(kelvin, kelvin.answer.translate({ord(c): ord(c) + 0xFEE0 for c in "0123456789"})).value == 0.0
 
 
 def test_proposals_by_hand():

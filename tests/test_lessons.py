@@ -115,14 +115,8 @@ def test_no_two_lessons_of_an_episode_share_an_operation_and_neighbours_share_no
         ("", "empty"),
         ("c:I" + "A" * 40, "too_long"),
         ("c:IAAA", "limits"),
-        ("c:A", "grammar"),
-        ("c:IJ", "charset"),
-        ("z:I", "charset"),
-        ("c:I\n", "charset"),
-        ("cI", "grammar"),
-        ("c:", "grammar"),
-        ("new", "grammar"),
-        ("I=a>f", "grammar"),
+        *[(text, "grammar") for text in ("c:A", "cI", "c:", "new", "I=a>f")],
+        *[(text, "charset") for text in ("c:IJ", "z:I", "c:I\n")],
     ],
 )
 def test_what_a_dreamer_may_not_say(text, code):

@@ -14,7 +14,7 @@ from dream_envs.tasks.composition import Composition
 from dream_envs.testing.parts import check_agent, check_family, check_reward
 
 NEED_PARTS = {"shuffled", "novelty", "weighted", "gate", "clip", "per_role", "zero_sum", "trl"}  # need arguments
-NEED_PARTS |= {"less_repetition", "shared", "in_range", "best_and_worst"}
+NEED_PARTS |= {"less_repetition", "shared", "in_range", "best_and_worst", "pseudo_label"}
 
 
 @pytest.mark.parametrize("name", list(registry.rows("tasks")))

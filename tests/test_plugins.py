@@ -23,7 +23,7 @@ def install(target: Path, *sources: Path) -> None:
 
 
 def runner(target: Path, where: Path) -> Verb:
-    env = {**os.environ, "PYTHONPATH": str(target), "NO_COLOR": "1"}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(target), str(HERE.parent))), "NO_COLOR": "1"}
     env.pop("PYTEST_CURRENT_TEST", None)
 
     def run(*argv: str, code: bool = False) -> subprocess.CompletedProcess[str]:
@@ -51,6 +51,7 @@ def test_list_shows_every_row_with_its_origin(acme):
     rows = json.loads(ok(acme("list", "--json")))
     found = {(r["kind"], r["name"]) for r in rows if r["source"] == "acme-dreams 3.1"}
     names = {"envs": "acme/Auction-v0", "tasks": "acme_parity", "rewards": "acme_terse", "agents": "acme_bold"}
+    names["loops"] = "acme_loop"
     assert found == set(names.items())
 
 
@@ -130,17 +131,23 @@ def test_a_broken_plugin_is_one_line_where_it_is_used(tmp_path):
 
 
 def test_what_new_writes_works_as_written(tmp_path):
-    """The four kinds of package: installed, checked by the kit, and their own tests pass."""
+    """The five kinds of package: installed, checked by the kit (a loop: run), and their own tests pass."""
     run = runner(tmp_path / "site", tmp_path)
-    names = {"env": "HigherLower", "task": "letter_count", "reward": "shortness", "agent": "Parrot"}
+    names = {"env": "HigherLower", "task": "letter_count", "reward": "shortness", "agent": "Parrot", "loop": "my_loop"}
     made = {kind: json.loads(ok(run("new", kind, name, "--json"))) for kind, name in names.items()}
     folders = [tmp_path / m["out"] for m in made.values()]
     install(tmp_path / "site", *folders)
     for m in made.values():
-        assert json.loads(ok(run("check", m["name"], "--json")))["ok"]
+        if m["kind"] != "loop":
+            assert json.loads(ok(run("check", m["name"], "--json")))["ok"]
+    trained = ok(
+        run("train", "my_loop", "--steps", "1", "--no-frontier", "--set", "problems=4,attempts=2,eval.problems=4")
+    )
+    assert "runs/my_loop/report.html" in trained and "challenger" in trained
+    assert "problems=" not in ok(run("info", "my_loop")).partition("settings")[0]
     tests = [str(path) for folder in folders for path in (folder / "tests").glob("test_*.py")]
     code = f"import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *{tests!r}]))"
-    assert "12 passed" in ok(run(code, code=True))
+    assert "14 passed" in ok(run(code, code=True))
     lint = [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length=120", "--select=E,F,I,UP,B,SIM,C4", "."]
     for folder in folders:
         checked = subprocess.run(lint, capture_output=True, text=True, cwd=folder)

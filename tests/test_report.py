@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import re
 import subprocess
 import sys
@@ -14,10 +12,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import _run_folders as folders
+import msgspec
 import pytest
 
 from dream_envs.core import DreamEnvsError, encode
-from dream_envs.report import plots, read, samples, words
+from dream_envs.report import plots, samples, words
 from dream_envs.report.page import command, render, write_report
 
 VOID = {"meta", "br"}
@@ -101,9 +100,18 @@ def page(run: Path) -> str:
     return write_report(run).read_text("utf-8")
 
 
+def table_of(page: Page, head: str) -> list[list[str]]:
+    """The rows of the table whose first row begins with these words."""
+    return next(
+        [[c.strip() for c in row] for row in t[1:]]
+        for t in page.tables
+        if " ".join(t[0]).split() and head in " ".join(" ".join(t[0]).split())
+    )
+
+
 def test_page_is_well_formed_inert_and_small(page: str) -> None:
     check(page)
-    assert "http" not in page.replace("http-equiv", "") and len(page) < 400_000
+    assert "http" not in page.replace("http-equiv", "") and len(page) < 600_000
     for needed in ('name="viewport"', "prefers-color-scheme: dark", "default-src 'none'", 'lang="en"'):
         assert needed in page
 
@@ -112,84 +120,121 @@ def test_the_same_folder_gives_the_same_bytes(run: Path, page: str) -> None:
     assert render(run) == page
 
 
-def test_table_numbers_are_those_of_the_json(run: Path, page: str) -> None:
-    data = json.loads((run / "frontier.json").read_text())
-    table = check(page).tables[0][2:]
-    assert [r[0].strip() for r in table] == [str(d) for d in range(1, 11)] + [f"{d}*" for d in range(2, 11)]
-    for row in table:
-        depth, split = int(row[0].strip(" *")), "held_out" if "*" in row[0] else "any"
-        entry = next(e for e in data["depths"] if (e["depth"], e["split"]) == (depth, split))
-        for who, cell in (("base", row[1]), ("trained", row[2])):
-            shown = [float(x) for x in re.split(r"[\s–]+", cell.strip())]
-            wanted = entry[who]["T=1"]
-            for x, y in zip(shown, [wanted["mean"], *wanted["ci"]], strict=True):
+def test_table_numbers_are_those_of_the_summary(page: str) -> None:
+    table = table_of(check(page), "level base base 95 %")
+    wanted = folders.exact().levels
+    assert [r[0] for r in table] == [str(d) for d in range(1, 11)] + [f"{d}*" for d in range(2, 11)]
+    for row, entry in zip(table, wanted, strict=True):
+        for column, stats in ((1, entry.base), (3, entry.trained)):
+            shown = [float(row[column]), *(float(x) for x in row[column + 1].split(" to "))]
+            for x, y in zip(shown, [stats["T=1"].mean, *stats["T=1"].ci], strict=True):
                 assert x == pytest.approx(y, rel=0.05, abs=6e-4 if y > 0.009 else 0)
-        assert float(row[3]) == pytest.approx(entry["base"]["T=1"]["median_log10"], abs=0.051)
-        assert float(row[6]) == pytest.approx(entry["trained"]["forced"]["mean"], rel=0.05)
-        assert [int(c.split()[0]) for c in row[7:10]] == [entry["tiers"][t] for t in ("T0", "T1", "T2")]
-        assert float(row[10]) == pytest.approx(16.0**-depth, rel=0.05)
+        assert float(row[5]) == pytest.approx(entry.base["T=1"].median_log10, abs=0.051)
+        assert float(row[8]) == pytest.approx(entry.trained["forced"].mean, rel=0.05)
+        assert [int(c.split(":")[0]) for c in row[9:12]] == list(entry.tiers.values())
+        assert float(row[12]) == pytest.approx(16.0**-entry.level, rel=0.05)
 
 
-def test_decoder_table_has_each_decoder_in_its_column(run: Path, page: str) -> None:
-    data = json.loads((run / "frontier.json").read_text())
-    (_, names), *rows = (table := check(page).tables[1])[:2], *table[2:]
-    columns = [(who, d.strip()) for who, half in (("base", names[:4]), ("trained", names[4:])) for d in half]
-    assert len(set(columns)) == 8 and len(rows) == len(data["depths"])
-    for row, entry in zip(rows, data["depths"], strict=True):
+def test_decoder_table_has_each_decoder_in_its_column(page: str) -> None:
+    table = table_of(check(page), "level base T=1 base best_T")
+    columns = [(who, d) for who in ("base", "trained") for d in folders.DECODERS]
+    for row, entry in zip(table, folders.exact().levels, strict=True):
         for (who, decoder), cell in zip(columns, row[1:], strict=True):
-            mean, top = float(cell.split()[0]), float(cell.split()[-1])
-            wanted = entry[who][decoder]
-            assert mean == pytest.approx(wanted["mean"], rel=0.05, abs=6e-4 if wanted["mean"] > 0.009 else 0)
-            assert top == pytest.approx(wanted["max"], rel=0.05)
+            mean, _, top = cell.split(", ")
+            wanted = getattr(entry, who)[decoder]
+            assert float(mean) == pytest.approx(wanted.mean, rel=0.05, abs=6e-4 if wanted.mean > 0.009 else 0)
+            assert float(top) == pytest.approx(wanted.max, rel=0.05)
 
 
 def test_the_template_itself_makes_text_visible(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "GLOSSARY", (("a\x00", "<b>\u202e"),))
-    assert r"<b>\u202e" in check(render(run)).text
+    monkeypatch.setattr(words, "GLOSSARY", {"Level": "<b>\u202e\x00"})
+    assert r"<b>\u202e\x00" in check(render(run)).text
 
 
-def test_what_matters_stands_first(page: str) -> None:
-    text = check(page).text
+def test_what_matters_stands_first_and_pictures_before_tables(page: str) -> None:
     order = [
-        *("70 problems beyond the budget", "2.5e-9 → 0.863", "3.0e-19 → 0.065", "70 of 1,408", "153,600"),
-        *("Exact success by depth", "Alarms", "Sample rollouts", "What was run", "What the words mean"),
-        *("T3, structurally absent", "What may not be concluded", "New facts."),
-    ]
-    places = [text.index(told, text.index("Did the loop")) for told in order[:5]]
-    for told in order[5:]:
-        places.append(text.index(told, places[-1]))
-    assert places == sorted(places)
+        *("70 problems beyond the samples", "5.0e-6 → 0.951", "70 of 1,408", "0.081 → 0.104", "153,600"),
+        *("Reward by role", "reward first", "Success by level, log scale", "trained 95 %", "Success while learning"),
+        *("Before and after each night", "Turned away", "Alarms", "What was run", "Sample episodes"),
+        *("What the words mean", "What may not be concluded", "New facts."),
+    ]  # fmt: skip
+    text, at = check(page).text, 0
+    at = text.index("Did the loop")
+    for told in order:
+        at = text.index(told, at)
 
 
 def test_the_plotted_line_is_the_data() -> None:
-    data = folders.frontier(held_out=False)
-    svg = next(p.svg for p in plots.frontier_plots(data) if p.name == "depth-linear")
+    data = folders.exact(held_out=False)
+    svg = next(p.svg for p in plots.evaluation_plots(data, 153_600) if p.name == "level-linear")
     lines = [e.get("d", "") for e in ElementTree.fromstring(svg).iter("path") if "var(--trained)" in e.get("style", "")]
     points = [[float(n) for n in re.findall(r"-?[\d.]+", d)] for d in lines if d.count("L") == 9 and "z" not in d]
     assert len(points) == 1
-    heights, means = points[0][1::2], [e["trained"]["T=1"]["mean"] for e in data["depths"]]
+    heights, means = points[0][1::2], [e.trained["T=1"].mean for e in data.levels]
     scale = (heights[9] - heights[0]) / (means[9] - means[0])
     assert scale < 0  # SVG counts downwards
     for height, mean in zip(heights, means, strict=True):
         assert height == pytest.approx(heights[0] + scale * (mean - means[0]), abs=0.01)
 
 
-def test_a_run_that_learnt_nothing_says_so(tmp_path: Path) -> None:
-    data = folders.frontier(learnt=False, held_out=False)
-    text = check(render(folders.write(tmp_path, frontier=data))).text
-    assert "2.5e-9 → 2.5e-9" in text and "0 of 1,408" in text
-    assert "Any step beyond the base" in text and "this evaluation has none" in text
+def test_flat_pass_at_k_has_a_log_axis() -> None:
+    drawn = next(p.svg for p in plots.evaluation_plots(folders.exact(), 153_600) if p.name == "pass-at-k")
+    assert "pass@k, level 4" in drawn and "pass@k, level 4, log" not in drawn and "pass@k, level 8, log scale" in drawn
 
 
-def test_a_run_that_was_not_measured_yet(tmp_path: Path) -> None:
-    text = check(render(folders.write(tmp_path, frontier=None))).text
-    assert "has not been measured" in text and "What may not be concluded" not in text
-    assert "Exact success while learning" in text and "Deepest problem that was solved" in text
+@pytest.mark.parametrize(
+    ("evaluation", "there", "absent"),
+    [
+        (folders.exact(learnt=False, held_out=False), ["0 of 1,408", "A step beyond the base"], ["E2"]),
+        (folders.sampled(), ["Success by level, linear", "more samples of the base"], ["pass@k", "best_T", "T2"]),
+        (folders.played(), ["Base and trained", "exploitability", "0.121 to 0.492", "high is good"], ["Success P"]),
+        (None, ["Rewards by role"], ["What the policy can do", "may not be concluded"]),
+    ],
+)  # fmt: skip
+def test_each_kind_of_evaluation_has_its_sections(tmp_path: Path, evaluation: Any, there: Any, absent: Any) -> None:
+    text = check(render(folders.write(tmp_path, summary=folders.summary(evaluation=evaluation)))).text
+    assert all(told in text for told in there) and not any(told in text for told in absent)
 
 
-@pytest.mark.parametrize("part", ["run", "frontier", "metrics", "episodes"])
+def test_roles_are_those_of_the_run(tmp_path: Path) -> None:
+    from dream_envs.schema import Role
+
+    roles = [Role("opener", "an answer", -1.0, 1.0, True, 0.1, -0.2), Role("judge", "1 or 2", 0.0, 1.0, False)]
+    rows = [{"step": i, "reward/opener/mean": 0.1 - i, "reward/opener/std": 0.2} for i in range(3)]
+    made = folders.summary(roles=roles, evaluation=folders.played(), samples={"opener": 5, "total": 5})
+    shown = check(render(folders.write(tmp_path, summary=made, metrics=rows, episodes=None)))
+    assert "challenger" not in shown.text and "solver" not in shown.text
+    first, second = table_of(shown, "role learns")
+    assert first[:4] == ["opener", "yes", "0.100", "-0.200"] and second[:4] == ["judge", "no", "-", "-"]
+
+
+def test_lessons_are_a_matrix(tmp_path: Path) -> None:
+    shown = check(render(folders.write(tmp_path, summary=folders.summary(retention=folders.RETENTION, nights=[]))))
+    assert table_of(shown, "night in context I J K") == [
+        ["1", "0.750", "0.800", "0", ""],
+        ["2", "1.000", "0.600", "0.900", "0"],
+        ["3", "0.875", "0.500", "0.700", "1.000"],
+    ]
+    assert "What is left of each lesson?" in shown.text and "backward transfer: -0.250" in shown.text
+    assert "Before and after each night" not in shown.text
+
+
+def test_nights_are_told(page: str) -> None:
+    first, second = table_of(check(page), "night experiences")
+    assert first[:5] == ["1", "1,147", "46,594", "3 of 4", "0.005 to 0.008"]
+    assert (first[-1], second[-1]) == ("yes", "undone")
+    assert table_of(check(page), "night 1 4")[1] == ["2", "0.990 → 0.990", "0.400 → 0.200"]
+
+
+def test_a_run_that_is_not_finished(tmp_path: Path) -> None:
+    text = check(render(folders.write(tmp_path, summary=None))).text
+    assert "not finished" in text and "may not be concluded" not in text
+    assert "Success while learning" in text and "Highest level that was solved" in text
+
+
+@pytest.mark.parametrize("part", ["run", "summary", "metrics", "episodes"])
 def test_each_file_alone_is_enough(tmp_path: Path, part: str) -> None:
-    others = {p: None for p in ("run", "frontier", "metrics", "episodes") if p != part}
+    others = {p: None for p in ("run", "summary", "metrics", "episodes") if p != part}
     check(render(folders.write(tmp_path, **others)))
 
 
@@ -204,56 +249,50 @@ NASTY = (
 
 @pytest.mark.parametrize("text", NASTY)
 def test_hostile_text_is_shown_and_never_run(tmp_path: Path, text: str) -> None:
-    data, rows = folders.frontier(), folders.metric_rows(9)
-    data["verdict"] = data["run"]["arm"] = data["beyond"]["examples"][0]["prompt"] = text
-    data["run"]["support"]["depths"] = data["depths"][3]["n"] = [text]
-    rows[4]["alarms"], rows[5]["exact"] = [text], {text: 0.5}
-    run = {**folders.RUN, "arm": text, text[:99]: {text: [text]}, "argv": ["dream-envs", text], "commit": text}
+    text = text.encode("utf-8", "replace").decode()
+    made, rows = folders.summary(), folders.metric_rows(9)
+    about = msgspec.structs.replace(made.run, loop=text, env=text)
+    roles = [msgspec.structs.replace(role, name=text, reply=text) for role in made.roles[:1]]
+    left = {**folders.RETENTION, "lessons": [text, "J", "K"]}
+    made = msgspec.structs.replace(made, verdict=text, run=about, roles=roles, retention=left)
+    rows[4]["alarms"], rows[5][f"reward/{text}/mean"] = [text], 0.5
+    run = {**folders.RUN, "loop": text, text[:99]: {text: [text]}, "argv": ["dream-envs", text], "commit": text}
     hostile = [folders.with_texts(e, text) for e in folders.episodes()]
-    page = render(folders.write(tmp_path, frontier=data, metrics=rows, run=run, episodes=hostile))
+    page = render(folders.write(tmp_path, summary=made, metrics=rows, run=run, episodes=hostile))
     shown = check(page)
     if text.isprintable() and "\u0351" not in text and len(text) < 200:
-        assert shown.text.count(text) >= 8  # as text: the reader has unescaped it
+        assert shown.text.count(text) >= 6  # as text: the reader has unescaped it
     if len(text) > 2000:
-        assert "(999,400 more characters)" in shown.text and len(page) < 400_000
+        assert "(999,400 more characters)" in shown.text and len(page) < 600_000
 
 
-def test_a_lone_surrogate_in_a_json_file(tmp_path: Path) -> None:
-    folder = folders.write(tmp_path, frontier={**folders.frontier(), "verdict": "a\ud800b"})
-    assert r"a\ud800b" in check(write_report(folder).read_text("utf-8")).text
-
-
-def test_broken_lines_are_counted_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_episodes_are_counted_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, episode = folders.write(tmp_path), encode(folders.episodes()[0])
-    monkeypatch.setattr(read, "MAX_LINE", 1 << 16)
+    monkeypatch.setattr(samples, "MAX_LINE", 1 << 16)
     with open(folder / "episodes.jsonl", "ab") as file:
         file.write(b"\xff\xfe\n{}\n[1]\n" + b"[" * 5000 + b"\n")
         file.write(b" " * (3 << 16) + episode + b"\n" + episode + b"\n" + episode[:-9])
-    with open(folder / "metrics.jsonl", "ab") as file:
-        file.write(b"nonsense\n[]\n" + b"[" * 5000 + b'\n{"step": 160, "samples": 1e999, "valid": true}\n{"step"')
     found = samples.pick(folder)
     assert (found.episodes, found.unread) == (len(folders.episodes()) + 1, 5)
-    metrics = read.read_metrics(folder)
-    assert (len(metrics.samples), metrics.unread, metrics.samples[-1]) == (161, 3, 160.0)
-    text = check(render(folder)).text
-    assert "5 lines of episodes.jsonl" in text and "3 lines of metrics.jsonl" in text
+    assert "5 lines of episodes.jsonl" in check(render(folder)).text
 
 
 def test_samples_are_the_episodes_they_claim_to_be(run: Path) -> None:
     first, rejected, deepest, failed = samples.pick(run).shown
-    assert (first.index, first.proposal, first.author) == (0, "c:BDA", "challenger")
-    assert [(r.verdict, r.times) for r in first.replies] == [("right", 5), ("wrong", 1), ("wrong", 1), ("wrong", 1)]
-    assert (rejected.index, rejected.replies) == (1, []) and "charset" in rejected.fate
-    assert (deepest.index, deepest.author) == (3, "mutation") and "level 6" in deepest.fate
-    assert [r.verdict for r in deepest.replies] == ["right", "wrong", "wrong"]
-    assert failed.index == 5 and {r.verdict for r in failed.replies} == {"wrong"}
-    assert deepest.reward == "0.375"
+    assert "Episode 0" in first.about and [(m.who, m.verdict, m.times) for m in first.moves] == [
+        ("challenger", "", 1), ("solver", "right", 5), *[("solver", "wrong", 1)] * 3,
+    ]  # fmt: skip
+    assert "Episode 1" in rejected.about and "charset" in rejected.about
+    assert "Episode 3" in deepest.about and "author mutation" in deepest.about and "level 6" in deepest.about
+    assert [m.verdict for m in deepest.moves if m.who == "solver"] == ["right", "wrong", "wrong"]
+    assert "Episode 5" in failed.about and {m.verdict for m in failed.moves if m.who == "solver"} == {"wrong"}
+    assert deepest.moves[0].reward == "0.375"
 
 
 def test_a_large_file_is_streamed(tmp_path: Path) -> None:
     folder = folders.write(tmp_path)
     block = (folder / "episodes.jsonl").read_bytes()
-    times = (16 << 20) // len(block)
+    times = (8 << 20) // len(block)
     with open(folder / "episodes.jsonl", "wb") as file:
         for _ in range(times):
             file.write(block)
@@ -265,27 +304,47 @@ def test_a_large_file_is_streamed(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
-    def told() -> str:
-        with pytest.raises(DreamEnvsError) as caught:
-            write_report(tmp_path)
-        assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
-        return str(caught.value)
+SUMMARY = msgspec.to_builtins(folders.summary())
 
-    assert "frontier.json" in told()
-    for content, word in ((b"{", "not JSON"), (b"[]", "list"), (b'{"schema": 2}', "schema 2"), (b"\xff", "not JSON")):
-        (tmp_path / "frontier.json").write_bytes(content)
-        assert word in told()
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("summary.json", b"{", "no run's summary"),
+        ("summary.json", b"[]", "no run's summary"),
+        ("summary.json", b"\xff", "no run's summary"),
+        ("summary.json", msgspec.json.encode({**SUMMARY, "schema": 1}), "schema 1"),
+        ("summary.json", msgspec.json.encode({**SUMMARY, "verdict": 3}), "verdict"),
+        ("summary.json", msgspec.json.encode({**SUMMARY, "nights": [{"number": "x"}]}), "nights"),
+        ("summary.json", msgspec.json.encode({**SUMMARY, "retention": {"closed": 1}}), "retention"),
+        ("summary.json", msgspec.json.encode({**SUMMARY, "diversity": {"base": []}}), "diversity"),
+        ("metrics.jsonl", b'{"step": 1}\n[1]\n', "line 2"),
+        ("run.json", b"nonsense", "not JSON"),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, content: bytes, word: str) -> None:
+    folders.write(tmp_path, episodes=None)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DreamEnvsError) as caught:
+        write_report(tmp_path)
+    told = str(caught.value)
+    assert "\n" not in told and str(tmp_path / name) in told and word in told
     assert not (tmp_path / "report.html").exists()
+
+
+def test_an_empty_folder_holds_no_run(tmp_path: Path) -> None:
+    with pytest.raises(DreamEnvsError, match=r"summary\.json"):
+        write_report(tmp_path)
 
 
 def test_without_jinja2_or_matplotlib(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys; sys.modules['jinja2'] = sys.modules['matplotlib'] = None\n"
-        "import dream_envs.report, dream_envs.report.page, dream_envs.report.terminal, dream_envs.report.study\n"
+        "import dream_envs.report.page, dream_envs.report.terminal, dream_envs.report.study\n"
+        f"from rich.console import Console; dream_envs.report.terminal.show({str(run)!r}, Console(file=sys.stderr))\n"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
     for name in ("jinja2", "matplotlib"):
         with monkeypatch.context() as patch, pytest.raises(DreamEnvsError, match=name):
             patch.setitem(sys.modules, name, None)
@@ -296,43 +355,3 @@ def test_command_can_be_pasted() -> None:
     assert command({}) == command({"argv": "x"}) == command({"argv": [1]}) == ""
     assert command({"argv": ["cli.py", "dream", "--out", "a b"]}) == "python -m dream_envs.cli dream --out 'a b'"
     assert command({"argv": ["x", "$(rm)"], "commit": "a;b"}) == "git checkout 'a;b'\nx '$(rm)'"
-
-
-def _paths(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON value down to the numbers of one depth."""
-    inner = data.items() if isinstance(data, dict) else enumerate(data[:1]) if isinstance(data, list) else ()
-    return [p for k, v in inner for p in [(*at, k), *_paths(v, (*at, k))]]
-
-
-@pytest.mark.parametrize("junk", [None, "x", [], {}, [None, "x"], True, -1.0, 1e308, float("nan"), 10**400])
-def test_any_part_of_the_frontier_may_be_junk(junk: Any) -> None:
-    from dream_envs.report import figures, page, terminal
-
-    whole = folders.frontier()
-    for path in _paths(whole):
-        data = copy.deepcopy(whole)
-        inner = data
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = junk
-        figures.headline(data)
-        figures.cautions(data)
-        terminal.table(data)
-        page._examples(data)
-        page._entropy(data)
-        for entry in figures.rows(data):
-            page._row(entry)
-            page._decoder_row(entry)
-
-
-@pytest.mark.parametrize("junk", [None, "x", {"1": "x"}, [None, "x"], -1.0, 1e308])
-def test_plots_of_junk(junk: Any) -> None:
-    whole = folders.frontier()
-    for path in (("depths", 0, "depth"), ("depths", 5, "base"), ("samples", "total"), ("pass_at_k", "depths", "4")):
-        data = copy.deepcopy(whole)
-        inner: Any = data
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = junk
-        for plot in plots.frontier_plots(data):
-            ElementTree.fromstring(plot.svg)

@@ -115,21 +115,6 @@ def test_slip_1_one_attempt_is_no_estimate():
         learnability(min_attempts=1)
 
 
-def test_slip_1_the_rate_is_of_this_problem_and_not_of_those_before():
-    model, hard, easy = learnability(), play(solved(1)), play(solved(7))
-    alone = model(hard)
-    for _ in range(5):
-        model(easy)
-    assert model(hard) == alone == learnability()(hard)
-
-
-def test_slip_2_a_zero_is_not_remapped_to_a_penalty():
-    """loops.md 3.4, 2: AZR's code gives -0.5 to a valid proposal with p in {0, 1}; here only on request."""
-    for k in (0, 8):
-        assert challenger_solver()(play(solved(k)))["challenger_0"].value == 0.0
-        assert challenger_solver(zero_ends=-0.5)(play(solved(k)))["challenger_0"].value == -0.5
-
-
 def test_the_rate_can_be_agreement_instead_of_truth():
     """R-Zero's p: three of four solvers agree (on a wrong reply); one is right."""
     episode = play(["x", "x", "x", GOLD])
@@ -148,12 +133,6 @@ def test_correctness_by_hand():
     assert list(states(scores).values()) == ["ok", "ok", "ok", "timeout"]
     assert aggregate(scores) == aggregate([Score(1.0), Score(0.0), Score(0.0), Score(0.0, "timeout")])
     assert aggregate(scores).mean == pytest.approx(1 / 3)
-
-
-def test_slip_3_the_verdict_counts_as_it_is():
-    """loops.md 3.4, 3: no second opinion that can only turn wrong into right; the judge's word stands both ways."""
-    scores = correctness()(play([GOLD, "x"], judge="0 1"))
-    assert values(scores) == {"solver_0": 0.0, "solver_1": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -205,16 +184,6 @@ def test_silence_cannot_win_the_vote():
     scores = majority()(play(["", "", "", "x"]))
     assert list(values(scores).values()) == [0, 0, 0, 1]
     assert set(states(majority()(play(["", "", ""]))).values()) == {"abstain"}
-
-
-def test_slip_7_all_votes_are_used():
-    """loops.md 3.4, 7: 64 sampled, 32 used.  Only the last vote decides here."""
-    n = 33
-    for last, other in itertools.permutations(["x", "y"]):
-        replies = ["x", "y"] * ((n - 1) // 2) + [last]
-        scores = majority()(play(replies, solvers=n))
-        assert scores["solver_0"].components["votes"] == n
-        assert {r: scores[f"solver_{i}"].value for i, r in enumerate(replies)} == {last: 1.0, other: 0.0}
 
 
 @given(REPLIES, st.randoms(use_true_random=False))

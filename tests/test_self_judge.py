@@ -69,10 +69,8 @@ def test_the_compact_grammar_by_example():
             ("pairwise", "compact", reply, None)
             for reply in ("", "0", "3", "12", "1 ", "\n1", "\u00b2", "\u0661", "one")
         ],
-        ("score", "compact", "0", 0),
         ("score", "compact", "9", 9),
         ("score", "compact", "10", None),
-        ("rubric", "compact", "1", 1),
         ("rubric", "compact", "2", None),
         ("pairwise", "english", "The second is wrong: 2 + 2 = 5.\n\nVerdict: 1\n", 1),
         ("pairwise", "english", "2", 2),
@@ -85,7 +83,6 @@ def test_the_compact_grammar_by_example():
         ("score", "english", "Verdict: 10", 10),
         ("score", "english", "Verdict: 11", None),
         ("rubric", "english", "Verdict: 0", 0),
-        ("rubric", "english", "\x00", None),
     ],
 )
 def test_verdicts(kind, notation, reply, mark):
@@ -199,9 +196,8 @@ def test_answers_are_cut_for_the_judge_and_that_is_an_event():
 
 @pytest.mark.parametrize("kind", ["score", "rubric"])
 def test_pointwise_judging(kind):
-    marks = {0: ["9", "0"], 1: ["1", "1"]} if kind == "rubric" else {0: ["9", "0"], 1: ["6", "9"]}
-    marks = {0: ["0", "1"], 1: ["1", "1"]} if kind == "rubric" else marks
-    episode = judged(["bad", GOLD], lambda of, _, trial: marks[of][trial], task=PROBLEM, judging=kind)
+    ratings = {0: ["0", "1"], 1: ["1", "1"]} if kind == "rubric" else {0: ["9", "0"], 1: ["6", "9"]}
+    episode = judged(["bad", GOLD], lambda of, _, trial: ratings[of][trial], task=PROBLEM, judging=kind)
     facts = episode.outcome.facts
     assert len(facts["judgements"]) == 4 and facts["valid_rate"] == 1.0
     expected = {"actor_0": 0.5, "actor_1": 1.0 if kind == "rubric" else pytest.approx(7.5 / 9)}
@@ -213,18 +209,14 @@ def test_pointwise_judging(kind):
 
 def test_prompts_without_a_truth():
     game = SelfJudge(prompts=["Write a haiku.", "Name a colour."], notation="english", actors=2, judgements=2)
-    found = {play(game, {"actor": str.upper, "judge": lambda m: "Verdict: 1"}, seed=str(i)).tasks[0].prompt
-             for i in range(12)}  # fmt: skip
-    assert found == {"Write a haiku.", "Name a colour."}
-    episode = play(game, {"actor": str.upper, "judge": lambda text: "Verdict: 1"})
-    assert set(episode.outcome.facts["truth"].values()) == {None}
-    assert episode.outcome.facts["judge_accuracy"] == {"right": 0.0, "of": 0, "share": None}
-    assert episode.turns[2].messages[0]["content"].count("> ") == 3
-
-
-def test_a_task_of_another_family_has_no_truth():
-    episode = judged(["4", "5"], prefers([0, 1]), task=Task(family="sums", level=1, prompt="2+2", answer="4"))
-    assert set(episode.outcome.facts["truth"].values()) == {None}
+    seats = {"actor": str.upper, "judge": lambda text: "Verdict: 1"}
+    episodes = [play(game, seats, seed=str(i)) for i in range(12)]
+    assert {e.tasks[0].prompt for e in episodes} == {"Write a haiku.", "Name a colour."}
+    assert set(episodes[0].outcome.facts["truth"].values()) == {None}
+    assert episodes[0].outcome.facts["judge_accuracy"] == {"right": 0.0, "of": 0, "share": None}
+    assert episodes[0].turns[2].messages[0]["content"].count("> ") == 3
+    other = judged(["4", "5"], prefers([0, 1]), task=Task(family="sums", level=1, prompt="2+2", answer="4"))
+    assert set(other.outcome.facts["truth"].values()) == {None}  # nor has a task of another family
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dream_envs.envs import sleep_facts
+from dream_envs.envs import sleep_cycle
 from dream_envs.metrics.retention import retention
 from dream_envs.seeds import stream
 
@@ -27,7 +27,7 @@ def test_the_measures_are_those_of_the_retention_block(nights, seed):
         rows += [{"phase": phase, "night": night, "lesson": lesson, "value": v, "status": "ok"} for v in values]
         if phase != "wake":
             tables[night, lesson] = values
-    found = sleep_facts.measures(rows, nights, True)
+    found = sleep_cycle.measures(rows, nights, True)
     # What was not asked is filled with zeros, which are never the best score before, nor that before a lesson's day.
     stages = {
         f"night {i}": {f"lesson {j}": tables.get((i, j), [0.0] * probes) for j in range(nights)}
@@ -55,7 +55,7 @@ def test_what_was_not_measured_is_none_and_leaves_the_rest_alone():
         row("recall", 1, 0, None, "error"),
         row("recall", 1, 1, None, "error"),
     ]
-    found = sleep_facts.measures(rows, 2, False)
+    found = sleep_cycle.measures(rows, 2, False)
     assert found["open"] == [None, 1.0] and found["before"] is None
     assert found["closed"] == [[1.0, None], [0.0, None]]
     assert (found["average_accuracy"], found["backward_transfer"], found["forgetting"]) == (0.0, -1.0, 1.0)
@@ -64,7 +64,7 @@ def test_what_was_not_measured_is_none_and_leaves_the_rest_alone():
 
 
 def test_one_night_has_nothing_to_forget():
-    found = sleep_facts.measures([row("wake", 0, 0, 1.0), row("recall", 0, 0, 0.5)], 1, True)
+    found = sleep_cycle.measures([row("wake", 0, 0, 1.0), row("recall", 0, 0, 0.5)], 1, True)
     assert found["gap"] == -0.5 and found["average_accuracy"] == 0.5 and found["before"] == [None]
     assert (
         found["backward_transfer"] is found["forgetting"] is found["since_learnt"] is found["forward_transfer"] is None
@@ -76,7 +76,7 @@ def test_the_same_dream_in_another_night_is_another_dream():
         {"night": night, "question": q, "valid": bool(q), "status": "ok", "reject": "" if q else "empty"}
         for night, q in ((0, "x"), (0, "x"), (0, "y"), (0, ""), (0, ""), (1, "x"))
     ]
-    assert [r["same"] for r in sleep_facts.with_sames(rows)] == [1, 1, 0, 0, 0, 0]
-    assert sleep_facts.dreaming(rows) == {
+    assert [r["same"] for r in sleep_cycle.with_sames(rows)] == [1, 1, 0, 0, 0, 0]
+    assert sleep_cycle.dreaming(rows) == {
         "asked": 6, "valid": 4, "distinct": 3, "failed": 0, "rejects": {"empty": 2},
     }  # fmt: skip

@@ -39,6 +39,7 @@ from trl.experimental.gkd import GKDConfig, GKDTrainer
 from dream_envs.agents.engines.decode import CachedForward, sample
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.experience import Experience, seen
+from dream_envs.agents.training.packing import split
 from dream_envs.agents.training.sft import IGNORED, epochs, lora, quietly
 from dream_envs.core import DreamEnvsError, Message
 from dream_envs.rewards.imitation import imitation
@@ -316,21 +317,6 @@ def _logits(model: Any, prompts: Sequence[Sequence[int]], replies: Sequence[Sequ
     found = [_part(model, [prompts[i] for i in rows], [replies[i] for i in rows], longest, pad) for rows in parts]
     back = np.argsort(np.concatenate(parts))
     return torch.cat(found)[torch.from_numpy(back).to(found[0].device)]
-
-
-def split(lengths: Sequence[int]) -> list[list[int]]:
-    """Row numbers in one group or, where that saves a fifth of the padded size, a short and a long one.
-
-    >>> split([9, 80, 8, 9])
-    [[2, 0, 3], [1]]
-    """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    count, widest = len(order), lengths[order[-1]]
-    costs = [k * lengths[order[k - 1]] + (count - k) * widest for k in range(1, count + 1)]
-    best = min(range(count), key=costs.__getitem__)
-    if costs[best] > 0.8 * count * widest:
-        return [list(range(count))]
-    return [order[: best + 1], order[best + 1 :]]
 
 
 def _part(

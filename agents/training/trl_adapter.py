@@ -38,6 +38,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from dream_envs.agents.training.advantages import gae, moments, whiten
 from dream_envs.agents.training.critic import Critic, value_loss
+from dream_envs.agents.training.packing import split
 from dream_envs.core import DreamEnvsError
 
 #: TRL asks for at least two rows a block; nothing of ours depends on the number.
@@ -194,7 +195,7 @@ class RowTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         if self._critic is None or model is self.ref_model:
-            found = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+            found = self._packed(model, *args, **kwargs)
         else:
             head, values = self._critic.head, list[torch.Tensor]()
             trunk = self.accelerator.unwrap_model(self.model).base_model
@@ -209,6 +210,26 @@ class RowTrainer(GRPOTrainer):
             old = torch.where(self._batch["sampled"][:, None], self._batch["old_per_token_logps"], here)
             self._batch |= {"old_per_token_logps": old, "logps": here}
         return found
+
+    def _packed(self, model: Any, ids: Any, mask: Any, keep: int, **kwargs: Any) -> Any:
+        """TRL's log-probabilities and entropies, with short and long rows apart; the columns are put back."""
+        run = super()._get_per_token_logps_and_entropies
+        groups = split(mask.sum(1).tolist())
+        if len(groups) == 1:
+            return run(model, ids, mask, keep, **kwargs)
+        start, parts = ids.size(1) - keep, list[tuple[Any, ...]]()
+        for rows in groups:
+            own = mask[rows]
+            used = own.any(0).nonzero()[:, 0]  # prompts are padded on the left, completions on the right
+            low, high = min(int(used[0]), start - 1), max(int(used[-1]) + 1, start + 1)
+            found = run(model, ids[rows][:, low:high], own[:, low:high], high - start, **kwargs)
+            pad = (0, ids.size(1) - high)
+            parts.append(tuple(torch.nn.functional.pad(x, pad) if x is not None and x.dim() == 2 else x for x in found))
+        back = torch.tensor(groups[0] + groups[1], device=ids.device).argsort()
+        return tuple(
+            torch.cat(both)[back] if both[0] is not None and both[0].dim() == 2 else both[0]
+            for both in zip(*parts, strict=True)
+        )
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
         if self._once:

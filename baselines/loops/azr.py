@@ -68,7 +68,6 @@ def solver(episode: Episode, *, wrong: float = -0.5, malformed: float = -1.0) ->
 def recipe(chosen: Settings, steps: int) -> Recipe:
     """Both roles learn jointly; there is no replay of old traces."""
     penalties = {"wrong": chosen.wrong, "malformed": chosen.malformed}
-    count = chosen.groups * chosen.attempts + chosen.proposals
     return Recipe(
         args={"solvers": chosen.attempts},
         family_args={"max_level": MAX_LEVEL},
@@ -77,7 +76,7 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
             "challenger": shared(proposer(zero_ends=chosen.zero_ends, **penalties)),
             "solver": solver(**penalties),
         },
-        learning={**rows(chosen.groups, rows=count + count % 2), "baseline": chosen.baseline},
+        learning={**rows(chosen.groups), "baseline": chosen.baseline},
         steps=steps,
     )
 

@@ -138,7 +138,7 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
         novelty=chosen.novelty,
         reward=variant.reward,
         seats={"challenger": "base"} if variant.frozen else {},
-        learning={**rows(rows=584), **review},
+        learning={**rows(), **review},
         sources=sources,
         nights=nights_of(variant.nights) if variant.nights else None,
         refused={"expert": imitates} if imitates else {},

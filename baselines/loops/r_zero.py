@@ -109,14 +109,13 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
             seats = {"challenger": "challenger"}
             half = Phase("solver", min(left, chosen.solver_steps), "solver", seats, {}, (), Solver(chosen, len(phases)))
         phases.append(half)
-    count = max(chosen.round, chosen.groups * chosen.attempts)
     return Recipe(
         args={"solvers": chosen.attempts},
         family_args={"max_level": MAX_LEVEL},
         mixture=Mixture(chosen.round, 0, 0),
         phases=tuple(phases),
         final="solver",
-        learning={**rows(chosen.groups, rows=count + count % 2), "lr": chosen.lr, "warmup": 0},
+        learning={**rows(chosen.groups), "lr": chosen.lr, "warmup": 0},
         steps=steps,
     )
 

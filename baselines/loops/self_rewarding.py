@@ -78,7 +78,6 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
         seats={"judge": "policy"},
         phases=tuple(Phase("iteration", n, prepare=Iteration(chosen, i)) for i, n in enumerate(lengths)),
         learning={
-            "rows.rows": 2 * chosen.batch,
             "rows.roles": {"actor": {"groups": chosen.batch}},
             "lr": chosen.lr,
             "warmup": 0,

@@ -68,8 +68,6 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
 
         return (RoleWeights(lambda progress: role_weights(progress, chosen.schedule)),)
 
-    pairs = chosen.actors * (chosen.actors - 1) // 2
-    count = chosen.batch * (chosen.actors + pairs * chosen.judgements)
     return Recipe(
         env=SELF_JUDGE,
         args={"actors": chosen.actors, "judgements": chosen.judgements, "order_swap": chosen.swap},
@@ -79,7 +77,6 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
         reward={"": serl(alpha=chosen.alpha, length_control=chosen.control, length="chars")},
         phases=(Phase("serl", steps, prepare=prepare),),
         learning={
-            "rows.rows": count + count % 2,
             "rows.roles": {"actor": {"groups": chosen.batch}, "judge": {}},
             "lr": chosen.lr,
             "warmup": 2,

@@ -91,7 +91,6 @@ class Round(msgspec.Struct):
 def recipe(chosen: Settings, steps: int) -> Recipe:
     """Rounds until ``steps`` are used up; no warm-up, since a round is a few steps long."""
     lengths = [min(chosen.round_steps, steps - done) for done in range(0, steps, chosen.round_steps)]
-    count = chosen.batch * chosen.answers
     return Recipe(
         args={"solvers": chosen.answers},
         family_args={"max_level": MAX_LEVEL},
@@ -101,7 +100,7 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
         seats={"challenger": "base"},
         phases=tuple(Phase("round", n, prepare=Round(chosen, i)) for i, n in enumerate(lengths)),
         learning={
-            **rows(chosen.batch, rows=count + count % 2),
+            **rows(chosen.batch),
             "lr": chosen.lr,
             "warmup": 0,
             "baseline": chosen.baseline,

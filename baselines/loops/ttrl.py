@@ -66,7 +66,6 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
         tasks = drawn(ctx, ctx.recipe.mixture.levels or chosen.levels, chosen.prompts, label)
         return Curriculum(game, ctx.recipe.mixture, seed=label, store=ctx.store(), dataset=tasks), {}
 
-    count = chosen.batch * chosen.trained
     return Recipe(
         args={"solvers": chosen.votes},
         family_args={"max_level": MAX_LEVEL},
@@ -75,7 +74,7 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
         reward={"solver": vote(trained=chosen.trained)},
         seats={"challenger": "base"},
         phases=(Phase("ttrl", steps, prepare=prepare),),
-        learning={**rows(chosen.batch, rows=count + count % 2), "lr": chosen.lr, "kl": chosen.kl},
+        learning={**rows(chosen.batch), "lr": chosen.lr, "kl": chosen.kl},
         steps=steps,
     )
 

@@ -1,15 +1,16 @@
 """``dream-envs <verb>``: the command line.
 
 Every verb takes ``--json`` (JSON on stdout and nothing else there; ``play`` and ``view`` write one object a line).
-A user's mistake is one line on stderr and exit status 2; a check that fails is 1; Ctrl-C is 130.  Verbs live in
-the files beside this one and are imported when they are called, so that ``--help`` is quick.
+A user's mistake is one line on stderr and exit status 2; a check that fails is 1; Ctrl-C is 130.  What is heavy
+is imported when a verb is called, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,11 @@ import typer
 
 from dream_envs import registry
 from dream_envs.cli import common
+from dream_envs.cli import doctor as _doctor
 from dream_envs.cli import frontier as _frontier
+from dream_envs.cli import info as _info
+from dream_envs.cli import new as _new
+from dream_envs.cli import runs as _runs
 from dream_envs.cli import train as _train
 from dream_envs.core import DreamEnvsError
 
@@ -33,17 +38,32 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
 Seed = Annotated[str, typer.Option("--seed", help="Label that all randomness is made from.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Arguments of the game.")]
+Texts = list[str] | None
+Set = Annotated[Texts, typer.Option("--set", metavar="KEY=VALUE", help="Arguments of the game.")]
+LoopSet = Annotated[
+    Texts,
+    typer.Option("--set", metavar="KEY=VALUE", help="The loop's settings; game., mixture., learner., nights., eval."),
+]
 Seats = Annotated[
-    list[str] | None,
+    Texts,
     typer.Option("--seats", metavar="ROLE=AGENT", help="Who plays: solver=oracle, 'solver_0=local(temperature=0)'."),
 ]
+Frozen = Annotated[Texts, typer.Option("--seats", metavar="ROLE=AGENT", help="Who does not learn: judge=base.")]
 Rewards = Annotated[
-    list[str] | None,
+    Texts,
     typer.Option(
         "--reward", metavar="ROLE=EXPRESSION", help="Such as 'solver=0.9*correctness+0.1*format', or a TOML file."
     ),
 ]
+Env = Annotated[str | None, typer.Option(help="The game: an id or module:Class; default: the loop's.")]
+Family = Annotated[str | None, typer.Option(help="Where its problems come from: composition, arithmetic ...")]
+Notation = Annotated[str | None, typer.Option(help="The family's: compact or english.")]
+Levels = Annotated[str | None, typer.Option(help="Of generated problems: 3, or 2,3, or 1-4.")]
+Learner = Annotated[str | None, typer.Option(help="grpo, ppo, rloo, rae, expert, or module:object.")]
+Model = Annotated[str | None, typer.Option(help="The base: nano/NAME, a folder; default: the loop's.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps; default: the loop's.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or module:Class.")]
 
@@ -56,23 +76,17 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]
+
+
 @app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
+def _root(version: Version = False) -> None:
     return None
 
 
 @app.command("list")
-def list_verb(
-    kind: Annotated[str, typer.Argument(metavar="KIND")] = "",
-    as_json: Json = False,
-) -> None:
-    """List environments, tasks, rewards and agents, and their origin."""
-    from dream_envs.cli import info as _info
-
+def list_verb(kind: Annotated[str, typer.Argument(metavar="KIND")] = "", as_json: Json = False) -> None:
+    """List environments, tasks, rewards, agents, learners, loops and suites, and their origin."""
     common.emit(rows := _info.listing(kind), lambda: _info.listing_text(rows), as_json)
 
 
@@ -82,9 +96,6 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show a manual page, or a run and its curriculum."""
-    from dream_envs.cli import info as _info
-    from dream_envs.cli import runs as _runs
-
     if _runs.is_run(Path(name)):
         common.emit(state := _runs.state(Path(name)), lambda: _runs.state_text(state), as_json)
     else:
@@ -96,16 +107,19 @@ def play(
     name: Id,
     seats: Seats = None,
     settings: Set = None,
+    family: Family = None,
+    notation: Notation = None,
     episodes: Annotated[int, typer.Option(min=1, help="How many episodes.")] = 1,
     human: Annotated[str, typer.Option(metavar="ROLE", help="A role or seat that you play.")] = "",
-    reward: Annotated[str, typer.Option(help="Reward; default: the game's own.")] = "",
+    reward: Rewards = None,
     seed: Seed = "0",
     as_json: Json = False,
 ) -> None:
     """Play in the terminal; seats that nobody takes are scripted."""
     from dream_envs.cli import play as _play
 
-    _play.play(name, seats or [], settings or [], episodes, human, reward, seed, as_json)
+    given = _play.Given(name, seats or [], settings or [], reward or [], seed, family or "", notation or "")
+    _play.play(given, episodes, human, as_json)
 
 
 @app.command()
@@ -115,7 +129,9 @@ def rollout(
     episodes: Annotated[int, typer.Option(min=1, help="How many episodes in all.")] = 256,
     seats: Seats = None,
     settings: Set = None,
-    reward: Annotated[str, typer.Option(help="Reward; default: the game's own.")] = "",
+    family: Family = None,
+    notation: Notation = None,
+    reward: Rewards = None,
     width: Annotated[int, typer.Option(min=1, help="Games in play at once.")] = 256,
     deadline: Annotated[float | None, typer.Option(help="Seconds that one batched call may take.")] = None,
     seed: Seed = "0",
@@ -124,7 +140,7 @@ def rollout(
     """Play many episodes at once into OUT/episodes.jsonl."""
     from dream_envs.cli import play as _play
 
-    given = _play.Given(name, seats or [], settings or [], reward, seed)
+    given = _play.Given(name, seats or [], settings or [], reward or [], seed, family or "", notation or "")
     summary = _play.rollout(given, out, episodes, width, deadline, quiet=as_json)
     common.emit(summary, lambda: _play.rollout_text(summary), as_json)
 
@@ -148,14 +164,12 @@ def check(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(metavar="env|task|reward|agent")],
+    kind: Annotated[str, typer.Argument(metavar="env|task|reward|agent|loop")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="CamelCase or snake_case.")],
     out: Annotated[Path | None, typer.Option(help="The folder to make; default: ./NAME.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a small working package with entry point and test."""
-    from dream_envs.cli import new as _new
-
     common.emit(made := _new.new(kind, name, out), lambda: _new.new_text(made), as_json)
 
 
@@ -169,22 +183,18 @@ def view(
     as_json: Json = False,
 ) -> None:
     """Read a run's transcripts, a page at a time in a terminal."""
-    from dream_envs.cli import runs as _runs
-
     _runs.view(run, role, status, index, limit, as_json)
 
 
 @app.command()
 def rescore(
     run: Run,
-    reward: Annotated[str, typer.Option(help="Reward, 'name(knob=value)' or module:function.")] = "",
+    reward: Rewards = None,
     out: Annotated[Path | None, typer.Option(help="Write the rescored episodes to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute a run's scores again from its episodes."""
-    from dream_envs.cli import runs as _runs
-
-    common.emit(found := _runs.rescore(run, reward, out), lambda: _runs.rescore_text(found), as_json)
+    """Compute a run's scores again from its episodes, round by round."""
+    common.emit(found := _runs.rescore(run, reward or [], out), lambda: _runs.rescore_text(found), as_json)
 
 
 app.add_typer(_frontier.frontier_app, name="frontier")
@@ -193,8 +203,6 @@ app.add_typer(_frontier.frontier_app, name="frontier")
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what is missing and how to get it."""
-    from dream_envs.cli import doctor as _doctor
-
     common.emit(found := _doctor.examine(), lambda: _doctor.text(found), as_json)
     if not found["ok"]:
         raise typer.Exit(1)
@@ -208,8 +216,6 @@ def nano(
     as_json: Json = False,
 ) -> None:
     """Pre-train a nano base from its declared support."""
-    from dream_envs.cli import runs as _runs
-
     made = _runs.nano(name, out, steps)
     common.emit(made, f"wrote {made['out']}: {made['parameters']} parameters, weights {made['weights_hash']}", as_json)
 
@@ -218,26 +224,19 @@ def nano(
 def train(
     loop: Annotated[str, typer.Argument(metavar="LOOP", help="A name from the list below, or module:object.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/LOOP.")] = None,
-    env: Annotated[str | None, typer.Option(help="The game: an id or module:Class; default: the loop's.")] = None,
-    family: Annotated[str | None, typer.Option(help="Where its problems come from.")] = None,
-    notation: Annotated[str | None, typer.Option(help="The family's: compact or english.")] = None,
-    levels: Annotated[str | None, typer.Option(help="Of generated problems: 3, or 2,3, or 1-4.")] = None,
+    env: Env = None,
+    family: Family = None,
+    notation: Notation = None,
+    levels: Levels = None,
     reward: Rewards = None,
-    seats: Annotated[
-        list[str] | None, typer.Option("--seats", metavar="ROLE=AGENT", help="Who does not learn: judge=base.")
-    ] = None,
-    learner: Annotated[str | None, typer.Option(help="grpo, ppo, rloo, rae, expert, or module:object.")] = None,
-    model: Annotated[str | None, typer.Option(help="The base: nano/NAME, a folder; default: the loop's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the loop's.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="The loop's settings; game., mixture., learner., nights., eval."
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    seats: Frozen = None,
+    learner: Learner = None,
+    model: Model = None,
+    steps: Steps = None,
+    settings: LoopSet = None,
+    resume: Resume = False,
     frontier: Annotated[bool, typer.Option(help="End in a Frontier Report (mini) in OUT/frontier.")] = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    device: Device = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
     report_to: Annotated[list[str] | None, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,
     cache: _frontier.Cache = None,
@@ -246,49 +245,23 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Run a loop on any environment: train, measure, report."""
-    _train.run(
-        loop, out, env=env, family=family, notation=notation, levels=levels, reward=reward, seats=seats,
-        learner=learner, model=model, steps=steps, settings=settings, resume=resume, frontier=frontier, device=device,
-        threads=threads, report_to=report_to, cache=cache, seed=seed, quiet=quiet, as_json=as_json,
-    )  # fmt: skip
+    words = dict(locals())
+    _train.run(words.pop("loop"), words)
 
 
-@app.command()
-def dream(
-    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/dream"),
-    env: Annotated[str | None, typer.Option(help="The game: an id or module:Class; default: the loop's.")] = None,
-    family: Annotated[str | None, typer.Option(help="Where its problems come from.")] = None,
-    notation: Annotated[str | None, typer.Option(help="The family's: compact or english.")] = None,
-    levels: Annotated[str | None, typer.Option(help="Of generated problems: 3, or 2,3, or 1-4.")] = None,
-    reward: Rewards = None,
-    seats: Annotated[
-        list[str] | None, typer.Option("--seats", metavar="ROLE=AGENT", help="Who does not learn: judge=base.")
-    ] = None,
-    learner: Annotated[str | None, typer.Option(help="grpo, ppo, rloo, rae, expert, or module:object.")] = None,
-    model: Annotated[str | None, typer.Option(help="The base: nano/NAME, a folder; default: the loop's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the loop's.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="The loop's settings; game., mixture., learner., nights., eval."
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
-    frontier: Annotated[bool, typer.Option(help="End in a Frontier Report (mini) in OUT/frontier.")] = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
-    report_to: Annotated[list[str] | None, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,
-    cache: _frontier.Cache = None,
-    seed: Seed = "0",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Run the flagship loop: train dream."""
-    _train.run(
-        "dream", out, env=env, family=family, notation=notation, levels=levels, reward=reward, seats=seats,
-        learner=learner, model=model, steps=steps, settings=settings, resume=resume, frontier=frontier, device=device,
-        threads=threads, report_to=report_to, cache=cache, seed=seed, quiet=quiet, as_json=as_json,
-    )  # fmt: skip
+def _flagship() -> Callable[..., None]:
+    """``train dream`` with the options of ``train``, as a verb of its own."""
+    whole = inspect.signature(train, eval_str=True)
+
+    def dream(**words: Any) -> None:
+        _train.run("dream", words)
+
+    dream.__signature__ = whole.replace(parameters=[p for n, p in whole.parameters.items() if n != "loop"])  # type: ignore[attr-defined]
+    dream.__annotations__ = {name: p.annotation for name, p in dream.__signature__.parameters.items()}  # type: ignore[attr-defined]
+    return dream
+
+
+app.command(name="dream", help="Run the flagship loop: train dream.")(_flagship())
 
 
 @app.command()
@@ -298,8 +271,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's HTML report."""
-    from dream_envs.cli import runs as _runs
-
     common.emit(made := _runs.report(run, out), lambda: _runs.report_text(made), as_json)
 
 

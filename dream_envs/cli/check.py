@@ -20,14 +20,8 @@ GAME = "dream_envs/ChallengerSolver-v0"
 def check(name: str, settings: Mapping[str, Any], only: Sequence[str] | None, skip: Sequence[str]) -> Report:
     """Test an environment, or a family (by itself and in ``ChallengerSolver``), a reward or an agent.
 
-    Args:
-        name: an id of Gymnasium, PettingZoo or ours, a registered name, or ``module:attribute``.
-        settings: arguments of what is tested.
-        only: names of checks to run; None: all.  For environments, as ``skip``.
-        skip: names of checks to leave out.
-
-    Raises:
-        DreamEnvsError: if there is nothing of that name to test.
+    ``name``: an id, a registered name, or ``module:attribute``; ``settings``: its arguments.  ``only``, ``skip``: names
+    of checks, for environments alone.
     """
     kinds = [kind for kind in registry.KINDS if name in registry.rows(kind)]
     if not kinds and ":" in name:
@@ -36,6 +30,10 @@ def check(name: str, settings: Mapping[str, Any], only: Sequence[str] | None, sk
         return check_env(name, only=only or None, skip=skip, **settings)
     if only or skip:
         raise DreamEnvsError(f"--only and --skip are for environments; {name} is among the {kinds[0]}: leave them out")
+    if untested := {"loops", "learners", "suites"} & set(kinds):
+        raise DreamEnvsError(
+            f"check tests environments, families, rewards and agents; {name} is among the {min(untested)}"
+        )
     reports = [_part(kind, name, settings) for kind in kinds]
     return Report(name, tuple(check for report in reports for check in report.checks))
 

@@ -17,7 +17,7 @@ import dream_envs
 from dream_envs import registry
 from dream_envs.cli import common
 
-ROOMS = {"agents": "scripted", "baselines": "nano.recipe"}
+ROOMS = {"agents": "engines.scripted", "baselines": "nano.recipe"}
 
 
 def examine() -> dict[str, Any]:
@@ -29,13 +29,9 @@ def examine() -> dict[str, Any]:
 def text(found: dict[str, Any]) -> str:
     """The findings as a table."""
     colours = {"ok": common.GREEN, "missing": common.YELLOW, "broken": common.RED}
-    width = max(len(f["name"]) for f in found["findings"])
-    return "\n".join(
-        [
-            f"{common.style(f['status'].ljust(7), colours[f['status']])}  {f['name'].ljust(width)}  {f['detail']}"
-            for f in found["findings"]
-        ]
-    )
+    rows = [(f["status"], f["name"], f["detail"]) for f in found["findings"]]
+    shown = common.table(rows).splitlines()
+    return "\n".join(common.style(r[0], colours[r[0]]) + line[len(r[0]) :] for r, line in zip(rows, shown, strict=True))
 
 
 def _row(name: str, status: str, detail: str) -> dict[str, str]:
@@ -78,20 +74,17 @@ def _rooms() -> list[dict[str, str]]:
     """Whether the folders that a checkout links to are there as packages."""
     found = []
     for room, module in ROOMS.items():
-        name = f"dream_envs.{room}"
-        folder = Path(dream_envs.__file__).parent / room
+        name, folder = f"dream_envs.{room}", Path(dream_envs.__file__).parent / room
         try:
-            spec = importlib.util.find_spec(f"{name}.{module}")
+            there = importlib.util.find_spec(f"{name}.{module}") is not None
         except ModuleNotFoundError:
-            spec = None
-        if spec is not None:
-            how = f"link to {os.readlink(folder)}" if folder.is_symlink() else "in the package"
-            found.append(_row(name, "ok", how))
-        elif folder.is_file():  # git without link rights writes the link as a text file
-            detail = f"{folder} is a text file, not a link: git config core.symlinks true, then check out again"
-            found.append(_row(name, "broken", detail))
-        else:
-            found.append(_row(name, "broken", f"cannot be imported: {folder} is missing; install dream-envs again"))
+            there = False
+        detail = f"link to {os.readlink(folder)}" if folder.is_symlink() else "in the package"
+        if not there:  # git without link rights writes a link as a text file
+            text = f"{folder} is a text file, not a link: git config core.symlinks true, then check out again"
+            gone = f"cannot be imported: {folder} is missing; install dream-envs again"
+            detail = text if folder.is_file() else gone
+        found.append(_row(name, "ok" if there else "broken", detail))
     return found
 
 
@@ -102,12 +95,14 @@ def _plugins() -> list[dict[str, str]]:
         for point in importlib.metadata.entry_points(group=f"dream_envs.{kind}"):
             try:
                 registry.load(kind, point.name)
-            except Exception as error:  # somebody's package: whatever it raises is the finding
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                found.append(_row(f"{kind} {point.name}", "broken", reason))
-            else:
                 found.append(_row(f"{kind} {point.name}", "ok", point.value))
+            except Exception as error:  # somebody's package: whatever it raises is the finding
+                found.append(_row(f"{kind} {point.name}", "broken", _one_line(error)))
     return found
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _torch() -> list[dict[str, str]]:
@@ -116,12 +111,11 @@ def _torch() -> list[dict[str, str]]:
     try:
         torch = importlib.import_module("torch")
     except Exception as error:
-        return [_row("torch", "broken", " ".join(f"{type(error).__name__}: {error}".split())[:200])]
-    rows = [_row("torch threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores")]
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return [*rows, _row("GPU", "ok", ", ".join(names))]
-    return [*rows, _row("GPU", "ok", "none; everything runs on the CPU")]
+        return [_row("torch", "broken", _one_line(error))]
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    gpu = ", ".join(names) or "none; everything runs on the CPU"
+    return [_row("torch threads", "ok", threads), _row("GPU", "ok", gpu)]
 
 
 def _disk() -> dict[str, str]:

@@ -28,7 +28,9 @@ Threads = Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's cho
 @frontier_app.callback(invoke_without_command=True)
 def frontier(
     context: typer.Context,
-    base: Annotated[str, typer.Option(help="The base: nano/compose, a folder or a hub id.")] = "nano/compose",
+    base: Annotated[str, typer.Option("--model", "--base", help="The base: nano/NAME, a folder or a hub id.")] = (
+        "nano/compose"
+    ),
     trained: Annotated[str, typer.Option(help="The trained model, or the folder of the run that trained it.")] = "",
     suite: Annotated[str, typer.Option(help="nano, english, or module:function.")] = "nano",
     size: Annotated[
@@ -37,8 +39,13 @@ def frontier(
     out: Annotated[
         Path | None, typer.Option(help="The report's folder; default: RUN/frontier or runs/frontier.")
     ] = None,
-    arms: Annotated[str, typer.Option(help="Arms of the base, separated by commas; default: the suite's.")] = "",
-    vetoes: Annotated[str, typer.Option(help="Expensive arms; 'none' leaves them out; default: the suite's.")] = "",
+    arms: Annotated[
+        str, typer.Option("--methods", "--arms", help="Elicitation methods, with commas; default: the suite's.")
+    ] = "",
+    vetoes: Annotated[
+        str,
+        typer.Option("--second-stage", "--vetoes", help="Expensive methods; 'none': without; default: the suite's."),
+    ] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
     threads: Threads = 1,
@@ -51,12 +58,12 @@ def frontier(
     if context.invoked_subcommand is not None:
         return
     if arms == "none":
-        raise DreamEnvsError("--arms none: the base has to be asked somehow; leave it out for the suite's arms")
+        raise DreamEnvsError("--methods none: the base has to be asked somehow; leave it out for the suite's")
     if not trained:
         raise DreamEnvsError("--trained is missing: the folder of a run (runs/dream) or of a model")
     job = _job()
     options = job.Options(
-        suite=suite, seed=seed, size=size, arms=_names(arms), vetoes=_names(vetoes) if vetoes else None, batch=batch
+        suite, seed, size, methods=_names(arms), second_stage=_names(vetoes) if vetoes else None, batch=batch
     )
     folder = out or (Path(trained) / "frontier" if (Path(trained) / "run.json").is_file() else Path("runs/frontier"))
     data = job.run(base, trained, folder, cache, options, device=device, threads=threads, quiet=quiet or as_json)
@@ -86,7 +93,8 @@ def simulate(
     changes: Sequence[simulation.Change] = simulation.CHANGES
     if gained is not None or lost or sharpen:
         changes = [simulation.Change("asked for", gained=gained or 0.0, lost=lost, sharpen=sharpen)]
-    rows = simulation.table(rng, changes, simulation.World(n=problems, follow=follow), draws, repetitions)
+    world = simulation.World(n=problems, follow=follow)
+    rows = [simulation.simulate(change, rng, world, draws, repetitions) for change in changes]
     common.emit(rows, lambda: _table(rows, _SIMULATED), as_json)
 
 
@@ -96,7 +104,7 @@ def control(
         str, typer.Argument(metavar="NAME", help="aa, sharpened, random_reward, format_only, guesser, ...")
     ],
     out: Annotated[Path | None, typer.Option(help="The report's folder; default: runs/frontier-NAME.")] = None,
-    base: Annotated[str, typer.Option(help="The base.")] = "nano/compose",
+    base: Annotated[str, typer.Option("--model", "--base", help="The base.")] = "nano/compose",
     suite: Annotated[str, typer.Option(help="The suite.")] = "nano",
     size: Annotated[str, typer.Option(help="mini or standard.")] = "mini",
     threads: Threads = 1,
@@ -120,11 +128,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _job() -> Any:
-    try:
-        from dream_envs.baselines.frontier import job
-    except ModuleNotFoundError as error:
-        raise DreamEnvsError(f"no module {error.name!r}: pip install 'dream-envs[train]'") from error
-    return job
+    return common.needs("dream_envs.baselines.frontier.job")
 
 
 #: What a reader of the simulation wants first; ``--json`` has the rest.
@@ -138,7 +142,7 @@ def _table(rows: list[dict[str, Any]], head: Sequence[str]) -> str:
     return common.table([[common.number(row[k]) for k in head] for row in rows], head)
 
 
-def _show(data: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _show(data: Any, folder: Path, as_json: bool) -> None:
     if as_json:
         common.emit(data, "", True)
         return

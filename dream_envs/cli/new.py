@@ -11,20 +11,14 @@ from typing import Any
 from dream_envs import registry
 from dream_envs.core import DreamEnvsError
 
-KINDS = {"env": "envs", "task": "tasks", "reward": "rewards", "agent": "agents"}
-WHAT = {"env": "An environment", "task": "A task family", "reward": "A reward", "agent": "An agent"}
+KINDS = {"env": "envs", "task": "tasks", "reward": "rewards", "agent": "agents", "loop": "loops"}
+WHAT = {"env": "An environment", "task": "A task family", "reward": "A reward", "agent": "An agent", "loop": "A loop"}
 
 
 def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
-    """Write the package.
+    """Write the package into ``out`` (None: ``./NAME`` in snake case); nothing is overwritten.
 
-    Args:
-        kind: ``env``, ``task``, ``reward`` or ``agent``.
-        name: CamelCase or snake_case; it becomes the class, the module and the registered name.
-        out: the folder to make; None: ``./NAME`` in snake case.
-
-    Raises:
-        DreamEnvsError: for a name that Python or the registry cannot take, or a folder that is there.
+    ``kind``: a key of ``KINDS``.  ``name``: CamelCase or snake_case; it becomes the class, module and registered name.
     """
     if kind not in KINDS:
         raise DreamEnvsError(registry.unknown("kinds", kind, list(KINDS)))
@@ -43,7 +37,7 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
     folder = out or Path(snake)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DreamEnvsError(f"{folder} is there already: choose another --out, nothing is overwritten")
-    thing = snake if kind == "reward" else camel
+    thing = {"reward": snake, "loop": "LOOP"}.get(kind, camel)
     fields = {
         "dist": module.replace("_", "-"),
         "group": KINDS[kind],
@@ -54,19 +48,20 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
         "Class": camel,
         "id": env_id,
         "what": WHAT[kind],
+        "try": _try(kind, row),
     }
-    files = {
-        "pyproject.toml.txt": "pyproject.toml",
-        "README.md.txt": "README.md",
-        f"{kind}/module.py.txt": f"{module}.py",
-        f"{kind}/test.py.txt": f"tests/test_{module}.py",
-    }
+    files = {"pyproject.toml.txt": "pyproject.toml", "README.md.txt": "README.md"}
+    files |= {f"{kind}/module.py.txt": f"{module}.py", f"{kind}/test.py.txt": f"tests/test_{module}.py"}
     home = Path(__file__).parent / "templates"
     for source, target in files.items():
         path = folder / target
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_fill((home / source).read_text("utf-8"), fields), "utf-8")
     return {"kind": kind, "name": row, "out": str(folder), "files": list(files.values()), "target": f"{module}:{thing}"}
+
+
+def _try(kind: str, row: str) -> str:
+    return f"train {row} --steps 1" if kind == "loop" else f"check {row}"
 
 
 def _fill(text: str, fields: dict[str, str]) -> str:
@@ -78,5 +73,5 @@ def new_text(made: dict[str, Any]) -> str:
     wrote = "\n".join(f"  {made['out']}/{name}" for name in made["files"])
     return (
         f"wrote {made['kind']} {made['name']}\n{wrote}\n"
-        f"next: pip install -e {made['out']} && dream-envs check {made['name']}"
+        f"next: pip install -e {made['out']} && dream-envs {_try(made['kind'], made['name'])}"
     )

@@ -2,19 +2,19 @@
 
 Roles
     ``challenger_0`` proposes, ``solver_0`` .. ``solver_{n-1}`` answer at the same time and independently, ``judge_0``
-    (only with ``judge=True``) decides in place of the verifier; with ``judge="rubric"`` or ``"score"`` there is a judge
-    for every reply (``judgements`` of them), as in ``SelfJudge``.
+    (only with ``judge=True``) decides in place of the verifier; with ``judge="rubric"`` or ``"score"`` every answer has
+    ``judgements`` judges of its own, as in ``SelfJudge``.
 What each sees
-    The challenger sees the brief: in compact notation ``new``.  A solver sees the accepted problem, ``c:BDA``, and
-    nothing of the other solvers.  The judge sees the problem and the numbered replies, a judge of a panel the problem
-    and its one reply, ``r|c:BDA|BhDnAj`` (``envs.judging``).  Nobody sees the answer.
-What a reply must look like
+    The challenger sees its prompt: in compact notation ``new``.  A solver sees the accepted problem, ``c:BDA``, and
+    nothing of the other solvers.  The judge sees the problem and the numbered answers, a judge of a panel the problem
+    and its one answer, ``r|c:BDA|BhDnAj`` (``envs.judging``).  Nobody sees the truth.
+What a completion must look like
     A proposal follows the family's grammar to its last character (``free_text=True`` takes the last line that parses).
-    A solver's reply is the family's accepted reply.  A judge's is one ``0`` or ``1`` a reply, separated by blanks; in a
+    A solver's is the family's accepted answer.  A judge's is one ``0`` or ``1`` an answer, separated by blanks; in a
     panel ``0`` or ``1`` (a digit for a score), in english a last line ``Verdict: 1``.
 Rewards
     By default the solver's is correctness (0 or 1; chance is the family's) and the challenger's is learnability,
-    1 - p where some but not all solvers are right, else 0 (0 to 1 - 1/n).  Any reward model can replace them.
+    1 - p where some but not all solvers are right, else 0 (0 to 1 - 1/n).
 End
     After the solvers' (or the judge's) move.  A proposal that the gate turns away ends the episode at once: the
     challenger gets the reward for an invalid proposal, the solvers' status is ``abstain`` and they are not punished.
@@ -171,7 +171,7 @@ class ChallengerSolver:
             state = replace(state, phase="judge", replies=replies, verdicts=truths, truths=truths)
             if self.judge and self.turns(state):
                 return state
-            nobody = (Verdict(None, "abstain"),) * len(self.panel.asks) if self.panel is not None else ()
+            nobody = self.panel.verdicts([False] * self.solvers, {}) if self.panel is not None else ()
             return replace(state, phase="end", panel=nobody)
         if state.phase == "judge" and self.panel is not None:
             return self._judged(state, self.panel, actions)
@@ -183,8 +183,7 @@ class ChallengerSolver:
         """Facts: ``agents`` (all seats), ``valid``, ``reject``, ``solve_rate`` (of ok verdicts), ``correct`` by solver.
 
         With a judge also ``truth`` by solver and ``verdict_status``; with a panel its table, ``judgements`` (see
-        ``envs.judge_facts``), and ``correct`` is the mean verdict.  ``agents`` names those who never got to move too,
-        so that a reward computed from the episode alone can account for them.
+        ``envs.judge_facts``), and ``correct`` is the mean verdict.
         """
         if state.phase != "end":
             return None
@@ -276,8 +275,7 @@ class ChallengerSolver:
         return [reply.text[:cap] for reply in state.replies]
 
     def _judged(self, state: State, panel: Panel, actions: Mapping[str, Action]) -> State:
-        asked = {seat.agent for seat in self.turns(state)}
-        said = [panel.verdict(actions.get(name, SILENT) if name in asked else None) for name in panel.judges]
+        said = panel.verdicts([reply.status == "ok" for reply in state.replies], actions)
         scores = []
         for i, reply in enumerate(state.replies):
             mine = [verdict for verdict, ask in zip(said, panel.asks, strict=True) if ask.who == (i,)]
@@ -286,7 +284,7 @@ class ChallengerSolver:
             status = reply.status if reply.status != "ok" else failed[0] if failed else "abstain"
             mean = Score(sum(told) / len(told), grader="panel") if told else Score(0.0, status, grader="panel")
             scores.append(mean)
-        return replace(state, phase="end", verdicts=tuple(scores), panel=tuple(said))
+        return replace(state, phase="end", verdicts=tuple(scores), panel=said)
 
     def _verdicts(self, action: Action) -> tuple[Score, ...]:
         words = action.text[: 4 * self.solvers + 64].split() if action.status == "ok" else []

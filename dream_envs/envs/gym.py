@@ -16,16 +16,6 @@ from dream_envs.spaces import MAX_ACTION, MAX_OBSERVATION, UnicodeText
 REDRAWS = 16
 
 
-class SeatTable(Table):
-    """A table that knows how many games were thrown away before it."""
-
-    __slots__ = ("redraws",)
-
-    def __init__(self, game: Game, label: str, task: Task | None = None, redraws: int = 0) -> None:
-        super().__init__(game, label, task)
-        self.redraws = redraws
-
-
 class SeatEngine:
     """Moves many tables until ``seat`` has to act at each or the game is over; one call a policy and step.
 
@@ -49,40 +39,43 @@ class SeatEngine:
         self.runner = Runner(self.game, adapter.assign_others(self.game, role, self.seat, others, levels))
         self.reward = adapter.build_reward(reward, self.game)
 
-    def begin(self, draws: Sequence[Callable[[], str]], task: Task | None = None) -> list[SeatTable]:
+    def begin(self, draws: Sequence[Callable[[], str]], task: Task | None = None) -> list[Table]:
         """New tables, one for each source of labels, played up to the seat's first move.
 
         A game that is over before the seat has moved (a rejected proposal, say) is thrown away and drawn again, at
         most ``REDRAWS`` times: after that it is returned as it is, over.
         """
-        tables = [SeatTable(self.game, draw(), task) for draw in draws]
+        tables = [Table(self.game, draw(), task) for draw in draws]
         self._advance(tables)
         for _ in range(REDRAWS):
             lost = [i for i, table in enumerate(tables) if table.episode is not None]
+            if not lost:
+                break
             for i in lost:
-                tables[i] = SeatTable(self.game, draws[i](), task, tables[i].redraws + 1)
+                count, tables[i] = tables[i].redraws + 1, Table(self.game, draws[i](), task)
+                tables[i].redraws = count
             self._advance([tables[i] for i in lost])
         return tables
 
-    def step(self, tables: Sequence[SeatTable], actions: Sequence[Action]) -> None:
+    def step(self, tables: Sequence[Table], actions: Sequence[Action]) -> None:
         """The seat's move at each table, then everybody else's until the seat acts again or ``episode`` is set."""
         live = [(t, a) for t, a in zip(tables, actions, strict=True) if t.episode is None]
         self.runner.step([t for t, _ in live], [{self.seat: a} for _, a in live])
         self._advance([t for t, _ in live])
 
-    def text(self, table: SeatTable) -> str:
+    def text(self, table: Table) -> str:
         """What the seat sees now, as text."""
         return text_of(self.game.view(table.state, self.seat))
 
-    def info(self, table: SeatTable) -> dict[str, Any]:
+    def info(self, table: Table) -> dict[str, Any]:
         """``messages``, ``redraws``, public infos and, at the end, ``score`` and public ``facts``."""
         return {"redraws": table.redraws, **adapter.info_of(self.game, table, self.seat)}
 
-    def earned(self, table: SeatTable) -> float:
+    def earned(self, table: Table) -> float:
         """The seat's reward: 0 until the game is over."""
         return float(table.episode.scores[self.seat].value) if table.episode is not None else 0.0
 
-    def _advance(self, waiting: Sequence[SeatTable]) -> None:
+    def _advance(self, waiting: Sequence[Table]) -> None:
         game = self.game
         for _ in range(MAX_STEPS):
             over = [table for table in waiting if game.outcome(table.state) is not None]
@@ -102,29 +95,28 @@ class SingleRole(adapter.Adapter, gymnasium.Env[str, str]):
     """One role of any game as a ``gymnasium.Env``: the observation and the action are plain strings.
 
     ``info`` has ``messages`` (fresh OpenAI-style messages), ``redraws`` (how many games were thrown away because they
-    ended before this seat had moved, at most 16), what the game tells everybody (its ``public_info``) and, at the end,
-    ``score`` (value, status, components, detail) and the game's public ``facts``.  An episode ends with ``terminated``.
-    After 16 lost games in a row the observation is what there is to see, and the first step ends the episode with
-    whatever score the seat got.  ``reset(options={"task": Task})`` begins from that task.
+    ended before this seat had moved, at most 16), the game's ``public_info`` and, at the end, ``score`` (value, status,
+    components, detail) and the game's public ``facts``.  An episode ends with ``terminated``.  After 16 lost games in a
+    row the first step ends the episode, with whatever score the seat got.  ``reset(options={"task": Task})`` begins
+    from that task.
 
     Args:
         game: an id (``dream_envs/ChallengerSolver-v0``), ``module:Class``, a game class or a game object.
         render_mode: ``ansi`` (the transcript) or None.
         kwargs: the game's own arguments (an optional role to be played is switched on by itself), and:
 
-            ``role`` or ``seat``: what to play, ``solver`` (its first seat) or ``solver_2``; may be left out where the
-            game has one role.
+            ``role`` or ``seat``: what to play, ``solver`` (its first seat) or ``solver_2``; not needed for a game of
+            one role.
             ``others``: agents by role or seat: an Agent, a function ``str -> str`` or ``messages -> str`` (sync or
-            async), or a registered name such as ``oracle``.  The rest are scripted: a challenger that draws a fresh
-            problem, guessers, and a judge who knows the truth, or what the game's ``default_others`` says.
-            ``reward``: a reward model, a function ``Episode -> {agent: Score}`` or a registered name; None: the
-            game's own.
+            async), or a name such as ``oracle``.  The rest are scripted: a challenger that draws a fresh problem,
+            guessers, and a judge who knows the truth, or what the game's ``default_others`` says.
+            ``reward``: a model, a function ``Episode -> {agent: Score}`` or a name; None: the game's own.
             ``levels``: the levels that the scripted challenger draws from; None: all of the family's.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  Gymnasium's own convention
     _POSITION = ("_np_random", "_np_random_seed", "_table")
-    _table: SeatTable | None = None
+    _table: Table | None = None
 
     def __init__(
         self,

@@ -105,9 +105,8 @@ def order(rows: Sequence[Row]) -> dict[str, Any]:
 def pairwise(rows: Sequence[Row]) -> dict[str, Any]:
     """All that a pairwise table says: ``pairs``, ``ties``, ``cycles``, ``triples``, order and zero variance.
 
-    ``zero_variance``: ``answers``, whether all compared answers won equally often (a reward that counts wins cannot
-    tell them apart; None if nothing was compared), and ``pairs``, how many pairs have two or more readable verdicts
-    that all agree (the judges of such a pair all get the same reward).
+    ``zero_variance``: ``answers``, whether all compared answers won equally often (None if nothing was compared), and
+    ``pairs``, how many pairs have two or more readable verdicts that all agree.
     """
     summed = pairs(rows)
     found, triples = cycles(summed)
@@ -142,9 +141,8 @@ def pointwise(rows: Sequence[Row], authors: Sequence[str]) -> dict[str, Any]:
 def accuracy(rows: Sequence[Row], truth: Mapping[str, float | None], kind: str) -> dict[str, Any]:
     """The readable verdicts against the truth: ``right``, ``of``, ``share`` (None of nothing).
 
-    Pairwise: over verdicts about a right and a wrong answer, whether the right one won.  Rubric: whether right and
-    wrong were told apart.  Score: over pairs of a right and a wrong answer's verdicts, whether the right one has the
-    higher score, equal ones a half (the area under the curve).
+    Pairwise: of verdicts on a right and a wrong answer.  Rubric: whether right and wrong were told apart.  Score: of
+    pairs of a right and a wrong answer's verdicts, whether the right one's is higher, equal ones a half (the AUC).
     """
     told = [row for row in rows if row["verdict"] is not None]
     if kind == "pairwise":

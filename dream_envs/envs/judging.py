@@ -30,12 +30,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from dream_envs.core import Action, DreamEnvsError, Limits, Message, Seat, Status
-from dream_envs.envs._shared import check_whole
+from dream_envs.envs._shared import SILENT, check_whole
 
 #: The kinds of question, their letter in compact notation and how many answers they hold.
 LETTERS = {"pairwise": "j", "score": "s", "rubric": "r"}
@@ -155,15 +155,9 @@ class Panel:
     """The questions that one set of answers is put to, each a seat of its own.
 
     All judges answer at the same time, so that a policy in the role ``judge`` is called once for all of them, and each
-    single judgement can have a score.
-
-    Args:
-        kind: ``pairwise``, ``score`` or ``rubric``.
-        notation: ``compact`` or ``english``.
-        authors: the agents whose answers are judged.
-        judgements: how often every pair (or answer) is judged.
-        order_swap: pairwise: half of a pair's judgements show it the other way round.
-        max_tokens: a judge's budget; None: 4 in compact, 512 in english.
+    single judgement can have a score.  ``authors``: the agents whose answers are judged; ``judgements``: how often
+    every pair (or answer) is; ``order_swap``: half of a pair's judgements show it the other way round;
+    ``max_tokens``: a judge's budget, None: 4 in compact, 512 in english.
     """
 
     def __init__(
@@ -222,6 +216,11 @@ class Panel:
             return Verdict(None, "abstain" if action is None else action.status)
         rating = rating_of(self.kind, self.notation, action.text)
         return Verdict(rating, "ok" if rating is not None else "invalid")
+
+    def verdicts(self, answered: Sequence[bool], actions: Mapping[str, Action]) -> tuple[Verdict, ...]:
+        """What every judge's move amounts to; ``abstain`` for those who are not asked."""
+        asked = {seat.agent for seat in self.seats(answered)}
+        return tuple([self.verdict(actions.get(name, SILENT) if name in asked else None) for name in self.judges])
 
     def group_of(self, judge: str) -> str:
         """The name of the judgements that are compared with this one: ``actor_0 actor_2``, in either order."""

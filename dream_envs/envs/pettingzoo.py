@@ -60,7 +60,8 @@ class _AllSeats(adapter.Adapter):
 
     def observe(self, agent: str) -> dict[str, str]:
         """What ``agent`` sees now."""
-        return {"role": self._role[agent], "text": text_of(self.game.view(self._begun().state, agent))}
+        state = self._begun().state
+        return {"role": self._role[agent], "text": text_of(self.game.view(state, agent))}
 
     def close(self) -> None:
         """Nothing to release."""
@@ -133,11 +134,6 @@ class AEC(_AllSeats, AECEnv[str, dict[str, str], str]):
         self._next_phase()
         if self.episode is not None:
             self._accumulate_rewards()
-
-    def last(self, observe: bool = True) -> Any:
-        """Observation, reward, terminated, truncated and info of the selected agent."""
-        self._begun()
-        return super().last(observe)
 
     def _next_phase(self) -> None:
         self._pending: dict[str, Action] = {}

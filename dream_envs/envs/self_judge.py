@@ -10,7 +10,7 @@ What each sees
     ``j|c:BDA|BhDnAj|BhDnAk`` in compact notation, a paragraph in english; neither who wrote them nor other verdicts.
     Of an answer it sees what follows the last ``think_end``, at most ``answer_chars`` characters.  Nobody sees the
     truth.
-What a reply must look like
+What a completion must look like
     An actor's is whatever the prompt asks for.  A judge's is ``1`` or ``2`` and nothing else (compact), or ends in a
     line ``Verdict: 1`` (english).  Grammar: ``envs.judging``.  Anything else is an event and an unreadable verdict.
 Rewards
@@ -19,16 +19,14 @@ Rewards
     where the two are level.  With ``judging="score"`` or ``"rubric"`` the actor's is the mean verdict and the judge's
     its agreement with the other verdicts on the same answer, both 0 to 1.
 Chance
-    Where all judges toss coins: an actor 0.5 at equal lengths, a judge above 0, for its verdict counts in the ranking
-    that it is measured against.
+    With random verdicts an actor has 0.5 at equal lengths, a judge above 0: its verdict counts in the ranking.
 End
     After the judges' moves; after the actors' where fewer than two answered (one, for the pointwise kinds).  Judges of
     answers that never came are not asked, and their status is ``abstain``.
 Facts
     ``lengths``, ``judgements`` (the table, one row a judgement), ``groups`` (whose rewards are compared with whose),
     validity; pairwise: ``pairs``, ``ties``, ``cycles``, order effects; ``zero_variance``; pointwise: ``values``.  See
-    ``envs.judge_facts``.  All of these are in ``info["facts"]`` at the end.  ``truth`` and ``judge_accuracy`` are in
-    the recorded episode alone.
+    ``envs.judge_facts``.  ``truth`` and ``judge_accuracy`` are in the recorded episode alone, all others in ``info``.
 Arguments
     See ``SelfJudge``.
 Source
@@ -146,8 +144,7 @@ class SelfJudge:
     def start(self, task: Task | None, rng: np.random.Generator) -> State:
         """Begin with the given task, or with one that ``rng`` draws from the family or the prompts."""
         if task is None and self.family is None:
-            text = self.prompts[int(rng.integers(len(self.prompts)))]
-            task = Task(family="prompts", level=0, prompt=text)
+            task = Task(family="prompts", level=0, prompt=self.prompts[int(rng.integers(len(self.prompts)))])
         elif task is None:
             assert self.family is not None
             task = self.family.generate(rng, self.levels[int(rng.integers(len(self.levels)))])
@@ -180,11 +177,10 @@ class SelfJudge:
             replies = tuple([actions.get(name, SILENT) for name in self.actors])
             answers = tuple([self._shown(reply)[: self.answer_chars] for reply in replies])
             phase = "judge" if self._judges(replies) else "end"
-            nobody = () if self.panel is None else (Verdict(None, "abstain"),) * len(self.panel.asks)
+            nobody = () if self.panel is None else self.panel.verdicts([False] * len(replies), {})
             return State(state.task, phase, replies, answers, nobody)
         if state.phase == "judge" and self.panel is not None:
-            moves = {seat.agent: actions.get(seat.agent, SILENT) for seat in self._judges(state.replies)}
-            verdicts = tuple([self.panel.verdict(moves.get(name)) for name in self.panel.judges])
+            verdicts = self.panel.verdicts([reply.status == "ok" for reply in state.replies], actions)
             return replace(state, phase="end", verdicts=verdicts)
         raise AssertionError("apply after the end: turns() is empty, the game is over")
 
@@ -232,8 +228,7 @@ class SelfJudge:
         groups = dict.fromkeys(self.actors, "actor")
         if self.panel is not None:
             groups |= {name: f"judge {self.panel.group_of(name)}" for name in self.panel.judges}
-            words = {name: its["words"] or 0 for name, its in lengths.items()}
-            rows = judge_facts.table(self.panel, state.verdicts, words)
+            rows = judge_facts.table(self.panel, state.verdicts, {n: its["words"] or 0 for n, its in lengths.items()})
             facts |= {"repeats": self.panel.judgements, "judgements": rows, **judge_facts.validity(rows)}
             pairwise = self.judging == "pairwise"
             facts |= judge_facts.pairwise(rows) if pairwise else judge_facts.pointwise(rows, self.actors)

@@ -7,18 +7,17 @@ Phases
     ``before``: closed-book questions on every lesson, none of which was taught (``pretest``).  Then for each lesson,
     one a day: ``wake``, ``wakes`` rounds of questions with the lesson's context; ``sleep``: the dreamers, who still
     have the context, propose, and whoever learns consolidates now; ``recall``: closed-book questions on this lesson and
-    every earlier one, one round each; ``ahead``: closed-book questions on the next lesson, not taught yet (with
-    ``pretest``, for forward transfer).
+    every earlier one, one round each; ``ahead``: closed-book questions on the next lesson (with ``pretest``).
 What each sees
     Awake the context as system message and the question as user message: ``I=a>fb>k...`` and ``c:IA``.  Closed book the
-    question alone: nothing of any context is in any view from then on.  A dreamer sees context and brief.  An agent
+    question alone: nothing of any context is in any view from then on.  A dreamer sees context and prompt.  An agent
     that is not asked sees nothing.
-What a reply must look like
+What a completion must look like
     A learner's is the answer in the lessons' notation, ``IfAk``; a dreamer's is a question in it, ``c:IA``.
 Rewards
-    By default ``closed_book`` (``rewards.sleep``): the learner's is the mean success of its own seat in ``recall``, 0
-    to 1; the dreamer's the share of nights in which it proposed a question about the lesson that no other dreamer of
-    that night proposed, 0 to 1.
+    By default ``closed_book`` (``rewards.sleep``): the learner's is the mean success of its own seat in ``recall``, the
+    dreamer's the share of nights in which it proposed a question about the lesson that no other dreamer of that night
+    proposed; both 0 to 1.
 Chance
     That of the lessons: for ``operations`` 1/16 where the trace looks up one new entry.
 End
@@ -26,20 +25,21 @@ End
 Infos
     ``phase``, ``night`` (-1 before the first), ``lesson`` (what is asked about) and ``budget`` at every moment.
 Facts
-    ``open``, ``before``, ``closed`` (the matrix R), ``average_accuracy``, ``backward_transfer``, ``forgetting``,
-    ``since_learnt``, ``forward_transfer``, ``gap``, ``failed``, ``dreaming``, ``tokens`` (see ``envs.sleep_facts``),
-    and the rows they are made of, ``questions`` and ``dreams``.
+    What ``measures``, ``dreaming`` and ``costs`` make, and their rows, ``questions`` and ``dreams``.
 Arguments
     See ``SleepCycle``.
 Source
-    The protocol of "Language Models Need Sleep" (arXiv 2606.03979); transfer after Lopez-Paz and Ranzato 2017.
+    The protocol of "Language Models Need Sleep" (arXiv 2606.03979); transfer after Lopez-Paz and Ranzato 2017,
+    forgetting against the best after Chaudhry et al. 2018, as in ``metrics.retention``.
 Version history
     0: first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -48,10 +48,11 @@ from msgspec.structs import replace
 
 from dream_envs import core
 from dream_envs.core import Action, Challenge, DreamEnvsError, Limits, Message, Outcome, RoleSpec, Seat, Task
-from dream_envs.envs import sleep_facts
 from dream_envs.envs._shared import SILENT, check_whole, minted
 from dream_envs.tasks.lessons import Lesson, LessonFamily, Split, lesson_family
 
+#: A question (``value`` is None where a call failed: it counts in no mean, and is counted beside them) or a dream.
+Row = dict[str, Any]
 PHASES = ("before", "wake", "sleep", "recall", "ahead", "end")
 
 
@@ -197,11 +198,11 @@ class SleepCycle:
             "lessons": [lesson.name for lesson in state.lessons],
             "nights": self.nights,
             "budget": self.budget,
-            **sleep_facts.measures(questions, self.nights, self.pretest),
-            "dreaming": sleep_facts.dreaming(dreams),
-            "tokens": sleep_facts.costs(spent),
+            **measures(questions, self.nights, self.pretest),
+            "dreaming": dreaming(dreams),
+            "tokens": costs(spent),
             "questions": questions,
-            "dreams": sleep_facts.with_sames(dreams),
+            "dreams": with_sames(dreams),
         }
 
     def public_info(self, state: State) -> dict[str, Any]:
@@ -230,9 +231,8 @@ class SleepCycle:
         return tasks, events
 
     def scripted(self, kind: str, request: Any, rng: np.random.Generator) -> str | None:
-        """Replies of scripted agents who are handed the state: the truth, nothing, or a guess.
+        """``oracle`` knows all; ``floor`` says nothing; ``guesser`` and ``generator`` have never seen a context.
 
-        ``oracle`` knows all; ``floor`` says nothing; ``guesser`` and ``generator`` have never seen a context;
         ``amnesiac`` reads what is before it and has forgotten it at once.  All but ``floor`` dream well.
         """
         state = getattr(request, "state", None)
@@ -270,26 +270,21 @@ class SleepCycle:
         return state.plan[at] if at < len(state.plan) else Step("end", self.nights - 1, -1)
 
     def _answered(self, task: Task, action: Action) -> Result:
-        read, written = _tokens(action)
         if action.status != "ok":
-            return Result(action.status, read=read, written=written)
+            return _result(action, action.status)
         score = self.lessons.verify(task, action.text)
-        value = float(score.value) if score.status == "ok" else None
-        return Result(score.status, value, read=read, written=written)
+        return _result(action, score.status, value=float(score.value) if score.status == "ok" else None)
 
     def _dreamt(self, lesson: Lesson, author: str, action: Action) -> Result:
-        read, written = _tokens(action)
         if action.status != "ok":
-            return Result(action.status, read=read, written=written)
+            return _result(action, action.status)
         found = self.lessons.parse(lesson, action.text)
         if isinstance(found, core.Reject):
-            return Result("ok", reject=found, read=read, written=written)
-        return Result("ok", dream=minted(found, author), read=read, written=written)
+            return _result(action, "ok", reject=found)
+        return _result(action, "ok", dream=minted(found, author))
 
-    def _rows(
-        self, state: State
-    ) -> tuple[list[sleep_facts.Row], list[sleep_facts.Row], list[tuple[str, int, int | None]]]:
-        """Questions, dreams, and what each reply cost."""
+    def _rows(self, state: State) -> tuple[list[Row], list[Row], list[tuple[str, int, int | None]]]:
+        """Questions, dreams, and what each move cost."""
         questions, dreams, spent = [], [], []
         for step, results in zip(state.plan, state.results, strict=True):
             spent += [(step.phase, its.read, its.written) for its in results]
@@ -305,8 +300,97 @@ class SleepCycle:
         return questions, dreams, spent
 
 
-def _tokens(action: Action) -> tuple[int, int | None]:
-    """Tokens read and written; None where the agent does not say."""
+def _result(action: Action, status: core.Status, **more: Any) -> Result:
+    """With the tokens read and written; ``written`` is None where the agent does not say."""
     usage, ids = action.usage, action.token_ids
-    written = usage.completion_tokens or (len(ids) if ids is not None else 0)
-    return usage.prompt_tokens, written if written or usage.prompt_tokens or ids is not None else None
+    written = usage.completion_tokens or len(ids or ())
+    told = written or usage.prompt_tokens or ids is not None
+    return Result(status, read=usage.prompt_tokens, written=written if told else None, **more)
+
+
+#: Which phases' tokens are reported together.
+COSTS = {"before": "probing", "wake": "awake", "sleep": "asleep", "recall": "probing", "ahead": "probing"}
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are there; None if none is."""
+    found = [v for v in values if v is not None]
+    return math.fsum(found) / len(found) if found else None
+
+
+def measures(rows: Sequence[Row], nights: int, pretest: bool) -> dict[str, Any]:
+    """Everything that is measured by questions; None where nothing was.
+
+    ``open[j]``: success with the context of lesson j.  ``before[j]``: closed book before the first day (None without a
+    pretest).  ``closed[i][j]``: closed book after night i on lesson j; ``closed[i][i + 1]`` (asked with a pretest) is
+    lesson j just before it is taught.  ``average_accuracy``: mean of the last row.  ``backward_transfer``: mean over
+    all lessons but the last of (last night - best earlier score); ``forgetting`` with the other sign.
+    ``since_learnt``: mean over these lessons of (last night - own night), Lopez-Paz' form.  ``forward_transfer``: mean
+    over all lessons but the first of (just before its day - before the first day).  ``gap``: mean over lessons of
+    (closed book after its own night - open).  ``failed``: questions without a verdict, by status.
+    """
+    found: dict[tuple[str, int, int], list[float | None]] = {}
+    for row in rows:
+        found.setdefault((row["phase"], row["night"], row["lesson"]), []).append(row["value"])
+    every = range(nights)
+
+    def score(phase: str, night: int, lesson: int) -> float | None:
+        return mean(found.get((phase, night, lesson), ()))
+
+    opened = [score("wake", j, j) for j in every]
+    before = [score("before", -1, j) for j in every] if pretest else None
+    closed = [[score("recall" if j <= i else "ahead", i, j) for j in every] for i in every]
+    first = before or [None] * nights
+    best = [
+        max((v for v in [first[j], *[closed[i][j] for i in every[:-1]]] if v is not None), default=None) for j in every
+    ]
+    last = closed[-1]
+    backward = mean(_minus(last[j], best[j]) for j in every[:-1])
+    return {
+        "open": opened,
+        "before": before,
+        "closed": closed,
+        "average_accuracy": mean(last),
+        "backward_transfer": backward,
+        "forgetting": None if backward is None else 0.0 - backward,
+        "since_learnt": mean(_minus(last[j], closed[j][j]) for j in every[:-1]),
+        "forward_transfer": mean(_minus(closed[j - 1][j], first[j]) for j in every[1:]),
+        "gap": mean(_minus(closed[j][j], opened[j]) for j in every),
+        "failed": dict(sorted(Counter(row["status"] for row in rows if row["value"] is None).items())),
+    }
+
+
+def dreaming(rows: Sequence[Row]) -> dict[str, Any]:
+    """Dreams asked for, valid, distinct (different questions within their night), failed calls, rejects by code."""
+    valid = [row for row in rows if row["valid"]]
+    return {
+        "asked": len(rows),
+        "valid": len(valid),
+        "distinct": len({(row["night"], row["question"]) for row in valid}),
+        "failed": sum(row["status"] != "ok" for row in rows),
+        "rejects": dict(sorted(Counter(row["reject"] for row in rows if row["reject"]).items())),
+    }
+
+
+def costs(spent: Iterable[tuple[str, int, int | None]]) -> dict[str, dict[str, int]]:
+    """Tokens ``read`` and ``written`` while ``awake``, ``asleep`` and ``probing``; ``uncounted``: completions without.
+
+    ``spent``: phase, tokens read, tokens written (None: nobody counted) of each completion.
+    """
+    found = {part: {"read": 0, "written": 0, "uncounted": 0} for part in ("awake", "asleep", "probing")}
+    for phase, read, written in spent:
+        own = found[COSTS[phase]]
+        own["read"] += read
+        own["written"] += written or 0
+        own["uncounted"] += written is None
+    return found
+
+
+def with_sames(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The rows of dreams with ``same``: how many other dreams of the night ask the same."""
+    count = Counter((row["night"], row["question"]) for row in rows if row["valid"])
+    return [{**row, "same": count[row["night"], row["question"]] - 1 if row["valid"] else 0} for row in rows]
+
+
+def _minus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other

@@ -18,8 +18,9 @@ from gymnasium.vector.utils import batch_space
 from dream_envs import seeds
 from dream_envs.core import Action, DreamEnvsError, Episode, Game
 from dream_envs.envs import _adapter as adapter
-from dream_envs.envs.gym import SeatEngine, SeatTable
-from dream_envs.play import as_action
+from dream_envs.envs._shared import check_whole
+from dream_envs.envs.gym import SeatEngine
+from dream_envs.play import Table, as_action
 from dream_envs.spaces import MAX_ACTION, MAX_OBSERVATION, UnicodeText
 
 Step = tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -53,8 +54,7 @@ class VectorSingleRole(adapter.Adapter, VectorEnv[tuple[str, ...], Sequence[str]
         render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise DreamEnvsError(f"num_envs={num_envs!r}: a whole number of games, 1 or more")
+        check_whole("num_envs", num_envs, 1, 2**20)
         known: dict[Any, AutoresetMode] = {key: mode for mode in AutoresetMode for key in (mode, mode.value, mode.name)}
         if autoreset_mode not in known:
             raise DreamEnvsError(f"autoreset_mode={autoreset_mode!r}: 'SameStep', 'NextStep' or 'Disabled'")
@@ -68,7 +68,7 @@ class VectorSingleRole(adapter.Adapter, VectorEnv[tuple[str, ...], Sequence[str]
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._streams: list[np.random.Generator] = []
-        self._tables: list[SeatTable] = []
+        self._tables: list[Table] = []
         self._over = np.zeros(num_envs, dtype=np.bool_)
 
     @property
@@ -79,12 +79,10 @@ class VectorSingleRole(adapter.Adapter, VectorEnv[tuple[str, ...], Sequence[str]
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Begin all games, or those of ``options["reset_mask"]``.
+        """Begin all games, or those of ``options["reset_mask"]``; ``options["task"]`` as in ``SingleRole``.
 
-        Args:
-            seed: one number (each game gets a stream hashed from it and its place), or one a game, which then is the
-                game that ``SingleRole`` plays with that seed; None goes on.
-            options: ``task``: see ``SingleRole``; ``reset_mask``: ``bool[num_envs]``.
+        ``seed``: one number (each game gets a stream hashed from it and its place), or one a game, which then is the
+        game that ``SingleRole`` plays with that seed; None goes on.
         """
         options = dict(options or {})
         which = self._masked(options.pop("reset_mask", None))
@@ -105,7 +103,7 @@ class VectorSingleRole(adapter.Adapter, VectorEnv[tuple[str, ...], Sequence[str]
         if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
             raise DreamEnvsError("a game is over: begin it anew with reset(options={'reset_mask': ...})")
         skipped = np.flatnonzero(self._over).tolist() if self.autoreset_mode is AutoresetMode.NEXT_STEP else []
-        live = [i for i in range(self.num_envs) if i not in set(skipped)]
+        live = sorted(set(range(self.num_envs)) - set(skipped))
         self.engine.step([self._tables[i] for i in live], [as_action(actions[i]) for i in live])
         self._begin(skipped, {})
         rewards = np.zeros(self.num_envs, dtype=np.float64)

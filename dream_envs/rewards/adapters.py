@@ -12,18 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dream_envs.core import (
-    DreamEnvsError,
-    Episode,
-    Message,
-    Outcome,
-    Score,
-    Task,
-    TaskFamily,
-    Turn,
-    challenge_of,
-    decode_task,
-)
+from dream_envs import core
+from dream_envs.core import DreamEnvsError, Episode, Message, Score, Task, TaskFamily, Turn, challenge_of
 from dream_envs.rewards.base import Scores, agents_of, as_reward, last_turns, rejected, reward, unanswered
 
 TRLFunction = Callable[..., Any]
@@ -51,7 +41,7 @@ def from_trl(
     """A TRL reward function, sync or async, as a reward model; all completions of a role in a round are one call.
 
     Args:
-        episodes: their turns of the role and their problems are read.
+        episodes: their turns of ``role`` and their problems are read.
         fn: the function; a keyword that it does not take is not passed to it.
         role: whose completions are scored.
         conversational: True gives prompts as lists of messages and completions as ``[{"role": "assistant", ...}]``;
@@ -63,18 +53,30 @@ def from_trl(
         What ``fn`` returns; None is ``abstain``, NaN and a list of the wrong length are ``error``.
     """
     scored = [(i, turn) for i, e in enumerate(episodes) for turn in last_turns(e, role).values() if turn.status == "ok"]
+    found: list[dict[str, Any]] = []
+    for episode in episodes:
+        turns, code = last_turns(episode, role), rejected(episode)
+        found.append({agent: unanswered(turns.get(agent), code) for agent in agents_of(episode, role)})
     if not scored:
-        return _spread(episodes, role, [], [])
+        return found
+
+    def spread(values: Sequence[float | None]) -> list[Scores]:
+        wrong = Score(0.0, "error", detail=f"{len(values)} rewards for {len(scored)} completions")
+        for k, (i, turn) in enumerate(scored):
+            value = values[k] if len(values) == len(scored) else wrong
+            found[i][turn.agent] = Score(0.0, "abstain", detail="None") if value is None else value
+        return found
+
     table = _columns([(episodes[i], turn) for i, turn in scored], conversational, {**TASK_COLUMNS, **(columns or {})})
     parameters = inspect.signature(fn).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         table = {name: value for name, value in table.items() if name in parameters}
     values = fn(**table)
-    return (
-        _later(values, episodes, role, scored)
-        if inspect.isawaitable(values)
-        else _spread(episodes, role, scored, list(values))
-    )
+
+    async def later() -> list[Scores]:
+        return spread(list(await values))
+
+    return later() if inspect.isawaitable(values) else spread(list(values))
 
 
 def to_trl(
@@ -85,15 +87,12 @@ def to_trl(
     Rows with the same prompt that stand together are one episode, so that rewards which compare completions (majority,
     repetition) see the group.  On several processes TRL shows a function its own rows only, and a group may be split.
 
-    Args:
-        model: anything that ``as_reward`` takes.
-        family: verifies the completions (``facts["correct"]``); None leaves them without a verdict.
-        role: which seat the completions are played from.
-        num_generations: the exact size of a group, for data sets where one prompt follows itself.
+    ``family`` verifies the completions (``facts["correct"]``; None: no verdict), which are played from a seat of
+    ``role``; ``num_generations`` is the exact size of a group, for data sets where one prompt follows itself.
 
     Returns:
-        A function for ``reward_funcs``.  It reads the column ``task`` (a Task's JSON, as ``core.encode`` writes it) if
-        there is one, else ``answer``.  Scores that are not ok become None.
+        A function for ``reward_funcs``, whose column ``task`` (a Task's JSON, as ``core.encode`` writes it) or else
+        ``answer`` tells the problem.  Scores that are not ok become None.
     """
     found = as_reward(model)
 
@@ -113,35 +112,12 @@ def to_trl(
             episodes.append(_episode(task, _messages(prompts[start]), completions[start:stop], ids, family, role))
             start = stop
         scores = found.score(episodes)
-        scores = asyncio.run(_awaited(scores)) if inspect.isawaitable(scores) else scores
+        scores = asyncio.run(scores) if inspect.iscoroutine(scores) else scores
         every = [its.get(turn.agent) for episode, its in zip(episodes, scores, strict=True) for turn in episode.turns]
         return [score.value if score is not None and score.status == "ok" else None for score in every]
 
     trl_reward.__name__ = found.name  # TRL logs a function under its name
     return trl_reward
-
-
-async def _awaited(scores: Any) -> Any:
-    return await scores
-
-
-async def _later(values: Any, episodes: Sequence[Episode], role: str, scored: list[tuple[int, Turn]]) -> list[Scores]:
-    return _spread(episodes, role, scored, list(await values))
-
-
-def _spread(
-    episodes: Sequence[Episode], role: str, scored: list[tuple[int, Turn]], values: list[float | None]
-) -> list[Scores]:
-    """Scores of all agents of the role, from the values of those that have a completion."""
-    found: list[dict[str, Any]] = []
-    for episode in episodes:
-        turns, code = last_turns(episode, role), rejected(episode)
-        found.append({agent: unanswered(turns.get(agent), code) for agent in agents_of(episode, role)})
-    wrong = Score(0.0, "error", detail=f"{len(values)} rewards for {len(scored)} completions")
-    for k, (i, turn) in enumerate(scored):
-        value = values[k] if len(values) == len(scored) else wrong
-        found[i][turn.agent] = Score(0.0, "abstain", detail="None") if value is None else value
-    return found
 
 
 def _columns(rows: Sequence[tuple[Episode, Turn]], conversational: bool, fields: Mapping[str, str]) -> dict[str, Any]:
@@ -174,13 +150,20 @@ def _episode(
     rate = math.fsum(known) / len(known) if known else None
     facts = {"agents": list(correct), "valid": True, "reject": "", "solve_rate": rate, "correct": correct}
     return Episode(
-        env_id="trl", version=0, seed="", index=0, tasks=[task], turns=turns, events=[], outcome=Outcome("ok", facts)
+        env_id="trl",
+        version=0,
+        seed="",
+        index=0,
+        tasks=[task],
+        turns=turns,
+        events=[],
+        outcome=core.Outcome("ok", facts),
     )
 
 
 def _task(prompt: Any, task: Any, answer: Any, family: TaskFamily | None) -> Task:
     if isinstance(task, (str, bytes)):
-        return decode_task(task)
+        return core.decode_task(task)
     if isinstance(task, Task):
         return task
     text = _messages(prompt)[-1]["content"]

@@ -73,7 +73,8 @@ class Model:
         batched: bool = False,
     ) -> None:
         self.name, self.version, self._fn, self.batched = name, version, fn, batched
-        self.arguments, self.made_by = dict(arguments or {}), made_by
+        self.arguments: dict[str, Any] = dict(arguments or {})
+        self.made_by: tuple[Any, ...] = made_by
         inner = ",".join(f"{key}={show(self.arguments[key])}" for key in shown)
         self.grader = f"{name}-{version}" + (f"({inner})" if inner else "")
 
@@ -124,8 +125,8 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The function behind a decorated name cannot be found by that name, so a copy is made by its factory.
-        made_by = (Model, (self.name, self.version, self._fn, self.arguments), {})
-        return _restore, self.made_by or made_by
+        by_hand: tuple[Any, ...] = (Model, (self.name, self.version, self._fn, self.arguments), {})
+        return _restore, self.made_by or by_hand
 
     def _stateful(self) -> Iterator[Stateful]:
         for value in self.arguments.values():
@@ -215,10 +216,15 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
     """A Model from whatever a user may call a reward.
 
     Args:
-        obj: a registered or plug-in name, ``module:attribute``, a Model, a factory, any object with a batched
-            ``score``, or a bare function ``Episode -> {agent: Score or float or None}``; sync or async.
+        obj: a registered or plug-in name, ``module:attribute``, an expression (``rewards.expressions``), a Model, a
+            factory, any object with a batched ``score``, or a bare function ``Episode -> {agent: Score or float or
+            None}``; sync or async.
         arguments: passed on to a factory or to what a name stands for.
     """
+    if isinstance(obj, str) and not re.fullmatch(r"[\w.:]+", obj) and obj not in registry.rows("rewards"):
+        from dream_envs.rewards.expressions import parse
+
+        return as_reward(parse(obj), **arguments)
     if isinstance(obj, str):
         return as_reward(registry.load("rewards", obj), **arguments)
     if hasattr(obj, "reward_name") or inspect.isclass(obj):

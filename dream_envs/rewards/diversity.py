@@ -105,16 +105,11 @@ class Reference:
     def __init__(self, items: Iterable[Task | str], n: int, features: Features | None) -> None:
         self._n, self._features = n, features
         self._sets = tuple(dict.fromkeys(grams(item, n, features) for item in items))
-        self._holders: dict[str, list[int]] = defaultdict(list)
-        for i, its in enumerate(self._sets):
-            for gram in its:
-                self._holders[gram].append(i)
 
     def similarity(self, task: Task | str) -> float:
         """The largest Jaccard similarity, 0 to 1, with anything in the reference; 0 with an empty one."""
         mine = grams(task, self._n, self._features)
-        shared = Counter(i for gram in mine for i in self._holders.get(gram, ()))
-        return max((k / (len(mine) + len(self._sets[i]) - k) for i, k in shared.items()), default=0.0)
+        return max((len(mine & its) / max(1, len(mine | its)) for its in self._sets), default=0.0)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reference) and repr(self) == repr(other)

@@ -36,6 +36,8 @@ def parse(text: str) -> Model:
     """The reward that an expression describes."""
     if not isinstance(text, str) or len(text) > MAX_CHARS:
         raise DreamEnvsError(f"reward {text!r:.60}: a text of at most {MAX_CHARS} characters")
+    if text.strip() in registry.rows("rewards"):  # a plug-in's name may be no Python
+        return as_reward(text.strip())
     python = _STRING_OR_PATH.sub(lambda found: found[1] or f"_[{found[2]!r}]", text.strip())
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -49,14 +51,11 @@ def parse(text: str) -> Model:
 
 
 def show(model: Any) -> str:
-    """The expression that ``parse`` turns into this reward.
-
-    Raises:
-        DreamEnvsError: if an argument is an object or the reward has no name to be found by.
-    """
+    """The expression that ``parse`` turns into this reward; an argument that has no text is an error."""
     model = as_reward(model)
-    made_by: tuple[Any, ...] = model.made_by or (None, (), {})
-    factory, args, kwargs = made_by
+    if not model.made_by:
+        raise DreamEnvsError(f"{model.grader} was not made by name and cannot be written as an expression")
+    factory, args, kwargs = model.made_by
     if factory is weighted:
         terms = "+".join(_term(part, weight) for part, weight in model.arguments["parts"].items())
         key = model.arguments["gate"]
@@ -65,8 +64,6 @@ def show(model: Any) -> str:
         return f"per_role({', '.join(f'{role}={show(its)}' for role, its in model.arguments['models'].items())})"
     if factory is as_reward:
         return _name_of(args[0], model.name)
-    if factory is None:
-        raise DreamEnvsError(f"{model.grader} was not made by name and cannot be written as an expression")
     given = inspect.signature(factory).bind(*args, **kwargs).arguments
     inner = [
         f"{key}={show(model.arguments[key]) if key in factory.reward_models else _value(value, key)}"

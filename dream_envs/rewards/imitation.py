@@ -44,15 +44,9 @@ def levenshtein(a: Sequence[T], b: Sequence[T], most: int | None = None) -> int:
 def imitation(dream: Sequence[T], copy: Sequence[T], same: bool, *, gamma: float = 0.5, z0: int | None = None) -> Score:
     """``gamma same + (1 - gamma) (1 - Lev / max length)``; the second term is 0 where ``Lev > z0``.
 
-    Args:
-        dream: the teacher's output, as tokens or characters.
-        copy: what the student made of a prefix of it, that prefix included.
-        same: whether a judge finds that both mean the same (r_sem).
-        gamma: weight of that judgement, 0 to 1.
-        z0: the largest edit distance that earns anything, 0 or more; None: any.
-
-    Returns:
-        0 to 1, components ``semantic`` and ``literal``, each before its weight.
+    ``dream`` is the teacher's output, ``copy`` what the student made of a prefix of it, that prefix included (tokens or
+    characters); ``same``: whether a judge finds that both mean the same (r_sem); ``z0``: the largest edit distance that
+    earns anything, None: any.  0 to 1; components ``semantic`` and ``literal``, each before its weight.
     """
     check("gamma", gamma, 0, 1)
     if z0 is not None:

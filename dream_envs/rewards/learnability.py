@@ -88,24 +88,22 @@ def learnability(
     """What the challenger's proposal is worth; the forms are in the head of this module.
 
     Args:
-        episode: reads ``outcome.facts`` ``valid``, ``reject``, ``solve_rate`` and ``correct``.
+        episode: reads ``outcome.facts`` ``valid``, ``reject`` and ``correct``.
         form: a key of ``FORMS``.
-        invalid: the value of a proposal that was turned away, status ``ok``: it is a measurement, and a challenger
-            has to learn from it.  ``exclude`` gives it the status ``invalid`` instead.  Default 0.0; -0.1 for
-            ``spice`` (as published); -1.0 for ``lsp`` and ``zero_ends`` where that is negative, so that an invalid
-            proposal is never worth more than the worst valid one.
+        invalid: the value of a proposal that was turned away, status ``ok``: a challenger has to learn from it.
+            ``exclude`` gives it the status ``invalid`` instead.  Default 0.0; -0.1 for ``spice`` (as published); -1.0
+            for ``lsp`` and ``zero_ends`` where that is negative, so that it is never more than the worst valid one.
         zero_ends: ``azr``'s value at p = 0 and p = 1.
         lo: lower end of ``band`` and of ``pasodoble``'s gate, inclusive.
         hi: upper end of ``band``, inclusive.
         rate: where p comes from.  ``verdicts``: the share of right answers.  ``majority``: the share of solvers that
-            gave the most frequent reply, which R-Zero and SQLM use for want of a truth.
+            gave the most frequent completion, which R-Zero and SQLM use for want of a truth.
         min_attempts: p is not estimated from fewer verdicts.
         role: who is scored.
 
     Returns:
         Range 0 to 1 for valid proposals (``lsp`` -1 to 0).  Components ``p`` and ``attempts``.  ``error`` if the game
-        seats fewer than ``min_attempts`` solvers: p would be 0 or 1 whatever the problem and ``azr`` identically 0.
-        ``abstain`` if the solvers are there but too few verdicts came (no p, no reward; never 0).
+        seats fewer than ``min_attempts`` solvers: p would be 0 or 1 always; ``abstain`` if too few verdicts came.
     """
     status, code = episode.outcome.status, rejected(episode)
     if status != "ok":

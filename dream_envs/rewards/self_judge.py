@@ -66,17 +66,14 @@ def serl(
     Args:
         episode: reads ``facts`` ``judgements``, ``repeats`` (K) and ``lengths``.
         alpha: half width of the length band, above 0 and below 1.
-        length_control: ``serl`` (band and beta), ``band`` (SERL's band, every counted win is worth 1), ``symmetric``
-            (``(1 - alpha) len_j < len_i < len_j / (1 - alpha)``, worth 1: i may win over j where j may win over i) or
-            ``off`` (every win is worth 1).
-        length: what a length is: ``words`` (SERL: split at white space), ``chars`` or ``tokens``.  An answer in compact
-            notation is one word: there only ``chars`` and ``tokens`` say anything.
-        invalid: see the head of this module.  With ``abstain`` the denominator is the number of readable verdicts about
-            i, and an actor without one has no score.
+        length_control: ``serl`` (band and beta), ``band`` (every win in the band is worth 1), ``symmetric`` (worth 1
+            where ``(1 - alpha) len_j < len_i < len_j / (1 - alpha)``) or ``off`` (every win is worth 1).
+        length: ``words`` (SERL: split at white space), ``chars`` or ``tokens``, which compact notation needs.
+        invalid: see the module's head.  With ``abstain`` the denominator is the number of readable verdicts about i.
 
     Returns:
-        Actor: 0 to below 1 / (1 - alpha) (1.25); without beta 0 to 1.  Components ``wins``, ``counted``
-        (wins in the band) and ``judged`` (readable verdicts).  Judge: -1, 0, +1.
+        Actor: 0 to below 1 / (1 - alpha); without beta 0 to 1.  Components ``wins``, ``counted`` (wins in the band) and
+        ``judged`` (readable verdicts).  Judge: -1, 0, +1.
     """
     rows = _rows(episode)
     if rows is None:

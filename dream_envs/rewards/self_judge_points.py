@@ -27,11 +27,9 @@ def self_score(episode: Episode, *, judge: str = "agreement", invalid: str = "pe
     Actor: ``mean of score / 10`` (a digit / 9 in compact notation) over the readable judgements of its answer.  The
     paper averages three scores of 0 to 5 and does not train the judge by reward; here it may be.
 
-    Args:
-        episode: reads ``facts["judgements"]``.
-        judge: ``agreement``: ``1 - |v - mean of the other readable verdicts on the same answer|``, 0 to 1, ``abstain``
-            if there is no other; ``format``: 1 for a readable verdict (Multi-Agent Evolve, arXiv 2510.23595).
-        invalid: an unreadable verdict: ``penalty`` (the judge gets 0) or ``abstain`` (no score).
+    ``judge``: ``agreement`` is ``1 - |v - mean of the other readable verdicts on the same answer|``, 0 to 1, or
+    ``abstain`` if there is no other; ``format`` is 1 for a readable verdict (Multi-Agent Evolve, arXiv 2510.23595).
+    ``invalid``: an unreadable verdict costs the judge a 0 (``penalty``) or gives it no score (``abstain``).
 
     Returns:
         Actor: 0 to 1, component ``judged``; ``abstain`` without a readable verdict.  Judge: 0 to 1.

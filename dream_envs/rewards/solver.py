@@ -138,11 +138,8 @@ def majority(episode: Episode, *, tie: str = "abstain", min_share: float = 0.0, 
     Every readable completion votes, and the order of the solvers does not matter: completions that share the first
     place are not told apart by who spoke first.  Empty ones do not vote, cannot become the label, and get 0.
 
-    Args:
-        episode: reads the completions; ``facts`` only for the component ``label_right``.
-        tie: ``abstain``: a tie gives no label and nobody is scored; ``share``: each of k tied completions gets 1/k.
-        min_share: a label needs at least this share of the votes, else nobody is scored.
-        role: who votes and is scored.
+    ``tie``: at a tie nobody is scored (``abstain``), or each of k tied completions gets 1/k (``share``).
+    ``min_share``: a label needs at least this share of the votes, else nobody is scored.
 
     Returns:
         Range 0 to 1.  Components: ``share`` of the votes for the label, ``votes``, and where the game knows it

@@ -69,12 +69,8 @@ def combine(operator: str, left: Rational, right: Rational) -> Rational | None:
 def read(text: str, *, canonical: bool, max_depth: int, max_digits: int, max_magnitude: int) -> Expression | Reject:
     """Read a whole text whose characters are in ``CHARACTERS`` (blanks between tokens are skipped).
 
-    Args:
-        text: of any length; the caller caps it.
-        canonical: turn away parentheses that are not needed.
-        max_depth: nesting of parentheses.
-        max_digits: of a number.
-        max_magnitude: of every numerator and denominator on the way, the end included.
+    ``canonical`` turns away parentheses that are not needed; ``max_depth`` limits nesting, ``max_digits`` a number and
+    ``max_magnitude`` every numerator and denominator on the way, the end included.
 
     Returns:
         The expression, or the first fault in the order grammar, not_canonical, limits, execution.

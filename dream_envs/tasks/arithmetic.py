@@ -72,8 +72,7 @@ class Arithmetic(Family):
     def generate(self, rng: np.random.Generator, level: int) -> Task:
         """A problem with ``level`` operators: every split into two sides, operator and operand equally likely.
 
-        Raises:
-            DreamEnvsError: also if the limits leave next to no problems.
+        That the limits leave next to no problems is an error.
         """
         level = self._level(level)
         for _ in range(_TRIES):

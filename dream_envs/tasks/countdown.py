@@ -89,10 +89,8 @@ class Countdown(Family):
     def generate(self, rng: np.random.Generator, level: int) -> Task:
         """``level`` numbers drawn evenly, and as the target the value of a random way to combine them.
 
-        Every step of that way gives a whole number from 1 to ``max_target``; replies are freer.
-
-        Raises:
-            DreamEnvsError: also if the limits leave next to no problems.
+        Every step of that way gives a whole number from 1 to ``max_target``; replies are freer.  That the limits leave
+        next to no problems is an error.
         """
         level = self._level(level)
         for _ in range(_TRIES):

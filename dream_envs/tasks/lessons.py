@@ -42,10 +42,6 @@ FAMILIES = {
     "documents": "dream_envs.tasks.documents:DocumentLessons",
 }
 _TRIES = 1000
-_PARTS = (
-    *("name", "version", "notation", "capacity", "levels", "max_chars", "max_reply_tokens", "max_proposal_tokens"),
-    *("lesson", "question", "verify", "gold", "guess", "chance", "brief", "parse", "as_proposal"),
-)
 
 
 class Lesson(msgspec.Struct, frozen=True):
@@ -126,7 +122,8 @@ def lesson_family(
         raise DreamEnvsError(f"{next(iter(given))} goes with a name of lessons; give it to the family object itself")
     else:
         found = family
-    if missing := [n for n in _PARTS if not hasattr(found, n)]:
+    parts = [name for name in (*LessonFamily.__annotations__, *vars(LessonFamily)) if not name.startswith("_")]
+    if missing := [name for name in parts if not hasattr(found, name)]:
         raise DreamEnvsError(f"{type(found).__name__} is no family of lessons: it lacks {', '.join(missing)}")
     return found
 

@@ -19,9 +19,8 @@ from typing import Any
 from dream_envs.core import DreamEnvsError
 from dream_envs.play import roles_by_agent
 from dream_envs.registry import unknown
-from dream_envs.testing import basics, cores, standard
-from dream_envs.testing.report import Check, Failure, Report, Skip, run_check
-from dream_envs.testing.subject import Subject, resolve
+from dream_envs.testing import basics, cores
+from dream_envs.testing.subject import Check, Failure, Report, Skip, Subject, resolve, run_check
 
 __all__ = ["CHECKS", "Check", "Failure", "Report", "Rule", "Skip", "Subject", "check", "resolve"]
 
@@ -63,13 +62,13 @@ CHECKS: tuple[Rule, ...] = (
     Rule(cores.rescoring, _SCORED, _GAME),
     Rule(cores.adapters_agree, (*_SOUND, "fresh_returns"), _GAME),
     Rule(basics.random_episodes, ("plays", "hostile_replies")),
-    Rule(standard.no_truncation_on_first_step, ("plays",), _GYM),
-    Rule(standard.gymnasium_api, _APIS, _GYM),
-    Rule(standard.aec_api, _APIS, _AEC),
-    Rule(standard.aec_seed, (*_APIS, "aec_api"), _AEC),
-    Rule(standard.parallel_api, _APIS, _PARALLEL),
-    Rule(standard.parallel_seed, (*_APIS, "parallel_api"), _PARALLEL),
-    Rule(standard.vector_text, (*_APIS, "gymnasium_api"), _GYM),
+    Rule(basics.no_truncation_on_first_step, ("plays",), _GYM),
+    Rule(basics.gymnasium_api, _APIS, _GYM),
+    Rule(basics.aec_api, _APIS, _AEC),
+    Rule(basics.aec_seed, (*_APIS, "aec_api"), _AEC),
+    Rule(basics.parallel_api, _APIS, _PARALLEL),
+    Rule(basics.parallel_seed, (*_APIS, "parallel_api"), _PARALLEL),
+    Rule(basics.vector_text, (*_APIS, "gymnasium_api"), _GYM),
 )
 
 
@@ -85,8 +84,7 @@ def check(
     """Run every check that applies.
 
     Args:
-        target: a game's or an environment's id, ``module:Class``, a class, a function that makes one, or an object
-            (which is copied for every check).
+        target: an id, ``module:Class``, a class, a function, or an object (which is copied for every check).
         reward: for games: the reward to test with, an object or a name; None: the game's own.
         only: names of checks to run; None: all.
         skip: names of checks to leave out.

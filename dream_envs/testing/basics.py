@@ -1,24 +1,28 @@
-"""Checks that hold for anything with a seed: games, their adapters, and other people's environments."""
+"""Checks of anything with a seed (games, their adapters, other people's environments), the Farama projects' own too."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from dream_envs.play import roles_by_agent
-from dream_envs.testing.report import Failure, Skip
-from dream_envs.testing.subject import Subject, resolve
-from dream_envs.testing.walks import GameWalk, Walk, difference, plain, shared, walk
+from dream_envs.testing.subject import Failure, Skip, Subject, resolve
+from dream_envs.testing.walks import GameWalk, GymWalk, Walk, difference, plain, sample, shared, walk
 
 SEEDS = (0, 1, 2)
+CYCLES = 60
 
 
 def plays(subject: Subject, parts: Sequence[Subject]) -> None:
@@ -145,15 +149,19 @@ def pickling(subject: Subject, parts: Sequence[Subject]) -> None:
             trail = walk(part, env, 1)
         standing = (env, trail.table) if isinstance(trail, GameWalk) else env
         try:
-            copied = pickle.loads(pickle.dumps(standing))
+            stored = pickle.dumps(standing)
+            copies = [pickle.loads(stored) for _ in range(2)]
         except Exception as error:
             raise Failure(f"{part.name}: {type(error).__name__}: {error}"[:200]) from error
         if isinstance(trail, GameWalk):
-            other: Walk = trail.branch(*copied)
+            others: list[Walk] = [trail.branch(*copied) for copied in copies]
+            others.append(trail.branch(env, pickle.loads(stored)[1]))  # the state alone, in the same game
         else:
-            trail, other = walk(part, env, 5, reset=False), walk(part, copied, 5, reset=False)
-        if trail.finish().log != other.finish().log:
-            raise Failure(f"{part.name}: the copy goes on otherwise: {difference(trail.log, other.log)}")
+            trail, *others = [walk(part, its, 5, reset=False) for its in (env, *copies)]
+        first = trail.finish().log
+        for other in others:
+            if other.finish().log != first:
+                raise Failure(f"{part.name}: the copy goes on otherwise: {difference(first, other.log)}")
 
 
 def snapshot(subject: Subject, parts: Sequence[Subject]) -> None:
@@ -161,10 +169,6 @@ def snapshot(subject: Subject, parts: Sequence[Subject]) -> None:
     tried = 0
     for part in parts:
         env = part.new()
-        if part.kind == "game":
-            _game_snapshot(part, env)
-            tried += 1
-            continue
         if not (callable(getattr(env, "snapshot", None)) and callable(getattr(env, "restore", None))):
             continue
         tried += 1
@@ -216,18 +220,6 @@ def child() -> None:
     print("\n".join(fingerprints(resolve(*target))))
 
 
-def _game_snapshot(part: Subject, game: Any) -> None:
-    trail = walk(part, game, 7)
-    assert isinstance(trail, GameWalk)
-    trail.step()
-    stored = pickle.dumps(trail.table)
-    branches = [trail.branch(game, pickle.loads(stored)) for _ in range(2)]
-    first = trail.finish().log
-    for what, branch in zip(("", " a second time"), branches, strict=True):
-        if branch.finish().log != first:
-            raise Failure(f"{part.name}: a copy of the state goes on otherwise{what}: {difference(first, branch.log)}")
-
-
 def _continuation(part: Subject, env: Any) -> list[Any]:
     log = walk(part, env, 11, reset=False).finish().log
     result = env.reset()
@@ -244,3 +236,129 @@ def _global_states() -> dict[str, Any]:
         torch = sys.modules["torch"]
         states["torch"] = torch.random.get_rng_state().numpy().tobytes()
     return states
+
+
+def gymnasium_api(subject: Subject, parts: Sequence[Subject]) -> None:
+    """``gymnasium.utils.env_checker.check_env`` on every single-role view."""
+    from gymnasium.utils.env_checker import check_env
+
+    for part in _of(parts, "gymnasium"):
+        env = part.new()
+        with _quiet(part.name):
+            try:
+                check_env(env)
+            except gymnasium.error.DependencyNotInstalled:  # somebody's drawing library: the rest can be checked
+                check_env(part.new(), skip_render_check=True)
+
+
+def no_truncation_on_first_step(subject: Subject, parts: Sequence[Subject]) -> None:
+    """An episode of one step ends with ``terminated``; ``truncated`` would tell a learner to bootstrap from it."""
+    for part in _of(parts, "gymnasium"):
+        for seed in range(5):
+            trail = GymWalk(part.new(), seed)
+            trail.step()
+            if trail.truncated:
+                raise Failure(f"{part.name}: the first step is truncated; end the episode with terminated=True")
+
+
+def _farama(kind: str, name: str, test: str) -> Callable[[Subject, Sequence[Subject]], None]:
+    """A check that runs one of PettingZoo's tests on every adapter of a kind."""
+
+    def check(subject: Subject, parts: Sequence[Subject]) -> None:
+        import pettingzoo.test
+
+        for part in _of(parts, kind):
+            with _quiet(part.name):
+                given = part.new if name.endswith("seed") else part.new()
+                getattr(pettingzoo.test, test)(given, num_cycles=CYCLES)
+
+    check.__name__, check.__doc__ = name, f"``pettingzoo.test.{test}``."
+    return check
+
+
+aec_api = _farama("aec", "aec_api", "api_test")
+aec_seed = _farama("aec", "aec_seed", "seed_test")
+parallel_api = _farama("parallel", "parallel_api", "parallel_api_test")
+parallel_seed = _farama("parallel", "parallel_seed", "parallel_seed_test")
+
+
+def vector_text(subject: Subject, parts: Sequence[Subject]) -> None:
+    """Text comes whole through the vector environments, and the one that would destroy it refuses loudly.
+
+    Compared: the in-process vector, worker processes without shared memory, and the native vector.  With shared memory
+    (Gymnasium's default for worker processes) construction must fail, unless what comes out is right.
+    """
+    found = _of(parts, "gymnasium")
+    part = found[-1] if subject.kind == "game" and len(found) > 1 else found[0]
+    make = [part.new, part.new]
+    if "str" not in _types(part.new().observation_space.sample()):
+        raise Skip("its observations are not text")
+    sync = _vector_log(gymnasium.vector.SyncVectorEnv(make))
+    workers = _vector_log(gymnasium.vector.AsyncVectorEnv(make, shared_memory=False))
+    if workers != sync:
+        raise Failure(f"{part.name}: worker processes return other text: {difference(sync, workers)}")
+    if subject.kind == "game":
+        native = _vector_log(_native(part))
+        if native != sync:
+            raise Failure(f"{part.name}: the native vector returns other text: {difference(sync, native)}")
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            vector = gymnasium.vector.AsyncVectorEnv(make)
+    except Exception:
+        return  # loud: what is wanted
+    if (log := _vector_log(vector)) != sync:
+        raise Failure(
+            f"{part.name}: worker processes with shared memory (the default) silently return wrong text; derive the "
+            f"observation space from gymnasium.spaces.Space, as UnicodeText does: {difference(sync, log)}"
+        )
+
+
+def _vector_log(vector: Any) -> list[Any]:
+    """Observations, rewards and endings of two resets and three steps, the vector closed at the end."""
+    moves = [["≤ é 🙂", "x"], ["", "≤"], ["plain", "🙂"]]
+    try:
+        text = isinstance(sample(vector.single_action_space), str)
+        vector.action_space.seed(5)
+        log = [plain(vector.reset(seed=[3, 4])[0])]
+        for move in moves:
+            actions = tuple(move) if text else vector.action_space.sample()
+            observations, rewards, terminations, truncations, _ = vector.step(actions)
+            log.append(plain((observations, np.asarray(rewards, float), terminations, truncations)))
+        return log
+    finally:
+        vector.close()
+
+
+def _native(part: Subject) -> Any:
+    from dream_envs.envs.vector import VectorSingleRole
+
+    one, mode = part.new(), gymnasium.vector.AutoresetMode.NEXT_STEP  # that of Gymnasium's own vectors
+    return VectorSingleRole(2, game=one.game, seat=one.seat, reward=one.engine.reward, autoreset_mode=mode)
+
+
+def _types(sample: Any) -> set[str]:
+    if isinstance(sample, dict):
+        sample = list(sample.values())
+    if isinstance(sample, (list, tuple)):
+        return set().union(*[_types(item) for item in sample]) if sample else set()
+    return {type(sample).__name__}
+
+
+def _of(parts: Sequence[Subject], kind: str) -> list[Subject]:
+    found = [part for part in parts if part.kind == kind]
+    if not found:
+        raise Skip(f"it has no {kind} adapter")
+    return found
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """The checkers print and warn a lot; what they assert becomes a Failure in one line."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise Failure(f"{name}: {type(error).__name__}: {text}"[:300]) from error

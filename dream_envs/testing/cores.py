@@ -12,11 +12,10 @@ from typing import Any, get_args
 import msgspec
 
 from dream_envs import seeds
-from dream_envs.core import Action, Agent, Episode, Game, Status, Task, decode_episode, encode, hook
+from dream_envs.core import Action, Episode, Game, Status, Task, decode_episode, encode, hook
 from dream_envs.envs import _adapter as adapter
 from dream_envs.play import roles_by_agent, score, text_of
-from dream_envs.testing.report import Failure, Skip
-from dream_envs.testing.subject import Subject
+from dream_envs.testing.subject import Failure, Skip, Subject
 from dream_envs.testing.walks import GameWalk, default_players, difference, plain, seat_players
 
 STATUSES = get_args(Status)
@@ -49,16 +48,12 @@ def private_information(subject: Subject, parts: Sequence[Subject]) -> None:
     What the tasks' own prompts say and what agents have said is public and taken out first.  A secret counts as leaked
     if it stands in what its own episode shows, and not in what most other episodes show (then it is boilerplate).
     """
-    for maker in subject.variants:
-        game = maker()
-        reward = subject.build_reward(game)
+    for game, reward in _games(subject):
         for solver in ("floor", "oracle"):
             shown: list[dict[str, str]] = []
             secrets: list[dict[str, str]] = []
             for number in range(24):
-                answering = [role for role in ("solver", "actor") if role in _seated(game)]
-                as_asked: dict[str, Any] = dict.fromkeys(answering, solver)
-                players = {**default_players(game), **as_asked}
+                players = {**default_players(game), **{r: solver for r in _seated(game) if r in ("solver", "actor")}}
                 episode, documents = _exposed(game, f"private/{number}", players, reward)
                 public = _public(episode)
                 shown.append({where: _without(text, public) for where, text in documents.items()})
@@ -68,22 +63,20 @@ def private_information(subject: Subject, parts: Sequence[Subject]) -> None:
 
 def reward_range(subject: Subject, parts: Sequence[Subject]) -> None:
     """Every score has a known status and a finite value, within the role's range where the status is ``ok``."""
-    for maker in subject.variants:
-        game = maker()
+    for game, reward in _games(subject):
         for players in itertools.islice(_assignments(game), 40):
             for number in range(3):
-                _check_scores(_play(subject, game, players, f"range/{number}"), game)
+                _check_scores(_play(game, players, f"range/{number}", reward), game)
         for what, players in _hostile_assignments(game):
-            _check_scores(_play(subject, game, players, "range/hostile"), game, after=f"{what}: ")
+            _check_scores(_play(game, players, "range/hostile", reward), game, after=f"{what}: ")
 
 
 def hostile_replies(subject: Subject, parts: Sequence[Subject]) -> None:
     """Empty, huge, malformed, oddly encoded and other roles' replies raise nothing and can be stored."""
-    for maker in subject.variants:
-        game = maker()
+    for game, reward in _games(subject):
         for what, players in _hostile_assignments(game):
             try:
-                encode(_play(subject, game, players, "hostile"))
+                encode(_play(game, players, "hostile", reward))
             except Exception as error:
                 why = f"{type(error).__name__}: {error}".splitlines()[0][:160]
                 raise Failure(f"{what}: {why}") from error
@@ -101,24 +94,19 @@ def floor_bottom(subject: Subject, parts: Sequence[Subject]) -> None:
 
 def rescoring(subject: Subject, parts: Sequence[Subject]) -> None:
     """Stored as JSON, read back and scored by a new copy of the reward, an episode has the scores it had."""
-    for maker in subject.variants:
-        game = maker()
-        reward = subject.build_reward(game)
-        episodes = [
-            _play(subject, game, players, f"rescore/{i}", reward)
-            for i, players in enumerate(itertools.islice(_assignments(game), 20))
-        ]
+    for maker, (game, reward) in zip(subject.variants, _games(subject), strict=True):
+        chosen = enumerate(itertools.islice(_assignments(game), 20))
+        episodes = [_play(game, players, f"rescore/{i}", reward) for i, players in chosen]
         again = subject.build_reward(maker())
         for episode in reversed(episodes):  # another order: a reward that remembers would show
             read = decode_episode(encode(episode))
             if read != episode:
                 raise Failure("an episode read back from JSON is not the one that was stored")
-            bare = msgspec.structs.replace(read, scores={}, grader="")
-            scores = score([bare], again, game.agents)[0].scores
-            if repr(plain(msgspec.to_builtins(scores))) != repr(plain(msgspec.to_builtins(episode.scores))):
-                name = next((a for a in episode.scores if scores.get(a) != episode.scores[a]), "?")
-                was, now = episode.scores.get(name), scores.get(name)
-                raise Failure(f"{name} had {_told(was)}, and {_told(now)} when scored again")
+            scores = score([msgspec.structs.replace(read, scores={}, grader="")], again, game.agents)[0].scores
+            for agent in episode.scores:
+                one, two = (repr(plain(msgspec.to_builtins(its.get(agent)))) for its in (episode.scores, scores))
+                if one != two:
+                    raise Failure(f"{agent} had {_told(episode.scores[agent])}, and {_told(scores.get(agent))} again")
 
 
 def adapters_agree(subject: Subject, parts: Sequence[Subject]) -> None:
@@ -161,8 +149,7 @@ def adapters_agree(subject: Subject, parts: Sequence[Subject]) -> None:
 
 def _extremes(subject: Subject, kind: str, best: bool) -> None:
     side, reached = 1 if best else 0, False
-    for maker in subject.variants:
-        game = maker()
+    for game, reward in _games(subject):
         bounds = hook(game, "bounds")
         if not bounds and not hasattr(game, "family") and not hasattr(game, "scripted"):
             raise Skip("the game has no family, no scripted() and no bounds: nobody knows how to play it well")
@@ -175,17 +162,17 @@ def _extremes(subject: Subject, kind: str, best: bool) -> None:
             tried = [end] if isinstance(end, Mapping) else list(_with_others(game, spec.name, seats, kind))
             values = []
             for players in tried:
-                scores = [_play(subject, game, players, f"extreme/{i}").scores[seats[0]] for i in range(4)]
+                scores = [_play(game, players, f"extreme/{i}", reward).scores[seats[0]] for i in range(4)]
                 fine = [score.value for score in scores if score.status == "ok"]
                 values += [math.fsum(fine) / len(fine)] if fine else []
             if not values:
                 continue
             reached, found = True, max(values) if best else min(values)
             if (found < target - 1e-6) if best else (found > target + 1e-6):
+                at, end = ("best", "top") if best else ("worst", "bottom")
                 raise Failure(
-                    f"{spec.name}: {kind} gets {found:.4g} at {'best' if best else 'worst'} in {len(tried)} "
-                    f"assignments; the {'top' if best else 'bottom'} of its range is {target:g} (the hook `bounds` "
-                    "says what can be reached, or who has to play for it)"
+                    f"{spec.name}: {kind} gets {found:.4g} at {at} in {len(tried)} assignments; the {end} of its range "
+                    f"is {target:g} (the hook `bounds` says what can be reached, or who has to play for it)"
                 )
     if not reached:
         raise Skip("no assignment of agents gave any role a score with status ok")
@@ -214,18 +201,27 @@ def _assignments(game: Game) -> Iterator[dict[str, Any]]:
         yield {agent: names[int(rng.integers(len(names)))] for agent in game.agents}
 
 
-def _play(subject: Subject, game: Game, players: Mapping[str, Any], label: str, reward: Any = None) -> Episode:
-    reward = reward if reward is not None else subject.build_reward(game)
+def _games(subject: Subject) -> Iterator[tuple[Game, Any]]:
+    """The game in each of its arrangements, with its reward."""
+    for maker in subject.variants:
+        game = maker()
+        yield game, subject.build_reward(game)
+
+
+def _play(game: Game, players: Mapping[str, Any], label: str, reward: Any) -> Episode:
     return GameWalk(game, label, reward, players).played()
 
 
 def _hostile_assignments(game: Game) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every hostile reply, every other role's reply and every bad status, in every role among oracles."""
-    actions = {name: Action(text) for name, text in {**HOSTILE, **_other_roles_replies(game)}.items()}
+    oracles: dict[str, Any] = dict.fromkeys(_seated(game), "oracle")
+    said = _play(game, oracles, "hostile", None).turns
+    texts = {**HOSTILE, **{f"what {turn.agent} outputs": turn.text for turn in said}}
+    actions = {name: Action(text) for name, text in texts.items()}
     failed: tuple[Status, ...] = ("invalid", "error", "timeout", "abstain")
     actions |= {f"nothing, with status {status}": Action("", status=status) for status in failed}
     for role, (name, action) in itertools.product(_seated(game), actions.items()):
-        yield f"{role} outputs {name}", {**_all(game, "oracle"), role: lambda text, action=action: action}
+        yield f"{role} outputs {name}", {**oracles, role: lambda text, action=action: action}
 
 
 def _check_scores(episode: Episode, game: Game, after: str = "") -> None:
@@ -301,16 +297,6 @@ def _alone(secret: str) -> str:
 def _comparable(episode: Episode) -> Any:
     turns = [msgspec.structs.replace(turn, seconds=0.0) for turn in episode.turns]
     return plain(msgspec.to_builtins(msgspec.structs.replace(episode, turns=turns, index=0), enc_hook=str))
-
-
-def _other_roles_replies(game: Game) -> dict[str, str]:
-    """The outputs of each role's oracle in one episode, to be sent by the others."""
-    turns = GameWalk(game, "hostile", None, _all(game, "oracle")).played().turns
-    return {f"what {turn.agent} outputs": turn.text for turn in turns}
-
-
-def _all(game: Game, name: str) -> dict[str, Agent | str]:
-    return dict.fromkeys(_seated(game), name)
 
 
 def _seated(game: Game) -> list[str]:

@@ -19,7 +19,7 @@ from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import RewardLike, ask, play, reward_model, rollout, score
 from dream_envs.seeds import stream
 from dream_envs.testing.cores import HOSTILE
-from dream_envs.testing.report import Failure, Report, Skip, run_check
+from dream_envs.testing.subject import Failure, Report, Skip, run_check
 
 
 def check_family(family: TaskFamily) -> Report:
@@ -105,13 +105,8 @@ def _strict(family: TaskFamily) -> None:
     golds = list(dict.fromkeys(family.gold(t) for t in tasks))
     for task in tasks:
         gold = family.gold(task)
-        replies = {
-            **HOSTILE,
-            "the prompt": task.prompt,
-            "every answer": " ".join(golds),
-            "the answer twice": f"{gold} {gold}",
-        }
-        for name, reply in replies.items():
+        lists = {"every answer": " ".join(golds), "the answer twice": f"{gold} {gold}"}
+        for name, reply in {**HOSTILE, "the prompt": task.prompt, **lists}.items():
             score = family.verify(task, reply)
             _need(math.isfinite(score.value), f"{name} scores {score.value}")
             if reply.strip() != gold.strip() and len(golds) > 1:
@@ -144,8 +139,7 @@ def _hostile_proposals(family: TaskFamily) -> None:
 
 def _chance(family: TaskFamily) -> None:
     level, each = family.levels[0], 4000
-    expected = variance = 0.0
-    hits = 0
+    hits, expected, variance = 0, 0.0, 0.0
     for i in range(40):
         task = family.generate(stream("parts", "chance", i), level)
         p, rng = family.chance(task), stream("parts", "guess", i)
@@ -153,10 +147,8 @@ def _chance(family: TaskFamily) -> None:
         hits += sum(family.verify(task, family.guess(task, rng)).value >= 1.0 for _ in range(each // 40))
         expected += p * each / 40
         variance += p * (1 - p) * each / 40
-    _need(
-        abs(hits - expected) <= 5 * math.sqrt(variance) + 1,
-        f"level {level}: {each} guesses hit {hits} times, chance says {expected:.1f} +- {math.sqrt(variance):.1f}",
-    )
+    told = f"level {level}: {each} guesses hit {hits} times, chance says {expected:.1f} +- {math.sqrt(variance):.1f}"
+    _need(abs(hits - expected) <= 5 * math.sqrt(variance) + 1, told)
 
 
 def _mutation(family: TaskFamily) -> None:
@@ -178,12 +170,8 @@ def _episodes() -> Iterator[Episode]:
     """Good and bad play in each role, with and without a judge: 60 episodes."""
     for judge in (False, True):
         game = ChallengerSolver(solvers=3, judge=judge)
-        good = {
-            "challenger": "generator",
-            "solver": "guesser",
-            "solver_1": "oracle",
-            **({"judge": "oracle"} if judge else {}),
-        }
+        good = {"challenger": "generator", "solver": "guesser", "solver_1": "oracle"}
+        good |= {"judge": "oracle"} if judge else {}
         for who in ("oracle", "guesser", "floor", "random", "overlong"):
             for role in ("challenger", "solver_0", *(["judge"] if judge else [])):
                 yield from rollout(game, {**good, role: who}, 2 if judge else 3, seed=f"parts/{who}/{role}")

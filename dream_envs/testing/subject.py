@@ -1,12 +1,14 @@
-"""What is under test: a game core with its adapters, or somebody's plain Gymnasium or PettingZoo environment."""
+"""What is under test (a game core with its adapters, or somebody's environment), and what was found: named checks."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import inspect
+import time
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import pettingzoo
@@ -18,15 +20,10 @@ from dream_envs.envs import _adapter as adapter
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """The thing under test.
+    """The thing under test: ``kind`` is ``game``, ``gymnasium``, ``aec`` or ``parallel``; ``new`` makes a fresh one.
 
-    Attributes:
-        name: for the report.
-        kind: ``game``, ``gymnasium``, ``aec`` or ``parallel``.
-        new: makes a fresh game or environment; for an object that was handed over, a deep copy of it.
-        variants: for a game, one maker an arrangement worth testing: as it is, and with its optional roles.
-        reward: the reward under test; None: the game's own.
-        target: what ``resolve`` was given, for another process.
+    ``variants``: for a game, a maker for each arrangement worth testing: as it is, and with its optional roles.
+    ``reward``: the one under test, None: the game's own.  ``target``: what ``resolve`` was given, for another process.
     """
 
     name: str
@@ -93,8 +90,8 @@ def _by_name(name: str) -> Callable[..., Any]:
         if name in getattr(pettingzoo, f"{api}_registry"):
             return lambda **kw: pettingzoo.make(api, name, **kw)
     if ":" not in name:
-        roles = [n for n in gymnasium.registry if n.startswith(adapter.NAMESPACE)]
-        raise DreamEnvsError(registry.unknown("environments", name, games + roles))
+        ours = [n for n in gymnasium.registry if n.startswith(adapter.NAMESPACE)]
+        raise DreamEnvsError(registry.unknown("environments", name, list(dict.fromkeys(games + ours))))
     found = registry.load("envs", name)
     return found if callable(found) else _copier(found)
 
@@ -117,3 +114,75 @@ def _optional_roles(target: Any, maker: Callable[..., Any], game: Game, kwargs: 
     seated = {spec.name for spec in game.roles}
     parameters = inspect.signature(registry.load("envs", env_id)).parameters
     return {r: True for r in registry.roles(env_id) if r not in seated and r in parameters and r not in kwargs}
+
+
+class Failure(AssertionError):
+    """A check's finding: what is wrong, in one line."""
+
+
+class Skip(Exception):
+    """A check that does not apply, and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One check's result; ``seconds`` is its wall-clock time."""
+
+    name: str
+    status: Literal["passed", "failed", "skipped"]
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def run_check(name: str, function: Callable[..., None], *arguments: Any) -> Check:
+    """One check's result; whatever it raises becomes a line of reason."""
+    status: Literal["passed", "failed", "skipped"] = "failed"
+    reason, began = "", time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            function(*arguments)
+        status = "passed"
+    except Skip as why:
+        status, reason = "skipped", str(why)
+    except Failure as why:
+        reason = " ".join(str(why).split())
+    except Exception as error:
+        reason = "raised " + " ".join(f"{type(error).__name__}: {error}".split())[:240]
+    return Check(name, status, reason, time.perf_counter() - began)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All results, in the order the checks ran; a check that builds on a failed one is skipped."""
+
+    subject: str
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True if no check failed."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The failed checks."""
+        return tuple(check for check in self.checks if check.status == "failed")
+
+    def __getitem__(self, name: str) -> Check:
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(f"no check {name!r}; there are {', '.join(c.name for c in self.checks)}")
+
+    def raise_if_failed(self) -> None:
+        """Raise an AssertionError with one line a failed check, if any failed."""
+        if not self.ok:
+            lines = [f"  {c.name}: {c.reason}" for c in self.failed]
+            raise AssertionError("\n".join([f"{self.subject} fails {len(lines)} check(s)", *lines]))
+
+    def __str__(self) -> str:
+        width = max((len(c.name) for c in self.checks), default=0)
+        mark = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip"}
+        lines = [f"{mark[c.status]} {c.name:<{width}} {c.seconds:6.2f} s  {c.reason}".rstrip() for c in self.checks]
+        return "\n".join([self.subject, *lines])

@@ -18,8 +18,7 @@ from dream_envs import seeds
 from dream_envs.core import Agent, Episode, Game, hook
 from dream_envs.play import MAX_STEPS as MAX_MOVES
 from dream_envs.play import Runner, Table, as_agent, assign_agents, episode_from, roles_by_agent, score
-from dream_envs.testing.report import Failure
-from dream_envs.testing.subject import Subject
+from dream_envs.testing.subject import Failure, Subject
 
 #: Steps after which a walk through somebody's endless environment is broken off.
 MAX_STEPS = 60
@@ -28,11 +27,14 @@ MAX_STEPS = 60
 class Walk:
     """The base: ``step`` moves on and returns False at the end."""
 
-    def __init__(self, env: Any, seed: int = 0, deface: bool = False) -> None:
+    def __init__(self, env: Any, seed: int = 0, deface: bool = False, reset: bool = True) -> None:
         self.env, self.seed, self.deface, self.steps, self.over = env, seed, deface, 0, False
         self.log: list[Any] = []
         self.returned: list[Any] = []
         self._spaces: dict[str, Any] = {}
+        self._seen: tuple[Any, ...] = ({}, {})
+        if reset:
+            self._note(env.reset(seed=seed))
 
     def step(self) -> bool:
         """One move; False when there is nothing more to do."""
@@ -48,11 +50,16 @@ class Walk:
         """A fingerprint of the log that is the same in every process."""
         return hashlib.blake2b(repr(self.log).encode("utf-8", "backslashreplace"), digest_size=12).hexdigest()
 
-    def _note(self, told: Any, *kept: Any) -> None:
+    def _note(self, told: Any) -> None:
+        """Log what came back; observation and info, its first and last part, are kept."""
         self.log.append(plain(told))
-        self.returned.append(kept)
-        if self.deface:
-            deface(kept)
+        if isinstance(told, tuple):  # an AECEnv's reset gives nothing
+            kept = (told[0], told[-1])
+            # What the next move is made from is not the object that is looked at, and defaced.
+            self._seen = copy.deepcopy(kept) if self.deface else kept
+            self.returned.append(kept)
+            if self.deface:
+                deface(kept)
 
     def _move(self, space: Any, agent: str = "", observation: Any = None, info: Any = None) -> Any:
         """A sample of the agent's action space, which is seeded once; an ``action_mask`` is kept to."""
@@ -70,7 +77,7 @@ class GameWalk(Walk):
     def __init__(
         self, game: Game, label: str, reward: Any = None, players: Mapping[str, Any] | None = None, deface: bool = False
     ) -> None:
-        super().__init__(game, deface=deface)
+        super().__init__(game, deface=deface, reset=False)
         self.game, self.reward = game, reward
         self.runner = Runner(game, seat_players(game, players or default_players(game)))
         self.table = Table(game, label)
@@ -121,12 +128,6 @@ class GameWalk(Walk):
 class GymWalk(Walk):
     """A ``gymnasium.Env`` with sampled actions (random text where actions are text)."""
 
-    def __init__(self, env: Any, seed: int, deface: bool = False, reset: bool = True) -> None:
-        super().__init__(env, seed, deface)
-        if reset:
-            result = env.reset(seed=seed)
-            self._note(result, *result)
-
     def step(self) -> bool:
         """One step, unless the episode is over or ``MAX_STEPS`` are made."""
         if self.over or self.steps >= MAX_STEPS:
@@ -135,17 +136,12 @@ class GymWalk(Walk):
         self.steps += 1
         self.truncated = bool(result[3])
         self.over = bool(result[2]) or self.truncated
-        self._note(result, result[0], result[-1])
+        self._note(result)
         return True
 
 
 class AecWalk(Walk):
     """A PettingZoo ``AECEnv`` with sampled actions."""
-
-    def __init__(self, env: Any, seed: int, deface: bool = False, reset: bool = True) -> None:
-        super().__init__(env, seed, deface)
-        if reset:
-            env.reset(seed=seed)
 
     def step(self) -> bool:
         """The selected agent's move."""
@@ -153,11 +149,11 @@ class AecWalk(Walk):
         if not env.agents or self.steps >= 4 * MAX_STEPS:
             return False
         agent, told = env.agent_selection, env.last()
-        observation, _, terminated, truncated, info = told
+        self.log.append(agent)
+        self._note(told)
         action = None
-        if not (terminated or truncated):
-            action = self._move(env.action_space(agent), agent, observation, info)
-        self._note((agent, told), observation, info)
+        if not (told[2] or told[3]):
+            action = self._move(env.action_space(agent), agent, *self._seen)
         env.step(action)
         self.steps += 1
         self.over = not env.agents or all(env.terminations[a] or env.truncations[a] for a in env.agents)
@@ -167,27 +163,16 @@ class AecWalk(Walk):
 class ParallelWalk(Walk):
     """A PettingZoo ``ParallelEnv`` with sampled actions."""
 
-    def __init__(self, env: Any, seed: int, deface: bool = False, reset: bool = True) -> None:
-        super().__init__(env, seed, deface)
-        self._seen: tuple[Any, Any] = ({}, {})
-        if reset:
-            self._keep(env.reset(seed=seed))
-
     def step(self) -> bool:
         """All live agents' moves."""
         env = self.env
         if not env.agents or self.steps >= MAX_STEPS:
             return False
         look, infos = self._seen
-        self._keep(env.step({a: self._move(env.action_space(a), a, look.get(a), infos.get(a)) for a in env.agents}))
+        self._note(env.step({a: self._move(env.action_space(a), a, look.get(a), infos.get(a)) for a in env.agents}))
         self.steps += 1
         self.over = not env.agents
         return True
-
-    def _keep(self, result: tuple[Any, ...]) -> None:
-        # What the next move is made from is not the object that is looked at, and defaced.
-        self._seen = copy.deepcopy((result[0], result[-1])) if self.deface else (result[0], result[-1])
-        self._note(result, result[0], result[-1])
 
 
 def walk(subject: Subject, env: Any, seed: int, *, deface: bool = False, reset: bool = True) -> Walk:
