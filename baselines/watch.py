@@ -1,7 +1,7 @@
 """The variety of a learner's replies on fixed problems, at log-spaced steps of its training.
 
 Looking changes nothing: every reply's randomness is its request's own seed, no generator is shared with training, and
-the problems are the yardstick's, which are never trained on beyond depth 2.
+the problems are the evaluation set's, which are never trained on beyond depth 2.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DiversityMonitor:
         return {PREFIX + k: v for k, v in point.items()} | ({"alarms": alarms} if alarms else {})
 
     def block(self, trained: LocalAgent) -> dict[str, Any]:
-        """The ``diversity`` block of ``frontier.json``: base and trained, and the whole series."""
+        """The ``diversity`` block of the summary: base and trained, and the whole series."""
         said = draw(trained, self.probes, DRAWS)
         points = [*self._seen(), (self._steps, self._measured(said))]
         found = msgspec.to_builtins(compare(self._base, said, stream("diversity", self.probes.hash)))

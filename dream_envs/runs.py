@@ -115,7 +115,7 @@ def _chart(board: Any, row: dict[str, Any]) -> None:
 
 
 class Follower(Run):
-    """The run of a process that writes nothing into it: of several, all but the first (``agents.practice``)."""
+    """The run of a process that writes nothing into it: of several, all but the first (``Collector``)."""
 
     def __init__(self, path: str | Path, config: dict[str, Any]) -> None:
         self.path, self.config = Path(path), config

@@ -21,7 +21,6 @@ from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.kuhn import Kuhn
 from dream_envs.play import read_episodes, reward_model
-from dream_envs.rewards.presets import challenger_solver
 from dream_envs.runs import Run
 
 
@@ -181,10 +180,3 @@ def test_shares_of_two_processes_make_the_round_of_one(tmp_path: Path) -> None:
     assert states[0] == states[1] == states[2]
     assert one.history == ranks[0].history == ranks[1].history and one.samples == ranks[1].samples
     assert ranks[0].curriculum.plan(1) == ranks[1].curriculum.plan(1) == one.curriculum.plan(1)
-
-
-def test_scores_are_the_rewards(tmp_path: Path) -> None:
-    model = challenger_solver()
-    env = collector(tmp_path, reward=model)
-    assert all(model(e) == e.scores for e in env.round(0, LocalAgent("nano/compose")))
-    close(env)

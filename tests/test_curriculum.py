@@ -122,18 +122,6 @@ def test_select_the_newest() -> None:
     assert store.select(sampler.solved, last=9) == store.select(sampler.solved)
 
 
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    [  # Wilson (1927) at 95 %, four decimals, from the closed form worked by hand
-        (0, 8, 0.0, 0.3244), (8, 8, 0.6756, 1.0), (4, 8, 0.2152, 0.7848), (1, 10, 0.0179, 0.4042),
-        (50, 100, 0.4038, 0.5962),
-    ],
-)  # fmt: skip
-def test_wilson_table(successes: int, n: int, low: float, high: float) -> None:
-    found = wilson(successes, n)
-    assert (found.low, found.high) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
-
-
 @given(n=st.integers(1, 400), share=st.floats(0, 1))
 def test_wilson_is_the_set_of_rates_that_the_score_test_accepts(n: int, share: float) -> None:
     """By definition: |p - q| <= z sqrt(q (1 - q) / n) on the interval, and nowhere else on a grid."""
@@ -234,7 +222,8 @@ def test_a_plan_is_a_function_of_seed_round_and_store() -> None:
         other.absorb(round, play(other, round)[::-1])  # in any order
         assert one.store.state() == other.store.state()
     one.plan(99)  # asking costs nothing
-    assert one.plan(4) == other.plan(4) and one.plan(4) != one.plan(5)
+    drawn = [[s.given["challenger_0"].text for s in one.plan(r) if s.given] for r in (4, 5)]
+    assert one.plan(4) == other.plan(4) and drawn[0] != drawn[1]  # each round draws anew
     assert curriculum(one.store, seed="t").plan(4) != one.plan(4)
 
 
@@ -254,18 +243,6 @@ def test_a_restored_curriculum_plans_the_same(tmp_path: Path) -> None:
         with pytest.raises(DreamEnvsError) as caught:
             wrong.restore(state)
         assert "\n" not in str(caught.value)
-
-
-def test_indices_never_meet_and_every_round_has_its_number() -> None:
-    plan, seen = curriculum(), set[int]()
-    for round in range(4):
-        starts = plan.plan(round)
-        assert len(starts) == 15
-        seen |= {s.index for s in starts}
-        plan.absorb(round, play(plan, round))
-    assert seen == set(range(60))
-    authors = Counter(s.author or "challenger" for s in plan.plan(4))
-    assert authors["challenger"] >= 6 and 0 < authors["mutation"] <= 4 and 0 < authors["replay"] <= 5
 
 
 def test_the_first_round_has_nothing_to_mutate_or_replay() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,24 +95,17 @@ def test_whitening_is_of_each_role_by_itself() -> None:
 
 def together(count: int, work: Callable[[int, Callable[[torch.Tensor], torch.Tensor]], Any]) -> list[Any]:
     """``work(rank, total)`` in threads, where ``total`` sums over them as processes do."""
-    barrier, parts, results = threading.Barrier(count, timeout=30), [None] * count, [None] * count
+    barrier, parts = threading.Barrier(count, timeout=30), dict[int, torch.Tensor]()
 
     def total(rank: int, x: torch.Tensor) -> torch.Tensor:
         parts[rank] = x
         barrier.wait()
-        found = torch.stack([p for p in parts if p is not None]).sum(0)
+        found = torch.stack([*parts.values()]).sum(0)
         barrier.wait()
         return found
 
-    def run(rank: int) -> None:
-        results[rank] = work(rank, lambda x: total(rank, x))
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda rank: work(rank, lambda x: total(rank, x)), range(count)))
 
 
 def test_whitening_is_over_all_processes_even_where_one_has_none_of_a_role() -> None:

@@ -17,24 +17,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("trl")
 
+from dream_envs import core
 from dream_envs.agents.training.advantages import relative
 from dream_envs.agents.training.rows import Group, RoleSettings, Round, Row, RowBuilder, RowSettings, groups_of
 from dream_envs.agents.training.sources import Demonstrations, ReviewedTraces, ReviewSettings, RoleWeights
 from dream_envs.agents.training.trl_adapter import TrainingRow
-from dream_envs.core import (
-    Action,
-    DreamEnvsError,
-    Episode,
-    Event,
-    Limits,
-    Message,
-    Outcome,
-    Request,
-    RoleSpec,
-    Score,
-    Seat,
-    Start,
-)  # fmt: skip
+from dream_envs.core import Action, DreamEnvsError, Episode, Event, Message, Score
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import rollout
 from dream_envs.rewards.presets import challenger_solver
@@ -154,10 +142,7 @@ def test_the_running_mean_is_read_before_it_moves() -> None:
     """
     made = builder("rae", decay=0.9)
     round_ = numbered(episode(solved(1, 4)), episode(solved(2, 4)))
-    expected = {
-        "solver": [1.0] + [0.975] * 2 + [-0.025] * 2,  # zero advantages are not sent
-        "challenger": [0.75, 0.425],
-    }
+    expected = {"solver": [1.0] + [0.975] * 2 + [-0.025] * 2, "challenger": [0.75, 0.425]}  # zeros are not sent
     found = made.rows(round_[::-1], RNG)  # whatever the order of the list, episodes count by their index
     for role, advantages in expected.items():
         assert sorted(r.advantage for r in found if r.role == role) == pytest.approx(sorted(advantages)), role
@@ -168,8 +153,6 @@ def test_the_running_mean_is_read_before_it_moves() -> None:
     third = [episode(solved(1, 4), index=2)]
     assert told(again.rows(third, stream("x"))) == told(made.rows(third, stream("x")))
     assert again.state() == made.state() != builder("rae").state()
-    own = made.rows([msgspec.structs.replace(episode(solved(1, 4)), tasks=[FAMILY.make("c", "BDA")])], RNG)
-    assert own and made.baseline.values != means
     other = msgspec.structs.replace(FAMILY.make("c", "BDA"), family="other")
     made.rows([msgspec.structs.replace(episode(solved(2, 4)), tasks=[other])], RNG)
     assert made.baseline.values["other/solver"] == pytest.approx(0.05)  # a family of its own begins at 0
@@ -227,17 +210,17 @@ class Bids:
     """A stranger's game without tasks: two bidders at once, three times over, then a clerk; its own groups."""
 
     env_id, version = "acme/Bids-v0", 0
-    roles = (RoleSpec("bidder", 2, "a number", (0.0, 1.0)), RoleSpec("clerk", 1, "a word", (0.0, 1.0)))
+    roles = (core.RoleSpec("bidder", 2, "a number", (0.0, 1.0)), core.RoleSpec("clerk", 1, "a word", (0.0, 1.0)))
     agents = ("bidder_0", "bidder_1", "clerk_0")
 
     def start(self, task: Any, rng: np.random.Generator) -> list[str]:
         return []
 
-    def turns(self, state: list[str]) -> list[Seat]:
-        limits = Limits(max_tokens=4, max_chars=9)
+    def turns(self, state: list[str]) -> list[core.Seat]:
+        limits = core.Limits(max_tokens=4, max_chars=9)
         if len(state) < 6:
-            return [Seat(a, "bidder", limits) for a in self.agents[:2]]
-        return [Seat("clerk_0", "clerk", limits)] if len(state) < 7 else []
+            return [core.Seat(a, "bidder", limits) for a in self.agents[:2]]
+        return [core.Seat("clerk_0", "clerk", limits)] if len(state) < 7 else []
 
     def view(self, state: list[str], agent: str) -> list[Message]:
         return [{"role": "user", "content": f"{agent}: bid {len(state) // 2}"}]
@@ -245,8 +228,8 @@ class Bids:
     def apply(self, state: list[str], actions: Mapping[str, Action]) -> list[str]:
         return [*state, *(a.text for a in actions.values())]
 
-    def outcome(self, state: list[str]) -> Outcome | None:
-        return Outcome("ok", {}) if len(state) == 7 else None
+    def outcome(self, state: list[str]) -> core.Outcome | None:
+        return core.Outcome("ok", {}) if len(state) == 7 else None
 
     def record(self, state: list[str]) -> tuple[list[Any], list[Event]]:
         return [], []
@@ -262,11 +245,11 @@ def test_groups_of_a_strangers_game_with_moves_at_once() -> None:
     """Each of three simultaneous moves is compared with its own kind, of both bidders and all episodes."""
 
     class Sampler:
-        def act(self, requests: Sequence[Request]) -> list[Action]:
+        def act(self, requests: Sequence[core.Request]) -> list[Action]:
             return [Action(r.agent, token_ids=ids(r.agent)) for r in requests]
 
     game = Bids()
-    played = list(rollout(game, dict.fromkeys(("bidder", "clerk"), Sampler()), [Start(i) for i in range(3)]))
+    played = list(rollout(game, dict.fromkeys(("bidder", "clerk"), Sampler()), [core.Start(i) for i in range(3)]))
     scored = [msgspec.structs.replace(e, scores=game.default_reward(e)) for e in played]
     groups = groups_of(game, scored, frozenset({"bidder", "clerk"}))
     assert [(g.role, g.name) for g in groups] == [
@@ -406,9 +389,6 @@ def test_a_restored_review_draws_the_same() -> None:
             [], looked_at(group(2, [1, 1], step)), stream(step)
         )
     assert again.state() == kept.state()
-    before = json.dumps(kept.state())
-    again.apply([], looked_at(group(1, [1])), RNG)
-    assert json.dumps(kept.state()) == before, "two reviews share their lists"
 
 
 def test_reviewed_proposals_are_good_ones_whatever_the_factor_on_bad_ones() -> None:

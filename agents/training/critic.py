@@ -21,7 +21,7 @@ FILE = "value_head.safetensors"
 
 
 class CriticSettings(msgspec.Struct, frozen=True):
-    """Knobs of the critic.
+    """Settings of the critic.
 
     ``gamma``: discount a token; ``lam``: of the advantage estimate (both 0 to 1).  ``lr``: the head's own, above 0.
     ``weight``: of the value loss beside the policy's; 0 leaves the trunk and the head alone.  ``clip``: how far a value
@@ -95,7 +95,7 @@ class Critic:
 
     Args:
         width: of the trunk's hidden state.
-        settings: the knobs.
+        settings: its settings.
         seed: draws the head's first layer.
         device: where the head is.
     """

@@ -13,7 +13,7 @@ What is relied on, and held by a contract test against the installed version:
 - ``advantages[B, T]`` (a critic's) are used as they stand, and the trunk runs once in each forward pass.
 
 TRL normalises rewards by position in blocks of ``num_generations`` rows.  Rows here come in groups of (task, role) of
-any size, so their advantages are computed before (``agents.advantage``) and put in place of TRL's.  A critic's take
+any size, so their advantages are computed before (``advantages``) and put in place of TRL's.  A critic's take
 their place in turn, for the rows that the policy sampled.
 """
 
