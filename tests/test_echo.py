@@ -151,7 +151,7 @@ def a_run(seed: str = "0", kl: float = 0.0, turn: int = 4, winner: str = "trace"
         late = step >= turn
         share = {"final": 0.5, "states": 0.25, "trace": 0.25, "other": 0.0}
         share = {f: float(f == winner) for f in share} if late else share
-        numbers = dict.fromkeys(("effective", "simpson", "js", "kl", "group_std", "incomplete"), 0.5)
+        numbers = dict.fromkeys(("effective", "js", "kl"), 0.5)
         return {
             "step": step, "share": share, "entropy": 0.0 if late else 1.5, "accuracy": 0.8 if late else 0.4, **numbers,
             "accuracy_in": {"final": 0.2, "states": None if late else 0.5, "trace": 0.9},

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from dream_envs.agents.elicitation.critique import CritiqueSettings, agreeing, critique, question
-from dream_envs.agents.elicitation.rlvr import FixedTasks
 from dream_envs.agents.elicitation.sae import SaeSettings, by_activation, by_attribution, train
 from dream_envs.core import DreamEnvsError
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum.store import ChallengeStore
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 
@@ -84,17 +86,23 @@ def test_critiques_by_hand() -> None:
 
 
 def test_a_fixed_list_is_gone_through_evenly() -> None:
+    """As ``rlvr`` practises it: each round a permutation of the list, then another."""
     family, rng = Composition(), stream("fixed-list")
     tasks = [family.generate(rng, 2) for _ in range(10)]
-    source = FixedTasks(family, tasks, 25, "s")
+
+    def fixed(count: int = 10) -> Curriculum:
+        how = {"dataset": tasks[:count], "label": "fixed", "anew": True}
+        return Curriculum(
+            ChallengerSolver(family), Mixture(0, 0, 0, dataset=25), seed="s", store=ChallengeStore(None), **how
+        )
+
+    source = fixed()
     starts = source.plan(3)
-    said = [s.given["challenger_0"].text for s in starts]
-    counts = [said.count(family.as_proposal(t)) for t in tasks]
+    given = [s.given["challenger_0"].text for s in starts]
+    counts = [given.count(family.as_proposal(t)) for t in tasks]
     assert sum(counts) == 25 and set(counts) == {2, 3}
     assert [s.index for s in starts] == list(range(75, 100))
     assert source.plan(3) == starts and [s.given for s in source.plan(4)] != [s.given for s in starts]
     source.restore(source.state())
-    with pytest.raises(DreamEnvsError, match="other problems"):
-        FixedTasks(family, tasks[:9], 25, "s").restore(source.state())
-    with pytest.raises(DreamEnvsError, match="0 tasks"):
-        FixedTasks(family, [], 25, "s")
+    with pytest.raises(DreamEnvsError, match="another dataset"):
+        fixed(9).restore(source.state())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -12,11 +13,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from _sleep import STATES, reader, table
-
-from dream_envs.agents.engines.local import resolve
+from dream_envs.agents.engines.local import LocalAgent, resolve
 from dream_envs.baselines.nano import contexts, tokenizer
-from dream_envs.baselines.nano.context_exam import fiction_exam, questions, reading_exam
+from dream_envs.baselines.nano.exams import fiction_exam, questions, reading_exam
 from dream_envs.baselines.nano.recipe import BASES, recipe_hash, weights_hash
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
@@ -25,7 +24,18 @@ FOLDER = Path(resolve("nano/context"))
 RECIPE = BASES["context"]
 READING = RECIPE.support.reading  # type: ignore[attr-defined]
 FAMILY = Composition()
+STATES = FAMILY.states
 LATE = 10_000  # a step behind the growth of tables
+
+
+@functools.cache
+def reader() -> LocalAgent:
+    return LocalAgent("nano/context")
+
+
+def table(label: str) -> dict[str, str]:
+    order = stream("test-nano-context", label).permutation(len(STATES))
+    return {state: STATES[i] for state, i in zip(STATES, order, strict=True)}
 
 
 def test_the_card_names_recipe_and_weights() -> None:

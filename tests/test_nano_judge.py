@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("torch")
 
 from dream_envs.agents.engines.local import LocalAgent, resolve
-from dream_envs.baselines.eval_set import Yardstick
-from dream_envs.baselines.nano import judge_exam, judged
+from dream_envs.baselines.eval_set import Exact
+from dream_envs.baselines.nano import exams, judged
 from dream_envs.baselines.nano.recipe import BASES, examples, recipe_hash, weights_hash
 from dream_envs.core import Limits, Request
 from dream_envs.envs.judging import Question, rating_of, read, write
@@ -158,7 +158,7 @@ def test_the_folder_is_small_and_its_card_is_measured(agent: LocalAgent) -> None
     assert [int(depth) for depth, _ in rows] == [1, 2, 3, 4, 5, 6]
     for depth, cells in rows:
         said = [float(x) for x in cells.split("|")]
-        found = judge_exam.pairwise_exam(agent, judge_exam.pairs(FAMILY, int(depth), 96))
+        found = exams.pairwise_exam(agent, exams.pairs(FAMILY, int(depth), 96))
         assert abs(found["accuracy"] - said[0]) < 0.06 and abs(found["flip"] - said[2]) < 0.08, depth
         assert found["readable"] > 0.95 and abs(found["first"] - 0.5) < 0.1
 
@@ -166,24 +166,23 @@ def test_the_folder_is_small_and_its_card_is_measured(agent: LocalAgent) -> None
 def test_it_judges_better_than_chance_and_worse_than_its_labels(agent: LocalAgent) -> None:
     rule = RECIPE.support.judging
     for depth in (2, 3):
-        found = judge_exam.pairwise_exam(agent, judge_exam.pairs(FAMILY, depth, 96))
+        found = exams.pairwise_exam(agent, exams.pairs(FAMILY, depth, 96))
         assert 0.65 < found["accuracy"] < 1 - rule.noise[str(depth)] + 0.05
-        alone = judge_exam.rubric_exam(agent, judge_exam.pairs(FAMILY, depth, 96))
+        alone = exams.rubric_exam(agent, exams.pairs(FAMILY, depth, 96))
         assert alone["tpr"] > alone["fpr"] + 0.2
 
 
 def test_it_solves_as_declared(agent: LocalAgent) -> None:
     """The accepted trace at temperature 1: what slips and the other format leave, 0.75 * 0.8, and a little is lost."""
-    yardstick = Yardstick(FAMILY, 48)
-    found = yardstick.means(agent)
+    found = Exact(FAMILY, agent, (1, 2, 3), 48).curve(agent)
     for depth in ("1", "2", "3"):
         assert 0.45 < found[depth] < 0.68, depth
 
 
 def test_exact_figures_agree_with_sampling(agent: LocalAgent) -> None:
     """40 pairs, the right answer first, 50 draws each, against the expectation."""
-    chosen = judge_exam.pairs(FAMILY, 2, 40)
-    told = judge_exam.verdicts(agent, "pairwise", [(p.task, (p.task.answer, p.wrong)) for p in chosen])
+    chosen = exams.pairs(FAMILY, 2, 40)
+    told = exams.verdicts(agent, "pairwise", [(p.task, (p.task.answer, p.wrong)) for p in chosen])
     asked = []
     for pair in chosen:
         text = write(Question("pairwise", "compact", pair.task.prompt, (pair.task.answer, pair.wrong)))

@@ -23,10 +23,10 @@ STEP_WEIGHTS = {CHECK: (1.0, 1.0, 3.0), REPAIR: (1.0, 0.5, 2.0)}
 class Judging(msgspec.Struct, frozen=True):
     """How answers are judged in pre-training.
 
-    ``pairwise``, ``rubric``, ``check``, ``repair``: shares of all examples.  A check is a trace whose states are each
-    followed by a mark (``checked``), a repair one whose states are each followed by the right one (``repaired``).  To
-    hold a state against the one that was foretold is what a judge is made of, and from verdicts alone a model this
-    small does not find it: after 600 steps it still told answers apart by their form only.
+    ``pairwise``, ``rubric``, ``check``, ``repair``: shares of all examples. A check is a trace whose states are each
+    followed by a mark, a repair one whose states are each followed by the right one (``stepwise``). To hold a state
+    against the one that was foretold is what a judge is made of, and from verdicts alone a model this small does not
+    find it: after 600 steps it still told answers apart by their form only.
     ``depths``: depths of the judged problems, drawn uniformly.
     ``noise``: by depth, the share of labels that are turned round, independently of everything else; it is what the
     judge cannot do better than at temperature 1 (``1 - noise``).  ``contrast``: share of pairs with a right and a wrong
@@ -95,24 +95,18 @@ def wrong_answer(family: Composition, task: Task, rng: np.random.Generator, kind
     return task.answer[: 2 * at + 1] + state + rest
 
 
-def checked(family: Composition, task: Task, rng: np.random.Generator) -> tuple[str, str]:
-    """``k|c:BDA`` and a marked trace ``Bh1Dm0Ac1``: 0 after a wrong state, from which the next step goes on."""
-    state, marked = task.meta["start"], ""
+def stepwise(family: Composition, task: Task, rng: np.random.Generator, kind: str) -> tuple[str, str]:
+    """A check, ``k|c:BDA`` and a marked trace ``Bh1Dm0Ac1``: 0 after a wrong state, from which the next step goes on.
+
+    Or a repair, ``y|c:BDA`` and ``BhhDmnAjj``: a state, then the right one, from which the next step goes on.
+    """
+    state, text, checks = task.meta["start"], "", kind == "check"
     for operation in task.meta["ops"]:
         right = family.make(state, operation).answer[1]
-        state = _state(family, right, rng)
-        marked += f"{operation}{state}{int(state == right)}"
-    return f"{CHECK}|{task.prompt}", marked
-
-
-def repaired(family: Composition, task: Task, rng: np.random.Generator) -> tuple[str, str]:
-    """``y|c:BDA`` and a repaired trace ``BhhDmnAjj``: a state, the right one, from which the next step goes on."""
-    state, text = task.meta["start"], ""
-    for operation in task.meta["ops"]:
-        right = family.make(state, operation).answer[1]
-        text += f"{operation}{_state(family, right, rng)}{right}"
-        state = right
-    return f"{REPAIR}|{task.prompt}", text
+        given = _state(family, right, rng)
+        text += f"{operation}{given}{int(given == right) if checks else right}"
+        state = given if checks else right
+    return f"{CHECK if checks else REPAIR}|{task.prompt}", text
 
 
 def _state(family: Composition, right: str, rng: np.random.Generator) -> str:
@@ -124,7 +118,7 @@ def judged(family: Composition, rule: Judging, rng: np.random.Generator, kind: s
     """One (prompt, reply) of this kind."""
     task = family.generate(rng, rule.depths[int(rng.integers(len(rule.depths)))])
     if kind in ("check", "repair"):
-        return (checked if kind == "check" else repaired)(family, task, rng)
+        return stepwise(family, task, rng, kind)
     flip = rng.random() < rule.noise[str(task.level)]
     if kind == "rubric":
         right = rng.random() < 0.5

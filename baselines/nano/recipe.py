@@ -113,7 +113,7 @@ class Grown(Recipe, frozen=True):
     stages: int = 2
 
 
-#: Three answer formats of which the commonest is the worst: the ground of the echo study (``baselines.echo``).
+#: Three answer formats of which the commonest is the worst: the ground of the echo study (``studies.echo``).
 ECHO = Support(
     family_args={"n_operations": 4, "held_out_pairs": 0},
     depths=(2, 3),
@@ -128,14 +128,14 @@ BASES: dict[str, Recipe] = {
     "discover": Recipe(support=Wider()),
     "echo": Recipe(support=ECHO, hidden=48, mlp=128, steps=500),
     "echo_wide": Recipe(support=ECHO, hidden=96, mlp=256, steps=500),
-    # Solves with slips and judges with noise: the ground of self-judging (``baselines.self_judging``).
+    # Solves with slips and judges with noise: the ground of self-judging (``studies.self_judging``).
     "judge": Grown(
         support=Judged(copy=0.0, propose=0.05, formats={"trace": 0.8, "states": 0.2}),
         layers=5,
         steps=1200,
         batch=64,
     ),
-    # Reads the table of an operation that it does not know: the ground of sleep (``baselines.sleeping``).
+    # Reads the table of an operation that it does not know: the ground of sleep (``studies.nights``).
     "context": Grown(support=Readers(copy=0.1, formats={"trace": 1.0}), layers=5, steps=2000, batch=96, stages=1),
     # Knows the moves of Kuhn poker and nothing of when to make them: the ground of self-play.
     "kuhn": Recipe(support=LegalPlay(), layers=2, hidden=32, mlp=64, steps=800),

@@ -132,7 +132,7 @@ def exam_of(chosen: EchoSettings, seed: str, base: LocalAgent) -> Exam:
     """The run's exam."""
     family = CompositionFormats(**world_of(chosen.base, chosen.depth))
     test = problems(family, chosen.depth, chosen.train, chosen.test)[1]
-    return Exam(family, test, base, seed=seed, draws=chosen.draws, group=chosen.attempts)
+    return Exam(family, test, base, seed=seed, draws=chosen.draws)
 
 
 def recipe(chosen: EchoSettings, steps: int) -> Recipe:

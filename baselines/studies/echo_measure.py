@@ -34,7 +34,6 @@ class Exam:
         base: the frozen model that training started from.
         seed: label of the draws; equal labels give equal random numbers whatever the weights.
         draws: completions of a problem, a multiple of the largest of ``K``.
-        group: size of a training group, for the deviation of rewards within one.
     """
 
     def __init__(
@@ -45,9 +44,8 @@ class Exam:
         *,
         seed: str,
         draws: int = 64,
-        group: int = 8,
     ) -> None:
-        self.family, self.tasks, self.draws, self.group = family, list(tasks), draws, group
+        self.family, self.tasks, self.draws = family, list(tasks), draws
         self.base = base
         messages: list[list[Message]] = [[{"role": "user", "content": t.prompt}] for t in self.tasks]
         self._prompts = [base.encode(m) for m in messages]
@@ -64,20 +62,16 @@ class Exam:
         right = np.array([s == self.tasks[i // self.draws].answer[-1] for i, s in enumerate(last)])
         by_problem = right.reshape(len(self.tasks), self.draws)
         counts, share = by_problem.sum(1), self._shares(texts)
-        groups = by_problem[:, : self.draws // self.group * self.group].reshape(-1, self.group)
         return {
             "share": share,
             "entropy": diversity.entropy(labels),
             "effective": diversity.effective_number(labels),
-            "simpson": diversity.simpson(labels),
             "js": diversity.js_distance(share, self._base_share),
             "accuracy": float(right.mean()),
             "accuracy_in": accuracy_in(labels, right.tolist()),
-            "incomplete": float(np.mean([s is None for s in last])),
             "pass@k": {str(k): float(pass_at_k(self.draws, counts, k).mean()) for k in K},
             "majority@k": {str(k): self._majority(last, k) for k in K},
             "greedy": self._greedy(agent, share),
-            "group_std": float(groups.std(1).mean()),
             "kl": self._divergence(ids, logps),
         }
 

@@ -171,7 +171,7 @@ class Exam:
     """
 
     def __init__(self, chosen: Variant, seed: str, draws: int = 4, judged: int = 48) -> None:
-        from dream_envs.baselines.nano.judge_exam import pairs
+        from dream_envs.baselines.nano.exams import pairs
 
         self.family, self.seed, self.draws = Composition(), seed, draws
         known = {t.id for t in problems(self.family, chosen.train, f"train {chosen.levels}", chosen.levels)}
@@ -182,11 +182,11 @@ class Exam:
     def __call__(self, agent: LocalAgent) -> dict[str, Any]:
         """``accuracy`` (mean exact probability of the accepted completion at T = 1; ``deepest``: at the deepest depth).
 
-        ``length`` of a completion and the share of ``traces``; and ``judge/``: see ``judge_exam.pairwise_exam``.
+        ``length`` of a completion and the share of ``traces``; and ``judge/``: see ``nano.exams.pairwise_exam``.
         """
         from dream_envs.agents.elicitation.attempts import attempts
         from dream_envs.baselines.eval_set import log_success
-        from dream_envs.baselines.nano.judge_exam import pairwise_exam
+        from dream_envs.baselines.nano.exams import pairwise_exam
 
         exact = np.exp(log_success(agent, self.tasks))
         levels = np.array([t.level for t in self.tasks])
