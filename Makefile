@@ -33,10 +33,10 @@ demo: $(STAMP)
 	$(VENV)/bin/dream-envs dream --out runs/demo --resume
 
 bench: $(STAMP)
-	$(PY) -m dream_envs.baselines.benchmarks.bench
+	$(PY) -m dream_envs.baselines.benchmarks
 
 study: $(STAMP)
-	$(PY) -m dream_envs.baselines.studies.study
+	$(PY) -m dream_envs.baselines.studies flagship
 
 install: $(STAMP)
 

@@ -307,8 +307,10 @@ class Play:
             both = base["rewards"][role], trained["rewards"][role]
             if not all(len(v) for v in both):
                 continue
-            before, after = (_interval(v, "reward", role) for v in both)
+            before, after = (_interval(v, "reward", role, span=ranges[role]) for v in both)
             rows.append(Compared("reward", before, after, "mean reward against the base; higher is better", role))
+            if not np.isfinite(middle):  # a range without ends has none
+                continue
             before, after = (_interval((v > middle) + 0.5 * (v == middle), "wins", role) for v in both)
             told = f"share of games above {middle:g}, the middle of its range (equal counts a half); higher is better"
             rows.append(Compared("win rate", before, after, told, role))
@@ -355,14 +357,14 @@ def inexact(family: Any, agent: LocalAgent) -> str:
     form = getattr(family, "completion_form", None)
     if form is None or getattr(family, "notation", "compact") != "compact":
         return f"{family.name} in {getattr(family, 'notation', '?')} notation has more than one accepted completion"
-    for symbols in {tuple(symbols) for level in family.levels for symbols, _ in form(level)}:
-        for symbol in symbols:
-            ids = agent.tokenizer(symbol, add_special_tokens=False)["input_ids"]
-            if len(ids) != 1 or ids[0] == agent.tokenizer.unk_token_id:
-                return f"{symbol!r} is not one token of this model"
-    gold = family.gold(family.generate(stream("tokenizer"), family.levels.stop - 1))
-    ids = agent.tokenizer(gold, add_special_tokens=False)["input_ids"]
-    return "" if len(ids) == len(gold) else f"this tokenizer merges symbols ({gold!r} is {len(ids)} tokens)"
+    symbols = {s for level in family.levels for allowed, _ in form(level) for s in allowed}
+    for symbol in sorted(symbols):
+        ids = agent.tokenizer(symbol, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == agent.tokenizer.unk_token_id:
+            return f"{symbol!r} is not one token of this model"
+    special = set(agent.tokenizer.all_special_tokens)
+    merged = [t for t in agent.tokenizer.get_vocab() if len(t) > 1 and t not in special and symbols.issuperset(t)]
+    return f"this tokenizer merges symbols ({min(merged)!r} is one token)" if merged else ""
 
 
 def _exact_stat(log_p: np.ndarray, split: str, level: int) -> Stat:
@@ -376,13 +378,16 @@ def _sampled_stat(rates: np.ndarray, *labels: str | int) -> Stat:
     return Stat(found.value, (found.low, found.high), float((rates > 0.5).mean()), float(rates.max()))
 
 
-def _interval(values: np.ndarray, *labels: str | int) -> Measure:
-    """Mean and 95 % percentile interval over problems or games; Wilson's where all are alike at an end of 0 to 1."""
+def _interval(values: np.ndarray, *labels: str | int, span: tuple[float, float] = (0.0, 1.0)) -> Measure:
+    """Mean and 95 % percentile interval over problems or games; where all are alike, Wilson's width within ``span``."""
     values = np.asarray(values, dtype=np.float64)
     mean, n = float(values.mean()), len(values)
     if values.min() == values.max():
-        half = 3.84 / (n + 3.84)
-        return Measure(mean, mean - half * (mean > 0), mean + half * (mean < 1), n)
+        low, high = min(span[0], mean), max(span[1], mean)
+        half = (high - low) * 3.84 / (n + 3.84)
+        return (
+            Measure(mean, max(low, mean - half), min(high, mean + half), n) if np.isfinite(half) else Measure(mean, n=n)
+        )
     rng = stream("eval-interval", *labels)
     means = values[rng.integers(n, size=(2000, n))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])

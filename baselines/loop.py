@@ -340,10 +340,13 @@ def _learner(ctx: Context, phase: Phase, number: int, place: Path, look: Any, sa
 
 
 def _carry(collector: Collector, state: Mapping[str, Any]) -> None:
-    """Go on where another collector of the run ended; what this one has sampled to begin with is counted on top."""
+    """Go on where another collector of the run ended; what this one has sampled to begin with is counted on top.
+
+    Seats and rewards are the phase's own, and begin anew.
+    """
     own = {**collector.curriculum.state(), "store": state["curriculum"]["store"]}
     before = dict(collector.samples)
-    collector.restore({**state, "curriculum": own})
+    collector.restore({**{k: v for k, v in state.items() if k not in ("seats", "reward")}, "curriculum": own})
     for role, count in before.items():
         collector.samples[role] = collector.samples.get(role, 0) + count
 
@@ -463,21 +466,19 @@ def conduct(
     return found
 
 
-def frontier_report(
-    options: Options, summary: Summary, out: Path, cache: Path | None, how: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def frontier_report(options: Options, summary: Summary, out: Path, cache: Path | None, how: Mapping[str, Any]) -> Any:
     """The mini Frontier Report of a finished run in ``out/frontier``; None where the suite has none of its problems."""
     if summary.evaluation is None or summary.evaluation.kind != "exact" or summary.retention is not None:
         return None
     from dream_envs.baselines.frontier import job
+    from dream_envs.frontier.schema import read_report
 
     where = Path(out) / "frontier"
     if not (where / "report.html").is_file():
         chosen = job.Options(size="mini", seed=f"recipe/{options.seed}")
         more = {name: how[name] for name in ("threads", "quiet", "device")}
         job.run(summary.run.base, str(out), where, cache, chosen, **more)
-    found: dict[str, Any] = read_json(where / "frontier.json")
-    return found
+    return read_report(where)
 
 
 @contextmanager

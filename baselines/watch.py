@@ -70,7 +70,7 @@ class DiversityMonitor:
         """The ``diversity`` block of ``frontier.json``: base and trained, and the whole series."""
         said = draw(trained, self.probes, DRAWS)
         points = [*self._seen(), (self._steps, self._measured(said))]
-        found = compare(self._base, said, stream("diversity", self.probes.hash))
+        found = msgspec.to_builtins(compare(self._base, said, stream("diversity", self.probes.hash)))
         self._points = points
         return {
             **found,

@@ -233,8 +233,10 @@ class Runner:
                 policy = self.policies.get(seat.agent)
                 if policy is None:
                     raise DreamEnvsError(f"nobody plays {seat.agent}: name an agent for it or for role {seat.role!r}")
-                request = _request(game, table, seat, bool(getattr(policy, "privileged", False)))
-                seen[i][seat.agent] = [m.copy() for m in request.messages]  # the agent may write into its own
+                privileged = bool(getattr(policy, "privileged", False))
+                request = _request(game, table, seat, privileged)
+                ours = privileged or isinstance(policy, FunctionAgent)  # what others do to a message is not recorded
+                seen[i][seat.agent] = request.messages if ours else [m.copy() for m in request.messages]
                 _, requests, where = calls.setdefault(id(policy), (policy, [], []))
                 requests.append(request)
                 where.append(i)
@@ -272,10 +274,9 @@ def _request(game: Game, table: Table, seat: core.Seat, privileged: bool) -> Req
 
 
 def _turn(seat: core.Seat, messages: list[Message], action: Action, seconds: float) -> Turn:
-    text, ids, logprobs, usage, status = msgspec.structs.astuple(action)[:5]
     return Turn(
-        agent=seat.agent, role=seat.role, messages=messages, text=text, status=status, token_ids=ids,
-        logprobs=logprobs, usage=usage, seconds=seconds,
+        agent=seat.agent, role=seat.role, messages=messages, text=action.text, status=action.status,
+        token_ids=action.token_ids, logprobs=action.logprobs, usage=action.usage, seconds=seconds,
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class Run:
         self.episodes = EpisodeWriter(self.path / "episodes.jsonl", keep=state["episodes"])
         self._metrics.truncate(min(state["metrics"], self._metrics.seek(0, os.SEEK_END)))
         self._metrics.seek(0, os.SEEK_END)
-        if self._board is not None:
+        if self._board:
             self._board.close()
         self._board = None  # charted anew from what is left of the file
 

@@ -31,7 +31,7 @@ SETTINGS = {
     "grpo": LearnerSettings(**NUMBERS, rows=RowSettings(48, {"solver": RoleSettings(8)})),
     "ppo": LearnerSettings(
         **NUMBERS,
-        rows=RowSettings(64, {"solver": RoleSettings(12)}),
+        rows=RowSettings(None, {"solver": RoleSettings(12)}),
         baseline="critic",
         updates=Updates(epochs=2, minibatches=2),
         critic=CriticSettings(lr=1e-2, hidden=8),

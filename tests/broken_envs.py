@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -84,22 +85,10 @@ class YesNo(Sums):
 
 
 @fails("global_rng")
-class GlobalRandom(Sums):
-    def draw(self, rng):
-        return super().draw(np.random.Generator(np.random.PCG64(random.randrange(2**32))))
-
-
-@fails("global_rng")
 class GlobalNumpy(Sums):
     def apply(self, state, actions):
         np.random.seed(0)  # "for reproducibility"
         return super().apply(state, actions)
-
-
-@fails("seed_determinism")
-class SeedIgnored(Sums):
-    def draw(self, rng):
-        return super().draw(np.random.default_rng())
 
 
 @fails("seed_determinism")
@@ -175,19 +164,6 @@ class LiveMessages(Sums):
 
 
 @fails("private_information")
-class LeaksAnswer(Sums):
-    def view(self, state, agent):
-        return [{"role": "system", "content": f"[debug: {state.task.answer}]"}, *super().view(state, agent)]
-
-
-@fails("private_information")
-class LeaksInScore(Sums):
-    def default_reward(self, episode):
-        scores = super().default_reward(episode)
-        return {a: Score(s.value, detail=f"expected {episode.tasks[0].answer}") for a, s in scores.items()}
-
-
-@fails("private_information")
 class LeaksMetaToOne(Sums):
     """Only the second player is told, and only in the second round."""
 
@@ -198,50 +174,10 @@ class LeaksMetaToOne(Sums):
         return seen
 
 
-@fails("hostile_replies")
-class CrashesOnEmpty(Sums):
-    def mark(self, task, text):
-        return float(text[0] == task.answer[0] and text == task.answer)
-
-
-@fails("hostile_replies")
-class CrashesOnDigits(Sums):
-    def mark(self, task, text):
-        return float(text == task.answer or (text.isdigit() and int(text) == -1))  # int("²") raises
-
-
-@fails("oracle_top")
-class OracleCannotWin(Sums):
-    def mark(self, task, text):
-        return 0.5 * super().mark(task, text)
-
-
-@fails("floor_bottom")
-class FloorIsPaid(Sums):
-    def mark(self, task, text):
-        return 0.25 + 0.75 * super().mark(task, text)
-
-
 @fails("reward_range")
 class OutOfRange(Sums):
     def mark(self, task, text):
         return 2.0 * super().mark(task, text)
-
-
-@fails("reward_range")
-class PaysForLength(Sums):
-    """In range for every reply but a huge one."""
-
-    def mark(self, task, text):
-        return max(super().mark(task, text), len(text) // 1000 / 1000 if len(text) > 1000 else 0.0) * (
-            1.0 if len(text) < 900_000 else 3.0
-        )
-
-
-@fails("reward_range")
-class NotANumber(Sums):
-    def default_reward(self, episode):
-        return {agent: Score(float("nan")) for agent in self.agents}
 
 
 @fails("pickling")
@@ -269,12 +205,53 @@ class RemembersScores(Sums):
         }
 
 
-@fails("plays")
-class NeverEnds(Sums):
-    def outcome(self, state):
-        return None
+def fault(check: str, name: str, **members: Any) -> None:
+    """A class of this module that differs from ``Sums`` in these members alone."""
+    for key, member in members.items():
+        if callable(member):
+            member.__name__ = key  # a bound method is pickled by its name
+    globals()[name] = fails(check)(type(name, (Sums,), {"__module__": __name__, **members}))
 
 
-@fails("plays")
-class BadNames(Sums):
-    agents = ("alice", "bob")
+def right(task: Task, text: str) -> float:
+    return float(text == task.answer)
+
+
+def digits(text: str) -> bool:
+    return text.isdigit() and int(text) == -1  # int("²") raises
+
+
+def drawn(seed: Callable[[], int | None]) -> Callable[..., Task]:
+    return lambda self, rng: Sums.draw(self, np.random.default_rng(seed()))
+
+
+def tells(self: Sums, episode: Any) -> dict[str, Score]:
+    scores = Sums.default_reward(self, episode)
+    return {a: Score(s.value, detail=f"expected {episode.tasks[0].answer}") for a, s in scores.items()}
+
+
+def shows(self: Sums, state: State, agent: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": f"[debug: {state.task.answer}]"}, *Sums.view(self, state, agent)]
+
+
+def by_length(self: Sums, task: Task, text: str) -> float:
+    """In range for every reply but a huge one."""
+    return max(right(task, text), min(len(text) // 1000 / 1000, 1.0)) * (1.0 if len(text) < 900_000 else 3.0)
+
+
+fault("global_rng", "GlobalRandom", draw=drawn(lambda: random.randrange(2**32)))
+fault("seed_determinism", "SeedIgnored", draw=drawn(lambda: None))
+fault("private_information", "LeaksAnswer", view=shows)
+fault("private_information", "LeaksInScore", default_reward=tells)
+fault(
+    "hostile_replies", "CrashesOnEmpty", mark=lambda self, task, text: right(task, text) * (text[0] == task.answer[0])
+)
+fault("hostile_replies", "CrashesOnDigits", mark=lambda self, task, text: right(task, "-1" if digits(text) else text))
+fault("oracle_top", "OracleCannotWin", mark=lambda self, task, text: 0.5 * right(task, text))
+fault("floor_bottom", "FloorIsPaid", mark=lambda self, task, text: 0.25 + 0.75 * right(task, text))
+fault("reward_range", "PaysForLength", mark=by_length)
+fault(
+    "reward_range", "NotANumber", default_reward=lambda self, episode: dict.fromkeys(self.agents, Score(float("nan")))
+)
+fault("plays", "NeverEnds", outcome=lambda self, state: None)
+fault("plays", "BadNames", agents=("alice", "bob"))

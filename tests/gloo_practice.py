@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import msgspec
 import torch
-from _tiny import named, practice, weights
+from _tiny import close, collector, everything, learner
 from safetensors.torch import save_file
 
 from dream_envs.agents.training.collector import processes
@@ -28,30 +28,27 @@ def main() -> None:
     world = processes()
     rank = int(world.get("rank", 0))
     mine: list[list[int]] = []
-    env = practice(out / "run", **world)
-    play = env.play
+    env = collector(out / "run", **world)
+    play = env.round
 
     def watched(round: int, policy: Any) -> Any:
         episodes = play(round, policy)
         mine.append([e.index for e in episodes])
         return episodes
 
-    env.play = watched  # type: ignore[method-assign]
-    made = named(sys.argv[3] if len(sys.argv) > 3 else "grpo")
-    made.improve(env, {}, steps, env.run)
-    head = weights(made.critic.head) if made.critic else {}
-    save_file(
-        weights(made.engine.model) | {f"head.{k}": v for k, v in head.items()}, out / f"weights-{rank}.safetensors"
-    )
+    env.round = watched  # type: ignore[method-assign]
+    made = learner(sys.argv[3] if len(sys.argv) > 3 else "grpo")
+    made.improve(env, steps, env.run)
+    save_file(everything(made), out / f"weights-{rank}.safetensors")
     told = {
         "mine": mine,
-        "store": env.syllabus.store.state() | {"position": 0},
+        "store": env.curriculum.store.state() | {"position": 0},
         "history": msgspec.to_builtins(env.history),
         "samples": env.samples,
         "world": world.get("world", 1),
     }
     (out / f"rank-{rank}.json").write_text(json.dumps(told))
-    env.run.close()
+    close(env)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dream_envs.core import Episode, Event, Reject, Score
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.metrics.health import Health, entropy, health, ring, shape
 from dream_envs.rewards.presets import challenger_solver
-from dream_envs.tasks.composition import Composition
 
+GAME = ChallengerSolver()
 GOOD = Health(
-    valid=0.95, duplicates=0.2, unique=0.9, band=0.4, depth=3.0, solved=0.5, label_accuracy=1.0, features=40,
+    valid=0.95, duplicates=0.2, unique=0.9, learnable=0.4, depth=3.0, solved=0.5, label_accuracy=1.0, features=40,
     format_entropy=1.0, answer_entropy=1.0,
 )  # fmt: skip
 
@@ -31,9 +32,9 @@ def but(**changed: float | None) -> Health:
         ([GOOD, but(valid=0.74)], ["0.95 to 0.74"]),
         ([GOOD, but(unique=0.49)], ["0.49 of the proposals are distinct"]),
         ([GOOD, but(duplicates=0.81)], ["0.81 of the proposals are known"]),
-        ([GOOD, but(band=0.04)], ["0.04 of the problems are partly solved"]),
+        ([GOOD, but(learnable=0.04)], ["0.04 of the problems are partly solved"]),
         ([GOOD, but(label_accuracy=0.89)], ["0.89 of the labels"]),
-        ([but(label_accuracy=0.5, band=0.0)], ["0.00 of the problems", "0.50 of the labels"]),
+        ([but(label_accuracy=0.5, learnable=0.0)], ["0.00 of the problems", "0.50 of the labels"]),
     ],
 )
 def test_each_alarm_rings_for_its_own_failure(history: list[Health], words: list[str]) -> None:
@@ -43,7 +44,7 @@ def test_each_alarm_rings_for_its_own_failure(history: list[Health], words: list
 
 
 def test_silence() -> None:
-    assert ring([]) == ring([GOOD]) == ring([GOOD, but(valid=0.76, unique=0.5, duplicates=0.8, band=0.05)]) == []
+    assert ring([]) == ring([GOOD]) == ring([GOOD, but(valid=0.76, unique=0.5, duplicates=0.8, learnable=0.05)]) == []
     nothing = Health(None, None, None, None, None, None, None, 0, 0.0, 0.0)
     assert ring([nothing, nothing]) == ring([GOOD, nothing]) == ring([nothing, GOOD]) == []
     assert ring([but(valid=0.3), GOOD]) == []  # better than it began
@@ -62,24 +63,24 @@ def test_health_of_a_round_worked_by_hand() -> None:
         scored(play(["x"] * 4, "d:A", gate=lambda t: Reject("duplicate"))),
         scored(play(["x"] * 4, "d:AB"), author="mutation"),  # nobody solved it; not the challenger's own
     ]
-    found = health(round_, Composition())
+    found = health(round_, GAME)
     assert found.valid == pytest.approx(3 / 4) and found.duplicates == pytest.approx(1 / 4)
     assert found.unique == pytest.approx(3 / 4)
-    assert found.band == pytest.approx(1 / 3) and found.solved == pytest.approx((0.5 + 1 + 0) / 3)
+    assert found.learnable == pytest.approx(1 / 3) and found.solved == pytest.approx((0.5 + 1 + 0) / 3)
     assert found.depth == 3.0 and found.label_accuracy == 1.0
     assert found.features == 3  # depth=3, BD, DA
-    assert health([], Composition()) == Health(None, None, None, None, None, None, None, 0, 0.0, 0.0)
+    assert health([], GAME) == Health(None, None, None, None, None, None, None, 0, 0.0, 0.0)
 
 
 def test_label_accuracy_is_against_the_truth_and_not_the_belief() -> None:
     episode = play(solved(1, 4))
     lies = {f"solver_{i}": Score(float(i > 0)) for i in range(4)}  # says the opposite of every verdict
-    assert health([msgspec.structs.replace(episode, scores=lies)], Composition()).label_accuracy == 0.0
+    assert health([msgspec.structs.replace(episode, scores=lies)], GAME).label_accuracy == 0.0
     some = {**lies, "solver_0": Score(1.0), "solver_1": Score(0.0, "abstain")}
-    assert health([msgspec.structs.replace(episode, scores=some)], Composition()).label_accuracy == pytest.approx(1 / 3)
+    assert health([msgspec.structs.replace(episode, scores=some)], GAME).label_accuracy == pytest.approx(1 / 3)
     judged = play(solved(2, 4), judge="1 1 1 1")
     believed = {f"solver_{i}": Score(1.0) for i in range(4)}
-    assert health([msgspec.structs.replace(judged, scores=believed)], Composition()).label_accuracy == 0.5
+    assert health([msgspec.structs.replace(judged, scores=believed)], GAME).label_accuracy == 0.5
 
 
 @pytest.mark.parametrize(

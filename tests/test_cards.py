@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,81 +15,85 @@ from _episodes import GOLD, play, solved
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dream_envs.core import Action, Challenge, DreamEnvsError, Event, encode
-from dream_envs.frontier import difficulty as df
-from dream_envs.metrics import agreement as ag
-from dream_envs.metrics.cards import Judgement, curriculum_card, judge_card, pairs_of
+from dream_envs.core import Challenge, DreamEnvsError, Event, encode
+from dream_envs.metrics import cards
+from dream_envs.metrics import curriculum_card as cc
+from dream_envs.metrics.cards import Judgement, judge_card
+from dream_envs.metrics.curriculum_card import curriculum_card
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 
 Verdict = Callable[[str, str, np.random.Generator], str]
-# Krippendorff 2011, sections B, A and C: two coders with nominal data, two with binary data, four with missing data.
+# Krippendorff 2011, sections B and A: two coders with nominal data, two with binary data.
 NOMINAL = ("aabbdcccedda", "babbbccceddd")
 BINARY = ("0100000010", "1110010000")
-FOUR = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
-
-
-def units(rows: tuple[str, ...]) -> list[list[str | None]]:
-    return [[None if row[i] == "." else row[i] for row in rows] for i in range(len(rows[0]))]
 
 
 # ----------------------------------------------------------------------------------------------------------- agreement
 
 
+def contingency(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+    labels = sorted({*a, *b})
+    table = np.zeros((len(labels), len(labels)))
+    np.add.at(table, ([labels.index(x) for x in a], [labels.index(x) for x in b]), 1)
+    return table
+
+
 def test_alpha_of_the_published_tables() -> None:
-    assert ag.alpha(units(NOMINAL)) == pytest.approx(0.692, abs=5e-4)
-    assert ag.alpha(units(BINARY)) == pytest.approx(0.095, abs=5e-4)
-    assert ag.alpha(units(FOUR)) == pytest.approx(0.743, abs=5e-4)
-    for pair in (NOMINAL, BINARY):
-        assert float(ag.alpha_of_table(ag.contingency(*pair))) == pytest.approx(ag.alpha(units(pair)))
+    assert float(cards.alpha(contingency(*NOMINAL))) == pytest.approx(0.692, abs=5e-4)
+    assert float(cards.alpha(contingency(*BINARY))) == pytest.approx(0.095, abs=5e-4)
 
 
 def test_kappa_of_known_tables() -> None:
-    assert float(ag.kappa([[20, 5], [10, 15]])) == pytest.approx(0.4)  # (0.7 - 0.5) / (1 - 0.5)
-    assert float(ag.kappa([[45, 15], [25, 15]])) == pytest.approx(0.1304, abs=1e-4)  # same agreement, other habits
-    assert float(ag.kappa([[25, 35], [5, 35]])) == pytest.approx(0.2593, abs=1e-4)
-    assert float(ag.kappa(np.diag([3, 4]))) == 1.0 and float(ag.kappa([[0, 5], [5, 0]])) == -1.0
-    assert math.isnan(float(ag.kappa([[7, 0], [0, 0]])))
+    assert float(cards.kappa([[20, 5], [10, 15]])) == pytest.approx(0.4)  # (0.7 - 0.5) / (1 - 0.5)
+    assert float(cards.kappa([[45, 15], [25, 15]])) == pytest.approx(0.1304, abs=1e-4)  # same agreement, other habits
+    assert float(cards.kappa([[25, 35], [5, 35]])) == pytest.approx(0.2593, abs=1e-4)
+    assert float(cards.kappa(np.diag([3, 4]))) == 1.0 and float(cards.kappa([[0, 5], [5, 0]])) == -1.0
+    assert math.isnan(float(cards.kappa([[7, 0], [0, 0]])))
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=2, max_size=40))
 def test_agreement_is_symmetric_and_at_most_one(pairs: list[tuple[str, str]]) -> None:
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
-    for statistic in (ag.kappa, ag.alpha_of_table):
-        one, two = float(statistic(ag.contingency(a, b))), float(statistic(ag.contingency(b, a)))
+    for statistic in (cards.kappa, cards.alpha):
+        one, two = float(statistic(contingency(a, b))), float(statistic(contingency(b, a)))
         assert (math.isnan(one) and math.isnan(two)) or (one == pytest.approx(two) and one <= 1 + 1e-12)
-    assert math.isnan(ag.alpha([])) and math.isnan(ag.alpha([["a", None], ["b"]]))
+
+
+def pairs_of(candidates: str) -> list[tuple[str, str]]:
+    """Every ordered pair of candidates."""
+    return [pair for a, b in itertools.combinations(candidates, 2) for pair in ((a, b), (b, a))]
 
 
 def test_cyclic_triads() -> None:
     ring = {("a", "b"): "a", ("b", "c"): "b", ("c", "a"): "c"}
-    assert ag.cyclic_triads(ring) == (1, 1)
-    assert ag.cyclic_triads({**ring, ("c", "a"): "a"}) == (0, 1)
-    assert ag.cyclic_triads({**ring, ("c", "a"): "tie"}) == (0, 0) == ag.cyclic_triads({})
+    assert cards.cyclic_triads(ring) == (1, 1)
+    assert cards.cyclic_triads({**ring, ("c", "a"): "a"}) == (0, 1)
+    assert cards.cyclic_triads({**ring, ("c", "a"): "tie"}) == (0, 0) == cards.cyclic_triads({})
     names = "abcdefghi"
     order = {(x, y): min(x, y) for x, y in pairs_of(names)}
-    assert ag.cyclic_triads(order) == (0, math.comb(9, 3))
+    assert cards.cyclic_triads(order) == (0, math.comb(9, 3))
     rng, cycles = stream("coin"), 0
     for _ in range(100):
-        cycles += ag.cyclic_triads({(x, y): x if rng.random() < 0.5 else y for x, y in pairs_of(names)[::2]})[0]
+        cycles += cards.cyclic_triads({(x, y): x if rng.random() < 0.5 else y for x, y in pairs_of(names)[::2]})[0]
     assert cycles / (100 * math.comb(9, 3)) == pytest.approx(0.25, abs=0.02)
 
 
 def test_rogan_gladen_by_hand_and_by_simulation() -> None:
     """Observed 0.4, sensitivity 0.9, specificity 0.8: (0.4 + 0.8 - 1) / 0.7 = 0.2857."""
-    found = ag.rogan_gladen(400, 1000, 90, 100, 80, 100)
+    found = cards.rogan_gladen(400, 1000, 90, 100, 80, 100)
     assert found is not None and found[0] == pytest.approx(0.2 / 0.7) and 0.15 < found[1] < found[0] < found[2] < 0.45
-    assert ag.rogan_gladen(5, 10, 5, 10, 5, 10) is None and ag.rogan_gladen(5, 10, 0, 10, 10, 10) is None
-    assert ag.rogan_gladen(0, 50, 99, 100, 90, 100)[0] == 0.0  # type: ignore[index]
+    assert cards.rogan_gladen(5, 10, 5, 10, 5, 10) is None and cards.rogan_gladen(5, 10, 0, 10, 10, 10) is None
+    assert cards.rogan_gladen(0, 50, 99, 100, 90, 100)[0] == 0.0  # type: ignore[index]
     rng, missed = stream("rogan"), 0
     for _ in range(600):
         seen = int(rng.binomial(300, 0.3 * 0.9 + 0.7 * 0.15))
-        low, high = ag.rogan_gladen(seen, 300, int(rng.binomial(80, 0.9)), 80, int(rng.binomial(80, 0.85)), 80)[1:]  # type: ignore[index]
+        low, high = cards.rogan_gladen(seen, 300, int(rng.binomial(80, 0.9)), 80, int(rng.binomial(80, 0.85)), 80)[1:]  # type: ignore[index]
         missed += not low <= 0.3 <= high
     assert missed <= 48  # 5 % of 600 is 30; P(more than 48) is 1e-3
     with pytest.raises(DreamEnvsError, match="no more successes"):
-        ag.rogan_gladen(5, 4, 1, 2, 1, 2)
+        cards.rogan_gladen(5, 4, 1, 2, 1, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------- judge card
@@ -198,73 +203,38 @@ def test_records_that_say_nothing_are_refused(rows: list[Judgement], words: str)
     assert "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------- difficulty
-
-
-def test_band_and_learnability_by_hand() -> None:
-    value, low, high = df.band_share([0, 1, 2, 4, 6, 7, 8], 8)
-    assert value == pytest.approx(3 / 7) and low < value < high
-    assert df.band_share([1, 4], [5, 5])[0] == 1.0  # both ends belong to it
-    assert df.learnability([4, 8], [8, 8]) == pytest.approx((16 / 56 + 0) / 2)
-    assert math.isnan(df.learnability([1], [1])) and df.learnability([1, 1], [1, 2]) == pytest.approx(0.5)
+# ----------------------------------------------------------------------------------------------------- curriculum card
 
 
 def test_learnability_has_no_bias() -> None:
+    assert cc.learnability([4, 8], [8, 8]) == pytest.approx((16 / 56 + 0) / 2)
+    assert math.isnan(cc.learnability([1], [1])) and cc.learnability([1, 1], [1, 2]) == pytest.approx(0.5)
     rng = stream("learnability")
     p = rng.random(200_000)
-    assert df.learnability(rng.binomial(4, p), 4) == pytest.approx(1 / 6, abs=1e-3)  # E p(1 - p), uniform; plug-in: 1/8
+    assert cc.learnability(rng.binomial(4, p), 4) == pytest.approx(1 / 6, abs=1e-3)  # E p(1 - p), uniform; plug-in: 1/8
 
 
 def test_linear_drift_on_a_line() -> None:
-    found = df.linear_drift([0, 20, 40, 60], [1.0, -1.0, -3.0, -5.0])
-    assert found == [pytest.approx(-0.1), pytest.approx(-0.1), pytest.approx(-0.1)]
-    noisy = df.linear_drift([0, 1, 2], [0.0, 1.0, 0.0])
+    found = cc.linear_drift([0, 20, 40, 60], [1.0, -1.0, -3.0, -5.0])
+    assert found == (pytest.approx(-0.1), pytest.approx(-0.1), pytest.approx(-0.1))
+    noisy = cc.linear_drift([0, 1, 2], [0.0, 1.0, 0.0])
     assert noisy is not None and noisy[0] == pytest.approx(0.0, abs=1e-12)
     assert noisy[2] == pytest.approx(12.706 * math.sqrt(2 / 3 / 2), rel=1e-3)  # t with 1 degree of freedom
-    assert df.linear_drift([0, 1], [0.0, 1.0]) is None
-
-
-def test_drift_from_draws_covers_the_truth() -> None:
-    """Problems of one step differ (sd 1 logit), so the interval must not be that of equal ones."""
-    missed, steps = 0, np.repeat(np.arange(30), 8)
-    for i in range(100):
-        rng = stream("drift", i)
-        logit = 1.0 - 0.08 * steps + rng.standard_normal(len(steps))
-        c = rng.binomial(4, 1 / (1 + np.exp(-logit)))
-        slope, low, high = df.logit_drift(steps, c, 4)  # type: ignore[misc]
-        assert -0.12 < slope < -0.03
-        missed += not low <= -0.069 <= high  # attenuated by the spread: 0.08 / sqrt(1 + 0.346 * 1)
-    assert missed <= 13
-    assert df.logit_drift([0, 1, 2], [0, 0, 0], 4) is None and df.logit_drift([1, 1], [1, 2], 4) is None
-    assert df.logit_drift([0, 1, 2, 3], [4, 4, 0, 0], 4) is None  # separated: any slope fits
+    assert cc.linear_drift([0, 1], [0.0, 1.0]) is None
 
 
 def test_the_frontier_of_a_known_model() -> None:
-    b = np.linspace(-4, 4, 81)
-    p = 1 / (1 + np.exp(-(1.3 - b)))
-    value, low, high = df.frontier_level(b, 50 * p, 50)  # type: ignore[misc]
-    assert value == pytest.approx(1.3, abs=1e-6) and 0 < high - low < 0.4
     levels = np.arange(1, 11)
-    p = 1 / (1 + np.exp(-2.0 * (6.4 - levels)))
-    free = df.frontier_level(levels, 100 * p, 100, slope=None)
-    assert free is not None and free[0] == pytest.approx(6.4, abs=1e-6)
-    assert df.frontier_level(levels, 100 * p, 100, slope=2.0)[0] == pytest.approx(6.4, abs=1e-6)  # type: ignore[index]
-    assert df.frontier_level(levels, 0, 8) is None and df.frontier_level(levels, 8, 8, slope=None) is None
-    assert df.frontier_level(levels, levels, 10, slope=None) is None  # harder problems are solved more often
-    with pytest.raises(DreamEnvsError, match="slope=-1"):
-        df.frontier_level(levels, 4, 8, slope=-1)
-
-
-def test_the_frontier_covers_the_truth() -> None:
+    found = cc.frontier_level(levels, 1 / (1 + np.exp(-2.0 * (6.4 - levels))), 100)
+    assert found is not None and found[0] == pytest.approx(6.4, abs=1e-6) and found[1] < 6.4 < found[2]
+    assert cc.frontier_level(levels, np.zeros(10), 8) is None and cc.frontier_level(levels, np.ones(10), 8) is None
+    assert cc.frontier_level(levels, levels / 10, 10) is None  # harder problems are solved more often
     missed, b = 0, np.linspace(-3, 3, 40)
     for i in range(200):
         c = stream("anchors", i).binomial(4, 1 / (1 + np.exp(-(0.5 - b))))
-        _, low, high = df.frontier_level(b, c, 4)  # type: ignore[misc]
+        _, low, high = cc.frontier_level(b, c / 4, 4)  # type: ignore[misc]
         missed += not low <= 0.5 <= high
     assert missed <= 22  # 5 % of 200 is 10; P(more than 22) is 2e-4
-
-
-# ----------------------------------------------------------------------------------------------------- curriculum card
 
 
 def write_run(path: Path, right: list[int], own: int) -> Path:
@@ -287,45 +257,21 @@ def write_run(path: Path, right: list[int], own: int) -> Path:
 
 def test_a_run_read_by_hand(tmp_path: Path) -> None:
     card = curriculum_card(write_run(tmp_path, [0, 2, 4, 6, 8, 8, 1, 7, 4, 4], own=4))
-    assert card["played"] == 10 and card["band"][0] == 0.5
-    assert card["learnability"] == pytest.approx((0 + 12 + 16 + 12 + 0 + 0 + 7 + 7 + 16 + 16) / 56 / 10, abs=1e-6)
-    assert card["solved"] == pytest.approx(44 / 80) and card["solved_series"][:3] == [0.0, 0.25, 0.5]
-    assert card["proposed"] == 4 and card["unique"][0] == 0.25  # one text, written four times
-    assert card["label_accuracy"][0] == 1.0 and card["problems"] == 100
-    assert card["depth_series"] == [float(d) for d in range(1, 11)]
+    assert card.played == 10 and card.learnable[0] == 0.5
+    assert card.learnability == pytest.approx((0 + 12 + 16 + 12 + 0 + 0 + 7 + 7 + 16 + 16) / 56 / 10, abs=1e-6)
+    assert card.solved == pytest.approx(44 / 80) and card.solved_series[:3] == [0.0, 0.25, 0.5]
+    assert card.proposed == 4 and card.unique[0] == 0.25  # one text, written four times
+    assert card.label_accuracy[0] == 1.0 and card.problems == 100
+    assert card.depth_series == [float(d) for d in range(1, 11)]
     # log-odds at -log10 P = 1, 3, 5, 7: close to -2.303 of each, a slope of about -4.6 in 20 steps
-    assert card["drift_base"][0] == pytest.approx(-0.2314, abs=2e-3) and len(card["drift_base_series"]) == 4
-    assert card["frontier"][0] == pytest.approx(5.5, abs=1e-3) and len(card["frontier_series"]) == 4
-    assert json.loads(json.dumps(card, allow_nan=False)) == card
-
-
-class Weak:
-    """Solves depths up to 4 most of the time, deeper ones seldom; a frozen outsider."""
-
-    def act(self, requests):
-        family, replies = Composition(), []
-        for r in requests:
-            start, _, ops = r.messages[0]["content"].partition(":")
-            chance = 1 / (1 + math.exp(1.2 * (len(ops) - 4)))
-            replies.append(Action(family.make(start, ops).answer if r.seed / 2**64 < chance else "?"))
-        return replies
-
-
-def test_drift_for_a_frozen_outsider(tmp_path: Path) -> None:
-    """Levels rise by one in two rounds, each level costs 1.2 logits: -0.6 a round."""
-    card = curriculum_card(
-        write_run(tmp_path, [4], own=1), family=Composition(), solvers={"external": Weak()}, problems=100, draws=8
-    )
-    slope, low, high = card["drift_external"]
-    assert low < -0.6 < high and high < -0.3 and slope == pytest.approx(-0.6, abs=0.2)
+    assert card.drift_base[0] == pytest.approx(-0.2314, abs=2e-3) and len(card.drift_base_series) == 4
+    assert card.frontier[0] == pytest.approx(5.5, abs=1e-3) and len(card.frontier_series) == 4
 
 
 def test_a_folder_without_a_run_and_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(DreamEnvsError, match=r"no episodes\.jsonl"):
         curriculum_card(tmp_path)
     write_run(tmp_path, [4], own=1)
-    with pytest.raises(DreamEnvsError, match="need family"):
-        curriculum_card(tmp_path, solvers={"x": Weak()})
     for name, words in (("metrics.jsonl", "not JSON"), ("episodes.jsonl", "no episode"), ("run.json", r"no run\.json")):
         kept = (tmp_path / name).read_bytes() if (tmp_path / name).exists() else None
         (tmp_path / name).write_text("[1\n")
@@ -337,7 +283,7 @@ def test_a_folder_without_a_run_and_damaged_files(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
     (tmp_path / "episodes.jsonl").write_bytes(b"")
     card = curriculum_card(tmp_path)
-    assert card["episodes"] == 0 and card["band"] is None and card["frontier"] is None and card["drift_base"] is None
+    assert card.episodes == 0 and card.learnable is None and card.frontier is None and card.drift_base is None
 
 
 def test_a_vote_that_is_wrong_shows_in_the_labels(tmp_path: Path) -> None:
@@ -348,4 +294,4 @@ def test_a_vote_that_is_wrong_shows_in_the_labels(tmp_path: Path) -> None:
              for i, (a, s) in enumerate(sorted(scores.items()))}  # fmt: skip
     wrong = msgspec.structs.replace(episode, scores=voted)
     (tmp_path / "episodes.jsonl").write_bytes(encode(wrong) + b"\n")
-    assert curriculum_card(tmp_path)["label_accuracy"][0] == 0.0
+    assert curriculum_card(tmp_path).label_accuracy[0] == 0.0

@@ -1,4 +1,4 @@
-"""The syllabus: what is kept, what is drawn, what is planned, and that a restored one goes on as if never stopped."""
+"""The curriculum: what is kept, what is drawn, what is planned, and that a restored one goes on as if never stopped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,11 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Reject, Request, Task
+from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Reject, Request, Task, author_of, challenge_of
 from dream_envs.curriculum import gates, sampler
-from dream_envs.curriculum.curriculum import Share, Syllabus, author_of, challenge_of
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum.novelty import NoveltyIndex
 from dream_envs.curriculum.store import ChallengeStore, Entry, read_challenges, wilson
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.envs.kuhn import Kuhn
 from dream_envs.play import rollout
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.seeds import stream
@@ -56,17 +59,8 @@ def test_records_add_up_and_the_newest_is_the_estimate() -> None:
     store = store_with((TASKS[0], 1, 8))
     store.record(TASKS[0].id, 6, 8, round=3)
     entry = store.get(TASKS[0].id)
-    assert entry is not None and (entry.successes, entry.attempts, entry.rate, entry.n, entry.round) == (
-        7,
-        16,
-        0.75,
-        8,
-        3,
-    )
-    found = store.difficulty(TASKS[0].id)
-    assert found is not None and (found.p, found.attempts) == (0.75, 8)
-    store.add(TASKS[1], round=1)
-    assert store.difficulty(TASKS[1].id) is None
+    assert entry is not None and entry.round == 3
+    assert (entry.successes, entry.attempts, entry.rate, entry.n) == (7, 16, 0.75, 8)
 
 
 @pytest.mark.parametrize("counts", [(3, 2), (-1, 2), (0, 0), (1, -1), (math.nan, 4)])
@@ -175,20 +169,12 @@ def test_samplers_draw_from_their_distributions() -> None:
 def test_an_unknown_sampler_names_the_nearest() -> None:
     with pytest.raises(DreamEnvsError, match="by_level"):
         sampler.sampler("by_levels")
-    with pytest.raises(DreamEnvsError, match="uniform"):
-        Share(replay="uniforn")
 
 
-def test_marks_of_entries() -> None:
-    zero, full, half, quarter, never = ENTRIES
-    assert [sampler.solved(e) for e in ENTRIES] == [False, True, True, True, False]
-    assert [sampler.mastered(e) for e in ENTRIES] == [False, True, False, False, False]
-    assert [sampler.in_band(e) for e in ENTRIES] == [False, False, True, True, False]
-    assert sampler.in_band(half, 0.4, 0.6) and not sampler.in_band(quarter, 0.25, 0.6)
-    full.rate = 0.0  # forgotten: it was solved once and stays under review
-    assert sampler.solved(full) and not sampler.mastered(full)
-    full.rate = 1.0
-    assert zero.rate == 0.0 and never.rate is None
+def test_what_was_solved_once_stays_under_review() -> None:
+    entries = list(store_with((TASKS[0], 0, 8), (TASKS[1], 8, 8), (TASKS[4], None, 0)))
+    entries[1].rate = 0.0  # forgotten
+    assert [sampler.solved(e) for e in entries] == [False, True, False]
 
 
 # ------------------------------------------------------------------------------------------------------------- gates
@@ -196,22 +182,25 @@ def test_marks_of_entries() -> None:
 
 def test_gates() -> None:
     store = store_with((TASKS[0], None, 0))
-    both = gates.every(gates.held_out([TASKS[1]]), gates.archive(store), gates.level(1, 2))
+    both = gates.every(gates.held_out([TASKS[1]]), gates.archive(store))
     codes = [r.code if (r := both(t)) else "" for t in TASKS]
-    assert codes == ["duplicate", "held_out", "", "limits", "limits"]
+    assert codes == ["duplicate", "held_out", "", "", ""]
     store.add(TASKS[2], round=1)
     assert both(TASKS[2]) == Reject("duplicate", TASKS[2].id)  # the gate asks the store as it is now
     again = FAMILY.parse(FAMILY.as_proposal(TASKS[1]))
     assert isinstance(again, Task) and both(again) is not None and both(again).code == "held_out"  # type: ignore[union-attr]
-    with pytest.raises(DreamEnvsError):
-        gates.level(3, 2)
 
 
-# ---------------------------------------------------------------------------------------------------------- syllabus
+# ---------------------------------------------------------------------------------------------------------- curriculum
 
 
-def syllabus(store: ChallengeStore | None = None, share: Share | None = None, seed: str = "s") -> Syllabus:
-    return Syllabus(FAMILY, share or Share(6, 4, 5), seed=seed, store=ChallengeStore() if store is None else store)
+GAME = ChallengerSolver(FAMILY, solvers=4)
+MIXTURE = Mixture(6, 4, 5)
+
+
+def curriculum(store: ChallengeStore | None = None, mixture: Mixture = MIXTURE, **more: Any) -> Curriculum:
+    more = {"seed": "s", "store": ChallengeStore() if store is None else store, **more}
+    return Curriculum(more.pop("game", GAME), mixture, **more)
 
 
 class Player:
@@ -230,7 +219,7 @@ class Player:
         return said
 
 
-def play(plan: Syllabus, round: int, *, gate: gates.Gate | None = None) -> list[Episode]:
+def play(plan: Curriculum, round: int, *, gate: gates.Gate | None = None) -> list[Episode]:
     """A round of the real game."""
     game = ChallengerSolver(FAMILY, solvers=4, gate=gate or gates.archive(plan.store))
     seats = {"challenger": Player(), "solver": Player()}
@@ -238,7 +227,7 @@ def play(plan: Syllabus, round: int, *, gate: gates.Gate | None = None) -> list[
 
 
 def test_a_plan_is_a_function_of_seed_round_and_store() -> None:
-    one, other = syllabus(), syllabus()
+    one, other = curriculum(), curriculum()
     for round in range(4):
         assert one.plan(round) == one.plan(round) == other.plan(round)
         one.absorb(round, play(one, round))
@@ -246,29 +235,29 @@ def test_a_plan_is_a_function_of_seed_round_and_store() -> None:
         assert one.store.state() == other.store.state()
     one.plan(99)  # asking costs nothing
     assert one.plan(4) == other.plan(4) and one.plan(4) != one.plan(5)
-    assert syllabus(one.store, seed="t").plan(4) != one.plan(4)
+    assert curriculum(one.store, seed="t").plan(4) != one.plan(4)
 
 
-def test_a_restored_syllabus_plans_the_same(tmp_path: Path) -> None:
-    one = syllabus(ChallengeStore(tmp_path / "a.jsonl"))
+def test_a_restored_curriculum_plans_the_same(tmp_path: Path) -> None:
+    one = curriculum(ChallengeStore(tmp_path / "a.jsonl"))
     for round in range(3):
         one.absorb(round, play(one, round))
     state = json.loads(json.dumps(one.state()))
     expected = one.plan(3)
     one.absorb(3, play(one, 3))
-    again = syllabus(ChallengeStore(tmp_path / "a.jsonl"))
+    again = curriculum(ChallengeStore(tmp_path / "a.jsonl"))
     again.restore(state)
     assert again.plan(3) == expected
     again.absorb(3, play(again, 3))
     assert again.state() == one.state()
-    for wrong in (syllabus(seed="other"), syllabus(share=Share(1, 1, 1))):
+    for wrong in (curriculum(seed="other"), curriculum(mixture=Mixture(1, 1, 1))):
         with pytest.raises(DreamEnvsError) as caught:
             wrong.restore(state)
         assert "\n" not in str(caught.value)
 
 
 def test_indices_never_meet_and_every_round_has_its_number() -> None:
-    plan, seen = syllabus(), set[int]()
+    plan, seen = curriculum(), set[int]()
     for round in range(4):
         starts = plan.plan(round)
         assert len(starts) == 15
@@ -280,8 +269,8 @@ def test_indices_never_meet_and_every_round_has_its_number() -> None:
 
 
 def test_the_first_round_has_nothing_to_mutate_or_replay() -> None:
-    assert all(not s.given and s.task is None for s in syllabus().plan(0))
-    generated = syllabus(share=Share(0, 3, 3, fixed=2, fixed_level=5)).plan(0)
+    assert all(not s.given and s.task is None for s in curriculum().plan(0))
+    generated = curriculum(mixture=Mixture(0, 3, 3, 2, levels=(5,))).plan(0)
     assert [s.author for s in generated] == ["generator"] * 8  # nobody proposes in that arm: the generator does
     found = [FAMILY.parse(s.given["challenger_0"].text) for s in generated]
     assert all(isinstance(t, Task) and t.level == 5 for t in found) and len({t.id for t in found}) > 1  # type: ignore[union-attr]
@@ -289,7 +278,7 @@ def test_the_first_round_has_nothing_to_mutate_or_replay() -> None:
 
 def test_mutations_are_of_solved_parents_and_replays_reach_as_far_as_was_solved() -> None:
     store = store_with((TASKS[0], 0, 4), (TASKS[2], 1, 4), (TASKS[3], 0, 4), (TASKS[4], 0, 4))
-    plan = syllabus(store, Share(1, 30, 30)).plan(0)
+    plan = curriculum(store, Mixture(1, 30, 30)).plan(0)
     mutated = [s for s in plan if s.author == "mutation"]
     replayed = {s.given["challenger_0"].text for s in plan if s.author == "replay"}
     assert mutated and all(s.given["challenger_0"].text.startswith("a:AB") for s in mutated)
@@ -301,7 +290,7 @@ def test_mutations_are_of_solved_parents_and_replays_reach_as_far_as_was_solved(
 
 
 def test_replays_pass_the_archive_and_proposals_do_not() -> None:
-    plan = syllabus()
+    plan = curriculum()
     plan.absorb(0, play(plan, 0))
     known = plan.store[0].challenge
     game = ChallengerSolver(FAMILY, solvers=4, gate=gates.archive(plan.store))
@@ -319,7 +308,7 @@ def test_replays_pass_the_archive_and_proposals_do_not() -> None:
 
 def test_the_generators_draws_are_never_duplicates() -> None:
     """Level 1 has 128 problems: 40 rounds of 12 would be nearly all known, and the arm would play nothing."""
-    plan = syllabus(share=Share(0, 0, 2, fixed=10, fixed_level=1))
+    plan = curriculum(mixture=Mixture(0, 0, 2, 10, levels=(1,)))
     for round in range(40):
         episodes = play(plan, round)
         assert all(e.outcome.facts["valid"] for e in episodes)
@@ -330,7 +319,7 @@ def test_the_generators_draws_are_never_duplicates() -> None:
 
 def test_evaluation_problems_never_enter_the_store() -> None:
     reserved = [FAMILY.make(s, o) for s in FAMILY.states for o in FAMILY.operations]
-    plan, refused = syllabus(), 0
+    plan, refused = curriculum(), 0
     for round in range(6):
         gate = gates.every(gates.held_out(reserved), gates.archive(plan.store))
         episodes = play(plan, round, gate=gate)
@@ -341,7 +330,7 @@ def test_evaluation_problems_never_enter_the_store() -> None:
 
 
 def test_absorb_counts_each_attempt_once() -> None:
-    plan = syllabus()
+    plan = curriculum()
     total = 0
     for round in range(3):
         episodes = play(plan, round)
@@ -356,21 +345,121 @@ def test_absorb_counts_each_attempt_once() -> None:
 
 
 def test_what_was_not_answered_is_not_counted() -> None:
-    plan = syllabus()
+    plan = curriculum()
 
     class Mute:
         def act(self, requests: Sequence[Request]) -> list[Action]:
             return [Action("", status="timeout" if i % 2 else "error") for i in range(len(requests))]
 
-    game = ChallengerSolver(FAMILY, solvers=4)
-    episodes = list(rollout(game, {"challenger": Player(), "solver": Mute()}, plan.plan(0), reward=challenger_solver()))
+    episodes = list(rollout(GAME, {"challenger": Player(), "solver": Mute()}, plan.plan(0), reward=challenger_solver()))
     plan.absorb(0, episodes)
     assert len(plan.store) > 0 and all(e.attempts == 0 and e.rate is None for e in plan.store)
     assert all(challenge_of(e) for e in episodes)
 
 
-@pytest.mark.parametrize("counts", [(0, 0, 0), (-1, 2, 2), (1, 1, 1, -1)])
-def test_an_impossible_share_is_one_line(counts: tuple[int, ...]) -> None:
+def test_every_source_at_once_in_its_own_number_and_order() -> None:
+    """3 of the challenger's, up to 2 each of mutations and replays, 3 of the dataset, 4 generated of levels in turn."""
+    store = store_with((TASKS[2], 2, 4), (TASKS[3], 1, 4))
+    mixture = Mixture(3, 2, 2, 4, 3, levels=(2, 5))
+    plan = curriculum(store, mixture, dataset=TASKS)
+    starts = plan.plan(2)
+    authors = [s.author for s in starts]
+    free = len(authors) - len([a for a in authors if a])
+    assert (
+        len(starts) == 14 == mixture.total
+        and free >= 3
+        and authors == [""] * free + sorted(authors[free:], key=["mutation", "replay", "dataset", "generator"].index)
+    )
+    assert [s.index for s in starts] == list(range(28, 42))
+    given_: dict[str, list[Any]] = {}
+    for start in starts[free:]:
+        given_.setdefault(start.author, []).append(FAMILY.parse(start.given["challenger_0"].text))
+    assert [t.level for t in given_["generator"]] == [2, 5, 2, 5]
+    assert len(given_["dataset"]) == 3 and {t.id for t in given_["dataset"]} <= {t.id for t in TASKS}
+    played = play(plan, 2)
+    assert all(e.outcome.facts["valid"] for e in played if author_of(e) in ("dataset", "replay"))
+    plan.absorb(2, played)
+    assert {e.challenge.author for e in plan.store} >= {"challenger", "dataset", "generator"}
+    assert plan.metrics()["curriculum/store"] == len(plan.store)
+
+
+def test_a_dataset_is_passed_through_once_before_anything_comes_again() -> None:
+    def ids(plan: Curriculum, rounds: int) -> list[str]:
+        return [FAMILY.parse(s.given["challenger_0"].text).id for r in range(rounds) for s in plan.plan(r)]  # type: ignore
+
+    own = {"mixture": Mixture(0, 0, 0, 0, 2), "dataset": TASKS}
+    drawn = ids(curriculum(**own), 10)  # four passes of five, two a round
+    passes = [drawn[i : i + 5] for i in range(0, 20, 5)]
+    assert all(set(p) == {t.id for t in TASKS} for p in passes) and len({tuple(p) for p in passes}) > 1
+    assert drawn != ids(curriculum(**own, label="other"), 10) and drawn != ids(curriculum(**own, seed="t"), 10)
+    anew = ids(curriculum(**own, anew=True), 10)
+    assert all(len({*anew[i : i + 2]}) == 2 for i in range(0, 20, 2))  # within a round each once
+    assert any({*anew[i : i + 5]} != {t.id for t in TASKS} for i in range(0, 20, 5))
+    restored = curriculum(**{**own, "dataset": TASKS[:4]})
+    with pytest.raises(DreamEnvsError, match="dataset"):
+        restored.restore(curriculum(**own).state())
+
+
+def test_problems_without_a_challenger_are_tasks_that_the_game_starts_from() -> None:
+    """A game without the hook is given the problem itself; whose scores count is its own to say."""
+
+    class Bare(ChallengerSolver):
+        proposer = ""
+
+    game = Bare(FAMILY, solvers=4)
+    plan = Curriculum(game, Mixture(0, 0, 0, 3, 2), seed="s", store=ChallengeStore(), dataset=TASKS)
+    assert all(s.task is not None and s.task.answer and not s.given for s in plan.plan(0))
+
+
+def test_copies_share_the_beginning_and_nothing_else() -> None:
+    plan = Curriculum(Kuhn(), Mixture(10, 0, 0, copies=4), seed="k", store=ChallengeStore())
+    starts = [s for r in range(2) for s in plan.plan(r)]
+    assert [s.index for s in starts] == list(range(20)) and [s.draw for s in starts[:6]] == [0] * 4 + [4] * 2
+    played = list(rollout(Kuhn(), dict.fromkeys(("first", "second"), "guesser"), plan.plan(0), seed="k"))
+    deals = [e.tasks[0].answer for e in sorted(played, key=lambda e: e.index)]
+    assert deals == [deals[0]] * 4 + [deals[4]] * 4 + [deals[8]] * 2
+    assert len({tuple(t.text for t in e.turns) for e in played[:4]}) > 1
+    plan.absorb(0, played)
+    assert len(plan.store) == 0 and plan.metrics() == {}  # no role there answers a problem
+    assert all(s.draw is None for s in curriculum().plan(0))
+
+
+def test_what_is_like_something_accepted_is_turned_away_and_stays_so_after_a_restore() -> None:
+    """The index learns a round at a time; replays pass; a restored curriculum fills the index of a new process."""
+    same = FAMILY.make("a", "ABCDEF"), FAMILY.make("a", "ABCDEG")  # 5 of 7 trigrams
+
+    class Says:
+        def __init__(self, task: Task) -> None:
+            self.text = FAMILY.as_proposal(task)
+
+        def act(self, requests: Sequence[Request]) -> list[Action]:
+            return [Action(self.text if r.role == "challenger" else "x") for r in requests]
+
+    def round_(plan: Curriculum, number: int, task: Task) -> dict[str, float]:
+        game = ChallengerSolver(FAMILY, solvers=2, gate=gates.novel(plan.index, 0.6))
+        seats = {"challenger": Says(task), "solver": Says(task)}
+        plan.absorb(number, list(rollout(game, seats, plan.plan(number), reward=challenger_solver())))
+        return plan.metrics()
+
+    plan = curriculum(mixture=Mixture(2, 0, 0), index=NoveltyIndex(0.5))
+    assert round_(plan, 0, same[0]) == {"curriculum/store": 1.0}  # twice in one round: accepted, stored once
+    assert round_(plan, 1, same[1]) == {"curriculum/store": 1.0, "curriculum/reject/similar": 2.0}
+    again = curriculum(mixture=Mixture(2, 0, 0), index=NoveltyIndex(0.5))
+    again.restore(json.loads(json.dumps(plan.state())))
+    assert len(again.index) == len(plan.index) == 1
+    assert round_(again, 2, same[1])["curriculum/reject/similar"] == 2.0
+    assert round_(again, 3, FAMILY.make("h", "HHH")) == {"curriculum/store": 2.0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Mixture(0, 0, 0), lambda: Mixture(-1, 2, 2), lambda: Mixture(1, 1, 1, -1), lambda: Mixture(copies=0),
+        lambda: curriculum(mixture=Mixture(1, 0, 0, 0, 1)), lambda: curriculum(game=Kuhn()),
+        lambda: curriculum(mixture=Mixture(1, 0, 0, 1, levels=(7,))), lambda: Mixture(replays="uniforn"),
+    ],
+)  # fmt: skip
+def test_an_impossible_mixture_is_one_line(wrong: Any) -> None:
     with pytest.raises(DreamEnvsError) as caught:
-        Share(*counts)
+        wrong()
     assert "\n" not in str(caught.value)

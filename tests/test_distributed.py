@@ -14,14 +14,15 @@ import torch
 
 pytest.importorskip("trl")
 
-from _tiny import same, texts
+from _tiny import MIXTURE, collector, everything, learner, same, texts
 from safetensors.torch import load_file
 
-from dream_envs.curriculum.curriculum import Share
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.training.critic import FILE
 from dream_envs.curriculum.store import read_challenges
 
 SCRIPT = Path(__file__).with_name("gloo_practice.py")
-EACH = Share(8, 3, 3).total
+EACH = MIXTURE.total
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,16 +30,16 @@ pytestmark = [
 ]
 
 
-def launch(out: Path, steps: int, processes: int = 2) -> list[dict[str, Any]]:
+def launch(out: Path, steps: int, *name: str) -> list[dict[str, Any]]:
     """Run the script; what each rank told."""
     out.mkdir(exist_ok=True)
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [*line, str(SCRIPT), str(out), str(steps)], env=environment, capture_output=True, text=True, timeout=300
+        [*line, str(SCRIPT), str(out), str(steps), *name], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((out / f"rank-{r}.json").read_text()) for r in range(processes)]
+    return [json.loads((out / f"rank-{r}.json").read_text()) for r in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,7 @@ def test_every_episode_is_played_once_written_once_and_absorbed_by_both(two: Any
 
 def test_the_first_round_is_that_of_one_process(two: Any, tmp_path: Path) -> None:
     """Who plays an episode makes no difference to it; after a step the weights differ, since the rows do."""
-    from _tiny import practice
-
-    from dream_envs.agents.engines.local import LocalAgent
-
-    practice(tmp_path).play(0, LocalAgent("nano/compose"))
+    collector(tmp_path).round(0, LocalAgent("nano/compose"))
     assert texts(tmp_path) == texts(two[0] / "run")[:EACH]
 
 
@@ -93,3 +90,15 @@ def test_resuming_both_ends_in_the_same_weights(two: Any, tmp_path: Path) -> Non
     for rank in (0, 1):
         assert same(*[load_file(f / f"weights-{rank}.safetensors") for f in (whole, cut)])
     assert texts(cut / "run") == texts(whole / "run")
+
+
+def test_a_head_is_averaged_too(tmp_path: Path) -> None:
+    """PPO, as many rows as there are: each trains on its share; gradients of policy and head are averaged."""
+    told = launch(tmp_path, 2, "ppo")
+    a, b = (load_file(tmp_path / f"weights-{r}.safetensors") for r in (0, 1))
+    assert same(a, b) and not set(told[0]["mine"][0]) & set(told[1]["mine"][0])
+    head = [name for name in a if name.startswith("head.")]
+    assert len(head) == 4 and not same(a, everything(learner("ppo")))
+    assert all(a[n].any() for n in head if n.startswith("head.out"))
+    saved = load_file(tmp_path / "run" / "checkpoints" / "checkpoint-8" / FILE)
+    assert all(torch.equal(saved[n.removeprefix("head.")], a[n]) for n in head)

@@ -21,8 +21,9 @@ from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 from dream_envs.testing import check
 
-task: Any = pytest.importorskip("dream_envs.baselines.studies.echo_task")
-study: Any = pytest.importorskip("dream_envs.baselines.studies.echo_study")
+task: Any = pytest.importorskip("dream_envs.baselines.studies.echo_family")
+study: Any = pytest.importorskip("dream_envs.baselines.studies.echo")
+intervals: Any = pytest.importorskip("dream_envs.baselines.studies.intervals")
 
 quick = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 TINY = {"n_states": 3, "n_operations": 2, "held_out_pairs": 0}
@@ -118,19 +119,19 @@ def test_the_game_on_this_family_passes_the_conformance_kit() -> None:
 
 
 def test_t_interval_by_hand() -> None:
-    mean, low, high = study.t_interval([1, 2, 3, 4, 5])  # s = sqrt(2.5), t(0.975, 4) = 2.776445
+    mean, low, high = intervals.t_interval([1, 2, 3, 4, 5])  # s = sqrt(2.5), t(0.975, 4) = 2.776445
     assert mean == 3 and (high - low) / 2 == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
-    assert study.t_interval([4.0])[0] == 4 and all(math.isnan(x) for x in study.t_interval([4.0])[1:])
+    assert intervals.t_interval([4.0])[0] == 4 and all(math.isnan(x) for x in intervals.t_interval([4.0])[1:])
     for bad in ([], [1.0, math.nan]):
         with pytest.raises(DreamEnvsError):
-            study.t_interval(bad)
+            intervals.t_interval(bad)
 
 
 def test_t_interval_covers_as_often_as_it_says() -> None:
     rng = stream("test-echo", "coverage")
     hits = 0
     for _ in range(2000):
-        _, low, high = study.t_interval(rng.normal(3.0, 2.0, size=5))
+        _, low, high = intervals.t_interval(rng.normal(3.0, 2.0, size=5))
         hits += low <= 3.0 <= high
     assert abs(hits / 2000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
 
@@ -161,10 +162,14 @@ def a_run(seed: str = "0", kl: float = 0.0, turn: int = 4, winner: str = "trace"
     shares = {f: [float(f == winner) if x else exam(0)["share"][f] for x in late] for f in task.LABELS}
     return {
         "settings": {"base": "b", "kl": kl, "seed": seed, "steps": 20, "prompts": 4, "attempts": 8, "lr": 1e-3},
-        "weights_hash": "0", "epoch_steps": 5, "chance": 1 / 16, "seconds": 1.0,
+        "epoch_steps": 5,
         "exams": [exam(s) for s in (0, 2, 4, 8, 20)],
         "rounds": {"step": list(range(20)), "entropy": [0.0 if x else 1.5 for x in late], "share": shares},
     }  # fmt: skip
+
+
+def rows_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"name": f"b-kl{r['settings']['kl']:g}", "seed": r["settings"]["seed"], **study.derive(r)} for r in runs]
 
 
 def test_a_run_read_by_hand() -> None:
@@ -174,10 +179,10 @@ def test_a_run_read_by_hand() -> None:
     assert (found["won_step"], found["half_step"]) == (6, 4)  # entropy at 4: 1.5 * 2 / 5 = 0.6, half is 0.75
     assert (found["won_epochs"], found["gain_by_half"], found["gain_by_epoch"]) == (1.2, 1.0, 1.0)
     assert found["gain"] == pytest.approx(0.4) and found["epoch_share"] == 1.0
-    # all replies change to the trace, which was right in 0.9: at the old accuracies 0.4 would have become 0.9
+    # all completions change to the trace, which was right in 0.9: at the old accuracies 0.4 would have become 0.9
     assert found["gain_by_choice"] == pytest.approx((0.9 - 0.4) / (0.8 - 0.4))
-    never = a_run(turn=99)
-    found = study.derive(never)
+    assert found["before/accuracy_in/trace"] == 0.9 and found["after/greedy/gap"] == 0.1
+    found = study.derive(a_run(turn=99))
     assert found["won_step"] is found["half_epochs"] is found["gain_by_half"] is None and found["winner"] == "final"
 
 
@@ -193,9 +198,9 @@ def test_a_run_read_by_hand() -> None:
         ((99, 99, 1), ("trace",) * 3, "refuted"),
     ],
 )
-def test_the_word_of_a_cell(turns: tuple[int, ...], winners: tuple[str, ...], expected: str) -> None:
+def test_the_word_of_a_setting(turns: tuple[int, ...], winners: tuple[str, ...], expected: str) -> None:
     runs = [a_run(str(i), turn=t, winner=w) for i, (t, w) in enumerate(zip(turns, winners, strict=True))]
-    assert study.cell(runs)["word"] == expected
+    assert study.word(rows_of(runs)) == expected
 
 
 def test_the_effect_of_the_coefficient_is_paired_by_seed() -> None:
@@ -203,28 +208,22 @@ def test_the_effect_of_the_coefficient_is_paired_by_seed() -> None:
     runs = [a_run("0"), a_run("1"), a_run("0", 0.01), a_run("1", 0.01), a_run("2", 0.01)]
     for run, value in zip(runs, (0.5, 0.6, 0.6, 0.9, 0.0), strict=True):
         run["exams"][-1]["accuracy"] = value
-    (row,) = study.summary(runs)["effect_of_kl"]["accuracy"]
-    assert (row["kl"], row["against"], row["runs"]) == (0.01, 0.0, 2)
-    assert row["difference"][0] == pytest.approx(0.2)
+    (row,) = [e for e in study.effects(rows_of(runs)) if e[2] == "accuracy"]
+    assert row[:2] == ("b-kl0.01", "b-kl0") and row[3][0] == pytest.approx(0.2)
 
 
 def test_the_report_shows_what_is_there(tmp_path: Path) -> None:
-    report = pytest.importorskip("dream_envs.baselines.studies.echo_report")
     runs = [a_run(str(i), kl, turn=1 if i else 99) for i in range(3) for kl in (0.0, 0.01)]
     for run in runs:
-        run["settings"] |= {"depth": 3, "train": 20, "test": 4, "draws": 8}
         for exam in run["exams"]:
             exam["pass@k"] = exam["majority@k"] = {"8": 0.25, "32": 0.5}
-    whole = study.summary(runs)
-    text = report.markdown(whole, "the command")
-    assert (
-        "the command" in text and "trace 2/3, final 1/3" in text and "(2/3)" in text and not re.search(r"\bnan\b", text)
-    )
-    assert "mixed" in report.paragraph(whole) and "0.0625" in text
-    svg, png = report.plot(whole, tmp_path)
-    assert svg.read_text("utf-8").count("<svg") == 1 and png.stat().st_size > 1000
+    text = study.table(rows_of(runs), tmp_path)
+    assert "trace 2/3, final 1/3" in text and "(2/3)" in text and not re.search(r"\bnan\b", text)
+    assert "within the first epoch: mixed** (0 confirmed, 2 mixed, 0 refuted)" in text
+    assert (tmp_path / "echo.svg").read_text("utf-8").count("<svg") == 1
+    assert (tmp_path / "echo.png").stat().st_size > 1000
     with pytest.raises(DreamEnvsError):
-        study.summary([])
+        study.table([], tmp_path)
 
 
 # ---- the bases -------------------------------------------------------------------------------------------------
@@ -281,13 +280,12 @@ def test_the_corpus_has_the_declared_shares_and_only_right_answers(recipe: Any) 
 @pytest.mark.parametrize("name", ["nano/echo", "nano/echo_wide"])
 def test_a_base_says_the_formats_in_the_shares_of_its_corpus(recipe: Any, name: str) -> None:
     """Within 0.03 of what was declared, over both depths; and the commonest format is not the best one."""
-    run = pytest.importorskip("dream_envs.baselines.studies.echo_run")
     measure = pytest.importorskip("dream_envs.baselines.studies.echo_measure")
     local = pytest.importorskip("dream_envs.agents.engines.local")
-    base, family = local.LocalAgent(name), run.family_of(name, 3)
+    base, family = local.LocalAgent(name), task.CompositionFormats(**study.world_of(name, 3))
     found = {}
     for depth in (2, 3):
-        tasks = run.problems(family, depth, 1, 96)[1]
+        tasks = study.problems(family, depth, 1, 96)[1]
         found[depth] = measure.Exam(family, tasks, base, seed="test")(base)
     for form, share in recipe.BASES[name.removeprefix("nano/")].support.formats.items():
         said = np.mean([found[d]["share"][form] for d in (2, 3)])

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import signal
-import sys
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -22,14 +15,21 @@ pytest.importorskip("trl")
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.baselines.studies import echo as study
+from dream_envs.baselines.studies import grid
+from dream_envs.baselines.studies.echo import EchoSettings, marks, passes, problems
+from dream_envs.baselines.studies.echo_family import LABELS, CompositionFormats, format_of
 from dream_envs.baselines.studies.echo_measure import Exam, log_likelihood, rounds
-from dream_envs.baselines.studies.echo_run import EchoSettings, Passes, family_of, marks, problems, run
-from dream_envs.baselines.studies.echo_task import LABELS, format_of
 from dream_envs.core import DreamEnvsError
+from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import read_episodes
+from dream_envs.runs import read_json
 
 SMALL = {"steps": 4, "prompts": 4, "attempts": 4, "train": 8, "test": 4, "draws": 32}
 ECHO = "nano/echo"
+
+
+def family_of(base: str, depth: int) -> CompositionFormats:
+    return CompositionFormats(**study.world_of(base, depth))
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +57,16 @@ def test_problems_are_distinct_fixed_and_never_shared() -> None:
 def test_a_pass_is_every_problem_once_and_no_two_are_in_the_same_order() -> None:
     family = family_of(ECHO, 3)
     tasks, _ = problems(family, 3, 48, 4)
-    syllabus = Passes(family, tasks, 8, seed="p")
-    plans = [[str(s.given["challenger_0"].text) for s in syllabus.plan(r)] for r in range(18)]
-    passes = [[t for plan in plans[6 * e : 6 * e + 6] for t in plan] for e in range(3)]
-    assert all(sorted(p) == sorted(t.prompt for t in tasks) for p in passes)
-    assert len({tuple(p) for p in passes}) == 3
-    fresh = Passes(family, tasks, 8, seed="p")  # a resumed run asks for round 11 first
+    game = ChallengerSolver(family, solvers=2)
+    curriculum = passes(game, tasks, 8, "p")
+    plans = [[str(s.given["challenger_0"].text) for s in curriculum.plan(r)] for r in range(18)]
+    found = [[t for plan in plans[6 * e : 6 * e + 6] for t in plan] for e in range(3)]
+    assert all(sorted(p) == sorted(t.prompt for t in tasks) for p in found)
+    assert len({tuple(p) for p in found}) == 3
+    fresh = passes(game, tasks, 8, "p")  # a resumed run asks for round 11 first
     assert [s.given["challenger_0"].text for s in fresh.plan(11)] == plans[11]
     assert [s.index for s in fresh.plan(11)] == list(range(88, 96))
-    assert [s.given["challenger_0"].text for s in Passes(family, tasks, 8, seed="q").plan(0)] != plans[0]
+    assert [s.given["challenger_0"].text for s in passes(game, tasks, 8, "q").plan(0)] != plans[0]
 
 
 def test_marks_are_log_spaced_and_end_where_the_run_ends() -> None:
@@ -75,11 +76,11 @@ def test_marks_are_log_spaced_and_end_where_the_run_ends() -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"train": 10}, "train=10"), ({"draws": 48}, "draws=48"), ({"kl": -1.0}, "kl=-1"), ({"steps": 0}, "steps=0")],
+    [({"train": 10}, "train=10"), ({"draws": 48}, "draws=48"), ({"kl": -1.0}, "kl=-1"), ({"prompts": 0}, "prompts=0")],
 )
 def test_settings_that_cannot_be_run(change: dict[str, Any], named: str) -> None:
     with pytest.raises(DreamEnvsError) as caught:
-        EchoSettings(**{**SMALL, **change})
+        EchoSettings(**{**{k: v for k, v in SMALL.items() if k != "steps"}, **change})
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -164,39 +165,40 @@ class Killed(Exception):
     """Stands for the kill: nothing is saved or closed on the way."""
 
 
+def tiny(path: Path) -> grid.Job:
+    name, changes = "echo-kl0.01", {**SMALL, "learner.save_every": 2}
+    (job,) = grid.plan(study, (name,), 1, path, changes)
+    return job
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     torch.set_num_threads(1)
-    path = tmp_path_factory.mktemp("whole")
-    return path, run(EchoSettings(**SMALL, kl=0.01), path, save_every=2)
+    job = tiny(tmp_path_factory.mktemp("whole"))
+    study.run(job.settings, job.seed, job.out)
+    return job.out, read_json(job.out / study.RESULT)
 
 
-def test_a_run_that_was_killed_ends_as_if_it_had_not_been(whole: Any, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a coefficient above zero: the reference after a resume is the base, not the weights that were saved."""
+    job, asked, ask = tiny(tmp_path), [0], Exam.__call__
 
-    def kill(step: int) -> None:
-        if step == 3:
+    def killed(self: Exam, agent: LocalAgent) -> dict[str, Any]:
+        asked[0] += 1
+        if asked[0] == 4:  # the exam of step 3, after the checkpoint of step 2
             raise Killed
+        return ask(self, agent)
 
-    changed = EchoSettings(**SMALL, kl=0.01)
-    with pytest.raises(Killed):
-        run(changed, tmp_path, save_every=2, tick=kill)
-    again = run(changed, tmp_path, save_every=2)
-    assert {**again, "seconds": 0} == {**whole[1], "seconds": 0}
-    assert [e["step"] for e in again["exams"]] == marks(4)
-    assert not (tmp_path / "checkpoints").exists() and (tmp_path / "final" / "model.safetensors").exists()
-
-
-def test_a_finished_run_is_read_and_another_is_refused(whole: Any) -> None:
-    path, result = whole
-
-    def never(step: int) -> None:
-        raise AssertionError("it runs again")
-
-    assert run(EchoSettings(**SMALL, kl=0.01), path, tick=never) == json.loads((path / "echo.json").read_text())
-    with pytest.raises(DreamEnvsError, match="seed"):
-        run(EchoSettings(**SMALL, kl=0.01, seed="1"), path)
-    assert result["trained_hash"] != result["weights_hash"]
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Exam, "__call__", killed)
+        study.run(job.settings, job.seed, job.out)
+    study.run(job.settings, job.seed, job.out)
+    again = read_json(job.out / study.RESULT)
+    assert again == whole[1] and [e["step"] for e in again["exams"]] == marks(4)
+    found = study.score(job.out)
+    assert found["winner"] in LABELS and study.table([{"name": job.name, "seed": "0", **found}], tmp_path)
 
 
 def test_rounds_are_what_the_episodes_say(whole: Any) -> None:
@@ -214,91 +216,3 @@ def test_rounds_are_what_the_episodes_say(whole: Any) -> None:
         ]
     first = {t.prompt for e in episodes[:8] for t in e.tasks[-1:]}
     assert first == {t.prompt for e in episodes[8:] for t in e.tasks[-1:]} and len(first) == 8  # two passes
-
-
-def test_a_study_in_miniature_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """One of its two runs is there already, and stays as it is; the other is made by the command that a user types."""
-    jobs = study.jobs((ECHO,), (0.0, 0.01), ("0",))
-    torch.set_num_threads(1)
-    study.one(tmp_path, jobs[1], SMALL)
-    kept = tmp_path / jobs[1].name / study.RESULT
-    before = (kept.stat().st_mtime_ns, kept.read_bytes())
-    given = {"seeds": 1, "bases": (ECHO,), "coefficients": (0.0, 0.01), "changes": SMALL}
-    found = study.echo(tmp_path, **given)
-    assert (kept.stat().st_mtime_ns, kept.read_bytes()) == before
-    assert [(c["base"], c["kl"], c["seeds"]) for c in found["cells"]] == [(ECHO, 0.0, ["0"]), (ECHO, 0.01, ["0"])]
-    assert {p.name for p in tmp_path.iterdir()} >= {"table.md", "echo.svg", "echo.png", "echo_study.json"}
-    text = (tmp_path / "table.md").read_text()
-    assert "steps=4" in text and not re.search(r"\bnan\b", text)
-    with pytest.raises(DreamEnvsError, match="other settings"):
-        study.echo(tmp_path, **{**given, "changes": {**SMALL, "lr": 1e-3}})
-
-
-def test_plans_of_a_study() -> None:
-    plan = study.jobs(study.BASES, study.COEFFICIENTS, [str(s) for s in range(5)])
-    assert len(plan) == 30 == len({j.name for j in plan}) and [j.seed for j in plan] == sorted(j.seed for j in plan)
-    for wrong in (((), (0.0,), ("0",)), ((ECHO,), (0.1, 0.1), ("0",)), ((ECHO, "x/echo"), (0.0,), ("0",))):
-        with pytest.raises(DreamEnvsError):
-            study.jobs(*wrong)
-
-
-def test_the_command_line_carries_every_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What a child is told is what the study was told: read back by the parser that the child uses."""
-    caught: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(study, "one", lambda *given: caught.append(given))
-    job = study.Job(ECHO, 1e-3, "3")
-    study.main(study.command(tmp_path, job, {"steps": 7, "lr": 2.5e-4})[3:])
-    ((out, told, changes),) = caught
-    assert out == tmp_path and told == job and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert msgspec.structs.replace(EchoSettings(kl=1e-3, seed="3"), steps=7, lr=2.5e-4) == study.settings_of(
-        told, changes
-    )
-    with pytest.raises(DreamEnvsError, match="'stepps'"):
-        study.settings_of(job, {"stepps": 1})
-    with pytest.raises(DreamEnvsError, match="train=7"):
-        study.settings_of(job, {"train": 7})
-
-
-def stub(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    """In place of a run: a child that does what ``body`` says with its folder ``out`` and its coefficient ``kl``."""
-    code = "import sys, time, pathlib; out, kl = pathlib.Path(sys.argv[1]), sys.argv[2]; out.mkdir(exist_ok=True)"
-    monkeypatch.setattr(
-        study,
-        "command",
-        lambda out, job, _: [sys.executable, "-c", f"{code}; {body}", str(out / job.name), f"{job.kl:g}"],
-    )
-
-
-def test_a_run_that_fails_is_named_and_leaves_nobody_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stub(monkeypatch, "time.sleep(3 if kl == '0' else 0); open(out / 'late', 'w'); sys.exit(1)")
-    with pytest.raises(DreamEnvsError) as caught:
-        study.run_all(tmp_path, study.jobs((ECHO,), (0.0, 0.5), ("0",)), 2, {})
-    assert "echo-kl0.5-0" in str(caught.value) and ".log" in str(caught.value) and "\n" not in str(caught.value)
-    time.sleep(3.5)
-    assert not (tmp_path / "echo-kl0-0" / "late").exists()
-
-
-def test_finished_runs_are_not_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stub(monkeypatch, "(out / 'echo.json').write_text('{}'); open(out / 'ran', 'a').write('x')")
-    plan = study.jobs((ECHO,), (0.0, 0.5, 1.0), ("0", "1"))
-    study.run_all(tmp_path, plan[:2], 2, {})
-    study.run_all(tmp_path, plan, 3, {})
-    assert [(tmp_path / j.name / "ran").read_text() for j in plan] == ["x"] * 6
-
-
-def test_two_processes_never_work_in_one_folder(tmp_path: Path) -> None:
-    """A child that outlived its killed study holds the folder; the one that a new study starts waits for it."""
-    pytest.importorskip("fcntl")
-    order: list[str] = []
-
-    def second() -> None:
-        with study.alone(tmp_path):
-            order.append("second")
-
-    with study.alone(tmp_path):
-        waiting = threading.Thread(target=second)
-        waiting.start()
-        time.sleep(0.3)
-        order.append("first")
-    waiting.join(5)
-    assert order == ["first", "second"]

@@ -10,7 +10,6 @@ import torch
 from _hidden import MARK, Marked, hidden, problems
 from _tiny import same, weights
 
-from dream_envs.agents.elicitation import elicit
 from dream_envs.agents.elicitation.attempts import (
     attempts,
     by_first_token,
@@ -21,7 +20,7 @@ from dream_envs.agents.elicitation.attempts import (
     request,
 )
 from dream_envs.agents.elicitation.cot_decoding import CotDecoding
-from dream_envs.agents.elicitation.elicit import CritiqueArm, RlvrArm, SaeArm, SteeringArm, arm
+from dream_envs.agents.elicitation.elicit import MECHANISMS, Critique, Rlvr, Sae, Steering
 from dream_envs.agents.elicitation.sae import SaeSettings
 from dream_envs.agents.elicitation.steering import Steered, layer_of
 from dream_envs.agents.engines.local import LocalAgent
@@ -71,17 +70,12 @@ def test_the_skill_is_there_and_hides(base: LocalAgent) -> None:
 def test_cot_decoding_uncovers_it(base: LocalAgent) -> None:
     assert _reached(CotDecoding(base)) > 0.45 > _reached(base) + 0.2
     assert _reached(CotDecoding(base, k=1)) < 0.15  # the likeliest first token alone does not
-    surest = CotDecoding(base, pick=True)  # Delta finds the path that knows what it says
-    actions = surest.act([request(t, FAMILY, "pick", i) for t in TEST for i in range(2)])
-    assert [a.text for a in actions[::2]] == [a.text for a in actions[1::2]]
-    assert np.mean([FAMILY.verify(t, a.text).value for t, a in zip(TEST, actions[::2], strict=True)]) > 0.85
-    assert surest.act([request(TEST[5], FAMILY, "alone", 0)])[0].text == actions[10].text
     assert _right(base.decoding(temperature=0.0)) < 0.3  # greedy decoding does not
 
 
 def test_steering_uncovers_it_and_a_random_direction_does_not(base: LocalAgent) -> None:
     before = base.completion_logits([messages_of(t) for t in TEST[:4]], [t.answer for t in TEST[:4]])[0]
-    steered = arm("steering").make(base, DEV, FAMILY, "s")
+    steered = MECHANISMS["steering"].make(base, DEV, FAMILY, "s")
     assert isinstance(steered, Steered) and _reached(steered) > 0.85 and _right(steered) > 0.25
     (shift,) = steered.shifts
     length = float(shift.added.norm())
@@ -94,19 +88,17 @@ def test_steering_uncovers_it_and_a_random_direction_does_not(base: LocalAgent) 
     assert not layer_of(base.model, shift.layer)._forward_hooks
 
 
-def test_one_feature_uncovers_it_and_random_features_do_less(base: LocalAgent) -> None:
-    steered = arm("sae").make(base, DEV, FAMILY, "s")
+def test_one_feature_uncovers_it(base: LocalAgent) -> None:
+    steered = MECHANISMS["sae"].make(base, DEV, FAMILY, "s")
     assert isinstance(steered, Steered) and steered.shifts[0].first_tokens == 1
-    control = SaeArm(control=True).make(base, DEV, FAMILY, "s")
-    assert _right(steered) > 0.15 and _right(steered) > 1.5 * _right(control)
-    assert _reached(steered) > 0.85
+    assert _right(steered) > 0.15 and _reached(steered) > 0.85
 
 
 def test_critique_and_rlvr_raise_what_is_there(half: LocalAgent) -> None:
     before, base = _right(half), weights(half.model)
-    critic = arm("critique").make(half, DEV, FAMILY, "s")
+    critic = MECHANISMS["critique"].make(half, DEV, FAMILY, "s")
     assert before < 0.25 and _right(critic) > before + 0.04  # 768 draws: three standard errors
-    learner = RlvrArm(low=0.05, steps=12, problems=24, attempts=6).make(half, DEV, FAMILY, "s")
+    learner = Rlvr(low=0.05, steps=12, problems=24, attempts=6).make(half, DEV, FAMILY, "s")
     assert _right(learner) > 0.6
     assert same(base, weights(half.model))
 
@@ -119,22 +111,22 @@ def test_neither_gives_a_base_a_skill_that_it_has_not() -> None:
     dev = [family.generate(rng, level) for level in (1, 2) for _ in range(24)]
     test = [family.generate(rng, 2) for _ in range(64)]
     before = pass_rates(base, test, family, DRAWS, "test").mean()
-    for mechanism in (CritiqueArm(), RlvrArm(low=0.05, steps=12, problems=24, attempts=6)):
+    for mechanism in (Critique(), Rlvr(low=0.05, steps=12, problems=24, attempts=6)):
         agent = mechanism.make(base, dev, family, "s")
         assert pass_rates(agent, test, family, DRAWS, "test").mean() < before + 0.04
 
 
 SMALL = {
-    "steering": SteeringArm(problems=8, draws=48, depths=(0.5,), scales=(1.0,), check=1),
-    "sae": SaeArm(problems=8, draws=48, depths=(0.5,), scales=(1.0,), check=1, sae=SaeSettings(steps=40)),
-    "critique": CritiqueArm(problems=8, tries=((4, 3e-4),), check=1),
-    "rlvr": RlvrArm(low=0.05, steps=3, problems=8),
+    "steering": Steering(problems=8, draws=48, depths=(0.5,), scales=(1.0,), check=1),
+    "sae": Sae(problems=8, draws=48, depths=(0.5,), scales=(1.0,), check=1, sae=SaeSettings(steps=40)),
+    "critique": Critique(problems=8, tries=((4, 3e-4),), check=1),
+    "rlvr": Rlvr(low=0.05, steps=3, problems=8),
 }
 
 
-@pytest.mark.parametrize("name", elicit.ARMS)
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_same_seed_same_agent_and_not_the_base(half: LocalAgent, name: str) -> None:
-    mechanism = SMALL.get(name, arm(name))
+    mechanism = SMALL[name]
     agents = [half, *(mechanism.make(half, DEV, FAMILY, "s") for _ in range(2))]
     said = [[(a.text, a.logprobs) for a in m.act([request(t, FAMILY, "x") for t in TEST])] for m in agents]  # type: ignore[union-attr]
     assert said[1] == said[2] and said[0] != said[1]
@@ -153,24 +145,6 @@ def test_branches_and_their_probabilities(base: LocalAgent) -> None:
     assert counts.sum() == n
     assert (((counts - n / k) ** 2) / (n / k)).sum() < 30  # chi-square of 7 degrees: one in 10,000 above 28
     assert {a.logprobs[0] for a in actions if a.logprobs} == {-np.log(k)}
-
-
-def test_delta_by_hand(base: LocalAgent) -> None:
-    """The paper's margin over the tokens of a span, computed row by row."""
-    agent = CotDecoding(base, pick=True, answer=lambda text: (2, 4))
-    prompt, ids = base.encode(messages_of(TEST[0])), base.completion("#BfDk")
-    (found,) = agent.confidence([prompt], [_sample(ids)], ["#BfDk"])
-    top = np.sort(
-        torch.softmax(torch.from_numpy(base.completion_logits([messages_of(TEST[0])], ["#BfDk"])[0][0]), -1).numpy()
-    )
-    assert found == pytest.approx((top[2:4, -1] - top[2:4, -2]).mean(), abs=1e-5)
-    assert agent.confidence([prompt], [_sample(base.completion("#"))], ["#"])[0] == -1.0
-
-
-def _sample(ids: list[int]) -> object:
-    from dream_envs.agents.engines.decode import Sample
-
-    return Sample(ids, [0.0] * len(ids), True)
 
 
 def test_stopping_early_changes_no_verdict(base: LocalAgent) -> None:
@@ -221,17 +195,14 @@ def _attempt(length: int, first: int) -> object:
 
 def test_mistakes_are_one_line(base: LocalAgent) -> None:
     cases = [
-        (lambda: arm("stering"), "steering"),
-        (lambda: arm("steering").make(base, [], FAMILY, "s"), "dev is empty"),
+        (lambda: MECHANISMS["steering"].make(base, [], FAMILY, "s"), "dev is empty"),
         (lambda: CotDecoding(base, 0), "k=0"),
         (lambda: CotDecoding(base.constrained(lambda r: [["#"]])), "without a form"),
-        (lambda: arm("rlvr").make(base, problems(4, 6, "deep"), FAMILY, "s"), "nothing solved to practise on"),
-        (lambda: arm("critique").make(base, problems(4, 6, "deep"), FAMILY, "s"), "right and wrong"),
+        (lambda: MECHANISMS["rlvr"].make(base, problems(4, 6, "deep"), FAMILY, "s"), "nothing solved to practise on"),
+        (lambda: MECHANISMS["critique"].make(base, problems(4, 6, "deep"), FAMILY, "s"), "right and wrong"),
         (lambda: attempts(base.stopping(lambda r: "x"), DEV, FAMILY, 1, "s"), "stops at its first wrong token"),
     ]
     for call, says in cases:
         with pytest.raises(DreamEnvsError, match=says) as caught:
             call()
         assert "\n" not in str(caught.value)
-    assert set(elicit.ARMS) == {"steering", "critique", "sae", "cot_decoding", "rlvr"}
-    assert all(a.says and "\n" not in a.says for a in elicit.ARMS.values())

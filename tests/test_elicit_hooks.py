@@ -96,13 +96,8 @@ def test_residuals_are_what_the_model_says(agent: LocalAgent) -> None:
 
 def test_contrast_is_the_difference_of_means(agent: LocalAgent) -> None:
     p, n = residuals(agent, POSITIVE, 1), residuals(agent, NEGATIVE, 1)
-    for position, rows in (("reply", slice(1, None)), ("first", slice(1, 2)), ("prompt", slice(0, 1))):
-        expected = np.vstack([x[rows] for x in p]).mean(0) - np.vstack([x[rows] for x in n]).mean(0)
-        np.testing.assert_allclose(contrast_vector(agent, POSITIVE, NEGATIVE, 1, position), expected, atol=1e-5)
-    same_prompt = [(_chat("a:BD"), "Bf")], [(_chat("a:BD"), "k")]
-    np.testing.assert_allclose(contrast_vector(agent, *same_prompt, 1, "prompt"), 0, atol=1e-5)
-    with pytest.raises(DreamEnvsError, match="position='last'"):
-        contrast_vector(agent, POSITIVE, NEGATIVE, 1, "last")
+    expected = np.vstack([x[1:] for x in p]).mean(0) - np.vstack([x[1:] for x in n]).mean(0)
+    np.testing.assert_allclose(contrast_vector(agent, POSITIVE, NEGATIVE, 1), expected, atol=1e-5)
     with pytest.raises(DreamEnvsError, match="3 positive and 0 negative"):
         contrast_vector(agent, POSITIVE, [], 1)
 

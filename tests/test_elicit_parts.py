@@ -8,7 +8,7 @@ import torch
 
 from dream_envs.agents.elicitation.critique import CritiqueSettings, agreeing, critique, question
 from dream_envs.agents.elicitation.rlvr import FixedTasks
-from dream_envs.agents.elicitation.sae import SaeSettings, at_random, by_activation, by_attribution, train
+from dream_envs.agents.elicitation.sae import SaeSettings, by_activation, by_attribution, train
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
@@ -38,21 +38,15 @@ def test_it_finds_the_dictionary(trained: tuple) -> None:
     guessed = np.abs(directions @ _unit(stream("sae-guess").normal(size=(48, 16))).T).max(1)
     assert np.median(alike) > 0.9 > guessed.max()
     fresh = _sparse(500)[0]
-    assert sae.explained(data) > 0.9 and sae.explained(fresh) > 0.9
+    for x in (data, fresh):
+        rebuilt = sae.mean.numpy() + sae.size * sae.codes(x) @ sae.decoder.numpy()
+        assert ((x - rebuilt) ** 2).sum() < 0.1 * ((x - x.mean(0)) ** 2).sum()
     codes = sae.codes(fresh)
     assert ((codes > 0).sum(1) <= 6).all() and (codes >= 0).all()
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def test_a_unit_of_a_feature_is_what_its_direction_adds(trained: tuple) -> None:
-    sae, data, _ = trained
-    codes = sae.codes(data[:5])
-    more = codes.copy()
-    more[:, 7] += 1
-    np.testing.assert_allclose(sae.decoded(more) - sae.decoded(codes), np.tile(sae.direction(7), (5, 1)), atol=1e-5)
 
 
 def test_rankings(trained: tuple) -> None:
@@ -62,9 +56,6 @@ def test_rankings(trained: tuple) -> None:
     first = int(by_activation(sae, shifted, data[:500])[0])
     assert sae.decoder[first].numpy() @ directions[3] > 0.8
     assert by_attribution(sae, directions[3])[0] == np.argmax(sae.decoder.numpy() @ directions[3])
-    drawn = at_random(sae, data, 10, "a", but=[first])
-    assert len(set(drawn)) == 10 and first not in drawn and drawn == at_random(sae, data, 10, "a", but=[first])
-    assert (sae.codes(data)[:, drawn].max(0) > 0).all()
 
 
 def test_same_seed_same_autoencoder() -> None:
@@ -85,7 +76,6 @@ def test_critiques_by_hand() -> None:
     assert critique(family, task, f"B{b}D{d}") == f"B{b}D{d} wrong"
     assert critique(family, task, task.answer + "x") == f"{task.answer} wrong"
     assert critique(family, task, "") == critique(family, task, "zzz") == "wrong"
-    assert critique(family, task, task.answer, quote=False) == "right"
     assert agreeing(family, task, f"B{b}x") == f"B{b}"
     assert question(task, "Bf") == [{"role": "user", "content": "a:BDA=Bf?"}]
     english = Composition("english").make("a", "BDA")

@@ -9,7 +9,7 @@ import pytest
 
 from dream_envs.core import Action, DreamEnvsError, Task, Usage
 from dream_envs.frontier import draws as draws_module
-from dream_envs.frontier.draws import Asker, Book, Unavailable, book_path
+from dream_envs.frontier.draws import Method, SampleCache, Unavailable, cache_path
 from dream_envs.frontier.suite import Problem
 from dream_envs.seeds import digest, stream
 
@@ -34,8 +34,8 @@ def problems(rates: dict[str, float]) -> list[Problem]:
     return [Problem(Task(family="f", level=1, prompt=p, answer="yes"), 0) for p in rates]
 
 
-def asker(coin, name: str = "plain", quick=None) -> Asker:
-    return Asker(
+def method(coin, name: str = "plain", quick=None) -> Method:
+    return Method(
         name,
         coin,
         lambda p: [{"role": "user", "content": p.task.prompt}],
@@ -48,25 +48,25 @@ def asker(coin, name: str = "plain", quick=None) -> Asker:
 RATES = {"never": 0.0, "rare": 0.004, "some": 0.05, "often": 0.6, "always": 1.0}
 
 
-def by_hand(askers, problem: Problem, cap: int) -> int:
+def by_hand(methods, problem: Problem, cap: int) -> int:
     """The first success, one draw at a time."""
-    name = "+".join(a.name for a in askers)
+    name = "+".join(m.name for m in methods)
     for j in range(cap):
-        arm = askers[j % len(askers)]
+        arm = methods[j % len(methods)]
         seed = digest("frontier-draw", "base", name, arm.name, problem.task.id, j)
         if digest("coin", seed) / 2**64 < arm.agent.rates[problem.task.prompt]:
             return j + 1
     return 0
 
 
-@pytest.mark.parametrize("wave", [1, 7, 256])
-def test_stops_where_drawing_one_by_one_would(wave, monkeypatch):
-    monkeypatch.setattr(draws_module, "WAVE", wave)
+@pytest.mark.parametrize("step", [1, 7, 256])
+def test_stops_where_drawing_one_by_one_would(step, monkeypatch):
+    monkeypatch.setattr(draws_module, "STEP", step)
     monkeypatch.setattr(draws_module, "ROWS", 33)
-    askers = [asker(Coin(RATES), "a"), asker(Coin({p: r / 2 for p, r in RATES.items()}), "b")]
+    methods = [method(Coin(RATES), "a"), method(Coin({p: r / 2 for p, r in RATES.items()}), "b")]
     chosen = problems(RATES)
-    found = Book(None, "base").first(askers, chosen, 300)
-    assert [s.first for s in found] == [by_hand(askers, p, 300) for p in chosen]
+    found = SampleCache(None, "base").first(methods, chosen, 300)
+    assert [s.first for s in found] == [by_hand(methods, p, 300) for p in chosen]
     assert found[0].made == 300 and found[4].first == 1
 
 
@@ -74,10 +74,10 @@ def test_stopping_early_estimates_what_drawing_everywhere_does():
     """Both, on the same problems: E(k) agrees exactly where draws are shared, and the cost does not."""
     rates = {f"p{i}": float(r) for i, r in enumerate(stream("draws-test").beta(0.4, 3, 60))}
     chosen, coin = problems(rates), Coin(rates)
-    early = Book(None, "base")
-    found = early.first([asker(coin)], chosen, 512)
+    early = SampleCache(None, "base")
+    found = early.first([method(coin)], chosen, 512)
     drawn = coin.asked
-    full = np.array([[by_hand([asker(coin)], p, k) == 0 for k in (32, 128, 512)] for p in chosen])
+    full = np.array([[by_hand([method(coin)], p, k) == 0 for k in (32, 128, 512)] for p in chosen])
     stopped = np.array([[s.first == 0 or s.first > k for k in (32, 128, 512)] for s in found])
     assert (full == stopped).all()
     assert drawn < 60 * 512 / 3
@@ -85,39 +85,39 @@ def test_stopping_early_estimates_what_drawing_everywhere_does():
 
 def test_a_cap_in_the_cache_does_not_change_a_smaller_one():
     chosen = problems(RATES)
-    book = Book(None, "base")
-    fresh = Book(None, "base").first([asker(Coin(RATES))], chosen, 24)
-    book.first([asker(Coin(RATES))], chosen, 2000)
-    again = book.first([asker(Coin(RATES))], chosen, 24)
+    kept = SampleCache(None, "base")
+    fresh = SampleCache(None, "base").first([method(Coin(RATES))], chosen, 24)
+    kept.first([method(Coin(RATES))], chosen, 2000)
+    again = kept.first([method(Coin(RATES))], chosen, 24)
     assert [s.first for s in again] == [s.first for s in fresh]
     assert all(s.made <= 24 for s in again)
 
 
 def test_goes_on_from_the_file_and_draws_nothing_twice(tmp_path):
     path, chosen = tmp_path / "b.jsonl", problems(RATES)
-    whole = Book(None, "base").first([asker(Coin(RATES))], chosen, 200)
-    book = Book(path, "base")
-    book.first([asker(Coin(RATES))], chosen, 40)
-    counted = book.count(asker(Coin(RATES)), chosen, 16)
-    book.close()
+    whole = SampleCache(None, "base").first([method(Coin(RATES))], chosen, 200)
+    kept = SampleCache(path, "base")
+    kept.first([method(Coin(RATES))], chosen, 40)
+    counted = kept.count(method(Coin(RATES)), chosen, 16)
+    kept.close()
     coin = Coin(RATES)
-    book = Book(path, "base")
-    assert book.first([asker(coin)], chosen, 40) and coin.asked == 0
-    assert book.count(asker(coin), chosen, 16) == counted and coin.asked == 0
-    assert [s.first for s in book.first([asker(coin)], chosen, 200)] == [s.first for s in whole]
-    book.close()
+    kept = SampleCache(path, "base")
+    assert kept.first([method(coin)], chosen, 40) and coin.asked == 0
+    assert kept.count(method(coin), chosen, 16) == counted and coin.asked == 0
+    assert [s.first for s in kept.first([method(coin)], chosen, 200)] == [s.first for s in whole]
+    kept.close()
 
 
 @pytest.mark.parametrize("cut", [1, 9, 30])
 def test_a_line_cut_short_is_drawn_again(tmp_path, cut):
     path, chosen = tmp_path / "b.jsonl", problems(RATES)
-    book = Book(path, "base")
-    whole = book.first([asker(Coin(RATES))], chosen, 200)
-    book.close()
+    kept = SampleCache(path, "base")
+    whole = kept.first([method(Coin(RATES))], chosen, 200)
+    kept.close()
     path.write_bytes(path.read_bytes()[:-cut])
-    book = Book(path, "base")
-    assert [s.first for s in book.first([asker(Coin(RATES))], chosen, 200)] == [s.first for s in whole]
-    book.close()
+    kept = SampleCache(path, "base")
+    assert [s.first for s in kept.first([method(Coin(RATES))], chosen, 200)] == [s.first for s in whole]
+    kept.close()
     assert all(json.loads(line) for line in path.read_bytes().splitlines())
 
 
@@ -125,29 +125,32 @@ def test_a_foreign_file_is_one_line(tmp_path):
     path = tmp_path / "b.jsonl"
     path.write_text('{"other": 1}\n')
     with pytest.raises(DreamEnvsError, match=r"line 1 is no line of draws"):
-        Book(path, "base")
+        SampleCache(path, "base")
 
 
 def test_two_sides_and_two_kinds_of_draws_are_independent():
     rates = {f"p{i}": 0.5 for i in range(400)}
     chosen = problems(rates)
     columns = [
-        [c.right[0] for c in Book(None, side).count(asker(Coin(rates)), chosen, 1)] for side in ("base", "trained")
+        [c.right[0] for c in SampleCache(None, side).count(method(Coin(rates)), chosen, 1)]
+        for side in ("base", "trained")
     ]
-    columns.append([int(s.first == 1) for s in Book(None, "base").first([asker(Coin(rates))], chosen, 1)])
+    columns.append([int(s.first == 1) for s in SampleCache(None, "base").first([method(Coin(rates))], chosen, 1)])
     table = np.corrcoef(np.array(columns))
     assert np.abs(table[np.triu_indices(3, 1)]).max() < 0.2  # 4 standard errors
 
 
 def test_shared_draws_are_the_same_on_both_sides():
     rates = {f"p{i}": 0.5 for i in range(64)}
-    found = [Book(None, s).count(asker(Coin(rates)), problems(rates), 4, shared=True) for s in ("base", "trained")]
+    found = [
+        SampleCache(None, s).count(method(Coin(rates)), problems(rates), 4, shared=True) for s in ("base", "trained")
+    ]
     assert found[0] == found[1]
 
 
 def test_first_success_is_unbiased_for_every_k():
     rates = {f"p{i}": 0.03 for i in range(3000)}
-    found = Book(None, "base").first([asker(Coin(rates))], problems(rates), 64)
+    found = SampleCache(None, "base").first([method(Coin(rates))], problems(rates), 64)
     for k in (1, 8, 64):
         misses = np.mean([s.first == 0 or s.first > k for s in found])
         truth = 0.97**k
@@ -158,7 +161,7 @@ def test_a_draw_without_a_reply_is_no_failure_of_the_model():
     coin = Coin(RATES)
     coin.status = "timeout"
     with pytest.raises(DreamEnvsError, match="not a failure of the model"):
-        Book(None, "base").count(asker(coin), problems(RATES), 2)
+        SampleCache(None, "base").count(method(coin), problems(RATES), 2)
 
 
 class Sometimes(Coin):
@@ -174,20 +177,20 @@ class Sometimes(Coin):
 
 def test_a_draw_is_asked_again_and_is_the_same():
     chosen = problems(RATES)
-    assert Book(None, "base").count(asker(Sometimes(RATES)), chosen, 8) == Book(None, "base").count(
-        asker(Coin(RATES)), chosen, 8
+    assert SampleCache(None, "base").count(method(Sometimes(RATES)), chosen, 8) == SampleCache(None, "base").count(
+        method(Coin(RATES)), chosen, 8
     )
 
 
 def test_quick_draws_serve_only_where_the_first_success_matters():
     quick, slow = Coin(RATES), Coin(RATES)
-    book = Book(None, "base")
-    book.first([asker(slow, quick=quick)], problems(RATES), 8)
+    kept = SampleCache(None, "base")
+    kept.first([method(slow, quick=quick)], problems(RATES), 8)
     assert slow.asked == 0 and quick.asked > 0
-    book.count(asker(slow, quick=quick), problems(RATES), 2)
+    kept.count(method(slow, quick=quick), problems(RATES), 2)
     assert slow.asked == 2 * len(RATES)
 
 
 def test_another_model_or_protocol_has_another_file(tmp_path):
-    names = {book_path(tmp_path, m, p).name for m in ("a", "b") for p in ("x", "y", "")}
+    names = {cache_path(tmp_path, m, p).name for m in ("a", "b") for p in ("x", "y", "")}
     assert len(names) == 6 and issubclass(Unavailable, DreamEnvsError)

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from dream_envs import registry
-from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.baselines.frontier import controls, job
-from dream_envs.baselines.frontier.elicited import Elicited, Model, TwoTurns, by_arm, load_model
+from dream_envs.baselines.frontier.elicited import Elicited, Model, TwoTurns, by_method, load_model
 from dream_envs.core import Action, Limits, Request, Usage
 from dream_envs.frontier import suite as suites
-from dream_envs.frontier.arms import ARMS
-from dream_envs.frontier.draws import Book
+from dream_envs.frontier.draws import SampleCache
+from dream_envs.frontier.methods import METHODS
+from dream_envs.frontier.schema import read_report
 from dream_envs.seeds import digest
 
 
@@ -27,7 +27,7 @@ def small() -> suites.Suite:
     whole = suites.nano()
     names = ("d2", "d3", "d4", "d5", "pairs-d4", "d11")
     return msgspec.structs.replace(
-        whole, name="small", strata=tuple(s for s in whole.strata if s.name in names), mini=3, vetoes=()
+        whole, name="small", strata=tuple(s for s in whole.strata if s.name in names), mini=3, second_stage=()
     )
 
 
@@ -48,8 +48,8 @@ def test_an_arms_exact_probability_is_how_often_it_is_right(base, name):
     """2,000 draws of each of five problems at the edge of the base's reach, against the teacher-forced product."""
     chosen = small()
     problems = [p for p in chosen.problems("arms", 5) if chosen.strata[p.stratum].name == "d4"]
-    p = np.exp(by_arm(chosen, problems, base, [ARMS[name]])[0])
-    counts = Book(None, "base").count(Elicited(chosen, base).asker(ARMS[name]), problems, 2000)
+    p = np.exp(by_method(chosen, problems, base, [METHODS[name]])[0])
+    counts = SampleCache(None, "base").count(Elicited(chosen, base).method(METHODS[name]), problems, 2000)
     found = np.array([np.mean(c.right) for c in counts])
     assert (np.abs(found - p) < 4.5 * np.sqrt(p * (1 - p) / 2000) + 1e-9).all(), (found, p)
 
@@ -60,10 +60,10 @@ def test_quick_draws_are_right_where_whole_ones_are(base, name):
     problems = chosen.problems("quick", 4)
     elicited = Elicited(chosen, base)
     elicited.answers = {chosen.messages(p.task)[0]["content"]: p.task.answer for p in problems}
-    asker = elicited.asker(ARMS[name])
-    assert asker.quick is not None
-    whole = msgspec.structs.replace(asker, quick=None)
-    one, two = (Book(None, "base").first([a], problems, 40) for a in (asker, whole))
+    method = elicited.method(METHODS[name])
+    assert method.quick is not None
+    whole = msgspec.structs.replace(method, quick=None)
+    one, two = (SampleCache(None, "base").first([a], problems, 40) for a in (method, whole))
     assert [s.first for s in one] == [s.first for s in two]
     assert sum(s.tokens for s in one) < sum(s.tokens for s in two)
 
@@ -78,42 +78,40 @@ def test_a_report_goes_on_where_it_was_killed(base, tmp_path):
     for path in (tmp_path / "cache").iterdir():
         path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
     again = report(tmp_path, base, base)
-    assert 0 < again["cost"].pop("drawn_now") < whole["cost"].pop("drawn_now")
-    for data in (whole, again):
-        del data["cost"]["seconds"]
-    assert json.dumps(again, default=str) == json.dumps(whole, default=str)
-    third = report(tmp_path, base, base)
-    assert third["cost"]["drawn_now"] == 0
+    assert 0 < again.cost.drawn_now < whole.cost.drawn_now
+    assert msgspec.structs.replace(again, cost=whole.cost) == whole
+    assert again.cost.tokens == whole.cost.tokens and report(tmp_path, base, base).cost.drawn_now == 0
+    assert read_report(tmp_path / "out").headline == whole.headline
 
 
 def test_the_base_against_itself(base, tmp_path):
     data = report(tmp_path, controls.aa(base, small(), "0", tmp_path), base)
-    assert data["headline"]["fg"] == 0 and data["headline"]["low"] < 0 < data["headline"]["high"]
-    assert data["verdict"]["word"] == "Inconclusive" and data["certified"] == []
-    assert data["retention"]["suites"] and data["diversity"]["ratio"]["answer_entropy"]
-    assert data["exact"]["e"] < 1 and data["tiers"]["count"]
+    assert data.headline.fg == 0 and data.headline.low < 0 < data.headline.high
+    assert data.verdict.word == "Inconclusive" and data.certified == []
+    assert data.retention.suites and data.diversity.ratio["answer_entropy"]
+    assert data.exact.e < 1 and data.exact.tiers
 
 
 @pytest.mark.parametrize("name", ["guesser", "memoriser"])
 def test_wrapped_controls_gain_nothing(base, tmp_path, name):
-    made = controls.CONTROLS[name].make(base, small(), "0", tmp_path)
+    made = controls.CONTROLS[name](base, small(), "0", tmp_path)
     data = report(tmp_path, made, base)
-    assert abs(data["headline"]["fg"]) < 0.3 and made.identity != base.identity
+    assert abs(data.headline.fg) < 0.3 and made.identity != base.identity
     if name == "memoriser":
-        assert not made.met & {p["id"] for p in data["problems"] if p["eligible"]}
+        assert not made.met & {p.id for p in data.problems if p.eligible}
 
 
 def test_the_memoriser_knows_what_was_published(base, tmp_path):
     chosen = small()
     made = controls.memoriser(base, chosen, "0", tmp_path)
     known = [p for p in chosen.problems("published", 5 * chosen.mini) if p.task.level == 11][:8]
-    counts = Book(None, "trained").count(Elicited(chosen, made).asker(ARMS["plain"]), known, 2)
+    counts = SampleCache(None, "trained").count(Elicited(chosen, made).method(METHODS["plain"]), known, 2)
     assert all(sum(c.right) == 2 for c in counts)
 
 
 def test_the_guesser_always_answers_in_form(base, tmp_path):
     chosen = small()
-    guesser = Elicited(chosen, controls.guesser(base, chosen, "0", tmp_path)).asker(ARMS["plain"]).agent
+    guesser = Elicited(chosen, controls.guesser(base, chosen, "0", tmp_path)).method(METHODS["plain"]).agent
     tasks = [p.task for p in chosen.problems("guess", 3) if p.task.level > 4]
     requests = [
         Request(messages=chosen.messages(t), agent="s", role="s", seed=digest(t.id), limits=Limits(max_tokens=40))
@@ -138,7 +136,7 @@ def test_two_turns_show_the_first_reply_and_count_both():
 
 def test_practised_problems_are_left_out(base, tmp_path):
     trained = msgspec.structs.replace(base, met=frozenset(p.task.id for p in small().problems("0", 3)))
-    drawn = {p["id"] for p in report(tmp_path, trained, base, exact=False, panels=False)["problems"] if p["level"] > 3}
+    drawn = {p.id for p in report(tmp_path, trained, base).problems if p.level > 3}
     assert drawn and not drawn & trained.met
 
 
@@ -192,11 +190,6 @@ def test_without_torch_the_extra_is_named(tmp_path):
     assert done.returncode == 2 and "dream-envs[train]" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_local_models_only_where_arms_need_them(base):
-    agent = LocalAgent("nano/compose")
-    assert Model("x", "y", agent).engine is agent
-
-
 class Counting:
     """Passes requests on and notes how many there were at once."""
 
@@ -211,24 +204,24 @@ class Counting:
 def test_a_call_has_at_most_so_many_rows(base, tmp_path):
     seen: list[int] = []
     trained = msgspec.structs.replace(base, identity="counted", wrap=lambda agent: Counting(agent, seen))
-    few = report(tmp_path, trained, base, batch=8, arms=("plain", "forced"))
+    few = report(tmp_path, trained, base, batch=8, methods=("plain", "forced"))
     assert max(seen) == 8
     seen.clear()
     (tmp_path / "again").mkdir()
-    many = report(tmp_path / "again", trained, base, arms=("plain", "forced"))
+    many = report(tmp_path / "again", trained, base, methods=("plain", "forced"))
     assert max(seen) > 8
-    assert few["headline"] == many["headline"] and few["problems"] == many["problems"]
+    assert few.headline == many.headline and few.problems == many.problems
 
 
 def test_fewer_ways_of_asking_than_registered_are_told(base, tmp_path):
-    said = report(tmp_path, base, base, arms=("plain",))["verdict"]["sentence"]
-    assert "Not the registered protocol: arms left out: cool, hot_min_p" in said
-    assert "Not the registered" not in report(tmp_path, base, base)["verdict"]["sentence"]
+    said = report(tmp_path, base, base, methods=("plain",)).verdict.sentence
+    assert "Not the registered protocol: methods left out: cool, hot_min_p" in said
+    assert "Not the registered" not in report(tmp_path, base, base).verdict.sentence
 
 
 def test_arms_without_an_exact_probability_leave_it_out(base, tmp_path):
-    data = report(tmp_path, base, base, arms=("zero_shot", "plain"))
-    assert data["exact"] is None and data["tiers"] is None and data["headline"]["fg"] == 0
+    data = report(tmp_path, base, base, methods=("zero_shot", "plain"))
+    assert data.exact is None and data.headline.fg == 0
 
 
 def test_the_cache_knows_what_decides_a_draw():

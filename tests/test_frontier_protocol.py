@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from test_frontier_draws import Coin, asker
+from test_frontier_draws import Coin, method
 
 from dream_envs.core import DreamEnvsError, Task
-from dream_envs.frontier import gain, lottery
-from dream_envs.frontier.curve import expansion_curve
-from dream_envs.frontier.draws import Book, Unavailable
-from dream_envs.frontier.panels import Sources, report_data
-from dream_envs.frontier.protocol import Plan, Side, evidence, measure
+from dream_envs.frontier import gain, sections
+from dream_envs.frontier.draws import SampleCache, Unavailable
+from dream_envs.frontier.gain import expansion_curve
+from dream_envs.frontier.protocol import EvaluatedModel, Plan, evidence, measure
+from dream_envs.frontier.schema import ModelInfo
 from dream_envs.frontier.suite import Stratum, Suite, suite
 from dream_envs.seeds import stream
 
@@ -32,8 +32,8 @@ class Family:
 TOY = Suite("toy", tuple(Stratum(f"s{i}", Family(), i, "longer composition", i == 3) for i in (1, 2, 3)), ("plain",))
 
 
-def side(rates, name: str, arms: int = 2) -> Side:
-    return Side(Book(None, name), [asker(Coin(rates), f"arm{i}") for i in range(arms)])
+def side(rates, name: str) -> EvaluatedModel:
+    return EvaluatedModel(SampleCache(None, name), [method(Coin(rates), f"arm{i}") for i in range(2)])
 
 
 class Law(dict):
@@ -107,13 +107,13 @@ def test_what_is_lost_counts_against_it():
     assert head.s > 10 and head.high < 0 and gain.verdict(head, 0, -0.1) == "Contraction"
 
 
-def test_an_expensive_arm_can_only_lower_it():
+def test_the_second_stage_can_only_lower_it():
     sides = side(Law(base_law), "base"), side(Law(trained_law), "trained")
-    sides[0].vetoes = [asker(Coin(Law(trained_law)), "knows")]
+    sides[0].second_stage = [method(Coin(Law(trained_law)), "knows")]
     found = measure(PLAN, *sides)
-    vetoed = gain.headline(evidence(PLAN, found)[0], stream("h"), PLAN.budgets(), draws=500)
-    assert set(found.vetoed) == {"", "knows"} and found.veto_draws > 0
-    assert vetoed.e < 0.5 < report(PLAN, Law(base_law), Law(trained_law))[1].e
+    lowered = gain.headline(evidence(PLAN, found)[0], stream("h"), PLAN.budgets(), draws=500)
+    assert set(found.second_stage) == {"", "knows"} and found.second_stage_draws > 0
+    assert lowered.e < 0.5 < report(PLAN, Law(base_law), Law(trained_law))[1].e
 
 
 class Nothing:
@@ -125,9 +125,9 @@ class Nothing:
 
 def test_an_arm_that_cannot_be_made_is_told():
     sides = side(Law(base_law), "base"), side(Law(trained_law), "trained")
-    sides[0].vetoes = [asker(Nothing(), "steering")]
+    sides[0].second_stage = [method(Nothing(), "steering")]
     found = measure(PLAN, *sides)
-    assert found.unavailable == {"steering": "no two kinds of replies"} and not any(found.vetoed)
+    assert found.unavailable == {"steering": "no two kinds of replies"} and not any(found.second_stage)
 
 
 def test_problems_that_were_met_are_drawn_anew():
@@ -139,12 +139,14 @@ def test_problems_that_were_met_are_drawn_anew():
 def test_the_report_holds_together():
     sides = side(Law(base_law), "base"), side(Law(trained_law), "trained")
     found = measure(PLAN, *sides)
-    data = report_data(PLAN, found, Sources({"name": "b"}, {"name": "t"}, ()), {}, 1.0)
-    assert data["schema"] == 2 and data["suite"]["n"] == 300 and len(data["problems"]) == 450
-    assert data["decay"]["k"][-1] == 256 and abs(data["decay"]["e"][-1] - data["headline"]["e"]) < 1e-9
-    assert data["exact"] is None and data["verdict"]["kinds"]["held-out pairs"] == 0
-    assert {c["problem"] for c in data["certified"]} == {p["id"] for p in data["problems"] if p["certified"]}
-    assert data["headline"]["e"] == pytest.approx(data["headline"]["by_budget"]["256"])
+    sources = sections.Sources(ModelInfo(name="b"), ModelInfo(name="t"), ())
+    data = sections.report(PLAN, found, sources)
+    assert data.suite.n == 300 and len(data.problems) == 450
+    assert data.decay.k[-1] == 256 and abs(data.decay.mean[-1] - data.headline.e) < 1e-9
+    assert data.exact is None and data.verdict.kinds["held-out pairs"] == 0
+    assert {c.problem for c in data.certified} == {p.id for p in data.problems if p.certified}
+    assert data.headline.e == pytest.approx(data.headline.by_budget["256"])
+    assert msgspec.json.decode(msgspec.json.encode(data), type=type(data)) == data
 
 
 @pytest.mark.parametrize(
@@ -161,11 +163,11 @@ def test_lots_by_enumeration():
     groups = np.repeat([0, 1, 2], [8, 3, 1])
     often = np.zeros(12)
     for i in range(3000):
-        picked = lottery.pick(groups, 4, stream("lots", i))
+        picked = gain.subsample(groups, 4, stream("lots", i))
         assert [picked[groups == g].sum() for g in range(3)] == [3, 1, 1]
         often += picked
     assert np.allclose(often / 3000, np.repeat([3 / 8, 1 / 3, 1], [8, 3, 1]), atol=0.05)
-    assert lottery.pick(groups, 12, stream("x")).all()
+    assert gain.subsample(groups, 12, stream("x")).all()
 
 
 def test_following_by_lot_is_unbiased():
@@ -175,32 +177,32 @@ def test_following_by_lot_is_unbiased():
     first = np.where(rng.random(n) < 0.3, rng.integers(20, 200, n), 0)
     first[:20] = rng.integers(1, 16, 20)  # solved before the stage
     none = np.zeros(n)
-    facts = {"reliable": np.ones(n), "cap": 256, "vetoed": none, "base_reliable": none, "trained_first": none}
+    facts = {"reliable": np.ones(n), "cap": 256, "second_stage": none, "base_reliable": none, "trained_first": none}
     facts |= {"loss_cap": 64, "family": none, "held_out": none}
     whole = gain.headline(gain.Evidence(first=first, **facts), rng, (32, 64, 128, 256), draws=10).e
     found = []
     left = (first == 0) | (first > 16)
     for i in range(800):
         followed = ~left
-        followed[left] = lottery.pick(np.zeros(left.sum(), int), kept, stream("lot", i))
+        followed[left] = gain.subsample(np.zeros(left.sum(), int), kept, stream("lot", i))
         seen = np.where(followed, first, 0)
         lots = gain.Evidence(first=seen, followed=followed, stage=16, **facts)
-        found.append(100 * lottery.scaled(gain.contributions(lots, (32, 64, 128, 256)).mean(0))[3])
+        found.append(100 * gain.scaled(gain.contributions(lots, (32, 64, 128, 256)).mean(0))[3])
     assert abs(np.mean(found) - whole) < 4 * np.std(found) / np.sqrt(800)
     curve = expansion_curve(lots, [1, 16, 64, 256], stream("c"))
-    assert curve["e"][0] == 100 * np.mean((first == 0) | (first > 1))  # before the stage everybody is counted
-    assert curve["e"][-1] == pytest.approx(found[-1])
+    assert curve.mean[0] == 100 * np.mean((first == 0) | (first > 1))  # before the stage everybody is counted
+    assert curve.mean[-1] == pytest.approx(found[-1])
 
 
 def test_no_drop_among_the_followed_is_not_certainty():
     n = 100
     facts = gain.Evidence(
-        reliable=np.ones(n), first=np.zeros(n), cap=256, vetoed=np.zeros(n), base_reliable=np.zeros(n),
+        reliable=np.ones(n), first=np.zeros(n), cap=256, second_stage=np.zeros(n), base_reliable=np.zeros(n),
         trained_first=np.zeros(n), loss_cap=64, family=np.zeros(n), held_out=np.zeros(n),
         followed=np.arange(n) < 10, stage=16,
     )  # fmt: skip
     curve = expansion_curve(facts, [16, 256], stream("c"))
-    assert curve["low"][1] < 80 and curve["high"][1] == pytest.approx(100)
+    assert curve.low[1] < 80 and curve.high[1] == pytest.approx(100)
     with pytest.raises(DreamEnvsError, match="stage=16"):
         gain.contributions(facts, (8, 16, 32, 64))
 

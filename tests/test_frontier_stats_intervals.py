@@ -20,68 +20,31 @@ def binomial(n: int, p: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("n", "exact", "jeffreys", "hundred"),
-    [
-        (64, 0.0457, 0.0295, 0.112),
-        (256, 0.0116, 0.0075, 0.0293),
-        (1024, 0.00292, 0.00187, 0.0074),
-        (4096, 0.00073, 0.00047, 0.00185),
-        (8192, 0.00037, 0.00023, 0.00093),
-    ],
+    ("n", "exact", "hundred"), [(64, 0.0457, 0.112), (1024, 0.00292, 0.0074), (8192, 0.00037, 0.00093)]
 )
-def test_zero_of_n_table(n: int, exact: float, jeffreys: float, hundred: float) -> None:
-    """The protocol's table: one-sided 95 %, Jeffreys, and Bonferroni over 100 problems."""
-    assert iv.clopper_pearson(0, n, side="upper")[1] == pytest.approx(exact, rel=0.02)
-    assert iv.clopper_pearson(0, n, side="upper")[1] == pytest.approx(iv.rule_of_three(n), rel=1e-9)
-    assert iv.jeffreys(0, n, side="upper")[1] == pytest.approx(jeffreys, rel=0.03)
-    assert iv.clopper_pearson(0, n, 1 - 0.05 / 100, "upper")[1] == pytest.approx(hundred, rel=0.02)
+def test_zero_of_n_table(n: int, exact: float, hundred: float) -> None:
+    """The protocol's table: one-sided 95 %, and Bonferroni over 100 problems."""
+    assert iv.upper_bound(0, n) == pytest.approx(exact, rel=0.02)
+    assert iv.upper_bound(0, n) == pytest.approx(iv.rule_of_three(n), rel=1e-9)
+    assert iv.rule_of_three(n, 1 - 0.05 / 100) == pytest.approx(hundred, rel=0.02)
 
 
-@pytest.mark.parametrize(("rate", "draws"), [(1e-2, 299), (3e-3, 998), (1e-3, 2995), (3e-4, 9985), (1e-4, 29_956)])
-def test_draws_to_certify_table(rate: float, draws: int) -> None:
-    assert iv.draws_to_certify(rate) == draws
-    assert iv.rule_of_three(draws) <= rate < iv.rule_of_three(draws - 1)
-
-
-def test_rule_of_three_in_points() -> None:
-    assert 100 * iv.rule_of_three(2000) == pytest.approx(0.15, abs=0.001)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.integers(1, 30),
-    st.floats(0.001, 0.999),
-    st.sampled_from([0.8, 0.95]),
-    st.sampled_from(["two", "lower", "upper"]),
-)
-def test_clopper_pearson_never_covers_less(n: int, p: float, level: float, side: str) -> None:
-    low, high = iv.clopper_pearson(np.arange(n + 1), n, level, side)
-    assert binomial(n, p)[(low <= p) & (p <= high)].sum() >= level - 1e-9
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.floats(0.001, 0.999))
+def test_clopper_pearson_never_covers_less(n: int, p: float) -> None:
+    c = np.arange(n + 1)
+    low, high = iv.clopper_pearson(c, n)
+    for covered in ((low <= p) & (p <= high), p <= iv.upper_bound(c, n)):
+        assert binomial(n, p)[covered].sum() >= 0.95 - 1e-9
 
 
 @given(st.integers(1, 500), st.data())
 def test_ends_are_ordered_and_move_with_c(n: int, data: st.DataObject) -> None:
     c = np.arange(n + 1)
-    for method in (iv.clopper_pearson, iv.jeffreys):
-        low, high = method(c, n)
-        assert (low <= c / n).all() and (c / n <= high).all() and (np.diff(low) > 0).all() and (np.diff(high) > 0).all()
-    wide, narrow = iv.clopper_pearson(c, n), iv.jeffreys(c, n)
-    assert (wide[0] <= narrow[0] + 1e-12).all() and (narrow[1] <= wide[1] + 1e-12).all()
+    low, high = iv.clopper_pearson(c, n)
+    assert (low <= c / n).all() and (c / n <= high).all() and (np.diff(low) > 0).all() and (np.diff(high) > 0).all()
     at = data.draw(st.integers(0, n))
     assert iv.clopper_pearson(at, n)[0] == pytest.approx(1 - iv.clopper_pearson(n - at, n)[1], abs=1e-12)  # mirrored
-
-
-def test_jeffreys_covers_on_average() -> None:
-    low, high = iv.jeffreys(np.arange(31), 30)
-    rates = np.linspace(0.02, 0.98, 97)
-    covered = [binomial(30, p)[(low <= p) & (p <= high)].sum() for p in rates]
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.01)
-
-
-def test_wilson_is_the_suites_own() -> None:
-    from dream_envs.curriculum.store import wilson
-
-    assert iv.wilson is wilson
 
 
 @pytest.mark.parametrize(
@@ -90,11 +53,12 @@ def test_wilson_is_the_suites_own() -> None:
         (lambda: iv.clopper_pearson(5, 4), "c=5 of n=4"),
         (lambda: iv.clopper_pearson(1, 0), "n holds 0"),
         (lambda: iv.clopper_pearson([], 4), "empty"),
-        (lambda: iv.jeffreys(math.nan, 4), "nan"),
-        (lambda: iv.clopper_pearson(1, 4, 95), "level=95"),
-        (lambda: iv.clopper_pearson(1, 4, side="both"), "side='both'"),
+        (lambda: iv.clopper_pearson(math.nan, 4), "nan"),
+        (lambda: iv.upper_bound(5, 4), "c=5 of n=4"),
+        (lambda: iv.certified(3, 2, 4, 16), "base_c=3"),
+        (lambda: iv.certified(0, 8192, 17, 16), "c=17 of n=16"),
+        (lambda: iv.certified([0, 0], 8192, [4, 4, 4], 16), "do not go together"),
         (lambda: iv.rule_of_three(0), "n=0"),
-        (lambda: iv.draws_to_certify(0.0), "rate=0.0"),
         (lambda: iv.bootstrap_means([], stream("x")), "empty"),
         (lambda: iv.bootstrap_means([1.0, math.nan], stream("x")), "nan"),
         (lambda: iv.bootstrap_means([1.0, 2.0], stream("x"), [1, 2, 3]), "one stratum for each of 2"),
@@ -102,8 +66,6 @@ def test_wilson_is_the_suites_own() -> None:
         (lambda: iv.family_means([1.0, 2.0], [0, 0], stream("x")), "one family only"),
         (lambda: iv.crossed_interval([[1.0, 2.0]]), "two problems and two runs"),
         (lambda: iv.crossed_interval([1.0, 2.0]), "2 dimensions"),
-        (lambda: iv.sign_flip_test([1.0], stream("x"), side="up"), "side='up'"),
-        (lambda: iv.mcnemar_exact(-1, 2), "gained=-1"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(call, words: str) -> None:
@@ -184,47 +146,76 @@ def test_crossed_interval_covers(sd: tuple[float, float, float]) -> None:
     assert 0.92 <= hits / 400 <= 1.0
 
 
-def test_pigeonhole_sees_problems_and_runs() -> None:
-    """Owen's bootstrap: problem and run parts about once, the interaction about three times."""
-    rng = stream("pigeonhole")
-    for sd in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)):
-        values = crossed(rng, 200, 8, sd)
-        truth = values.mean(1).var() / 200 if sd[0] else values.mean(0).var() / 8
-        assert iv.pigeonhole_means(values, rng, 8000).var() == pytest.approx(truth, rel=0.08)
-    values = crossed(rng, 200, 200, (0.0, 0.0, 1.0))
-    assert iv.pigeonhole_means(values, rng, 4000).var() == pytest.approx(3 / 40_000, rel=0.15)
+# ------------------------------------------------------------------------------------------------ the certified list
 
 
-def test_sign_flips_are_enumerated() -> None:
-    d = np.array([3.0, 1.0, 0.0, -2.0, 4.0])
-    sums = [sum(s * x for s, x in zip(signs, d[d != 0], strict=True)) for signs in itertools.product((-1, 1), repeat=4)]
-    for side, p in (
-        ("upper", np.mean([s >= 6 for s in sums])),
-        ("lower", np.mean([s <= 6 for s in sums])),
-        ("two", np.mean([abs(s) >= 6 for s in sums])),
-    ):
-        assert iv.sign_flip_test(d, stream("flip"), side=side) == pytest.approx(p)
-    assert iv.sign_flip_test([0.0, 0.0], stream("flip")) == 1.0
+def test_certified_examples() -> None:
+    """4 of 16 against 0 of 8,192: 1.2e-5, certifiable among 2,000; against 0 of 1,024: 0.012, not."""
+    p = iv.ratio_p_value(0, [8192, 1024], 4, 16)
+    assert p == pytest.approx([1.2e-5, 0.012], rel=0.03)
+    assert p == pytest.approx([(512 / 8704) ** 4, (512 / 1536) ** 4], rel=1e-12)
+    trained = np.repeat([4, 0], [20, 1980])
+    assert iv.certified(0, 8192, trained, 16).chosen.sum() == 20
+    assert iv.certified(0, 1024, trained, 16).chosen.sum() == 0
 
 
-def test_random_flips_agree_with_all_flips() -> None:
-    d = stream("flips").normal(0.4, 1, size=14)
-    assert iv.sign_flip_test(d, stream("a"), draws=9000) == pytest.approx(
-        iv.sign_flip_test(d, stream("b"), draws=2**14), abs=0.02
-    )
+@given(st.lists(st.tuples(st.integers(0, 16), st.integers(0, 9000)), min_size=1, max_size=30))
+def test_the_list_is_the_textbook_procedure(counts: list[tuple[int, int]]) -> None:
+    """Benjamini and Hochberg's step up, as it is written in the paper."""
+    right, drawn = np.array(counts).T
+    found = iv.certified(0, drawn, right, 16)
+    p, m = sorted(found.p_value), len(counts)
+    assert found.chosen.sum() == max((i + 1 for i in range(m) if p[i] * m / (i + 1) <= 0.05 * (1 + 1e-12)), default=0)
+    assert max(found.p_value[found.chosen], default=0) <= min(found.p_value[~found.chosen], default=1)
 
 
-@given(st.integers(0, 12), st.integers(0, 12))
-def test_mcnemar_is_the_sign_flip_of_zeros_and_ones(gained: int, lost: int) -> None:
-    m = gained + lost
-    tail = sum(math.comb(m, i) for i in range(min(gained, lost) + 1)) / 2**m
-    assert iv.mcnemar_exact(gained, lost) == pytest.approx(min(1.0, 2 * tail))
-    if 0 < m <= 12:
-        d = np.repeat([1.0, -1.0, 0.0], [gained, lost, 5])
-        assert iv.sign_flip_test(d, stream("mc")) == pytest.approx(iv.mcnemar_exact(gained, lost))
+@given(st.integers(0, 16), st.integers(0, 40), st.integers(0, 5000))
+def test_ratio_test_is_the_conditional_binomial(c: int, base_c: int, more: int) -> None:
+    """By summing P(Binomial(t, s) = j) for j >= c in whole numbers."""
+    base_n = base_c + more
+    share = 32 * 16 / (32 * 16 + base_n)
+    t = c + base_c
+    tail = math.fsum(math.comb(t, j) * share**j * (1 - share) ** (t - j) for j in range(c, t + 1))
+    assert iv.ratio_p_value(base_c, base_n, c, 16) == pytest.approx(tail, rel=1e-6, abs=1e-12)
 
 
-def test_mcnemar_examples() -> None:
-    """28 against 25 of 30 problems (three apart, none back) proves nothing; six are needed."""
-    assert iv.mcnemar_exact(0, 3) == 0.25
-    assert iv.mcnemar_exact(5, 0) > 0.05 > iv.mcnemar_exact(6, 0)
+@given(st.integers(1, 16), st.integers(0, 20), st.integers(21, 5000))
+def test_more_evidence_is_a_smaller_p(c: int, base_c: int, n: int) -> None:
+    p = iv.ratio_p_value(base_c, n, c, 16)
+    assert iv.ratio_p_value(base_c, n, c - 1, 16) >= p >= iv.ratio_p_value(base_c, n + 1, c, 16)
+    assert iv.ratio_p_value(base_c + 1, n, c, 16) >= p
+
+
+def test_nothing_drawn_certifies_nothing() -> None:
+    assert iv.ratio_p_value(0, 0, 16, 16) == 1.0
+    assert iv.ratio_p_value(0, 8192, 0, 16) == 1.0
+
+
+def pmf(n: int, p: float, top: int) -> np.ndarray:
+    return np.exp([
+        math.lgamma(n + 1) - math.lgamma(c + 1) - math.lgamma(n - c + 1) + c * math.log(p) + (n - c) * math.log1p(-p)
+        for c in range(min(n, top) + 1)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("base_n", [64, 1024, 8192])
+def test_the_ratio_test_keeps_its_size(base_n: int) -> None:
+    """At the edge of the hypothesis, p_T = 32 p_B: P(p-value <= alpha), summed over all counts, for binomial draws."""
+    top = 60
+    c, base_c = np.arange(17), np.arange(min(top, base_n) + 1)
+    p_value = iv.ratio_p_value(base_c[:, None], base_n, c, 16)
+    for base_p in (1e-5, 1e-4, 5e-4, 2e-3, 8e-3, 2e-2, 0.031):
+        joint = pmf(base_n, base_p, top)[:, None] * pmf(16, 32 * base_p, 16)
+        for alpha in (0.05, 0.01, 1e-3, 1e-5):
+            assert joint[p_value <= alpha].sum() <= alpha
+
+
+def test_a_base_that_stopped_counts_its_misses() -> None:
+    """First success in draw J goes in as 0 of J - 1: the size holds for that stopping rule too."""
+    c, j = np.arange(17), np.arange(1, 4001)
+    p_value = iv.ratio_p_value(0, j[:, None] - 1, c, 16)
+    for base_p in (1e-3, 4e-3, 1e-2, 3e-2):
+        stop = base_p * (1 - base_p) ** (j - 1)
+        joint = stop[:, None] * pmf(16, 32 * base_p, 16)
+        for alpha in (0.05, 1e-3):
+            assert joint[p_value <= alpha].sum() <= alpha

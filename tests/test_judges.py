@@ -15,8 +15,7 @@ from dream_envs.envs import judging
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.envs.judging import Question
 from dream_envs.envs.self_judge import SelfJudge
-from dream_envs.metrics.cards import judge_card
-from dream_envs.metrics.judge_records import records
+from dream_envs.metrics.cards import judge_card, records
 from dream_envs.play import ask, rollout
 from dream_envs.play import play as play_game
 from dream_envs.rewards.presets import challenger_solver

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dream_envs import acting
 from dream_envs.core import Action, DreamEnvsError, Measure, Task, content_hash
 from dream_envs.envs.kuhn import INFORMATION_SETS, PLAYERS, Kuhn, State
 from dream_envs.envs.kuhn_exact import equilibrium, estimates, exploitability, strategy_value
+from dream_envs.play import as_agent, play
 from dream_envs.seeds import stream
 from dream_envs.testing import check
 
@@ -67,9 +67,7 @@ def played(game: Kuhn, deal: str, replies: list[Any]) -> Any:
     """The episode of a deal with these replies (Actions or texts), by turns, scored by the game's own reward."""
     left: Iterator[Any] = iter(replies)
     task = Task(family="kuhn", level=1, prompt="kuhn", answer=deal)
-    return acting.play(
-        game, dict.fromkeys(PLAYERS, lambda text: next(left)), task=task, reward=game.default_reward, seed="0"
-    )
+    return play(game, dict.fromkeys(PLAYERS, lambda text: next(left)), task=task, reward=game.default_reward, seed="0")
 
 
 class Plays:
@@ -244,7 +242,7 @@ def covers(measure: Measure, value: float) -> bool:
 @pytest.mark.parametrize("notation", ["compact", "english"])
 def test_scripted_agents_are_what_they_say(notation: str) -> None:
     game = Kuhn(notation)
-    found = {name: game.evaluate(acting.as_agent(name, game), "0") for name in ("oracle", "guesser", "floor")}
+    found = {name: game.evaluate(as_agent(name, game), "0") for name in ("oracle", "guesser", "floor")}
     for name, (value, first) in {"oracle": (0, -1 / 18), "guesser": (11 / 24, 1 / 8), "floor": (1, -1)}.items():
         assert covers(found[name]["exploitability"], value) and covers(found[name]["value_first"], first), name
         assert found[name]["exploitability"].n == 12 * 256

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Rooms from left to right; those of one row do not import each other.
 ROWS: list[set[str]] = [
     {"core"},
-    {"seeds", "spaces", "checks"},
+    {"seeds", "spaces", "checks", "schema", "progress"},
     {"registry"},
     {"tasks"},
     {"envs"},

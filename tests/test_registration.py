@@ -113,6 +113,6 @@ def test_games_registered_at_run_time(monkeypatch):
         assert gymnasium.make("acme/Later-Player-v0").reset(seed=0)[0].startswith("round 0")
         assert isinstance(pettingzoo.make("parallel", name).game, broken_envs.Sums)
     finally:
-        for ids, key in ((gymnasium.registry, "acme/Later-Player-v0"), (pettingzoo.aec_registry, name)):
-            ids.pop(key, None)
-        pettingzoo.parallel_registry.pop(name, None)
+        for ids in (gymnasium.registry, pettingzoo.aec_registry, pettingzoo.parallel_registry):
+            ids.pop(name, None)
+        gymnasium.registry.pop("acme/Later-Player-v0", None)

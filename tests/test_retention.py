@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from dream_envs.core import Action, DreamEnvsError
-from dream_envs.metrics.probes import ProbeSet, draw, probe_set, scores
+from dream_envs.metrics.probes import Probe, ProbeSet, draw
 from dream_envs.metrics.retention import retention
 from dream_envs.seeds import stream
 from dream_envs.tasks.arithmetic import Arithmetic
 from dream_envs.tasks.composition import Composition
 
 COMPOSITION, ARITHMETIC = Composition(), Arithmetic()
-SUITES = [("chains", COMPOSITION, (2, 3)), ("sums", ARITHMETIC, (2,))]
 
 
 @pytest.fixture(scope="module")
 def probes() -> ProbeSet:
-    return probe_set(SUITES, 12, "test")
-
-
-def test_a_set_is_named_by_its_seed_and_nothing_else(probes: ProbeSet) -> None:
-    again = probe_set(SUITES, 12, "test")
-    assert again.hash == probes.hash == "a666f1f840da0d62"
-    assert len(probes.probes) == len(probes.ids()) == 36 and probes.suites == ("chains", "sums")
-    assert [p.task.level for p in probes.probes] == [2] * 12 + [3] * 12 + [2] * 12
-    assert probes.rows("sums").tolist() == list(range(24, 36))
-    assert probe_set(SUITES, 12, "other").hash != probes.hash
-    assert probe_set(SUITES[::-1], 12, "test").hash != probes.hash  # the order is part of it
-    alone = probe_set(SUITES[1:], 12, "test")
-    assert alone.ids() == {probes.probes[i].task.id for i in probes.rows("sums")}
-
-
-def test_what_is_to_be_avoided_is() -> None:
-    first = probe_set(SUITES[:1], 20, "test")
-    other = probe_set(SUITES[:1], 20, "test", avoid=first.ids())
-    assert not first.ids() & other.ids() and len(other.ids()) == 40
-    few = Composition(n_states=2, n_operations=2, held_out_pairs=0)  # four problems of depth 1
-    assert len(probe_set([("few", few, (1,))], 9, "test").probes) == 4
-    with pytest.raises(DreamEnvsError, match="every problem is among those to avoid"):
-        probe_set([("few", few, (1,))], 1, "test", avoid=probe_set([("few", few, (1,))], 9, "test").ids())
-    with pytest.raises(DreamEnvsError, match="each name once"):
-        probe_set([*SUITES[:1], *SUITES[:1]], 1, "test")
+    rows = [("chains", COMPOSITION, 2), ("chains", COMPOSITION, 3), ("sums", ARITHMETIC, 2)]
+    rng = stream("probe-test")
+    return ProbeSet(tuple(Probe(f.generate(rng, level), f, name) for name, f, level in rows for _ in range(12)), "test")
 
 
 class Half:
@@ -68,14 +43,12 @@ def test_agents_are_asked_with_the_same_seeds_every_time(probes: ProbeSet) -> No
     said = draw(agent, probes, 8)
     first, agent.seeds = agent.seeds, []
     assert draw(agent, probes, 8) == said and agent.seeds == first and len(set(first)) == 36 * 8
-    found = scores(agent, probes, 8)
-    assert set(found) == {"chains", "sums"} and found["chains"].shape == (24,)
-    assert found["sums"].max() == 0 and 0.3 < found["chains"].mean() < 0.7
-    even = np.array([s % 2 == 0 for s in first]).reshape(36, 8)[:24]
-    assert found["chains"].tolist() == even.mean(1).tolist()
+    even = np.array([s % 2 == 0 for s in first]).reshape(36, 8)
+    assert said.right is not None and 0.3 < np.mean(said.right[:24]) < 0.7
+    assert said.right[:24] == even[:24].tolist() and not np.any(said.right[24:])
     assert {f for row in said.formats[:24] for f in row} == {"trace", "other"}
     assert {f for row in said.formats[24:] for f in row} == {"prose"}
-    assert scores(lambda text: "0", probes, 1)["chains"].max() == 0  # a function is an agent too
+    assert not np.any(draw(lambda text: "0", probes, 1).right)  # a function is an agent too
 
 
 def test_an_engine_that_fails_is_no_model_that_fails(probes: ProbeSet) -> None:
@@ -95,78 +68,61 @@ def ramp(n: int, share: float) -> np.ndarray:
     return (np.arange(n) < round(n * share)).astype(float)
 
 
-STAGES = {
-    "base": {"a": ramp(100, 0.8), "b": ramp(100, 0.1), "c": ramp(50, 0.2)},
-    "one": {"a": ramp(100, 0.9), "b": ramp(100, 0.3), "c": ramp(50, 0.2)},
-    "two": {"a": ramp(100, 0.6), "b": ramp(100, 0.7), "c": ramp(50, 0.2)},
-}
-
-
-def test_a_matrix_worked_by_hand() -> None:
-    block = retention(STAGES, stream("retention"), learned={"a": 1, "b": 2})
-    assert json.loads(json.dumps(block, allow_nan=False)) == block
-    assert block["matrix"] == {
-        "rows": ["base", "one", "two"],
-        "columns": ["a", "b", "c"],
-        "values": [[0.8, 0.1, 0.2], [0.9, 0.3, 0.2], [0.6, 0.7, 0.2]],
-    }
-    a, b, c = block["suites"]
-    assert (a["before"], a["after"], a["gain"][0], a["flag"], a["lost"]) == (0.9, 0.6, pytest.approx(-0.3), True, True)
-    assert a["gain"][1] < -0.35 and -0.25 < a["gain"][2] < -0.15  # binomial: 0.3 +- 1.96 sqrt(0.21 / 100) = 0.09
-    assert (b["before"], b["gain"][0], b["flag"], b["lost"]) == (0.3, pytest.approx(0.4), False, False)
-    assert c["gain"] == [0.0, pytest.approx(-0.0711, abs=1e-4), pytest.approx(0.0711, abs=1e-4)]  # 1 - 0.025^(1/50)
-    assert not c["flag"] and not c["lost"]
-    assert block["bwt"][0] == pytest.approx((-0.3 + 0.4 + 0.0) / 3, abs=1e-6)
-    assert block["fwt"][0] == pytest.approx(((0.3 - 0.1) + (0.2 - 0.2)) / 2)  # b just before "two", c at the end
-    assert block["fwt"][1] <= block["fwt"][0] <= block["fwt"][2]
+def test_worked_by_hand() -> None:
+    before = {"a": ramp(100, 0.9), "b": ramp(100, 0.3), "c": ramp(50, 0.2)}
+    after = {"a": ramp(100, 0.6), "b": ramp(100, 0.7), "c": ramp(50, 0.2)}
+    found = retention(before, after, stream("retention"))
+    a, b, c = found.suites
+    assert (a.before, a.after, a.gain[0], a.flag, a.lost) == (0.9, 0.6, pytest.approx(-0.3), True, True)
+    assert a.gain[1] < -0.35 and -0.25 < a.gain[2] < -0.15  # binomial: 0.3 +- 1.96 sqrt(0.21 / 100) = 0.09
+    assert (b.before, b.gain[0], b.flag, b.lost) == (0.3, pytest.approx(0.4), False, False)
+    assert c.gain == (0.0, pytest.approx(-0.0711, abs=1e-4), pytest.approx(0.0711, abs=1e-4))  # 1 - 0.025^(1/50)
+    assert not c.flag and not c.lost
+    assert found.mean[0] == pytest.approx((-0.3 + 0.4 + 0.0) / 3, abs=1e-6) and not found.flag
+    same = retention({"x": ramp(50, 1.0)}, {"x": ramp(50, 1.0)}, stream("same"))
+    assert same.mean == same.suites[0].gain and same.mean[0] == 0 and not same.flag
 
 
 def test_a_loss_that_noise_can_explain_is_flagged_but_not_shown() -> None:
     before, after = ramp(200, 0.5), ramp(200, 0.5)
     after[:6], after[-4:] = 0, 1  # six lost, four won: -1 point, give or take three
-    block = retention({"base": {"x": before}, "end": {"x": after}}, stream("noise"))
-    (suite,) = block["suites"]
-    assert suite["gain"][0] == pytest.approx(-0.01) and suite["gain"][1] < -0.02 < 0.01 < suite["gain"][2]
-    assert suite["flag"] and not suite["lost"] and block["fwt"] is None
-    assert retention({"base": {"x": after}, "end": {"x": before}}, stream("noise"))["suites"][0]["flag"] is False
+    (suite,) = retention({"x": before}, {"x": after}, stream("noise")).suites
+    assert suite.gain[0] == pytest.approx(-0.01) and suite.gain[1] < -0.02 < 0.01 < suite.gain[2]
+    assert suite.flag and not suite.lost
+    assert retention({"x": after}, {"x": before}, stream("noise")).suites[0].flag is False
 
 
 def test_pairing_is_what_makes_it_sharp() -> None:
-    """Scores that differ a lot between problems and little between stages: the interval knows only the second."""
+    """Scores that differ a lot between problems and little between models: the interval knows only the second."""
     rng = stream("pairs")
     before = rng.random(300)
     after = np.clip(before - 0.02 + 0.01 * rng.standard_normal(300), 0, 1)
-    gain = retention({"base": {"x": before}, "end": {"x": after}}, rng)["suites"][0]["gain"]
-    assert gain[2] - gain[1] < 0.005  # unpaired: 2 * 1.96 * 0.29 * sqrt(2 / 300) = 0.09
+    _, low, high = retention({"x": before}, {"x": after}, rng).suites[0].gain
+    assert high - low < 0.005  # unpaired: 2 * 1.96 * 0.29 * sqrt(2 / 300) = 0.09
 
 
 def test_intervals_cover_the_truth() -> None:
-    """100 two-stage runs of which a tenth of 80 problems is lost: 95 % intervals miss -0.1 a handful of times."""
+    """100 runs in which a tenth of 80 problems is lost: 95 % intervals miss -0.1 a handful of times."""
     missed = 0
     for i in range(100):
         rng = stream("cover", i)
         after = (rng.random(80) < 0.9).astype(float)
-        low, high = retention({"base": {"x": np.ones(80)}, "end": {"x": after}}, rng, draws=500)["suites"][0]["gain"][
-            1:
-        ]
+        _, low, high = retention({"x": np.ones(80)}, {"x": after}, rng, draws=500).suites[0].gain
         missed += not low <= -0.1 <= high
     assert missed <= 15  # binomial(80, 0.1) has an interval that covers 90 to 95 %
 
 
 @pytest.mark.parametrize(
-    ("stages", "learned", "words"),
+    ("before", "after", "words"),
     [
-        ({"base": {"x": [1.0]}}, None, "1 stages"),
-        ({"base": {}, "end": {}}, None, "no suites"),
-        ({"base": {"x": [1.0]}, "end": {"y": [1.0]}}, None, "differ in x, y"),
-        ({"base": {"x": [1.0]}, "end": {"x": [1.0, 0.0]}}, None, "has 2 scores"),
-        ({"base": {"x": [1.0]}, "end": {"x": [1.5]}}, None, "1.5"),
-        ({"base": {"x": [1.0]}, "end": {"x": [float("nan")]}}, None, "nan"),
-        ({"base": {"x": [1.0]}, "end": {"x": [1.0]}}, {"y": 1}, "learned names"),
-        ({"base": {"x": [1.0]}, "end": {"x": [1.0]}}, {"x": 2}, r"from 1 to 1"),
+        ({}, {}, "at least one"),
+        ({"x": [1.0]}, {"y": [1.0]}, "score the same"),
+        ({"x": [1.0]}, {"x": [1.0, 0.0]}, "x has 2 scores"),
+        ({"x": [1.0]}, {"x": [1.5]}, "1.5"),
+        ({"x": [1.0]}, {"x": [float("nan")]}, "nan"),
     ],
 )
-def test_mistakes_are_told(stages, learned, words: str) -> None:
+def test_mistakes_are_told(before, after, words: str) -> None:
     with pytest.raises(DreamEnvsError, match=words) as caught:
-        retention(stages, stream("x"), learned=learned, draws=10)
+        retention(before, after, stream("x"), draws=10)
     assert "\n" not in str(caught.value)

@@ -1,7 +1,6 @@
 """The algebra of rewards, the controls and diversity, on episodes of the real game."""
 
 import itertools
-import json
 import math
 from collections import Counter
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from dream_envs.core import DreamEnvsError, Event, Score
 from dream_envs.rewards.adapters import from_trl
-from dream_envs.rewards.algebra import RoleBaseline, clip, gate, per_role, weighted, zero_sum
+from dream_envs.rewards.algebra import clip, gate, per_role, weighted, zero_sum
 from dream_envs.rewards.base import STATUS_ORDER, as_reward, roles
 from dream_envs.rewards.controls import format_only, random_reward, shuffled
 from dream_envs.rewards.diversity import bleu_similarity, novelty, repetition, repetition_penalty
@@ -128,8 +127,6 @@ def test_clip_keeps_within_bounds(value, a, b):
         (lambda: in_range(POINTS, 0.5, 0.2), "low=0.5, high=0.2"),
         (lambda: repetition_penalty(["a"], distance=-1), "0 to 1"),
         (lambda: from_trl(len, columns={"solution": "gold"}), "gold"),
-        (lambda: RoleBaseline(1.0), "below 1"),
-        (lambda: RoleBaseline().restore({}), "state()"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(make, text):
@@ -163,38 +160,6 @@ def test_zero_sum_never_makes_an_invalid_proposal_the_best_one():
     assert (invalid.value, invalid.status) == (-1.0, "ok")
     assert min(model(play(solved(k, 4)))["challenger_0"].value for k in range(5)) >= invalid.value
     assert model(play(proposal=LOST))["challenger_0"].status == "timeout"
-
-
-def test_slip_6_the_baseline_is_read_before_it_moves():
-    """loops.md 3.4, 6, with decay 0.9 and rewards 1, 1, 0: b = 0, 0.1, 0.19, 0.171."""
-    baseline, family = RoleBaseline(0.9), "dream_envs/ChallengerSolver-v0/composition"
-    for reply, advantage, after in ((GOLD, 1.0, 0.1), (GOLD, 0.9, 0.19), ("x", -0.19, 0.171)):
-        episode = play([reply])
-        assert baseline.advantages(episode, correctness()(episode)) == {"solver_0": pytest.approx(advantage)}
-        assert baseline.value(family, "solver") == pytest.approx(after)
-    assert baseline.value(family, "challenger") == 0.0
-
-
-def test_slip_6_roles_do_not_share_a_baseline_and_lost_calls_do_not_move_it():
-    baseline, model = RoleBaseline(0.5), challenger_solver()
-    episode = play([GOLD, GOLD, "x", LOST])  # solvers 1, 1, 0 and nothing; challenger 1 - 2/3
-    first = baseline.advantages(episode, model(episode))
-    assert first == pytest.approx({"challenger_0": 1 / 3, "solver_0": 1, "solver_1": 1, "solver_2": 0})
-    second = baseline.advantages(episode, model(episode))
-    assert second == pytest.approx({"challenger_0": 1 / 6, "solver_0": 2 / 3, "solver_1": 2 / 3, "solver_2": -1 / 3})
-
-
-def test_a_baseline_continues_exactly_from_its_saved_state():
-    whole, half = RoleBaseline(), RoleBaseline()
-    episodes = [play(solved(k, 4), proposal=p) for k in range(5) for p in ("c:BDA", "?")]
-    model = challenger_solver()
-    expected = [whole.advantages(e, model(e)) for e in episodes]
-    got = [half.advantages(e, model(e)) for e in episodes[:5]]
-    saved, half = json.loads(json.dumps(half.state())), RoleBaseline()
-    half.restore(saved)
-    got += [half.advantages(e, model(e)) for e in episodes[5:]]
-    assert got == expected
-    assert half.state() == whole.state()
 
 
 # --- the episodes of a round -------------------------------------------------------------------------------------

@@ -1,20 +1,17 @@
 """What a base says by itself: draws on a set of problems, its pass rate, and a split of its replies by their length.
 
-The elicitation arms live on this: nothing in it tells a model anything that it did not say itself.
+The elicitation mechanisms live on this: nothing in it tells a model anything that it did not say itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from dream_envs.core import Agent, DreamEnvsError, Limits, Message, Request, Task, TaskFamily
 from dream_envs.seeds import digest
-
-#: Splits the replies to one problem: for each True (one kind), False (the other kind) or None (left out).
-Split = Callable[[Sequence["Attempt"]], list[bool | None]]
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -97,15 +94,8 @@ class Kinds(msgspec.Struct, frozen=True):
         return Kinds([self.positive[i] for i in chosen], [self.negative[i] for i in chosen])
 
 
-def kinds(
-    agent: Agent,
-    tasks: Sequence[Task],
-    family: TaskFamily,
-    draws: int,
-    seed: str,
-    splits: Sequence[Split] = (by_length, by_first_token),
-) -> list[Kinds]:
-    """The agent's own replies, told apart without a look at their scores: one pair of kinds for each split that can.
+def kinds(agent: Agent, tasks: Sequence[Task], family: TaskFamily, draws: int, seed: str) -> list[Kinds]:
+    """The agent's own completions, told apart without a look at their scores: by length and by first token.
 
     From each problem as many of the one kind as of the other, so that the two differ in kind and not in problems.
 
@@ -114,7 +104,7 @@ def kinds(
     """
     rows = attempts(agent, tasks, family, draws, seed)
     found = []
-    for split in splits:
+    for split in (by_length, by_first_token):
         pair = Kinds([], [])
         for task, replies in zip(tasks, rows, strict=True):
             labels = split(replies)

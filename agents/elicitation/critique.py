@@ -13,29 +13,23 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dream_envs.agents.elicitation.attempts import Attempt, attempts, own_replies
+from dream_envs.agents.elicitation.attempts import Attempt, attempts
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import DreamEnvsError, Message, Task, TaskFamily
-from dream_envs.seeds import stream
 
 
 class CritiqueSettings(msgspec.Struct, frozen=True):
     """``candidates``: how many of the base's samples are looked at to find a problem's right and wrong ones.
 
-    ``kept``: candidates that are critiqued, right and wrong ones alike where there are enough.  ``quote``: repeat what
-    is right of a candidate before the verdict (with False the verdict stands alone, for families with many accepted
-    replies).  ``rehearse``: for each critique so many of the base's own replies to other problems, unjudged, so that it
-    goes on answering where it is asked to answer.  ``steps``, ``lr``, ``batch``, ``lora_rank``: of ``sft.fine_tune``.
+    ``kept``: candidates that are critiqued, right and wrong ones alike where there are enough.  ``steps``, ``lr``,
+    ``batch``: of ``sft.fine_tune``.
     """
 
     candidates: int = 256
     kept: int = 96
-    quote: bool = True
-    rehearse: float = 0.0
     steps: int = 60
     lr: float = 5e-4
     batch: int = 32
-    lora_rank: int | None = None
 
 
 def agreeing(family: TaskFamily, task: Task, reply: str) -> str:
@@ -55,11 +49,10 @@ def question(task: Task, reply: str) -> list[Message]:
     return [{"role": "user", "content": text}]
 
 
-def critique(family: TaskFamily, task: Task, reply: str, quote: bool = True) -> str:
-    """What the verifier says of a reply, as text: the part that is right, then ``right`` or ``wrong``."""
-    right = family.verify(task, reply).value >= 1
-    said = agreeing(family, task, reply) if quote else ""
-    verdict = "right" if right else "wrong"
+def critique(family: TaskFamily, task: Task, reply: str) -> str:
+    """What the verifier says of a completion, as text: the part that is right, then ``right`` or ``wrong``."""
+    said = agreeing(family, task, reply)
+    verdict = "right" if family.verify(task, reply).value >= 1 else "wrong"
     return f"{said} {verdict}" if said else verdict
 
 
@@ -85,17 +78,9 @@ def critique_tune(
     chosen = min(mixed, key=lambda i: abs(rates[i] - 0.5))
     (replies,) = attempts(base, [tasks[chosen]], family, settings.candidates, f"{seed}/candidates")
     kept = _kept([*replies, *found[chosen]], settings.kept)
-    pairs = [(question(tasks[chosen], a.text), critique(family, tasks[chosen], a.text, settings.quote)) for a in kept]
-    pairs += _rehearsed(base, tasks, family, round(settings.rehearse * len(pairs)), seed)
-    return fine_tune(
-        base,
-        pairs,
-        steps=settings.steps,
-        lr=settings.lr,
-        seed=f"{seed}/critique",
-        batch=settings.batch,
-        lora_rank=settings.lora_rank,
-    )
+    pairs = [(question(tasks[chosen], a.text), critique(family, tasks[chosen], a.text)) for a in kept]
+    steps, lr, batch = settings.steps, settings.lr, settings.batch
+    return fine_tune(base, pairs, steps=steps, lr=lr, seed=f"{seed}/critique", batch=batch)
 
 
 def _kept(replies: Sequence[Attempt], count: int) -> list[Attempt]:
@@ -103,13 +88,3 @@ def _kept(replies: Sequence[Attempt], count: int) -> list[Attempt]:
     right = [a for a in replies if a.value >= 1]
     wrong = [a for a in replies if a.value < 1]
     return [kind[i % len(kind)] for i in range(count // 2) for kind in (right, wrong) if kind]
-
-
-def _rehearsed(
-    base: LocalAgent, tasks: Sequence[Task], family: TaskFamily, count: int, seed: str
-) -> list[tuple[list[Message], str]]:
-    if not count:
-        return []
-    order = stream(seed, "rehearse").permutation(len(tasks))
-    chosen = [tasks[int(order[i % len(tasks)])] for i in range(min(count, len(tasks)))]
-    return own_replies(base, chosen, family, -(-count // len(chosen)), f"{seed}/rehearse")[:count]

@@ -1,8 +1,8 @@
-"""The mechanism arms of the elicited base: a base model in, an agent that is an elicited copy of it out.
+"""The mechanisms of the elicited base: a base model in, an agent that is an elicited copy of it out.
 
-No arm tells the base anything new about the problems that a report is made on.  What each may use is the base's own
-replies to the dev problems and, to choose among a handful of settings, the verifier's verdict on them: a few bits.
-Every arm is deterministic in (base, dev, seed) and leaves the base's weights as they are.
+No mechanism tells the base anything new about the problems that a report is made on.  What each may use is the base's
+own completions of the dev problems and, to choose among a handful of settings, the verifier's verdict on them.
+Every mechanism is deterministic in (base, dev, seed) and leaves the base's weights as they are.
 """
 
 from __future__ import annotations
@@ -13,30 +13,17 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from dream_envs import registry
 from dream_envs.agents.elicitation.attempts import Kinds, kinds, own_replies, pass_rates
-from dream_envs.agents.elicitation.cot_decoding import CotDecoding
 from dream_envs.agents.elicitation.critique import CritiqueSettings, critique_tune
-from dream_envs.agents.elicitation.sae import (
-    SaeSettings,
-    SparseAutoencoder,
-    at_random,
-    by_activation,
-    by_attribution,
-    train,
-)
+from dream_envs.agents.elicitation.sae import SaeSettings, SparseAutoencoder, by_activation, by_attribution, train
 from dream_envs.agents.elicitation.steering import Steered, contrast_vector, gradient_vector, layers, residuals
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import Agent, DreamEnvsError, Task, TaskFamily
 from dream_envs.seeds import stream
 
 
-class Arm(Protocol):
-    """A mechanism with its knobs."""
-
-    @property
-    def says(self) -> str:
-        """What it is, in one line for the report."""
+class Mechanism(Protocol):
+    """A way to make an elicited copy, with its settings."""
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
         """The elicited copy.
@@ -48,11 +35,11 @@ class Arm(Protocol):
             seed: the label of everything random.
 
         Raises:
-            DreamEnvsError: if the arm has nothing to work with on this base (no two kinds of replies, say).
+            DreamEnvsError: if it has nothing to work with on this base (no two kinds of replies, say).
         """
 
 
-class SteeringArm(msgspec.Struct, frozen=True):
+class Steering(msgspec.Struct, frozen=True):
     """Add a direction of the residual stream, taken from the contrast of the base's own kinds of replies.
 
     ``problems``: dev problems used.  ``draws``: replies to each, to find the kinds (``attempts.by_length`` and
@@ -61,7 +48,6 @@ class SteeringArm(msgspec.Struct, frozen=True):
     step).  ``check``: draws on each dev problem for each of the candidates, of which the one most often right is taken.
     """
 
-    says: str = "steering vector from the contrast of the base's own kinds of replies, by length and by first token"
     problems: int = 32
     draws: int = 64
     pairs: int = 128
@@ -70,7 +56,7 @@ class SteeringArm(msgspec.Struct, frozen=True):
     check: int = 4
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
-        """See ``Arm``."""
+        """See ``Mechanism``."""
         tasks = some(dev, self.problems, seed)
         candidates = []
         for every in kinds(base, tasks, family, self.draws, f"{seed}/kinds"):
@@ -83,16 +69,14 @@ class SteeringArm(msgspec.Struct, frozen=True):
         return best(candidates, tasks, family, self.check, f"{seed}/choose")
 
 
-class SaeArm(msgspec.Struct, frozen=True):
+class Sae(msgspec.Struct, frozen=True):
     """Add one feature of a sparse autoencoder of the base's own residual stream at the first step only.
 
-    ``problems``, ``draws``, ``pairs``, ``depths``, ``check``: as in ``SteeringArm``.  ``read``: replies to each problem
+    ``problems``, ``draws``, ``pairs``, ``depths``, ``check``: as in ``Steering``.  ``read``: replies to each problem
     that the autoencoder is trained on.  ``features``: candidates of each ranking (by activation and by attribution, for
-    each way to tell kinds apart).  ``scales``: lengths of the step, as shares of the residual's length.  ``control``:
-    random features in place of the ranked ones, as many and chosen alike.
+    each way to tell kinds apart).  ``scales``: lengths of the step, as shares of the residual's length.
     """
 
-    says: str = "one feature of a sparse autoencoder of the base's own activations, at the first step"
     problems: int = 32
     draws: int = 64
     pairs: int = 128
@@ -102,10 +86,9 @@ class SaeArm(msgspec.Struct, frozen=True):
     scales: tuple[float, ...] = (1.0, 2.0)
     check: int = 4
     sae: SaeSettings = SaeSettings()
-    control: bool = False
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
-        """See ``Arm``."""
+        """See ``Mechanism``."""
         tasks = some(dev, self.problems, seed)
         pairs = [pair.fewer(self.pairs) for pair in kinds(base, tasks, family, self.draws, f"{seed}/kinds")]
         own = own_replies(base, tasks, family, self.read, f"{seed}/read")
@@ -115,8 +98,6 @@ class SaeArm(msgspec.Struct, frozen=True):
             read = residuals(base, own, layer)
             model = train(np.concatenate(read), self.sae, f"{seed}/sae/{layer}")
             chosen = list(dict.fromkeys(f for pair in pairs for f in self._ranked(base, model, pair, layer)))
-            if self.control:
-                chosen = at_random(model, np.concatenate(read), len(chosen), f"{seed}/{layer}", chosen)
             length = float(np.mean([np.linalg.norm(x[0]) for x in read]))
             for feature in chosen:
                 direction = model.decoder[feature].numpy() * length
@@ -133,34 +114,20 @@ class SaeArm(msgspec.Struct, frozen=True):
         return [int(f) for ranking in rankings for f in ranking[: self.features]]
 
 
-class CotArm(msgspec.Struct, frozen=True):
-    """CoT-decoding for draws: one of the ``k`` most likely first tokens by chance, then sampling (or ``greedy``)."""
-
-    says: str = "CoT-decoding: a branch for each of the most likely first tokens"
-    k: int = 16
-    greedy: bool = False
-
-    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
-        """See ``Arm``."""
-        size = base.model.config.get_text_config().vocab_size - len(base.ends)
-        return CotDecoding(base, min(self.k, size), greedy=self.greedy)
-
-
-class CritiqueArm(msgspec.Struct, frozen=True):
+class Critique(msgspec.Struct, frozen=True):
     """Fine-tune a copy on critiques of its own attempts at one dev problem.
 
     ``problems``: dev problems among which that one is looked for.  ``tune``: see ``CritiqueSettings``.  ``tries``:
     (steps, learning rate) of which the one most often right on the dev problems is taken, with ``check`` draws on each.
     """
 
-    says: str = "critique fine-tuning on one problem: the verifier's verdicts on the base's own attempts"
     problems: int = 32
     tune: CritiqueSettings = CritiqueSettings()
     tries: tuple[tuple[int, float], ...] = ((20, 1e-4), (20, 3e-4), (40, 1e-4))
     check: int = 8
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
-        """See ``Arm``."""
+        """See ``Mechanism``."""
         tasks = some(dev, self.problems, seed)
         candidates = [
             critique_tune(base, tasks, family, msgspec.structs.replace(self.tune, steps=steps, lr=lr), seed)
@@ -174,7 +141,6 @@ class RlvrSettings(msgspec.Struct, frozen=True):
 
     ``low``, ``high``: the base pass rates of the problems that are practised, measured with ``draws``; what is always
     right gives GRPO nothing to tell apart.  ``steps``, ``lr``: of GRPO.  ``problems``: a step; ``attempts``: at each.
-    ``review``: reviewed traces a step.
     """
 
     low: float = 0.25
@@ -184,37 +150,19 @@ class RlvrSettings(msgspec.Struct, frozen=True):
     lr: float = 5e-4
     problems: int = 32
     attempts: int = 8
-    review: int = 0
 
 
-class RlvrArm(RlvrSettings, frozen=True):
-    """GRPO on dev problems that the base solves already; the knobs are those of ``RlvrSettings``."""
-
-    says: str = "RLVR on problems that the base solves already"
+class Rlvr(RlvrSettings, frozen=True):
+    """GRPO on dev problems that the base solves already; the settings are those of ``RlvrSettings``."""
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
-        """See ``Arm``."""
+        """See ``Mechanism``."""
         from dream_envs.agents.elicitation.rlvr import rlvr
 
         return rlvr(base, dev, family, self, seed)
 
 
-ARMS: dict[str, Arm] = {
-    "steering": SteeringArm(),
-    "critique": CritiqueArm(),
-    "sae": SaeArm(),
-    "cot_decoding": CotArm(),
-    "rlvr": RlvrArm(),
-}
-
-
-def arm(name: str) -> Arm:
-    """The mechanism arm of this name.
-
-    Raises:
-        DreamEnvsError: with the nearest names.
-    """
-    return registry.named("mechanism arms", name, ARMS)
+MECHANISMS: dict[str, Mechanism] = {"steering": Steering(), "critique": Critique(), "sae": Sae(), "rlvr": Rlvr()}
 
 
 def some(dev: Sequence[Task], count: int, seed: str) -> list[Task]:
@@ -224,7 +172,7 @@ def some(dev: Sequence[Task], count: int, seed: str) -> list[Task]:
         DreamEnvsError: if there are none.
     """
     if not dev:
-        raise DreamEnvsError("dev is empty: an elicitation arm needs problems to look at")
+        raise DreamEnvsError("dev is empty: an elicitation mechanism needs problems to look at")
     return [dev[i] for i in sorted(stream(seed, "dev").permutation(len(dev))[:count].tolist())]
 
 

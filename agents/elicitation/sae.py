@@ -8,8 +8,6 @@ at hand.  Top-k activation (Makhzani and Frey, arXiv 1312.5663; Gao et al., arXi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 import numpy as np
 import torch
@@ -53,21 +51,6 @@ class SparseAutoencoder:
         with torch.no_grad():
             x = (torch.from_numpy(np.asarray(residuals, np.float32)) - self.mean) / self.size
             return _codes(x, self.encoder, self.bias, self.active).numpy()
-
-    def decoded(self, codes: np.ndarray) -> np.ndarray:
-        """``float32[N, D]`` of ``float[N, F]``."""
-        with torch.no_grad():
-            return (self.mean + self.size * (torch.from_numpy(codes) @ self.decoder)).numpy()
-
-    def direction(self, feature: int) -> np.ndarray:
-        """``float32[D]``: what one unit of this feature adds to the residual stream."""
-        return (self.size * self.decoder[feature]).numpy()
-
-    def explained(self, residuals: np.ndarray) -> float:
-        """Share of the residuals' variance about their mean that the reconstruction explains, at most 1."""
-        x = np.asarray(residuals, np.float32)
-        error = ((x - self.decoded(self.codes(x))) ** 2).sum()
-        return float(1 - error / max(((x - x.mean(0)) ** 2).sum(), 1e-30))
 
 
 def train(residuals: np.ndarray, settings: SaeSettings, seed: str) -> SparseAutoencoder:
@@ -118,11 +101,3 @@ def by_activation(sae: SparseAutoencoder, positive: np.ndarray, negative: np.nda
 def by_attribution(sae: SparseAutoencoder, gradient: np.ndarray) -> np.ndarray:
     """Features by how far a unit of them leads along a gradient of the residual stream (``float[D]``), most first."""
     return np.argsort(-(sae.decoder.numpy() @ np.asarray(gradient, np.float32)), kind="stable")
-
-
-def at_random(
-    sae: SparseAutoencoder, residuals: np.ndarray, count: int, seed: str, but: Sequence[int] = ()
-) -> list[int]:
-    """The control: ``count`` features that are active somewhere in ``residuals``, drawn alike, none of ``but``."""
-    alive = [int(i) for i in np.flatnonzero(sae.codes(residuals).max(0) > 0) if int(i) not in set(but)]
-    return [alive[i] for i in stream("sae-control", seed).permutation(len(alive))[:count]]

@@ -23,8 +23,6 @@ from dream_envs.agents.engines.decode import CachedForward, Forward
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import DreamEnvsError, Message
 
-#: Which residuals of a reply are averaged.
-POSITIONS = ("reply", "first", "prompt")
 Layer = int | str
 
 
@@ -108,24 +106,11 @@ def contrast_vector(
     positive: Sequence[tuple[Sequence[Message], str]],
     negative: Sequence[tuple[Sequence[Message], str]],
     layer: Layer,
-    position: str = "reply",
 ) -> np.ndarray:
-    """The mean residual of one kind of replies minus that of the other, ``float32[D]``.
-
-    Args:
-        agent: who reads them.
-        positive: (messages, reply) of the kind to steer to.
-        negative: the kind to steer away from.
-        layer: number or module name.
-        position: ``reply`` (all positions of the reply), ``first`` (that of its first token), ``prompt`` (the prompt's
-            last, which differs only where the prompts do).
-    """
-    if position not in POSITIONS:
-        raise DreamEnvsError(f"position={position!r}: one of {', '.join(POSITIONS)}")
+    """The mean residual of the kind of completions to steer to minus that of the other, ``float32[D]``."""
     if not positive or not negative:
         raise DreamEnvsError(f"{len(positive)} positive and {len(negative)} negative replies: a contrast needs both")
-    rows = {"reply": slice(1, None), "first": slice(1, 2), "prompt": slice(0, 1)}[position]
-    means = [np.concatenate([x[rows] for x in residuals(agent, kind, layer)]).mean(0) for kind in (positive, negative)]
+    means = [np.concatenate([x[1:] for x in residuals(agent, kind, layer)]).mean(0) for kind in (positive, negative)]
     return means[0] - means[1]
 
 

@@ -140,6 +140,8 @@ class Collector:
         }
         if self.memory is not None:
             found["memory"] = self.memory.state()
+        if hasattr(self.reward, "state"):
+            found["reward"] = self.reward.state()
         for role, agent in self.seats.items():
             if hasattr(agent, "state"):
                 found.setdefault("seats", {})[role] = agent.state()
@@ -152,6 +154,9 @@ class Collector:
         self.played, self.samples = state["played"], dict(state["samples"])
         if self.memory is not None:
             self.memory.restore(state.get("memory", []))
+        if "reward" in state:
+            reward: Any = self.reward
+            reward.restore(state["reward"])
         for role, saved in state.get("seats", {}).items():
             agent: Any = self.seats[role]
             agent.restore(saved)

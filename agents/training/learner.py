@@ -229,7 +229,8 @@ class PolicyLearner:
             self.critic,
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        return Progress(budget, sum(collector.samples.values()), collector.means())
+        done = trainer.state.global_step // chosen.updates.steps  # less than the budget where it was stopped
+        return Progress(done, sum(collector.samples.values()), collector.means())
 
     def _rows(self, step: int, budget: int, collector: Collector, builder: RowBuilder) -> list[TrainingRow]:
         self._extra = dict(self.evaluate(step, self.engine)) if self.evaluate else {}

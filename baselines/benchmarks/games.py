@@ -1,12 +1,11 @@
-"""Section 1 of the benchmark: scripted two-turn episodes a second, ours and other suites'.
+"""Section ``games``: scripted two-turn episodes a second, ours and other suites'; section ``start``: of a process.
 
 The peers play number guessing, so the fair comparison is a number-guessing game written on our core (``GuessNumber``),
-with the same two moves.  The game of this suite with its whole way to the disk is measured beside it.
+with the same two moves.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -24,13 +23,12 @@ import msgspec
 import numpy as np
 
 from dream_envs import seeds
-from dream_envs.baselines.benchmarks.rows import Options, Row, at_least, median_ratio, side_by_side
-from dream_envs.core import Action, AgentLike, Event, Message, Outcome, Request, RoleSpec, Seat, Task
-from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.baselines.benchmarks.rows import Options, Row, median_ratio, side_by_side
+from dream_envs.core import Action, Event, Message, Outcome, RoleSpec, Seat, Task
 from dream_envs.play import EpisodeWriter, rollout
-from dream_envs.rewards.presets import challenger_solver
 
-RECORDED = 5000.0
+#: Seconds that importing the package and printing its help may take.
+IMPORT, HELP = 0.3, 0.5
 #: Seconds that a peer may take for one answer, its imports included.
 PATIENCE = 300.0
 #: The two suites as they are, without what they ask for; then what importing them and this game really needs.
@@ -48,16 +46,11 @@ class Guessing(msgspec.Struct, frozen=True):
 
 
 class GuessNumber:
-    r"""Number guessing on our core, with GEM's rules: a number in ``\boxed{}``, hints, an end when found or after 10.
+    r"""Number guessing on our core, with GEM's rules: a number in ``\boxed{}``, hints, at most 10 guesses."""
 
-    Args:
-        low: the least number.
-        high: the greatest number.
-        turns_allowed: guesses at most.
-    """
-
-    env_id, version, agents = "bench/GuessNumber-v0", 0, ("player_0",)
-    roles = (RoleSpec("player", 1, "a number in \\boxed{}", (0.0, 1.0)),)
+    env_id, version = "bench/GuessNumber-v0", 0
+    agents: tuple[str, ...] = ("player_0",)
+    roles: tuple[RoleSpec, ...] = (RoleSpec("player", 1, "a number in \\boxed{}", (0.0, 1.0)),)
     _form = re.compile(r"\\boxed{(\d+)}")
     _seats: Sequence[Seat] = (Seat("player_0", "player"),)
 
@@ -109,89 +102,70 @@ class GuessNumber:
         return [], [Event("number", data={"number": state.number})]
 
 
+class Told:
+    """Plays the game's two moves, a wrong number and then the right one, of which it is told."""
+
+    privileged = True
+
+    def act(self, requests: Sequence[Any]) -> list[Action]:
+        """The next guess of each game."""
+        return [Action(f"\\boxed{{{wrong_then_right(r.state)}}}") for r in requests]
+
+
+def wrong_then_right(state: Guessing) -> int:
+    """The next of the two moves."""
+    return state.number if state.past else 1 if state.number != 1 else 2
+
+
 def guessing(episodes: int, seeded: bool) -> None:
-    """``episodes`` games of two moves on the bare core, a wrong number and then the right one."""
+    """``episodes`` games of two moves on the bare core."""
     game = GuessNumber()
     moves = [{"player_0": Action(f"\\boxed{{{number}}}")} for number in range(game.high + 1)]
     rng = seeds.stream("bench", "guessing")
     for episode in range(episodes):
         state = game.start(None, seeds.stream("episode", episode) if seeded else rng)
-        for number in (game.low if state.number != game.low else game.high, state.number):
+        for _ in range(2):
             for seat in game.turns(state):
                 game.view(state, seat.agent)
-            state = game.apply(state, moves[number])
+            state = game.apply(state, moves[wrong_then_right(state)])
         outcome = game.outcome(state)
         assert outcome is not None and outcome.facts["found"]
 
 
-def proposing(episodes: int) -> None:
-    """``episodes`` of ChallengerSolver with one solver on the bare core, with literal actions."""
-    game, moves, rng = ChallengerSolver(solvers=1), _literals(), seeds.stream("bench", "proposing")
-    for _ in range(episodes):
-        state = game.start(None, rng)
-        for move in moves:
-            for seat in game.turns(state):
-                game.view(state, seat.agent)
-            state = game.apply(state, move)
-        outcome = game.outcome(state)
-        assert outcome is not None and outcome.facts["solve_rate"] == 1.0
-
-
-def _literals() -> list[dict[str, Action]]:
-    family = ChallengerSolver().family
-    task = family.parse("c:BDA")
-    assert isinstance(task, Task)
-    return [{"challenger_0": Action("c:BDA")}, {"solver_0": Action(family.gold(task))}]
-
-
-class Literal:
-    """An agent that always says the same."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def act(self, requests: Sequence[Request]) -> list[Action]:
-        """The text, for every request."""
-        return [Action(self.text) for _ in requests]
-
-
-def recorded(episodes: int, seats: Mapping[str, AgentLike | str], folder: Path) -> None:
-    """The whole way: ``rollout`` with reward, every episode one flushed line of a file."""
-    with tempfile.TemporaryDirectory(dir=folder) as inside, EpisodeWriter(Path(inside) / "episodes.jsonl") as out:
-        found = rollout(ChallengerSolver(solvers=1), seats, episodes, reward=challenger_solver(), out=out)
-        assert sum(e.scores["solver_0"].value for e in found) == episodes
-        assert (Path(inside) / "episodes.jsonl").read_bytes().count(b"\n") == episodes
+def guessing_by_rollout(episodes: int, folder: Path | None = None) -> None:
+    """The same through ``rollout``, each seeded by its label; with a folder, recorded, one flushed line each."""
+    game, told = GuessNumber(), Told()
+    with tempfile.TemporaryDirectory(dir=folder) as inside:
+        out = EpisodeWriter(Path(inside) / "episodes.jsonl") if folder is not None else None
+        played = list(rollout(game, {"player": told}, episodes, out=out))
+        assert len(played) == episodes and all(e.outcome.facts["found"] for e in played)
+        if out is not None:
+            out.close()
+            assert out.path.read_bytes().count(b"\n") == episodes
 
 
 class Peers:
     """The other suites in a process of their own interpreter; a failure to get one is a reason, not an exception."""
 
     def __init__(self, venv: Path) -> None:
-        self.process: subprocess.Popen[str] | None = None
-        self.problem = _prepare(venv)
-        if self.problem:
-            return
-        environment = {**os.environ, "PYTHONPATH": "", "MPLCONFIGDIR": str(venv)}
-        self.process = subprocess.Popen(
-            [str(_python(venv)), str(Path(__file__).with_name("bench_peers.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
+        self.problem, self.process = _prepare(venv), None
+        if not self.problem:
+            line, pipe = [str(_python(venv)), str(Path(__file__).with_name("peers.py"))], subprocess.PIPE
+            own = {**os.environ, "PYTHONPATH": "", "MPLCONFIGDIR": str(venv)}
+            self.process = subprocess.Popen(
+                line, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=own
+            )
 
     def ask(self, what: str, episodes: int, seeded: bool) -> dict[str, Any]:
         """``seconds`` of this work, or ``error``."""
-        if self.process is None:
+        if self.process is None or self.process.stdin is None or self.process.stdout is None:
             return {"error": self.problem}
-        assert self.process.stdin is not None and self.process.stdout is not None
         alarm = threading.Timer(PATIENCE, self.process.kill)
         alarm.start()
         try:
-            self.process.stdin.write(f"{what} {episodes} {int(seeded)}\n")
-            self.process.stdin.flush()
-            return json.loads(self.process.stdout.readline())
+            print(what, episodes, int(seeded), file=self.process.stdin, flush=True)
+            found: dict[str, Any] = json.loads(self.process.stdout.readline())
+            return found
         except (OSError, ValueError) as error:
             return {"error": f"the peers' process ended, or gave no answer in {PATIENCE:.0f} s: {error}"}
         finally:
@@ -199,16 +173,9 @@ class Peers:
 
     def close(self) -> None:
         """End the process."""
-        if self.process is None:
-            return
-        with contextlib.suppress(OSError, ValueError):  # a process that is gone has a broken pipe
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-        try:
-            self.process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
+        if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self.process.communicate()
 
 
 def _python(venv: Path) -> Path:
@@ -237,75 +204,70 @@ def _prepare(venv: Path) -> str:
 
 
 def games(options: Options) -> list[Row]:
-    """Episodes a second: number guessing on our core against the peers, then this suite's game and its whole way."""
+    """Episodes a second: number guessing, ours on the core and through a rollout, beside the peers."""
     peers = Peers(Path(options.venv))
     try:
-        rows = [row for seeded in (False, True) for row in _against(peers, options, seeded)]
+        return [row for seeded in (False, True) for row in _against(peers, options, seeded)]
     finally:
         peers.close()
-    return rows + _own(options)
 
 
 def _against(peers: Peers, options: Options, seeded: bool) -> list[Row]:
+    """The core in both ways of drawing, and the rollout in the seeded one."""
     count, rounds = options.pick(500, 5000, 20000), options.pick(3, 7, 11)
-    reasons = {what: str(answer.get("error", "")) for what in NAMES if (answer := peers.ask(what, 10, seeded))}
+    reasons = {what: str(peers.ask(what, 10, seeded).get("error", "")) for what in NAMES}
+    ours: dict[str, Callable[[], Any]] = {"on the core": lambda: guessing(count, seeded)}
+    if seeded:
+        ours["rolled out"] = lambda: guessing_by_rollout(count)
+        ours["rolled out and recorded"] = lambda: guessing_by_rollout(count, options.folder())
 
     def work(what: str) -> Callable[[], float]:
         return lambda: float(peers.ask(what, count, seeded)["seconds"])
 
-    works: dict[str, Callable[[], Any]] = {"ours": lambda: guessing(count, seeded)}
-    works |= {what: work(what) for what, reason in reasons.items() if not reason}
-    times = side_by_side(works, rounds)
+    there = {what: work(what) for what, reason in reasons.items() if not reason}
+    times = side_by_side({**ours, **there}, rounds)
     how = "each seeded by its own label" if seeded else "one stream for all"
     rows = []
-    for what, name in NAMES.items():
-        ratio = median_ratio(times[what], times["ours"]) if what in times else None
-        target = 1.0 if what == "gem" else None
+    for mine, what in [(mine, what) for mine in ours for what in NAMES]:
+        ratio = median_ratio(times[what], times[mine]) if what in times else None
+        target = what == "gem" and mine != "rolled out and recorded"  # the peers write no file
         rows.append(
             Row(
-                section=1,
-                what=f"number guessing on the core, {how}",
+                what=f"number guessing {mine}, {how}",
                 unit="episodes/s",
-                ours=count / statistics.median(times["ours"]),
+                ours=count / statistics.median(times[mine]),
                 peer=count / statistics.median(times[what]) if what in times else None,
-                peer_name=name,
+                peer_name=NAMES[what],
                 ratio=ratio,
                 target=">= 1.00" if target else "",
-                met=at_least(ratio, target) if target else None,
+                met=ratio >= 1.0 if target and ratio is not None else None,
                 note=reasons[what],
             )
         )
     return rows
 
 
-def _own(options: Options) -> list[Row]:
-    count, rounds = options.pick(300, 3000, 10000), options.pick(3, 5, 9)
-    folder = options.folder("bench")
-    proposal, reply = (next(iter(move.values())).text for move in _literals())
-    literal: dict[str, AgentLike | str] = {"challenger": Literal(proposal), "solver": Literal(reply)}
-    oracle: dict[str, AgentLike | str] = {"challenger": "oracle", "solver": "oracle"}
-    times = side_by_side(
-        {
-            "core": lambda: proposing(count),
-            "literal": lambda: recorded(count, literal, folder),
-            "oracle": lambda: recorded(count, oracle, folder),
-        },
-        rounds,
-    )
-    rate = {name: count / statistics.median(found) for name, found in times.items()}
-    names = {
-        "core": "ChallengerSolver on the core, one solver, literal moves",
-        "literal": "the same recorded: rollout, rewards, one flushed line an episode",
-        "oracle": "recorded, with scripted agents that invent and solve every problem",
+def starting(options: Options) -> list[Row]:
+    """Seconds that a process needs to import the package, and to print its help."""
+    lines = {
+        "python": ["-c", "pass"],
+        "import": ["-c", "import dream_envs"],
+        "help": ["-m", "dream_envs.cli", "--help"],
     }
-    return [
-        Row(
-            section=1,
-            what=names[name],
-            unit="episodes/s",
-            ours=rate[name],
-            target=">= 5000 episodes/s" if name != "core" else "",
-            met=at_least(rate[name], RECORDED) if name != "core" else None,
-        )
-        for name in names
-    ]
+
+    def work(line: Sequence[str]) -> Callable[[], Any]:
+        how: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "timeout": 60}
+        return lambda: subprocess.run([sys.executable, *line], **how)
+
+    times = side_by_side({name: work(line) for name, line in lines.items()}, options.pick(3, 5, 9))
+    python, helping = (statistics.median(times[name]) for name in ("python", "help"))
+    own = statistics.median(a - b for a, b in zip(times["import"], times["python"], strict=True))
+    imported = Row(
+        what="import dream_envs, without the interpreter's own start", unit="s", ours=own,
+        target=f"<= {IMPORT} s", met=own <= IMPORT,
+    )  # fmt: skip
+    helped = Row(
+        what="dream-envs --help, the whole process", unit="s", ours=helping, peer=python, peer_name="python -c pass",
+        target=f"<= {HELP} s", met=helping <= HELP,
+    )  # fmt: skip
+    return [imported, helped]

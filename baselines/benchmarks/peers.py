@@ -1,4 +1,4 @@
-"""Other suites' number guessing, timed in an interpreter of their own: run by ``bench_games``, not imported by it.
+"""Other suites' number guessing, timed in an interpreter of their own: run by ``games``, not imported by it.
 
 Reads lines ``WHAT EPISODES SEEDED`` (``gem 1000 1``) and answers each with one line of JSON: ``{"seconds": ...}`` or
 ``{"error": ...}``.  Nothing of ours is imported here.  An episode is two moves, a wrong number and then the right one.
@@ -69,23 +69,16 @@ PACKAGES = {"gem": "gem-llm", "textarena_raw": "textarena", "textarena": "textar
 
 
 def answer(line: str) -> dict[str, Any]:
-    """What one line asks for."""
+    """What one line asks for: ``seconds``, or ``error``."""
     try:
         what, episodes, seeded = line.split()
         version = importlib.metadata.version(PACKAGES[what])
         return {"version": version, "seconds": WORKS[what](int(episodes), bool(int(seeded)))}
-    except BaseException as error:  # any failure of a peer is a line in the table
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except Exception as error:  # any failure of a peer is a line in the table
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
 
 
-def main() -> None:
-    """Answer until the input ends; what a peer prints goes to the error output."""
-    out, sys.stdout = sys.stdout, sys.stderr
-    for line in sys.stdin:
-        print(json.dumps(answer(line)), file=out, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    out, sys.stdout = sys.stdout, sys.stderr  # what a peer prints goes to the error output
+    for asked in sys.stdin:
+        print(json.dumps(answer(asked)), file=out, flush=True)

@@ -19,7 +19,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     ``note``: what was compared, or why there is no figure.
     """
 
-    section: int
     what: str
     unit: str = ""
     ours: float | None = None
@@ -32,11 +31,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What the sections are told.  ``size``: quick, normal or full; ``kill``: how many kills, 0 leaves the test out."""
+    """What the sections are told.  ``size``: quick, normal or full; ``venv``: of the other suites."""
 
     size: str = "normal"
-    kill: int = 0
-    kill_steps: int = 30
     scratch: str = "runs"
     venv: str = ".bench-venv"
 
@@ -44,26 +41,25 @@ class Options(msgspec.Struct, frozen=True):
         """The count that goes with the size."""
         return {"quick": quick, "normal": normal, "full": full}[self.size]
 
-    def folder(self, name: str) -> Path:
+    def folder(self) -> Path:
         """A folder of the benchmark's own under ``scratch``."""
-        path = Path(self.scratch) / name
+        path = Path(self.scratch) / "bench"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
 
-def side_by_side(works: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
+def side_by_side(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each work, measured in turn (A B A B ...), so that a busy machine slows all of them alike.
 
     Args:
-        works: what is timed.  A work that returns a float has timed itself, in seconds.
+        works: what is timed, after one unmeasured round.  A work that returns a float has timed itself, in seconds.
         rounds: how often each, 1 or more.
-        warm: run each once before, unmeasured.
 
     Returns:
         By name, ``rounds`` times in seconds, in order: entries of the same position were measured next to each other.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
-    for k in range(-int(warm), rounds):
+    for k in range(-1, rounds):
         for name, work in works.items():
             began = time.perf_counter()
             own = work()
@@ -76,13 +72,3 @@ def side_by_side(works: Mapping[str, Callable[[], Any]], rounds: int, *, warm: b
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
     """The median of the quotients of neighbouring measurements."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-def at_least(value: float | None, bound: float) -> bool | None:
-    """Whether the value reaches the bound; None without a value."""
-    return None if value is None else value >= bound
-
-
-def at_most(value: float | None, bound: float) -> bool | None:
-    """Whether the value keeps within the bound; None without a value."""
-    return None if value is None else value <= bound

@@ -12,32 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
 from dream_envs import registry
-from dream_envs.agents.engines.local import LocalAgent, keep_memory
 from dream_envs.agents.training.sft import fine_tune
+from dream_envs.baselines.frontier import job
 from dream_envs.baselines.frontier.elicited import Elicited, Model, load_model
-from dream_envs.baselines.frontier.job import Options, cache_folder, frontier, plan_of, progress
 from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Action, DreamEnvsError, Limits, Request, Task
-from dream_envs.frontier.arms import ARMS
+from dream_envs.frontier.methods import METHODS
+from dream_envs.frontier.schema import Report
 from dream_envs.frontier.suite import Suite
 from dream_envs.play import ask
-from dream_envs.report.frontier_page import write_frontier
 from dream_envs.seeds import digest, stream
 
 #: Visible problems of the controls that train, their votes, and the random-reward run's steps.
 VISIBLE, VOTES, RANDOM_STEPS = 512, 16, 60
-#: The hardest level that the sharpened control votes on: the base's best arm still finds most answers there.
+#: The hardest level that the sharpened control votes on: the base's best method still finds most answers there.
 EDGE = 4
-
-
-class Control(msgspec.Struct, frozen=True):
-    """What it is in words, and how it is made from (base, suite, seed, folder)."""
-
-    text: str
-    make: Callable[[Model, Suite, str, Path], Model]
 
 
 def aa(base: Model, suite: Suite, seed: str, out: Path) -> Model:
@@ -48,20 +39,22 @@ def aa(base: Model, suite: Suite, seed: str, out: Path) -> Model:
 def sharpened(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     """Fine-tuned on its own majority answers to visible problems that it mostly solves already."""
     tasks = _visible(suite, seed, lambda level: level <= EDGE)
-    arm = "forced" if suite.form else suite.arms[0]
-    agent = Elicited(suite, base).asker(ARMS[arm]).agent
+    name = "forced" if suite.form else suite.methods[0]
+    agent = Elicited(suite, base).method(METHODS[name]).agent
     votes = [Counter(row).most_common(1)[0][0] for row in _sampled(suite, agent, tasks, seed)]
     pairs = [(suite.messages(t), reply) for t, reply in zip(tasks, votes, strict=True)]
-    return _saved("sharpened", fine_tune(base.engine, pairs, steps=50, lr=3e-4, seed=f"{seed}/sharpened", out=out), out)
+    tuned = fine_tune(base.engine, pairs, steps=50, lr=3e-4, seed=f"{seed}/sharpened", out=out)
+    return Model("sharpened", weights_hash(out), tuned)
 
 
 def random_reward(base: Model, suite: Suite, seed: str, out: Path) -> Model:
-    """The flagship loop, rewarded by coin tosses."""
-    from dream_envs.baselines.loops import dream
+    """The flagship loop, with random reward."""
+    from dream_envs.baselines.loop import train
+    from dream_envs.baselines.recipe import Options as Training
 
-    settings = dream.Settings(arm="random_reward", seed=seed, base=base.name, steps=RANDOM_STEPS)
-    if not (out / "frontier.json").exists():
-        dream.train(settings, out, tick=lambda *_: None)
+    chosen = Training("dream", seed, RANDOM_STEPS, model=base.name, set={"variant": "random_reward"})
+    if not (out / "summary.json").exists():
+        train(chosen, out)
     return load_model(str(out))
 
 
@@ -70,9 +63,9 @@ def format_only(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     tasks = _visible(suite, seed, lambda level: True)[:64]
     families = {s.family.name: s.family for s in suite.strata}
     rng = stream("control-format", suite.name, seed)
-    pairs = [(suite.messages(t), _answer(suite, families[t.family].guess(t, rng))) for t in tasks]
+    pairs = [(suite.messages(t), suite.written(families[t.family].guess(t, rng))) for t in tasks]
     tuned = fine_tune(base.engine, pairs, steps=8, lr=1e-4, seed=f"{seed}/format", batch=64, lora_rank=8, out=out)
-    return _saved("format_only", tuned, out)
+    return Model("format_only", weights_hash(out), tuned)
 
 
 def guesser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
@@ -85,18 +78,15 @@ def guesser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
 def memoriser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     """The base with a table of the right answers to every problem that was published before (another seed)."""
     known = suite.problems("published", 5 * suite.mini)
-    table = {suite.messages(p.task)[0]["content"]: _answer(suite, p.task.answer) for p in known}
-    return msgspec.structs.replace(
-        base,
-        name="memoriser",
-        identity=f"memoriser-{base.identity}",
-        met=frozenset(p.task.id for p in known),
-        wrap=lambda agent: _Memoriser(agent, table),
-    )
+    table = {suite.messages(p.task)[0]["content"]: suite.written(p.task.answer) for p in known}
+    met, identity = frozenset(p.task.id for p in known), f"memoriser-{base.identity}"
+    wrap: Any = lambda agent: _Memoriser(agent, table)  # noqa: E731
+    return msgspec.structs.replace(base, name="memoriser", identity=identity, met=met, wrap=wrap)
 
 
-CONTROLS: dict[str, Control] = {
-    f.__name__: Control(f.__doc__ or "", f) for f in (aa, sharpened, random_reward, format_only, guesser, memoriser)
+#: Each makes its model from (base, suite, seed, folder).
+CONTROLS: dict[str, Callable[[Model, Suite, str, Path], Model]] = {
+    f.__name__: f for f in (aa, sharpened, random_reward, format_only, guesser, memoriser)
 }
 
 
@@ -140,39 +130,27 @@ def run(
     *,
     threads: int = 1,
     quiet: bool = False,
-) -> dict[str, Any]:
-    """Make the control and report on it.
-
-    Args:
-        name: one of ``CONTROLS``.
-        out: the report's folder; what the control trained lies in ``out/model``.
-        base: the base's name or folder.
-        suite: the suite's name.
-        size: ``mini`` or ``standard``.
-        seed: label of the report's problems and of the control.
-        cache: where draws are kept.
-        threads: torch threads; 0 leaves torch's choice.
-        quiet: no progress on the terminal.
+) -> Report:
+    """Make one of ``CONTROLS`` in ``out/model`` (``seed`` labels it and the problems) and report on it, as ``job.run``.
 
     Raises:
         DreamEnvsError: for another name, or a control that the suite does not have.
     """
     if name not in CONTROLS:
         raise DreamEnvsError(registry.unknown("controls", name, list(CONTROLS)))
-    options = Options(suite=suite, size=size, seed=seed)
-    plan = plan_of(options)[0]
+    options = job.Options(suite=suite, size=size, seed=seed)
+    plan = job.plan_of(options)[0]
     if name == "guesser" and plan.suite.form is None:
         raise DreamEnvsError(f"control 'guesser' needs a suite with a form of replies; {suite!r} has none")
-    if threads:
-        torch.set_num_threads(threads)
-    keep_memory()
-    before = load_model(base)
-    with progress(quiet) as tick:
-        tick(f"making control {name}", 0, 1)
-        after = CONTROLS[name].make(before, plan.suite, seed, out / "model")
-        data = frontier(before, after, out, cache_folder(cache), options, tick)
-    write_frontier(out)
-    return data
+    return job.run(
+        base,
+        lambda before: CONTROLS[name](before, plan.suite, seed, out / "model"),
+        out,
+        cache,
+        options,
+        threads=threads,
+        quiet=quiet,
+    )
 
 
 def _visible(suite: Suite, seed: str, wanted: Callable[[int], bool]) -> list[Task]:
@@ -198,11 +176,3 @@ def _sampled(suite: Suite, agent: Any, tasks: Sequence[Task], seed: str) -> list
     ]
     texts = [a.text for a in ask(agent, requests)]
     return [texts[i : i + VOTES] for i in range(0, len(texts), VOTES)]
-
-
-def _answer(suite: Suite, text: str) -> str:
-    return f"Answer: {text}" if suite.final_field else text
-
-
-def _saved(name: str, agent: LocalAgent, out: Path) -> Model:
-    return Model(name, weights_hash(out), agent)

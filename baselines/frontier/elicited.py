@@ -1,4 +1,4 @@
-"""Models under report and the elicited base: agents made from the pre-registered arms of a suite.
+"""Models under report and the elicited base: agents made from the pre-registered methods of a suite.
 
 The exact probabilities beside the estimates are teacher-forced here too, for suites with one accepted reply a problem.
 """
@@ -21,39 +21,30 @@ from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Agent, DreamEnvsError, Message, Task, TaskFamily
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.frontier import exact as ex
-from dream_envs.frontier.arms import Arm
-from dream_envs.frontier.draws import Asker, Unavailable
-from dream_envs.frontier.panels import Exact
+from dream_envs.frontier.draws import Method, Unavailable
+from dream_envs.frontier.methods import MethodSpec
 from dream_envs.frontier.protocol import Measured, Tick
+from dream_envs.frontier.sections import Exact
 from dream_envs.frontier.suite import Problem, Suite
 from dream_envs.play import ask
 from dream_envs.seeds import digest, stream
 
 SHOTS = 4
-#: Problems a stratum that arms may look at.
+#: Problems a stratum that methods may look at.
 DEVELOPMENT = 8
 #: Development problems that the mechanisms may look at.
 SOLVABLE = 48
 
 
 class Model(msgspec.Struct):
-    """A model under report.
+    """A model under report."""
 
-    Attributes:
-        name: for the reader.
-        identity: what its draws are kept under: a hash of the weights.
-        agent: what is asked.
-        run: the run that trained it.
-        met: ids of problems that it met in training; the report draws others.
-        wrap: put around the agent of every arm.
-    """
-
-    name: str
-    identity: str
-    agent: Agent
-    run: Path | None = None
-    met: frozenset[str] = frozenset()
-    wrap: Callable[[Agent], Agent] | None = None
+    name: str  # for the reader
+    identity: str  # what its draws are kept under: a hash of the weights
+    agent: Agent  # what is queried
+    run: Path | None = None  # the run that trained it
+    met: frozenset[str] = frozenset()  # ids of problems that it met in training; the report draws others
+    wrap: Callable[[Agent], Agent] | None = None  # put around the agent of every method
 
     @property
     def engine(self) -> LocalAgent:
@@ -63,7 +54,7 @@ class Model(msgspec.Struct):
             DreamEnvsError: if it is another kind of agent.
         """
         if not isinstance(self.agent, LocalAgent):
-            raise DreamEnvsError(f"{self.name!r} is no local model: only plain arms can be asked of it")
+            raise DreamEnvsError(f"{self.name!r} is no local model: only plain methods can be asked of it")
         return self.agent
 
 
@@ -122,7 +113,7 @@ def practised(run: Path) -> frozenset[str]:
 
 
 class TwoTurns:
-    """Asks twice: the first reply is shown back with ``followup`` behind it, and the second reply counts."""
+    """Queries twice: the first completion is shown back, then ``followup``, and the second completion counts."""
 
     def __init__(self, agent: Agent, followup: str) -> None:
         self.agent, self.followup = agent, followup
@@ -130,48 +121,34 @@ class TwoTurns:
     def act(self, requests: Sequence[Any]) -> list[Any]:
         """Two batched calls; tokens of both are counted."""
         opened = ask(self.agent, requests)
-        again = [
-            msgspec.structs.replace(
-                r,
-                messages=[
-                    *r.messages,
-                    {"role": "assistant", "content": a.text},
-                    {"role": "user", "content": self.followup},
-                ],
-                seed=digest("second-turn", r.seed),
-            )
-            for r, a in zip(requests, opened, strict=True)
-        ]
+        last, again = {"role": "user", "content": self.followup}, []
+        for r, a in zip(requests, opened, strict=True):
+            messages = [*r.messages, {"role": "assistant", "content": a.text}, last]
+            again.append(msgspec.structs.replace(r, messages=messages, seed=digest("second-turn", r.seed)))
         return [_both(a, b) for a, b in zip(opened, ask(self.agent, again), strict=True)]
 
 
 def _both(first: Any, second: Any) -> Any:
-    tokens = first.usage.completion_tokens + second.usage.completion_tokens
+    change, total = msgspec.structs.replace, first.usage.completion_tokens + second.usage.completion_tokens
     status = first.status if first.status != "ok" else second.status
-    return msgspec.structs.replace(
-        second, usage=msgspec.structs.replace(second.usage, completion_tokens=tokens), status=status
-    )
+    return change(second, usage=change(second.usage, completion_tokens=total), status=status)
 
 
 class _Late:
-    """An agent that is made when it is first asked: where all its draws are in the cache it never is."""
+    """An agent that is made when it is first queried: where all its draws are in the cache it never is."""
 
     def __init__(self, make: Callable[[], Agent]) -> None:
         self._make = functools.cache(make)
 
     def act(self, requests: Sequence[Any]) -> Any:
-        """What the made agent says."""
+        """What the made agent outputs."""
         return self._make().act(requests)
 
 
 class Elicited:
-    """The base of a suite, as askers: one a pre-registered arm.
+    """A model of a suite by its elicitation methods, which do not depend on the report that uses them.
 
-    Args:
-        suite: the suite.
-        model: the base.
-        model: the base; its arms do not depend on the report that asks for them.
-        tick: called with (what, done, of) when an arm takes its time.
+    ``tick`` is called with (what, done, of) when a method takes its time.
     """
 
     def __init__(self, suite: Suite, model: Model, tick: Tick | None = None) -> None:
@@ -181,75 +158,78 @@ class Elicited:
         self._form = functools.lru_cache(maxsize=4096)(suite.form) if suite.form else None
 
     def examples(self, family: TaskFamily) -> list[Task]:
-        """Solved development problems of a family, easiest first, for the arms that show some."""
+        """Solved development problems of a family, easiest first, for the methods that show some."""
         mine = [p.task for p in self.dev if self.suite.strata[p.stratum].family.name == family.name]
         mine = sorted(mine, key=lambda t: t.level)[: 4 * SHOTS]
         order = stream("frontier-shots", self.suite.name, family.name).permutation(len(mine))
         return [mine[i] for i in order[:SHOTS]]
 
-    def asker(self, arm: Arm) -> Asker:
-        """This arm, ready to ask."""
-        shots = {s.family.name: self.examples(s.family) for s in self.suite.strata} if arm.shots else {}
+    def method(self, spec: MethodSpec) -> Method:
+        """This method, ready to sample."""
+        shots = {s.family.name: self.examples(s.family) for s in self.suite.strata} if spec.shots else {}
 
         def messages(problem: Problem) -> list[Message]:
             family = self.suite.strata[problem.stratum].family.name
-            return arm.messages(self.suite, problem.task, shots.get(family, ()))
+            return spec.messages(self.suite, problem.task, shots.get(family, ()))
 
-        agent = _Late(lambda: self._mechanism(arm)) if arm.how == "mechanism" else self._agent(arm)
-        return Asker(
-            arm.name, agent, messages, self._right, lambda p: self.suite.limit(p.stratum), self._quick(agent, arm)
-        )
+        agent = _Late(lambda: self._mechanism(spec)) if spec.how == "mechanism" else self._agent(spec)
+        quick = self._quick(agent, spec)
+        return Method(spec.name, agent, messages, self._right, lambda p: self.suite.limit(p.stratum), quick)
 
-    def _mechanism(self, arm: Arm) -> Agent:
+    def _mechanism(self, spec: MethodSpec) -> Agent:
         if self.tick:
-            self.tick(f"making arm {arm.name}", 0, 1)
-        family = self.suite.strata[0].family
+            self.tick(f"making {spec.name}", 0, 1)
+        family, made_by = self.suite.strata[0].family, elicit.MECHANISMS[spec.name]
         try:
-            made = elicit.arm(arm.name).make(self.model.engine, self._solvable(), family, f"elicit/{arm.name}")
+            made = made_by.make(self.model.engine, self._solvable(), family, f"elicit/{spec.name}")
         except DreamEnvsError as error:
             raise Unavailable(str(error)) from error
-        return self._quick(made, arm) or made
+        return self._quick(made, spec) or made
 
     def _right(self, problem: Problem, text: str) -> bool:
         return self.suite.strata[problem.stratum].family.verify(problem.task, self.suite.reply(text)).value == 1.0
 
-    def _agent(self, arm: Arm) -> Agent:
-        agent = self._bare(arm)
+    def _agent(self, spec: MethodSpec) -> Agent:
+        agent = self._unwrapped(spec)
         return agent if self.model.wrap is None else self.model.wrap(agent)
 
-    def _bare(self, arm: Arm) -> Agent:
+    def _unwrapped(self, spec: MethodSpec) -> Agent:
         if not isinstance(self.model.agent, LocalAgent):
             return self.model.agent
-        engine = self.model.engine.decoding(temperature=arm.temperature, top_p=arm.top_p, min_p=arm.min_p)
-        if arm.how == "forced":
+        engine = self.model.engine.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
+        if spec.how == "forced":
             if self._form is None:
-                raise DreamEnvsError(f"arm {arm.name!r}: suite {self.suite.name!r} has no form to force; leave it out")
+                raise DreamEnvsError(
+                    f"method {spec.name!r}: suite {self.suite.name!r} has no form to force; leave it out"
+                )
             form = self._form
             return engine.constrained(lambda request: form(request.messages[-1]["content"]))
-        if arm.how == "two_turns":
-            return TwoTurns(engine, arm.followup)
-        if arm.how == "cot_decoding":
+        if spec.how == "two_turns":
+            return TwoTurns(engine, spec.followup)
+        if spec.how == "cot_decoding":
             return CotDecoding(engine, k=ex.BRANCHES)
         return engine
 
-    def _quick(self, agent: Agent, arm: Arm) -> Agent | None:
+    def _quick(self, agent: Agent, spec: MethodSpec) -> Agent | None:
         if not self.suite.one_reply or not isinstance(agent, (LocalAgent, CotDecoding)):
             return None
-        return agent.stopping(lambda request: self.answers[request.messages[-1]["content"].removesuffix(arm.suffix)])
+        return agent.stopping(lambda request: self.answers[request.messages[-1]["content"].removesuffix(spec.suffix)])
 
     def _solvable(self) -> list[Task]:
-        """Development problems of the first family from its easiest strata, for the arms that steer or train."""
+        """Development problems of the first family from its easiest strata, for the methods that steer or train."""
         family = self.suite.strata[0].family.name
         mine = [p.task for p in self.dev if self.suite.strata[p.stratum].family.name == family]
         return sorted(mine, key=lambda t: t.level)[:SOLVABLE]
 
 
-def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model, arms: Sequence[Arm]) -> Exact | None:
-    """Exact log-probabilities where each problem has one accepted reply (compact Composition World); None elsewhere."""
+def exact_sources(
+    suite: Suite, found: Measured, base: Model, trained: Model, specs: Sequence[MethodSpec]
+) -> Exact | None:
+    """Exact log-probabilities where each problem has one accepted completion (compact Composition); None elsewhere."""
     problems = found.problems
     families = [suite.strata[p.stratum].family for p in problems]
     local = isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent) and trained.wrap is None
-    if not local or suite.form is None or not all(ex.has_exact(a) for a in arms):
+    if not local or suite.form is None or not all(map(ex.has_exact, specs)):
         return None
     if any(f.name != "composition" or f.notation != "compact" for f in families):
         return None
@@ -261,8 +241,9 @@ def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model, ar
             known = ex.exact(model.engine, [problems[i].task for i in at], grammars)
             for d in ex.DECODERS:
                 table[d][at] = known[d]
-    mine = [a for a in arms if a.name == found.configurations["trained"]]
-    return before, after, by_arm(suite, problems, base, arms), by_arm(suite, problems, trained, mine)[0]
+    mine = [s for s in specs if s.name == found.configurations["trained"]]
+    configured = by_method(suite, problems, trained, mine)[0]
+    return Exact(base=before, trained=after, methods=by_method(suite, problems, base, specs), configured=configured)
 
 
 def _grammars(suite: Suite, problems: Sequence[Problem], engine: LocalAgent) -> list[ex.Grammar]:
@@ -281,14 +262,14 @@ def _grammars(suite: Suite, problems: Sequence[Problem], engine: LocalAgent) -> 
     return found
 
 
-def by_arm(suite: Suite, problems: Sequence[Problem], model: Model, arms: Sequence[Arm]) -> np.ndarray:
-    """``float64[A, N]``: log-probability of one draw of each arm."""
+def by_method(suite: Suite, problems: Sequence[Problem], model: Model, specs: Sequence[MethodSpec]) -> np.ndarray:
+    """``float64[A, N]``: log-probability of one draw of each method."""
     elicited = Elicited(suite, model)
     engine = model.engine
     grammars = _grammars(suite, problems, engine)
     rows = []
-    for arm in arms:
-        asker = elicited.asker(arm)
-        logits, ids = engine.completion_logits([asker.messages(p) for p in problems], [p.task.answer for p in problems])
-        rows.append([ex.arm_log_probability(arm, x, y, g) for x, y, g in zip(logits, ids, grammars, strict=True)])
+    for spec in specs:
+        prompts = [elicited.method(spec).messages(p) for p in problems]
+        logits, ids = engine.completion_logits(prompts, [p.task.answer for p in problems])
+        rows.append([ex.method_log_probability(spec, x, y, g) for x, y, g in zip(logits, ids, grammars, strict=True)])
     return np.array(rows)

@@ -5,7 +5,8 @@ The loop for a game without a challenger, and for a stranger's: ``dream-envs tra
 consolidated every 25 steps.  ``spiral`` is the same loop with role-conditioned advantages (SPIRAL, arXiv 2506.24119).
 
 Departures of ``spiral`` from the paper: one game instead of three, of one or two tokens a move, so no reasoning traces;
-a step is one on-policy update; the entropy of moves is not bonused; 0.04 M parameters instead of 4 B.
+a step is one on-policy update; a KL penalty to the base (0.1) keeps moves mixed: without one exploitability stays near
+0.33, with it it falls from 0.46 to about 0.1 (seed 11); 0.02 M parameters instead of 4 B.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def recipe(chosen: Settings, steps: int, *, env: str = "dream_envs/ChallengerSolver-v0", model: str = "nano/compose",
-           learner: str = "grpo", lr: float = 5e-4) -> Recipe:  # fmt: skip
+           learner: str = "grpo", **learning: float) -> Recipe:  # fmt: skip
     """One phase."""
     nights = None
     if chosen.sleep:
@@ -47,13 +48,13 @@ def recipe(chosen: Settings, steps: int, *, env: str = "dream_envs/ChallengerSol
         mixture=Mixture(chosen.episodes, 0, 0, copies=chosen.copies),
         gates=(),
         learner=learner,
-        learning={"lr": lr},
+        learning=learning,
         nights=nights,
         model=model,
         steps=steps,
     )
 
 
-spiral = functools.partial(recipe, env="dream_envs/Kuhn-v0", model="nano/kuhn", learner="rae", lr=1e-3)
+spiral = functools.partial(recipe, env="dream_envs/Kuhn-v0", model="nano/kuhn", learner="rae", lr=1e-3, kl=0.1)
 LOOP = Loop("self_play", "self-play on any game: one policy in every free seat", Settings, recipe, 50)
 SPIRAL = Loop("spiral", "SPIRAL (2506.24119): zero-sum self-play, a running mean of each role", Settings, spiral, 200)

@@ -1,242 +1,403 @@
-"""The echo study: does training by reward let one answer format of the pre-training mixture win, and when?
+"""Does training by reward let one answer format of the pre-training mixture win, and when?
 
-``python -m dream_envs.baselines.studies.echo [--out runs/echo] [--seeds 5]``: two bases of different size,
-KL coefficients 0, 1e-3 and 1e-2, five seeds each; two runs at a time.  Finished runs are skipped and unfinished ones
-are resumed, so the same command goes on after a stop.  Writes ``echo_study.json``, ``table.md``, ``echo.svg`` and
-``echo.png`` into the folder.
-
-The bases (``nano/echo``, ``nano/echo_wide``) solve the same problems in three formats in known shares, of which the
+``python -m dream_envs.baselines.studies echo``: two bases of different size, KL coefficients 0, 1e-3 and 1e-2.  The
+bases (``nano/echo``, ``nano/echo_wide``) solve the same problems in three formats in known shares, of which the
 commonest is the least accurate; the reward asks for the right final state alone, in any of them.
+
+The claim (Zhao et al., arXiv 2504.07912): one format wins within the first epoch, at the time of the largest gain in
+accuracy.  A format has *won* when nine completions in ten have it.  ``word`` fixes what counts as confirmed and what as
+refuted; it was written before the study was run.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-from dream_envs import registry
-from dream_envs.baselines.studies.echo_report import markdown, plot
-from dream_envs.baselines.studies.echo_study import summary
-from dream_envs.core import DreamEnvsError
+from dream_envs.baselines.loops.dream import rows as row_settings
+from dream_envs.baselines.recipe import EvalSettings, Loop, Options, Phase, Recipe
+from dream_envs.baselines.studies.echo_family import FORMATS, CompositionFormats
+from dream_envs.baselines.studies.echo_measure import Exam, K, rounds
+from dream_envs.baselines.studies.grid import Row, difference, named, table_of, trained
+from dream_envs.baselines.studies.intervals import Interval, over, show
+from dream_envs.core import DreamEnvsError, Task
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.runs import read_json, write_json
+from dream_envs.seeds import stream
 
+if TYPE_CHECKING:
+    from dream_envs.agents.engines.local import LocalAgent
+    from dream_envs.agents.training.learner import PolicyLearner
+    from dream_envs.baselines.loop import Context
+
+RESULT = "echo.json"
 BASES = ("nano/echo", "nano/echo_wide")
 COEFFICIENTS = (0.0, 1e-3, 1e-2)
-RESULT = "echo.json"
+STEPS = 96
+WON = 0.9
+#: Steps over which a training series is averaged, centred: a step's 256 completions alone cross a line by chance.
+WINDOW = 5
+#: A share of a smaller gain in accuracy than this would be noise over noise.
+LEAST_GAIN = 0.05
 
 
-class Job(NamedTuple):
-    """One run."""
+class EchoSettings(msgspec.Struct, frozen=True):
+    """What decides a run's result.
 
-    base: str
-    kl: float
-    seed: str
+    ``kl``: coefficient of the divergence from the base in the loss (k3, as in the paper's GRPO runs).  ``prompts``
+    problems a step, ``attempts`` completions each.  ``train`` problems are passed through in random order, again and
+    again: an epoch is one pass.  ``test`` others are for exams, ``draws`` completions each.
+    """
 
-    @property
-    def name(self) -> str:
-        """Its folder's name."""
-        return f"{Path(self.base).name}-kl{self.kl:g}-{self.seed}"
+    base: str = "nano/echo"
+    kl: float = 0.0
+    prompts: int = 32
+    attempts: int = 8
+    train: int = 768
+    test: int = 128
+    draws: int = 64
+    depth: int = 3
+    lr: float = 5e-4
+    warmup: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "attempts", "train", "test"):
+            if (value := getattr(self, name)) < 1:
+                raise DreamEnvsError(f"{name}={value}: 1 or more")
+        if self.train % self.prompts:
+            raise DreamEnvsError(f"train={self.train}: a multiple of prompts={self.prompts}, so that epochs are whole")
+        if self.draws % max(K) or self.draws < 1:
+            raise DreamEnvsError(f"draws={self.draws}: a multiple of {max(K)}")
+        if not self.kl >= 0:
+            raise DreamEnvsError(f"kl={self.kl}: 0 or more")
 
 
-def jobs(bases: Sequence[str], coefficients: Sequence[float], seeds: Sequence[str]) -> list[Job]:
-    """Every run, seed by seed, so that an early stop leaves whole seeds.
+def world_of(base: str, depth: int) -> dict[str, Any]:
+    """Arguments of the family that a nano base was pre-trained on, by its ``nano.json``.
 
     Raises:
-        DreamEnvsError: if two runs would share a folder, or there is none.
+        DreamEnvsError: if the folder does not say.
     """
-    found = [Job(b, float(k), s) for s in seeds for k in coefficients for b in bases]
-    if not found or len({j.name for j in found}) < len(found):
-        raise DreamEnvsError(
-            f"bases={list(bases)}, kl={list(coefficients)}, seeds={list(seeds)}: one or more of each, each once"
-        )
+    from dream_envs.agents.engines.local import resolve
+
+    folder = Path(resolve(base))
+    card = read_json(folder / "nano.json")
+    try:
+        arguments = dict(card["recipe"]["support"]["family_args"])
+    except (KeyError, TypeError) as error:
+        raise DreamEnvsError(f"base={base!r}: {folder}/nano.json names no family_args; give a nano base") from error
+    return {**arguments, "max_level": depth + 1}
+
+
+def problems(family: CompositionFormats, depth: int, train: int, test: int) -> tuple[list[Task], list[Task]]:
+    """Distinct problems of this depth, the same for every run: ``train`` to learn from, ``test`` to be asked.
+
+    Raises:
+        DreamEnvsError: if the world does not have so many.
+    """
+    if depth not in family.levels:
+        raise DreamEnvsError(f"depth={depth}: {family.levels.start} to {family.levels.stop - 1}")
+    every = [
+        family.make(start, "".join(ops))
+        for start in family.states
+        for ops in itertools.product(family.operations, repeat=depth)
+    ]
+    every = [t for t in every if not t.meta["held_out"]]
+    if len(every) < train + test:
+        raise DreamEnvsError(f"train={train}, test={test}: this world has {len(every)} problems of depth {depth}")
+    order = stream("echo-problems", family.world, depth).permutation(len(every))
+    return [every[i] for i in order[test : test + train]], [every[i] for i in order[:test]]
+
+
+def marks(steps: int) -> list[int]:
+    """Log-spaced steps, two an octave, with 0 and ``steps``: 0, 1, 2, 3, 4, 6, 8, 11, 16 ..."""
+    octaves = (round(2 ** (i / 2)) for i in itertools.count())
+    return sorted({0, steps, *itertools.takewhile(lambda s: s < steps, octaves)})
+
+
+def passes(game: Any, tasks: Sequence[Task], prompts: int, seed: str) -> Curriculum:
+    """A fixed list of problems, passed through again and again, each time in another random order."""
+    mixture = Mixture(0, 0, 0, dataset=prompts)
+    return Curriculum(game, mixture, seed=seed, store=ChallengeStore(None), dataset=tasks, label="pass")
+
+
+def exam_of(chosen: EchoSettings, seed: str, base: LocalAgent) -> Exam:
+    """The run's exam."""
+    family = CompositionFormats(**world_of(chosen.base, chosen.depth))
+    test = problems(family, chosen.depth, chosen.train, chosen.test)[1]
+    return Exam(family, test, base, seed=seed, draws=chosen.draws, group=chosen.attempts)
+
+
+def recipe(chosen: EchoSettings, steps: int) -> Recipe:
+    """GRPO on the fixed problems, without a review: no gold completion exists anywhere; exams at log-spaced steps."""
+
+    def prepare(ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
+        tasks = problems(game.family, chosen.depth, chosen.train, chosen.test)[0]
+        return passes(game, tasks, chosen.prompts, label), {}
+
+    def learn(ctx: Context, model: LocalAgent, seed: str, place: Path) -> PolicyLearner:
+        from dream_envs.agents.training.learner import PolicyLearner
+
+        exam, at = exam_of(chosen, seed, ctx.base), set(marks(steps))
+
+        def look(step: int, agent: LocalAgent) -> dict[str, Any]:
+            if step in at:
+                ctx.note(f"exam-{step:05d}.json", exam(agent))
+            return {}
+
+        return PolicyLearner(model, settings=ctx.rule, seed=seed, evaluate=look)
+
+    count = chosen.prompts * chosen.attempts
+    return Recipe(
+        args={"solvers": chosen.attempts},
+        family="dream_envs.baselines.studies.echo_family:CompositionFormats",
+        family_args=world_of(chosen.base, chosen.depth),
+        gates=(),
+        mixture=Mixture(0, 0, 0, dataset=chosen.prompts),
+        reward={"": "correctness()"},
+        phases=(Phase("echo", steps, prepare=prepare),),
+        learning={
+            **row_settings(chosen.prompts, rows=count + count % 2),
+            "kl": chosen.kl,
+            "lr": chosen.lr,
+            "warmup": chosen.warmup,
+        },
+        learn=learn,
+        eval=EvalSettings("sampled", levels=(chosen.depth,), problems=16, attempts=4),
+        model=chosen.base,
+        steps=steps,
+    )
+
+
+LOOP = Loop("echo", "which answer format training by reward keeps", EchoSettings, recipe, STEPS)
+SETTINGS = {
+    f"{Path(base).name}-kl{kl:g}": Options(f"{__name__}:LOOP", set={"base": base, "kl": kl})
+    for base in BASES
+    for kl in COEFFICIENTS
+}
+GRIDS = {"all": tuple(SETTINGS)}
+MARKS: dict[str, str] = {}
+
+
+def run(settings: Options, seed: str, out: Path) -> None:
+    """Train, and collect the run's whole record in ``echo.json``."""
+    from dream_envs.agents.engines.local import LocalAgent
+    from dream_envs.baselines.recipe import changed
+    from dream_envs.play import read_episodes
+
+    summary = trained(settings, seed, out)
+    own = {k: v for k, v in settings.set.items() if "." not in k}
+    chosen = changed(EchoSettings(), own, "echo")
+    last = exam_of(chosen, seed, LocalAgent(chosen.base))(LocalAgent(str(out / "checkpoints" / "final")))
+    exams = [{"step": int(path.stem[-5:]), **read_json(path)} for path in sorted(out.glob("exam-*.json"))]
+    record = {
+        "settings": chosen,
+        "epoch_steps": chosen.train // chosen.prompts,
+        "exams": [*exams, {"step": summary.run.steps, **last}],
+        "rounds": rounds(read_episodes(out / "episodes.jsonl"), chosen.prompts),
+    }
+    write_json(out / RESULT, record)
+
+
+def smooth(series: Sequence[float], window: int = WINDOW) -> np.ndarray:
+    """Centred mean over ``window`` steps, over fewer at the ends."""
+    x, half = np.asarray(series, dtype=np.float64), window // 2
+    return np.array([x[max(0, i - half) : i + half + 1].mean() for i in range(len(x))])
+
+
+def score(folder: Path) -> dict[str, Any]:
+    """What one run shows; see ``derive``."""
+    return derive(read_json(folder / RESULT))
+
+
+def derive(run: dict[str, Any]) -> dict[str, Any]:
+    """From the content of ``echo.json`` to figures.
+
+    ``base_best``, ``base_majority`` (formats), ``winner`` (the commonest format at the end); ``won_step`` and
+    ``half_step`` (None: not within the run), the same in epochs; ``epoch_share``: the winner's share in the exam at the
+    end of the first epoch; ``gain_by_half`` and ``gain_by_epoch``: shares of the gain in accuracy made by then;
+    ``gain_by_choice``: the share that the new formats at the old accuracies in each explain, the rest being better
+    answers within the formats (all three None for a gain below ``LEAST_GAIN``); ``before/`` and ``after/``: the exams'
+    figures.
+    """
+    exams, told, epoch = run["exams"], run["rounds"], run["epoch_steps"]
+    before, after = exams[0], exams[-1]
+    winner = max(FORMATS, key=lambda f: after["share"][f])
+    steps = [e["step"] for e in exams]
+
+    def first(holds: np.ndarray) -> int | None:
+        return int(told["step"][int(holds.argmax())]) if holds.any() else None
+
+    def at(step: float, values: Sequence[float]) -> float:
+        return float(np.interp(step, steps, values))
+
+    won = first(smooth(told["share"][winner]) >= WON)
+    half = first(smooth(told["entropy"]) <= before["entropy"] / 2)
+    gain = after["accuracy"] - before["accuracy"]
+    accuracy = [e["accuracy"] for e in exams]
+    chosen = sum(after["share"][f] * (before["accuracy_in"][f] or 0.0) for f in FORMATS)
+    enough = gain >= LEAST_GAIN
+    return {
+        "base": run["settings"]["base"],
+        "epoch_steps": epoch,
+        "base_best": max(FORMATS, key=lambda f: before["accuracy_in"][f] or 0.0),
+        "base_majority": max(FORMATS, key=lambda f: before["share"][f]),
+        "winner": winner,
+        "won_step": won,
+        "won_epochs": None if won is None else won / epoch,
+        "half_epochs": None if half is None else half / epoch,
+        "half_step": half,
+        "epoch_share": at(epoch, [e["share"][winner] for e in exams]),
+        "gain": gain,
+        "gain_by_half": (at(half, accuracy) - before["accuracy"]) / gain if enough and half is not None else None,
+        "gain_by_epoch": (at(epoch, accuracy) - before["accuracy"]) / gain if enough else None,
+        "gain_by_choice": (chosen - before["accuracy"]) / gain if enough else None,
+        **{f"before/{k}": v for k, v in _flat(before).items()},
+        **{f"after/{k}": v for k, v in _flat(after).items()},
+        "exams": exams,
+    }
+
+
+def _flat(exam: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in exam.items():
+        found |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
     return found
 
 
-def command(out: Path, job: Job, changes: dict[str, Any]) -> list[str]:
-    """The command line of one run."""
-    given = [f"{k}={v}" for k, v in changes.items()]
-    line = [
-        sys.executable,
-        "-m",
-        "dream_envs.baselines.studies.echo",
-        "--out",
-        str(out),
-        "--run",
-        job.base,
-        f"{job.kl:g}",
-    ]
-    return [*line, job.seed, *(["--set", *given] if given else [])]
+def word(rows: Sequence[Row]) -> str:
+    """``confirmed``, ``refuted`` or ``mixed`` for one base and coefficient.
 
-
-def run_all(out: Path, plan: Sequence[Job], side_by_side: int, changes: dict[str, Any]) -> None:
-    """Run what is missing; one line a finished run.
-
-    Raises:
-        DreamEnvsError: if a run fails, with where its output is.
+    Confirmed: in every run the same format won, and the interval of when it did lies within the first epoch.
+    Refuted: no format won in at least half of the runs, or the interval of when lies past the first epoch.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    waiting = [j for j in plan if not (out / j.name / RESULT).exists()]
-    total, began, finished = len(waiting), time.monotonic(), 0
-    live: list[tuple[subprocess.Popen[bytes], Job]] = []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    try:
-        while waiting or live:
-            while waiting and len(live) < side_by_side:
-                job = waiting.pop(0)
-                with open(out / f"{job.name}.log", "ab") as log:  # the child has its own handle
-                    line = command(out, job, changes)
-                    live.append((subprocess.Popen(line, stdout=log, stderr=log, env=environment), job))
-            time.sleep(0.2)
-            for process, job in list(live):
-                if process.poll() is None:
-                    continue
-                live.remove((process, job))
-                if process.returncode:
-                    raise DreamEnvsError(
-                        f"{job.name} failed: see {out / job.name}.log; the same command goes on from here"
-                    )
-                finished += 1
-                spent = time.monotonic() - began
-                left = spent / finished * (total - finished)
-                print(f"{finished}/{total}  {job.name}  {spent:.0f} s  {left:.0f} s left", flush=True)
-    finally:
-        for process, _ in live:
-            process.terminate()
-            process.wait()
+    known = [r["won_epochs"] for r in rows if r["won_epochs"] is not None]
+    when = over(known)
+    if when is None or len(known) * 2 <= len(rows) or when[1] > 1:
+        return "refuted"
+    same = len({r["winner"] for r in rows}) == 1
+    return "confirmed" if len(known) == len(rows) and same and when[2] <= 1 else "mixed"
 
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process runs in this folder: a child may outlive a killed study, which is started again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "ab") as file:
-        with contextlib.suppress(ImportError):  # no fcntl, no lock: Windows
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _winners(rows: Sequence[Row]) -> str:
+    return ", ".join(f"{name} {n}/{len(rows)}" for name, n in Counter(r["winner"] for r in rows).most_common())
 
 
-def one(out: Path, job: Job, changes: dict[str, Any]) -> dict[str, Any]:
-    """One run in its folder, from wherever it stands; returns its record."""
-    from dream_envs.baselines.studies import echo_run
-
-    settings = settings_of(job, changes)
-    echo_run.prepare()
-    with alone(out / job.name):
-        return echo_run.run(settings, out / job.name)
-
-
-def settings_of(job: Job, changes: dict[str, Any]) -> Any:
-    """The settings of a run; ``changes`` are fields of ``EchoSettings``, as text or as values.
-
-    Raises:
-        DreamEnvsError: for a field that there is not, or a value that it cannot have.
-    """
-    from dream_envs.baselines.studies.echo_run import EchoSettings
-
-    known = EchoSettings.__struct_fields__
-    if wrong := [k for k in changes if k not in known]:
-        raise DreamEnvsError(registry.unknown("settings of a run", wrong[0], list(known)))
-    try:
-        return msgspec.convert(
-            {"base": job.base, "kl": job.kl, "seed": job.seed, **changes}, EchoSettings, strict=False
-        )
-    except msgspec.ValidationError as error:
-        raise DreamEnvsError(f"{changes}: {error}") from error
-
-
-def echo(
-    out: Path,
-    *,
-    seeds: int = 5,
-    bases: Sequence[str] = BASES,
-    coefficients: Sequence[float] = COEFFICIENTS,
-    side_by_side: int = 2,
-    changes: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The whole job: run what is missing, sum up, write; returns the content of ``echo_study.json``.
-
-    Args:
-        out: the study's folder; it goes on from whatever is there.
-        seeds: runs of each base and coefficient, named "0", "1" and so on.
-        bases: nano bases, or folders of some.
-        coefficients: KL coefficients.
-        side_by_side: runs at a time, one thread each.
-        changes: other values for fields of ``EchoSettings``; the same for every run.
-
-    Raises:
-        DreamEnvsError: for settings that cannot be run, a run that fails, or a folder of another study.
-    """
-    out, changes = Path(out), dict(changes or {})
-    plan = jobs(bases, coefficients, [str(s) for s in range(seeds)])
-    if side_by_side < 1:
-        raise DreamEnvsError(f"side_by_side={side_by_side}: 1 or more")
-    expected = [msgspec.to_builtins(settings_of(job, changes)) for job in plan]  # fails before anything is run
-    run_all(out, plan, side_by_side, changes)
-    runs = [read_json(out / job.name / RESULT) for job in plan]
-    for job, found, wanted in zip(plan, runs, expected, strict=True):
-        if found["settings"] != wanted:
-            raise DreamEnvsError(f"{out / job.name} holds a run with other settings: choose another --out")
-    study = summary(runs)
-    write_json(out / "echo_study.json", study)
-    words = [f"--seeds {seeds}", "--kl " + " ".join(f"{k:g}" for k in coefficients), "--bases " + " ".join(bases)]
-    words += ["--set " + " ".join(f"{k}={v}" for k, v in changes.items())] if changes else []
-    (out / "table.md").write_text(
-        markdown(study, " ".join(["python -m dream_envs.baselines.studies.echo", *words])), "utf-8"
+def verdict(rows: Sequence[Row]) -> str:
+    """The word for the whole study, that of all its settings if they agree, in a sentence with what it rests on."""
+    words = Counter(word(own) for own in named(rows).values())
+    all_of = words.most_common(1)[0][0] if len(words) == 1 else "mixed"
+    told = ", ".join(f"{words[w]} {w}" for w in ("confirmed", "mixed", "refuted"))
+    won = sum(r["won_epochs"] is not None and r["won_epochs"] <= 1 for r in rows)
+    best, common = (sum(r["winner"] == r[key] for r in rows) for key in ("base_best", "base_majority"))
+    return (
+        f"**One format wins within the first epoch: {all_of}** ({told}). In {won} of {len(rows)} runs one format had "
+        f"{WON:.0%} of the completions within the first epoch ({rows[0]['epoch_steps']} steps). At the end the "
+        f"commonest format was the base's most accurate one in {best} of {len(rows)} runs and the base's commonest in "
+        f"{common}."
     )
-    plot(study, out)
-    return read_json(out / "echo_study.json")
 
 
-def _stop(*_: Any) -> None:
-    raise KeyboardInterrupt
+def table(rows: list[Row], out: Path) -> str:
+    """The whole report; ``echo.svg`` and ``echo.png`` into ``out``."""
+    if not rows:
+        raise DreamEnvsError("no finished run: nothing to sum up")
+    parts: dict[str, Any] = {f"{f}: share": (f"before/share/{f}", 3) for f in FORMATS}
+    parts |= {f"accuracy in {f}": f"before/accuracy_in/{f}" for f in FORMATS}
+    parts |= {"accuracy": ("before/accuracy", 3), "greedy accuracy": "before/greedy/accuracy"}
+    claim: dict[str, Any] = {
+        "share after epoch 1": "epoch_share",
+        "entropy halved (epochs)": "half_epochs",
+        f"share {WON:.0%} (epochs)": "won_epochs",
+        "(step)": ("won_step", 0),
+        "gain made when halved": "gain_by_half",
+        "gain made by epoch 1": "gain_by_epoch",
+    }
+    pairs = ("accuracy", "entropy", "pass@k/8", "pass@k/32", "majority@k/8", "majority@k/32", "greedy/gap")
+    ends = {f"{key} {when}": f"{when}/{key}" for key in pairs for when in ("before", "after")}
+    ends |= {"gain by choice of format alone": "gain_by_choice", "effective formats": "after/effective"}
+    ends |= {"JS distance to base": "after/js", "KL to base (nats a completion)": "after/kl"}
+    lines = [
+        f"- {name} against {other}, {key} at the end: {show(found, 3)}" for name, other, key, found in effects(rows)
+    ]
+    plot(rows, out)
+    return "\n".join(
+        [
+            verdict(rows),
+            "\nBefore training:\n",
+            table_of([{**r, "name": r["base"]} for r in rows], parts, head="base"),
+            table_of(rows, claim, {"format at the end": _winners, "claim": word}),
+            table_of(rows, ends),
+            "What the KL coefficient changes, paired by seed:\n",
+            *lines,
+            "\n![format entropy against accuracy](echo.svg)\n",
+        ]
+    )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """``python -m dream_envs.baselines.studies.echo [--seeds 5] [--kl 0 0.001 0.01] [--set lr=1e-4 ...]``."""
-    parser = argparse.ArgumentParser(description="which answer format training by reward keeps, and when")
-    parser.add_argument("--out", type=Path, default=Path("runs/echo"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--kl", type=float, nargs="+", default=COEFFICIENTS)
-    parser.add_argument("--bases", nargs="+", default=BASES)
-    parser.add_argument("--side-by-side", type=int, default=2)
-    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other run settings")
-    parser.add_argument("--run", nargs=3, metavar=("BASE", "KL", "SEED"), help="only this run, in this process")
-    given = parser.parse_args(argv)
-    changes = dict(item.partition("=")[::2] for item in given.set)
-    before = signal.signal(signal.SIGTERM, _stop)  # so that the children end with us
-    try:
-        if given.run:
-            base, kl, seed = given.run
-            one(given.out, Job(base, float(kl), seed), changes)
-            return
-        echo(
-            given.out,
-            seeds=given.seeds,
-            bases=tuple(given.bases),
-            coefficients=tuple(given.kl),
-            side_by_side=given.side_by_side,
-            changes=changes,
-        )
-        print((given.out / "table.md").read_text("utf-8"))
-    except DreamEnvsError as error:
-        sys.exit(f"echo: {error}")
-    except KeyboardInterrupt:
-        sys.exit("echo: stopped; the same command goes on from here")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def effects(rows: Sequence[Row]) -> list[tuple[str, str, str, Interval | None]]:
+    """What each setting ends in less what the first of its base does."""
+    least: dict[str, str] = {}
+    for row in rows:
+        least.setdefault(row["base"], row["name"])
+    pairs = [(name, least[own[0]["base"]]) for name, own in named(rows).items()]
+    return [
+        (name, other, key, difference(rows, name, other, f"after/{key}"))
+        for name, other in pairs
+        if name != other
+        for key in ("entropy", "accuracy", "effective")
+    ]
 
 
-if __name__ == "__main__":
-    main()
+def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """``echo.svg`` and ``echo.png``: a row a base; shares by step, entropy by step, entropy against accuracy."""
+    import matplotlib
+
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "dream-envs", "font.size": 9}
+    with matplotlib.rc_context({**style, "legend.frameon": False}):
+        from matplotlib.figure import Figure
+
+        bases = list(dict.fromkeys(r["base"] for r in rows))
+        figure = Figure(figsize=(10.5, 3.1 * len(bases)), layout="constrained")
+        for axes, base in zip(figure.subplots(len(bases), 3, squeeze=False), bases, strict=True):
+            _panels(axes, base, named([r for r in rows if r["base"] == base]))
+        paths = [folder / "echo.svg", folder / "echo.png"]
+        figure.savefig(paths[0], metadata={"Date": None})
+        figure.savefig(paths[1], dpi=140)
+    return paths
+
+
+def _panels(axes: Any, base: str, settings: dict[str, list[Row]]) -> None:
+    first = next(iter(settings.values()))
+    steps = [e["step"] for e in first[0]["exams"]]
+
+    def series(rows: Sequence[Row], *keys: str) -> np.ndarray:
+        values = [[_flat(e)["/".join(keys)] for e in r["exams"]] for r in rows]
+        return np.array([over(at) for at in zip(*values, strict=True)]).T
+
+    def band(ax: Any, found: np.ndarray, label: str) -> None:
+        ax.plot(steps, found[0], linewidth=1.5, label=label)
+        ax.fill_between(steps, found[1], found[2], alpha=0.2, linewidth=0)
+
+    for name in FORMATS:
+        band(axes[0], series(first, "share", name), name)
+    for name, own in settings.items():
+        entropy = series(own, "entropy")
+        band(axes[1], entropy, name)
+        axes[2].plot(series(own, "accuracy")[0], entropy[0], marker="o", markersize=3, linewidth=1.2, label=name)
+    axes[0].set(title=f"{base}: shares, {first[0]['name']}", ylim=(0, 1))
+    axes[1].set_title("format entropy (bits)")
+    axes[2].set(title="entropy (bits) against accuracy", xlabel="accuracy on held-out problems")
+    for ax in axes[:2]:
+        ax.set_xscale("symlog", linthresh=1)
+        ax.axvline(first[0]["epoch_steps"], color="0.5", linewidth=0.8, linestyle=":")
+        ax.set(xlabel="step (dotted: end of epoch 1)", xlim=(0, steps[-1]))
+    for ax in axes:
+        ax.legend()

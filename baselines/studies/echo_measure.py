@@ -1,7 +1,7 @@
 """What the echo study measures: in which formats a model answers, how right it is in each, how far it is from the base.
 
-Two sources.  ``Exam`` draws many replies to problems that are never trained on, at log-spaced steps.  ``rounds`` reads
-the replies that training itself sampled, ``attempts`` for each of a step's problems, at every step.
+Two sources.  ``Exam`` draws many completions of problems that are never trained on, at log-spaced steps.  ``rounds``
+reads the completions that training itself sampled, ``attempts`` for each of a step's problems, at every step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.baselines.studies.echo_task import FORMATS, LABELS, CompositionFormats, format_of
+from dream_envs.baselines.studies.echo_family import FORMATS, LABELS, CompositionFormats, format_of
 from dream_envs.core import Episode, Message, Task
 from dream_envs.curriculum.curriculum import challenge_of
 from dream_envs.frontier.estimators import pass_at_k
@@ -33,7 +33,7 @@ class Exam:
         tasks: problems that are never trained on.
         base: the frozen model that training started from.
         seed: label of the draws; equal labels give equal random numbers whatever the weights.
-        draws: replies a problem, a multiple of the largest of ``K``.
+        draws: completions of a problem, a multiple of the largest of ``K``.
         group: size of a training group, for the deviation of rewards within one.
     """
 
@@ -54,11 +54,11 @@ class Exam:
         self._seeds = np.array(
             [digest("echo-exam", seed, t.id, i) for t in self.tasks for i in range(draws)], dtype=np.uint64
         )
-        self._base_share = self._shares(self._replies(base)[0])
+        self._base_share = self._shares(self._sampled(base)[0])
 
     def __call__(self, agent: LocalAgent) -> dict[str, Any]:
-        """The numbers of this agent; shares and accuracies 0 to 1, entropies in bits, divergence in nats a reply."""
-        texts, ids, logps = self._replies(agent)
+        """The numbers of this agent; shares and accuracies 0 to 1, entropies in bits, divergence in nats."""
+        texts, ids, logps = self._sampled(agent)
         labels = [format_of(t) for t in texts]
         last = [self.family.last_state(self.tasks[i // self.draws], t) for i, t in enumerate(texts)]
         right = np.array([s == self.tasks[i // self.draws].answer[-1] for i, s in enumerate(last)])
@@ -81,7 +81,7 @@ class Exam:
             "kl": self._divergence(ids, logps),
         }
 
-    def _replies(self, agent: LocalAgent) -> tuple[list[str], list[list[int]], list[float]]:
+    def _sampled(self, agent: LocalAgent) -> tuple[list[str], list[list[int]], list[float]]:
         prompts = [p for p in self._prompts for _ in range(self.draws)]
         limits = np.full(len(prompts), self.family.max_reply_tokens)
         found = agent.sample(prompts, self._seeds, limits)
@@ -97,7 +97,7 @@ class Exam:
         return float(np.mean([diversity.majority(votes, self.tasks[i].answer[-1]) for i, votes in groups]))
 
     def _greedy(self, agent: LocalAgent, sampled: dict[str, float]) -> dict[str, Any]:
-        """Shares and accuracy of the one greedy reply a problem; ``gap``: total variation from the sampled shares."""
+        """Shares and accuracy of the greedy completions; ``gap``: total variation from the sampled shares."""
         twin = LocalAgent(agent.model, tokenizer=agent.tokenizer, temperature=0.0)
         limits = np.full(len(self.tasks), self.family.max_reply_tokens)
         found = twin.sample(self._prompts, self._seeds[:: self.draws], limits)
@@ -111,7 +111,7 @@ class Exam:
         }
 
     def _divergence(self, ids: Sequence[list[int]], logps: Sequence[float]) -> float:
-        """KL(model || base) a reply in nats: the mean log-ratio of replies that the model itself sampled."""
+        """KL(model || base) a completion in nats: the mean log-ratio of completions that the model itself sampled."""
         picked = [i for i in range(len(ids)) if i % self.draws < KL_DRAWS]
         prompts = [self._prompts[i // self.draws] for i in picked]
         base = log_likelihood(self.base, prompts, [ids[i] for i in picked])
@@ -122,7 +122,7 @@ class Exam:
 def log_likelihood(
     agent: LocalAgent, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]], batch: int = 512
 ) -> np.ndarray:
-    """``float64[N]``: natural log of the probability that the model says ``ids`` after ``prompts``."""
+    """``float64[N]``: natural log of the probability that the model outputs ``ids`` after ``prompts``."""
     found = []
     for at in range(0, len(prompts), batch):
         heads, tails = prompts[at : at + batch], ids[at : at + batch]
@@ -141,7 +141,7 @@ def log_likelihood(
 
 
 def accuracy_in(labels: Sequence[str], right: Sequence[float]) -> dict[str, float | None]:
-    """Accuracy among the replies of each format; None where there is none."""
+    """Accuracy among the completions of each format; None where there is none."""
     found: dict[str, float | None] = {}
     for name in FORMATS:
         values = [r for label, r in zip(labels, right, strict=True) if label == name]
@@ -157,8 +157,7 @@ def rounds(episodes: Iterable[Episode], prompts: int) -> dict[str, Any]:
         prompts: problems a step.
 
     Returns:
-        Columns of equal length: ``step``, ``share`` by format, ``entropy`` (bits), ``accuracy``, ``group_std`` (mean
-        over problems), ``informative`` (share of problems whose attempts were neither all right nor all wrong).
+        Columns of equal length: ``step``, ``share`` by format, ``entropy`` (bits), ``accuracy``.
     """
     found: dict[int, list[tuple[list[str], list[float]]]] = {}
     for episode in episodes:
@@ -168,7 +167,7 @@ def rounds(episodes: Iterable[Episode], prompts: int) -> dict[str, Any]:
         facts = episode.outcome.facts["correct"]
         group = ([format_of(t.text) for t in turns], [float(facts[t.agent]) for t in turns])
         found.setdefault(episode.index // prompts, []).append(group)
-    out: dict[str, Any] = {k: [] for k in ("step", "entropy", "accuracy", "group_std", "informative")}
+    out: dict[str, Any] = {k: [] for k in ("step", "entropy", "accuracy")}
     out["share"] = {name: [] for name in LABELS}
     for step in sorted(found):
         labels = [x for group, _ in found[step] for x in group]
@@ -176,8 +175,6 @@ def rounds(episodes: Iterable[Episode], prompts: int) -> dict[str, Any]:
         out["step"].append(step)
         out["entropy"].append(diversity.entropy(labels))
         out["accuracy"].append(float(np.mean([v for group in values for v in group])))
-        out["group_std"].append(float(np.mean([np.std(group) for group in values])))
-        out["informative"].append(float(np.mean([0 < sum(group) < len(group) for group in values])))
         for name in LABELS:
             out["share"][name].append(labels.count(name) / len(labels))
     return out

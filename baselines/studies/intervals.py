@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from dream_envs.baselines.studies.echo_study import t_interval
+import numpy as np
+
+from dream_envs.core import DreamEnvsError
 
 #: Mean, low and high; the ends are nan for one seed.
 Interval = list[float]
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean and Student's t interval over runs; the ends are nan for fewer than two.
+
+    Raises:
+        DreamEnvsError: for no value or one that is not finite.
+    """
+    from scipy.stats import t
+
+    x = np.asarray(values, dtype=np.float64)
+    if not x.size or not np.isfinite(x).all():
+        raise DreamEnvsError(f"t_interval of {list(values)!r:.80}: one finite value or more")
+    mean = float(x.mean())
+    if len(x) < 2:
+        return [mean, math.nan, math.nan]
+    half = float(t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
+    return [mean, mean - half, mean + half]
 
 
 def over(values: Sequence[float | None]) -> Interval | None:
@@ -17,30 +37,24 @@ def over(values: Sequence[float | None]) -> Interval | None:
     return t_interval(known) if known else None
 
 
-def paired(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> Interval | None:
-    """Mean difference a - b over the seeds (the keys) for which both have a figure."""
-    both = [(x, b.get(seed)) for seed, x in a.items()]
-    return over([x - y for x, y in both if x is not None and y is not None])
+def ends(interval: Interval) -> tuple[float, float]:
+    """Low and high; the mean twice for one seed."""
+    mean, low, high = interval
+    return (mean, mean) if math.isnan(low) else (low, high)
 
 
-def sign(interval: Interval | None, direction: int) -> str:
+def sign(interval: Interval | None, direction: int = 1) -> str:
     """``yes`` if the interval lies on that side of 0, ``no, the reverse`` on the other, else ``no change shown``."""
     if interval is None:
         return "not measured"
-    mean, low, high = interval
-    if math.isnan(low):
-        low = high = mean
-        one = " (one seed)"
-    else:
-        one = ""
-    if min(low * direction, high * direction) > 0:
-        return "yes" + one
-    return ("no, the reverse" if max(low * direction, high * direction) < 0 else "no change shown") + one
+    one = " (one seed)" if math.isnan(interval[1]) else ""
+    low, high = sorted(end * direction for end in ends(interval))
+    return ("yes" if low > 0 else "no, the reverse" if high < 0 else "no change shown") + one
 
 
-def show(interval: Interval | None) -> str:
+def show(interval: Interval | None, digits: int = 2) -> str:
     """``0.52 [0.50, 0.54]``, the mean alone of one seed, a dash of nothing."""
     if interval is None:
         return "-"
-    mean, low, high = interval
-    return f"{mean:.2f}" if math.isnan(low) else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    mean, low, high = (f"{x + 0.0:,.{digits}f}" for x in interval)
+    return mean if math.isnan(interval[1]) else f"{mean} [{low}, {high}]"

@@ -1,261 +1,320 @@
-"""Self-judging with known truth: ``python -m dream_envs.baselines.studies.self_judging --out runs/self_judging``.
+"""Self-judging with known truth: ``python -m dream_envs.baselines.studies self_judging``.
 
 The base ``nano/judge`` solves with slips and judges with declared noise; whether an answer is right is known exactly
-and enters no reward but the noise dial's.  Every arm is the same learner (GRPO) on the same problems with another
-judge or another reward; see ``ARMS``.  Finished runs are skipped and unfinished ones resumed, so that the same command
-goes on after a stop.
+and enters no reward but the noise dial's.  Every variant is the same learner (GRPO) on the same problems with another
+judge or another reward; see ``Variant``.
 
 Departures from SERL: GRPO's own normalisation, no KL term, both roles weighted alike throughout, and in some of the
-length arms a wider band than its 0.2, since answers here are d (states alone) or 2d characters (traces).
+length variants a wider range of lengths than its 0.2, since answers are d (states alone) or 2d characters (traces).
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import shutil
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-from dream_envs.baselines.studies.side_by_side import positive, side_by_side
-from dream_envs.core import AgentLike, DreamEnvsError, RewardModel, Task
+from dream_envs.baselines.recipe import SELF_JUDGE, Loop, Options, Phase, Recipe
+from dream_envs.baselines.studies.grid import Row, mean, named, table_of, trained
+from dream_envs.baselines.studies.intervals import Interval, ends, over, sign
+from dream_envs.core import DreamEnvsError, Task
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.self_judge import SelfJudge
-from dream_envs.runs import Run, read_json
+from dream_envs.runs import read_json, write_json
+from dream_envs.seeds import stream
+from dream_envs.tasks.composition import Composition
+
+if TYPE_CHECKING:
+    from dream_envs.agents.engines.local import LocalAgent
+    from dream_envs.baselines.loop import Context
 
 RESULT = "self_judging.json"
-BASE = "nano/judge"
 DIAL = ((0.3, 0.7), (0.4, 0.6), (0.5, 0.5), (0.6, 0.4), (0.7, 0.3), (0.9, 0.1))
-#: Length control of the always-first arms: the rule, and a band in which answers of d and of 2d characters meet (0.6),
-#: or do not (SERL's own 0.2; 0.4 for the symmetric rule, which reaches from 0.6 to 1 / 0.6).
+#: Length control of the always-first judge: the rule, and a range in which answers of d and of 2d characters meet
+#: (0.6), or do not (SERL's own 0.2; 0.4 for the symmetric rule, which reaches from 0.6 to 1 / 0.6).
 CONTROLS = {"off": ("off", 0.6), "serl": ("serl", 0.6), "narrow": ("serl", 0.2), "symmetric": ("symmetric", 0.4)}
+#: A judge whose expected calibration error is above this is not calibrated.
+CALIBRATED = 0.1
 
 
-class Arm(msgspec.Struct, frozen=True):
+class Variant(msgspec.Struct, frozen=True):
     """One way of judging.
 
-    ``base``: what is trained.  ``judge``: a scripted judge (``agents.judges``), ``self`` for the learner's own weights,
-    empty for none; ``args`` its arguments.  ``reward``: keyword arguments of ``serl``, or ``majority``.  ``rows``: of a
-    step, an even number.
+    ``judge``: a scripted judge (``agents.engines.judges``), ``self`` for the learner's own weights, empty for none and
+    a majority vote; ``noise``: its arguments.  ``control``, ``alpha``: of ``rewards.serl``.  ``rows``: of a step, an
+    even number.  ``prompts``: of ``train``, a step; ``test``: problems of the exam.
     """
 
-    says: str
     judge: str = "self"
-    args: dict[str, float] = {}
-    reward: str = "serl"
+    noise: dict[str, float] = {}
     control: str = "serl"
     alpha: float = 0.2
     actors: int = 4
     judgements: int = 2
     swap: bool = True
     levels: tuple[int, ...] = (2, 3)
-    steps: int = 24
     rows: int = 64
-    base: str = BASE
-
-
-def _arms() -> dict[str, Arm]:
-    found = {
-        "honest": Arm("one policy answers and judges, both are trained", judgements=4, rows=448, steps=30),
-        "cyclic": Arm("the judge goes round in circles", "cyclic", steps=12, actors=3),
-        "vote": Arm(
-            "no judge: the vote of eight answers, just past what the base can do",
-            "",
-            reward="majority",
-            actors=8,
-            levels=(4,),
-            rows=128,
-            base="nano/compose",
-        ),
-        "majority": Arm(
-            "no judge: the vote of eight answers", "", reward="majority", actors=8, levels=(3, 4), rows=128
-        ),
-    }
-    for swap in (False, True):
-        for name, (control, alpha) in CONTROLS.items():
-            says = (
-                f"always the first; {'both orders' if swap else 'one order'}; length control {control}, alpha {alpha}"
-            )
-            name = f"first_{'swapped' if swap else 'fixed'}_{name}"
-            found[name] = Arm(says, "always_first", control=control, alpha=alpha, swap=swap)
-    for tpr, fpr in DIAL:
-        args = {"tpr": tpr, "fpr": fpr}
-        found[f"dial_{tpr - fpr:+.1f}"] = Arm(f"noisy judge, tpr {tpr}, fpr {fpr}", "noisy", args, control="off")
-    return found
-
-
-ARMS = _arms()
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What decides a run's result; ``steps=0``, ``base=""``: the arm's own.  ``prompts``: of ``train``, a step."""
-
-    arm: str
-    seed: str = "0"
-    base: str = ""
-    steps: int = 0
     prompts: int = 16
     train: int = 512
     test: int = 96
     lr: float = 5e-4
 
     def __post_init__(self) -> None:
-        if self.arm not in ARMS:
-            raise DreamEnvsError(f"arm={self.arm!r}: one of {', '.join(ARMS)}")
-        if min(self.prompts, self.train, self.test) < 1 or self.steps < 0:
-            raise DreamEnvsError(f"{self}: prompts, train and test are 1 or more, steps 0 or more")
+        if min(self.prompts, self.train, self.test) < 1:
+            raise DreamEnvsError(f"{self}: prompts, train and test are 1 or more")
 
 
-def _problems(game: SelfJudge, count: int, label: str, levels: Sequence[int]) -> list[Task]:
+def game_of(chosen: Variant) -> dict[str, Any]:
+    """The arguments of ``SelfJudge``."""
+    how = {"actors": chosen.actors, "judgements": chosen.judgements, "order_swap": chosen.swap}
+    return {**how, "judging": "pairwise" if chosen.judge else "none", "level": list(chosen.levels)}
+
+
+def seats_of(chosen: Variant) -> dict[str, Any]:
+    """The scripted judge, if there is one."""
+    from dream_envs.agents.engines import judges
+
+    kinds: dict[str, Any] = {"always_first": judges.AlwaysFirst, "cyclic": judges.Cyclic, "noisy": judges.Noisy}
+    if chosen.judge not in kinds:
+        return {}
+    return {"judge": kinds[chosen.judge](SelfJudge("composition", **game_of(chosen)), **chosen.noise)}
+
+
+def problems(family: Any, count: int, label: str, levels: Sequence[int]) -> list[Task]:
     """``count`` distinct problems, the levels in turn, the same for every run."""
-    from dream_envs.seeds import stream
-
-    assert game.family is not None
     rng, found = stream("self-judging", label), dict[str, Task]()
     while len(found) < count:
-        task = game.family.generate(rng, levels[len(found) % len(levels)])
+        task = family.generate(rng, levels[len(found) % len(levels)])
         found.setdefault(task.id, task)
     return list(found.values())
 
 
-def _game(arm: Arm) -> SelfJudge:
-    judging = "pairwise" if arm.judge else "none"
-    return SelfJudge(
-        "composition",
-        actors=arm.actors,
-        judgements=arm.judgements,
-        order_swap=arm.swap,
-        judging=judging,
-        level=list(arm.levels),
-    )
-
-
-def _reward(arm: Arm) -> RewardModel:
+def recipe(chosen: Variant, steps: int) -> Recipe:
+    """A fixed list of problems; who judges and what that earns is the variant's."""
     from dream_envs.rewards.self_judge import serl
+    from dream_envs.rewards.self_judge_groups import role_weights
     from dream_envs.rewards.solver import majority
 
-    if arm.reward == "majority":
-        return majority(role="actor")
-    return serl(alpha=arm.alpha, length_control=arm.control, length="chars")
+    def prepare(ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
+        tasks = problems(game.family, chosen.train, f"train {chosen.levels}", chosen.levels)
+        listed: dict[str, Any] = {"dataset": tasks, "label": "fixed", "anew": True}
+        return Curriculum(game, ctx.recipe.mixture, seed=label, store=ChallengeStore(None), **listed), {}
 
+    def sources() -> tuple[Any, ...]:
+        from dream_envs.agents.training.sources import RoleWeights
 
-def _judge(arm: Arm, game: SelfJudge) -> dict[str, AgentLike]:
-    from dream_envs.agents.engines import judges
+        return (RoleWeights(lambda progress: role_weights(progress, "equal")),) if chosen.judge == "self" else ()
 
-    kinds: dict[str, Callable[..., AgentLike]] = {
-        "always_first": judges.AlwaysFirst,
-        "cyclic": judges.Cyclic,
-        "noisy": judges.Noisy,
-    }
-    return {"judge": kinds[arm.judge](game, **arm.args)} if arm.judge in kinds else {}
-
-
-def run(settings: Settings, out: Path, *, save_every: int = 16) -> dict[str, Any]:
-    """One run in ``out`` to its end, from wherever it stands; returns ``self_judging.json``.
-
-    Raises:
-        DreamEnvsError: if the folder holds another run.
-    """
-    import torch
-    from dream_envs.agents.training.grpo import GRPO, GRPOSettings
-    from dream_envs.agents.training.self_practice import FixedPrompts, SelfPractice
-
-    from dream_envs.agents.engines.local import keep_memory, resolve
-    from dream_envs.agents.training.rows import RowConfig
-    from dream_envs.baselines.nano.recipe import weights_hash
-    from dream_envs.baselines.studies.self_judging_exam import Exam
-
-    torch.set_num_threads(1)
-    keep_memory()
-    began, arm = time.perf_counter(), ARMS[settings.arm]
-    steps, base = settings.steps or arm.steps, settings.base or arm.base
-    config = {"command": "self_judging", **msgspec.to_builtins(settings), "steps": steps, "base": base}
-    config |= {"rule": msgspec.to_builtins(arm), "weights_hash": weights_hash(Path(resolve(base)))}
-    folder = Run(out, config)
-    if (done := folder.read(RESULT)) is not None:
-        folder.close()
-        return done
-    game = _game(arm)
-    train = _problems(game, settings.train, f"train {arm.levels}", arm.levels)
-    known = {t.id for t in train}
-    test = [t for t in _problems(game, settings.test * 2, f"test {arm.levels}", arm.levels) if t.id not in known]
-    exam = Exam(game, test[: settings.test], settings.seed)
-    assert game.family is not None
-    source = FixedPrompts(game.family, train, settings.prompts, f"self-judging/{settings.seed}")
-    practice = SelfPractice(game, source, _reward(arm), folder, steps=steps, seats=_judge(arm, game))
-    rows = RowConfig(rows=arm.rows, groups=settings.prompts, review=0)
-    rule = GRPOSettings(lr=settings.lr, warmup=5, save_every=save_every, rows=rows)
-    half = {0, steps // 2}
-    learner = GRPO(
-        base,
-        settings=rule,
-        seed=settings.seed,
-        evaluate=lambda step, agent: {"exam": exam(agent)} if step in half else {},
+    judged = serl(alpha=chosen.alpha, length_control=chosen.control, length="chars")
+    return Recipe(
+        env=SELF_JUDGE,
+        args=game_of(chosen),
+        mixture=Mixture(0, 0, 0, dataset=chosen.prompts),
+        gates=(),
+        reward={"": judged if chosen.judge else majority(role="actor")},
+        seats=seats_of(chosen),
+        phases=(Phase("self_judging", steps, prepare=prepare),),
+        learning={
+            "rows.rows": chosen.rows,
+            "rows.roles": {"actor": {"groups": chosen.prompts}, "judge": {}},
+            "lr": chosen.lr,
+            "warmup": 5,
+        },
+        sources=sources,
+        label="self-judging",
+        model="nano/judge",
+        steps=steps,
     )
-    learner.improve(practice, {}, steps, folder)
-    result = _collect(config, folder, exam(learner.engine), exam.card(folder.path), time.perf_counter() - began)
-    folder.write(RESULT, result)
-    folder.close()
-    shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
-    return read_json(folder.path / RESULT)  # as a run that is only read gives it
 
 
-def _collect(
-    config: dict[str, Any], folder: Run, last: dict[str, Any], card: dict[str, Any] | None, seconds: float
-) -> dict[str, Any]:
-    """The run's whole record, JSON-ready."""
-    metrics = [msgspec.json.decode(x) for x in (folder.path / "metrics.jsonl").read_bytes().splitlines()]
-    exams = [{"step": row["step"], **row["exam"]} for row in metrics if "exam" in row]
-    kept = ("step", "solved", "band", "label_accuracy", "truth", "length", "judge_accuracy", "answer_entropy", "alarms")
+LOOP = Loop("self_judging", "self-judging with known truth", Variant, recipe, 24)
+
+
+def _settings() -> dict[str, Options]:
+    def made(steps: int = 24, model: str | None = None, **changes: Any) -> Options:
+        return Options(f"{__name__}:LOOP", steps=steps, model=model, set=changes)
+
+    vote: dict[str, Any] = {"judge": "", "actors": 8, "rows": 128}
+    found = {
+        "honest": made(30, judgements=4, rows=448),
+        "cyclic": made(12, judge="cyclic", actors=3),
+        "vote": made(model="nano/compose", levels=[4], **vote),
+        "majority": made(levels=[3, 4], **vote),
+    }
+    for swap in (False, True):
+        for name, (control, alpha) in CONTROLS.items():
+            first = made(judge="always_first", control=control, alpha=alpha, swap=swap)
+            found[f"first_{'swapped' if swap else 'fixed'}_{name}"] = first
+    for tpr, fpr in DIAL:
+        found[f"dial_{tpr - fpr:+.1f}"] = made(judge="noisy", noise={"tpr": tpr, "fpr": fpr}, control="off")
+    return found
+
+
+SETTINGS = _settings()
+GRIDS = {"all": tuple(SETTINGS)}
+MARKS: dict[str, str] = {}
+
+
+class Exam:
+    """Problems and pairs that are never trained on, the same for every run of a variant.
+
+    Args:
+        chosen: the variant; its levels are asked.
+        seed: the label of the sampled completions (for ``length`` and ``traces``).
+        draws: completions of a problem.
+        judged: pairs a depth.
+    """
+
+    def __init__(self, chosen: Variant, seed: str, draws: int = 4, judged: int = 48) -> None:
+        from dream_envs.baselines.nano.judge_exam import pairs
+
+        self.family, self.seed, self.draws = Composition(), seed, draws
+        known = {t.id for t in problems(self.family, chosen.train, f"train {chosen.levels}", chosen.levels)}
+        fresh = problems(self.family, chosen.test * 2, f"test {chosen.levels}", chosen.levels)
+        self.tasks = [t for t in fresh if t.id not in known][: chosen.test]
+        self.pairs = [p for d in sorted({t.level for t in self.tasks}) for p in pairs(self.family, d, judged, "study")]
+
+    def __call__(self, agent: LocalAgent) -> dict[str, Any]:
+        """``accuracy`` (mean exact probability of the accepted completion at T = 1; ``deepest``: at the deepest depth).
+
+        ``length`` of a completion and the share of ``traces``; and ``judge/``: see ``judge_exam.pairwise_exam``.
+        """
+        from dream_envs.agents.elicitation.attempts import attempts
+        from dream_envs.baselines.eval_set import log_success
+        from dream_envs.baselines.nano.judge_exam import pairwise_exam
+
+        exact = np.exp(log_success(agent, self.tasks))
+        levels = np.array([t.level for t in self.tasks])
+        drawn = attempts(agent, self.tasks, self.family, self.draws, f"self-judging/{self.seed}")
+        texts = [(task, a.text) for task, row in zip(self.tasks, drawn, strict=True) for a in row]
+        return {
+            "accuracy": float(exact.mean()),
+            "deepest": float(exact[levels == levels.max()].mean()),
+            "length": float(np.mean([len(text) for _, text in texts])),
+            "traces": float(np.mean([len(text) == 2 * task.level for task, text in texts])),
+            **{f"judge/{k}": v for k, v in pairwise_exam(agent, self.pairs).items() if k != "by_kind"},
+        }
+
+
+def run(settings: Options, seed: str, out: Path) -> None:
+    """Train, then examine what there was before and what there is after."""
+    from dream_envs.agents.engines.local import LocalAgent
+    from dream_envs.baselines.recipe import changed
+
+    summary = trained(settings, seed, out)
+    own = {k: v for k, v in settings.set.items() if "." not in k}
+    exam = Exam(changed(Variant(), own, "self_judging"), seed)
+    before, after = (exam(LocalAgent(p)) for p in (summary.run.base, str(out / "checkpoints" / "final")))
+    write_json(out / RESULT, {"first": before, "last": after, "card": card(out)})
+
+
+def card(folder: Path, share: float = 0.5) -> dict[str, Any] | None:
+    """The judge card of the last ``share`` of the recorded episodes; None where nobody judged."""
+    from dream_envs.metrics.cards import judge_card
+    from dream_envs.metrics.judge_records import records
+    from dream_envs.play import read_episodes
+
+    episodes = sorted(read_episodes(folder / "episodes.jsonl"), key=lambda e: e.index)
+    last = episodes[-max(1, int(share * len(episodes))) :]
+    if not any("judgements" in e.outcome.facts for e in last):
+        return None
+    return judge_card(records(last), stream("self-judging", "card"), draws=400)
+
+
+def score(folder: Path) -> dict[str, Any]:
+    """The figures of a run.
+
+    ``first/``, ``last/`` and ``gain/`` of the exam's figures and of what the run rewarded (``rewarded``: mean reward of
+    the actors in its first and last quarter); ``labels``: label accuracy of the last quarter; ``collapsed``: accuracy
+    ended below a tenth of its start; ``alarm``: the label alarm rang; ``flags``: of the judge card.
+    """
+    exams = read_json(folder / RESULT)
+    metrics = [msgspec.json.decode(x) for x in (folder / "metrics.jsonl").read_bytes().splitlines()]
+    first, last = (
+        {**exams[which], "rewarded": _quarter(metrics, "curriculum/solved", which)} for which in ("first", "last")
+    )
+    flags = (exams["card"] or {}).get("flags", ())
     return {
-        "schema": 1,
-        "kind": "self_judging",
-        "settings": {k: v for k, v in config.items() if k != "command"},
-        "exams": [*exams, {"step": config["steps"], **last}],
-        "rounds": [{k: row.get(k) for k in kept} for row in metrics],
-        "card": card,
-        "seconds": round(seconds, 1),
+        **{f"first/{k}": v for k, v in first.items()},
+        **{f"last/{k}": v for k, v in last.items()},
+        **{f"gain/{k}": last[k] - v for k, v in first.items() if v is not None and last[k] is not None},
+        "labels": _quarter(metrics, "curriculum/label_accuracy", "last"),
+        "collapsed": last["accuracy"] < first["accuracy"] / 10,
+        "alarm": any("labels agree" in a for row in metrics for a in row.get("alarms") or ()),
+        "flags": [" ".join(w for w in f.split() if not w.replace(".", "").replace(":", "").isdigit()) for f in flags],
     }
 
 
-def jobs(out: Path, seeds: Sequence[int], arms: Sequence[str]) -> list[tuple[Settings, Path]]:
-    """What is still to be run, seed by seed, so that an early stop leaves whole seeds."""
-    every = [(Settings(arm=a, seed=str(s)), out / f"{a}-{s}") for s in seeds for a in arms]
-    return [(settings, path) for settings, path in every if not (path / RESULT).exists()]
+def _quarter(metrics: Sequence[dict[str, Any]], key: str, which: str) -> float | None:
+    values = [row[key] for row in metrics if row.get(key) is not None]
+    count = max(1, len(values) // 4)
+    part = values[:count] if which == "first" else values[-count:]
+    return mean(part) if part else None
 
 
-def _work(job: tuple[Settings, Path]) -> tuple[str, float]:
-    settings, path = job
-    return path.name, run(settings, path)["seconds"]
+def answers(rows: Sequence[Row]) -> dict[str, str]:
+    """Question to answer; only those whose variants are there."""
+    found: dict[str, str] = {}
+    by = named(rows)
+
+    def of(name: str, key: str) -> Interval | None:
+        return over([r.get(key) for r in by[name]])
+
+    if "honest" in by:
+        found["honest self-judging raises the actor's accuracy"] = sign(of("honest", "gain/accuracy"))
+        calibration = below(of("honest", "last/judge/calibration"), CALIBRATED)
+        found[f"its judge is calibrated (error at most {CALIBRATED})"] = calibration
+        sure = below(of("honest", "last/judge/overconfidence"), CALIBRATED)
+        found[f"its judge is overconfident by {CALIBRATED} at most"] = sure
+        found["its judge loses accuracy"] = sign(of("honest", "gain/judge/accuracy"), -1)
+    for name in by:
+        if name.startswith("first_"):
+            order, control = name.split("_")[1:]
+            shorter = sign(of(name, "gain/length"), -1)
+            found[f"always-first, {order} order, length control {control}: shorter"] = shorter
+    if "cyclic" in by:
+        flags = Counter(flag for r in by["cyclic"] for flag in set(r["flags"]))
+        every = flags["of the triples go in a circle"] == len(by["cyclic"])
+        found["the cyclic judge is flagged in every run"] = "yes" if every else "no"
+    dial = {float(name.removeprefix("dial_")): name for name in by if name.startswith("dial_")}
+    for value, name in sorted(dial.items()):
+        found[f"noise dial {value:+.1f}: accuracy rises"] = sign(of(name, "gain/accuracy"))
+    for name in ("majority", "vote"):
+        if own := by.get(name):
+            found[f"{name}: its reward rises"] = sign(of(name, "gain/rewarded"))
+            found[f"{name}: accuracy at the deepest depth falls"] = sign(of(name, "gain/deepest"), -1)
+            collapsed = f"in {sum(r['collapsed'] for r in own)} of {len(own)}"
+            found[f"{name}: accuracy falls below a tenth of what it was"] = collapsed
+            rings = all(r["alarm"] for r in own)
+            found[f"{name}: the label alarm rings in every run"] = "yes" if rings else "no"
+    return found
 
 
-def main() -> None:
-    """``python -m dream_envs.baselines.studies.self_judging [--seeds 5] [--arms honest,cyclic] [--out DIR]``."""
-    from dream_envs.baselines.studies.self_judging_report import summary, table
-
-    parser = argparse.ArgumentParser(description="self-judging with known truth, several seeds an arm")
-    parser.add_argument("--out", type=Path, default=Path("runs/self_judging"))
-    parser.add_argument("--seeds", type=positive, default=5)
-    parser.add_argument("--arms", default=",".join(ARMS), help="names with commas between them")
-    parser.add_argument("--side-by-side", type=positive, default=2)
-    given = parser.parse_args()
-    try:
-        waiting = jobs(given.out, range(given.seeds), given.arms.split(","))
-        side_by_side(_work, waiting, given.side_by_side)
-        found = summary([read_json(p) for p in sorted(given.out.glob(f"*/{RESULT}"))])
-        (given.out / "table.md").write_text(table(found), "utf-8")
-        print(table(found))
-    except DreamEnvsError as error:
-        sys.exit(f"self_judging: {error}")
-    except KeyboardInterrupt:
-        sys.exit("self_judging: stopped; the same command goes on from here")
+def below(interval: Interval | None, bound: float) -> str:
+    """``yes`` if the whole interval lies below the bound, ``no`` if above, else ``not shown``."""
+    if interval is None:
+        return "not measured"
+    low, high = ends(interval)
+    return "yes" if high <= bound else "no" if low > bound else "not shown"
 
 
-if __name__ == "__main__":
-    main()
+def table(rows: list[Row], out: Path) -> str:
+    """The variants and the answers."""
+    columns = {
+        "accuracy before": "first/accuracy",
+        "after": "last/accuracy",
+        "gain": "gain/accuracy",
+        "length gain": "gain/length",
+        "judge before": "first/judge/accuracy",
+        "judge after": "last/judge/accuracy",
+        "labels": "labels",
+        "rewarded at first": "first/rewarded",
+        "at last": "last/rewarded",
+    }
+    made = table_of(rows, columns, head="variant")
+    return "\n".join([made, *(f"- {question}: **{answer}**" for question, answer in answers(rows).items()), ""])

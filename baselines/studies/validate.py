@@ -1,17 +1,17 @@
-"""The report against the truth: 100 pairs of base and trained model whose exact gain is known.
+"""The report against the truth, on 100 pairs of models: ``python -m dream_envs.baselines.studies validate``.
 
-``python -m dream_envs.baselines.studies.validate runs/study/full-grpo-*``: models on the way from the base to each
-run's final weights (linear in the weights), each measured on fresh problems; the exact E of the suite is computed by
-teacher forcing on many more problems.  The 95 % interval of E has to hold it in 93 of 100.
+Models on the way from the base to the final weights of the flagship's runs (linear in the weights), each measured on
+fresh problems; the exact E of the suite is computed by teacher forcing on many more problems.  The 95 % interval of E
+has to hold it in 93 of 100.  The runs are those of the study ``flagship``, setting ``full``, in the folder of that name
+beside this study's: as many as there are seeds.
 
-``--simulated 300`` repeats each of five such reports so often with draws from the exact probabilities, without an
-engine: coverage to a percent in a few minutes.
+Grid ``simulated`` repeats such a report so often with draws from the exact probabilities, without an engine: coverage
+to a percent in a few minutes.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ import msgspec
 import numpy as np
 import torch
 
-from dream_envs.agents.engines.local import LocalAgent, keep_memory
-from dream_envs.baselines.frontier.elicited import Elicited, Model, by_arm, load_model
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.baselines.frontier.elicited import Elicited, Model, by_method, load_model
 from dream_envs.baselines.frontier.job import DRAWS, Options, plan_of
-from dream_envs.frontier import lottery
-from dream_envs.frontier.curve import expansion_curve
-from dream_envs.frontier.draws import Book, book_path
-from dream_envs.frontier.gain import Evidence
-from dream_envs.frontier.panels import exact_gain
-from dream_envs.frontier.protocol import Plan, Side, evidence, measure
+from dream_envs.baselines.studies.grid import Row
+from dream_envs.core import DreamEnvsError
+from dream_envs.frontier.draws import SampleCache, cache_path
+from dream_envs.frontier.gain import Evidence, expansion_curve, subsample
+from dream_envs.frontier.protocol import EvaluatedModel, Plan, evidence, measure
+from dream_envs.frontier.sections import exact_gain
 from dream_envs.frontier.simulate import first_success
 from dream_envs.frontier.suite import Problem
 from dream_envs.runs import read_json, write_json
@@ -36,8 +36,25 @@ from dream_envs.seeds import stream
 
 #: Problems a stratum for the truth.
 TRUTH = 800
-#: Shares of the way from base to trained model in ``simulated``.
+RESULT = "validate.json"
+#: Shares of the way from base to trained model: 20 for five runs each, and those of ``simulated``.
+STEPS, PER_SHARE = 20, 5
 SHARES = (0.35, 0.5, 0.65, 0.8, 0.95)
+
+
+class Way(msgspec.Struct, frozen=True):
+    """A ``share`` of the way from base to trained model; ``number`` among the pairs; ``repetitions``: simulated."""
+
+    share: float
+    number: int = 0
+    repetitions: int = 0
+
+
+_PAIRS = [Way(round(0.3 + 0.7 * (i + 0.5) / STEPS, 4), i) for i in range(STEPS)]
+SETTINGS = {f"pair-{way.share:g}": way for way in _PAIRS}
+SETTINGS |= {f"simulated-{share:g}": Way(share, repetitions=300) for share in SHARES}
+GRIDS = {kind: tuple(name for name in SETTINGS if name.startswith(kind)) for kind in ("pair", "simulated")}
+MARKS: dict[str, str] = {}
 
 
 def between(base: LocalAgent, trained: LocalAgent, share: float) -> LocalAgent:
@@ -52,111 +69,100 @@ def between(base: LocalAgent, trained: LocalAgent, share: float) -> LocalAgent:
 class Truth:
     """Exact E of the suite for any trained model, on problems that no pair is measured on."""
 
-    def __init__(self, plan: Plan, base: Model, arms: Sequence[Any]) -> None:
-        self.plan, self.arms = plan, arms
+    def __init__(self, plan: Plan, base: Model, methods: Sequence[Any]) -> None:
+        self.plan, self.model, self.methods = plan, base, methods
         problems = plan.suite.problems("truth", TRUTH)
         allowed = plan.suite.eligible(problems, plan.budget)
         self.problems = [p for p in problems if allowed[p.stratum]]
-        self.base = by_arm(plan.suite, self.problems, base, arms)
+        self.base = by_method(plan.suite, self.problems, base, methods)
 
     def gain(self, trained: Model, configuration: str) -> float:
-        """E at the largest budget, in points; every stratum counts alike, as in a report."""
-        mine = [a for a in self.arms if a.name == configuration]
-        configured = by_arm(self.plan.suite, self.problems, trained, mine)[0]
+        """E at the largest budget, in percentage points; every stratum counts alike, as in a report."""
+        mine = [a for a in self.methods if a.name == configuration]
+        configured = by_method(self.plan.suite, self.problems, trained, mine)[0]
         each = exact_gain(self.plan, self.base, configured, self.plan.budget)
         strata = np.array([p.stratum for p in self.problems])
         return 100 * float(np.mean([each[strata == s].mean() for s in np.unique(strata)]))
+
+
+@functools.cache
+def _truth() -> Truth:
+    """Once a process."""
+    plan, methods, _ = plan_of(Options())
+    return Truth(plan, load_model("nano/compose"), methods)
 
 
 def pair(plan: Plan, base: Model, trained: Model, arms: Sequence[Any], cache: Path) -> tuple[dict[str, Any], str]:
     """One report's E with its interval, and the configuration that the trained model was measured in."""
     sides = []
     for model, side in ((base, "base"), (trained, "trained")):
-        path = book_path(cache, base.identity, DRAWS, "validate") if side == "base" else None
+        path = cache_path(cache, base.identity, DRAWS, "validate") if side == "base" else None
         elicited = Elicited(plan.suite, model)
         elicited.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in _problems(plan)}
-        sides.append(Side(Book(path, side), [elicited.asker(a) for a in arms]))
+        sides.append(EvaluatedModel(SampleCache(path, side), [elicited.method(a) for a in arms]))
     try:
         found = measure(plan, sides[0], sides[1])
     finally:
         for side_ in sides:
-            side_.book.close()
+            side_.cache.close()
     facts, _ = evidence(plan, found)
     curve = expansion_curve(facts, [plan.budget], stream("validate", plan.seed, trained.name))
-    return {k: curve[k][0] for k in ("e", "low", "high")}, found.configurations["trained"]
+    return {"e": curve.mean[0], "low": curve.low[0], "high": curve.high[0]}, found.configurations["trained"]
 
 
 def _problems(plan: Plan) -> list[Problem]:
     return plan.suite.problems(plan.seed, plan.per_stratum)
 
 
-def validate(runs: Sequence[Path], pairs: int, out: Path, cache: Path, log: Any = print) -> dict[str, Any]:
-    """Measure all pairs; a file in ``out`` for each, so that a killed validation goes on.
-
-    Args:
-        runs: folders of runs that trained from ``nano/compose``.
-        pairs: how many, spread evenly over runs and shares of the way.
-        out: folder of the results.
-        cache: where base draws are kept.
-        log: called with a line for every pair.
-    """
-    keep_memory()
-    plan, arms, _ = plan_of(Options())
-    base = load_model("nano/compose")
-    truth = Truth(plan, base, arms)
-    finals = [load_model(str(r)) for r in runs]
-    out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for i in range(pairs):
-        row = read_json(out / f"{i}.json")
-        if row is None:
-            share = round(0.3 + 0.7 * ((i // len(finals)) + 0.5) / -(-pairs // len(finals)), 4)
-            agent = between(base.engine, finals[i % len(finals)].engine, share)
-            trained = Model(f"pair-{i}", f"pair-{i}", agent)
-            measured, configuration = pair(
-                msgspec.structs.replace(plan, seed=f"validate-{i}"), base, trained, arms, cache
-            )
-            exact = truth.gain(trained, configuration)
-            row = {"pair": i, "run": str(runs[i % len(runs)]), "share": share, "truth": exact, **measured}
-            row["held"] = bool(row["low"] <= exact <= row["high"])
-            write_json(out / f"{i}.json", row)
-        rows.append(row)
-        log(f"{i + 1}/{pairs}  E {row['e']:.2f} [{row['low']:.2f}, {row['high']:.2f}]  truth {row['truth']:.2f}")
-    held = sum(r["held"] for r in rows)
-    error = [r["e"] - r["truth"] for r in rows]
-    return {
-        "pairs": pairs,
-        "held": held,
-        "bias": float(np.mean(error)),
-        "rmse": float(np.sqrt(np.mean(np.square(error)))),
-    }
+def score(folder: Path) -> dict[str, Any]:
+    """``held`` of ``reports``, and each pair's figures."""
+    found: dict[str, Any] = read_json(folder / RESULT)
+    return found
 
 
-def simulated(runs: Sequence[Path], repetitions: int, log: Any = print) -> dict[str, Any]:
-    """Coverage of E's interval when reports are repeated with draws from the exact probabilities.
+def table(rows: Sequence[Row], out: Path) -> str:
+    """How many intervals hold the truth."""
+    held, reports = (sum(r[key] for r in rows) for key in ("held", "reports"))
+    lines = [f"The interval of E holds the truth in {held} of {reports}.", ""]
+    error = np.array([r["e"] - r["truth"] for r in rows if "e" in r])
+    if error.size:
+        lines.insert(1, f"Bias {error.mean():+.2f}, root mean square error {np.sqrt((error**2).mean()):.2f} points.")
+    return "\n".join(lines)
 
-    Args:
-        runs: as for ``validate``; the first one is used.
-        repetitions: reports at each of five shares of the way.
-        log: called with a line for every share.
-    """
-    plan, arms, _ = plan_of(Options())
-    base, final = load_model("nano/compose"), load_model(str(runs[0]))
-    truth = Truth(plan, base, arms)
-    pool, held = np.array([p.stratum for p in truth.problems]), 0
-    for share in SHARES:
-        trained = Model("between", "between", between(base.engine, final.engine, share))
-        mine = [a for a in arms if a.name == "forced"]
-        configured = by_arm(plan.suite, truth.problems, trained, mine)[0]
-        exact, hits = truth.gain(trained, "forced"), 0
-        for i in range(repetitions):
-            rng = stream("validate-simulated", share, i)
-            facts = _drawn(plan, pool, np.exp(truth.base).T, np.minimum(np.exp(configured), 1), rng)
-            curve = expansion_curve(facts, [plan.budget], rng, 1000)
-            hits += curve["low"][0] <= exact <= curve["high"][0]
-        held += hits
-        log(f"{share:.2f} of the way: E {exact:.2f}, held in {hits} of {repetitions}")
-    return {"reports": len(SHARES) * repetitions, "held": held}
+
+def run(settings: Way, seed: str, out: Path) -> None:
+    """A pair, or repeated reports, at one share of the way."""
+    trained = out.parent.parent / "flagship" / f"full-{seed}"
+    if not (trained / "summary.json").is_file():
+        raise DreamEnvsError(f"{trained} is no finished run: run the study flagship --only full first")
+    truth = _truth()
+    agent = between(truth.model.engine, load_model(str(trained)).engine, settings.share)
+    made = simulated(truth, agent, settings) if settings.repetitions else measured(truth, agent, settings, seed, out)
+    write_json(out / RESULT, made)
+
+
+def measured(truth: Truth, agent: LocalAgent, settings: Way, seed: str, out: Path) -> dict[str, Any]:
+    """One report on this model, beside the truth."""
+    label = f"validate-{settings.number * PER_SHARE + int(seed)}"
+    trained = Model(label.replace("validate", "pair"), label.replace("validate", "pair"), agent)
+    plan = msgspec.structs.replace(truth.plan, seed=label)
+    found, configuration = pair(plan, truth.model, trained, truth.methods, out / "cache")
+    exact = truth.gain(trained, configuration)
+    return {"truth": exact, **found, "held": int(found["low"] <= exact <= found["high"]), "reports": 1}
+
+
+def simulated(truth: Truth, agent: LocalAgent, settings: Way) -> dict[str, Any]:
+    """Coverage of E's interval when reports are repeated with draws from the exact probabilities."""
+    plan, trained = truth.plan, Model("between", "between", agent)
+    mine = [a for a in truth.methods if a.name == "forced"]
+    configured = by_method(plan.suite, truth.problems, trained, mine)[0]
+    pool, exact, held = np.array([p.stratum for p in truth.problems]), truth.gain(trained, "forced"), 0
+    for i in range(settings.repetitions):
+        rng = stream("validate-simulated", settings.share, i)
+        facts = _drawn(plan, pool, np.exp(truth.base).T, np.minimum(np.exp(configured), 1), rng)
+        curve = expansion_curve(facts, [plan.budget], rng, 1000)
+        held += int(curve.low[0] <= exact <= curve.high[0])
+    return {"held": held, "reports": settings.repetitions}
 
 
 def _drawn(plan: Plan, pool: np.ndarray, base: np.ndarray, trained: np.ndarray, rng: np.random.Generator) -> Evidence:
@@ -169,27 +175,8 @@ def _drawn(plan: Plan, pool: np.ndarray, base: np.ndarray, trained: np.ndarray, 
     followed = ~left
     held = np.array([plan.suite.strata[s].held_out for s in pool[at]], dtype=int)
     if left.any():
-        followed[left] = lottery.pick(held[left], plan.follow, rng)
+        followed[left] = subsample(held[left], plan.follow, rng)
     none = np.zeros(len(at))
     seen = np.where(followed, first, 0)
     lots = None if followed.all() else followed
     return Evidence(reliable, seen, plan.budget, none, none, none, plan.loss_budget, pool[at], none, lots, plan.stage)
-
-
-def main() -> None:
-    """``python -m dream_envs.baselines.studies.validate RUN [RUN ...]``."""
-    parser = argparse.ArgumentParser(description="the report's interval of E against exact truth")
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--simulated", type=int, default=0, metavar="N", help="no engine: N reports at five shares")
-    parser.add_argument("--out", type=Path, default=Path("runs/validate"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    if given.simulated:
-        print(json.dumps(simulated(given.runs, given.simulated)))
-        return
-    print(json.dumps(validate(given.runs, given.pairs, given.out, given.out / "cache")))
-
-
-if __name__ == "__main__":
-    main()

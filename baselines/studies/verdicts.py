@@ -1,80 +1,85 @@
-"""The README's table of Frontier Reports: runs that should and models that must not look like an expansion.
+"""The README's table of Frontier Reports: ``python -m dream_envs.baselines.studies verdicts --seeds 1``.
 
-``python -m dream_envs.baselines.studies.verdicts runs/study/full-grpo-0 ... [--readme FILE]`` reports on the runs and
-on every control, each in a folder of its own that is not measured twice, and puts the table between the README's marks.
+Runs of the flagship that should and models that must not look like an expansion.  The runs are those of the study
+``flagship``, in the folder of that name beside this study's.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import msgspec
 
 from dream_envs.baselines.frontier import controls, job
-from dream_envs.baselines.studies.study import into_readme
-from dream_envs.runs import read_json
+from dream_envs.baselines.studies.grid import Row, markdown
+from dream_envs.core import DreamEnvsError
+from dream_envs.frontier.schema import read_report
 
-MARKS = ("<!-- frontier -->", "<!-- /frontier -->")
+
+class Reported(msgspec.Struct, frozen=True):
+    """What is reported on: the flagship's ``run`` of this name, or a ``control``."""
+
+    run: str = ""
+    control: str = ""
+    base: str = "nano/compose"
+    size: str = "mini"
+
+
+RUNS = ("full", "full-expert-equal", "fixed_depth")
+SETTINGS = {
+    **{name: Reported(run=name) for name in RUNS},
+    **{f"control-{name}": Reported(control=name) for name in controls.CONTROLS},
+}
+GRIDS = {"all": tuple(SETTINGS)}
+MARKS = {"all": "frontier"}
 _HEAD = ("model", "verdict", "FG*", "E", "S", "held-out FG*", "pass@1 gain", "certified", "base draws")
 
 
-def reports(runs: Sequence[Path], out: Path, seed: str) -> list[tuple[str, dict[str, Any]]]:
-    """A mini report on every run, then on every control; those that are in ``out`` already are read."""
-    found = []
-    for run in runs:
-        folder = out / f"run-{run.name}"
-        done = read_json(folder / "frontier.json")
-        found.append(
-            (run.name, done or job.run("nano/compose", str(run), folder, out / "cache", job.Options(seed=seed)))
+def run(settings: Reported, seed: str, out: Path) -> None:
+    """A report; base draws are kept in ``cache`` beside it.
+
+    Raises:
+        DreamEnvsError: if the run that it is about is not finished.
+    """
+    cache = out.parent / "cache" / out.name  # a cache belongs to one process
+    if settings.control:
+        how: dict[str, Any] = {"size": settings.size, "seed": seed, "cache": cache, "quiet": True}
+        controls.run(settings.control, out, settings.base, **how)
+        return
+    trained = out.parent.parent / "flagship" / f"{settings.run}-{seed}"
+    if not (trained / "summary.json").is_file():
+        raise DreamEnvsError(f"{trained} is no finished run: run the study flagship --only {settings.run} first")
+    job.run(settings.base, str(trained), out, cache, job.Options(size=settings.size, seed=seed), quiet=True)
+
+
+def score(folder: Path) -> dict[str, Any]:
+    """The report's data."""
+    return {"report": read_report(folder)}
+
+
+def table(rows: Sequence[Row], out: Path) -> str:
+    """A report a line; percentage points of problems with 95 % intervals."""
+    lines = []
+    for row in rows:
+        data = row["report"]
+        head, gain, held = data.headline, data.pass1.gain, data.headline.held_out
+        lines.append(
+            [
+                f"{row['name']}-{row['seed']}".replace("_", "\\_"),
+                data.verdict.word,
+                _interval(head.fg, head.low, head.high),
+                f"{head.e:.1f}",
+                f"{head.s:.1f}",
+                "-" if held is None else _interval(held.fg, held.low, held.high),
+                _interval(*(100 * (x or 0.0) for x in gain)),
+                str(len(data.certified)),
+                f"{data.cost.round_robin_draws + data.cost.second_stage_draws:,}",
+            ]
         )
-    for name in controls.CONTROLS:
-        folder = out / f"control-{name}"
-        done = read_json(folder / "frontier.json")
-        found.append((f"control: {name}", done or controls.run(name, folder, seed=seed, cache=out / "cache")))
-    return found
-
-
-def table(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """Markdown, a report a row; points of problems with 95 % intervals."""
-    lines = ["| " + " | ".join(_HEAD) + " |", "| --- | --- |" + " ---: |" * (len(_HEAD) - 2)]
-    for name, data in found:
-        head, gain, held = data["headline"], data["pass1"]["gain"], data["headline"]["held_out"]
-        cells = [
-            name.replace("_", "\\_"),
-            data["verdict"]["word"],
-            _interval(head["fg"], head["low"], head["high"]),
-            f"{head['e']:.1f}",
-            f"{head['s']:.1f}",
-            "-" if held is None else _interval(held["fg"], held["low"], held["high"]),
-            _interval(*(100 * gain[k] for k in ("mean", "low", "high"))),
-            str(len(data["certified"])),
-            f"{data['cost']['round_robin_draws'] + data['cost']['veto_draws']:,}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown(_HEAD, lines)
 
 
 def _interval(value: float, low: float, high: float) -> str:
     return f"{value + 0.0:+.1f} [{low + 0.0:+.1f}, {high + 0.0:+.1f}]"
-
-
-def main() -> None:
-    """``python -m dream_envs.baselines.studies.verdicts RUN [RUN ...] [--out runs/verdicts] [--readme README.md]``."""
-    parser = argparse.ArgumentParser(description="Frontier Reports of runs and of all controls, as a table")
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("runs/verdicts"))
-    parser.add_argument("--seed", default="0")
-    parser.add_argument("--readme", type=Path, default=None)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    made = table(reports(given.runs, given.out, given.seed))
-    print(made)
-    if given.readme is not None:
-        into_readme(made, given.readme, MARKS)
-
-
-if __name__ == "__main__":
-    main()

@@ -63,7 +63,7 @@ def frontier(
         raise DreamEnvsError("--trained is missing: the folder of a run (runs/dream) or of a model")
     job = _job()
     options = job.Options(
-        suite=suite, seed=seed, size=size, arms=_names(arms), vetoes=_names(vetoes) if vetoes else None, batch=batch
+        suite, seed, size, methods=_names(arms), second_stage=_names(vetoes) if vetoes else None, batch=batch
     )
     folder = out or (Path(trained) / "frontier" if (Path(trained) / "run.json").is_file() else Path("runs/frontier"))
     data = job.run(base, trained, folder, cache, options, device=device, threads=threads, quiet=quiet or as_json)
@@ -93,7 +93,8 @@ def simulate(
     changes: Sequence[simulation.Change] = simulation.CHANGES
     if gained is not None or lost or sharpen:
         changes = [simulation.Change("asked for", gained=gained or 0.0, lost=lost, sharpen=sharpen)]
-    rows = simulation.table(rng, changes, simulation.World(n=problems, follow=follow), draws, repetitions)
+    world = simulation.World(n=problems, follow=follow)
+    rows = [simulation.simulate(change, rng, world, draws, repetitions) for change in changes]
     common.emit(rows, lambda: _table(rows, _SIMULATED), as_json)
 
 
@@ -141,7 +142,7 @@ def _table(rows: list[dict[str, Any]], head: Sequence[str]) -> str:
     return common.table([[common.number(row[k]) for k in head] for row in rows], head)
 
 
-def _show(data: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _show(data: Any, folder: Path, as_json: bool) -> None:
     if as_json:
         common.emit(data, "", True)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 
 from dream_envs.checks import check
-from dream_envs.core import DreamEnvsError, Reject, Task
+from dream_envs.core import Reject, Task
 from dream_envs.curriculum.novelty import NoveltyIndex
 
 Gate = Callable[[Task], Reject | None]
@@ -40,18 +40,6 @@ def novel(index: NoveltyIndex, threshold: float | None = None) -> Gate:
     def gate(task: Task) -> Reject | None:
         similarity = index.similarity(task)
         return Reject("similar", f"similarity {similarity:.2f}, allowed below {most:g}") if similarity >= most else None
-
-    return gate
-
-
-def level(low: int, high: int) -> Gate:
-    """Turns away problems outside ``low <= level <= high``."""
-    if low > high:
-        raise DreamEnvsError(f"level({low}, {high}): the lower end comes first")
-
-    def gate(task: Task) -> Reject | None:
-        inside = low <= task.level <= high
-        return None if inside else Reject("limits", f"level {task.level}, allowed {low} to {high}")
 
     return gate
 

@@ -12,19 +12,9 @@ from dream_envs.curriculum.store import Entry
 Sampler = Callable[[Sequence[Entry], np.random.Generator], Entry]
 
 
-def in_band(entry: Entry, low: float = 0.0, high: float = 1.0) -> bool:
-    """Whether the newest success rate lies strictly between ``low`` and ``high``."""
-    return entry.rate is not None and low < entry.rate < high
-
-
 def solved(entry: Entry) -> bool:
     """Whether it was ever solved.  Not the newest rate: what is being forgotten would drop out of the review."""
     return entry.successes > 0
-
-
-def mastered(entry: Entry) -> bool:
-    """Whether every draw of the newest observation was right."""
-    return entry.rate == 1.0
 
 
 def uniform(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:

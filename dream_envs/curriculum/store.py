@@ -110,11 +110,6 @@ class ChallengeStore:
         entry.attempts += attempts
         entry.rate, entry.n, entry.round = successes / attempts, attempts, round
 
-    def difficulty(self, key: str) -> Difficulty | None:
-        """The newest estimate of an entry, or None before its first attempt."""
-        entry = self._entries[key]
-        return None if entry.rate is None else wilson(entry.rate * entry.n, entry.n)
-
     def select(self, test: Callable[[Entry], bool], last: int | None = None) -> list[Entry]:
         """Entries that pass ``test``, oldest first; only the newest ``last`` of them if given."""
         if last is None:

@@ -28,5 +28,8 @@ def family_of(family: str | TaskFamily, notation: str, args: Mapping[str, Any] |
 
 def minted(task: Task, author: str, parent: str = "") -> Challenge:
     """A proposal that was accepted, as a Challenge."""
-    fields = {name: getattr(task, name) for name in Task.__struct_fields__}
-    return Challenge(**fields, author=author, parent=parent, truth=task.meta.get("truth", "executed"))
+    truth = task.meta.get("truth", "executed")
+    return Challenge(
+        family=task.family, level=task.level, prompt=task.prompt, answer=task.answer, meta=task.meta,
+        origin=task.origin, id=task.id, author=author, parent=parent, truth=truth,
+    )  # fmt: skip

@@ -1,29 +1,29 @@
 """Exact success probabilities where a problem has one accepted completion, under every decoder of the envelope.
 
-The probability that a model samples the accepted reply is a product of teacher-forced token probabilities: no sampling,
-no pass@k estimator.  From it everything follows: pass@k is 1 - (1 - P)^k, and a budget of B samples reaches what has
-P >= 1/B.  A number at temperature 1 confuses "cannot" with "stops early", so the base is given every exact help:
+The probability that a model samples the accepted completion is a product of teacher-forced token probabilities: no
+sampling, no pass@k estimator.  A number at temperature 1 confuses "cannot" with "stops early", so the base is given
+every exact help:
 
 ``T=1``          plain sampling.
 ``best_T``       the best of a grid of temperatures, chosen for each problem.
-``forced``       the grammar and the length are forced (each position renormalised over the tokens that the reply's form
-                 allows there), and the best temperature on top.
+``forced``       the grammar and the length are forced (each position renormalised over the tokens that the form of a
+                 completion allows there), and the best temperature on top.
 ``given``        the operations are given and only the states are predicted: the latent single-step skill.
 
-A problem's tier is set by the largest of the first three (research: composition needs the most favourable decoder).
+A problem's tier is set by the largest of the first three.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
 from dream_envs.core import DreamEnvsError, Message, Task
-from dream_envs.frontier.arms import Arm
+from dream_envs.frontier.methods import MethodSpec
 
 TEMPERATURES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0)
 #: First tokens that CoT-decoding branches on.
@@ -44,7 +44,7 @@ class ExactModel(Protocol):
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """What a reply's form allows: for each position the ids that may stand there, and whether it is asked or given."""
+    """A completion's form: for each position the ids that may stand there, and whether it is predicted or given."""
 
     allowed: list[list[int]]
     predicted: list[bool]
@@ -58,21 +58,16 @@ def composition_grammar(token: Callable[[str], int], end: int, states: str, oper
 
 
 def log_probability(logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> dict[str, float]:
-    """Natural log of the probability of one accepted reply under each decoder.
+    """Natural log of the probability of the accepted completion, by decoder.
 
     Args:
         logits: ``float[T, V]``, row t predicts id t.
-        ids: ``int[T]``, the accepted reply with its end token.
+        ids: ``int[T]``, the accepted completion with its end token.
         grammar: the form, ``T`` positions.
-
-    Returns:
-        A value for each of ``DECODERS``.
     """
     at = np.arange(len(ids))
     raw = logits.astype(np.float64)
-    mask = np.full(raw.shape, -np.inf)
-    for i, allowed in enumerate(grammar.allowed):
-        mask[i, allowed] = 0.0
+    mask = _mask(raw, grammar)
     free, forced = [], []
     for temperature in TEMPERATURES:
         scaled = raw / temperature
@@ -88,55 +83,50 @@ def log_probability(logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> di
     }
 
 
-def has_exact(arm: Arm) -> bool:
-    """Whether a draw's probability is a product over the reply's tokens."""
-    return arm.how in ("sample", "forced", "cot_decoding") and arm.top_p == 1
+def _mask(raw: np.ndarray, grammar: Grammar) -> np.ndarray:
+    mask = np.full(raw.shape, -np.inf)
+    for i, allowed in enumerate(grammar.allowed):
+        mask[i, allowed] = 0.0
+    return mask
 
 
-def arm_log_probability(arm: Arm, logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> float:
-    """Natural log of the probability that one draw of this arm is the accepted reply.
+def has_exact(spec: MethodSpec) -> bool:
+    """Whether a draw's probability is a product over the completion's tokens."""
+    return spec.how in ("sample", "forced", "cot_decoding") and spec.top_p == 1
 
-    Args:
-        arm: its decoding; what it puts in front of the prompt must be in ``logits`` already.
-        logits: ``float[T, V]``, row t predicts id t.
-        ids: ``int[T]``, the accepted reply with its end token.
-        grammar: the form, for the ``forced`` arms.
+
+def method_log_probability(spec: MethodSpec, logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> float:
+    """Natural log of the probability that one draw of this method is the accepted completion.
+
+    ``logits`` (of the method's own prompt) and ``ids`` are as in ``log_probability``.
 
     Raises:
-        DreamEnvsError: for an arm whose probability is not a product over the reply's tokens.
+        DreamEnvsError: for a method whose probability is not such a product (``has_exact``).
     """
-    if not has_exact(arm):
-        raise DreamEnvsError(f"arm {arm.name!r} has no exact probability; those that sample without top_p have one")
-    scaled = logits.astype(np.float64) / arm.temperature
-    if arm.how == "forced":
-        mask = np.full(scaled.shape, -np.inf)
-        for i, allowed in enumerate(grammar.allowed):
-            mask[i, allowed] = 0.0
-        scaled += mask
-    if arm.min_p:
-        scaled = np.where(scaled < scaled.max(-1, keepdims=True) + np.log(arm.min_p), -np.inf, scaled)
+    if not has_exact(spec):
+        raise DreamEnvsError(f"method {spec.name!r} has no exact probability; those that sample without top_p have one")
+    scaled = logits.astype(np.float64) / spec.temperature
+    if spec.how == "forced":
+        scaled += _mask(scaled, grammar)
+    if spec.min_p:
+        scaled = np.where(scaled < scaled.max(-1, keepdims=True) + np.log(spec.min_p), -np.inf, scaled)
     per_token = scaled[np.arange(len(ids)), ids] - _logsumexp(scaled)
-    if arm.how == "cot_decoding":
+    if spec.how == "cot_decoding":
         order = np.argsort(-logits[0], kind="stable")
         likeliest = order[~np.isin(order, grammar.allowed[-1])][:BRANCHES]  # an empty reply is no branch
         per_token[0] = -math.log(BRANCHES) if ids[0] in likeliest else -np.inf
     return float(per_token.sum())
 
 
-def log_miss(arm_log_p: np.ndarray, draws: int) -> np.ndarray:
-    """Log of the probability that ``draws`` round-robin draws all miss.
+def log_miss(by_method: np.ndarray, draws: int) -> np.ndarray:
+    """``float[N]``: log of the probability that ``draws`` draws in turn over the methods all miss.
 
-    Args:
-        arm_log_p: ``float[A, N]``, log-probability of a success by arm and problem.
-        draws: how many, from the first arm on.
-
-    Returns:
-        ``float[N]``.
+    ``by_method``: ``float[A, N]``, log-probability of a success by method and problem.
     """
-    arms = len(arm_log_p)
-    share = np.array([(draws - a + arms - 1) // arms for a in range(arms)])
+    count = len(by_method)
+    share = np.array([(draws - a + count - 1) // count for a in range(count)])
     with np.errstate(divide="ignore", invalid="ignore"):
-        misses = np.log1p(-np.minimum(np.exp(arm_log_p), 1.0))
+        misses = np.log1p(-np.minimum(np.exp(by_method), 1.0))
         return np.where(share[:, None] > 0, share[:, None] * misses, 0.0).sum(0)
 
 
@@ -146,7 +136,7 @@ def _logsumexp(x: np.ndarray) -> np.ndarray:
 
 
 def exact(model: ExactModel, tasks: Sequence[Task], grammars: Sequence[Grammar]) -> dict[str, np.ndarray]:
-    """``float64[N]`` log-probabilities of each task's accepted reply, by decoder."""
+    """``float64[N]`` log-probabilities of each task's accepted completion, by decoder."""
     prompts: list[list[Message]] = [[{"role": "user", "content": t.prompt}] for t in tasks]
     logits, ids = model.completion_logits(prompts, [t.answer for t in tasks])
     rows = [log_probability(x, y, g) for x, y, g in zip(logits, ids, grammars, strict=True)]
@@ -187,20 +177,3 @@ def bootstrap(values: np.ndarray, rng: np.random.Generator, draws: int = 2000, l
     means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
     tail = (1 - level) / 2
     return [float(np.quantile(means, tail)), float(np.quantile(means, 1 - tail))]
-
-
-__all__: list[Any] = [
-    "DECODERS",
-    "TIERS",
-    "Grammar",
-    "arm_log_probability",
-    "best_decoder",
-    "bootstrap",
-    "composition_grammar",
-    "exact",
-    "log_miss",
-    "log_probability",
-    "pass_at_k",
-    "summary",
-    "tiers",
-]

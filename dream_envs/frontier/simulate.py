@@ -1,9 +1,9 @@
 """What the Frontier Report would say of changes that are known because they were made: a simulation of its protocol.
 
-A synthetic base solves each problem with a known probability under each of its elicitation arms; a synthetic training
-run sharpens it, makes it gain problems, makes it lose problems.  Draws, early stopping, FG* and its interval are those
-of the real report (``frontier.gain``).  Read the results as design numbers: they say what the protocol does to a world
-of this shape, not what any language model does.
+A synthetic base solves each problem with a known probability under each of its elicitation methods; a synthetic
+training run sharpens it, makes it gain problems, makes it lose problems.  Draws, early stopping, FG* and its interval
+are those of the real report (``frontier.gain``).  Read the results as design numbers: they say what the protocol does
+to a world of this shape, not what any language model does.
 
 Limits: binomial draws, sharpening as a shift of logits, a checker without errors, a tail of the base's success rates
 like Beta(0.45, 1.3).  A base with a much heavier tail (a ratio per doubling above 0.9) would be under-corrected.
@@ -11,7 +11,6 @@ like Beta(0.45, 1.3).  A base with a much heavier tail (a ratio per doubling abo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,38 +18,25 @@ import msgspec
 import numpy as np
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier import _checks, gain, lottery
+from dream_envs.frontier import checks, gain
 from dream_envs.frontier import intervals as iv
 from dream_envs.frontier.estimators import reliable
 
+#: Draws of each problem by the trained model, how many have to be right, draws after which a problem counts as lost.
+TRAINED_DRAWS, NEED, LOSS_CAP = 16, 4, 1024
+#: Share of problems that the base never solves, a and b of the Beta law of the other problems' success rates, and the
+#: success rate of the trained model on a gained problem.
+IMPOSSIBLE, SHAPE, GAINED_RATE = 0.25, (0.45, 1.3), 0.4
+
 
 class World(msgspec.Struct, frozen=True):
-    """A base and a set of problems.
+    """A base and a set of problems."""
 
-    Attributes:
-        n: problems.
-        families: of equal size (+-1).
-        arms: elicitation arms of the base, drawn in turn.
-        arm_noise: standard deviation of an arm's logit around the problem's own.
-        impossible: share of problems that the base never solves.
-        shape: a and b of the Beta law of the other problems' success rates.
-        gained_rate: success rate of the trained model on a gained problem.
-        trained_draws: draws of each problem by the trained model.
-        need: how many of them have to be right.
-        loss_cap: trained draws after which a problem counts as lost.
-        follow: of the problems unsolved after k / 64 base draws so many are drawn on, by lot; 0 draws on with all.
-    """
-
-    n: int = 2000
-    families: int = 20
-    arms: int = 8
-    arm_noise: float = 1.0
-    impossible: float = 0.25
-    shape: tuple[float, float] = (0.45, 1.3)
-    gained_rate: float = 0.4
-    trained_draws: int = 16
-    need: int = 4
-    loss_cap: int = 1024
+    n: int = 2000  # problems
+    families: int = 20  # of equal size (+-1)
+    # elicitation methods of the base, drawn in turn; their logits vary around the problem's own (sd 1)
+    methods: int = 8
+    # of the problems unsolved after k / 64 base draws so many are drawn on (``gain.subsample``); 0: all
     follow: int = 0
 
 
@@ -77,98 +63,83 @@ CHANGES = (
 
 
 def first_success(p: np.ndarray, cap: int, rng: np.random.Generator) -> np.ndarray:
-    """The draw of the first success when A arms take turns, without drawing one by one.
+    """The draw of the first success when A methods take turns, without drawing one by one.
 
-    Whole rounds without a success are geometric; given the round, the arm is categorical.
+    Whole rounds without a success are geometric; given the round, the method is categorical.
 
-    Args:
-        p: ``float64[N, A]`` success rates in [0, 1], arm 0 is drawn first.
-        cap: draws after which to give up.
-        rng: the source of randomness.
-
-    Returns:
-        ``int64[N]``, 1-based; 0 = none within ``cap``.
+    ``p``: ``float64[N, A]`` success rates, method 0 is drawn first.  Returns ``int64[N]``, 1-based; 0 = none within
+    ``cap`` draws.
     """
-    n, arms = p.shape
+    n, count = p.shape
     with np.errstate(divide="ignore", invalid="ignore"):
-        miss = np.cumsum(np.log1p(-p), axis=1)  # log P(arms 0..a all miss)
+        miss = np.cumsum(np.log1p(-p), axis=1)  # log P(methods 0..a all miss)
         rounds = np.floor(np.log(1 - rng.random(n)) / miss[:, -1])
     possible = miss[:, -1] < 0
     rounds = np.where(possible, np.minimum(np.nan_to_num(rounds), cap), cap).astype(np.int64)
     hit: np.ndarray = -np.expm1(miss)
     which = (rng.random((n, 1)) * hit[:, -1:] >= hit[:, :-1]).sum(axis=1)
-    first = rounds * arms + which + 1
+    first = rounds * count + which + 1
     return np.where(possible & (first <= cap), first, 0)
 
 
 def draw(world: World, change: Change, k: int, rng: np.random.Generator) -> tuple[gain.Evidence, dict[str, float]]:
     """One simulated comparison: what was drawn, and the truth behind it.
 
-    The trained model starts as the base's arm 0 (its declared configuration), so that no change is an A/A comparison.
-
-    Args:
-        world: the base and the problems.
-        change: what training did to it.
-        k: base draws after which a problem is given up.
-        rng: the source of randomness.
+    The trained model starts as the base's method 0 (its declared configuration): no change is an A/A comparison.
 
     Returns:
-        The evidence, and facts: ``truth`` (expected points gained for ever, less points lost), ``base_draws`` and
-        ``loss_draws`` (per problem, after early stopping), ``base_pass1`` (arm 0), ``base_pass1024`` (arms in turn) and
-        ``trained_pass1``.
+        The evidence with at most ``k`` base draws a problem, and facts: ``truth`` (expected points gained for ever,
+        less points lost), ``base_draws`` and ``loss_draws`` (per problem, after early stopping), ``base_pass1``
+        (method 0), ``base_pass1024`` (in turn) and ``trained_pass1``.
 
     Raises:
         DreamEnvsError: if the world has too few problems to gain or to lose.
     """
-    n, m = world.n, world.trained_draws
-    x, y = rng.standard_gamma(world.shape[0], n), rng.standard_gamma(world.shape[1], n)
-    own = np.log(np.maximum(x, 1e-300)) - np.log(np.maximum(y, 1e-300))  # logit of a Beta variate, exact near 0 and 1
-    able = rng.random(n) >= world.impossible
-    logits = own[:, None] + world.arm_noise * rng.normal(size=(n, world.arms))
-    arms = np.where(able[:, None], _logistic(logits), 0.0)
-    trained = np.where(able, _logistic(logits[:, 0] + change.sharpen), 0.0)
-    base_reliable = _tail(world, arms[:, 0])
-    forgotten = 100 * float((base_reliable * (1 - trained) ** world.loss_cap).mean())  # by dulling (sharpen < 0)
-    new = _picked(np.where(able, 0.0, _tail(world, np.full(n, world.gained_rate))), change.gained, "gained", rng)
-    gone = _picked(np.where(arms[:, 0] >= 0.4, base_reliable, 0.0), change.lost, "lost", rng)
-    trained[new], trained[gone] = world.gained_rate, 0.0
+    from scipy.special import expit
 
-    r_trained = reliable(m, rng.binomial(m, trained), world.need, m)
-    r_base = reliable(m, rng.binomial(m, arms[:, 0]), world.need, m)
-    first = np.where(r_trained > 0, first_success(arms, k, rng), 0)
-    trained_first = np.where(r_base > 0, first_success(trained[:, None], world.loss_cap, rng), 0)
+    n, m = world.n, TRAINED_DRAWS
+    x, y = rng.standard_gamma(SHAPE[0], n), rng.standard_gamma(SHAPE[1], n)
+    own = np.log(np.maximum(x, 1e-300)) - np.log(np.maximum(y, 1e-300))  # logit of a Beta variate, exact near 0 and 1
+    able = rng.random(n) >= IMPOSSIBLE
+    logits = own[:, None] + rng.normal(size=(n, world.methods))
+    rates = np.where(able[:, None], expit(logits), 0.0)
+    trained = np.where(able, expit(logits[:, 0] + change.sharpen), 0.0)
+    base_reliable = _tail(rates[:, 0])
+    forgotten = 100 * float((base_reliable * (1 - trained) ** LOSS_CAP).mean())  # by dulling (sharpen < 0)
+    new = _picked(np.where(able, 0.0, _tail(np.full(n, GAINED_RATE))), change.gained, "gained", rng)
+    gone = _picked(np.where(rates[:, 0] >= 0.4, base_reliable, 0.0), change.lost, "lost", rng)
+    trained[new], trained[gone] = GAINED_RATE, 0.0
+
+    r_trained = reliable(m, rng.binomial(m, trained), NEED, m)
+    r_base = reliable(m, rng.binomial(m, rates[:, 0]), NEED, m)
+    first = np.where(r_trained > 0, first_success(rates, k, rng), 0)
+    trained_first = np.where(r_base > 0, first_success(trained[:, None], LOSS_CAP, rng), 0)
     family = np.arange(n) * world.families // n
     no = np.zeros(n, dtype=bool)
     stage, followed = k // 64, np.ones(n, dtype=bool)
     left = (r_trained > 0) & ((first == 0) | (first > stage))
     if world.follow:
-        followed[left] = lottery.pick(np.zeros(left.sum(), dtype=int), world.follow, rng)
+        followed[left] = gain.subsample(np.zeros(left.sum(), dtype=int), world.follow, rng)
         first = np.where(followed, first, 0)
-    lots = (followed, stage) if world.follow else (None, 0)
-    evidence = gain.Evidence(r_trained, first, k, no, r_base, trained_first, world.loss_cap, family, no, *lots)
+    some = (followed, stage) if world.follow else (None, 0)
+    evidence = gain.Evidence(r_trained, first, k, no, r_base, trained_first, LOSS_CAP, family, no, *some)
     made = np.where(first > 0, first, np.where(followed, k, stage))
     facts = {
         "truth": change.gained - change.lost - forgotten,
         "base_draws": float(made[r_trained > 0].sum() / n),
-        "loss_draws": float(np.where(trained_first == 0, world.loss_cap, trained_first)[r_base > 0].sum() / n),
-        "base_pass1": float(arms[:, 0].mean()),
-        "base_pass1024": float(1 - (np.prod(1 - arms, axis=1) ** (1024 / world.arms)).mean()),
+        "loss_draws": float(np.where(trained_first == 0, LOSS_CAP, trained_first)[r_base > 0].sum() / n),
+        "base_pass1": float(rates[:, 0].mean()),
+        "base_pass1024": float(1 - (np.prod(1 - rates, axis=1) ** (1024 / world.methods)).mean()),
         "trained_pass1": float(trained.mean()),
     }
     return evidence, facts
 
 
-def _logistic(x: np.ndarray) -> np.ndarray:
-    from scipy.special import expit
-
-    return expit(x)
-
-
-def _tail(world: World, p: np.ndarray) -> np.ndarray:
-    """P(at least ``need`` of ``trained_draws`` draws are right)."""
+def _tail(p: np.ndarray) -> np.ndarray:
+    """P(at least ``NEED`` of ``TRAINED_DRAWS`` draws are right)."""
     from scipy.special import betainc
 
-    return betainc(world.need, world.trained_draws - world.need + 1, p)
+    return betainc(NEED, TRAINED_DRAWS - NEED + 1, p)
 
 
 def _picked(weight: np.ndarray, target: float, name: str, rng: np.random.Generator) -> np.ndarray:
@@ -198,7 +169,7 @@ def simulate(
         draws: bootstrap resamples of each.
 
     Returns:
-        One row, in points: the knobs; ``truth``; ``fg_mean``, ``fg_median``, ``fg_sd``, ``fg_significant`` (share of
+        One row, in points: the settings; ``truth``; ``fg_mean``, ``fg_median``, ``fg_sd``, ``fg_significant`` (share of
         intervals above 0), ``fg_below`` (share below 0), ``fg_above_margin`` (share above 0.5), ``fg_covered`` (share
         that hold the truth); the same FG* at k / 8 as ``small_fg_mean``, ``small_fg_significant``; the uncorrected
         E - S at k / 8 as ``small_raw_mean``, ``small_raw_significant`` and at k as ``raw_mean``, ``raw_significant``;
@@ -207,13 +178,17 @@ def simulate(
     Raises:
         DreamEnvsError: for a k that is no multiple of 64, or an impossible world or change.
     """
-    world = _checked(World() if world is None else world, change)
-    if _checks.whole("k", k, 64) % 64:
+    world = World() if world is None else world
+    if world.families > world.n:
+        raise DreamEnvsError(f"families={world.families} of n={world.n} problems: at most one family a problem")
+    for name in ("gained", "lost"):
+        checks.numbers(name, getattr(change, name), 0, 100, ndim=0)
+    checks.numbers("sharpen", change.sharpen, -100, 100, ndim=0)
+    if checks.whole("k", k, 64) % 64:
         raise DreamEnvsError(f"k={k}: a multiple of 64, since budgets down to k / 64 are compared")
-    _checks.whole("repetitions", repetitions, 1)
     budgets = [k // 64 * 2**i for i in range(7)]
     rows, facts = [], []
-    for _ in range(repetitions):
+    for _ in range(checks.whole("repetitions", repetitions, 1)):
         evidence, fact = draw(world, change, k, rng)
         rows.append(_report(evidence, budgets, rng, draws, fact["truth"]))
         facts.append(fact)
@@ -235,9 +210,9 @@ def _report(
     means, resampled = table.mean(0), iv.bootstrap_means(table, rng, gain.pooled_strata(evidence.family), draws)
     out: dict[str, float] = {}
     for prefix, at in (("small_", 0), ("", 3)):
-        columns = [at, at + 1, at + 2, at + 3, *range(7, table.shape[1])]  # S, and what scales the lots
+        columns = [at, at + 1, at + 2, at + 3, *range(7, table.shape[1])]  # S, and what scales a subsample
         low, high = gain.widened(table[:, columns], gain.points(resampled[:, columns]))
-        raw, plain = (lottery.scaled(x[..., columns]) for x in (resampled, means))
+        raw, plain = (gain.scaled(x[..., columns]) for x in (resampled, means))
         raw_low, _ = iv.percentile(raw[:, 3] - raw[:, 4])
         out |= {
             f"{prefix}fg_mean": float(gain.points(means[columns])),
@@ -249,127 +224,3 @@ def _report(
             f"{prefix}raw_significant": float(raw_low > 0),
         }
     return out
-
-
-def table(
-    rng: np.random.Generator,
-    changes: Sequence[Change] = CHANGES,
-    world: World | None = None,
-    k: int = 8192,
-    repetitions: int = 120,
-    draws: int = 1000,
-) -> list[dict[str, Any]]:
-    """``simulate`` for each change, one row each; the defaults are the table that the protocol was designed by."""
-    return [simulate(change, rng, world, k, repetitions, draws) for change in changes]
-
-
-def power(
-    rng: np.random.Generator,
-    n: int = 2000,
-    gained: float = 2.35,
-    lost: float = 0.0,
-    k: int = 8192,
-    *,
-    sharpen: float = 0.0,
-    families: int = 20,
-    margin: float = 0.0,
-    repetitions: int = 200,
-    draws: int = 1000,
-) -> dict[str, Any]:
-    """How often the lower bound of FG* clears ``margin`` points.
-
-    Args:
-        rng: the source of randomness.
-        n: problems.
-        gained: true points gained.
-        lost: true points lost.
-        k: the largest base budget, a multiple of 8.
-        sharpen: shift of all other logits.
-        families: of equal size.
-        margin: 0 for "a gain at all", 0.5 for the word *Expansion*.
-        repetitions: simulated comparisons.
-        draws: bootstrap resamples of each.
-
-    Returns:
-        ``{"n", "gained", "lost", "sharpen", "k", "margin", "repetitions", "power", "low", "high"}``; low and high are
-        the 95 % Clopper-Pearson interval of ``power``.
-
-    Raises:
-        DreamEnvsError: for a k that is no multiple of 8, or an impossible world or change.
-    """
-    change = Change("", gained, lost, sharpen)
-    world = _checked(World(n=n, families=families), change)
-    if _checks.whole("k", k, 8) % 8:
-        raise DreamEnvsError(f"k={k}: a multiple of 8, since budgets down to k / 8 are compared")
-    margin = float(_checks.numbers("margin", margin, -100, 100, ndim=0))
-    budgets, hits = [k // 8, k // 4, k // 2, k], 0
-    for _ in range(_checks.whole("repetitions", repetitions, 1)):
-        evidence, _facts = draw(world, change, k, rng)
-        rows = gain.contributions(evidence, budgets)
-        resampled = iv.bootstrap_means(rows, rng, gain.pooled_strata(evidence.family), draws)
-        hits += gain.widened(rows, gain.points(resampled))[0] > margin
-    low, high = iv.clopper_pearson(hits, repetitions)
-    return {
-        "n": n, "gained": gained, "lost": lost, "sharpen": sharpen, "k": k, "margin": margin,
-        "repetitions": repetitions, "power": hits / repetitions, "low": float(low), "high": float(high),
-    }  # fmt: skip
-
-
-def _checked(world: World, change: Change) -> World:
-    for name in ("n", "families", "arms", "trained_draws", "need", "loss_cap"):
-        _checks.whole(name, getattr(world, name), 1)
-    if world.families > world.n:
-        raise DreamEnvsError(f"families={world.families} of n={world.n} problems: at most one family a problem")
-    if world.need > world.trained_draws:
-        raise DreamEnvsError(f"need={world.need} of trained_draws={world.trained_draws}: no more than there are")
-    _checks.numbers("impossible", world.impossible, 0, 1, ndim=0)
-    _checks.numbers("arm_noise", world.arm_noise, 0, 100, ndim=0)
-    _checks.inside("gained_rate", world.gained_rate)
-    _checks.numbers("shape", world.shape, 1e-3, 1e3, ndim=1)
-    for name in ("gained", "lost"):
-        _checks.numbers(name, getattr(change, name), 0, 100, ndim=0)
-    _checks.numbers("sharpen", change.sharpen, -100, 100, ndim=0)
-    return world
-
-
-def problems_needed(gain: float, churn: float, power: float = 0.8, level: float = 0.95) -> int:
-    """Problems that show a net gain of ``gain`` points if ``churn`` points change hands in all.
-
-    N = (z_a sqrt(churn) + z_b sqrt(churn - gain^2))^2 / gain^2, the paired normal formula (shares, not points),
-    two-sided against zero.  2 points of gain under 10 of churn need 1,960.  To clear a margin, put in
-    the gain above it.
-
-    Args:
-        gain: gained - lost, points, > 0.
-        churn: gained + lost, points, gain to 100.
-        power: probability of a significant result.
-        level: confidence of the interval.
-
-    Raises:
-        DreamEnvsError: for gain <= 0 or a churn below the gain.
-    """
-    delta = _checks.inside("gain", gain, 0, 100.0000001) / 100
-    psi = float(_checks.numbers("churn", churn, gain, 100, ndim=0)) / 100
-    z_a, z_b = _normal(1 - (1 - _checks.inside("level", level)) / 2), _normal(_checks.inside("power", power))
-    return math.ceil((z_a * math.sqrt(psi) + z_b * math.sqrt(max(psi - delta * delta, 0.0))) ** 2 / delta**2)
-
-
-def detectable_gain(n: int, churn: float, power: float = 0.8, level: float = 0.95) -> float:
-    """The smallest net gain, in points, that ``n`` problems show under ``churn`` points: about 2.8 sqrt(churn / n).
-
-    The inverse of ``problems_needed``; ``inf`` where even a gain equal to the churn would need more problems.
-    """
-    n, top = _checks.whole("n", n, 1), float(_checks.numbers("churn", churn, 1e-9, 100, ndim=0))
-    if problems_needed(top, top, power, level) > n:
-        return math.inf
-    low, high = 0.0, top
-    while high - low > 1e-9 * top:
-        middle = (low + high) / 2
-        low, high = (low, middle) if problems_needed(middle, top, power, level) <= n else (middle, high)
-    return high
-
-
-def _normal(share: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(share)

@@ -33,25 +33,15 @@ Draw = Callable[[np.random.Generator], Task]
 
 
 class Stratum(msgspec.Struct, frozen=True):
-    """Problems that are alike.
+    """Problems that are alike."""
 
-    Attributes:
-        name: unique in the suite.
-        family: checks the replies.
-        level: difficulty in the family's own unit.
-        kind: one of ``KINDS``.
-        held_out: no training on the suite's families can have met these problems, by construction.
-        practice: shown beside the others (retention, pass@1) and never counted, whatever luck could do.
-        draw: a problem from a generator; None draws ``family.generate(rng, level)``.
-    """
-
-    name: str
-    family: TaskFamily
-    level: int
-    kind: str
-    held_out: bool = False
-    draw: Draw | None = None
-    practice: bool = False
+    name: str  # unique in the suite
+    family: TaskFamily  # checks the completions
+    level: int  # difficulty in the family's own unit
+    kind: str  # one of ``KINDS``
+    held_out: bool = False  # no training on the suite's families can have met these problems, by construction
+    draw: Draw | None = None  # a problem from a generator; None draws ``family.generate(rng, level)``
+    practice: bool = False  # shown beside the others (retention, pass@1) and never counted
 
     def task(self, rng: np.random.Generator) -> Task:
         """One problem."""
@@ -66,48 +56,30 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Suite(msgspec.Struct, frozen=True):
-    """Strata, and how their problems are put.
+    """Strata, and how their problems are put."""
 
-    Attributes:
-        name: what the report calls it.
-        strata: all of them; those that luck could solve are shown and never counted.
-        arms: names of ``arms.ARMS`` that elicit the base, in the order of the round-robin.
-        vetoes: names of the expensive arms.
-        instruction: put behind every prompt; with ``final_field`` it asks for the line that is graded.
-        final_field: grade what stands behind the last ``Answer:`` instead of the whole reply.
-        max_tokens: bound on a reply; 0: the family's own ``max_reply_tokens``.
-        mini: problems a stratum in the mini report; the standard report draws five times as many.
-        one_reply: every problem has one accepted reply, its ``answer``: a draw may stop at the first token that
-            leaves it.
-        form: what a reply's form allows, from the prompt alone: for each position the tokens that may stand there; the
-            ``forced`` arms need it.  None: there is no such form.
-    """
-
-    name: str
-    strata: tuple[Stratum, ...]
-    arms: tuple[str, ...]
-    vetoes: tuple[str, ...] = ()
-    instruction: str = ""
-    final_field: bool = False
-    max_tokens: int = 0
-    mini: int = 20
+    name: str  # what the report calls it
+    strata: tuple[Stratum, ...]  # all of them; those that luck could solve are shown and never counted
+    methods: tuple[str, ...]  # names of ``methods.METHODS`` that elicit the base, in the order of their turns
+    second_stage: tuple[str, ...] = ()  # names of the second-stage methods
+    instruction: str = ""  # put after every prompt; with ``final_field`` it asks for the line that is graded
+    final_field: bool = False  # grade what stands after the last ``Answer:`` instead of the whole completion
+    max_tokens: int = 0  # bound on a completion; 0: the family's own ``max_reply_tokens``
+    mini: int = 20  # problems a stratum in the mini report; the standard report draws five times as many
+    # every problem has one accepted completion, its ``answer``: a draw may stop at the first token that leaves it
     one_reply: bool = False
+    # what a completion's form allows, from the prompt alone: for each position the tokens that may stand there; the
+    # ``forced`` methods need it.  None: there is no such form.
     form: Callable[[str], list[list[str]]] | None = None
 
     def problems(self, seed: str, per_stratum: int, avoid: Collection[str] = ()) -> list[Problem]:
         """``per_stratum`` different problems a stratum (fewer where there are no more), none with an id of ``avoid``.
 
-        Args:
-            seed: label of the draw.
-            per_stratum: how many of each, 1 or more.
-            avoid: ids of problems that must not occur (what a run practised, say); strata for practice, which may be
-                small, do not look at it.
+        ``seed`` labels the draw.  Strata for practice, which may be small, do not look at ``avoid``.
 
         Raises:
             DreamEnvsError: if a stratum has no problem to give.
         """
-        if per_stratum < 1:
-            raise DreamEnvsError(f"per_stratum={per_stratum}: 1 or more")
         seen: set[str] = set()
         found: list[Problem] = []
         for index, stratum in enumerate(self.strata):
@@ -140,8 +112,12 @@ class Suite(msgspec.Struct, frozen=True):
         """The problem as the trained model and a plain base see it."""
         return [{"role": "user", "content": task.prompt + self.instruction}]
 
+    def written(self, answer: str) -> str:
+        """An answer as a completion that is graded right."""
+        return f"Answer: {answer}" if self.final_field else answer
+
     def reply(self, text: str) -> str:
-        """The part of a reply that is graded; marks around the final field (bold, code, a box, a full stop) go."""
+        """The part of a completion that is graded; marks around it (bold, code, a box, a full stop) go."""
         if not self.final_field:
             return text
         _, found, field = text.rpartition("Answer:")
@@ -153,7 +129,7 @@ class Suite(msgspec.Struct, frozen=True):
         return field.strip()
 
     def limit(self, stratum: int) -> int:
-        """Tokens that a reply may have."""
+        """Tokens that a completion may have."""
         return self.max_tokens or self.strata[stratum].family.max_reply_tokens
 
 
@@ -174,8 +150,8 @@ def nano() -> Suite:
     return Suite(
         "nano",
         tuple(strata),
-        arms=("plain", "cool", "hot_min_p", "few_shot", "cot_decoding", "forced", "forced_cool", "forced_hot"),
-        vetoes=("steering", "critique", "sae", "rlvr"),
+        methods=("plain", "cool", "hot_min_p", "few_shot", "cot_decoding", "forced", "forced_cool", "forced_hot"),
+        second_stage=("steering", "critique", "sae", "rlvr"),
         one_reply=True,
         form=_trace_form,
     )
@@ -208,8 +184,8 @@ def _new_operations(family: Composition, depth: int) -> Stratum:
 def english() -> Suite:
     """Four families in English for chat models, five levels each, the two hardest of each held out.
 
-    Replies reason freely and end in ``Answer: ...``; only that line is graded.  Countdown can be guessed too well to
-    count: it is shown beside the others.
+    Completions reason freely and end in ``Answer: ...``; only that line is graded.  Countdown can be guessed too well
+    to count: it is shown beside the others.
     """
     sums = Arithmetic("english", digits=6, max_magnitude=10**12, operators="+-", max_level=12)
     rows: list[tuple[str, TaskFamily, Sequence[int]]] = [
@@ -226,8 +202,8 @@ def english() -> Suite:
     return Suite(
         "english",
         tuple(strata),
-        arms=("zero_shot", "step_by_step", "few_shot_cool", "few_shot", "code", "cot_decoding", "hot_min_p", "plan"),
-        vetoes=("budget_forcing",),
+        methods=("zero_shot", "step_by_step", "few_shot_cool", "few_shot", "code", "cot_decoding", "hot_min_p", "plan"),
+        second_stage=("budget_forcing",),
         instruction="\nThink as long as you like, then finish with one line 'Answer: ' and the answer alone.",
         final_field=True,
         max_tokens=1024,

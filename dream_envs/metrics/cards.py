@@ -1,68 +1,61 @@
 """The judge card: whether a judge knows the truth, keeps its word, minds the order and can be fooled by nothing at all.
 
-``judge_card`` makes the ``judge`` block of ``frontier.json``.  The truth is never shown to the judge: it comes from a
-verifier, or from at least 200 human labels.  The curriculum's card is ``curriculum_card``.
+The truth is never shown to the judge: it comes from a verifier, or from at least 200 human labels.
+
+Sources: Cohen 1960 (kappa); Krippendorff 2011 (alpha); Kendall and Babington Smith 1940 (cyclic triads); Rogan and
+Gladen 1978 with the interval of Lang and Reiczigel 2014.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dream_envs.core import DreamEnvsError
+from dream_envs.core import DreamEnvsError, Episode
 from dream_envs.curriculum.store import wilson
+from dream_envs.frontier import checks
 from dream_envs.frontier.intervals import bootstrap_means, percentile
-from dream_envs.metrics import agreement
-from dream_envs.metrics.curriculum_card import curriculum_card as curriculum_card
 from dream_envs.metrics.diversity import rounded
+from dream_envs.rewards.base import last_turns
 
 TIE = "tie"
+#: The pointwise label that accepts a completion, and the lowest judge's score (0 to 1) that says so.
+POSITIVE, THRESHOLD = "yes", 0.5
 #: A judge that lets more null outputs pass than this is flagged.
 NULL_LIMIT = 0.05
-#: The share of cyclic triples of a judge that tosses coins; one that is surely above it is flagged.
-COIN_CYCLES = 0.25
+#: The share of cyclic triples of a judge that decides at random; one that is surely above it is flagged.
+RANDOM_CYCLES = 0.25
 #: An agreement with the truth that rests on fewer labels is flagged.
 ENOUGH = 200
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """One verdict.
+    """One verdict."""
 
-    Attributes:
-        item: the prompt that was judged; of pairwise judgements, all candidates of one item are compared.
-        verdict: pointwise: the label given (``yes``, ``no``, ``3``).  Pairwise: the name of the better candidate, or
-            ``tie``.  Empty: the judge gave no verdict, which is counted and never read as a no.
-        truth: what the verdict should have been, in the same words; empty: not known.
-        first: pairwise: the candidate shown first; empty in pointwise judgements.
-        second: pairwise: the candidate shown second.
-        trial: number of the repetition of the same question.
-        control: pairwise: the candidate that is a null or constant output.  Pointwise: any word, if the reply was one.
-    """
-
-    item: str
+    item: str  # the prompt that was judged; of pairwise judgements, all candidates of one item are compared
+    # pointwise: the label given (``yes``, ``no``, ``3``).  Pairwise: the name of the better candidate, or ``tie``.
+    # Empty: the judge gave no verdict, which is counted and never read as a no.
     verdict: str
-    truth: str = ""
-    first: str = ""
-    second: str = ""
-    trial: int = 0
+    truth: str = ""  # what the verdict should have been, in the same words; empty: not known
+    first: str = ""  # pairwise: the candidate shown first; empty in pointwise judgements
+    second: str = ""  # pairwise: the candidate shown second
+    trial: int = 0  # number of the repetition of the same question
+    # pairwise: the candidate that is a null or constant output.  Pointwise: any word, if the judged text was one.
     control: str = ""
 
 
-def judge_card(
-    judgements: Sequence[Judgement], rng: np.random.Generator, *, positive: str = "yes", draws: int = 2000
-) -> dict[str, Any]:
+def judge_card(judgements: Sequence[Judgement], rng: np.random.Generator, draws: int = 2000) -> dict[str, Any]:
     """Everything that can be said about a judge from these records.
 
     Args:
         judgements: pointwise or pairwise, not both; those with ``control`` serve the null check alone.
         rng: resampling (of items).
-        positive: the pointwise label that accepts a reply.
         draws: resamples.
 
     Returns:
@@ -71,9 +64,9 @@ def judge_card(
         (Krippendorff, nominal): verdict against truth, of pairs by position; ``swap_flip``: share of pairs whose winner
         changes with the order; ``first_position``: how often the first wins where one wins (0.5 is unbiased when every
         pair is shown in both orders); ``test_retest``: share of repeated questions with the same verdict;
-        ``cyclic_triads``: share of triples a > b > c > a (a coin has 0.25); ``sensitivity``, ``specificity``;
-        ``observed_positive`` and ``corrected_positive`` (Rogan-Gladen): of the cases without a known truth;
-        ``null_accepted``: of the controls; ``constant``: one verdict for everything; ``flags``: what is wrong.
+        ``cyclic_triads``: share of triples a > b > c > a; ``sensitivity``, ``specificity``; ``observed_positive`` and
+        ``corrected_positive`` (Rogan-Gladen): of the cases without a known truth; ``null_accepted``: of the controls;
+        ``constant``: one verdict for everything; ``flags``: what is wrong.
 
     Raises:
         DreamEnvsError: for no records, both kinds at once, or a pairwise verdict that names neither candidate.
@@ -88,8 +81,8 @@ def judge_card(
         **_against_truth(plain, rng, draws),
         **(_order(plain) if pairwise else {}),
         "test_retest": _test_retest(plain),
-        **({} if pairwise else _binary(plain, positive)),
-        **_controls([j for j in judgements if j.control], positive),
+        **({} if pairwise else _binary(plain)),
+        **_controls([j for j in judgements if j.control]),
         "constant": _constant(plain),
     }
     card["flags"] = _flags(card)
@@ -99,8 +92,7 @@ def judge_card(
 def _check(judgements: Sequence[Judgement]) -> None:
     if not judgements:
         raise DreamEnvsError("no judgements: a card needs at least one record")
-    kinds = {bool(j.first) for j in judgements}
-    if len(kinds) > 1:
+    if len({bool(j.first) for j in judgements}) > 1:
         raise DreamEnvsError("pointwise and pairwise judgements at once: make a card of each")
     for j in judgements:
         if bool(j.first) != bool(j.second) or (j.first and j.first == j.second):
@@ -119,8 +111,8 @@ def _against_truth(plain: Sequence[Judgement], rng: np.random.Generator, draws: 
     told = [j for j in known if j.verdict]
     found: dict[str, Any] = {
         "labels": len(known),
-        "accuracy": _share(sum(j.verdict == j.truth for j in told), len(told)),
-        "accuracy_of_all": _share(sum(j.verdict == j.truth for j in known), len(known)),
+        "accuracy": _share([j.verdict == j.truth for j in told]),
+        "accuracy_of_all": _share([j.verdict == j.truth for j in known]),
         "kappa": None,
         "alpha": None,
     }
@@ -133,7 +125,7 @@ def _against_truth(plain: Sequence[Judgement], rng: np.random.Generator, draws: 
     for j, (verdict, truth) in zip(told, pairs, strict=True):
         tables[items[j.item], kinds[verdict], kinds[truth]] += 1
     resampled = bootstrap_means(tables, rng, draws=draws) * len(items)
-    for name, statistic in (("kappa", agreement.kappa), ("alpha", agreement.alpha_of_table)):
+    for name, statistic in (("kappa", kappa), ("alpha", alpha)):
         value, spread = float(statistic(tables.sum(0))), statistic(resampled)
         spread = spread[np.isfinite(spread)]
         if math.isfinite(value):
@@ -141,8 +133,34 @@ def _against_truth(plain: Sequence[Judgement], rng: np.random.Generator, draws: 
     return found
 
 
+def kappa(table: ArrayLike) -> np.ndarray:
+    """Cohen's kappa of contingency tables ``[..., L, L]``; nan where both raters used one label only.
+
+    1: agreement, 0: as often as two independent raters with these habits, negative: less often.
+    """
+    t = np.asarray(table, dtype=np.float64)
+    n = t.sum((-2, -1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = t / n[..., None, None]
+        observed = np.trace(p, axis1=-2, axis2=-1)
+        expected = (p.sum(-1) * p.sum(-2)).sum(-1)
+        return np.where(expected < 1, (observed - expected) / (1 - expected), math.nan)
+
+
+def alpha(table: ArrayLike) -> np.ndarray:
+    """Krippendorff's alpha of two complete raters from contingency tables ``[..., L, L]``; nan for one label only."""
+    t = np.asarray(table, dtype=np.float64)
+    units = t.sum((-2, -1))
+    total = t.sum(-1) + t.sum(-2)
+    n = total.sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        disagree = 2 * (units - np.trace(t, axis1=-2, axis2=-1))
+        expected = (n * n - (total * total).sum(-1)) / (n - 1)
+        return np.where(expected > 0, 1 - disagree / expected, math.nan)
+
+
 def _order(plain: Sequence[Judgement]) -> dict[str, Any]:
-    """Does it mind who stands first, and does it contradict itself?"""
+    """Does it mind which stands first, and does it contradict itself?"""
     told = [j for j in plain if j.verdict]
     decided = [j for j in told if j.verdict != TIE]
     orders: dict[tuple[str, frozenset[str], int], dict[str, str]] = defaultdict(dict)
@@ -154,15 +172,15 @@ def _order(plain: Sequence[Judgement]) -> dict[str, Any]:
     both = [list(shown.values()) for shown in orders.values() if len(shown) == 2]
     cycles = triples = 0
     for pairs in votes.values():
-        c, t = agreement.cyclic_triads({pair: _winner(counts) for pair, counts in pairs.items()})
+        c, t = cyclic_triads({pair: _winner(counts) for pair, counts in pairs.items()})
         cycles, triples = cycles + c, triples + t
     return {
         "swapped_pairs": len(both),
-        "swap_flip": _share(sum(x != y for x, y in both), len(both)),
-        "first_position": _share(sum(j.verdict == j.first for j in decided), len(decided)),
-        "ties": _share(len(told) - len(decided), len(told)),
+        "swap_flip": _share([x != y for x, y in both]),
+        "first_position": _share([j.verdict == j.first for j in decided]),
+        "ties": _share([j.verdict == TIE for j in told]),
         "triples": triples,
-        "cyclic_triads": _share(cycles, triples),
+        "cyclic_triads": _share([True] * cycles + [False] * (triples - cycles)),
     }
 
 
@@ -172,36 +190,93 @@ def _winner(counts: Counter[str]) -> str:
     return TIE if rest and rest[0][1] == most else best
 
 
+def cyclic_triads(preferred: Mapping[tuple[str, str], str]) -> tuple[int, int]:
+    """How many triples a > b > c > a there are, and how many triples have all three pairs decided.
+
+    A judge that decides at random has a quarter; one that ranks by anything at all has none.
+
+    ``preferred``: winner of each unordered pair, the key in either order; pairs that are missing or tied (a winner that
+    is neither) are undecided.
+    """
+    names = sorted({x for pair in preferred for x in pair})
+    place = {name: i for i, name in enumerate(names)}
+    beats = np.zeros((len(names), len(names)), dtype=np.int64)
+    for (a, b), winner in preferred.items():
+        if a != b and winner in (a, b):
+            beats[place[winner], place[b if winner == a else a]] = 1
+    beats -= beats & beats.T  # given in both orders with two winners
+    decided = beats + beats.T
+    cycles = np.trace(beats @ beats @ beats) // 3
+    return int(cycles), int(np.trace(decided @ decided @ decided) // 6)
+
+
 def _test_retest(plain: Sequence[Judgement]) -> list[float] | None:
-    """Share of repeated questions (same item, same order) whose verdicts are all the same."""
-    asked: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    """Share of repeated questions (same item, same order) whose verdicts are the same."""
+    queried: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for j in plain:
         if j.verdict:
-            asked[j.item, j.first, j.second].append(j.verdict)
-    pairs = [v[0] == v[1] for v in asked.values() if len(v) > 1]
-    return _share(sum(pairs), len(pairs))
+            queried[j.item, j.first, j.second].append(j.verdict)
+    return _share([v[0] == v[1] for v in queried.values() if len(v) > 1])
 
 
-def _binary(plain: Sequence[Judgement], positive: str) -> dict[str, Any]:
+def _binary(plain: Sequence[Judgement]) -> dict[str, Any]:
     known = [j for j in plain if j.truth and j.verdict]
-    sick = [j.verdict == positive for j in known if j.truth == positive]
-    healthy = [j.verdict != positive for j in known if j.truth != positive]
-    rest = [j.verdict == positive for j in plain if not j.truth and j.verdict]
+    sick = [j.verdict == POSITIVE for j in known if j.truth == POSITIVE]
+    healthy = [j.verdict != POSITIVE for j in known if j.truth != POSITIVE]
+    rest = [j.verdict == POSITIVE for j in plain if not j.truth and j.verdict]
     corrected = None
     if sick and healthy and rest:
-        corrected = agreement.rogan_gladen(sum(rest), len(rest), sum(sick), len(sick), sum(healthy), len(healthy))
+        corrected = rogan_gladen(sum(rest), len(rest), sum(sick), len(sick), sum(healthy), len(healthy))
     return {
-        "sensitivity": _share(sum(sick), len(sick)),
-        "specificity": _share(sum(healthy), len(healthy)),
-        "observed_positive": _share(sum(rest), len(rest)),
+        "sensitivity": _share(sick),
+        "specificity": _share(healthy),
+        "observed_positive": _share(rest),
         "corrected_positive": None if corrected is None else list(corrected),
     }
 
 
-def _controls(controls: Sequence[Judgement], positive: str) -> dict[str, Any]:
+def rogan_gladen(
+    positive: int, n: int, true_positive: int, sick: int, true_negative: int, healthy: int
+) -> tuple[float, float, float] | None:
+    """The true share behind the share that an imperfect judge accepts: (observed + spec - 1) / (sens + spec - 1).
+
+    The 95 % interval is Lang and Reiczigel's: it knows that sensitivity and specificity are estimates.
+
+    Args:
+        positive: accepted among ``n`` cases whose truth is not known.
+        n: at least 1.
+        true_positive: accepted among ``sick`` cases that are truly right.
+        sick: at least 1.
+        true_negative: refused among ``healthy`` cases that are truly wrong.
+        healthy: at least 1.
+
+    Returns:
+        Share, low, high, each clipped to 0 to 1; None if the judge is no better than chance (sens + spec <= 1), so that
+        nothing can be learnt from it.
+    """
+    for c, m in ((positive, n), (true_positive, sick), (true_negative, healthy)):
+        checks.successes(c, m)
+    sens, spec, z = true_positive / sick, true_negative / healthy, 1.959963984540054
+    if sens + spec <= 1:
+        return None
+    share = (positive / n + spec - 1) / (sens + spec - 1)
+    size, p = n + z * z, (positive + z * z / 2) / (n + z * z)
+    se, sp = (true_positive + 1) / (sick + 2), (true_negative + 1) / (healthy + 2)
+    if se + sp <= 1:
+        return None
+    adjusted = (p + sp - 1) / (se + sp - 1)
+    v_se, v_sp = se * (1 - se) / (sick + 2), sp * (1 - sp) / (healthy + 2)
+    shift = 2 * z * z * (adjusted * v_se - (1 - adjusted) * v_sp)
+    spread = math.sqrt(p * (1 - p) / size + adjusted**2 * v_se + (1 - adjusted) ** 2 * v_sp) / (se + sp - 1)
+    low, high = adjusted + shift - z * spread, adjusted + shift + z * spread
+    clipped = [min(1.0, max(0.0, x)) for x in (share, low, high)]
+    return clipped[0], min(clipped[0], clipped[1]), max(clipped[0], clipped[2])
+
+
+def _controls(controls: Sequence[Judgement]) -> dict[str, Any]:
     """How often a null or constant output passed: pointwise accepted, pairwise preferred."""
-    passed = sum(j.verdict == (j.control if j.first else positive) for j in controls)
-    return {"controls": len(controls), "null_accepted": _share(passed, len(controls))}
+    passed = [j.verdict == (j.control if j.first else POSITIVE) for j in controls]
+    return {"controls": len(controls), "null_accepted": _share(passed)}
 
 
 def _constant(plain: Sequence[Judgement]) -> bool | None:
@@ -223,7 +298,7 @@ def _flags(card: dict[str, Any]) -> list[str]:
         found.append(f"{flip[0]:.2f} of the winners change with the order")
     if (first := card.get("first_position")) is not None and not first[1] <= 0.5 <= first[2]:
         found.append(f"the first of two wins {first[0]:.2f} of the time")
-    if (cycles := card.get("cyclic_triads")) is not None and cycles[1] > COIN_CYCLES:
+    if (cycles := card.get("cyclic_triads")) is not None and cycles[1] > RANDOM_CYCLES:
         found.append(f"{cycles[0]:.2f} of the triples go in a circle")
     if (null := card["null_accepted"]) is not None and null[0] > NULL_LIMIT:
         found.append(f"{null[0]:.2f} of the null outputs pass")
@@ -235,11 +310,11 @@ def _flags(card: dict[str, Any]) -> list[str]:
     return found
 
 
-def _share(count: int, n: int) -> list[float] | None:
+def _share(hits: Sequence[bool]) -> list[float] | None:
     """Share with its Wilson interval, None of nothing."""
-    if not n:
+    if not hits:
         return None
-    found = wilson(count, n)
+    found = wilson(sum(hits), len(hits))
     return [found.p, found.low, found.high]
 
 
@@ -249,6 +324,62 @@ def _round(value: Any) -> Any:
     return value
 
 
-def pairs_of(candidates: Sequence[str]) -> list[tuple[str, str]]:
-    """Every ordered pair of candidates: what a judge should be asked so that the order can be told from the winner."""
-    return [pair for a, b in itertools.combinations(candidates, 2) for pair in ((a, b), (b, a))]
+def records(episodes: Iterable[Episode]) -> list[Judgement]:
+    """Every judgement of played episodes whose call did not fail, with the truth that its episode recorded.
+
+    Pairwise: the truth is the name of the right answer where one of the two is right and the other wrong; of two that
+    are alike in that there is none.  Pointwise (``rubric``, ``score``, and ``ChallengerSolver``'s judge): ``yes`` from
+    ``THRESHOLD`` on, else ``no``.  An unreadable verdict is a record without a verdict.  An answer without a word in it
+    is a null output: a pointwise verdict on one, or one between it and an answer that has words, is a ``control``.
+
+    Raises:
+        DreamEnvsError: for an episode without a judge.
+    """
+    found: list[Judgement] = []
+    for number, episode in enumerate(episodes):
+        facts = episode.outcome.facts
+        item = f"{number}:{episode.seed}:{episode.tasks[-1].id if episode.tasks else ''}"
+        empty = {turn.agent for turn in episode.turns if turn.role in ("actor", "solver") and not turn.text.strip()}
+        if "judgements" in facts:
+            found += _of_table(facts, item, empty)
+        elif "verdict_status" in facts:
+            judge = next(iter(last_turns(episode, "judge").values()), None)
+            truth, correct = facts.get("truth") or {}, facts["correct"].items()
+            if judge is not None and judge.status == "ok":
+                found += [_pointwise(item, name, verdict, truth.get(name), 0, empty) for name, verdict in correct]
+        elif facts.get("valid", True):
+            raise DreamEnvsError(f"{episode.env_id}, seed {episode.seed!r}: nobody judged in this episode")
+    return found
+
+
+def _of_table(facts: dict[str, Any], item: str, empty: set[str]) -> list[Judgement]:
+    truth, found = facts.get("truth") or {}, []
+    for row in facts["judgements"]:
+        if row["status"] not in ("ok", "invalid"):
+            continue
+        if "of" in row:
+            of = row["of"]
+            found.append(_pointwise(item, of, row["verdict"], truth.get(of), row["trial"], empty))
+            continue
+        one, two = row["first"], row["second"]
+        known = truth.get(one) is not None and truth.get(two) is not None and truth[one] != truth[two]
+        null = sorted({one, two} & empty)
+        found.append(
+            Judgement(
+                item=item,
+                verdict=row["verdict"] or "",
+                truth=max((one, two), key=truth.__getitem__) if known else "",
+                first=one,
+                second=two,
+                trial=row["trial"],
+                control=null[0] if len(null) == 1 else "",
+            )
+        )
+    return found
+
+
+def _pointwise(
+    item: str, of: str, verdict: float | None, truth: float | None, trial: int, empty: set[str]
+) -> Judgement:
+    said, known = ("" if v is None else POSITIVE if v >= THRESHOLD else "no" for v in (verdict, truth))
+    return Judgement(item=f"{item}:{of}", verdict=said, truth=known, trial=trial, control="null" if of in empty else "")

@@ -1,6 +1,7 @@
-"""The curriculum card: was there something to learn in what the loop made, was it true, and did it grow harder?
+"""Was there something to learn in what the loop made, was it true, and did it grow harder?
 
-``curriculum_card`` reads a run's folder and makes the ``curriculum`` block of ``frontier.json``.
+Self-rated difficulty means nothing in self-play, since both players move; so difficulty is what a frozen model, or
+fixed problems, say.  Sources: Rasch 1960 and Huber 1967 (logistic curve of success by level, robust variance).
 """
 
 from __future__ import annotations
@@ -12,26 +13,29 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dream_envs.core import AgentLike, Challenge, DreamEnvsError, Episode, TaskFamily, decode_episode
-from dream_envs.curriculum.curriculum import author_of, challenge_of
+from dream_envs.core import Challenge, DreamEnvsError, Episode, author_of, challenge_of, decode_episode
 from dream_envs.curriculum.store import read_challenges, wilson
-from dream_envs.frontier import _checks
-from dream_envs.frontier.difficulty import band_share, frontier_level, learnability, linear_drift, logit_drift
+from dream_envs.frontier import checks
+from dream_envs.frontier.schema import Curriculum, Estimate
 from dream_envs.metrics.health import label_agreement, truth_of
-from dream_envs.metrics.probes import Probe, ProbeSet, draw
 
 #: Points of a series over the run.
 BINS = 10
-#: Problems a level that ``exact`` in ``metrics.jsonl`` is the mean of.
+#: Problems a level that ``exact`` in ``metrics.jsonl`` is the mean of, at most.
 EXACT = 64
+#: Success rates, both included, of problems that are neither too hard nor too easy to learn from.
+LEARNABLE = (0.2, 0.8)
+_Z = 1.959963984540054
+_STEPS, _STEEP = 60, 1e4
 
 
 class Tally(msgspec.Struct):
     """What one pass over ``episodes.jsonl`` counts.
 
     ``right`` and ``tried``: an entry each time a problem was played.  ``proposed``: what the challenger itself wrote;
-    ``texts``: the different ones.  ``agree``, ``compared``: scores that the run believed, against the truth.
+    ``texts``: the different ones.  ``agree``, ``compared``: scores that the run rewarded, against the truth.
     """
 
     episodes: int = 0
@@ -57,41 +61,23 @@ class Tally(msgspec.Struct):
         self.agree, self.compared = self.agree + agree, self.compared + compared
 
 
-def curriculum_card(
-    run: str | Path,
-    *,
-    family: TaskFamily | None = None,
-    solvers: Mapping[str, AgentLike] | None = None,
-    problems: int = 240,
-    draws: int = 4,
-) -> dict[str, Any]:
-    """The card of a run.
-
-    Args:
-        run: a run's folder: ``episodes.jsonl`` is needed; ``challenges.jsonl``, ``metrics.jsonl`` and ``run.json`` add
-            what they hold.
-        family: checks the replies of ``solvers``.
-        solvers: frozen models by name (``base``, ``external``) that the run's own problems are put to again.
-        problems: how many of them, evenly over the run.
-        draws: replies a problem and solver.
+def curriculum_card(run: str | Path) -> Curriculum:
+    """The card of a run's folder: ``episodes.jsonl`` is needed; its other files add what they hold.
 
     Returns:
-        A flat mapping, JSON-ready; None where nothing is known; (value, low, high) at 95 %: ``band`` (share of
-        problems, as often as they were played, with success in 0.2 to 0.8), ``band_series`` (tenths of the run),
-        ``learnability`` (mean p (1 - p), unbiased), ``solved``, ``unique`` (of the challenger's own proposals those
-        that it had not written before), ``accepted``, ``label_accuracy``, ``depth_series`` (mean level of the accepted
-        problems), ``drift_NAME`` (change of a frozen model's log-odds per step: negative is harder), ``frontier`` and
-        ``frontier_series`` (the level that the learner solves half of the time on the run's fixed problems; above
-        ``highest_level``, the hardest of them, it is extrapolated).
+        None where nothing is known: ``learnable`` (share of problems, as often as they were played, with success in
+        0.2 to 0.8; its series is of tenths of the run), ``learnability`` (mean p (1 - p), unbiased), ``solved``,
+        ``unique`` (of the challenger's own proposals those that it had not written before), ``accepted``,
+        ``label_accuracy``, ``depth_series`` (mean level of the accepted problems), ``drift_base`` (change of the frozen
+        base's log-odds per step: negative is harder), ``frontier`` and its series (the level that the learner solves
+        half of the time on the run's fixed problems; above ``highest_level`` it is extrapolated).
 
     Raises:
-        DreamEnvsError: if there is no such run, a file of it is damaged, or ``solvers`` come without a family.
+        DreamEnvsError: if there is no such run, or a file of it is damaged.
     """
     path = Path(run)
     if not (path / "episodes.jsonl").is_file():
         raise DreamEnvsError(f"{path}: no episodes.jsonl in it; give the folder of a run (--out of dream-envs dream)")
-    if solvers and family is None:
-        raise DreamEnvsError("solvers need family=: it says which replies are right")
     tally = Tally()
     for line in _lines(path / "episodes.jsonl"):
         try:
@@ -99,35 +85,45 @@ def curriculum_card(
         except msgspec.DecodeError as error:
             raise DreamEnvsError(f"{path / 'episodes.jsonl'} holds a line that is no episode ({error})") from error
     made = list(read_challenges(path / "challenges.jsonl")) if (path / "challenges.jsonl").is_file() else []
-    card = {**_played(tally), "problems": len(made) or None, "depth_series": _depths(made)}
-    card |= _measured(_metrics(path / "metrics.jsonl"), _anchors(path / "run.json"))
-    for name, agent in (solvers or {}).items():
-        assert family is not None
-        card[f"drift_{name}"] = agent_drift(agent, family, made, problems, draws)
-    return {k: _plain(v) for k, v in card.items()}
+    measured = _measured(_metrics(path / "metrics.jsonl"), _anchors(path / "run.json"))
+    card = {**_played(tally), "problems": len(made) or None, "depth_series": _depths(made), **measured}
+    return Curriculum(**{k: _plain(v) for k, v in card.items()})
 
 
 def _played(tally: Tally) -> dict[str, Any]:
-    found: dict[str, Any] = {"episodes": tally.episodes, "played": len(tally.right)}
     right, tried = np.array(tally.right), np.array(tally.tried)
-    if len(right):
-        tenths = [t for t in np.array_split(np.arange(len(right)), min(BINS, len(right))) if len(t)]
-        found |= {
-            "band": band_share(right, tried),
-            "band_series": [band_share(right[t], tried[t])[0] for t in tenths],
-            "learnability": learnability(right, tried),
-            "solved": float(right.sum() / tried.sum()),
-            "solved_series": [float(right[t].sum() / tried[t].sum()) for t in tenths],
-        }
-    else:
-        found |= dict.fromkeys(("band", "band_series", "learnability", "solved", "solved_series"))
-    return {
-        **found,
+    found: dict[str, Any] = {
+        "episodes": tally.episodes,
+        "played": len(right),
         "proposed": tally.proposed,
         "unique": _share(len(tally.texts), tally.proposed),
         "accepted": _share(tally.accepted, tally.proposed),
         "label_accuracy": _share(tally.agree, tally.compared),
+        **dict.fromkeys(("learnable", "learnable_series", "learnability", "solved", "solved_series")),
     }
+    if len(right):
+        tenths = [t for t in np.array_split(np.arange(len(right)), min(BINS, len(right))) if len(t)]
+        rate = right / tried
+        inside = (rate >= LEARNABLE[0] - 1e-12) & (rate <= LEARNABLE[1] + 1e-12)
+        found |= {
+            "learnable": _share(int(inside.sum()), len(inside)),
+            "learnable_series": [float(inside[t].mean()) for t in tenths],
+            "learnability": learnability(right, tried),
+            "solved": float(right.sum() / tried.sum()),
+            "solved_series": [float(right[t].sum() / tried[t].sum()) for t in tenths],
+        }
+    return found
+
+
+def learnability(c: ArrayLike, n: ArrayLike) -> float:
+    """Mean p (1 - p) without bias: c (n - c) / (n (n - 1)), of problems with two attempts or more; nan for none.
+
+    The plain c/n (1 - c/n) is too low by a factor 1 - 1/n.
+    """
+    right, tried = (x.ravel().astype(np.float64) for x in checks.successes(c, n))
+    kept = tried > 1
+    right, tried = right[kept], tried[kept]
+    return float((right * (tried - right) / (tried * (tried - 1))).mean()) if kept.any() else math.nan
 
 
 def _depths(made: Sequence[Challenge]) -> list[float] | None:
@@ -136,7 +132,7 @@ def _depths(made: Sequence[Challenge]) -> list[float] | None:
 
 
 def _anchors(path: Path) -> int:
-    """How many fixed problems a level the run was measured on (``baselines.measure`` takes 64 if it has them)."""
+    """How many fixed problems a level the run was measured on (64 if it has them)."""
     try:
         config = msgspec.json.decode(path.read_bytes())["config"] if path.is_file() else {}
         return max(1, min(EXACT, int(config.get("per_depth", EXACT))))
@@ -153,10 +149,11 @@ def _measured(rows: Sequence[Mapping[str, Any]], anchors: int) -> dict[str, Any]
         found["drift_base"] = linear_drift([s for s, _ in drift], [v for _, v in drift])
         found["drift_base_series"] = [v for _, v in drift]
     exact = [r["exact"] for r in rows if isinstance(r.get("exact"), dict) and len(r["exact"]) > 2]
-    fits = [_frontier(e, anchors) for e in exact]
-    if fits:
+    if exact:
+        means = [np.clip([float(v) for v in e.values()], 0.0, 1.0) for e in exact]
+        fits = [frontier_level([float(k) for k in e], m, anchors) for e, m in zip(exact, means, strict=True)]
         found["highest_level"] = max(int(k) for k in exact[-1])
-        found["frontier"] = list(fits[-1]) if fits[-1] else None
+        found["frontier"] = fits[-1]
         found["frontier_series"] = [f[0] if f else None for f in fits]
     return found
 
@@ -167,49 +164,88 @@ def _logit(log10_p: float) -> float:
     return log_p - math.log(-math.expm1(log_p))
 
 
-def _frontier(exact: Mapping[str, float], anchors: int) -> tuple[float, float, float] | None:
-    """The level of even odds from exact mean success by level: the anchors are the run's fixed problems."""
-    levels = [float(k) for k in exact]
-    means = np.clip([float(v) for v in exact.values()], 0.0, 1.0)
-    return frontier_level(levels, anchors * means, anchors, slope=None)
+def linear_drift(steps: ArrayLike, values: ArrayLike) -> Estimate | None:
+    """Least-squares slope of ``values`` per step with its 95 % t interval; None below three different steps.
+
+    Neighbouring steps share problems and models, which the interval does not know: read it as a summary of the course.
+    """
+    from scipy.special import stdtrit
+
+    x, y = checks.numbers("steps", steps, ndim=1), checks.numbers("values", values, ndim=1)
+    if len(np.unique(x)) < 3:
+        return None
+    centred = x - x.mean()
+    spread = float((centred**2).sum())
+    slope = float((centred * y).sum()) / spread
+    rest = y - y.mean() - slope * centred
+    half = float(stdtrit(len(x) - 2, 0.975)) * math.sqrt(float((rest**2).sum()) / (len(x) - 2) / spread)
+    return slope, slope - half, slope + half
 
 
-def agent_drift(
-    agent: AgentLike, family: TaskFamily, made: Sequence[Challenge], problems: int = 240, draws: int = 4
-) -> list[float] | None:
-    """Log-odds per step of a frozen agent on problems that a run made, in the order it made them.
+def frontier_level(levels: ArrayLike, shares: ArrayLike, n: int) -> Estimate | None:
+    """The level that a model solves half of the time: p = 1 / (1 + exp(-slope (ability - level))), both estimated.
 
     Args:
-        agent: asked with seeds that depend on the problem alone.
-        family: says which replies are right.
-        made: the run's challenges.
-        problems: how many of them are asked, evenly spaced.
-        draws: replies to each.
+        levels: ``float[L]``.
+        shares: ``float[L]`` success, 0 to 1; exact probabilities too.
+        n: fixed problems a level that they stand for.
 
     Returns:
-        Slope, low, high; None if it is not determined (see ``difficulty.logit_drift``).
+        Value, low, high (95 %, robust to levels that deviate from the curve); None if everything or nothing was solved,
+        or if success does not fall with the level.
     """
-    _checks.whole("problems", problems, 2)
-    if len(made) < 2:
+    x, p = checks.numbers("levels", levels, ndim=1), checks.numbers("shares", shares, 0, 1, ndim=1)
+    fit = _logistic(x, p, np.full(len(x), float(n)))
+    if fit is None or fit[0][1] >= 0:
         return None
-    places = np.unique(np.linspace(0, len(made) - 1, min(problems, len(made))).round().astype(int))
-    chosen = [made[i] for i in places]
-    right = draw(agent, ProbeSet(tuple(Probe(c, family, "made") for c in chosen), "curriculum-card"), draws).right
-    assert right is not None
-    return logit_drift([c.round for c in chosen], [sum(r) for r in right], draws)
+    (a, b), cov = fit
+    value, gradient = -a / b, np.array([-1 / b, a / b**2])
+    half = _Z * math.sqrt(max(0.0, float(gradient @ cov @ gradient)))
+    return value, value - half, value + half
 
 
-def _share(count: int, n: int) -> list[float] | None:
+def _logistic(x: np.ndarray, shares: np.ndarray, tried: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Intercept and slope with the larger of model and sandwich covariance; None if they are not determined."""
+    scale = float(np.ptp(x))
+    if scale == 0 or not 0 < (shares * tried).sum() < tried.sum():
+        return None
+    design = np.stack([np.ones_like(x), (x - x.mean()) / scale], axis=1)
+    beta = np.zeros(2)
+    for _ in range(_STEPS):
+        p = 0.5 * (1 + np.tanh(design @ beta / 2))
+        weight = tried * p * (1 - p)
+        information = design.T @ (weight[:, None] * design)
+        if np.linalg.cond(information) > 1e12:
+            return None
+        step = np.linalg.solve(information, design.T @ (tried * (shares - p)))
+        step *= min(1.0, 5.0 / max(1e-12, float(np.abs(step).max())))
+        beta = beta + step
+        if np.abs(beta).max() > _STEEP:
+            return None
+        if np.abs(step).max() < 1e-9:
+            break
+    else:
+        return None
+    inverse = np.linalg.inv(information)
+    scores = (tried * (shares - p))[:, None] * design
+    robust = inverse @ (scores.T @ scores) @ inverse
+    cov = robust if robust[1, 1] > inverse[1, 1] else inverse
+    turn = np.array([[1.0, -x.mean() / scale], [0.0, 1.0 / scale]])
+    return turn @ beta, turn @ cov @ turn.T
+
+
+def _share(count: int, n: int) -> Estimate | None:
+    """Share with its Wilson interval, None of nothing."""
     if not n:
         return None
     found = wilson(count, n)
-    return [found.p, found.low, found.high]
+    return found.p, found.low, found.high
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return [_plain(v) for v in value] if isinstance(value, list) else value
+        return round(float(value), 6) if math.isfinite(value) else None
+    return type(value)(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -220,12 +256,8 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in _lines(path):
-        try:
-            row = msgspec.json.decode(line)
-        except msgspec.DecodeError as error:
-            raise DreamEnvsError(f"{path} holds a line that is not JSON ({error}): restore it from a copy") from error
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    try:
+        rows = [msgspec.json.decode(line) for line in _lines(path)]
+    except msgspec.DecodeError as error:
+        raise DreamEnvsError(f"{path} holds a line that is not JSON ({error}): restore it from a copy") from error
+    return [row for row in rows if isinstance(row, dict)]

@@ -1,6 +1,6 @@
 r"""In which form a reply is written: structural labels, exclusive, and defined for any text.
 
-A ``Formats`` asks its parsers in order and takes the first that recognises the text.  The parsers look at structure
+The parsers look at structure
 (a syntax tree, balanced braces, a delimiter row), never for a substring: a classifier that calls every text with
 ``def`` in it code also counts "definition" and "undefined" (``openrlhf-pretrain``, the code of arXiv 2504.07912).
 
@@ -19,10 +19,10 @@ import itertools
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from dream_envs.core import DreamEnvsError, Task, TaskFamily
+from dream_envs.core import Task, TaskFamily
 
 #: What lies behind so many characters is not looked at.
 MAX_CHARS = 1 << 20
@@ -33,69 +33,22 @@ EMPTY = "empty"
 Labeller = Callable[[str, "Task | None"], str]
 
 
-@runtime_checkable
-class FormatParser(Protocol):
-    """Recognises one format, or several that it names itself."""
+class Formats(NamedTuple):
+    """Labels texts by the first of the parsers that recognises them; ``rest`` is the label of all others."""
 
-    @property
-    def name(self) -> str:
-        """The format's label."""
-
-    def __call__(self, text: str) -> bool | str | None:
-        """True: the text has the format ``name``; a str: that format; False, None or "": not one of mine."""
-
-
-class Parser(NamedTuple):
-    """A ``FormatParser`` made of a name and a function."""
-
-    name: str
-    test: Callable[[str], bool | str | None]
-
-    def __call__(self, text: str) -> bool | str | None:
-        """What ``test`` says."""
-        return self.test(text)
-
-
-class Formats:
-    """Labels texts by the first parser that recognises them.
-
-    Args:
-        parsers: asked in this order.
-        rest: the label of a text that none of them knows.
-
-    Raises:
-        DreamEnvsError: for a parser without a name, a name that is used twice, or an empty ``rest``.
-    """
-
-    def __init__(self, parsers: Iterable[FormatParser], rest: str = "other") -> None:
-        self.parsers, self.rest = tuple(parsers), rest
-        names = [getattr(p, "name", "") for p in self.parsers]
-        if not rest or not all(isinstance(n, str) and n for n in names) or len({*names}) < len(names):
-            raise DreamEnvsError(f"formats {names} with rest={rest!r}: every name is a non-empty string, used once")
+    parsers: dict[str, Callable[[str], bool]]
+    rest: str = "other"
 
     def label(self, text: str, task: Task | None = None) -> str:
-        """The format of a text, never empty; a text of blanks only is ``empty``.  ``task`` is not looked at.
-
-        Raises:
-            DreamEnvsError: if ``text`` is not a str, or a parser raises (the shipped ones never do).
-        """
-        if not isinstance(text, str):
-            raise DreamEnvsError(f"a reply is a str, not {type(text).__name__}: give its text")
+        """The format of a text, never empty; a text of blanks only is ``empty``.  ``task`` is not looked at."""
         if not text or text.isspace():
             return EMPTY
         text = text[:MAX_CHARS]
-        for parser in self.parsers:
-            try:
-                found = parser(text)
-            except Exception as error:
-                raise DreamEnvsError(f"format parser {parser.name!r} failed on {text[:40]!r}: {error!r:.80}") from error
-            if found:
-                return found if isinstance(found, str) else parser.name
-        return self.rest
+        return next((name for name, parser in self.parsers.items() if parser(text)), self.rest)
 
 
 def formats_of(family: TaskFamily | None = None) -> Labeller:
-    """``(reply, task) -> label`` for a family: its own ``formats`` method, else its row of ``FAMILIES``, else general.
+    """``(completion, task) -> label``: the family's own ``formats`` method, its row of ``FAMILIES``, or general ones.
 
     A family's own ``formats`` that returns anything but a non-empty str counts as ``other``.
     """
@@ -110,13 +63,6 @@ def formats_of(family: TaskFamily | None = None) -> Labeller:
     if family is not None and (maker := FAMILIES.get(family.name)) is not None:
         return maker(family).label
     return GENERIC.label
-
-
-def labels(texts: Sequence[str], formats: Formats | None = None) -> list[str]:
-    """The format of each text; equal texts are looked at once."""
-    formats = formats or GENERIC
-    known = {text: formats.label(text) for text in dict.fromkeys(texts)}
-    return [known[text] for text in texts]
 
 
 # Ordinary text
@@ -288,17 +234,12 @@ def is_number(text: str) -> bool:
 
 #: Formats of ordinary replies.  A solution with steps and a box is ``boxed``, a program that prints a table ``code``.
 GENERIC = Formats(
-    (
-        Parser("json", is_json),
-        Parser("code", is_code),
-        Parser("table", is_table),
-        Parser("boxed", is_boxed),
-        Parser("steps", is_steps),
-        Parser("bullets", is_bullets),
-        Parser("number", is_number),
-    ),
+    {
+        "json": is_json, "code": is_code, "table": is_table, "boxed": is_boxed, "steps": is_steps,
+        "bullets": is_bullets, "number": is_number,
+    },
     rest="prose",
-)
+)  # fmt: skip
 
 
 # Families
@@ -326,7 +267,7 @@ def composition_formats(family: Any) -> Formats:
             return bool(names) and states.issuperset(names)
         return states.issuperset(body)
 
-    return Formats((Parser("trace", trace), Parser("states", only_states)))
+    return Formats({"trace": trace, "states": only_states})
 
 
 #: Formats of families that have no ``formats`` method, by the family's name.

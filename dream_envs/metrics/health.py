@@ -52,7 +52,7 @@ def health(episodes: Sequence[Episode], game: Any) -> Health:
     solved = [v for e in episodes if (v := rewarded(e, role))] if role else []
     rates = [sum(v) / len(v) for v in solved]
     answering = {role} if role else {r.name for r in game.roles}
-    replies = [texts for e in episodes if (texts := [t.text for t in e.turns if t.role in answering])]
+    replies = [said for e in episodes if (said := [t.text for t in e.turns if t.role in answering])]
     levels = [c.level for c in accepted] if own else [e.tasks[-1].level for e in episodes if role and e.tasks]
     return Health(
         valid=(len(accepted) + rejects["duplicate"]) / len(own) if own else None,

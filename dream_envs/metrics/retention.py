@@ -1,12 +1,6 @@
-"""What a model could do before and should still do: the accuracy matrix, backward and forward transfer.
+"""What a model could do before and should still do: paired success before and after, with what losses are not excluded.
 
-Input are per-problem scores, 0 to 1, on one frozen set of problems (``probes``): ``stages[name][suite]`` is
-``float[N_suite]``, the stages in the order they happened, the base first.  Every interval resamples problems, paired
-over stages.
-
-Backward transfer is the mean over suites of (score at the end - best score before); its largest earlier score is chosen
-again in each resample.  That maximum over noisy stages is biased upwards, so BWT is, if anything, too low.  Sources:
-Lopez-Paz and Ranzato 2017 (transfer); Chaudhry et al. 2018 (forgetting is measured against the best, not the last).
+Sources: Lopez-Paz and Ranzato 2017 (backward transfer); the bound for no change at all is the rule of three.
 """
 
 from __future__ import annotations
@@ -18,130 +12,69 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier import _checks
+from dream_envs.frontier import checks
 from dream_envs.frontier.intervals import bootstrap_means, rule_of_three
+from dream_envs.frontier.schema import Estimate, Kept, Retention
 
-Stages = Mapping[str, Mapping[str, ArrayLike]]
 #: A suite that fell is flagged unless a loss of so much can be excluded at 95 % (one-sided): 1 point.
 MARGIN = 0.01
 
 
 def retention(
-    stages: Stages, rng: np.random.Generator, *, learned: Mapping[str, int] | None = None, draws: int = 10_000
-) -> dict[str, Any]:
-    """The ``retention`` block of ``frontier.json``.
+    before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike], rng: np.random.Generator, draws: int = 10_000
+) -> Retention:
+    """The change of each suite and of their mean; intervals resample problems, paired over the two models.
 
     Args:
-        stages: scores by stage and suite; at least two stages, all with the same suites and problems.
+        before: scores of the base, 0 to 1: ``float[N_suite]`` by suite.
+        after: those of the trained model on the same problems.
         rng: resampling.
-        learned: for forward transfer, the index of the stage that first trained on a suite; a suite that is not named
-            was never trained on.  None: forward transfer is not measured.
         draws: resamples.
 
     Returns:
-        ``suites``: name, before (the best earlier stage's mean), after, gain (value and 95 % interval, shares), flag
-        (the gain is negative and its lower one-sided 95 % bound below -1 point: more than that may be lost) and
-        ``lost`` (the upper one is below 0: a loss is shown).  ``matrix``: rows (stages), columns (suites), values
-        (means).  ``bwt``, ``fwt``: value, low, high; ``fwt`` None without ``learned`` or where no suite has a stage
-        before its training.  ``flag``: the same rule on ``bwt``.
-
-    Raises:
-        DreamEnvsError: for stages that do not fit together, or scores that are not 0 to 1.
+        A suite is flagged where the gain is negative and its lower one-sided 95 % bound below -1 point (more than that
+        may be lost), and ``lost`` where the upper one is below 0 (a loss is shown).
     """
-    table = _tables(stages)
-    names, rows = list(table), list(stages)
-    means = {s: _resampled(table[s], rng, draws) for s in names}
-    suites: list[dict[str, Any]] = []
-    gains = []
-    for name in names:
-        values = table[name].mean(0)
-        resampled = means[name][:, -1] - means[name][:, :-1].max(1)
+    if not before or set(before) != set(after):
+        raise DreamEnvsError(f"suites {sorted(before)} before and {sorted(after)} after: score the same, at least one")
+    suites, gains = [], []
+    for name in before:
+        pair = [checks.numbers(name, x[name], 0.0, 1.0, 1) for x in (before, after)]
+        if len(pair[0]) != len(pair[1]):
+            raise DreamEnvsError(f"{name} has {len(pair[1])} scores after and {len(pair[0])} before: score the same")
+        scores = np.stack(pair, axis=1)
+        means = bootstrap_means(scores, rng, draws=draws)
+        resampled, (was, now) = means[:, 1] - means[:, 0], scores.mean(0)
         gains.append(resampled)
-        best = int(values[:-1].argmax())
-        gain = _gain(values[-1] - values[best], resampled, table[name][:, -1] - table[name][:, best])
+        gain = _gain(now - was, resampled, scores[:, 1] - scores[:, 0])
         lower, upper = np.quantile(resampled, (0.05, 0.95))
+        flag = bool(gain[0] < 0 and lower < -MARGIN)
         suites.append(
-            {
-                "name": name,
-                "before": round(float(values[best]), 6),
-                "after": round(float(values[-1]), 6),
-                "gain": gain,
-                "flag": bool(gain[0] < 0 and lower < -MARGIN),
-                "lost": bool(upper < 0),
-            }
+            Kept(name=name, before=_round(was), after=_round(now), gain=gain, flag=flag, lost=bool(upper < 0))
         )
-    bwt, flag = _mean_of([s["gain"] for s in suites], gains)
-    values = [[round(float(table[s][:, i].mean()), 6) for s in names] for i in range(len(rows))]
-    return {
-        "suites": suites,
-        "matrix": {"rows": rows, "columns": names, "values": values},
-        "bwt": bwt,
-        "fwt": None if learned is None else _forward(table, means, learned),
-        "flag": flag,
-    }
-
-
-def _gain(value: float, resampled: np.ndarray, differences: np.ndarray) -> list[float]:
-    """Value, low, high; where no problem changed, zero events bound the change by the rule of three, not by 0."""
-    if not differences.any() and not resampled.any():
-        bound = round(rule_of_three(len(differences), 0.975), 6)
-        return [0.0, -bound, bound]
-    return [round(float(x), 6) for x in (value, *np.quantile(resampled, (0.025, 0.975)))]
-
-
-def _mean_of(suites: Sequence[list[float]], resampled: Sequence[np.ndarray]) -> tuple[list[float], bool]:
-    """The mean over suites with its interval, and whether it is flagged."""
-    value, total = float(np.mean([g[0] for g in suites])), np.mean(resampled, axis=0)
+    value, total = float(np.mean([s.gain[0] for s in suites])), np.mean(gains, axis=0)
     if not total.any():  # nothing changed anywhere: the mean of the suites' own bounds
-        return [round(float(x), 6) for x in np.mean(suites, axis=0)], False
-    ends = [round(float(x), 6) for x in (value, *np.quantile(total, (0.025, 0.975)))]
-    return ends, bool(value < 0 and np.quantile(total, 0.05) < -MARGIN)
+        mean, low, high = np.mean(np.array([s.gain for s in suites], dtype=float), axis=0)
+        return Retention(suites=suites, mean=(_round(mean), _round(low), _round(high)), flag=False)
+    flag = bool(value < 0 and np.quantile(total, 0.05) < -MARGIN)
+    return Retention(suites=suites, mean=_with_ends(value, total), flag=flag)
 
 
-def _forward(
-    table: Mapping[str, np.ndarray], means: Mapping[str, np.ndarray], learned: Mapping[str, int]
-) -> list[float] | None:
-    """Mean over suites of (score just before its own training, or at the end if it has none, - score of the base)."""
-    count = next(iter(table.values())).shape[1]
-    if unknown := set(learned) - set(table):
-        raise DreamEnvsError(f"learned names {sorted(unknown)}: the suites are {', '.join(table)}")
-    for suite, stage in learned.items():
-        _checks.whole(f"learned[{suite!r}]", stage, 1, count - 1)
-    ends = {s: learned.get(s, count) - 1 for s in table}
-    there = [s for s, end in ends.items() if end >= 1]
-    if not there:
-        return None
-    value = np.mean([table[s].mean(0)[ends[s]] - table[s].mean(0)[0] for s in there])
-    resampled = np.mean([means[s][:, ends[s]] - means[s][:, 0] for s in there], axis=0)
-    return [round(float(x), 6) for x in (value, *np.quantile(resampled, (0.025, 0.975)))]
+def _gain(value: float, resampled: np.ndarray, differences: np.ndarray) -> Estimate:
+    """Where no problem changed, zero events bound the change by the rule of three, not by 0."""
+    if not differences.any() and not resampled.any():
+        bound = _round(rule_of_three(len(differences), 0.975))
+        return 0.0, -bound, bound
+    return _with_ends(value, resampled)
 
 
-def _resampled(scores: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:
-    """``float64[draws, stages]`` means of resampled problems, the same ones in every stage."""
-    return bootstrap_means(scores, rng, draws=draws)
+def _with_ends(value: float, resampled: np.ndarray) -> Estimate:
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return _round(value), _round(low), _round(high)
 
 
-def _tables(stages: Stages) -> dict[str, np.ndarray]:
-    """``float64[N, stages]`` by suite."""
-    if len(stages) < 2:
-        raise DreamEnvsError(f"{len(stages)} stages: retention needs two or more, the base first")
-    first_name, first = next(iter(stages.items()))
-    if not first:
-        raise DreamEnvsError(f"stage {first_name!r} has no suites: at least one")
-    columns: dict[str, list[np.ndarray]] = {s: [] for s in first}
-    for stage, suites in stages.items():
-        if set(suites) != set(first):
-            differing = sorted(set(suites) ^ set(first))
-            raise DreamEnvsError(
-                f"stage {stage!r} and {first_name!r} differ in {', '.join(differing)}: score all suites"
-            )
-        for suite, values in suites.items():
-            scores = _checks.numbers(f"{stage}/{suite}", values, 0.0, 1.0, 1)
-            if columns[suite] and len(scores) != len(columns[suite][0]):
-                there = len(columns[suite][0])
-                raise DreamEnvsError(f"{stage}/{suite} has {len(scores)} scores, {first_name} {there}: score the same")
-            columns[suite].append(scores)
-    return {suite: np.stack(values, axis=1) for suite, values in columns.items()}
+def _round(value: float) -> float:
+    return round(float(value), 6)
 
 
 def lessons(episodes: Sequence[Any]) -> dict[str, Any] | None:

@@ -1,145 +1,51 @@
-"""The curves of a frontier report: whiskers of the headline, E(k), pass@k, Cover@tau, coverage by tokens, problems.
+"""The plots of a Frontier Report, each as inline SVG; what they mean is said in ``frontier.html``.
 
-Each maker gives a Plot, or None where its block is null.  A value that cannot be drawn (null, or beyond ``_LIMIT``) is
-counted and told in the plot's note; no limit of an axis cuts a point off.
+No limit of an axis cuts a point off.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from dream_envs.frontier.gain import MARGIN
+from dream_envs.frontier.schema import Curve, Estimate, Report
 from dream_envs.report import frontier_read as fr
 from dream_envs.report import svg
-from dream_envs.report.plots import Plot
-from dream_envs.report.read import items, walk
-from dream_envs.report.words import number, percent, probability, whole
+from dream_envs.report.words import percent, probability, whole
 
-_LIMIT = 1e12
 #: Points of the scatter; more problems are thinned, certified ones last.
 MAX_POINTS = 2000
-MARGIN = 0.5  # points: the verdict's margin
+#: Rows, bars and panels of one picture; what is beyond stands in the table beside it.
+MAX_ROWS, MAX_BARS, MAX_PANELS = 60, 12, 8
+#: The cells of the support and their colours.
+_CELLS = (("P", "c1"), ("E", "c3"), ("S", "c2"), ("O", "muted"))
+#: How the two models' lines look.
+_LINES = (("base", (0, (5, 2)), "s"), ("trained", "-", "o"))
+_DASHED = (0, (2, 1))
 
 
-class Series(NamedTuple):
-    """Points that can be drawn, with their intervals (nan where there is none), and how many could not be."""
-
-    xs: list[float]
-    ys: list[float]
-    lows: list[float]
-    highs: list[float]
-    lost: int
-
-
-def series(xs: Any, ys: Any, lows: Any = None, highs: Any = None, *, log: bool = False) -> Series:
-    """The drawable part of parallel lists; with ``log`` the x values become their log10."""
-    found = Series([], [], [], [], 0)
-    lost = 0
-    low_list, high_list = items(lows), items(highs)
-    for i, (x, y) in enumerate(zip(items(xs), items(ys), strict=False)):
-        at, value = drawable(x), drawable(y)
-        if at is None or value is None or (log and at <= 0):
-            lost += 1
-            continue
-        found.xs.append(math.log10(at) if log else at)
-        found.ys.append(value)
-        ends = [drawable(v[i]) if i < len(v) else None for v in (low_list, high_list)]
-        found.lows.append(math.nan if None in ends else ends[0])  # type: ignore[arg-type]
-        found.highs.append(math.nan if None in ends else ends[1])  # type: ignore[arg-type]
-    return found._replace(lost=lost)
+def all_plots(data: Report) -> dict[str, str]:
+    """Every plot that there is data for, by its name."""
+    found = {}
+    for name, draw in PLOTS.items():
+        with svg.style():
+            made = draw(data)
+            if made is not None:
+                found[name] = svg.inline(made[0], name, made[1])
+    return found
 
 
-def drawable(value: Any) -> float | None:
-    """A number that an axis can hold."""
-    x = number(value)
-    return x if x is not None and abs(x) <= _LIMIT else None
+def _write(axes: Any, text: str, at: tuple[float, float], role: str = "ink", side: str = "left", up: int = 3) -> None:
+    """Words over a row: x in shares of the width, y in rows."""
+    axes.annotate(
+        text, at, xycoords=("axes fraction", "data"), xytext=(0, up), textcoords="offset points", va="bottom", ha=side,
+        color=svg.colour(role),
+    )  # fmt: skip
 
 
-def lost_note(lost: int) -> str:
-    """The sentence about values that are not drawn, empty if all are."""
-    return (
-        f" {whole(lost)} value{'' if lost == 1 else 's'} cannot be drawn and {'is' if lost == 1 else 'are'} left out."
-    )
-
-
-def told_lost(note: str, lost: int) -> str:
-    """The note, and what is missing from the plot."""
-    return note + (lost_note(lost) if lost else "")
-
-
-def hold(axes: Any, values: Sequence[float], low: float, high: float, *, axis: str = "y", pad: float = 0.04) -> None:
-    """Limits that hold ``low``..``high`` and every value, with a margin."""
-    known = [v for v in values if not math.isnan(v)]
-    bottom, top = min([low, *known]), max([high, *known])
-    room = pad * (top - bottom or 1.0)
-    (axes.set_ylim if axis == "y" else axes.set_xlim)(bottom - room, top + room)
-
-
-def band(axes: Any, line: Series, ink: str) -> None:
-    """The interval of a line as an area."""
-    axes.fill_between(line.xs, line.lows, line.highs, color=ink, alpha=0.18, linewidth=0)
-
-
-def log_ticks(axes: Any) -> None:
-    """Ticks of an x axis in log10, whose limits are set: powers of ten, or 1, 2, 5, 10 where it is short."""
-    low, high = axes.get_xlim()
-    decades = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
-    if high - low >= 2.2:
-        step = math.ceil(len(decades) / 6)
-        axes.set_xticks(list(decades)[::step], [svg.powers(d) for d in list(decades)[::step]])
-        return
-    named = [m * 10.0**d for d in range(math.floor(low), math.floor(high) + 1) for m in (1, 2, 5)]
-    named = [x for x in named if low - 1e-9 <= math.log10(x) <= high + 1e-9]
-    axes.set_xticks([math.log10(x) for x in named], [svg.short(x) for x in named])
-
-
-#: Vertical lines of ``whiskers``: (x, line style).
-Marks = Sequence[tuple[float, Any]]
-
-
-def whiskers(
-    axes: Any,
-    rows: Sequence[tuple[str, tuple[float | None, ...], str, str]],
-    text: Callable[[tuple[float | None, ...]], str],
-    marks: Marks,
-) -> int:
-    """Rows of a name above and a point with its interval below; the value is written at the right edge.
-
-    Args:
-        axes: drawn on from the top, one unit a row.
-        rows: (name, (value, low, high), colour, marker) each.
-        text: writes a row's value.
-        marks: the vertical lines.
-
-    Returns:
-        How many rows had no value to draw.
-    """
-    lost = 0
-    for i, (name, (value, low, high), ink, marker) in enumerate(rows):
-        y = -float(i)
-        axes.annotate(
-            name, (0, y), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", va="bottom",
-            color=svg.colour("ink"),
-        )  # fmt: skip
-        at, ends = drawable(value), (drawable(low), drawable(high))
-        if at is None:
-            lost += 1
-        else:
-            if ends[0] is not None and ends[1] is not None:
-                axes.plot(ends, [y - 0.28] * 2, color=ink, linewidth=2.2, solid_capstyle="butt")
-            axes.plot([at], [y - 0.28], color=ink, marker=marker, markersize=7, linestyle="none")
-        axes.annotate(
-            text((value, low, high)), (1, y), xycoords=("axes fraction", "data"), xytext=(0, 3),
-            textcoords="offset points", va="bottom", ha="right", color=svg.colour("ink"),
-        )  # fmt: skip
-        for x, dash in marks:  # only beside the whisker, so that no line runs through the words
-            axes.plot([x, x], [y - 0.5, y - 0.04], color=svg.colour("muted"), linewidth=1.2, linestyle=dash, zorder=0)
-    bare(axes, -(len(rows) - 1 + 0.6), 0.62)
-    return lost
-
-
-def bare(axes: Any, low: float, high: float) -> None:
+def _rows_only(axes: Any, low: float, high: float) -> None:
     """A y axis of rows: these limits, and nothing drawn of it."""
     axes.set_ylim(low, high)
     axes.set_yticks([])
@@ -147,228 +53,349 @@ def bare(axes: Any, low: float, high: float) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def whisker_figure(rows: int) -> tuple[Any, Any]:
-    """A figure as high as this many rows of ``whiskers`` need."""
-    fig, (axes,) = svg.figure(height=64 + 40 * rows, right=14, left=14)
-    return fig, axes
+def hold(axes: Any, values: Sequence[float], low: float, high: float, *, axis: str = "y", pad: float = 0.04) -> None:
+    """Limits that hold ``low``..``high`` and every value, with a margin."""
+    bottom, top = min([low, *values]), max([high, *values])
+    room = pad * (top - bottom or 1.0)
+    (axes.set_ylim if axis == "y" else axes.set_xlim)(bottom - room, top + room)
 
 
-def headline_plot(data: dict[str, Any]) -> Plot | None:
+def log_ticks(axes: Any) -> None:
+    """Ticks of an x axis in log10, whose limits are set: powers of ten, or 1, 2, 5, 10 where it is short."""
+    low, high = axes.get_xlim()
+    decades = list(range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1))
+    if high - low >= 2.2:
+        decades = decades[:: math.ceil(len(decades) / 6)]
+        axes.set_xticks(decades, [svg.powers(d) for d in decades])
+        return
+    named = [m * 10.0**d for d in range(math.floor(low), math.floor(high) + 1) for m in (1, 2, 5)]
+    named = [x for x in named if low - 1e-9 <= math.log10(x) <= high + 1e-9]
+    axes.set_xticks([math.log10(x) for x in named], [svg.short(x) for x in named])
+
+
+Drawn = tuple[Any, str]
+Row = tuple[str, Estimate, str, str]
+
+
+def _whiskers(
+    rows: Sequence[Row], text: Callable[[Estimate], str], marks: Sequence[tuple[float, Any]], unit: str,
+    least: tuple[float, float], alt: str,
+) -> Drawn:  # fmt: skip
+    """Rows of a name above and a point with its interval below; the value is written at the right edge.
+
+    ``rows``: (name, estimate, colour, marker); ``marks``: vertical lines (x, line style); ``least``: shown of the axis.
+    """
+    fig, (axes,) = svg.figure(height=64 + 40 * len(rows), right=14, left=14)
+    known = list[float]()
+    for i, (name, value, role, marker) in enumerate(rows):
+        at, *ends = value
+        y, known = -float(i), [*known, at, *(e for e in ends if e is not None)]
+        if None not in ends:
+            axes.plot(ends, [y - 0.28] * 2, color=svg.colour(role), linewidth=2.2, solid_capstyle="butt")
+        axes.plot([at], [y - 0.28], color=svg.colour(role), marker=marker, markersize=7, linestyle="none")
+        _write(axes, name, (0, y))
+        _write(axes, text(value), (1, y), side="right")
+        for x, dash in marks:  # only beside the whisker, so that no line runs through the words
+            axes.plot([x, x], [y - 0.5, y - 0.04], color=svg.colour("muted"), linewidth=1.2, linestyle=dash, zorder=0)
+    _rows_only(axes, -(len(rows) - 1 + 0.6), 0.62)
+    hold(axes, known, *least, axis="x", pad=0.06)
+    axes.set_xlabel(unit)
+    return fig, f"{alt} {'; '.join(f'{name}: {text(value)}' for name, value, _, _ in rows)}."
+
+
+def headline(data: Report) -> Drawn:
     """FG* with its intervals, against 0 and the verdict's margin."""
-    h = data["headline"]
-    across = items(h.get("family_interval"))
-    found = [("Resampling problems", (h["fg"], h["low"], h["high"]), "o")]
-    if len(across) == 2:
-        found.append(("Resampling families", (h["fg"], *across), "s"))
-    for key, name, marker in (("held_out", "Held-out families alone", "D"), ("runs", "Over training runs", "^")):
-        if isinstance(h.get(key), dict):
-            found.append((name, tuple(walk(h, key, k) for k in ("fg", "low", "high")), marker))
-    fig, axes = whisker_figure(len(found))
-    rows = [(n, (v[0], v[1], v[2]), svg.colour("trained"), m) for n, v, m in found]
-    lost = whiskers(axes, rows, fr.points_text, ((0.0, "-"), (MARGIN, (0, (2, 1)))))
-    known = [x for _, v, _ in found for x in map(drawable, v) if x is not None]
-    hold(axes, known, -0.5, 1.0, axis="x", pad=0.06)
-    axes.set_xlabel("FG*, points of problems")
-    note = (
-        "Each bar is a 95 % interval of the same gain, net of losses, after the tail correction. Solid line: no gain. "
-        "Dashed: 0.5 points, which the lower end has to clear before the word expansion is used. The first bar speaks "
-        "of these families; the second, wider one of families like them."
-    )
-    told = "; ".join(f"{n}: {fr.points_text(v)} points" for n, v, _ in found)
-    alt = f"FG* with 95 % intervals. {told}."
-    return Plot("fg", "The headline and its intervals", told_lost(note, lost), svg.inline(fig, "fg", alt))
+    h = data.headline
+    rows: list[Row] = [("Resampling problems", (h.fg, h.low, h.high), "trained", "o")]
+    if h.family_interval is not None:
+        rows.append(("Resampling families", (h.fg, *h.family_interval), "trained", "s"))
+    if h.held_out is not None:
+        held = (h.held_out.fg, h.held_out.low, h.held_out.high)
+        rows.append(("Held-out families alone", held, "trained", "D"))
+    if h.runs is not None:
+        rows.append(("Over training runs", (h.runs.fg, h.runs.low, h.runs.high), "trained", "^"))
+    marks = ((0.0, "-"), (MARGIN, _DASHED))
+    alt = "FG* with 95 % intervals, in points."
+    return _whiskers(rows, fr.points_text, marks, "FG*, points of problems", (-0.5, 1.0), alt)
 
 
-def decay_plot(data: dict[str, Any]) -> Plot | None:
+def families(data: Report) -> Drawn | None:
+    """The gain of each family with its interval."""
+    known = [(f.info, f.gain) for f in fr.families(data) if f.gain is not None][:MAX_ROWS]
+    rows: list[Row] = [
+        (fr.label(f.name, 24) + (" *" if f.held_out else ""), gain, "trained", "D" if f.held_out else "o")
+        for f, gain in known
+    ]
+    unit, alt = "gain, points of the family's problems", "Gain in points by family."
+    return _whiskers(rows, fr.points_text, ((0.0, "-"),), unit, (0.0, 1.0), alt) if rows else None
+
+
+def retention(data: Report) -> Drawn | None:
+    """The change of each practised stratum with its interval."""
+    if data.retention is None:
+        return None
+    rows: list[Row] = [
+        (fr.label(s.name, 26), fr.times100(s.gain), "c2" if s.flag else "c1", "X" if s.flag else "o")
+        for s in data.retention.suites[:MAX_ROWS]
+    ]
+    alt = "Change of the score of each retained suite, in points."
+    return _whiskers(rows, fr.points_text, ((0.0, "-"),), "change of the score, points", (-1.0, 1.0), alt)
+
+
+def ratio(data: Report) -> Drawn | None:
+    """Trained / base of each diversity measure."""
+    if data.diversity is None or not data.diversity.ratio:
+        return None
+    some = list(data.diversity.ratio.items())[:MAX_ROWS]
+    rows: list[Row] = [(fr.words_of(name, 26), value, "trained", "o") for name, value in some]
+    marks, alt = ((1.0, "-"), (0.5, _DASHED)), "Diversity of the trained model relative to the base."
+    return _whiskers(rows, fr.ratio_text, marks, "trained / base", (0.4, 1.1), alt)
+
+
+def decay(data: Report) -> Drawn:
     """E(k) as the base draws more, and the value extrapolated to infinitely many draws."""
-    block = data["decay"]
-    if block is None:
-        return None
-    line = series(block.get("k"), block.get("e"), block.get("low"), block.get("high"), log=True)
-    if not line.xs:
-        return None
-    star, ink = drawable(data["headline"]["e_star"]), svg.colour("trained")
+    curve, star, ink = data.decay, data.headline.e_star, svg.colour("trained")
+    xs = [math.log10(k) for k in curve.k]
     fig, (axes,) = svg.figure(height=280, right=20)
-    band(axes, line, ink)
-    axes.plot(line.xs, line.ys, color=ink, marker="o", markersize=4.5)
-    end = max(line.xs) + max(0.12 * (max(line.xs) - min(line.xs)), 0.3)
-    if star is not None:
-        axes.plot([line.xs[-1], end], [line.ys[-1], star], color=ink, linestyle=(0, (2, 2)), linewidth=1.4)
-        axes.plot([end], [star], color=svg.colour("c3"), marker="D", markersize=8, linestyle="none")
-        axes.annotate(
-            f"E* {fr.signed(star)}", (end, star), textcoords="offset points", ha="right",
-            xytext=(0, 9 if star >= line.ys[-1] else -18), color=svg.colour("c3"),
-        )  # fmt: skip
-    values = [*line.ys, *line.lows, *line.highs, *([] if star is None else [star])]
-    hold(axes, values, 0.0, 1.0, pad=0.1)
-    hold(axes, [*line.xs, end], min(line.xs), end, axis="x")
+    _band(axes, xs, curve, ink)
+    axes.plot(xs, curve.mean, color=ink, marker="o", markersize=4.5)
+    end = max(xs) + max(0.12 * (max(xs) - min(xs)), 0.3)
+    axes.plot([xs[-1], end], [curve.mean[-1], star], color=ink, linestyle=(0, (2, 2)), linewidth=1.4)
+    axes.plot([end], [star], color=svg.colour("c3"), marker="D", markersize=8, linestyle="none")
+    axes.annotate(
+        f"E* {fr.signed(star)}", (end, star), textcoords="offset points", ha="right",
+        xytext=(0, 9 if star >= curve.mean[-1] else -18), color=svg.colour("c3"),
+    )  # fmt: skip
+    hold(axes, [*curve.mean, *curve.low, *curve.high, star], 0.0, 1.0, pad=0.1)
+    hold(axes, [*xs, end], min(xs), end, axis="x")
     log_ticks(axes)
     axes.axhline(0, color=svg.colour("muted"), linewidth=1)
     axes.set_xlabel("base draws per problem (right end: extrapolated)")
     axes.set_title("E(k), points", loc="left", fontsize=svg.FONT)
-    note = (
-        "Problems that the trained model solves reliably and the base has not solved in k draws. Sharpening falls "
-        "towards zero as the base draws more; expansion stays flat. The diamond is E*, the tail carried on to "
-        "infinitely many draws; it is the part of the headline before losses."
-    )
-    told = "; ".join(f"{fr.points(y)} at {whole(10**x)}" for x, y in zip(line.xs, line.ys, strict=True))
-    alt = f"Points of problems gained, by base draws: {told}. Extrapolated: {fr.signed(star)}."
-    return Plot(
-        "decay", "What is left as the base draws more", told_lost(note, line.lost), svg.inline(fig, "decay", alt)
-    )
+    told = "; ".join(f"{fr.points(y)} at {whole(k)}" for k, y in zip(curve.k, curve.mean, strict=True))
+    return fig, f"Points of problems gained, by base draws: {told}. Extrapolated: {fr.signed(star)}."
 
 
-def pass_plot(data: dict[str, Any]) -> Plot | None:
-    """pass@k of both, and of the base's arms one by one."""
-    block = data["pass_at_k"]
-    if block is None:
-        return None
-    fig, (axes,) = svg.figure(height=300, right=58)
-    everything, xs = [0.0], list[float]()
-    lost, labels, told = 0, [], []
-    arms = walk(block, "arms")
-    for arm in arms.values() if isinstance(arms, dict) else ():
-        line = series(walk(arm, "k"), walk(arm, "mean"), log=True)
-        axes.plot(line.xs, line.ys, color=svg.colour("base"), linewidth=0.9, alpha=0.55)
-        lost, everything, xs = lost + line.lost, everything + line.ys, xs + line.xs
-    for who, dash, marker in (("base", (0, (5, 2)), "s"), ("trained", "-", "o")):
-        curve, ink = walk(block, who), svg.colour(who)
-        line = series(*(walk(curve, key) for key in ("k", "mean", "low", "high")), log=True)
-        lost += line.lost
-        if not line.xs:
+def _band(axes: Any, xs: Sequence[float], curve: Curve, ink: str) -> None:
+    if curve.low:
+        axes.fill_between(xs, curve.low, curve.high, color=ink, alpha=0.18, linewidth=0)
+
+
+def _coverage(
+    curves: Mapping[str, tuple[Sequence[float], Curve | Sequence[float]]], unit: str, title: str, right: int,
+    thin: Sequence[Curve] = (),
+) -> tuple[Any, list[str]]:  # fmt: skip
+    """Coverage of both models over a logarithmic axis, with bands where they are known; what is drawn, in words."""
+    fig, (axes,) = svg.figure(height=300, right=right)
+    everything, xs, told = [0.0], list[float](), []
+    for curve in thin:
+        at = [math.log10(k) for k in curve.k]
+        axes.plot(at, curve.mean, color=svg.colour("base"), linewidth=0.9, alpha=0.55)
+        everything, xs = [*everything, *curve.mean], xs + at
+    for who, dash, marker in _LINES:
+        raw, curve_or_ys = curves[who]
+        ys = curve_or_ys.mean if isinstance(curve_or_ys, Curve) else curve_or_ys
+        pairs = [(math.log10(x), y) for x, y in zip(raw, ys, strict=True) if x > 0]
+        if not pairs:
             continue
-        band(axes, line, ink)
-        axes.plot(line.xs, line.ys, color=ink, linestyle=dash, marker=marker, markersize=4.5)
-        everything, xs = [*everything, *line.ys, *line.lows, *line.highs], xs + line.xs
-        labels.append((line.xs[-1], line.ys[-1], who, ink))
-        ends = [(10 ** line.xs[i], line.ys[i]) for i in (0, -1)]
-        told.append(f"{who}: " + ", ".join(f"{probability(y)} at k={whole(x)}" for x, y in ends))
-    if not labels:
-        return None
+        at, ys = [x for x, _ in pairs], [y for _, y in pairs]
+        ink = svg.colour(who)
+        if isinstance(curve_or_ys, Curve):
+            _band(axes, at, curve_or_ys, ink)
+            everything = [*everything, *curve_or_ys.low, *curve_or_ys.high]
+        axes.plot(at, ys, color=ink, linestyle=dash, marker=marker, markersize=4.5)
+        axes.annotate(who, (at[-1], ys[-1]), xytext=(5, 0), textcoords="offset points", va="center", color=ink)
+        everything, xs = [*everything, *ys], xs + at
+        ends = (f"{probability(ys[i])} at {svg.short(round(10 ** at[i]))}" for i in (0, -1))
+        told.append(f"{who}: {', '.join(ends)}")
     hold(axes, everything, 0.0, 1.0)
-    hold(axes, xs, min(xs), max(max(xs), min(xs) + 1), axis="x", pad=0.02)
+    hold(axes, xs, min(xs, default=0.0), max(max(xs, default=0.0), min(xs, default=0.0) + 1), axis="x", pad=0.02)
     log_ticks(axes)
-    for x, y, who, ink in labels:
-        axes.annotate(who, (x, y), xytext=(5, 0), textcoords="offset points", va="center", color=ink)
-    axes.set_xlabel("k (draws per problem)")
-    axes.set_title("pass@k", loc="left", fontsize=svg.FONT)
-    thin = " Thin lines: the base's arms one by one." if isinstance(arms, dict) and arms else ""
-    note = (
-        f"Share of problems with at least one success in k draws, with 95 % bands.{thin} A trained curve that starts "
-        "higher and is overtaken is sharpening; a gap that stays at large k is not. Curves end where the draws do."
-    )
-    alt = f"pass at k. {'; '.join(told)}."
-    return Plot("passk", "pass@k and the base's coverage", told_lost(note, lost), svg.inline(fig, "passk", alt))
+    axes.set_xlabel(unit)
+    axes.set_title(title, loc="left", fontsize=svg.FONT)
+    return fig, told
 
 
-def cover_plot(data: dict[str, Any]) -> Plot | None:
+def pass_at_k(data: Report) -> Drawn:
+    """pass@k of both, and of the base's methods one by one."""
+    block = data.pass_at_k
+    curves = {"base": (block.base.k, block.base), "trained": (block.trained.k, block.trained)}
+    thin = list((block.methods or {}).values())
+    fig, told = _coverage(curves, "k (draws per problem)", "pass@k", 58, thin)
+    return fig, f"pass at k. {'; '.join(told)}."
+
+
+def compute(data: Report) -> Drawn:
+    """Coverage against generated tokens per problem."""
+    both = {"base": data.compute.base, "trained": data.compute.trained}
+    curves = {who: (s.tokens, s.coverage) for who, s in both.items()}
+    title = "share of problems solved at least once"
+    fig, told = _coverage(curves, "generated tokens per problem", title, 64)
+    return fig, f"Coverage against generated tokens per problem. {'; '.join(told)}."
+
+
+def cover(data: Report) -> Drawn:
     """The share of problems solved at a rate of at least tau."""
-    block = data["cover"]
-    if block is None:
-        return None
     fig, (axes,) = svg.figure(height=250, right=64)
-    everything, xs = [0.0], list[float]()
-    lost, labels, told = 0, [], []
-    for who, dash, marker, shift in (("base", (0, (5, 2)), "s", -0.006), ("trained", "-", "o", 0.006)):
-        read = [fr.triple(v) for v in items(block.get(who))]
-        line = series(block.get("tau"), *([t[i] for t in read] for i in range(3)))
-        lost += line.lost
-        if not line.xs:
-            continue
-        at, ink = [x + shift for x in line.xs], svg.colour(who)
-        axes.plot(at, line.ys, color=ink, linestyle=dash, marker=marker, markersize=5)
-        axes.vlines(at, line.lows, line.highs, color=ink, linewidth=1.6)
-        labels.append((line.ys[-1], who, ink))
-        everything, xs = [*everything, *line.ys, *line.lows, *line.highs], [*xs, *at]
-        told.append(f"{who}: " + ", ".join(f"{percent(y)} at {x:g}" for x, y in zip(line.xs, line.ys, strict=True)))
-    if not labels:
-        return None
+    everything, xs, labels, told = [0.0], list[float](), [], []
+    for who, dash, marker in _LINES:
+        rows = data.cover.base if who == "base" else data.cover.trained
+        at, ink = [tau + (-0.006 if who == "base" else 0.006) for tau in data.cover.tau], svg.colour(who)
+        axes.plot(at, [v for v, _, _ in rows], color=ink, linestyle=dash, marker=marker, markersize=5)
+        for x, (_, low, high) in zip(at, rows, strict=True):
+            if low is not None and high is not None:
+                axes.plot([x, x], [low, high], color=ink, linewidth=1.6)
+        labels.append((rows[-1][0], who, ink))
+        everything, xs = [*everything, *(e for row in rows for e in row if e is not None)], xs + at
+        told.append(
+            f"{who}: " + ", ".join(f"{percent(v[0])} at {x:g}" for x, v in zip(data.cover.tau, rows, strict=True))
+        )
     hold(axes, everything, 0.0, 1.0)
     hold(axes, xs, 0.0, 1.0, axis="x", pad=0.02)
     svg.end_labels(axes, labels)
     axes.set_xlabel("tau (success rate of a single draw)")
     axes.set_title("share of problems", loc="left", fontsize=svg.FONT)
-    note = (
-        "Share of problems that one draw solves with probability at least tau. Left: what can be reached at all; "
-        "right: what can be relied on. A rise only on the right is better reliability on problems already within reach."
-    )
-    alt = f"Cover at tau. {'; '.join(told)}."
-    return Plot("cover", "Cover@tau", told_lost(note, lost), svg.inline(fig, "cover", alt))
+    return fig, f"Cover at tau. {'; '.join(told)}."
 
 
-def compute_plot(data: dict[str, Any]) -> Plot | None:
-    """Coverage against generated tokens per problem."""
-    block = data["compute"]
-    if block is None:
+def support(data: Report) -> Drawn | None:
+    """P, E, S and O at each budget, stacked."""
+    if not data.support:
         return None
-    fig, (axes,) = svg.figure(height=270, right=64)
-    everything, xs = [0.0], list[float]()
-    lost, told = 0, []
-    for who, dash, marker in (("base", (0, (5, 2)), "s"), ("trained", "-", "o")):
-        line = series(walk(block, who, "tokens"), walk(block, who, "coverage"), log=True)
-        lost += line.lost
-        if not line.xs:
-            continue
-        ink = svg.colour(who)
-        axes.plot(line.xs, line.ys, color=ink, linestyle=dash, marker=marker, markersize=4.5)
-        axes.annotate(
-            who, (line.xs[-1], line.ys[-1]), xytext=(5, 0), textcoords="offset points", va="center", color=ink
-        )
-        everything, xs = everything + line.ys, xs + line.xs
-        told.append(f"{who}: {percent(line.ys[-1])} at {svg.short(round(10 ** line.xs[-1]))} tokens")
-    if not xs:
+    fig, (axes,) = svg.figure(height=100 + 46 * len(data.support), right=14, left=14)
+    told, ends = [], [1.0]
+    for i, row in enumerate(data.support):
+        start, said = 0.0, [(f"k = {whole(row.k)}", "ink")]
+        for (key, role), cell in zip(_CELLS, (row.p, row.e, row.s, row.o), strict=True):
+            axes.barh(
+                -i, cell[0], left=start, height=0.42, color=svg.colour(role), alpha=0.55 if key == "O" else 1.0,
+                edgecolor=svg.colour("ink"), linewidth=0.6,
+            )  # fmt: skip
+            start += cell[0]
+            said.append((f"{key} {percent(cell[0])}", "ink" if role == "muted" else role))
+        ends.append(start)
+        for place, (text, role) in zip((0.0, 0.24, 0.43, 0.62, 0.81), said, strict=True):
+            _write(axes, text, (place, -i + 0.24), role, up=2)
+        told.append(f"{said[0][0]}: {', '.join(text for text, _ in said[1:])}")
+    _rows_only(axes, -len(data.support) + 0.6, 0.75)
+    hold(axes, ends, 0.0, 1.0, axis="x", pad=0.005)
+    axes.set_xlabel("share of problems")
+    return fig, f"Share of problems reached by both, by one, by none. {'; '.join(told)}."
+
+
+def tiers(data: Report) -> Drawn | None:
+    """How many problems of each tier there are and how many are solved."""
+    if data.exact is None or not data.exact.tiers:
         return None
-    hold(axes, everything, 0.0, 1.0)
-    hold(axes, xs, min(xs), max(max(xs), min(xs) + 1), axis="x", pad=0.02)
-    log_ticks(axes)
-    axes.set_xlabel("generated tokens per problem")
-    axes.set_title("share of problems solved at least once", loc="left", fontsize=svg.FONT)
-    note = (
-        "The same coverage, paid in tokens instead of draws: a model that wins only by writing longer moves to the "
-        "right. Read across: how many tokens each needs for the same share."
-    )
-    alt = f"Coverage against generated tokens per problem. {'; '.join(told)}."
-    return Plot("compute", "At matched compute", told_lost(note, lost), svg.inline(fig, "compute", alt))
+    rows = data.exact.tiers[:MAX_BARS]
+    told = [f"{fr.label(t.name, 20)}: {whole(t.solved)} of {whole(t.count)} solved" for t in rows]
+    fig, (axes,) = svg.figure(height=78 + 44 * len(rows), right=14, left=14)
+    for i, (tier, text) in enumerate(zip(rows, told, strict=True)):
+        axes.barh(-i, tier.count, height=0.38, color="none", edgecolor=svg.colour("base"), linewidth=1.4)
+        axes.barh(-i, tier.solved, height=0.38, color=svg.colour("trained"), linewidth=0)
+        _write(axes, text, (0, -i + 0.2))
+    _rows_only(axes, -len(rows) + 0.6, 0.72)
+    hold(axes, [float(x) for t in rows for x in (t.count, t.solved)], 0.0, 1.0, axis="x", pad=0.01)
+    axes.set_xlabel("problems")
+    return fig, f"Problems by tier of the base. {'; '.join(told)}."
 
 
-class _Group(NamedTuple):
-    text: str
-    ink: str
-    marker: str
-    size: float
+def formats(data: Report) -> Drawn | None:
+    """Shares of the formats of the completions, base above trained."""
+    if data.diversity is None:
+        return None
+    base, trained = data.diversity.formats.base, data.diversity.formats.trained
+    names = sorted({*base, *trained}, key=lambda n: (-(base.get(n, 0.0) + trained.get(n, 0.0)), n))
+    shown, rest = names[:MAX_BARS], names[MAX_BARS:]
+    rows = [(fr.label(n, 28), base.get(n, 0.0), trained.get(n, 0.0)) for n in shown]
+    if rest:
+        sums = (math.fsum(shares.get(n, 0.0) for n in rest) for shares in (base, trained))
+        rows.append((f"{whole(len(rest))} others", *sums))  # type: ignore[arg-type]
+    fig, (axes,) = svg.figure(height=78 + 46 * len(rows), right=14, left=14)
+    told = [f"{name}: {percent(before)} → {percent(after)}" for name, before, after in rows]
+    for i, (text, (_, before, after)) in enumerate(zip(told, rows, strict=True)):
+        axes.barh(-i + 0.02, before, height=0.21, color=svg.colour("base"), linewidth=0)
+        axes.barh(-i - 0.22, after, height=0.21, color=svg.colour("trained"), linewidth=0)
+        _write(axes, text, (0, -i + 0.13), up=2)
+    _rows_only(axes, -len(rows) + 0.55, 0.72)
+    hold(axes, [v for _, *values in rows for v in values], 0.0, 1.0, axis="x", pad=0.005)
+    axes.set_xlabel("share of replies (upper bar: base, lower bar: trained)")
+    return fig, f"Shares of reply formats, base to trained. {'; '.join(told)}."
 
 
-_GROUPS = (
-    _Group("not eligible", "muted", "x", 4.0),
-    _Group("eligible", "c2", "o", 3.6),
-    _Group("certified", "c1", "D", 5.0),
-)
+def _panels(lines: Sequence[tuple[str, list[float], list[float]]], ticks: Sequence[float], texts: Sequence[str]) -> Any:
+    """One panel a measure, for their units differ: (name, xs, ys) each."""
+    fig, panels = svg.figure(height=48 + 110 * len(lines), right=24, panels=len(lines))
+    everything = [x for _, xs, _ in lines for x in xs]
+    for axes, (name, xs, ys) in zip(panels, lines, strict=True):
+        axes.plot(xs, ys, color=svg.colour("c1"), marker="o", markersize=4.5 if len(xs) <= 60 else 2)
+        hold(axes, ys, min(ys), max(ys), pad=0.15)
+        hold(axes, everything, 0.0, 0.3, axis="x", pad=0.03)
+        axes.locator_params(axis="y", nbins=4)
+        axes.set_xticks(ticks, texts)
+        axes.tick_params(labelbottom=axes is panels[-1])
+        axes.set_title(name, loc="left", fontsize=svg.FONT)
+    return fig, panels[-1]
 
 
-def scatter_plot(data: dict[str, Any]) -> Plot | None:
+def _first_to_last(lines: Sequence[tuple[str, list[float], list[float]]]) -> str:
+    return "; ".join(f"{name}: {ys[0]:.3g} to {ys[-1]:.3g}" for name, _, ys in lines)
+
+
+def series(data: Report) -> Drawn | None:
+    """Diversity while it learnt, at log-spaced steps."""
+    block = dict((data.diversity and data.diversity.series) or {})
+    steps, lines = block.pop("step", []), []
+    for name, values in block.items():
+        pairs = [(s, v) for s, v in zip(steps, values, strict=False) if s is not None and s >= 0 and v is not None]
+        if pairs:  # log(1 + step): the start is part of the story
+            lines.append((fr.words_of(name, 40), [math.log10(1 + s) for s, _ in pairs], [v for _, v in pairs]))
+    if not (lines := lines[:MAX_PANELS]):
+        return None
+    top = max(x for _, xs, _ in lines for x in xs)
+    ticks = [0.0, *(10.0**i for i in range(13) if math.log10(1 + 10.0**i) <= top)] if top > 0.4 else [0.0, 1.0]
+    fig, last = _panels(lines, [math.log10(1 + t) for t in ticks], [svg.short(t) for t in ticks])
+    last.set_xlabel("training step (log scale)")
+    return fig, f"Diversity over training steps, first to last. {_first_to_last(lines)}."
+
+
+def curriculum(data: Report) -> Drawn | None:
+    """Every series of the curriculum card, over its own course."""
+    card, lines = data.curriculum, []
+    for name in () if card is None else card.__struct_fields__:
+        values = getattr(card, name) if name.endswith("_series") else None
+        known = [(i, v) for i, v in enumerate(values or []) if v is not None]
+        if values and known:
+            title = fr.words_of(name.removesuffix("_series"), 40)
+            lines.append((title, [i / max(len(values) - 1, 1) for i, _ in known], [v for _, v in known]))
+    if not (lines := lines[:MAX_PANELS]):
+        return None
+    fig, last = _panels(lines, [0.0, 1.0], ["first", "last"])
+    last.set_xlabel("windows of the run, in order")
+    return fig, f"The curriculum's series, first to last. {_first_to_last(lines)}."
+
+
+#: Groups of the scatter: text, colour, marker, size.
+_GROUPS = (("not eligible", "muted", "x", 4.0), ("eligible", "c2", "o", 3.6), ("certified", "c1", "D", 5.0))
+
+
+def scatter(data: Report) -> Drawn | None:
     """Each problem: what the base may still be capable of against what the trained model does."""
-    rows = list(fr.certified_first(fr.problems(data), MAX_POINTS))
-    at = [(drawable(p.get("base_upper")), drawable(fr.rate(p.get("trained")))) for p in rows]
-    floor = min([math.log10(u) for u, _ in at if u is not None and u > 0], default=-4.0)
-    spots: dict[str, tuple[list[float], list[float]]] = {g.text: ([], []) for g in _GROUPS}
-    lost = 0
-    for i, (p, (upper, y)) in enumerate(zip(rows, at, strict=True)):
-        if upper is None or y is None:
-            lost += 1
-            continue
-        group = "certified" if p.get("certified") else "eligible" if p.get("eligible") is not False else "not eligible"
-        x = math.log10(upper) if upper > 0 else floor - 0.3
-        spots[group][0].append(x + 0.08 * (i * 0.7548776662 % 1 - 0.5))  # spread evenly, without any randomness
-        spots[group][1].append(y + 0.04 * (i * 0.6180339887 % 1 - 0.5))
-    counts = {g: len(xs) for g, (xs, _) in spots.items()}
-    if not sum(counts.values()):
+    rows = fr.certified_first(data.problems, MAX_POINTS)
+    floor = min([math.log10(p.base_upper) for p in rows if p.base_upper > 0], default=-4.0)
+    spots: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name, *_ in _GROUPS}
+    for i, p in enumerate(rows):
+        xs, ys = spots["certified" if p.certified else "eligible" if p.eligible else "not eligible"]
+        x = math.log10(p.base_upper) if p.base_upper > 0 else floor - 0.3
+        xs.append(x + 0.08 * (i * 0.7548776662 % 1 - 0.5))  # spread evenly, without any randomness
+        ys.append(fr.rate(p.trained) + 0.04 * (i * 0.6180339887 % 1 - 0.5))
+    if not rows:
         return None
     fig, (axes,) = svg.figure(height=340, right=14)
-    for g in _GROUPS:
-        xs, ys = spots[g.text]
+    for name, ink, marker, size in _GROUPS:
         axes.plot(
-            xs, ys, color=svg.colour(g.ink), marker=g.marker, markersize=g.size, linestyle="none", alpha=0.75,
-            label=f"{g.text} ({whole(len(xs))})", markeredgewidth=1.0 if g.marker == "x" else 0,
+            *spots[name], color=svg.colour(ink), marker=marker, markersize=size, linestyle="none", alpha=0.75,
+            label=f"{name} ({whole(len(spots[name][0]))})", markeredgewidth=1.0 if marker == "x" else 0,
         )  # fmt: skip
     xs, ys = ([v for s in spots.values() for v in s[i]] for i in range(2))
     hold(axes, xs, min([*xs, -1.0]), 0.1, axis="x", pad=0.02)
@@ -382,17 +409,16 @@ def scatter_plot(data: dict[str, Any]) -> Plot | None:
         loc="lower center", bbox_to_anchor=(0.44, 1.075), ncols=3, frameon=False, fontsize=svg.FONT - 1,
         handletextpad=0.1, columnspacing=0.8, borderaxespad=0,
     )  # fmt: skip
-    total = len(fr.problems(data))
-    cut = (
-        f" {whole(len(rows))} of {whole(total)} problems are shown, all certified ones first."
-        if total > len(rows)
-        else ""
+    told = ", ".join(f"{whole(len(xs))} {name}" for name, (xs, _) in spots.items())
+    return (
+        fig,
+        f"Problems by the base's upper bound and the trained rate: {told}. The table of problems has the numbers.",
     )
-    note = (
-        "One mark a problem. The top left is the claim: the base did not solve it in all its draws and the trained "
-        "model does. Further right the base was drawn less, because it succeeded, because nothing had to be explained "
-        "there, or because the lot left it out. Marks are moved slightly apart." + cut
-    )
-    told = ", ".join(f"{whole(n)} {g}" for g, n in counts.items())
-    alt = f"Problems by the base's upper bound and the trained rate: {told}. The table of problems has the numbers."
-    return Plot("scatter", "Each problem, base against trained", told_lost(note, lost), svg.inline(fig, "scatter", alt))
+
+
+#: Every plot, in the page's order.
+PLOTS: dict[str, Callable[[Report], Drawn | None]] = {
+    "fg": headline, "decay": decay, "passk": pass_at_k, "compute": compute, "support": support, "cover": cover,
+    "forest": families, "scatter": scatter, "tiers": tiers, "retention": retention, "formats": formats, "ratio": ratio,
+    "series": series, "curriculum": curriculum,
+}  # fmt: skip

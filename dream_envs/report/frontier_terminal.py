@@ -2,84 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dream_envs.frontier.schema import Report
 from dream_envs.report import frontier_read as fr
 from dream_envs.report import frontier_tables as tables
+from dream_envs.report.tables import Column, table
 from dream_envs.report.terminal import WIDTH, say
-from dream_envs.report.words import percent, probability, visible, whole
+from dream_envs.report.words import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
+#: The columns, and their places in ``frontier_tables.family_rows``.
 _COLUMNS = (
-    "family\n ", "problems\n ", "chance\n ", "base\nreached", "trained\npass@1", "gained\n ", "lost\n ",
-    "eligible\n ", "held\nout",
+    (0, Column("family", words=True)), (2, Column("problems", 2)), (3, Column("chance", 5)),
+    (6, Column("base\nreached", 3)), (7, Column("trained\npass@1", 1)), (8, Column("gained")), (9, Column("lost")),
+    (4, Column("eligible", 6)), (5, Column("held\nout", 4)),
 )  # fmt: skip
 _LEGEND = (
-    "gained: reliably solved by the trained model, never by the base (those followed by lot stand for the others); "
-    "lost: the reverse. Base reached: of the problems on which it was drawn, those where the trained model is reliable."
+    "gained: reliably solved by the trained model, never by the base (followed ones stand for the others); lost: the "
+    "reverse. Base reached: of the problems on which it was drawn, those where the trained model is reliable."
 )
 
 
-def family_table(data: dict[str, Any], encoding: str = "utf-8") -> Table:
-    """Gains and losses by family, held-out families last.
-
-    Args:
-        data: the content of ``frontier.json``, as ``frontier_read.checked`` gives it.
-        encoding: of the console; a character that it has not becomes ``?``.
-
-    Returns:
-        A table of at most 100 columns.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for i, name in enumerate(_COLUMNS):
-        found.add_column(name, justify="right" if i else "left", overflow="fold")
-    rows = sorted(fr.families(data), key=lambda f: f.held_out)
-    for i, f in enumerate(rows):
-        if f.held_out and i and not rows[i - 1].held_out:
-            found.add_row()
-        reached = (
-            f"{percent(f.reached)} of {whole(f.tried)}" if f.reached is not None and f.tried else percent(f.reached)
-        )
-        cells = [
-            fr.label(f.name, 24), whole(f.n), probability(f.chance), reached, probability(f.pass1),
-            tables.count(f.gained), tables.count(f.lost), "yes" if f.eligible else "no", "yes" if f.held_out else "no",
-        ]  # fmt: skip
-        found.add_row(
-            *(Text(c.encode(encoding, "replace").decode(encoding)) for c in cells), style="" if f.eligible else "dim"
-        )
-    return found
-
-
-def show_frontier(data: dict[str, Any], console: Console) -> None:
-    """Print the headline, the verdict, the table by family, alarms and cost.
-
-    Args:
-        data: the content of ``frontier.json``, schema 2.
-        console: where to; its width and its colours are respected.
-
-    Raises:
-        DreamEnvsError: if a block of ``data`` is missing or has the wrong shape.
-    """
-    data = fr.checked(data)
+def show_frontier(data: Report, console: Console) -> None:
+    """Print the headline, the verdict, the table by family, alarms and cost; the console's width is respected."""
+    width = min(WIDTH, console.width)
     say(console, fr.headline(data), "bold")
     console.print()
-    word = visible(data["verdict"]["word"], 40)
-    say(console, f"{word}: {visible(data['verdict']['sentence'], 600)}", "bold")
-    kinds = tables.kind_rows(data)
-    if kinds:
+    say(console, f"{data.verdict.word}: {visible(data.verdict.sentence, 600)}", "bold")
+    if kinds := tables.kind_rows(data):
         say(console, "Certified, by kind: " + ", ".join(f"{count} {kind}" for kind, count in kinds) + ".")
     console.print()
-    console.print(family_table(data, console.encoding or "utf-8"), width=min(WIDTH, console.width))
+    lines: list[tuple[list[str], str]] = []
+    for row in sorted(tables.family_rows(data), key=lambda row: row[5]):
+        if lines and row[5] == "yes" and lines[-1][0] and lines[-1][0][8] == "no":
+            lines.append(([], ""))
+        lines.append(([fr.label(row[0], 24), *(row[i] for i, _ in _COLUMNS[1:])], "" if row[4] == "yes" else "dim"))
+    rows, styles = zip(*lines, strict=True) if lines else ((), ())
+    console.print(table([c for _, c in _COLUMNS], rows, width, styles, console.encoding or "utf-8"), width=width)
     say(console, _LEGEND)
-    alarm = (data["diversity"] or {}).get("alarm")
-    if alarm:
-        say(console, f"alarm: {visible(alarm, 300)}", "yellow")
-    if data["cost"] is not None:
-        console.print()
-        say(console, "; ".join(f"{name.lower()} {value}" for name, value in tables.cost_rows(data)) + ".")
+    if data.diversity and data.diversity.alarm:
+        say(console, f"alarm: {visible(data.diversity.alarm, 300)}", "yellow")
+    console.print()
+    say(console, "; ".join(f"{name.lower()} {value}" for name, value in tables.cost_rows(data)) + ".")

@@ -43,9 +43,10 @@ def is_frontier(folder: Path) -> bool:
 def render(run_dir: Path) -> str:
     """The page as text; the folder of a Frontier Report gets that report's page."""
     if is_frontier(run_dir):
-        from dream_envs.report import frontier_page
+        from dream_envs.frontier.schema import read_report
+        from dream_envs.report.frontier_page import render_frontier
 
-        return frontier_page.render_frontier(frontier_page.fr.load(run_dir))
+        return render_frontier(read_report(run_dir))
     template, markup = load_template("report.html")
     found = read.load(run_dir)
     run = found.summary.run if found.summary is not None else None

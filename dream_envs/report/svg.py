@@ -1,8 +1,8 @@
 """Plots as small inline SVG that follows the page's light or dark colours.
 
 Figures are drawn with colours that stand for CSS variables; ``inline`` swaps them in, drops what a browser does not
-need (metadata, namespaces, unused ids) and makes the remaining ids unique in the page.  Text stays text: smaller
-than outlines and it can be selected and read aloud.  matplotlib is imported inside the functions.
+need and makes the remaining ids unique in the page.  Text stays text: smaller than outlines, and it can be selected and
+read aloud.  matplotlib is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
-from xml.etree import ElementTree
 
 #: Figure width in SVG units.  A phone shows it about 1:1, so that font sizes are close to CSS pixels there.
 WIDTH = 360
@@ -35,40 +33,25 @@ def sequence(i: int, n: int) -> str:
     return colour(f"s{round(9 * i / max(n - 1, 1))}")
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """The settings that every plot is drawn and written under."""
+def style() -> Any:
+    """A context with the settings that every plot is drawn and written under."""
     import matplotlib
 
+    ink, muted = colour("ink"), colour("muted")
     settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "dream-envs",
-        "font.family": ["DejaVu Sans"],
-        "font.size": FONT,
+        "svg.fonttype": "none", "svg.hashsalt": "dream-envs", "font.family": ["DejaVu Sans"], "font.size": FONT,
         "text.parse_math": False,  # a name from a file may hold a dollar
-        "text.color": colour("ink"),
-        "axes.edgecolor": colour("muted"),
-        "axes.labelcolor": colour("ink"),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "xtick.color": colour("muted"),
-        "ytick.color": colour("muted"),
-        "xtick.labelcolor": colour("ink"),
-        "ytick.labelcolor": colour("ink"),
-        "grid.color": colour("rule"),
-        "lines.linewidth": 2.0,
-        "path.simplify_threshold": 0.5,
-    }
-    with matplotlib.rc_context(settings):
-        yield
+        "text.color": ink, "axes.edgecolor": muted, "axes.labelcolor": ink, "xtick.color": muted, "ytick.color": muted,
+        "xtick.labelcolor": ink, "ytick.labelcolor": ink, "grid.color": colour("rule"), "axes.axisbelow": True,
+        "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2.0, "path.simplify_threshold": 0.5,
+    }  # fmt: skip
+    return matplotlib.rc_context(settings)
 
 
 def figure(height: int = 260, right: int = 92, left: int = 48, panels: int = 1) -> tuple[Any, list[Any]]:
-    """A figure of ``WIDTH`` x ``height`` units with stacked panels, ``right`` units left for labels at the lines' ends.
+    """A matplotlib Figure of ``WIDTH`` x ``height`` units and its stacked panels, top to bottom.
 
-    Returns:
-        The matplotlib Figure and its axes, top to bottom.
+    ``right`` units are left for labels at the lines' ends.
     """
     from matplotlib.figure import Figure
 
@@ -89,15 +72,9 @@ def figure(height: int = 260, right: int = 92, left: int = 48, panels: int = 1) 
 
 def end_labels(axes: Any, labels: Sequence[tuple[float, str, str]]) -> None:
     """Write each (y in data units, text, colour) beside the right edge, spread so that no two overlap."""
-    if not labels:
-        return
     height = axes.get_window_extent().height
-    low, high = axes.get_ylim()
-    scale = axes.get_yaxis().get_transform()
-    low, high = (float(scale.transform([[v]])[0][0]) for v in (low, high))
-    placed = sorted(
-        ((float(scale.transform([[y]])[0][0]) - low) / (high - low) * height, text, ink) for y, text, ink in labels
-    )
+    to_axes = axes.transData + axes.transAxes.inverted()
+    placed = sorted((float(to_axes.transform((1, y))[1]) * height, text, ink) for y, text, ink in labels)
     spots = spread([min(max(y, 0.0), height) for y, _, _ in placed], FONT + 2.0, height)
     for spot, (_, text, ink) in zip(spots, placed, strict=True):
         axes.annotate(
@@ -109,10 +86,8 @@ def end_labels(axes: Any, labels: Sequence[tuple[float, str, str]]) -> None:
 def spread(wanted: Sequence[float], gap: float, top: float) -> list[float]:
     """Positions near the sorted ``wanted`` ones, at least ``gap`` apart, pushed up and then back below ``top``.
 
-    >>> spread([0.0, 1.0, 50.0], 10.0, 100.0)
-    [0.0, 10.0, 50.0]
-    >>> spread([95.0, 96.0], 10.0, 100.0)
-    [90.0, 100.0]
+    >>> spread([0.0, 1.0, 50.0], 10.0, 100.0), spread([95.0, 96.0], 10.0, 100.0)
+    ([0.0, 10.0, 50.0], [90.0, 100.0])
     """
     found = list(wanted)
     for i in range(1, len(found)):
@@ -138,10 +113,8 @@ def short(x: float) -> str:
     """An axis number: ``150k``, ``1.5M``, ``20``."""
     if not math.isfinite(x):
         return ""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(x) >= size:
-            return f"{x / size:g}{unit}"
-    return f"{x:g}"
+    size, unit = next(((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(x) >= s), (1.0, ""))
+    return f"{x / size:g}{unit}"
 
 
 def inline(fig: Any, name: str, alt: str) -> str:
@@ -152,39 +125,17 @@ def inline(fig: Any, name: str, alt: str) -> str:
         name: unique in the page.
         alt: what the picture says.
     """
-    buffer = io.BytesIO()
+    buffer = io.StringIO()
     with style():
         fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    root = ElementTree.fromstring(buffer.getvalue())
-    kept = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", buffer.getvalue().decode()))
-    _clean(root, name, kept)
-    view = root.get("viewBox", "")
-    body = "".join(ElementTree.tostring(child, encoding="unicode") for child in root)
+    _, _, body = buffer.getvalue().partition("<svg ")
+    head, _, body = body.partition(">")
+    view = re.search(r'viewBox="([^"]*)"', head)
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|\s+(?=<)", "", body, flags=re.DOTALL)
+    kept = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", body))
+    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in kept else "", body)
+    body = re.sub(r"xlink:href=\"#", f'href="#{name}-', body).replace("url(#", f"url(#{name}-")
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body).replace(' type="text/css"', "")
     for role, stand_in in _STANDS_FOR.items():
         body = body.replace(stand_in, f"var(--{role})")
-    return f'<svg viewBox="{view}" role="img" aria-label="{html.escape(alt)}">{body}</svg>'
-
-
-def _clean(element: ElementTree.Element, name: str, kept: set[str]) -> None:
-    element.tag = element.tag.rpartition("}")[2]
-    for key in list(element.attrib):
-        value = element.attrib.pop(key)
-        plain = key.rpartition("}")[2]
-        if plain == "id":
-            if value in kept:
-                element.set("id", f"{name}-{value}")
-            continue
-        if plain == "type" and value == "text/css":
-            continue
-        value = value.replace("url(#", f"url(#{name}-")
-        value = f"#{name}-{value[1:]}" if plain == "href" else value
-        element.set(plain, re.sub(r"font: ([\d.]+)px [^;]*", r"font-size: \1px", value) if plain == "style" else value)
-    element.text = (
-        (element.text or "").strip() or None if element.tag not in ("text", "tspan", "style") else element.text
-    )
-    element.tail = (element.tail or "").strip() or None
-    for child in list(element):
-        if child.tag.rpartition("}")[2] == "metadata":
-            element.remove(child)
-        else:
-            _clean(child, name, kept)
+    return f'<svg viewBox="{view[1] if view else ""}" role="img" aria-label="{html.escape(alt)}">{body}'

@@ -14,17 +14,11 @@ _WORDS = 8
 
 
 class Column(NamedTuple):
-    """A column of a table.
+    """A column of a table."""
 
-    Attributes:
-        head: its name, in one or several lines.
-        priority: 0 always stays; of the others the one with the largest number goes first.
-        words: words may be cut short, and stand on the left; numbers never are, and stand on the right.
-    """
-
-    head: str
-    priority: int = 0
-    words: bool = False
+    head: str  # its name, in one or several lines
+    priority: int = 0  # 0 always stays; of the others the one with the largest number goes first
+    words: bool = False  # words may be cut short, and stand on the left; numbers never are, and stand on the right
 
 
 def table(

@@ -28,9 +28,10 @@ def show(run_dir: Path, console: Console) -> None:
     """
     run_dir = Path(run_dir)
     if is_frontier(run_dir):
-        from dream_envs.report import frontier_terminal
+        from dream_envs.frontier.schema import read_report
+        from dream_envs.report.frontier_terminal import show_frontier
 
-        frontier_terminal.show_frontier(frontier_terminal.fr.load(run_dir), console)
+        show_frontier(read_report(run_dir), console)
         return
     found = read.load(run_dir)
     if found.summary is None:

@@ -1,6 +1,6 @@
 """Reward models: functions of a finished Episode, and a small algebra over them."""
 
-from dream_envs.rewards.algebra import RoleBaseline, clip, gate, per_role, weighted, zero_sum
+from dream_envs.rewards.algebra import clip, gate, per_role, weighted, zero_sum
 from dream_envs.rewards.base import (
     Model,
     Summary,
@@ -14,7 +14,6 @@ from dream_envs.rewards.base import (
 
 __all__ = [
     "Model",
-    "RoleBaseline",
     "Summary",
     "agents_of",
     "aggregate",

@@ -1,4 +1,4 @@
-"""A small algebra of reward models: ``weighted``, ``gate``, ``clip``, ``per_role``, ``zero_sum``; and ``RoleBaseline``.
+"""A small algebra of reward models: ``weighted``, ``gate``, ``clip``, ``per_role``, ``zero_sum``.
 
 Every operation takes names, models, objects or bare functions, and gives a Model again; each part scores the whole
 round in one call.  The algebra of statuses is the same everywhere: **a combination has a value only if every part of it
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dream_envs.checks import check
-from dream_envs.core import DreamEnvsError, Episode, Score, challenge_of
+from dream_envs.core import DreamEnvsError, Episode, Score
 from dream_envs.rewards.base import (
     Combination,
     Model,
@@ -147,63 +147,6 @@ def zero_sum(
             other = Score(0.0 - summary.mean, components={"scored": float(summary.n_ok)})
         made.append(side | dict.fromkeys(agents_of(episode, against), other))
     return made
-
-
-class RoleBaseline:
-    """Role-conditioned advantages: a running mean for each (family, role), **read before it is updated**.
-
-    SPIRAL's RAE (arXiv 2506.24119): advantage = reward - b, then b <- decay * b + (1 - decay) * reward, b starting at
-    0, ``decay`` 0 to below 1.  A self-play episode yields one trace for each seat; seats are not exchangeable, so a
-    mean over all of them would be the wrong baseline, and one that already contains the reward it is subtracted from is
-    biased.  Several agents of one role in an episode are all read first, then b moves once, by their mean, so that
-    their order does not matter.
-    """
-
-    def __init__(self, decay: float = 0.95) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise DreamEnvsError(f"decay={decay!r}: 0 or more and below 1 (SPIRAL: 0.95)")
-        self.decay = decay
-        self._values: dict[tuple[str, str], float] = {}
-
-    def value(self, family: str, role: str) -> float:
-        """The baseline as it stands; 0.0 before the first reward.  ``family``: see ``family_of``."""
-        return self._values.get((family, role), 0.0)
-
-    def family_of(self, episode: Episode) -> str:
-        """``env_id/family``, with the family of the made problem or else of the first task."""
-        problem = challenge_of(episode) or (episode.tasks[0] if episode.tasks else None)
-        return f"{episode.env_id}/{problem.family}" if problem else episode.env_id
-
-    def advantages(self, episode: Episode, scores: Mapping[str, Score]) -> dict[str, float]:
-        """Advantages of this episode's agents under the baseline before it; afterwards the baseline has seen it.
-
-        Only agents with an ok score have an advantage and move the baseline.
-        """
-        family, seated = self.family_of(episode), roles(episode)
-        by_role: dict[str, list[float]] = {}
-        found = {}
-        for agent, score in scores.items():
-            if score.status == "ok" and math.isfinite(score.value):
-                role = seated.get(agent, agent)
-                found[agent] = score.value - self.value(family, role)
-                by_role.setdefault(role, []).append(score.value)
-        for role, values in by_role.items():
-            mean = math.fsum(values) / len(values)
-            self._values[family, role] = self.decay * self.value(family, role) + (1.0 - self.decay) * mean
-        return found
-
-    def state(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"decay": self.decay, "values": [[*key, value] for key, value in sorted(self._values.items())]}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state`` gave."""
-        try:
-            values = {(str(family), str(role)): float(value) for family, role, value in state["values"]}
-            self.decay = float(state["decay"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DreamEnvsError(f"not a saved RoleBaseline ({error!r}): pass what state() gave") from error
-        self._values = values
 
 
 def _of(scores: Mapping[str, Score], agent: str, model: Model) -> Score:

@@ -6,7 +6,7 @@ The same problem ``c:BDA`` may be answered in one of three formats, told apart b
 - ``states``: the states alone, ``fka``; the operations have to be read off the prompt;
 - ``final``: the last state alone, ``a``; the composition has to be found in one step.
 
-A reply is right if it is complete (every step of the problem, a trace with the problem's own operations) and its
+A completion is right if it is complete (every step of the problem, a trace with the problem's own operations) and its
 *last* state is right: intermediate states are not checked, and the format carries no reward, as in "Echo Chamber"
 (arXiv 2504.07912), where only the final number counted.
 """
@@ -34,12 +34,12 @@ _FORMS = {
 RIGHT, WRONG = Score(1.0, grader="composition_formats-1"), Score(0.0, grader="composition_formats-1")
 
 
-def format_of(reply: str) -> str:
-    """The format that the whole reply has: one of ``LABELS``, right or wrong, complete or not.
+def format_of(text: str) -> str:
+    """The format that the whole text has: one of ``LABELS``, right or wrong, complete or not.
 
     The forms exclude each other by their length and their first character; whatever has none of them is ``other``.
     """
-    return next((name for name, form in _FORMS.items() if form.fullmatch(reply)), OTHER)
+    return next((name for name, form in _FORMS.items() if form.fullmatch(text)), OTHER)
 
 
 class CompositionFormats(Composition):
@@ -51,6 +51,7 @@ class CompositionFormats(Composition):
 
     name = "composition_formats"
     version = 1
+    splits: Any = ()  # the worlds of the echo bases hold no pair of operations out
 
     def __init__(self, notation: str = "compact", **family_args: Any) -> None:
         if notation != "compact":
@@ -79,10 +80,6 @@ class CompositionFormats(Composition):
         states = reply[1::2] if form == "trace" else reply
         steps = 1 if form == "final" else len(ops)
         return states[-1] if len(states) == steps and set(states) <= set(self.states) else None
-
-    def formats(self, reply: str, task: Task | None = None) -> str:
-        """``format_of(reply)``, for ``frontier.formats``; the task is not looked at."""
-        return format_of(reply)
 
     def chance(self, task: Task) -> float:
         """One state of all: whatever the format, only the last one counts."""

@@ -1,4 +1,4 @@
-"""What every statistic asks of its input, in one place: arrays of the right kind, or one line."""
+"""What every statistic asks of its input, in one place: arrays of the right kind, or a one-line DreamEnvsError."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from dream_envs.core import DreamEnvsError
 def numbers(
     name: str, value: ArrayLike, low: float = -np.inf, high: float = np.inf, ndim: int | None = None
 ) -> np.ndarray:
-    """``float64`` array of finite numbers from ``low`` to ``high``, not empty.
-
-    Raises:
-        DreamEnvsError: for anything else.
-    """
+    """``float64`` array of finite numbers from ``low`` to ``high``, not empty."""
     try:
         found = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -33,11 +29,7 @@ def numbers(
 
 
 def counts(name: str, value: ArrayLike, low: int = 0, high: int = 2**53, ndim: int | None = None) -> np.ndarray:
-    """``int64`` array of whole numbers from ``low`` to ``high``, not empty; True and False count as 1 and 0.
-
-    Raises:
-        DreamEnvsError: for anything else.
-    """
+    """``int64`` array of whole numbers from ``low`` to ``high``, not empty; True and False count as 1 and 0."""
     found = numbers(name, value, low, high, ndim)
     if (found != np.floor(found)).any():
         raise DreamEnvsError(f"{name} holds {float(found[found != np.floor(found)].flat[0])}: whole numbers only")
@@ -45,33 +37,14 @@ def counts(name: str, value: ArrayLike, low: int = 0, high: int = 2**53, ndim: i
 
 
 def whole(name: str, value: Any, low: int, high: int = 2**53) -> int:
-    """``value`` as an int if it is one whole number from ``low`` to ``high``.
-
-    Raises:
-        DreamEnvsError: if it is not.
-    """
+    """``value`` as an int if it is one whole number from ``low`` to ``high``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
         raise DreamEnvsError(f"{name}={value!r}: a whole number from {low} to {high}")
     return int(value)
 
 
-def inside(name: str, value: Any, low: float = 0.0, high: float = 1.0) -> float:
-    """``value`` as a float if it lies strictly between ``low`` and ``high`` (a confidence level, say).
-
-    Raises:
-        DreamEnvsError: if it does not.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low < value < high:
-        raise DreamEnvsError(f"{name}={value!r}: a number strictly between {low:g} and {high:g}")
-    return float(value)
-
-
 def successes(c: ArrayLike, n: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """(c, n) as ``int64`` arrays that broadcast together, n >= 1 and c <= n everywhere.
-
-    Raises:
-        DreamEnvsError: for anything else.
-    """
+    """(c, n) as ``int64`` arrays that broadcast together, n >= 1 and c <= n everywhere."""
     right, of = together(c=counts("c", c), n=counts("n", n, 1))
     if (right > of).any():
         at = np.flatnonzero((right > of).ravel())[0]
@@ -80,11 +53,7 @@ def successes(c: ArrayLike, n: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def together(**arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The arrays broadcast to one shape.
-
-    Raises:
-        DreamEnvsError: if their shapes do not go together.
-    """
+    """The arrays broadcast to one shape."""
     try:
         return np.broadcast_arrays(*arrays.values())
     except ValueError:
@@ -93,11 +62,7 @@ def together(**arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def strata(name: str, value: ArrayLike | None, n: int) -> np.ndarray:
-    """``int64[n]`` stratum of each row, numbered 0, 1, ... without gaps; None is one stratum.
-
-    Raises:
-        DreamEnvsError: if the length is wrong.
-    """
+    """``int64[n]`` stratum of each row, numbered 0, 1, ... without gaps; None is one stratum."""
     if value is None:
         return np.zeros(n, dtype=np.int64)
     found = np.asarray(value)

@@ -1,0 +1,275 @@
+"""The one runner of studies: what is missing is run in several processes, and all of it becomes a table.
+
+A study is a module of this folder with
+
+- ``SETTINGS``: what can be run, by name: a ``recipe.Options``, or a struct of the study's own;
+- ``GRIDS``: names of settings by the name of a grid; the first is the default;
+- ``run(settings, seed, out)``: one run in a folder, from wherever it stands (``trained`` for ``Options``);
+- ``score(folder)``: the figures of a finished run, flat;
+- ``table(rows, out)``: Markdown of all runs; figures go into ``out``.
+- ``MARKS``: by grid, the word of the README's marks, for ``--readme``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dream_envs import registry
+from dream_envs.baselines.recipe import Options, changed
+from dream_envs.baselines.studies.intervals import Interval, over, show
+from dream_envs.core import DreamEnvsError, encode
+from dream_envs.runs import read_json, write_json
+
+#: A finished run: its setting's ``name``, its ``seed``, and what the study's ``score`` says.
+Row = dict[str, Any]
+STUDIES = ("flagship", "nights", "self_judging", "echo", "upward", "verdicts", "validate")
+RECORD = "study.json"
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One run of a study; ``study``: the module's name."""
+
+    study: str
+    name: str
+    seed: str
+    settings: Any
+    out: Path
+
+    def record(self) -> dict[str, Any]:
+        """The folder's record, empty if there is none.
+
+        Raises:
+            DreamEnvsError: if the folder holds a run with other settings.
+        """
+        found: dict[str, Any] = read_json(self.out / RECORD) or {}
+        if found and found["settings"] != msgspec.json.decode(encode(self.settings)):
+            raise DreamEnvsError(f"{self.out} holds a run with other settings: choose another --out")
+        return found
+
+
+def study(name: str) -> Any:
+    """The study of this name.
+
+    Raises:
+        DreamEnvsError: with the nearest names.
+    """
+    return importlib.import_module(
+        f"dream_envs.baselines.studies.{registry.named('studies', name, dict.fromkeys(STUDIES, name))}"
+    )
+
+
+def plan(
+    chosen: Any, names: Sequence[str], seeds: int, out: Path, changes: Mapping[str, Any] | None = None
+) -> list[Job]:
+    """Every run, seed by seed, so that an early stop leaves whole seeds.
+
+    Args:
+        chosen: the study's module.
+        names: of its settings.
+        seeds: runs of each, named "0", "1" and so on.
+        out: the study's folder.
+        changes: other values for every run: fields of its settings; for ``Options``, what its ``set`` takes too.
+
+    Raises:
+        DreamEnvsError: for a setting that there is not.
+    """
+    settings = {
+        name: _changed(registry.named("settings", name, chosen.SETTINGS), changes or {}, name) for name in names
+    }
+    if seeds < 1 or not settings:
+        raise DreamEnvsError(f"seeds={seeds}, {len(settings)} settings: 1 or more of each")
+    return [
+        Job(chosen.__name__, name, str(seed), one, Path(out) / f"{name}-{seed}")
+        for seed in range(seeds)
+        for name, one in settings.items()
+    ]
+
+
+def _changed(settings: Any, changes: Mapping[str, Any], name: str) -> Any:
+    if not changes or not isinstance(settings, Options):
+        return changed(settings, changes, name)
+    own = {k: v for k, v in changes.items() if k in Options.__struct_fields__}
+    rest = {k: v for k, v in changes.items() if k not in own}
+    return changed(msgspec.structs.replace(settings, set={**settings.set, **rest}), own, name)
+
+
+def run_all(jobs: Sequence[Job], side_by_side: int = 2, tell: Callable[[str], None] = print) -> None:
+    """Run what is missing, in processes of one thread; one line a finished run.
+
+    Args:
+        jobs: all runs; finished ones are left as they are.
+        side_by_side: processes.
+        tell: called with each line.
+
+    Raises:
+        DreamEnvsError: if a folder holds other settings, or a run fails, with where its output is.
+    """
+    if side_by_side < 1:
+        raise DreamEnvsError(f"side_by_side={side_by_side}: 1 or more")
+    waiting = [job for job in jobs if "seconds" not in job.record()]
+    if not waiting:
+        return
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    began, before = time.monotonic(), set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(side_by_side, len(waiting)), mp_context=context)
+    try:
+        futures = {pool.submit(_work, job): job for job in waiting}
+        for done, future in enumerate(as_completed(futures), 1):
+            out = futures[future].out
+            if (error := future.exception()) is not None:
+                told = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise DreamEnvsError(f"{out.name} failed ({told:.200}): see {_log(out)}; the same command goes on")
+            spent = time.monotonic() - began
+            left = spent / done * (len(waiting) - done)
+            tell(f"{done}/{len(waiting)}  {out.name} {future.result():.0f} s  {spent:.0f} s, {left:.0f} s left")
+    except BaseException:  # a run that went on would write into a folder that the same command resumes
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - before:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _work(job: Job) -> float:
+    """One run in this process; its seconds."""
+    began = time.monotonic()
+    job.out.mkdir(parents=True, exist_ok=True)
+    with (
+        alone(job.out),
+        open(_log(job.out), "a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        if "seconds" in (record := job.record()):  # somebody else has finished it meanwhile
+            return float(record["seconds"])
+        record = {"name": job.name, "seed": job.seed, "settings": job.settings}
+        write_json(job.out / RECORD, record)
+        prepare()
+        importlib.import_module(job.study).run(job.settings, job.seed, job.out)
+        seconds = time.monotonic() - began
+        write_json(job.out / RECORD, {**record, "seconds": round(seconds, 1)})
+    return seconds
+
+
+def _log(out: Path) -> Path:
+    return out.with_name(f"{out.name}.log")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process runs in this folder: a child may outlive a killed study, which is started again."""
+    with open(folder / ".lock", "ab") as file:
+        with contextlib.suppress(ImportError):  # no fcntl, no lock: Windows
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def prepare() -> None:
+    """Settings of the process that a run wants: one thread is fastest for models this small."""
+    import torch
+
+    from dream_envs.agents.engines.local import keep_memory
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    keep_memory()
+
+
+def trained(settings: Options, seed: str, out: Path) -> Any:
+    """A run of a loop, with its page; its summary."""
+    from dream_envs.baselines.loop import conduct
+
+    return conduct(msgspec.structs.replace(settings, seed=seed), out, resume=True, quiet=True)
+
+
+def rows(chosen: Any, jobs: Sequence[Job]) -> list[Row]:
+    """The finished runs among these, in order."""
+    found = [(job, job.record()) for job in jobs]
+    return [
+        {"name": job.name, "seed": job.seed, "seconds": record["seconds"], **chosen.score(job.out)}
+        for job, record in found
+        if "seconds" in record
+    ]
+
+
+def named(found: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows by name of their setting, in the order in which those come first."""
+    return {name: [r for r in found if r["name"] == name] for name in dict.fromkeys(r["name"] for r in found)}
+
+
+def table_of(
+    found: Sequence[Row],
+    columns: Mapping[str, str | tuple[str, int]],
+    extra: Mapping[str, Callable[[list[Row]], str]] | None = None,
+    head: str = "setting",
+) -> str:
+    """Markdown, a line a setting: means with 95 % t-intervals over seeds, ``(n/m)`` where only n of m runs have it.
+
+    Args:
+        found: the rows.
+        columns: key of the rows, and digits, by title.
+        extra: further cells, made of all rows of a setting, by title.
+        head: title of the first column.
+    """
+    lines = []
+    for name, own in named(found).items():
+        cells = [name.replace("_", "\\_"), str(len(own))]
+        for key in columns.values():
+            at, digits = (key, 2) if isinstance(key, str) else key
+            known = [v for r in own if (v := r.get(at)) is not None]
+            cells.append(
+                show(over(known), digits) + (f" ({len(known)}/{len(own)})" if 0 < len(known) < len(own) else "")
+            )
+        lines.append([*cells, *(make(own) for make in (extra or {}).values())])
+    return markdown([head, "runs", *columns, *(extra or {})], lines)
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are set to the right."""
+    ruled = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled) + "\n"
+
+
+def difference(found: Sequence[Row], a: str, b: str, key: str, share: float = 1.0) -> Interval | None:
+    """Mean of (a - share * b) over the seeds for which both have the figure, paired; None if none has."""
+    mine, other = ({r["seed"]: r.get(key) for r in found if r["name"] == name} for name in (a, b))
+    return over([x - share * y for s, x in mine.items() if x is not None and (y := other.get(s)) is not None])
+
+
+def shifted(interval: Interval | None, by: float) -> Interval | None:
+    """The interval moved by so much."""
+    return None if interval is None else [x + by for x in interval]
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean."""
+    return math.fsum(values) / len(values)
+
+
+def into_readme(text: str, readme: Path, word: str) -> None:
+    """Put the text between the marks ``<!-- word -->`` and ``<!-- /word -->``.
+
+    Raises:
+        DreamEnvsError: if the marks are not there.
+    """
+    first, last = f"<!-- {word} -->", f"<!-- /{word} -->"
+    before, mark, rest = readme.read_text("utf-8").partition(first)
+    _, end, after = rest.partition(last)
+    if not mark or not end:
+        raise DreamEnvsError(f"{readme} has no {first} ... {last}: put them where the table belongs")
+    readme.write_text(f"{before}{first}\n{text.strip()}\n{last}{after}", "utf-8")

@@ -1,0 +1,380 @@
+"""``frontier.json`` of a Frontier Report (kind ``frontier``, schema 3): what the job writes and every renderer reads.
+
+Success rates and coverages are shares of problems, 0 to 1; gains, losses and the E(k) curve are percentage points.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from dream_envs.core import DreamEnvsError
+
+#: JSON has no NaN; what no axis can hold is refused as well.
+Number = Annotated[float, Meta(ge=-1e12, le=1e12)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+#: Value, low, high of a 95 % interval; the ends are None where they are not determined.
+Estimate = tuple[Number, Number | None, Number | None]
+#: Right completions, out of samples.
+Right = tuple[Count, Count]
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """A model under report; ``run`` is the training run's folder."""
+
+    name: str
+    weights_hash: str = ""
+    run: str | None = None
+
+
+class Family(msgspec.Struct, frozen=True):
+    """A stratum of the suite; ``chance`` is the largest guess probability among its ``n`` problems."""
+
+    name: str
+    kind: str
+    n: Count
+    level: Count
+    chance: Number
+    eligible: bool
+    held_out: bool
+
+
+class SuiteInfo(msgspec.Struct, frozen=True):
+    """The suite; ``n`` problems count, those of the eligible families."""
+
+    name: str
+    seed: str
+    n: Count
+    families: list[Family]
+
+
+class MethodInfo(msgspec.Struct, frozen=True):
+    """An elicitation method; those of the second stage are applied only to what all others left unsolved."""
+
+    name: str
+    text: str
+    second_stage: bool
+
+
+class Protocol(msgspec.Struct, frozen=True):
+    """What was fixed before anything was sampled, see ``protocol.Plan``.
+
+    ``configurations``: the method that ``base`` and ``trained`` did best with on development problems.
+    ``unavailable``: methods that could not be made of this base, and why.
+    """
+
+    trained_draws: Count
+    need: Count
+    budgets: Annotated[list[Count], Meta(min_length=1)]
+    loss_budget: Count
+    second_stage_draws: Count
+    stage: Count
+    follow: Count
+    methods: list[MethodInfo]
+    configurations: dict[str, str]
+    unavailable: dict[str, str]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """FG* and its interval, in percentage points, on ``n`` problems or over ``n`` training runs (new ones too)."""
+
+    fg: Number
+    low: Number
+    high: Number
+    n: Count
+
+
+class Headline(msgspec.Struct, frozen=True):
+    """FG* and what it is made of, in percentage points (100 = every problem)."""
+
+    fg: Number  # FG* = 100 (E* - S)
+    low: Number  # the interval that resamples problems within families
+    high: Number
+    e: Number  # at the largest budget, uncorrected
+    e_star: Number  # with the geometric tail taken off; may be negative
+    s: Number  # problems lost
+    persistence: Number | None  # E at the largest budget / E at half of it; None if the latter is 0
+    by_budget: dict[str, Number]  # E by the number of base draws
+    family_interval: tuple[Number, Number] | None  # resamples families; None with one family
+    held_out: Part | None  # the held-out families alone; None if there are none
+    runs: Part | None  # over several training runs; None for one or two
+    n: Count
+    ratio: Number = 0.0  # the tail's pooled ratio per doubling, 0 to 0.9
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The word, what it means here, and how many problems of each kind are certified."""
+
+    word: Literal["Expansion", "Sharpening", "Contraction", "Inconclusive"]
+    sentence: str
+    kinds: dict[str, Count]
+
+
+class CertifiedProblem(msgspec.Struct, frozen=True):
+    """A problem whose gain stands on its own; ``base`` is (1 if a first success came, samples)."""
+
+    problem: str
+    family: str
+    prompt: str
+    p_value: Number
+    base: Right
+    trained: Right
+
+
+class PassAt1(msgspec.Struct, frozen=True):
+    """Mean success of one sample over all problems, and its change."""
+
+    base: Estimate
+    trained: Estimate
+    gain: Estimate
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """A curve over ``k`` samples with its 95 % band; ``low`` and ``high`` are empty where it is exact."""
+
+    k: list[Annotated[int, Meta(ge=1, le=2**53)]]
+    mean: list[Number]
+    low: list[Number] = []
+    high: list[Number] = []
+
+    def __post_init__(self) -> None:
+        _together(self.k, self.mean)
+        _together(self.low, self.high)
+        if self.low:
+            _together(self.k, self.low)
+
+
+class PassAtK(msgspec.Struct, frozen=True):
+    """pass@k of both, and exactly of each of the base's methods alone (None where that is not known)."""
+
+    base: Curve
+    trained: Curve
+    methods: dict[str, Curve] | None
+
+
+class ExactProblem(msgspec.Struct, frozen=True):
+    """Exact probabilities of the accepted completion, T = 1 but for the base's best decoder."""
+
+    base_best_log10: Number
+    base_t1_log10: Number
+    trained: Number
+
+
+class ProblemRow(msgspec.Struct, frozen=True):
+    """One problem; samples of the base in turn are 0 where the trained model is not reliable, losses the same."""
+
+    id: str
+    family: str
+    prompt: str
+    level: Count
+    eligible: bool
+    trained: Right  # in its configuration
+    trained_interval: tuple[Number, Number]  # 95 % Clopper-Pearson
+    base: Right  # in its own configuration
+    base_first: Count | None  # the first success in turn over its methods, 1-based; None: none in ``base_draws``
+    base_draws: Count
+    base_upper: Number  # one-sided 95 % upper bound of the base's rate
+    second_stage: str | None  # the second-stage method that solved it
+    loss_first: Count | None  # the trained model's first success where the base is reliable
+    loss_draws: Count
+    certified: bool
+    chance: Number  # of a guess
+    exact: ExactProblem | None
+
+
+class Support(msgspec.Struct, frozen=True, rename="upper"):
+    """Shares of problems within reach at ``k``: both (P), trained only (E), base only (S), neither (O), and ratios."""
+
+    k: Count = msgspec.field(name="k")
+    p: Estimate
+    e: Estimate
+    s: Estimate
+    o: Estimate
+    srr: Estimate | None
+    ndr: Estimate | None
+    sds: Estimate | None
+    nscr: Estimate | None
+
+
+class Cover(msgspec.Struct, frozen=True):
+    """Share of problems that one sample solves with probability ``tau`` or more."""
+
+    tau: list[Number]
+    trained: list[Estimate]
+    base: list[Estimate]
+
+    def __post_init__(self) -> None:
+        _together(self.tau, self.trained)
+        _together(self.tau, self.base)
+
+
+class Spending(msgspec.Struct, frozen=True):
+    """Coverage against mean generated tokens a problem."""
+
+    tokens: list[Number]
+    coverage: list[Number]
+
+    def __post_init__(self) -> None:
+        _together(self.tokens, self.coverage)
+
+
+class Compute(msgspec.Struct, frozen=True):
+    """``Spending`` of both models."""
+
+    base: Spending
+    trained: Spending
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """A tier of the base's exact reach: problems in it, and those solved after training."""
+
+    name: str
+    count: Count
+    solved: Count
+
+
+class Decoder(msgspec.Struct, frozen=True):
+    """Mean exact probability of the accepted completion under one decoder."""
+
+    base: Number
+    trained: Number
+
+
+class Exact(msgspec.Struct, frozen=True):
+    """What exact probabilities say: E at the largest budget and by budget, decoders, problems solved in stage two."""
+
+    e: Number
+    by_budget: dict[str, Number]
+    decoders: dict[str, Decoder]
+    second_stage: Count
+    tiers: list[Tier]
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A practised stratum before and after: ``flag`` a loss of a point is not excluded, ``lost`` one is shown."""
+
+    name: str
+    before: Number
+    after: Number
+    gain: Estimate
+    flag: bool
+    lost: bool
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """What the base could do before; ``mean`` is the change over all strata, flagged by the same rule."""
+
+    suites: list[Kept]
+    mean: Estimate
+    flag: bool
+
+
+class Formats(msgspec.Struct, frozen=True):
+    """Share of each structural format among the completions."""
+
+    base: dict[str, Number]
+    trained: dict[str, Number]
+
+
+class Diversity(msgspec.Struct, frozen=True):
+    """Variety of both models' completions of the same problems (``metrics.replies.compare``).
+
+    ``series``: measures by training step, ``step`` among them, and ``alarm``: both those of the training run.
+    """
+
+    base: dict[str, Number | None]
+    trained: dict[str, Number | None]
+    ratio: dict[str, Estimate]
+    formats: Formats
+    series: dict[str, list[Number | None]] | None = None
+    alarm: str | None = None
+
+
+class Curriculum(msgspec.Struct, frozen=True):
+    """Whether there was something to learn in what the loop made, see ``metrics.curriculum_card``."""
+
+    episodes: Count
+    played: Count
+    learnable: Estimate | None
+    learnable_series: list[Number] | None
+    learnability: Number | None
+    solved: Number | None
+    solved_series: list[Number] | None
+    proposed: Count
+    unique: Estimate | None
+    accepted: Estimate | None
+    label_accuracy: Estimate | None
+    problems: Count | None
+    depth_series: list[Number] | None
+    drift_base: Estimate | None
+    drift_base_series: list[Number] | None
+    frontier: Estimate | None
+    frontier_series: list[Number | None] | None
+    highest_level: Count | None
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Samples and tokens; ``full_draws``: the base's samples in turn if nothing were stopped early."""
+
+    base_draws: Count
+    round_robin_draws: Count
+    trained_draws: Count
+    second_stage_draws: Count
+    full_draws: Count
+    tokens: Count
+    drawn_now: Count
+    seconds: Number
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The whole file; the optional blocks are None where there is nothing to measure."""
+
+    base: ModelInfo
+    trained: ModelInfo
+    suite: SuiteInfo
+    protocol: Protocol
+    headline: Headline
+    verdict: Verdict
+    certified: list[CertifiedProblem]
+    pass1: PassAt1
+    pass_at_k: PassAtK
+    decay: Curve
+    problems: list[ProblemRow]
+    support: list[Support]
+    cover: Cover
+    compute: Compute
+    cost: Cost
+    exact: Exact | None = None
+    retention: Retention | None = None
+    diversity: Diversity | None = None
+    curriculum: Curriculum | None = None
+    commit: str = ""
+    versions: dict[str, str] = {}
+    kind: Literal["frontier"] = "frontier"
+    schema: Literal[3] = 3
+
+
+def _together(one: list, other: list) -> None:
+    if len(one) != len(other):
+        raise ValueError(f"lists of {len(one)} and {len(other)} values that belong together")
+
+
+def read_report(folder: Path) -> Report:
+    """``frontier.json`` of this folder.
+
+    Raises:
+        DreamEnvsError: if it is absent, or is no Frontier Report of this schema.
+    """
+    path = Path(folder) / "frontier.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except FileNotFoundError:
+        raise DreamEnvsError(f"{path} is not there: give a folder that `dream-envs frontier` has written") from None
+    except OSError as error:
+        raise DreamEnvsError(f"{path} cannot be read ({error.strerror})") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        told = ascii(str(error))[1:-1][:200]
+        raise DreamEnvsError(f"{path} is no Frontier Report of schema 3 ({told}): evaluate again") from error

@@ -1,0 +1,316 @@
+"""From what was drawn to the ``Report``: headline, verdict and the sections around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs.frontier import estimators, exact, gain, intervals
+from dream_envs.frontier import schema as sc
+from dream_envs.frontier.protocol import SECOND_STAGE_DRAWS, Measured, Plan, evidence
+from dream_envs.frontier.suite import KINDS
+from dream_envs.seeds import stream
+
+TAUS = (0.1, 0.25, 0.5, 0.9)
+#: Samples that pass@k, and the coverage by tokens, are shown at; no more than were drawn.
+KS = (1, 2, 4, 8, 16)
+#: Resamples of the sections' intervals; the headline has its own number.
+SECTION_DRAWS = 2000
+
+_SENTENCES = {
+    "Expansion": "The trained model reliably solves problems that the elicited base does not reach in {budget:,} draws",
+    "Sharpening": "More is solved at the first try, but nothing that {budget:,} draws of the base would not reach",
+    "Contraction": "The trained model lost more of what the base could do than it gained",
+    "Inconclusive": "The interval is too wide, or the change too small, for a verdict",
+}
+
+
+class Exact(msgspec.Struct):
+    """Exact log-probabilities of the accepted completion.
+
+    ``base``, ``trained``: ``float64[N]`` by decoder.  ``methods``: ``float64[A, N]``, of a draw of each of the base's
+    methods.  ``configured``: ``float64[N]``, of a draw of the trained model in its configuration.
+    """
+
+    base: dict[str, np.ndarray]
+    trained: dict[str, np.ndarray]
+    methods: np.ndarray
+    configured: np.ndarray
+
+
+class Sources(msgspec.Struct):
+    """Where a report's numbers come from.
+
+    ``methods``: all, the second stage last.  ``exact``: where probabilities are known.  ``drawn``: draws made by this
+    process (the rest came from the cache).  ``departures``: how the base was elicited less than the suite registers.
+    """
+
+    base: sc.ModelInfo
+    trained: sc.ModelInfo
+    methods: Sequence[sc.MethodInfo]
+    exact: Exact | None = None
+    drawn: int = 0
+    departures: Sequence[str] = ()
+
+
+def report(plan: Plan, found: Measured, sources: Sources, **measured: Any) -> sc.Report:
+    """The report; ``measured`` are further fields of ``Report`` (retention, diversity, curriculum ...).
+
+    ``Cost.seconds`` is left at 0.
+    """
+    return _Sections(plan, found, sources).report(measured)
+
+
+def exact_gain(plan: Plan, methods: np.ndarray, configured: np.ndarray, budget: int) -> np.ndarray:
+    """``float64[N]``: the expectation of R_i m_i(budget), second stage left out; arguments as in ``Exact``."""
+    from scipy.stats import binom
+
+    reliable = binom.sf(plan.need - 1, plan.trained_draws, np.minimum(np.exp(configured), 1.0))
+    return np.asarray(reliable * np.exp(exact.log_miss(methods, budget)))
+
+
+class _Sections:
+    """One method a section, over the same draws."""
+
+    def __init__(self, plan: Plan, found: Measured, sources: Sources) -> None:
+        self.plan, self.found, self.sources, self.n = plan, found, sources, plan.trained_draws
+        self.strata = np.array([p.stratum for p in found.problems])
+        self.evidence, self.chosen = evidence(plan, found)
+        self.after = np.array([sum(c.right) for c in found.trained])
+        self.before = np.array([sum(c.right) for c in found.base])
+        # Where the base was not drawn to the end there is nothing to certify.
+        drawn = zip(found.first, found.followed, found.second_stage, strict=True)
+        misses = [(s.first - 1 if s.first else s.made) if kept and not solved else 0 for s, kept, solved in drawn]
+        self.certified = intervals.certified(0, np.array(misses)[self.chosen], self.after[self.chosen], self.n)
+
+    def report(self, measured: dict[str, Any]) -> sc.Report:
+        plan, n = self.plan, self.n
+        head = gain.headline(self.evidence, stream("frontier-headline", plan.seed), plan.budgets())
+        first_draw = np.stack([self.before / n, self.after / n, (self.after - self.before) / n], 1)
+        base, trained, change = self.means(first_draw, "pass1")
+        word = gain.verdict(head, int(self.certified.chosen.sum()), 100 * (change[1] or 0.0))
+        return sc.Report(
+            base=self.sources.base,
+            trained=self.sources.trained,
+            suite=self.suite(),
+            protocol=self.protocol(),
+            headline=head,
+            verdict=self.verdict(word),
+            certified=self.certified_list(),
+            pass1=sc.PassAt1(base=base, trained=trained, gain=change),
+            pass_at_k=self.pass_at_k(),
+            decay=self.decay(),
+            problems=self.problems(),
+            support=self.support(),
+            cover=sc.Cover(tau=list(TAUS), base=self.cover("base"), trained=self.cover("trained")),
+            compute=sc.Compute(base=self.spending("base"), trained=self.spending("trained")),
+            cost=self.cost(),
+            exact=self.exact(),
+            **measured,
+        )
+
+    def means(self, values: np.ndarray, label: str, chosen: np.ndarray | None = None) -> list[sc.Estimate]:
+        """Mean of each column of ``float64[N, M]`` with its stratified bootstrap interval."""
+        rows = values if chosen is None else values[chosen]
+        strata = self.strata if chosen is None else self.strata[chosen]
+        rng = stream("frontier-panel", self.plan.seed, label)
+        samples = intervals.bootstrap_means(rows, rng, strata, SECTION_DRAWS)
+        return [(float(m), *intervals.percentile(samples[:, i])) for i, m in enumerate(rows.mean(0))]
+
+    def right(self, who: str) -> np.ndarray:
+        return self.before if who == "base" else self.after
+
+    def suite(self) -> sc.SuiteInfo:
+        plan, suite, strata = self.plan, self.plan.suite, self.strata.tolist()
+        allowed = suite.eligible(self.found.problems, plan.budget)
+        chances = suite.chances(self.found.problems)
+        families = [
+            sc.Family(
+                name=s.name,
+                kind=s.kind,
+                n=strata.count(i),
+                level=s.level,
+                chance=chances[i],
+                eligible=allowed[i],
+                held_out=s.held_out,
+            )
+            for i, s in enumerate(suite.strata)
+        ]
+        return sc.SuiteInfo(name=suite.name, seed=plan.seed, n=int(self.found.eligible.sum()), families=families)
+
+    def protocol(self) -> sc.Protocol:
+        plan = self.plan
+        return sc.Protocol(
+            trained_draws=plan.trained_draws,
+            need=plan.need,
+            budgets=list(plan.budgets()),
+            loss_budget=plan.loss_budget,
+            second_stage_draws=SECOND_STAGE_DRAWS,
+            stage=plan.stage,
+            follow=plan.follow,
+            methods=list(self.sources.methods),
+            configurations=self.found.configurations,
+            unavailable=self.found.unavailable,
+        )
+
+    def verdict(self, word: str) -> sc.Verdict:
+        kinds = dict.fromkeys(KINDS[1:], 0)
+        for i in self.chosen[self.certified.chosen]:
+            kind = self.plan.suite.strata[self.strata[i]].kind
+            kinds[kind] = kinds.get(kind, 0) + 1
+        sentence = _SENTENCES[word].format(budget=self.plan.budget) + "."
+        if word == "Expansion":
+            seen = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+            new = (
+                "new facts among them"
+                if kinds["held-out operations"] >= gain.CERTIFIED
+                else "longer or new combinations of known facts, no new facts"
+            )
+            sentence += f" Certified: {seen}; {new}."
+        if self.sources.departures:
+            sentence += f" Not the registered protocol: {'; '.join(self.sources.departures)}."
+        return sc.Verdict(word=word, sentence=sentence, kinds=kinds)  # type: ignore[arg-type]
+
+    def certified_list(self) -> list[sc.CertifiedProblem]:
+        rows = []
+        for i in np.argsort(self.certified.p_value, kind="stable"):
+            if not self.certified.chosen[i]:
+                continue
+            at = int(self.chosen[i])
+            task, run = self.found.problems[at].task, self.found.first[at]
+            rows.append(
+                sc.CertifiedProblem(
+                    problem=task.id,
+                    family=self.plan.suite.strata[self.strata[at]].name,
+                    prompt=task.prompt,
+                    p_value=float(self.certified.p_value[i]),
+                    base=(int(bool(run.first)), run.first or run.made),
+                    trained=(int(self.after[at]), self.n),
+                )
+            )
+        return rows
+
+    def pass_at_k(self) -> sc.PassAtK:
+        ks, curves = [k for k in KS if k <= self.n], {}
+        for who in ("trained", "base"):
+            columns = np.stack([estimators.pass_at_k(self.n, self.right(who), k) for k in ks], 1)
+            mean, low, high = zip(*self.means(columns, f"pass@k/{who}", self.chosen), strict=True)
+            curves[who] = sc.Curve(k=ks, mean=list(mean), low=list(low), high=list(high))
+        known, methods = self.sources.exact, None
+        if known is not None:
+            ks = [4**i for i in range(8) if 4**i <= self.plan.budget]
+            names = [m.name for m in self.sources.methods if not m.second_stage]
+            methods = {
+                name: sc.Curve(k=ks, mean=[float(exact.pass_at_k(p, k).mean()) for k in ks])
+                for name, p in zip(names, known.methods[:, self.chosen], strict=True)
+            }
+        return sc.PassAtK(base=curves["base"], trained=curves["trained"], methods=methods)
+
+    def decay(self) -> sc.Curve:
+        ks = [2**i for i in range(int(np.log2(self.plan.budget)) + 1)]
+        if ks[-1] != self.plan.budget:
+            ks.append(self.plan.budget)
+        return gain.expansion_curve(self.evidence, ks, stream("frontier-panel", self.plan.seed, "decay"), SECTION_DRAWS)
+
+    def problems(self) -> list[sc.ProblemRow]:
+        found, n = self.found, self.n
+        certified = np.zeros(len(found.problems), bool)
+        certified[self.chosen] = self.certified.chosen
+        low, high = intervals.clopper_pearson(self.after, n)
+        # Where the base was stopped or not drawn at all, the fixed draws of its best method bound its rate.
+        misses = np.array([s.made if not s.first and s.made else 0 for s in found.first])
+        upper = intervals.upper_bound(np.where(misses > 0, 0, self.before), np.where(misses > 0, misses, n))
+        rows = []
+        for i, p in enumerate(found.problems):
+            stratum, first, loss = self.plan.suite.strata[p.stratum], found.first[i], found.losses[i]
+            rows.append(
+                sc.ProblemRow(
+                    id=p.task.id,
+                    family=stratum.name,
+                    prompt=p.task.prompt,
+                    level=p.task.level,
+                    eligible=bool(found.eligible[i]),
+                    trained=(int(self.after[i]), n),
+                    trained_interval=(float(low[i]), float(high[i])),
+                    base=(int(self.before[i]), n),
+                    base_first=first.first or None,
+                    base_draws=first.made,
+                    base_upper=float(upper[i]),
+                    second_stage=found.second_stage[i] or None,
+                    loss_first=loss.first or None,
+                    loss_draws=loss.made,
+                    certified=bool(certified[i]),
+                    chance=stratum.family.chance(p.task),
+                    exact=self.exact_problem(i),
+                )
+            )
+        return rows
+
+    def exact_problem(self, i: int) -> sc.ExactProblem | None:
+        if (known := self.sources.exact) is None:
+            return None
+        return sc.ExactProblem(
+            base_best_log10=float(exact.best_decoder(known.base)[i] / np.log(10)),
+            base_t1_log10=float(known.base["T=1"][i] / np.log(10)),
+            trained=float(np.exp(known.trained["T=1"][i])),
+        )
+
+    def support(self) -> list[sc.Support]:
+        rows = []
+        for k in (1, 4, 16):
+            if k <= self.n:
+                b, t = (estimators.pass_at_k(self.n, c[self.chosen], k) for c in (self.before, self.after))
+                rng = stream("frontier-panel", self.plan.seed, "support", k)
+                shares: Any = estimators.support(b, t, rng, self.strata[self.chosen], SECTION_DRAWS)
+                rows.append(sc.Support(k=k, **shares))
+        return rows
+
+    def cover(self, who: str) -> list[sc.Estimate]:
+        rng = stream("frontier-panel", self.plan.seed, "cover", who)
+        return estimators.cover(self.n, self.right(who)[self.chosen], TAUS, rng, self.strata[self.chosen])
+
+    def spending(self, who: str) -> sc.Spending:
+        counts, ks = self.found.base if who == "base" else self.found.trained, [k for k in KS if k <= self.n]
+        each = np.mean([counts[i].tokens for i in self.chosen]) / self.n
+        coverage = [float(estimators.pass_at_k(self.n, self.right(who)[self.chosen], k).mean()) for k in ks]
+        return sc.Spending(tokens=[float(k * each) for k in ks], coverage=coverage)
+
+    def exact(self) -> sc.Exact | None:
+        if (known := self.sources.exact) is None:
+            return None
+        plan, chosen, found = self.plan, self.chosen, self.found
+        decoders = {
+            d: sc.Decoder(
+                base=float(np.exp(known.base[d][chosen]).mean()), trained=float(np.exp(known.trained[d][chosen]).mean())
+            )
+            for d in exact.DECODERS
+        }
+        methods, configured = known.methods[:, chosen], known.configured[chosen]
+        e = {str(k): 100 * float(exact_gain(plan, methods, configured, k).mean()) for k in plan.budgets()}
+        total = sum(s.made for s in found.first) + found.second_stage_draws
+        tier = exact.tiers({d: v[chosen] for d, v in known.base.items()}, total)
+        solved = np.exp(known.trained["T=1"][chosen]) > 0.5
+        tiers = [
+            sc.Tier(name=name, count=int((tier == i).sum()), solved=int((solved & (tier == i)).sum()))
+            for i, name in enumerate(exact.TIERS)
+        ]
+        late = sum(bool(v) for v in found.second_stage)
+        return sc.Exact(e=e[str(plan.budget)], by_budget=e, decoders=decoders, second_stage=late, tiers=tiers)
+
+    def cost(self) -> sc.Cost:
+        found = self.found
+        base, fixed = sum(s.made for s in found.first), self.n * len(found.problems)
+        kept: list[Any] = [*found.first, *found.losses, *found.base, *found.trained]
+        return sc.Cost(
+            base_draws=base + fixed,
+            round_robin_draws=base,
+            trained_draws=fixed + sum(s.made for s in found.losses),
+            second_stage_draws=found.second_stage_draws,
+            full_draws=self.plan.budget * len(self.chosen),
+            tokens=sum(x.tokens for x in kept),
+            drawn_now=self.sources.drawn,
+            seconds=0.0,
+        )
