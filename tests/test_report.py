@@ -340,7 +340,7 @@ def test_an_empty_folder_holds_no_run(tmp_path: Path) -> None:
 def test_without_jinja2_or_matplotlib(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys; sys.modules['jinja2'] = sys.modules['matplotlib'] = None\n"
-        "import dream_envs.report.page, dream_envs.report.terminal, dream_envs.report.study\n"
+        "import dream_envs.report.page, dream_envs.report.terminal\n"
         f"from rich.console import Console; dream_envs.report.terminal.show({str(run)!r}, Console(file=sys.stderr))\n"
         "assert 'torch' not in sys.modules"
     )

@@ -1,4 +1,4 @@
-"""The report's parts: how numbers and texts are written, labels placed, alarms folded; terminal and study tables."""
+"""The report's parts: how numbers and texts are written, labels placed, alarms folded; the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import _run_folders as folders
-import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -21,7 +20,6 @@ from rich.console import Console
 
 from dream_envs.report import plots, read, svg, words
 from dream_envs.report.sections import sections
-from dream_envs.report.study import Row, study_table
 from dream_envs.report.terminal import show
 
 
@@ -202,51 +200,3 @@ def test_terminal_reads_no_markup_and_survives_any_console(tmp_path: Path) -> No
 def test_terminal_of_an_unfinished_run(tmp_path: Path) -> None:
     text = _printed(folders.write(tmp_path, summary=None))
     assert "not finished" in text and "alarm (3x)" in text
-
-
-def _run(variant: str, seed: str, d4: float, d6: float, count: int, accuracy: float | None = None) -> Row:
-    own = folders.exact()
-    levels = []
-    for row in own.levels:
-        if row.split == "any" and row.level in (4, 6):
-            stat = folders.stat(d4 if row.level == 4 else d6)
-            row = msgspec.structs.replace(row, trained={**row.trained, "T=1": stat})
-        levels.append(row)
-    own = msgspec.structs.replace(own, levels=levels, beyond=msgspec.structs.replace(own.beyond, count=count))
-    return Row(variant, "grpo", seed, folders.summary(evaluation=own, label_accuracy=accuracy))
-
-
-def _cells(line: str) -> list[str]:
-    return [c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
-
-
-def test_study_table_by_hand() -> None:
-    rows = [
-        _run("full", "0", 0.6, 0.9, 70, 1.0),
-        _run("majority", "0", 0.5, 0.1, 0, 0.031),
-        _run("full", "1", 0.99, 2.5e-9, 1_200),
-        _run("full", "2", 0.7, 0.8, 90, 0.5),
-    ]
-    lines = study_table(rows).splitlines()
-    assert all(len(_cells(line)) == 9 for line in lines[:5]) and lines[5] == ""
-    base, full, majority = (_cells(line) for line in lines[2:5])
-    assert base[:5] == ["(base, before)", "-", "4 runs", "5.0e-6", "2.5e-9"]
-    assert full[:3] == ["full", "grpo", "0, 1, 2"]
-    assert full[3] == "0.700 [0.600, 0.951]; 0.600, 0.951, 0.700"  # level 5 is the worst of seed 1
-    assert full[4] == "0.800 [2.5e-9, 0.900]; 0.900, 2.5e-9, 0.800"
-    assert full[6] == "90 [70, 1,200]; 70, 1,200, 90"
-    assert (full[5], full[8]) == ("0.065", "153,600")  # the same in every seed
-    assert full[7] == "0.750 [0.500, 1.000]; 1.000, -, 0.500"
-    assert majority == ["majority", "grpo", "0", "0.500", "0.100", "0.065", "0", "0.031", "153,600"]
-
-
-def test_study_table_of_other_evaluations_and_hostile_names() -> None:
-    rows = [
-        Row("a|b\n| <b>[x](y)`", "\x00*", "1|2", folders.summary(evaluation=None, label_accuracy=None, samples={})),
-        Row("play", "grpo", "0", folders.summary(evaluation=folders.played(), label_accuracy=None, samples={})),
-    ]
-    lines = study_table(rows).splitlines()
-    assert [len(_cells(line)) for line in lines[:5]] == [9] * 5 and lines[5] == ""
-    assert "<b>" not in lines[3] and not re.search(r"(?<!\\)[\]`*]", lines[3]) and "\x00" not in lines[3]
-    assert _cells(lines[4])[3:] == ["-"] * 6
-    assert len(study_table([]).splitlines()) == 4

@@ -6,10 +6,9 @@ goes on where it was killed, and every report on the same base shares the base's
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,6 +30,7 @@ from dream_envs.frontier.suite import Suite, suite
 from dream_envs.metrics.curriculum_card import curriculum_card
 from dream_envs.metrics.replies import compare, replies
 from dream_envs.metrics.retention import retention
+from dream_envs.progress import Progress
 from dream_envs.report.frontier_page import write_frontier
 from dream_envs.runs import provenance, write_json
 from dream_envs.schema import SUMMARY
@@ -244,18 +244,7 @@ def run(
     keep_memory()
     before = load_model(base, device)
     after = load_model(trained, device) if isinstance(trained, str) else trained(before)
-    with progress(quiet) as tick:
+    with Progress(quiet) as tick:
         data = frontier(before, after, out, cache_folder(cache), options, tick)
     write_frontier(out)
     return data
-
-
-@contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Tick]:
-    """A progress line a phase; nothing if ``quiet``."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, disable=quiet) as bar:
-        task = bar.add_task("loading", total=None)
-        yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of)

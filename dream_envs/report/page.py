@@ -102,8 +102,8 @@ def command(run: dict[str, Any]) -> str:
     >>> command({"argv": ["dream-envs", "dream", "--out", "my run"], "commit": "0a1b2c3"})
     "git checkout 0a1b2c3\ndream-envs dream --out 'my run'"
     """
-    argv = [a for a in read.items(run.get("argv")) if isinstance(a, str)]
-    if not argv:
+    argv = run.get("argv")
+    if not argv or not isinstance(argv, list) or not all(isinstance(a, str) for a in argv):
         return ""
     if argv[0] in ("__main__.py", "cli.py"):
         program = ["python", "-m", "dream_envs.cli"]

@@ -154,15 +154,3 @@ def settings_of(run: dict[str, Any]) -> list[list[str]]:
                 text = item if isinstance(item, str) else json.dumps(item)
                 rows.append([visible(key if name is None else f"{key}.{name}", 60), visible(text, 200)])
     return rows[:200]
-
-
-def walk(data: Any, *keys: str) -> Any:
-    """``data[key][key]...``, or None as soon as something is missing or not an object."""
-    for key in keys:
-        data = data.get(key) if isinstance(data, dict) else None
-    return data
-
-
-def items(value: Any) -> list[Any]:
-    """The list, or an empty one for anything else."""
-    return value if isinstance(value, list) else []
