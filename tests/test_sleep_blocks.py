@@ -11,14 +11,14 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
-from _sleep import DREAMS, LEARNING, SMALL, bits, day, imagination, reader, same, with_
+from _sleep import DREAMS, LEARNING, SMALL, bits, day, generator, reader, same, with_
 from _tiny import learner, practice
-from dream_envs.agents.sleep.reader import Reader
+from dream_envs.agents.sleep.frozen import FrozenLearner
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep import night as night_module
 from dream_envs.agents.sleep.consolidation import SleepConsolidation
-from dream_envs.agents.sleep.dreams import FamilyImagination
+from dream_envs.agents.sleep.dreams import FamilyQuestions
 from dream_envs.agents.sleep.experience import Buffer
 from dream_envs.agents.sleep.night import SleepSettings
 from dream_envs.core import DreamEnvsError
@@ -41,19 +41,19 @@ def close(folder: Path, agent: LocalAgent) -> bool:
 
 
 def sleeper(settings: SleepSettings, agent: LocalAgent | None = None) -> SleepConsolidation:
-    return SleepConsolidation(Reader(agent or reader().snapshot()), imagination(), settings=settings)
+    return SleepConsolidation(FrozenLearner(agent or reader().snapshot()), generator(), settings=settings)
 
 
 @pytest.mark.parametrize(("block", "begins"), [(0, [1.0, 0.9, 0.8, 0.7]), (1, [1.1] * 4), (3, [1.0, 0.9, 1.1, 0.7])])
 def test_a_block_ends_in_the_weights_it_began_with(block: int, begins: list[float], tmp_path: Path) -> None:
     """Every day scales the weights; the run is moved in the middle of a block, and its learner is read from disk."""
-    Reader(scaled(1.1)).save(str(tmp_path / "morning"))
+    FrozenLearner(scaled(1.1)).save(str(tmp_path / "morning"))
     root = tmp_path / "one"
     for number, by in enumerate((1.0, 0.9, 0.8, 0.7)):
         one = sleeper(with_(STILL, block=block), scaled(by))
         if number:
             one.load(str(root / "state"))
-            one.learner = Reader(scaled(by))
+            one.learner = FrozenLearner(scaled(by))
         one.live(day())
         shutil.copytree(tmp_path / "morning", root / "mornings" / str(number))
         night = one.sleep(root / "nights" / str(number), root / "mornings" / str(number))
@@ -99,7 +99,7 @@ def test_what_was_said_in_the_morning_and_is_lost_awake_is_due(tmp_path: Path) -
     assert one.due() is None and one.morning is None  # nobody rose yet
     one.rise()
     assert one.morning is not None and len(one.morning[0]) > 0 and one.due() is None
-    assert isinstance(one.learner, Reader)
+    assert isinstance(one.learner, FrozenLearner)
     one.learner.agent = scaled(0.5)
     assert one.due() == "retention"
     one.save(str(tmp_path / "saved"))
@@ -122,8 +122,8 @@ def test_numbers_out_of_range_are_one_line(bad: dict[str, Any]) -> None:
 
 
 def test_an_alert_without_an_imagination_is_one_line() -> None:
-    with pytest.raises(DreamEnvsError, match="FamilyImagination"):
-        SleepConsolidation(Reader(reader()), settings=SleepSettings(dreaming=None, alert=0.1))
+    with pytest.raises(DreamEnvsError, match="FamilyQuestions"):
+        SleepConsolidation(FrozenLearner(reader()), settings=SleepSettings(dreaming=None, alert=0.1))
 
 
 def test_what_would_do_nothing_is_one_line(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_days_that_wait_sleep_when_it_is_due(capacity: int, nights: list[str], t
     ends = []
     for _ in range(2):
         env = practice(tmp_path / "run", memory=Buffer())
-        one = SleepConsolidation(learner(), FamilyImagination(env.game.family), settings=rule, seed="waits")
+        one = SleepConsolidation(learner(), FamilyQuestions(env.game.family), settings=rule, seed="waits")
         assert one.improve(env, {}, 4, env.run).steps == 4
         ends.append(bits(one.learner.engine))  # type: ignore[attr-defined]
         assert sorted(p.name for p in (tmp_path / "run" / "nights").glob("*")) == nights

@@ -12,17 +12,17 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
-from _sleep import DREAMS, LEARNING, SMALL, bits, day, generators, imagination, reader, same, with_
+from _sleep import DREAMS, LEARNING, SMALL, bits, day, generators, generator, reader, same, with_
 from _tiny import learner, practice, texts
 from dream_envs.agents.sleep.days import Place
-from dream_envs.agents.sleep.reader import Reader
+from dream_envs.agents.sleep.frozen import FrozenLearner
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep import days as days_module
 from dream_envs.agents.sleep import dreams as dreams_module
 from dream_envs.agents.sleep import night as night_module
 from dream_envs.agents.sleep.consolidation import SleepConsolidation
-from dream_envs.agents.sleep.dreams import FamilyImagination
+from dream_envs.agents.sleep.dreams import FamilyQuestions
 from dream_envs.agents.sleep.experience import Buffer
 from dream_envs.agents.sleep.night import Night, SleepSettings
 from dream_envs.agents.sleep.seeding import Seeded
@@ -31,7 +31,7 @@ from dream_envs.core import DreamEnvsError, Limits, Request
 
 def sleeper(settings: SleepSettings = SMALL, **more: Any) -> SleepConsolidation:
     """A reader who has lived through a day; its weights are nobody else's."""
-    found = SleepConsolidation(Reader(reader().snapshot()), imagination(), settings=settings, **more)
+    found = SleepConsolidation(FrozenLearner(reader().snapshot()), generator(), settings=settings, **more)
     found.live(day())
     return found
 
@@ -88,8 +88,8 @@ def test_a_finished_night_is_taken_over_and_not_slept_again(
     plain: tuple[Path, SleepConsolidation, Night], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, one, night = plain
-    monkeypatch.setattr(night_module.Mind, "night", lambda *a: pytest.fail("slept again"))
-    other = SleepConsolidation(Reader(), imagination(), settings=SMALL)
+    monkeypatch.setattr(night_module.NightRunner, "night", lambda *a: pytest.fail("slept again"))
+    other = SleepConsolidation(FrozenLearner(), generator(), settings=SMALL)
     assert other.sleep(folder) == night and other.nights == [night] and len(other.buffer) == 0
     assert same(bits(other.learner.agent), bits(one.learner.agent))  # type: ignore[attr-defined]
 
@@ -103,7 +103,7 @@ def test_a_broken_night_ends_as_it_would_have(plain: tuple[Path, SleepConsolidat
     again.save(str(evening))
     (tmp_path / "00" / "dawn").mkdir()
     (tmp_path / "00" / "dawn" / "config.json").write_text("{")
-    fresh = SleepConsolidation(Reader(), imagination(), settings=SMALL)  # knows nothing of the day
+    fresh = SleepConsolidation(FrozenLearner(), generator(), settings=SMALL)  # knows nothing of the day
     assert fresh.sleep(tmp_path / "00") == night
     assert same(weights_of(tmp_path / "00" / "dawn"), weights_of(folder / "dawn"))
     assert (tmp_path / "00" / "night.json").read_bytes() == (folder / "night.json").read_bytes()
@@ -136,10 +136,10 @@ def test_every_phase_can_be_left_out(seeding: bool, tmp_path: Path, monkeypatch:
 
 
 def test_without_an_imagination_nothing_is_dreamt_and_nothing_is_probed(tmp_path: Path) -> None:
-    with pytest.raises(DreamEnvsError, match="FamilyImagination") as caught:
-        SleepConsolidation(Reader(reader()), settings=SMALL)
+    with pytest.raises(DreamEnvsError, match="FamilyQuestions") as caught:
+        SleepConsolidation(FrozenLearner(reader()), settings=SMALL)
     assert "\n" not in str(caught.value)
-    one = SleepConsolidation(Reader(reader().snapshot()), settings=with_(SMALL, dreaming=None, tolerance=0.0))
+    one = SleepConsolidation(FrozenLearner(reader().snapshot()), settings=with_(SMALL, dreaming=None, tolerance=0.0))
     one.live(day())
     night = one.sleep(tmp_path)
     assert night.before is None and night.after is None and not night.undone
@@ -150,7 +150,7 @@ def test_dreams_of_the_day_alone_are_measured_with_a_part_of_it(lived: int, trie
     """Nothing is made up to measure with (SEAL's way): one experience is kept for it, of one alone nothing can be; no
     dream asks what is measured with."""
     rule = with_(SMALL, dreaming=with_(DREAMS, memory=0, fiction=0, dreams=2, size=64, top=2), seeding=False, apart=0.1)
-    one = SleepConsolidation(Reader(reader().snapshot()), imagination(), settings=rule)
+    one = SleepConsolidation(FrozenLearner(reader().snapshot()), generator(), settings=rule)
     one.live(day()[:lived])
     seen: list[list[str]] = []
     plain = night_module.tried
@@ -195,7 +195,7 @@ def test_save_and_load_keep_buffer_and_nights(plain: tuple[Path, SleepConsolidat
     one = sleeper()
     one.nights = [plain[2]]
     one.save(str(tmp_path / "saved"))
-    other = SleepConsolidation(Reader(), imagination(), settings=SMALL)
+    other = SleepConsolidation(FrozenLearner(), generator(), settings=SMALL)
     other.load(str(tmp_path / "saved"))
     assert other.buffer.all() == one.buffer.all() and other.nights == one.nights
     other.load(str(plain[0] / "dawn"))  # a plain folder
@@ -256,7 +256,7 @@ def test_an_undone_night_restores_weights_and_curriculum(tmp_path: Path, monkeyp
             expected, state = bits(inner.engine), env.state()
             continue
         settings = with_(SMALL, dreaming=None, tolerance=0.5)
-        one = SleepConsolidation(inner, FamilyImagination(env.game.family), settings=settings)
+        one = SleepConsolidation(inner, FamilyQuestions(env.game.family), settings=settings)
         monkeypatch.setattr(days_module, "_recall", _poisoning(days_module._recall))
         one.improve(env, {}, 2, env.run)
         assert one.nights[0].undone and same(bits(inner.engine), expected)
