@@ -92,17 +92,20 @@ def _wants_messages(function: Callable[..., Any]) -> bool:
 def as_agent(obj: AgentLike | str, game: Game | None = None, **config: Any) -> Agent:
     """An Agent from an Agent, a plain function (sync or async, see ``FunctionAgent``), or a name.
 
-    A name is a registered one (``oracle``) or ``module:attribute``.  A class behind it, or a function that needs no
-    more than ``game``, is called, with ``config`` and with ``game`` if it takes that; any other function is the agent.
+    A name is a registered one (``oracle``) or ``module:attribute``; ``noisy(tpr=0.9)`` has arguments.  A class behind
+    it, or a function that needs no more than ``game``, is called, with ``config`` and with ``game`` if it takes that;
+    any other function is the agent.
     """
     if isinstance(obj, str):
-        found = registry.load("agents", obj)
+        name, given = registry.spec_of(obj, "agent")
+        config = {**given, **config}
+        found = registry.load("agents", name)
         if inspect.isclass(found) or not callable(getattr(found, "act", None)):
             parameters = inspect.signature(found).parameters
             loose = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
             needed = {n for n, p in parameters.items() if p.default is p.empty and p.kind not in loose}
             if inspect.isclass(found) or config or not needed - {"game"}:
-                registry.check_kwargs(found, config, obj)
+                registry.check_kwargs(found, config, name)
                 found = found(**({"game": game} if "game" in parameters else {}), **config)
         obj = found
     if isinstance(obj, type):

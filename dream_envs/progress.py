@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any, cast
 
 #: Seconds between two lines where there is no terminal.
 EVERY = 10.0
+#: Steps after which the whole time is estimated, once, where it is more than ``LONG`` seconds.
+_FIRST, LONG = 3, 60.0
 
 
 class Progress:
@@ -15,6 +18,7 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet, self._bar = quiet, cast(Any, None)
+        self._estimated = set[str]()
         self._what, self._began, self._first, self._told = "", 0.0, 0, 0.0
 
     def __enter__(self) -> Progress:
@@ -43,14 +47,28 @@ class Progress:
                 for old in self._bar.task_ids:
                     self._bar.remove_task(old)
                 self._bar.add_task(what, total=total, completed=done)
+        if steps := done - self._first:
+            self._estimate(what, (now - self._began) / steps * (total - done), steps)
         if self._bar is not None:
             text = f"{what} {detail}".strip()
             self._bar.update(self._bar.task_ids[-1], completed=done, total=total, description=text)
         elif now - self._told >= EVERY:
             self._told = now
-            spent, steps = now - self._began, done - self._first
+            spent = now - self._began
             left = f", {_clock(spent / steps * (total - done))} left" if steps else ""
             print(f"{what} {done}/{total}  {_clock(spent)}{left}  {detail}".rstrip(), file=sys.stderr, flush=True)
+
+    def _estimate(self, what: str, left: float, steps: int) -> None:
+        if steps < _FIRST or what in self._estimated:
+            return
+        self._estimated.add(what)
+        if left > LONG:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            told = f"{what}: about {max(1, round(left / 60))} minutes on {cores} cores, by its first {steps} steps"
+            if self._bar is not None:
+                self._bar.console.print(told)
+            else:
+                print(told, file=sys.stderr, flush=True)
 
 
 def _clock(seconds: Any) -> str:

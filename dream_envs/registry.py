@@ -15,7 +15,8 @@ import difflib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from dream_envs.core import DreamEnvsError
@@ -171,6 +172,55 @@ def unknown(what: str, name: str, known: list[str]) -> str:
     near = near or [k for k in known if name.lower() in k.lower()][:3]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"{what}: no {name!r}{hint} (all: {', '.join(known)})"
+
+
+def value_of(text: str) -> Any:
+    """A value on the command line: JSON where it is JSON (``4``, ``true``, ``[1,2]``), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def split_outside(text: str, separator: str) -> list[str]:
+    """Split at ``separator`` where no bracket is open: ``a=b(c=1,d=2),e=f`` has two parts."""
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char == separator and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+
+
+def pairs_of(texts: Iterable[str], option: str) -> dict[str, str]:
+    """``["a=b,c=d", "e=f"]`` as a dict of texts.
+
+    Raises:
+        DreamEnvsError: for a part without ``=``, or a key that is there twice.
+    """
+    found: dict[str, str] = {}
+    for part in [p for text in texts for p in split_outside(text, ",")]:
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise DreamEnvsError(f"{option} {part!r}: KEY=VALUE, several of them separated by commas")
+        if key in found:
+            raise DreamEnvsError(f"{option} {part!r}: {key!r} is there twice")
+        found[key] = value
+    return found
+
+
+def values_of(texts: Iterable[str], option: str) -> dict[str, Any]:
+    """``pairs_of`` with each value read by ``value_of``."""
+    return {key: value_of(text) for key, text in pairs_of(texts, option).items()}
+
+
+def spec_of(text: str, option: str) -> tuple[str, dict[str, Any]]:
+    """``learnability(form=azr)`` as a name and its keyword arguments."""
+    name, bracket, inner = text.partition("(")
+    if bracket and not inner.endswith(")"):
+        raise DreamEnvsError(f"{option} {text!r}: NAME or NAME(KEY=VALUE,...), in quotes for the shell")
+    return name.strip(), values_of([inner[:-1]], option) if bracket else {}
 
 
 def named(what: str, name: str, table: Mapping[str, Row]) -> Row:

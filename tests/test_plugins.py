@@ -51,6 +51,7 @@ def test_list_shows_every_row_with_its_origin(acme):
     rows = json.loads(ok(acme("list", "--json")))
     found = {(r["kind"], r["name"]) for r in rows if r["source"] == "acme-dreams 3.1"}
     names = {"envs": "acme/Auction-v0", "tasks": "acme_parity", "rewards": "acme_terse", "agents": "acme_bold"}
+    names["loops"] = "acme_loop"
     assert found == set(names.items())
 
 

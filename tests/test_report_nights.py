@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dream_envs.report.nights import nights
+
 from dream_envs.report.page import render
 
 TOLD = {

@@ -7,6 +7,7 @@ from _episodes import GOLD, play, solved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dream_envs import registry
 from dream_envs.core import DreamEnvsError
 from dream_envs.rewards.algebra import clip, gate, per_role, weighted, zero_sum
 from dream_envs.rewards.base import as_reward, reward
@@ -67,6 +68,9 @@ def test_what_an_expression_means(text, model):
 
 
 def test_a_function_by_its_path(monkeypatch):
+    monkeypatch.setitem(registry._added["rewards"], "acme/bare-v1", bare)
+    assert parse(" acme/bare-v1") == as_reward("acme/bare-v1") == from_options(["acme/bare-v1"]) == as_reward(bare)
+    assert as_reward("correctness-format") == parse("correctness-format") == weighted({C: 1, F: -1})
     model = parse(f"0.5*{__name__}:bare+{__name__}:ours(text=x, words=[a, 'b c'])")
     assert model == weighted({as_reward(bare): 0.5, ours(text="x", words=["a", "b c"]): 1.0})
     assert parse(f"{__name__}:bare")(play(["x"]))["solver_0"].value == 0.25

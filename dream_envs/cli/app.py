@@ -7,9 +7,10 @@ the files beside this one and are imported when they are called, so that ``--hel
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,17 +34,32 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
 Seed = Annotated[str, typer.Option("--seed", help="Label that all randomness is made from.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Arguments of the game.")]
+Texts = list[str] | None
+Set = Annotated[Texts, typer.Option("--set", metavar="KEY=VALUE", help="Arguments of the game.")]
+LoopSet = Annotated[
+    Texts,
+    typer.Option("--set", metavar="KEY=VALUE", help="The loop's settings; game., mixture., learner., nights., eval."),
+]
 Seats = Annotated[
-    list[str] | None,
+    Texts,
     typer.Option("--seats", metavar="ROLE=AGENT", help="Who plays: solver=oracle, 'solver_0=local(temperature=0)'."),
 ]
+Frozen = Annotated[Texts, typer.Option("--seats", metavar="ROLE=AGENT", help="Who does not learn: judge=base.")]
 Rewards = Annotated[
-    list[str] | None,
+    Texts,
     typer.Option(
         "--reward", metavar="ROLE=EXPRESSION", help="Such as 'solver=0.9*correctness+0.1*format', or a TOML file."
     ),
 ]
+Env = Annotated[str | None, typer.Option(help="The game: an id or module:Class; default: the loop's.")]
+Family = Annotated[str | None, typer.Option(help="Where its problems come from: composition, arithmetic ...")]
+Notation = Annotated[str | None, typer.Option(help="The family's: compact or english.")]
+Levels = Annotated[str | None, typer.Option(help="Of generated problems: 3, or 2,3, or 1-4.")]
+Learner = Annotated[str | None, typer.Option(help="grpo, ppo, rloo, rae, expert, or module:object.")]
+Model = Annotated[str | None, typer.Option(help="The base: nano/NAME, a folder; default: the loop's.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps; default: the loop's.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or module:Class.")]
 
@@ -96,16 +112,19 @@ def play(
     name: Id,
     seats: Seats = None,
     settings: Set = None,
+    family: Family = None,
+    notation: Notation = None,
     episodes: Annotated[int, typer.Option(min=1, help="How many episodes.")] = 1,
     human: Annotated[str, typer.Option(metavar="ROLE", help="A role or seat that you play.")] = "",
-    reward: Annotated[str, typer.Option(help="Reward; default: the game's own.")] = "",
+    reward: Rewards = None,
     seed: Seed = "0",
     as_json: Json = False,
 ) -> None:
     """Play in the terminal; seats that nobody takes are scripted."""
     from dream_envs.cli import play as _play
 
-    _play.play(name, seats or [], settings or [], episodes, human, reward, seed, as_json)
+    given = _play.Given(name, seats or [], settings or [], reward or [], seed, family or "", notation or "")
+    _play.play(given, episodes, human, as_json)
 
 
 @app.command()
@@ -115,7 +134,9 @@ def rollout(
     episodes: Annotated[int, typer.Option(min=1, help="How many episodes in all.")] = 256,
     seats: Seats = None,
     settings: Set = None,
-    reward: Annotated[str, typer.Option(help="Reward; default: the game's own.")] = "",
+    family: Family = None,
+    notation: Notation = None,
+    reward: Rewards = None,
     width: Annotated[int, typer.Option(min=1, help="Games in play at once.")] = 256,
     deadline: Annotated[float | None, typer.Option(help="Seconds that one batched call may take.")] = None,
     seed: Seed = "0",
@@ -124,7 +145,7 @@ def rollout(
     """Play many episodes at once into OUT/episodes.jsonl."""
     from dream_envs.cli import play as _play
 
-    given = _play.Given(name, seats or [], settings or [], reward, seed)
+    given = _play.Given(name, seats or [], settings or [], reward or [], seed, family or "", notation or "")
     summary = _play.rollout(given, out, episodes, width, deadline, quiet=as_json)
     common.emit(summary, lambda: _play.rollout_text(summary), as_json)
 
@@ -148,7 +169,7 @@ def check(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(metavar="env|task|reward|agent")],
+    kind: Annotated[str, typer.Argument(metavar="env|task|reward|agent|loop")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="CamelCase or snake_case.")],
     out: Annotated[Path | None, typer.Option(help="The folder to make; default: ./NAME.")] = None,
     as_json: Json = False,
@@ -177,14 +198,14 @@ def view(
 @app.command()
 def rescore(
     run: Run,
-    reward: Annotated[str, typer.Option(help="Reward, 'name(knob=value)' or module:function.")] = "",
+    reward: Rewards = None,
     out: Annotated[Path | None, typer.Option(help="Write the rescored episodes to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute a run's scores again from its episodes."""
+    """Compute a run's scores again from its episodes, round by round."""
     from dream_envs.cli import runs as _runs
 
-    common.emit(found := _runs.rescore(run, reward, out), lambda: _runs.rescore_text(found), as_json)
+    common.emit(found := _runs.rescore(run, reward or [], out), lambda: _runs.rescore_text(found), as_json)
 
 
 app.add_typer(_frontier.frontier_app, name="frontier")
@@ -218,26 +239,19 @@ def nano(
 def train(
     loop: Annotated[str, typer.Argument(metavar="LOOP", help="A name from the list below, or module:object.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/LOOP.")] = None,
-    env: Annotated[str | None, typer.Option(help="The game: an id or module:Class; default: the loop's.")] = None,
-    family: Annotated[str | None, typer.Option(help="Where its problems come from.")] = None,
-    notation: Annotated[str | None, typer.Option(help="The family's: compact or english.")] = None,
-    levels: Annotated[str | None, typer.Option(help="Of generated problems: 3, or 2,3, or 1-4.")] = None,
+    env: Env = None,
+    family: Family = None,
+    notation: Notation = None,
+    levels: Levels = None,
     reward: Rewards = None,
-    seats: Annotated[
-        list[str] | None, typer.Option("--seats", metavar="ROLE=AGENT", help="Who does not learn: judge=base.")
-    ] = None,
-    learner: Annotated[str | None, typer.Option(help="grpo, ppo, rloo, rae, expert, or module:object.")] = None,
-    model: Annotated[str | None, typer.Option(help="The base: nano/NAME, a folder; default: the loop's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the loop's.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="The loop's settings; game., mixture., learner., nights., eval."
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    seats: Frozen = None,
+    learner: Learner = None,
+    model: Model = None,
+    steps: Steps = None,
+    settings: LoopSet = None,
+    resume: Resume = False,
     frontier: Annotated[bool, typer.Option(help="End in a Frontier Report (mini) in OUT/frontier.")] = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    device: Device = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
     report_to: Annotated[list[str] | None, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,
     cache: _frontier.Cache = None,
@@ -246,49 +260,23 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Run a loop on any environment: train, measure, report."""
-    _train.run(
-        loop, out, env=env, family=family, notation=notation, levels=levels, reward=reward, seats=seats,
-        learner=learner, model=model, steps=steps, settings=settings, resume=resume, frontier=frontier, device=device,
-        threads=threads, report_to=report_to, cache=cache, seed=seed, quiet=quiet, as_json=as_json,
-    )  # fmt: skip
+    words = dict(locals())
+    _train.run(words.pop("loop"), words)
 
 
-@app.command()
-def dream(
-    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/dream"),
-    env: Annotated[str | None, typer.Option(help="The game: an id or module:Class; default: the loop's.")] = None,
-    family: Annotated[str | None, typer.Option(help="Where its problems come from.")] = None,
-    notation: Annotated[str | None, typer.Option(help="The family's: compact or english.")] = None,
-    levels: Annotated[str | None, typer.Option(help="Of generated problems: 3, or 2,3, or 1-4.")] = None,
-    reward: Rewards = None,
-    seats: Annotated[
-        list[str] | None, typer.Option("--seats", metavar="ROLE=AGENT", help="Who does not learn: judge=base.")
-    ] = None,
-    learner: Annotated[str | None, typer.Option(help="grpo, ppo, rloo, rae, expert, or module:object.")] = None,
-    model: Annotated[str | None, typer.Option(help="The base: nano/NAME, a folder; default: the loop's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the loop's.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="The loop's settings; game., mixture., learner., nights., eval."
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
-    frontier: Annotated[bool, typer.Option(help="End in a Frontier Report (mini) in OUT/frontier.")] = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
-    report_to: Annotated[list[str] | None, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,
-    cache: _frontier.Cache = None,
-    seed: Seed = "0",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Run the flagship loop: train dream."""
-    _train.run(
-        "dream", out, env=env, family=family, notation=notation, levels=levels, reward=reward, seats=seats,
-        learner=learner, model=model, steps=steps, settings=settings, resume=resume, frontier=frontier, device=device,
-        threads=threads, report_to=report_to, cache=cache, seed=seed, quiet=quiet, as_json=as_json,
-    )  # fmt: skip
+def _flagship() -> Callable[..., None]:
+    """``train dream`` with the options of ``train``, as a verb of its own."""
+    whole = inspect.signature(train, eval_str=True)
+
+    def dream(**words: Any) -> None:
+        _train.run("dream", words)
+
+    dream.__signature__ = whole.replace(parameters=[p for n, p in whole.parameters.items() if n != "loop"])  # type: ignore[attr-defined]
+    dream.__annotations__ = {name: p.annotation for name, p in dream.__signature__.parameters.items()}  # type: ignore[attr-defined]
+    return dream
+
+
+app.command(name="dream", help="Run the flagship loop: train dream.")(_flagship())
 
 
 @app.command()

@@ -36,6 +36,10 @@ def check(name: str, settings: Mapping[str, Any], only: Sequence[str] | None, sk
         return check_env(name, only=only or None, skip=skip, **settings)
     if only or skip:
         raise DreamEnvsError(f"--only and --skip are for environments; {name} is among the {kinds[0]}: leave them out")
+    if untested := {"loops", "learners", "suites"} & set(kinds):
+        raise DreamEnvsError(
+            f"check tests environments, families, rewards and agents; {name} is among the {min(untested)}"
+        )
     reports = [_part(kind, name, settings) for kind in kinds]
     return Report(name, tuple(check for report in reports for check in report.checks))
 

@@ -1,21 +1,20 @@
-"""What the verbs of ``dream-envs`` share: output, values on the command line, games and agents from text, progress."""
+"""What the verbs of ``dream-envs`` share: output, values on the command line, games, agents and rewards from text."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
-import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from dream_envs import registry
 from dream_envs.core import AgentLike, DreamEnvsError, Episode, Game, encode
-
-if TYPE_CHECKING:
-    from dream_envs.rewards.base import Model
+from dream_envs.registry import pairs_of as pairs_of
+from dream_envs.registry import value_of as value_of
+from dream_envs.registry import values_of as values_of
 
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 
@@ -74,62 +73,17 @@ def number(value: Any) -> str | None:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def value_of(text: str) -> Any:
-    """A value on the command line: JSON where it is JSON (``4``, ``true``, ``[1,2]``), else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def split_outside(text: str, separator: str) -> list[str]:
-    """Split at ``separator`` where no bracket is open: ``a=b(c=1,d=2),e=f`` has two parts."""
-    parts, depth, start = [], 0, 0
-    for i, char in enumerate(text):
-        depth += (char in "([{") - (char in ")]}")
-        if char == separator and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
-
-
-def pairs_of(texts: Iterable[str], option: str) -> dict[str, str]:
-    """``["a=b,c=d", "e=f"]`` as a dict of texts.
-
-    Raises:
-        DreamEnvsError: for a part without ``=``, or a key that is there twice.
-    """
-    found: dict[str, str] = {}
-    for part in [p for text in texts for p in split_outside(text, ",")]:
-        key, equals, value = part.partition("=")
-        if not equals or not key:
-            raise DreamEnvsError(f"{option} {part!r}: KEY=VALUE, several of them separated by commas")
-        if key in found:
-            raise DreamEnvsError(f"{option} {part!r}: {key!r} is there twice")
-        found[key] = value
-    return found
-
-
-def values_of(texts: Iterable[str], option: str) -> dict[str, Any]:
-    """``pairs_of`` with each value read by ``value_of``."""
-    return {key: value_of(text) for key, text in pairs_of(texts, option).items()}
-
-
-def spec_of(text: str, option: str) -> tuple[str, dict[str, Any]]:
-    """``learnability(form=azr)`` as a name and its keyword arguments."""
-    name, bracket, inner = text.partition("(")
-    if bracket and not inner.endswith(")"):
-        raise DreamEnvsError(f"{option} {text!r}: NAME or NAME(KEY=VALUE,...), in quotes for the shell")
-    return name.strip(), values_of([inner[:-1]], option) if bracket else {}
-
-
-def game_of(name: str, settings: Mapping[str, Any], roles: Iterable[str] = ()) -> Game:
+def game_of(
+    name: str, settings: Mapping[str, Any], roles: Iterable[str] = (), family: str = "", notation: str = ""
+) -> Game:
     """The game of an id, of one of its roles' Gymnasium ids, or of ``module:Class``.
 
     Args:
         name: the id.
         settings: the game's arguments.
         roles: roles or seats that shall be there; an optional one is switched on.
+        family: where its problems come from; "": the game's own.
+        notation: the family's.
 
     Raises:
         DreamEnvsError: for a wrong id or argument, with the nearest right ones.
@@ -145,7 +99,10 @@ def game_of(name: str, settings: Mapping[str, Any], roles: Iterable[str] = ()) -
     factory = registry.load("envs", adapter.full_id(name))
     parameters = inspect.signature(factory).parameters if callable(factory) else {}
     wanted = [role for r in roles if (role := r.rpartition("_")[0] or r) in parameters or r in parameters]
-    extra = {role: True for role in wanted if role in parameters and role not in settings}
+    extra: dict[str, Any] = {role: True for role in wanted if role in parameters and role not in settings}
+    if family or notation:
+        words = {"notation": notation} if notation else {}
+        extra["family"] = registry.create("tasks", family or "composition", **words)
     return adapter.build_game(name, {**settings, **extra})
 
 
@@ -163,17 +120,54 @@ def seats_of(texts: Iterable[str], game: Game) -> dict[str, AgentLike]:
     for key in named:
         if key not in known:
             raise DreamEnvsError(registry.unknown(f"seats of {game.env_id}", key, known))
-    specs = {text: spec_of(text, "--seats") for text in named.values()}
-    made = {text: as_agent(name, game, **config) for text, (name, config) in specs.items()}
+    made = {text: as_agent(text, game) for text in dict.fromkeys(named.values())}
     return {key: made[text] for key, text in named.items()}
 
 
-def reward_of(text: str) -> Model:
-    """A reward model from ``correctness``, ``learnability(form=azr)`` or ``module:function``."""
-    from dream_envs.rewards.base import as_reward
+def reward_of(texts: Sequence[str], game: Game | None = None) -> Any:
+    """The reward of ``ROLE=EXPRESSION`` texts (one without a role is for all): roles not named keep the game's own."""
+    from dream_envs.envs._adapter import build_reward
+    from dream_envs.rewards.algebra import per_role
+    from dream_envs.rewards.expressions import by_role, parse
 
-    name, knobs = spec_of(text, "--reward")
-    return as_reward(name, **knobs)
+    asked = {role: parse(text) for role, text in by_role(texts).items()}
+    if "" in asked:
+        return asked[""]
+    assert game is not None, "rewards by role need a game"
+    own = build_reward(None, game)
+    for role in asked:
+        if role not in (names := [r.name for r in game.roles]):
+            raise DreamEnvsError(registry.unknown(f"roles of {game.env_id}", role, names))
+    return per_role({**{role.name: own for role in game.roles}, **asked}) if asked else own
+
+
+def ranges_of(text: str, option: str) -> list[range]:
+    """``3,5,10-19`` as ranges.
+
+    Raises:
+        DreamEnvsError: for anything else.
+    """
+    spans = []
+    for part in text.split(",") if text else []:
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()):
+            raise DreamEnvsError(f"{option} {text!r}: numbers and ranges such as 7 or 2,3 or 10-19")
+        spans.append(range(int(low), int(high if dash else low) + 1))
+    return spans
+
+
+def needs(module: str) -> Any:
+    """A module of ours that needs an extra.
+
+    Raises:
+        DreamEnvsError: where a package that it imports is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("dream_envs"):
+            raise
+        raise DreamEnvsError(f"{module} needs {error.name}: pip install 'dream-envs[train]'") from error
 
 
 def run_file(run: Path, name: str) -> Path:
@@ -209,31 +203,3 @@ def episodes_of(path: Path) -> Iterator[Episode]:
         if episode is None:
             return
         yield episode
-
-
-class Progress:
-    """A line on stderr: done of total, rate, time left; rewritten in a terminal, else a line every ten seconds."""
-
-    def __init__(self, total: int, unit: str, *, quiet: bool = False, done: int = 0) -> None:
-        self.total, self.unit, self.quiet = total, unit, quiet
-        self.done = self._first = done
-        self._began = self._shown = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-
-    def step(self) -> None:
-        """One more."""
-        self.done += 1
-        now = time.monotonic()
-        if not self.quiet and now - self._shown >= (0.2 if self._terminal else 10.0):
-            self._shown = now
-            rate = (self.done - self._first) / (now - self._began)
-            left = (self.total - self.done) / rate
-            line = f"{self.done}/{self.total} {self.unit}  {rate:.1f}/s  {left:.0f} s left"
-            print(f"\r{line}\x1b[K" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
-            sys.stderr.flush()
-
-    def end(self) -> float:
-        """Clear the line; seconds since the beginning."""
-        if self._terminal and not self.quiet:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        return time.monotonic() - self._began

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import json
 import re
 import sys
 from typing import Any
+
+import msgspec
 
 from dream_envs import registry, seeds
 from dream_envs.cli import common
@@ -50,7 +53,7 @@ def pages(name: str) -> dict[str, Any]:
         thing = registry.load(kind, full)
         page: dict[str, Any] = {"kind": kind, "name": full, "target": registry.rows(kind).get(full, full)}
         page["manual"] = manual(thing)
-        page |= {"envs": _env, "tasks": _task}.get(kind, _signature)(full, thing)
+        page |= {"envs": _env, "tasks": _task, "loops": _loop, "learners": _learner}.get(kind, _signature)(full, thing)
         found.append(page)
     return {"name": name, "pages": found}
 
@@ -83,6 +86,10 @@ def places(name: str) -> list[tuple[str, str]]:
 
 def kind_of(thing: Any) -> str:
     """Which kind of row an object could be, by the methods it has."""
+    if callable(getattr(thing, "recipe", None)):
+        return "loops"
+    if callable(getattr(thing, "improve", None)):
+        return "learners"
     if callable(getattr(thing, "verify", None)) and callable(getattr(thing, "generate", None)):
         return "tasks"
     if callable(getattr(thing, "act", None)):
@@ -132,6 +139,45 @@ def _task(name: str, thing: Any) -> dict[str, Any]:
     return {**facts, "brief": family.brief(), "examples": examples, **_signature(name, thing)}
 
 
+def _loop(name: str, thing: Any) -> dict[str, Any]:
+    """The loop's settings with their defaults, and the recipe that these make, in words."""
+    common.needs("dream_envs.baselines.recipe")
+    module = sys.modules[thing.settings.__module__]
+    recipe = thing.recipe(thing.settings(), thing.steps)
+    sources = {
+        k: v for k, v in msgspec.to_builtins(recipe.mixture).items() if isinstance(v, int) and v and k != "copies"
+    }
+    words = {
+        "plays": f"{recipe.env} {_told(recipe.args)}".strip(),
+        "problems": f"{recipe.family} {_told(recipe.family_args)}".strip(),
+        "a round": ", ".join(f"{n} {source}" for source, n in sources.items()),
+        "turned away": ", ".join(recipe.gates),
+        "rewards": _told(recipe.reward) or "the game's own",
+        "seats": _told(recipe.seats),
+        "phases": ", ".join(f"{p.name} ({p.steps} steps of {p.weights})" for p in recipe.phases),
+        "learner": f"{recipe.learner} {_told(recipe.learning)}".strip(),
+        "nights": "" if recipe.nights is None else f"every {recipe.nights.every} steps",
+        "measured by": f"eval.kind={recipe.eval.kind}, every {recipe.eval.every} steps",
+        "steps": str(recipe.steps),
+        "model": recipe.model,
+    }
+    manual = "\n\n".join(filter(None, (inspect.getdoc(module), inspect.getdoc(thing.settings))))
+    settings = msgspec.to_builtins(thing.settings())
+    return {"says": thing.says, "manual": manual, "settings": settings, "recipe": {k: v for k, v in words.items() if v}}
+
+
+def _learner(name: str, thing: Any) -> dict[str, Any]:
+    spec = common.needs("dream_envs.agents.training.learner").spec(name)
+    flat = {}
+    for key, value in msgspec.to_builtins(spec.settings).items():
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return {"says": spec.says, "settings": flat, "manual": manual(type(spec.settings))}
+
+
+def _told(words: Any) -> str:
+    return ", ".join(f"{key}={value}" for key, value in words.items())
+
+
 def _signature(name: str, thing: Any) -> dict[str, Any]:
     try:
         return {"arguments": re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(thing)))}
@@ -158,7 +204,13 @@ def _page_text(page: dict[str, Any]) -> str:
             rows = [["prompt", e["prompt"]], ["gold", e["gold"]], ["chance", f"{e['chance']:.3g}"]]
             shown = common.table([[k, repr(v)[1:-1]] for k, v in [*rows, ["proposal", e["proposal"]]]])
             parts.append(f"level {e['level']}\n" + "\n".join(f"  {line}" for line in shown.splitlines()))
+    if "says" in page:
+        parts.append(page["says"])
     parts.append(page["manual"] or "(no docstring)")
-    if page["arguments"]:
+    for title in ("recipe", "settings"):
+        if title in page:
+            rows = [[f"  {k}", v if isinstance(v, str) else json.dumps(v)] for k, v in page[title].items()]
+            parts.append(f"{title}\n{common.table(rows)}")
+    if page.get("arguments"):
         parts.append(f"arguments: {page['arguments']}")
     return "\n\n".join(parts)

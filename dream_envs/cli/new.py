@@ -11,15 +11,15 @@ from typing import Any
 from dream_envs import registry
 from dream_envs.core import DreamEnvsError
 
-KINDS = {"env": "envs", "task": "tasks", "reward": "rewards", "agent": "agents"}
-WHAT = {"env": "An environment", "task": "A task family", "reward": "A reward", "agent": "An agent"}
+KINDS = {"env": "envs", "task": "tasks", "reward": "rewards", "agent": "agents", "loop": "loops"}
+WHAT = {"env": "An environment", "task": "A task family", "reward": "A reward", "agent": "An agent", "loop": "A loop"}
 
 
 def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
     """Write the package.
 
     Args:
-        kind: ``env``, ``task``, ``reward`` or ``agent``.
+        kind: a key of ``KINDS``.
         name: CamelCase or snake_case; it becomes the class, the module and the registered name.
         out: the folder to make; None: ``./NAME`` in snake case.
 
@@ -43,7 +43,7 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
     folder = out or Path(snake)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DreamEnvsError(f"{folder} is there already: choose another --out, nothing is overwritten")
-    thing = snake if kind == "reward" else camel
+    thing = {"reward": snake, "loop": "LOOP"}.get(kind, camel)
     fields = {
         "dist": module.replace("_", "-"),
         "group": KINDS[kind],
@@ -54,6 +54,7 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
         "Class": camel,
         "id": env_id,
         "what": WHAT[kind],
+        "try": _try(kind, row),
     }
     files = {
         "pyproject.toml.txt": "pyproject.toml",
@@ -69,6 +70,10 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
     return {"kind": kind, "name": row, "out": str(folder), "files": list(files.values()), "target": f"{module}:{thing}"}
 
 
+def _try(kind: str, row: str) -> str:
+    return f"train {row} --steps 1" if kind == "loop" else f"check {row}"
+
+
 def _fill(text: str, fields: dict[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], text)
 
@@ -78,5 +83,5 @@ def new_text(made: dict[str, Any]) -> str:
     wrote = "\n".join(f"  {made['out']}/{name}" for name in made["files"])
     return (
         f"wrote {made['kind']} {made['name']}\n{wrote}\n"
-        f"next: pip install -e {made['out']} && dream-envs check {made['name']}"
+        f"next: pip install -e {made['out']} && dream-envs {_try(made['kind'], made['name'])}"
     )

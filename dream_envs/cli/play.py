@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import sys
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dream_envs.cli import common
-from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game, Request, encode
+from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game, Request, Score, encode
 from dream_envs.envs import _adapter as adapter
 from dream_envs.play import assign_agents
 from dream_envs.play import play as play_one
 from dream_envs.play import rollout as play_all
-from dream_envs.rewards.base import STATUS_ORDER, Summary, aggregate, role_of
+from dream_envs.progress import Progress
+from dream_envs.rewards.base import STATUS_ORDER, role_of
 from dream_envs.runs import Run
 
 
@@ -45,54 +48,44 @@ class Human:
         return "\n".join([line.removesuffix("\\") for line in lines[:-1]] + lines[-1:])
 
 
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """What was said on the command line: the game's id and arguments, who plays, the reward, the seed."""
+class Given(NamedTuple):
+    """What was said on the command line: the game's id and arguments, its problems, who plays, rewards, the seed."""
 
     name: str
     seats: Sequence[str]
     settings: Sequence[str]
-    reward: str
+    rewards: Sequence[str]
     seed: str
+    family: str = ""
+    notation: str = ""
 
     def build(self, human: str = "") -> tuple[Game, dict[str, AgentLike], Any]:
         """The game, an agent for every seat (scripted where nobody is named), the reward."""
         named = [*common.pairs_of(self.seats, "--seats"), *([human] if human else [])]
-        game = common.game_of(self.name, common.values_of(self.settings, "--set"), named)
+        settings = common.values_of(self.settings, "--set")
+        game = common.game_of(self.name, settings, named, self.family, self.notation)
         seats = common.seats_of(self.seats, game)
         if human:
             role, seat = (None, human) if human in game.agents else (human, None)
             seats[adapter.pick_seat(game, role, seat)[1]] = Human()
         filled = assign_agents(game, {**adapter.default_others(game, "", None), **seats})
-        reward = common.reward_of(self.reward) if self.reward else adapter.build_reward(None, game)
-        return game, dict(filled), reward
+        return game, dict(filled), common.reward_of(self.rewards, game)
 
 
-def play(
-    name: str,
-    seats: Sequence[str],
-    settings: Sequence[str],
-    episodes: int,
-    human: str,
-    reward: str,
-    seed: str,
-    as_json: bool,
-) -> None:
+def play(given: Given, episodes: int, human: str, as_json: bool) -> None:
     """Play and print each episode as it ends; with ``as_json`` one JSON line an episode."""
-    game, players, model = Given(name, seats, settings, reward, seed).build(human)
+    game, players, model = given.build(human)
     for index in range(episodes):
         # the label of episode i of a rollout with this seed: the same problems there and here
-        episode = play_one(game, players, seed=f"{seed}/{index}", index=index, reward=model)
-        if as_json:
-            common.say(encode(episode).decode())
-        else:
-            common.say(episode_text(episode))
+        episode = play_one(game, players, seed=f"{given.seed}/{index}", index=index, reward=model)
+        common.say(encode(episode).decode() if as_json else episode_text(episode))
 
 
 def episode_text(episode: Episode, role: str = "") -> str:
     """An episode for a terminal: its transcript, events, scores; ``role``: only turns of this role or seat."""
     turns = [t for t in episode.turns if role in ("", t.role, t.agent)]
-    head = common.style(f"episode {episode.index}  {episode.env_id}  seed {episode.seed}", common.BOLD)
+    title = f"episode {episode.index}  round {episode.round}  {episode.env_id}  seed {episode.seed}"
+    head = common.style(title, common.BOLD)
     parts = [head, adapter.transcript_of(turns)] if turns else [head]
     for event in episode.events:
         facts = " ".join(f"{key}={adapter.shown(str(value), 200)}" for key, value in event.data.items())
@@ -127,35 +120,30 @@ def rollout(
         "reward": str(getattr(model, "grader", "") or getattr(model, "__name__", type(model).__name__)),
         "seed": given.seed,
     }
+    if given.family or given.notation:
+        config["family"] = [given.family, given.notation]
     run = Run(out, config)
     try:
-        seen = {e.index for e in common.episodes_of(run.episodes.path)}
-        before = sum(index < episodes for index in seen)
-        bar = common.Progress(episodes, "episodes", quiet=quiet, done=before)
-        played = play_all(
-            game,
-            players,
-            episodes,
-            seed=given.seed,
-            reward=model,
-            out=run.episodes,
-            width=width,
-            deadline=deadline,
-        )
-        try:
-            for _ in played:
-                bar.step()
-        except KeyboardInterrupt:
-            bar.end()
-            text = f"interrupted after {bar.done} of {episodes} episodes in {out}; the same command goes on from there"
-            raise common.Interrupted(text) from None
-        seconds = bar.end()
+        done = before = sum(e.index < episodes for e in common.episodes_of(run.episodes.path))
+        began = time.monotonic()
+        with Progress(quiet) as tick:
+            tick("episodes", done, episodes)
+            played = play_all(
+                game, players, episodes, seed=given.seed, reward=model, out=run.episodes, width=width, deadline=deadline
+            )
+            try:
+                for _ in played:
+                    done += 1
+                    tick("episodes", done, episodes)
+            except KeyboardInterrupt:
+                text = f"interrupted after {done} of {episodes} episodes in {out}"
+                raise common.Interrupted(f"{text}; the same command goes on from there") from None
+        seconds = time.monotonic() - began
     finally:
         run.close()
-    new = bar.done - before
     means = summaries(e for e in common.episodes_of(run.episodes.path) if e.index < episodes)
-    rate = round(new / seconds, 1) if new and seconds > 0 else None
-    return {"out": str(out), "episodes": episodes, "new": new, "per_second": rate, **means}
+    rate = round((done - before) / seconds, 1) if done > before and seconds > 0 else None
+    return {"out": str(out), "episodes": episodes, "new": done - before, "per_second": rate, **means}
 
 
 def summaries(episodes: Any) -> dict[str, Any]:
@@ -171,38 +159,26 @@ def summaries(episodes: Any) -> dict[str, Any]:
 
 
 class Means:
-    """``aggregate`` by group over a stream: 4096 scores of a group at most are held at a time."""
-
-    _AT_ONCE = 4096
+    """Means of ``ok`` scores by group over a stream, with both denominators."""
 
     def __init__(self) -> None:
-        self._held: dict[str, list[Any]] = {}
-        self._done: dict[str, Summary] = {}
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, Counter[str]] = {}
 
-    def add(self, group: str, score: Any) -> None:
-        """One more score of a group."""
-        held = self._held.setdefault(group, [])
-        held.append(score)
-        if len(held) >= self._AT_ONCE:
-            self._fold(group)
+    def add(self, group: str, score: Score) -> None:
+        """One more score of a group; an ``ok`` one that is not finite can only come from outside: an ``error``."""
+        ok = score.status == "ok" and math.isfinite(score.value)
+        self._counts.setdefault(group, Counter())["error" if score.status == "ok" and not ok else score.status] += 1
+        self._sums[group] = self._sums.get(group, 0.0) + (score.value if ok else 0.0)
 
     def result(self) -> dict[str, Any]:
         """By group: ``mean`` over the ok scores (or None), ``n_ok``, ``n_total``, ``counts`` by status."""
-        for group in list(self._held):
-            self._fold(group)
         found = {}
-        for group, s in self._done.items():
-            counts = {status: s.counts[status] for status in STATUS_ORDER if status in s.counts}
-            found[group] = {"mean": s.mean, "n_ok": s.n_ok, "n_total": s.n_total, "counts": counts}
+        for group, seen in self._counts.items():
+            counts = {status: seen[status] for status in STATUS_ORDER if status in seen}
+            mean = self._sums[group] / seen["ok"] if seen["ok"] else None
+            found[group] = {"mean": mean, "n_ok": seen["ok"], "n_total": seen.total(), "counts": counts}
         return found
-
-    def _fold(self, group: str) -> None:
-        new, old = aggregate(self._held[group]), self._done.get(group, Summary(None, 0, 0, {}))
-        self._held[group] = []
-        n = old.n_ok + new.n_ok
-        mean = ((old.mean or 0.0) * old.n_ok + (new.mean or 0.0) * new.n_ok) / n if n else None
-        counts = {k: old.counts.get(k, 0) + new.counts.get(k, 0) for k in {*old.counts, *new.counts}}
-        self._done[group] = Summary(mean, n, old.n_total + new.n_total, counts)
 
 
 def roles_text(roles: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""Verbs about runs (``info RUN``, ``view``, ``rescore``, ``report``), and those that make one (``dream``, ``nano``)."""
+"""Verbs about runs: ``info RUN``, ``view``, ``rescore``, ``report``; and ``nano``, which makes a base."""
 
 from __future__ import annotations
 
-import importlib
+import io
 import itertools
 import json
 import os
@@ -18,8 +18,11 @@ from typing import Any
 from dream_envs import registry
 from dream_envs.cli import common
 from dream_envs.core import DreamEnvsError, Episode, encode
+from dream_envs.schema import SUMMARY, read_summary
 
 FILES = ("run.json", "episodes.jsonl", "challenges.jsonl", "metrics.jsonl")
+#: Episodes of a round that are scored in one call, at most.
+_AT_ONCE = 8192
 
 
 def is_run(path: Path) -> bool:
@@ -28,82 +31,46 @@ def is_run(path: Path) -> bool:
 
 
 def state(path: Path) -> dict[str, Any]:
-    """What was run, how much there is of it, and how its curriculum stands; every file is read line by line."""
+    """What was run, its summary if it is finished, how much there is of it, and how its curriculum stands."""
+    from dream_envs.metrics.summary import read_rows
     from dream_envs.runs import read_json
 
-    levels, authors, truths = Counter[int](), Counter[str](), Counter[str]()
-    cells = Counter[tuple[int, str]]()
-    last_round = None
+    cells, truths = Counter[tuple[int, str]](), Counter[str]()
     for challenge in _challenges(path / "challenges.jsonl"):
-        author = challenge.author or challenge.origin
-        levels[challenge.level] += 1
-        authors[author] += 1
+        cells[challenge.level, challenge.author or challenge.origin] += 1
         truths[challenge.truth] += 1
-        cells[challenge.level, author] += 1
-        last_round = challenge.round if last_round is None else max(last_round, challenge.round)
-    last: dict[str, Any] = {}
-    exact: dict[str, Any] = {}
-    for row in _rows(path / "metrics.jsonl"):
-        last = row
-        exact = {"step": row.get("step"), **row["exact"]} if row.get("exact") else exact
-    by_level = {
-        level: {"challenges": n, "by_author": {a: c for (lv, a), c in sorted(cells.items()) if lv == level}}
-        for level, n in sorted(levels.items())
-    }
+    authors = sorted({author for _, author in cells})
+    levels = {level: {a: cells[level, a] for a in authors} for level in sorted({level for level, _ in cells})}
+    rows = read_rows(path)
     return {
         "run": read_json(path / "run.json") or {},
+        "summary": read_summary(path),
         "episodes": _count(path / "episodes.jsonl"),
-        "curriculum": {
-            "challenges": levels.total(),
-            "levels": by_level,
-            "authors": dict(authors.most_common()),
-            "truth": dict(truths.most_common()),
-            "last_round": last_round,
-        },
-        "metrics": last,
-        "exact": exact,
-        "alarms": last.get("alarms") or [],
-        "verdict": _verdict(path),
+        "curriculum": {"challenges": cells.total(), "levels": levels, "truth": dict(truths.most_common())},
+        "metrics": rows[-1] if rows else {},
         "files": sorted(p.name for p in path.iterdir()),
     }
 
 
-def _verdict(run: Path) -> str:
-    """What a run's measurement said of it; empty before there is one."""
-    from dream_envs.runs import read_json
-
-    found = [(read_json(run / name) or {}).get("verdict", "") for name in ("frontier.json", "sleeping.json")]
-    return next((verdict for verdict in found if verdict), "")
-
-
 def state_text(found: dict[str, Any]) -> str:
     """The state for a terminal."""
-    run = found["run"]
-    plain = [[k, _short(v)] for k, v in run.items() if k not in ("config", "versions") and v not in ("", None, [], {})]
+    run, summary, curriculum, last = found["run"], found["summary"], found["curriculum"], found["metrics"]
+    skipped = ("config", "versions", "argv", "schema")
+    plain = [[k, v if isinstance(v, str) else json.dumps(v)] for k, v in run.items() if k not in skipped and v]
     parts = [common.table(plain)] if plain else []
-    curriculum = found["curriculum"]
     parts.append(f"{found['episodes']} episodes, {curriculum['challenges']} challenges")
-    if curriculum["challenges"]:
-        authors = list(curriculum["authors"])
-        rows = [
-            [level, row["challenges"], *[row["by_author"].get(a, 0) for a in authors]]
-            for level, row in curriculum["levels"].items()
-        ]
-        parts.append(common.table(rows, ("level", "challenges", *[f"by {a}" for a in authors])))
+    if levels := curriculum["levels"]:
+        authors = list(next(iter(levels.values())))
+        rows = [[level, *(row[a] for a in authors)] for level, row in levels.items()]
+        parts.append(common.table(rows, ("level", *(f"by {a}" for a in authors))))
         parts.append("answers: " + ", ".join(f"{n} {truth}" for truth, n in curriculum["truth"].items()))
-    metrics = {k: v for k, v in found["metrics"].items() if k not in ("exact", "alarms")}
-    if metrics:
-        parts.append("last step\n" + common.table([[f"  {k}", common.number(v)] for k, v in metrics.items()]))
-    if found["exact"]:
-        exact = {k: v for k, v in found["exact"].items() if k != "step"}
-        line = "  ".join(f"{level}: {common.number(p)}" for level, p in exact.items())
-        parts.append(f"exact success by level at step {found['exact']['step']}\n  {line}")
-    parts += [common.style(f"alarm: {alarm}", common.YELLOW) for alarm in found["alarms"]]
-    return "\n\n".join([*parts, *([found["verdict"]] if found["verdict"] else [])])
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    if summary is not None:
+        rows = [[r.name, common.number(r.first), common.number(r.last), r.learns] for r in summary.roles]
+        parts.append(common.table(rows, ("role", "first reward", "last reward", "learns")))
+    elif last:
+        parts.append("last step\n" + common.table([[f"  {k}", common.number(v)] for k, v in last.items()]))
+    parts += [common.style(f"alarm: {alarm}", common.YELLOW) for alarm in last.get("alarms") or ()]
+    return "\n\n".join([*parts, *([summary.verdict] if summary is not None else [])])
 
 
 def _challenges(path: Path) -> Iterator[Any]:
@@ -116,21 +83,6 @@ def _challenges(path: Path) -> Iterator[Any]:
             yield from read_challenges(path)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise DreamEnvsError(f"{path}: a line is not a challenge ({error})") from error
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return  # cut short by a kill
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DreamEnvsError(f"{path}, line {number}: not JSON ({error})") from error
-            if isinstance(row, dict):
-                yield row
 
 
 def _count(path: Path) -> int:
@@ -151,7 +103,7 @@ def view(run: Path, role: str, status: str, index: str, limit: int, as_json: boo
 
     if status and status not in STATUS_ORDER:
         raise DreamEnvsError(registry.unknown("statuses", status, list(STATUS_ORDER)))
-    path, wanted = run_episodes(run), indices(index)
+    path, wanted = common.run_file(run, "episodes.jsonl"), common.ranges_of(index, "--index")
     seen: set[str] = set()
 
     def chosen() -> Iterator[Episode]:
@@ -159,7 +111,7 @@ def view(run: Path, role: str, status: str, index: str, limit: int, as_json: boo
         for episode in common.episodes_of(path):
             names = {name for t in episode.turns for name in (t.role, t.agent)}
             seen.update(names)
-            if (wanted is None or any(episode.index in span for span in wanted)) and (
+            if (not wanted or any(episode.index in span for span in wanted)) and (
                 (not role or role in names) and (not status or has_status(episode, status, role))
             ):
                 yield episode
@@ -196,26 +148,6 @@ def _show(first: str, rest: Iterator[str], paged: bool) -> None:
         common.say(text)
 
 
-def run_episodes(run: Path) -> Path:
-    """The file of a run's episodes."""
-    return common.run_file(run, "episodes.jsonl")
-
-
-def indices(text: str) -> list[range] | None:
-    """``3,5,10-19`` as ranges, None for an empty text.
-
-    Raises:
-        DreamEnvsError: for anything else.
-    """
-    spans = []
-    for part in text.split(",") if text else []:
-        low, dash, high = part.strip().partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()):
-            raise DreamEnvsError(f"--index {text!r}: numbers and ranges such as 7 or 10-19 or 3,5,8")
-        spans.append(range(int(low), int(high if dash else low) + 1))
-    return spans or None
-
-
 def has_status(episode: Episode, status: str, role: str = "") -> bool:
     """Whether the outcome, or a turn or score (of this role or seat), has this status."""
     from dream_envs.rewards.base import role_of
@@ -225,47 +157,38 @@ def has_status(episode: Episode, status: str, role: str = "") -> bool:
     return status in [*turns, *scores, *([] if role else [episode.outcome.status])]
 
 
-def rescore(run: Path, reward: str, out: Path | None) -> dict[str, Any]:
-    """Score every episode again.
+def rescore(run: Path, rewards: list[str], out: Path | None) -> dict[str, Any]:
+    """Score every episode again, a round at a time: rewards may compare the episodes of a round.
+
+    Without ``rewards`` those that the run recorded count, or the game's own.
 
     Returns:
         ``stored`` and ``reproduced`` count the scores that were there and those that came out the same in value and
         status; ``roles`` sums up the new ones.
     """
     from dream_envs.cli import play as _play
-    from dream_envs.envs._adapter import snake_name
     from dream_envs.play import EpisodeWriter
     from dream_envs.play import score as score_all
     from dream_envs.rewards.base import role_of
 
-    path = run_episodes(run)
+    path = common.run_file(run, "episodes.jsonl")
     if out is not None and out.exists():
         raise DreamEnvsError(f"--out {out} is there already: choose another file, nothing is overwritten")
-    model = common.reward_of(reward) if reward else None
-    means, graders = _play.Means(), Counter[str]()
-    count = stored = same = 0
-    first: dict[str, Any] | None = None
+    model: Any = None
+    means, graders, counts, first = _play.Means(), Counter[str](), Counter[str](), None
     writer = EpisodeWriter(out, tokens=True) if out is not None else None
     try:
-        source = common.episodes_of(path)
-        while batch := list(itertools.islice(source, 256)):
-            if model is None:
-                name = snake_name(batch[0].env_id)
-                if name not in registry.rows("rewards"):
-                    raise DreamEnvsError(f"{batch[0].env_id} has no reward of its own in the registry: say --reward")
-                model = common.reward_of(name)
+        for batch in _rounds(common.episodes_of(path)):
+            model = model or _reward(path.parent, rewards, batch[0].env_id)
             for old, new in zip(batch, score_all(batch, model), strict=True):
-                count += 1
                 graders[old.grader or "(none)"] += 1
                 for agent, score in new.scores.items():
                     means.add(role_of(agent), score)
-                    if (was := old.scores.get(agent)) is None:
-                        continue
-                    stored += 1
-                    equal = (was.value, was.status) == (score.value, score.status)
-                    same += equal
-                    if not equal and first is None:
-                        first = {"index": old.index, "agent": agent, "stored": was, "now": score}
+                    if (was := old.scores.get(agent)) is not None:
+                        equal = (was.value, was.status) == (score.value, score.status)
+                        counts.update(stored=1, reproduced=int(equal))
+                        if not equal and first is None:
+                            first = {"index": old.index, "agent": agent, "stored": was, "now": score}
                 if writer is not None:
                     writer.write(new)
     finally:
@@ -274,15 +197,39 @@ def rescore(run: Path, reward: str, out: Path | None) -> dict[str, Any]:
     if model is None:
         raise DreamEnvsError(f"{path}: no episode in it")
     return {
-        "episodes": count,
+        "episodes": graders.total(),
         "reward": model.grader,
         "stored_graders": dict(graders),
-        "stored": stored,
-        "reproduced": same,
+        "stored": counts["stored"],
+        "reproduced": counts["reproduced"],
         "first_difference": first,
         "roles": means.result(),
         "out": str(out) if out is not None else None,
     }
+
+
+def _rounds(episodes: Iterator[Episode]) -> Iterator[list[Episode]]:
+    """The episodes by round, ``_AT_ONCE`` at most: a rollout has one round."""
+    for _, group in itertools.groupby(episodes, lambda e: e.round):
+        while batch := list(itertools.islice(group, _AT_ONCE)):
+            yield batch
+
+
+def _reward(run: Path, asked: list[str], env_id: str) -> Any:
+    """The reward that is asked for, else the one that the run was trained with, else the game's own."""
+    from dream_envs.rewards.expressions import by_role
+    from dream_envs.runs import read_json
+
+    trained = (read_json(run / "run.json") or {}).get("reward")
+    if not asked and isinstance(trained, dict):
+        asked = [f"{role}={text}" if role else text for role, text in trained.items()]
+    if "" in by_role(asked):  # for all roles, whatever the game
+        return common.reward_of(asked)
+    try:
+        game = common.game_of(env_id, {})
+    except DreamEnvsError as error:
+        raise DreamEnvsError(f"{error}; {env_id} cannot be made here: say --reward for all roles") from error
+    return common.reward_of(asked, game)
 
 
 def rescore_text(found: dict[str, Any]) -> str:
@@ -293,8 +240,7 @@ def rescore_text(found: dict[str, Any]) -> str:
     parts = [f"{found['episodes']} episodes scored by {found['reward']} (stored: {graders})"]
     if found["stored"]:
         parts.append(f"{found['reproduced']} of {found['stored']} stored scores reproduce")
-    if found["first_difference"]:
-        d = found["first_difference"]
+    if d := found["first_difference"]:
         texts = [f"{s.value:g} ({s.status})" for s in (d["stored"], d["now"])]
         parts.append(f"first difference: episode {d['index']}, {d['agent']}: {texts[0]} stored, {texts[1]} now")
     parts.append(_play.roles_text(found["roles"]))
@@ -302,79 +248,37 @@ def rescore_text(found: dict[str, Any]) -> str:
 
 
 def nano(name: str, out: Path | None, steps: int | None) -> dict[str, Any]:
-    """Pre-train a nano base; what its card says.
-
-    Raises:
-        DreamEnvsError: for an unknown base, or without the extra ``train``.
-    """
-    recipe = needs("dream_envs.baselines.nano.recipe")
+    """Pre-train a nano base; what its card says."""
+    recipe = common.needs("dream_envs.baselines.nano.recipe")
     if name not in recipe.BASES:
         raise DreamEnvsError(registry.unknown("nano bases", name, sorted(recipe.BASES)))
-    folder = recipe.build(
-        name, out or Path("runs/nano") / name, steps=steps, log=lambda line: print(line, file=sys.stderr)
-    )
+    where = out or Path("runs/nano") / name
+    folder = recipe.build(name, where, steps=steps, log=lambda line: print(line, file=sys.stderr))
     return {"out": str(folder), **json.loads((folder / "nano.json").read_text())}
 
 
-def dream(out: Path, **given: Any) -> dict[str, Any]:
-    """``baselines.dream.dream``.
-
-    Raises:
-        Interrupted: at Ctrl-C, with the way to go on.
-    """
-    run = needs("dream_envs.baselines.loops.dream").dream
-    try:
-        found: dict[str, Any] = run(out, **given)
-    except KeyboardInterrupt:
-        way = "the same command with --resume goes on from the last checkpoint"
-        raise common.Interrupted(f"interrupted, {out} is kept; {way}") from None
-    return found
-
-
 def report(run: Path, out: Path | None) -> dict[str, Any]:
-    """Write the page; where it is, and the verdict.
-
-    Raises:
-        DreamEnvsError: if there is no run, or without the extra ``train``.
-    """
-    if not is_run(run) and not (run / "frontier.json").is_file():
+    """Write the page; where it is, and the run's summary."""
+    if not is_run(run) and not any((run / name).is_file() for name in (SUMMARY, "frontier.json")):
         what = "holds no run" if run.is_dir() else "is not there"
         raise DreamEnvsError(f"{run} {what}: give a run's folder, such as runs/demo")
-    page = needs("dream_envs.report.page")
+    page = common.needs("dream_envs.report.page")
     if out is None:
         out = page.write_report(run)
     else:
+        text = page.render(run)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page.render(run), encoding="utf-8")
-
-    return {"run": str(run), "out": str(out), "verdict": _verdict(run)}
+        out.write_text(text, encoding="utf-8")
+    return {"run": str(run), "out": str(out), "summary": read_summary(run)}
 
 
 def report_text(made: dict[str, Any]) -> str:
     """The report's numbers for a terminal, and where the page is."""
-    import io
-
     from rich.console import Console
 
     from dream_envs.report.terminal import show
 
+    file = io.StringIO()
     width = shutil.get_terminal_size((100, 24)).columns
-    console = Console(file=io.StringIO(), force_terminal=common.style("x", common.BOLD) != "x", width=width)
-    show(Path(made["run"]), console)
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue().rstrip()
-    return text if made["out"] in text else f"{text}\nwrote {made['out']}"
-
-
-def needs(module: str) -> Any:
-    """A module of ours that needs an extra.
-
-    Raises:
-        DreamEnvsError: where a package that it imports is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("dream_envs"):
-            raise
-        raise DreamEnvsError(f"{module} needs {error.name}: pip install 'dream-envs[train]'") from error
+    show(Path(made["run"]), Console(file=file, force_terminal=common.style("x", common.BOLD) != "x", width=width))
+    return f"{file.getvalue().rstrip()}\n\nreport: {made['out']}"

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from dream_envs.core import DreamEnvsError
 from dream_envs.schema import Role
 
 #: Rows of metrics at either end that the first and the last reward are means of.
@@ -16,10 +17,21 @@ ENDS = 5
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``, an unfinished last line left out."""
-    path = Path(run) / "metrics.jsonl"
+    """The rows of ``metrics.jsonl``, an unfinished last line left out.
+
+    Raises:
+        DreamEnvsError: for a line that is no object, with its number.
+    """
+    path, rows = Path(run) / "metrics.jsonl", list[dict[str, Any]]()
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    return [msgspec.json.decode(line) for line in lines if line.endswith(b"\n")]
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            rows.append(msgspec.json.decode(line, type=dict[str, Any]))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DreamEnvsError(f"{path}, line {number}: not an object ({error}); restore or remove it") from error
+    return rows
 
 
 def roles_of(run: Path, game: Any, learns: Collection[str]) -> list[Role]:

@@ -1,21 +1,159 @@
-"""What a run folder holds, read with bounded memory and without trusting any of it."""
+"""What a run's folder holds, decoded once for the page and the terminal; a damaged file is one line."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from dream_envs.core import DreamEnvsError
+from dream_envs.metrics.summary import read_rows
 from dream_envs.report.words import number, visible
+from dream_envs.runs import read_json
+from dream_envs.schema import SUMMARY, Summary, read_summary
 
-#: Longer lines are skipped and counted, so that memory is bounded whatever a reply was.
-MAX_LINE = 16 << 20
+PARTS = ("run.json", SUMMARY, "metrics.jsonl", "episodes.jsonl")
 _MAX_ALARMS = 40
+Points = list[tuple[float, float]]
+T = TypeVar("T")
+
+
+class Alarm(msgspec.Struct):
+    """One kind of alarm: its newest wording, the steps it first and last rang at, and how often."""
+
+    text: str
+    first: int | None
+    last: int | None
+    times: int = 1
+
+
+class Night(msgspec.Struct, frozen=True):
+    """A night as the report shows it; see ``agents.sleep.night.Night``."""
+
+    number: int
+    lived: int
+    tokens: int = 0
+    divergence: tuple[float, float] | None = None
+    imitation: float | None = None
+    dreams: list[Any] = []
+    good: int = 0
+    before: float | None = None
+    after: float | None = None
+    undone: bool = False
+    curve_before: dict[str, float] = {}
+    curve_after: dict[str, float] = {}
+
+
+class Lessons(msgspec.Struct, frozen=True):
+    """What is left of each lesson (column) after each night (row); see ``metrics.retention.lessons``."""
+
+    lessons: list[str]
+    open: list[float | None]
+    closed: list[list[float | None]]
+    average_accuracy: float | None = None
+    backward_transfer: float | None = None
+    forward_transfer: float | None = None
+    forgetting: float | None = None
+    levels: dict[str, dict[str, float]] = {}
+
+
+class Diversity(msgspec.Struct, frozen=True):
+    """Variety on fixed problems, of the base and of the trained model; see ``metrics.replies``."""
+
+    base: dict[str, float | None]
+    trained: dict[str, float | None]
+    ratio: dict[str, tuple[float | None, float | None, float | None] | None] = {}
+    alarm: str | None = None
+
+
+class Found(NamedTuple):
+    """A run: ``settings`` of ``run.json``, and ``series``, the points (x, value) of every numeric metric.
+
+    ``unit``: what x counts.  ``steps``: rows of metrics.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    summary: Summary | None
+    series: dict[str, Points]
+    unit: str
+    steps: int
+    alarms: list[Alarm]
+    nights: list[Night]
+    lessons: Lessons | None
+    diversity: Diversity | None
+
+    def lines(self, prefix: str, names: Iterable[str] = ()) -> list[tuple[str, Points]]:
+        """(label, points) of the metrics under a prefix; of these names, or all in order."""
+        keys = names or sorted(key.removeprefix(prefix) for key in self.series if key.startswith(prefix))
+        return [(name, self.series[prefix + name]) for name in keys if prefix + name in self.series]
+
+
+def load(path: Path) -> Found:
+    """Everything but the episodes.
+
+    Raises:
+        DreamEnvsError: if the folder holds no run, or a file is damaged.
+    """
+    path = Path(path)
+    if not any((path / part).is_file() for part in PARTS):
+        raise DreamEnvsError(f"{path} holds no run: expected one of {', '.join(PARTS)} in it")
+    summary, series, alarms, x, unit = read_summary(path), dict[str, Points](), dict[str, Alarm](), 0.0, "step"
+    rows = read_rows(path)
+    for row in rows:
+        if (at := number(row.get("samples"))) is not None:
+            x, unit = at, "samples drawn"
+        elif unit == "step":
+            x = number(row.get("step")) or x
+        for key, value in row.items():
+            if (y := number(value)) is not None:
+                series.setdefault(key, []).append((x, y))
+        _note_alarms(alarms, row)
+    settings = read_json(path / "run.json") or {}
+    if not isinstance(settings, dict):
+        raise DreamEnvsError(f"{path / 'run.json'} holds no object: restore it from a copy or remove it")
+    nights = summary.nights if summary is not None else []
+    lessons = summary.retention if summary is not None else None
+    diversity = summary.diversity if summary is not None else None
+    return Found(
+        path, settings, summary, series, unit, len(rows), list(alarms.values()),
+        _converted(nights, list[Night], path, "nights"),
+        _converted(lessons, Lessons | None, path, "retention"),  # type: ignore[arg-type]
+        _converted(diversity, Diversity | None, path, "diversity"),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _converted(data: Any, kind: type[T], path: Path, what: str) -> T:
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise DreamEnvsError(f"{path / SUMMARY}: {what}: {error}; restore it from a copy or remove it") from error
+
+
+def _note_alarms(known: dict[str, Alarm], row: dict[str, Any]) -> None:
+    """Fold each alarm into the one with the same explanation: the numbers before it differ."""
+    step = row.get("step") if isinstance(row.get("step"), int) else None
+    for text in row.get("alarms") or ():
+        key = (str(text).partition(": ")[2] or str(text))[:200]
+        if key in known:
+            old = known[key]
+            old.text, old.last, old.times = visible(text, 300), step, old.times + 1
+        elif len(known) < _MAX_ALARMS:
+            known[key] = Alarm(visible(text, 300), step, step)
+
+
+def settings_of(run: dict[str, Any]) -> list[list[str]]:
+    """What was run, key by key; ``config`` repeats the others and is left out."""
+    rows = []
+    for key, value in run.items():
+        if key not in ("config", "schema", "argv"):
+            for name, item in value.items() if isinstance(value, dict) and value else ((None, value),):
+                text = item if isinstance(item, str) else json.dumps(item)
+                rows.append([visible(key if name is None else f"{key}.{name}", 60), visible(text, 200)])
+    return rows[:200]
 
 
 def walk(data: Any, *keys: str) -> Any:
@@ -28,121 +166,3 @@ def walk(data: Any, *keys: str) -> Any:
 def items(value: Any) -> list[Any]:
     """The list, or an empty one for anything else."""
     return value if isinstance(value, list) else []
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object; an absent file is an empty one.
-
-    Raises:
-        DreamEnvsError: if it is something else.
-    """
-    if not path.exists():
-        return {}
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DreamEnvsError(f"{path} is not JSON ({error}): restore it from a copy or remove it") from error
-    if not isinstance(data, dict):
-        raise DreamEnvsError(
-            f"{path} holds a {type(data).__name__}, not an object: restore it from a copy or remove it"
-        )
-    return data
-
-
-def read_frontier(run_dir: Path) -> dict[str, Any]:
-    """``frontier.json`` of schema 1; empty if the run has not been evaluated yet.
-
-    Raises:
-        DreamEnvsError: for another schema.
-    """
-    data = read_object(run_dir / "frontier.json")
-    if data and data.get("schema", 1) != 1:
-        raise DreamEnvsError(f"{run_dir / 'frontier.json'} has schema {data['schema']!r}: this version reads schema 1")
-    return data
-
-
-def lines(path: Path) -> Iterator[bytes | None]:
-    """The finished lines of a file; None for one longer than ``MAX_LINE``; an unfinished last line is left out."""
-    if not path.exists():
-        return
-    with open(path, "rb") as file:
-        while chunk := file.readline(MAX_LINE):
-            if chunk.endswith(b"\n"):
-                yield chunk
-                continue
-            too_long = len(chunk) == MAX_LINE
-            while chunk and not chunk.endswith(b"\n"):
-                chunk = file.readline(MAX_LINE)
-            if too_long:
-                yield None
-
-
-class Alarm(msgspec.Struct):
-    """One kind of alarm: its newest wording, the steps it first and last rang at, and how often."""
-
-    text: str
-    first: float | None
-    last: float | None
-    times: int = 1
-
-
-class Metrics(msgspec.Struct):
-    """``metrics.jsonl`` in columns, one value a step (nan where there was none).
-
-    ``columns`` has every numeric key; ``samples`` is the x axis (the step's number where samples were not logged);
-    ``exact``: for each depth the (samples, mean exact success) pairs.  ``unread`` counts lines that
-    are not JSON objects.
-    """
-
-    samples: list[float]
-    columns: dict[str, list[float]]
-    exact: dict[int, list[tuple[float, float]]]
-    alarms: list[Alarm]
-    more_alarms: int
-    unread: int
-
-
-def read_metrics(run_dir: Path) -> Metrics:
-    """The metrics of a run, empty if there are none."""
-    found = Metrics([], {}, {}, [], 0, 0)
-    alarms: dict[str, Alarm] = {}
-    for line in lines(run_dir / "metrics.jsonl"):
-        row = _row(line)
-        if row is None:
-            found.unread += 1
-            continue
-        count, step = len(found.samples), number(row.get("step"))
-        at = number(row.get("samples"))
-        at = at if at is not None else step if step is not None else float(count)
-        found.samples.append(at)
-        for key in {*found.columns, *(k for k, v in row.items() if number(v) is not None)}:
-            value = number(row.get(key))
-            found.columns.setdefault(key, [math.nan] * count).append(math.nan if value is None else value)
-        for key, value in (row["exact"] if isinstance(row.get("exact"), dict) else {}).items():
-            if key.isascii() and key.isdigit() and len(key) < 4 and (p := number(value)) is not None:
-                found.exact.setdefault(int(key), []).append((at, p))
-        for text in items(row.get("alarms")):
-            found.more_alarms += _note_alarm(alarms, str(text), step)
-    found.alarms = list(alarms.values())
-    return found
-
-
-def _row(line: bytes | None) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line) if line is not None else None
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _note_alarm(alarms: dict[str, Alarm], text: str, step: float | None) -> int:
-    """Fold an alarm into the one with the same explanation (the numbers before it differ); 1 if it did not fit."""
-    key = (text.partition(": ")[2] or text)[:200]
-    if key in alarms:
-        known = alarms[key]
-        known.text, known.last, known.times = visible(text, 300), step, known.times + 1
-        return 0
-    if len(alarms) >= _MAX_ALARMS:
-        return 1
-    alarms[key] = Alarm(visible(text, 300), step, step)
-    return 0

@@ -1,24 +1,28 @@
-"""A few telling episodes out of a file of any size: streamed once, at most five episodes in memory."""
+"""A few telling episodes out of a file of any size: streamed once, a handful in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from dream_envs.core import Challenge, Episode, decode_episode
-from dream_envs.report.read import lines
+from dream_envs.core import Episode, challenge_of, decode_episode
 from dream_envs.report.words import decimal, number, visible
 
-_SHOWN_REPLIES = 8
+_SHOWN = 12
 _CAP = 600
-_ACCEPTED, _REJECTED = "First accepted proposal", "First rejected proposal"
-_DEEPEST, _FAILED = "Deepest problem that was solved", "Last problem that nobody solved"
+#: Longer lines are skipped and counted, so that memory is bounded whatever a completion was.
+MAX_LINE = 16 << 20
+_FIRST, _REJECTED = "First episode", "First that was turned away"
+_DEEPEST, _FAILED = "Highest level that was solved", "Last that nobody solved"
+_BEST, _WORST = "Largest sum of rewards", "Smallest sum of rewards"
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """One reply, how many solvers gave it, and what came of it: ``verdict`` is right, wrong or why there is neither."""
+class Move(msgspec.Struct, frozen=True):
+    """One completion, how many seats of a role gave it, and what came of it: right, wrong or a status."""
 
+    who: str
     text: str
     verdict: str
     reward: str
@@ -29,15 +33,11 @@ class Sample(msgspec.Struct, frozen=True):
     """An episode cut down to what is shown; every text is capped and made visible."""
 
     title: str
-    index: int
-    author: str
-    proposal: str
-    fate: str
+    about: str
     prompt: str
     answer: str
-    replies: list[Reply]
-    more: str
-    reward: str
+    moves: list[Move]
+    more: int
 
 
 class Samples(msgspec.Struct, frozen=True):
@@ -48,10 +48,26 @@ class Samples(msgspec.Struct, frozen=True):
     unread: int
 
 
+def lines(path: Path) -> Iterator[bytes | None]:
+    """The finished lines of a file; None for one longer than ``MAX_LINE``; an unfinished last line is left out."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        while chunk := file.readline(MAX_LINE):
+            if chunk.endswith(b"\n"):
+                yield chunk
+                continue
+            too_long = len(chunk) == MAX_LINE
+            while chunk and not chunk.endswith(b"\n"):
+                chunk = file.readline(MAX_LINE)
+            if too_long:
+                yield None
+
+
 def pick(run_dir: Path) -> Samples:
-    """The first accepted proposal, the first rejected one, the deepest solved problem, the last one nobody solved."""
+    """The first episode and the first rejection; the deepest solved and the last unsolved one, or best and worst."""
     kept: dict[str, Episode] = {}
-    depth = seen = unread = 0
+    level, best, worst, seen, unread = -1, float("-inf"), float("inf"), 0, 0
     for line in lines(run_dir / "episodes.jsonl"):
         try:
             episode = decode_episode(line or b"")
@@ -59,90 +75,61 @@ def pick(run_dir: Path) -> Samples:
             unread += 1
             continue
         seen += 1
-        challenge, own = _challenge(episode), _author(episode) == "challenger"
-        if challenge is None:
-            if own and episode.turns:
-                kept.setdefault(_REJECTED, episode)
+        if not episode.turns:
             continue
-        if own:
-            kept.setdefault(_ACCEPTED, episode)
+        kept.setdefault(_FIRST, episode)
+        if any(event.kind == "rejected" for event in episode.events):
+            kept.setdefault(_REJECTED, episode)
         right = [v > 0.5 for v in _truth(episode).values() if v is not None]
-        if any(right) and (challenge.level > depth or _DEEPEST not in kept):
-            depth, kept[_DEEPEST] = challenge.level, episode
+        at = max((task.level for task in episode.tasks), default=0)
+        if any(right) and at > level:
+            level, kept[_DEEPEST] = at, episode
         elif right and not any(right):
             kept[_FAILED] = episode
-    titles = (_ACCEPTED, _REJECTED, _DEEPEST, _FAILED)
-    return Samples([_sample(t, kept[t]) for t in titles if t in kept], seen, unread)
-
-
-def _challenge(episode: Episode) -> Challenge | None:
-    return next((t for t in episode.tasks if isinstance(t, Challenge)), None)
-
-
-def _author(episode: Episode) -> str:
-    """Who wrote the problem, as ``curriculum.syllabus.author_of`` has it, but total."""
-    given = next((e for e in episode.events if e.kind == "given"), None)
-    return "challenger" if given is None else visible(given.data.get("author", "given"), 40)
+        total = sum(s.value for s in episode.scores.values() if s.status == "ok")
+        if total > best:
+            best, kept[_BEST] = total, episode
+        if total < worst:
+            worst, kept[_WORST] = total, episode
+    titles = (_FIRST, _REJECTED, _DEEPEST, _FAILED) if _DEEPEST in kept or _FAILED in kept else (_FIRST, _BEST, _WORST)
+    once = {kept[t].index: t for t in reversed(titles) if t in kept}  # an episode under its first title alone
+    return Samples([_sample(t, kept[t]) for t in titles if t in once.values()], seen, unread)
 
 
 def _truth(episode: Episode) -> dict[str, float | None]:
-    """Right (1) or wrong (0) by solver: the executed truth where a judge decided, else the verdict itself."""
+    """Right (1) or wrong (0) by seat: the executed truth where a judge decided, else the verdict itself."""
     facts = episode.outcome.facts.get("truth") or episode.outcome.facts.get("correct")
     return {k: number(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
 
 
-def _reward(episode: Episode, agent: str) -> str:
-    score = episode.scores.get(agent)
-    if score is None:
-        return ""
-    return decimal(score.value, 3) if score.status == "ok" else score.status
-
-
 def _sample(title: str, episode: Episode) -> Sample:
-    challenge = _challenge(episode)
-    replies = _replies(episode)
-    hidden = sum(r.times for r in replies[_SHOWN_REPLIES:])
-    right = sum(r.times for r in replies[_SHOWN_REPLIES:] if r.verdict == "right")
-    writer = next((t for t in episode.turns if t.role == "challenger"), None)
+    challenge = challenge_of(episode)
+    task = challenge or next(iter(episode.tasks), None)
+    moves = _moves(episode)
+    about = f"Episode {episode.index}, round {episode.round}"
+    if challenge is not None:
+        about += f": problem of level {challenge.level}, answer {challenge.truth}"
+    for event in [e for e in episode.events if e.kind in ("given", "rejected")][:2]:
+        about += f"; {event.kind}: " + ", ".join(f"{k} {v}" for k, v in event.data.items())
+    if episode.outcome.status != "ok":
+        about += f"; outcome {episode.outcome.status}"
+    prompt = task.prompt if task is not None else episode.turns[0].messages[-1]["content"]
+    answer = task.answer if task is not None else ""
     return Sample(
-        title=title,
-        index=episode.index,
-        author=_author(episode),
-        proposal=_shown(writer.text) if writer else "",
-        fate=_fate(episode, challenge),
-        prompt=_shown(challenge.prompt) if challenge else "",
-        answer=_shown(challenge.answer) if challenge else "",
-        replies=replies[:_SHOWN_REPLIES],
-        more=f"{hidden} more attempts, {right} of them right" if hidden else "",
-        reward=_reward(episode, writer.agent) if writer else "",
-    )
+        title, visible(about, 400), visible(prompt, _CAP), visible(answer, _CAP), moves[:_SHOWN],
+        sum(move.times for move in moves[_SHOWN:]),
+    )  # fmt: skip
 
 
-def _replies(episode: Episode) -> list[Reply]:
-    """The solvers' replies, equal ones counted together, in the order they first came."""
-    truth = _truth(episode)
-    counted: dict[tuple[str, str, str], int] = {}
+def _moves(episode: Episode) -> list[Move]:
+    """The completions in order, equal ones of a role counted together."""
+    truth, counted = _truth(episode), dict[tuple[str, str, str, str], int]()
     for turn in episode.turns:
-        if turn.role != "solver":
-            continue
-        value = truth.get(turn.agent)
-        verdict: str = turn.status if turn.status != "ok" else "not judged"
+        value, score = truth.get(turn.agent), episode.scores.get(turn.agent)
+        verdict = turn.status if turn.status != "ok" else ""
         if value is not None:
             verdict = "right" if value > 0.5 else "wrong"
-        key = (turn.text, verdict, _reward(episode, turn.agent))
+        reward = "" if score is None else decimal(score.value, 3) if score.status == "ok" else score.status
+        key = (turn.role, turn.text, verdict, reward)
         counted[key] = counted.get(key, 0) + 1
-    return [Reply(_shown(text), verdict, reward, times) for (text, verdict, reward), times in counted.items()]
-
-
-def _fate(episode: Episode, challenge: Challenge | None) -> str:
-    if challenge is not None:
-        return f"accepted, level {challenge.level}, answer {visible(challenge.truth, 20)}"
-    event = next((e for e in episode.events if e.kind == "rejected"), None)
-    if event is None:
-        return f"no problem came of it ({episode.outcome.status})"
-    detail = visible(event.data.get("detail", ""), 200)
-    return f"rejected: {visible(event.data.get('code', '?'), 40)}" + (f" ({detail})" if detail else "")
-
-
-def _shown(text: str) -> str:
-    return visible(text, _CAP)
+    return [Move(visible(who, 40), visible(text, _CAP), v, r, n) for (who, text, v, r), n in counted.items()]

@@ -88,50 +88,41 @@ def _spelled(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-#: (word, meaning): everything that the tables and plots name.
-GLOSSARY: tuple[tuple[str, str], ...] = (
-    (
-        "Exact success P",
-        "The probability that the model samples the one accepted reply to a problem, computed as a product of "
-        "teacher-forced token probabilities. Nothing is sampled and nothing is estimated for a single problem; "
-        "intervals are 95 % bootstrap intervals over problems.",
+#: What the tables and plots name; a page explains what it uses.
+GLOSSARY: dict[str, str] = {
+    "Success P": (
+        "The probability that the model solves a problem. Where the evaluation is exact: that it samples the one "
+        "accepted completion, a product of teacher-forced token probabilities; nothing is sampled. Else: the share of "
+        "sampled completions that are right."
     ),
-    (
-        "Depth",
-        "The number of operations in a problem. The base was pre-trained on the shallow ones alone (its support).",
+    "Level": (
+        "Difficulty as the task family counts it; for compositions the number of operations. * marks problems with a "
+        "pair of operations that pre-training never showed."
     ),
-    (
-        "Budget",
-        "Every sample that the run drew, of solvers and challengers together. A problem with P below 1 / budget is not "
-        "expected to be solved once by spending the whole budget on it.",
+    "T=1": "Decoder: plain sampling at temperature 1.",
+    "best_T": "Decoder: the best temperature of a grid, chosen for each problem with hindsight.",
+    "forced": ("Decoder: the grammar and the length of the completion are imposed, with the best temperature on top."),
+    "given": (
+        "Decoder: the operations are handed over and only the states are predicted. It shows the latent single-step "
+        "skill and does not set the tier."
     ),
-    ("T=1", "Decoder: plain sampling at temperature 1."),
-    ("best_T", "Decoder: the best temperature of a grid, chosen for each problem with hindsight."),
-    (
-        "forced",
-        "Decoder: the grammar and the length of the reply are imposed, with the best temperature on top. What is left "
-        "to the model is which operation and which state.",
+    "T0, sharpening": (
+        "Tier: the base already has P of at least 0.01 under its best decoder of T=1, best_T and forced."
     ),
-    (
-        "given",
-        "Decoder: the operations of the reply are handed over and only the states are predicted. It shows the latent "
-        "single-step skill and does not set the tier.",
+    "T1, edge": "Tier: the base's best decoder lies between 1 / samples and 0.01.",
+    "T2, beyond the samples": (
+        "Tier: the base's best decoder lies below 1 / all samples that the run drew, so that all of them together are "
+        "not expected to solve it once."
     ),
-    ("T0, sharpening", "The base already has P of at least 0.01 under its best decoder of T=1, best_T and forced."),
-    ("T1, edge", "The base's best decoder lies between 1 / budget and 0.01."),
-    ("T2, beyond the budget", "The base's best decoder lies below 1 / budget."),
-    (
-        "T3, structurally absent",
-        "The problem is deeper than the support, or uses a pair of operations held out from it. It is a property of "
-        "the problem, so a problem can be both T2 and T3.",
+    "T3, absent": (
+        "The problem is longer than the base's pre-training, or uses a pair of operations held out from it; it can be "
+        "T2 as well."
     ),
-    ("Chance", "The success of somebody who knows the format and copies the operations, but guesses every state."),
-    ("Held-out pair", "A problem with at least one ordered pair of operations that pre-training never showed."),
-    ("Band", "Share of problems that some but not all attempts solved: only these carry a learning signal."),
-    (
-        "Drift",
-        "Mean -log10 P of the frozen base on the challenger's own accepted problems: difficulty on a yardstick that "
-        "does not move with the players.",
+    "Chance": "The success of somebody who knows the format but guesses what is not in the problem.",
+    "Learnable": "Share of problems that some but not all attempts solve: only these carry a learning signal.",
+    "Drift": (
+        "Mean -log10 P of the frozen base on the newest problems of the policy's own: difficulty on a scale that does "
+        "not move with the players."
     ),
-    ("Label accuracy", "Share of the rewards given to solvers that agree with the executed truth."),
-)
+    "Label accuracy": "Share of the rewards given for answers that agree with the executed truth.",
+}

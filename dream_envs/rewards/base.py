@@ -221,10 +221,10 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
             None}``; sync or async.
         arguments: passed on to a factory or to what a name stands for.
     """
-    if isinstance(obj, str) and not arguments and not re.fullmatch(r"[\w.:/-]*[\w]", obj):
+    if isinstance(obj, str) and not re.fullmatch(r"[\w.:]+", obj) and obj not in registry.rows("rewards"):
         from dream_envs.rewards.expressions import parse
 
-        return parse(obj)
+        return as_reward(parse(obj), **arguments)
     if isinstance(obj, str):
         return as_reward(registry.load("rewards", obj), **arguments)
     if hasattr(obj, "reward_name") or inspect.isclass(obj):

@@ -36,6 +36,8 @@ def parse(text: str) -> Model:
     """The reward that an expression describes."""
     if not isinstance(text, str) or len(text) > MAX_CHARS:
         raise DreamEnvsError(f"reward {text!r:.60}: a text of at most {MAX_CHARS} characters")
+    if text.strip() in registry.rows("rewards"):  # a plug-in's name may be no Python
+        return as_reward(text.strip())
     python = _STRING_OR_PATH.sub(lambda found: found[1] or f"_[{found[2]!r}]", text.strip())
     try:
         with warnings.catch_warnings(action="ignore"):

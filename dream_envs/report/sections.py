@@ -1,0 +1,447 @@
+"""The sections of a run report, one function each, for the page and the terminal; one without data is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from dream_envs.report import plots
+from dream_envs.report.plots import SHARE, Plot, curves
+from dream_envs.report.read import Found, settings_of
+from dream_envs.report.tables import Column
+from dream_envs.report.words import NONE, decimal, interval, log10, percent, probability, visible, whole
+from dream_envs.schema import Compared, Evaluation, Level, Stat, Summary
+
+TIERS = ("T0", "T1", "T2")
+
+
+class Grid(NamedTuple):
+    """A table.  ``folded``: behind a click, and not in the terminal.  ``heat``: numbers from 0 to 1 are shaded."""
+
+    name: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    folded: bool = False
+    heat: bool = False
+
+
+class Section(NamedTuple):
+    """A part of the page: ``says`` in a sentence, pictures, tables, points; ``words``: of the glossary."""
+
+    id: str
+    title: str
+    says: str
+    plots: Sequence[Plot] = ()
+    grids: Sequence[Grid] = ()
+    points: Sequence[str] = ()
+    words: Sequence[str] = ()
+
+
+def _section(
+    name: str, title: str, says: str, made: Sequence[Plot | None], grids: Sequence[Grid] = (),
+    points: Sequence[str] = (), words: Sequence[str] = (),
+) -> Section | None:  # fmt: skip
+    shown, kept = [p for p in made if p is not None], [g for g in grids if g.rows]
+    return Section(name, title, says, shown, kept, points, words) if shown or kept or points else None
+
+
+def sections(found: Found) -> list[Section]:
+    """Those that have something to show, in reading order."""
+    return [section for make in _SECTIONS if (section := make(found)) is not None]
+
+
+def tables(found: Found) -> list[Grid]:
+    """What a terminal shows of them; nothing is drawn."""
+    own = found.summary.evaluation if found.summary is not None else None
+    evaluated = [_levels(own), _measures(own.measures)] if own is not None else []
+    lessons = _retention(found)
+    grids = [_roles(found), *evaluated, *(lessons.grids if lessons is not None else ()), *_slept(found)]
+    return [grid for grid in grids if grid.rows and not grid.folded]
+
+
+def tiles(found: Found) -> Iterator[tuple[str, str, str]]:
+    """(name, figure, remark) of the numbers that matter."""
+    summary = found.summary
+    if summary is None:
+        return
+    if found.lessons is not None:
+        left = found.lessons
+        yield "Known closed book after the last night", probability(left.average_accuracy), "mean over all lessons"
+        yield "Forgetting", probability(left.forgetting), "best success so far less success at the end, mean"
+    elif summary.evaluation is not None:
+        yield from _evaluated(summary.evaluation)
+    for role in [r for r in summary.roles if r.learns][:2]:
+        ends = f"first and last {_ENDS} rounds; its range is {role.low:g} to {role.high:g}"
+        yield f"Reward of the {visible(role.name, 30)}", _change(role.first, role.last), ends
+    parts = ", ".join(f"{whole(n)} {visible(k, 20)}" for k, n in summary.samples.items() if k != "total")
+    yield "Samples drawn", whole(summary.samples.get("total")), parts
+
+
+_ENDS = 5
+
+
+def _evaluated(found: Evaluation) -> Iterator[tuple[str, str, str]]:
+    gains = [(row.trained["T=1"].mean - row.base["T=1"].mean, row) for row in found.levels if row.split == "any"]
+    if gains:
+        gain, row = max(gains, key=lambda pair: abs(pair[0]))
+        before, after = row.base["T=1"], row.trained["T=1"]
+        remark = f"95 % interval after training {interval(after.ci)}"
+        name = f"Largest change: level {row.level}"
+        yield name, _change(before.mean, after.mean), remark if gain else "nothing changed"
+    for row in found.measures[:2]:
+        remark = f"95 % interval after training {_ends(row.trained.low, row.trained.high)}; {visible(row.says, 90)}"
+        yield visible(f"{row.role} {row.name}".strip(), 60), _change(row.base.value, row.trained.value), remark
+    if (past := found.beyond) is not None:
+        remark = f"{whole(past.structural)} of them absent from what the base was trained on (T3)"
+        yield "Problems beyond the samples drawn, now solved", f"{whole(past.count)} of {whole(past.of)}", remark
+
+
+def _rewards(found: Found) -> Section | None:
+    names = [r.name for r in found.summary.roles] if found.summary is not None else []
+    means = [(key.removesuffix("/mean"), points) for key, points in found.lines("reward/") if key.endswith("/mean")]
+    means.sort(key=lambda line: names.index(line[0]) if line[0] in names else len(names))
+    wide = {key.removesuffix("/std"): points for key, points in found.lines("reward/") if key.endswith("/std")}
+    plot = curves(
+        "reward", "Reward by role", "Mean of a round; band: one standard deviation over its episodes.", "reward",
+        found.unit, means, spread=wide,
+    )  # fmt: skip
+    lost = [(key.replace("/", " "), points) for key, points in found.lines("status/") if not key.endswith("/ok")]
+    other = curves(
+        "statuses", "Scores without a value", "Share of scores that are no number: they are in no mean.", "share",
+        found.unit, lost, limits=SHARE,
+    )  # fmt: skip
+    says = f"First and last: means of {_ENDS} rounds. Rewards are the loop's own and prove no ability by themselves."
+    return _section("rewards", "Rewards by role", says, [plot, other], [_roles(found)])
+
+
+def _roles(found: Found) -> Grid:
+    summary = found.summary
+    head = (
+        Column("role"), Column("learns", 3), Column("reward\nfirst"), Column("reward\nlast"),
+        Column("least", 2), Column("most", 2), Column("samples", 1), Column("ok", 1),
+        Column("without a value", 4, True), Column("a completion is", 5, True),
+    )  # fmt: skip
+    rows = [
+        [
+            visible(r.name, 30), "yes" if r.learns else "no", probability(r.first), probability(r.last), f"{r.low:g}",
+            f"{r.high:g}", whole(summary.samples.get(r.name)), percent(r.statuses.get("ok")),
+            ", ".join(f"{k} {percent(v)}" for k, v in r.statuses.items() if k != "ok") or NONE, visible(r.reply, 60),
+        ]
+        for r in (summary.roles if summary is not None else ())
+    ]  # fmt: skip
+    return Grid("rewards by role", head, rows)
+
+
+def _evaluation(found: Found) -> Section | None:
+    if found.summary is None or (own := found.summary.evaluation) is None:
+        return None
+    made = plots.evaluation_plots(own, found.summary.samples.get("total", 0))
+    grids = [_levels(own), _decoders(own), _examples(own), _measures(own.measures)]
+    support = ", ".join(map(str, found.summary.run.support))
+    says = f"{own.says[:1].upper()}{visible(own.says[1:], 300)}."
+    says += f" The base was pre-trained on levels {support}." if support and own.levels else ""
+    says += " Intervals are 95 %, over problems or games and not over runs." if own.kind != "play" else ""
+    words = ("Success P", "Level", "T=1", "Chance") if own.levels else ()
+    if own.kind == "exact":
+        words += ("best_T", "forced", "given", "T0, sharpening", "T1, edge", "T2, beyond the samples", "T3, absent")
+    return _section("evaluation", "What the policy can do, before and after", says, made, grids, words=words)
+
+
+def _levels(own: Evaluation) -> Grid:
+    exact = own.kind == "exact"
+    head = [
+        Column("level"), Column("base"), Column("base\n95 %", 6), Column("trained"), Column("trained\n95 %", 2),
+        *([Column("base\nlog10", 5), Column("trained\nlog10", 5)] if exact else []),
+        *([Column("base\nforced", 3), Column("trained\nforced", 3)] if exact else []),
+        *([Column(f"{tier}:\nsolved", 4) for tier in TIERS] if exact else []),
+        Column("chance", 7), Column("problems", 8),
+    ]  # fmt: skip
+    return Grid("success by level", head, [_level(row, exact) for row in own.levels])
+
+
+def _level(row: Level, exact: bool) -> list[str]:
+    before, after = row.base["T=1"], row.trained["T=1"]
+    cells = [_name(row), probability(before.mean), interval(before.ci), probability(after.mean), interval(after.ci)]
+    if exact:
+        cells += [log10(before.median_log10), log10(after.median_log10)]
+        cells += [probability(stat.mean) if (stat := m.get("forced")) else NONE for m in (row.base, row.trained)]
+        cells += [_tier(row, tier) for tier in TIERS]
+    return [*cells, probability(row.chance), whole(row.n)]
+
+
+def _name(row: Level) -> str:
+    return f"{row.level}*" if row.split == "held_out" else f"{row.level}"
+
+
+def _tier(row: Level, tier: str) -> str:
+    """``128: 99 %``: problems of this tier, and the share of them that is solved after training."""
+    count, moved = row.tiers.get(tier), row.moved.get(tier)
+    return f"{whole(count)}: {percent(moved)}" if count and moved is not None else whole(count)
+
+
+def _decoders(own: Evaluation) -> Grid:
+    if len(own.decoders) < 2:
+        return Grid("", (), ())
+    pairs = [(who, d) for who in plots.WHO for d in own.decoders]
+    head = [Column("level"), *(Column(f"{who}\n{d}") for who, d in pairs)]
+    rows = [[_name(row), *(_decoder(getattr(row, who).get(d)) for who, d in pairs)] for row in own.levels]
+    return Grid("all decoders: mean, share solved, largest P", head, rows, folded=True)
+
+
+def _decoder(stat: Stat | None) -> str:
+    return NONE if stat is None else f"{probability(stat.mean)}, {percent(stat.solved)}, {probability(stat.max)}"
+
+
+def _examples(own: Evaluation) -> Grid:
+    head = [
+        Column("problem", words=True), Column("level"), Column("held-out pair"), Column("log10 P, base's best decoder"),
+        Column("P, trained, T=1"),
+    ]  # fmt: skip
+    rows = [
+        [
+            visible(e.get("prompt", ""), 120), whole(e.get("level")), "yes" if e.get("held_out") else "no",
+            log10(e.get("base_best_log10")), probability(e.get("trained")),
+        ]
+        for e in (own.beyond.examples if own.beyond is not None else ())[:12]
+    ]  # fmt: skip
+    return Grid("examples of problems beyond the samples drawn that are now solved", head, rows, folded=True)
+
+
+def _measures(rows: Sequence[Compared]) -> Grid:
+    head = [
+        Column("role"), Column("measure", words=True), Column("base"), Column("base\n95 %", 3),
+        Column("trained"), Column("trained\n95 %", 2), Column("games", 4),
+        Column("what it is, which way is better", 5, True),
+    ]  # fmt: skip
+    cells = [
+        [
+            visible(r.role, 30) or NONE, visible(r.name, 30), probability(r.base.value), _ends(r.base.low, r.base.high),
+            probability(r.trained.value), _ends(r.trained.low, r.trained.high),
+            whole(r.trained.n) if r.trained.n else "exact", visible(r.says, 120) or NONE,
+        ]
+        for r in rows
+    ]  # fmt: skip
+    return Grid("measures", head, cells)
+
+
+def _ends(low: float, high: float) -> str:
+    return NONE if low == high else f"{probability(low)} to {probability(high)}"
+
+
+def _learning(found: Found) -> Section | None:
+    lines = found.lines("eval/")
+    levels = sorted(((name, p) for name, p in lines if name.isdecimal()), key=lambda line: int(line[0]))
+    other = [(name, p) for name, p in lines if not name.isdecimal()]
+    made = [
+        curves(
+            "learning", "Success while learning", "One line a level, at T=1. A line that falls is forgetting.",
+            "mean success", found.unit, levels, limits=SHARE, ordered=True,
+        ),
+        curves("measured", "Measures while learning", "The game's own measures.", "value", found.unit, other),
+    ]  # fmt: skip
+    return _section("learning", "Learning curve", "Measured now and then on what is never trained on.", made)
+
+
+#: name, title, note, unit, limits, prefix, metrics (() for all under the prefix).
+_CURVES: dict[str, tuple[tuple[str, str, str, str, tuple[float, float] | None, str, tuple[str, ...]], ...]] = {
+    "curriculum": (
+        ("solving", "Learnable problems", "Solved: mean solve rate. Learnable: problems that some but not all attempts "
+         "solve. Label accuracy: rewards that agree with the truth.", "share", SHARE, "curriculum/",
+         ("learnable", "solved", "label_accuracy")),
+        ("depth", "Level of accepted problems", "Of the policy's own problems. Drift: how improbable the frozen base "
+         "finds success on them, mean -log10 P: rising is harder on a fixed scale.", "level", None, "curriculum/",
+         ("depth", "drift")),
+        ("proposals", "Proposals", "Accepted, distinct, and already known.", "share", SHARE, "curriculum/",
+         ("valid", "unique", "duplicates")),
+        ("rejects", "Turned away", "Proposals of a round by reason; similar: too close to what is there (novelty).",
+         "proposals", None, "curriculum/reject/", ()),
+        ("store", "Problems kept", "In the run's store, and different features among them.", "problems", None,
+         "curriculum/", ("store", "features")),
+    ),
+    "completions": (
+        ("length", "Length of a completion", "Tokens (characters where none are counted), by role.", "tokens", None,
+         "length/", ()),
+        ("token-entropy", "Entropy of a token", "Mean over sampled tokens.", "nats", None, "train/", ("entropy",)),
+        ("format-entropy", "Entropy of formats and answers", "Of the shape of completions, and of the completions to "
+         "one problem. Zero: one is left.", "bits", None, "curriculum/", ("format_entropy", "answer_entropy")),
+    ),
+    "judge": (
+        ("judge", "Judge", "Accuracy: on a right and a wrong answer. Flip: verdicts that change with the order. "
+         "First: the one shown first wins. Truth: right answers.", "share", SHARE, "judge/",
+         ("accuracy", "readable", "flip", "first", "cycles", "truth")),
+        ("judged-length", "Length of judged answers", "A judge that likes length shows here.", "characters", None,
+         "judge/", ("length",)),
+    ),
+    "optimiser": (
+        ("loss", "Loss", "Of the policy and, where there is one, of the critic.", "loss", None, "train/",
+         ("loss", "value/loss", "kl")),
+        ("gradient", "Gradient norm", "Before clipping.", "norm", None, "train/", ("grad_norm",)),
+        ("rate", "Learning rate", "As scheduled.", "rate", None, "train/", ("lr",)),
+        ("trust", "How far an update goes", "Approximate KL and share of clipped tokens; explained variance of the "
+         "critic.", "value", None, "train/", ("policy/approx_kl", "policy/clip_fraction")),
+        ("groups", "Groups", "Groups of completions with different rewards, by role: only these train.", "groups", None,
+         "groups/", ()),
+    ),
+}  # fmt: skip
+_HEADS = {
+    "curriculum": ("Curriculum", "Seen from inside the loop: a loop that rewards mistakes looks healthy here."),
+    "completions": ("Completions", "What the policy writes: how long, and how varied."),
+    "judge": ("Judge", "What the judge says, held against the executed truth."),
+    "optimiser": ("Optimisation", "As logged by the trainer."),
+}
+
+
+def _logged(key: str) -> Callable[[Found], Section | None]:
+    def make(found: Found) -> Section | None:
+        if key == "curriculum" and not {"curriculum/valid", "curriculum/learnable"} & found.series.keys():
+            return None  # nobody writes problems here
+        made = [
+            curves(name, title, note, unit, found.unit, found.lines(prefix, names), limits=limits)
+            for name, title, note, unit, limits, prefix, names in _CURVES[key]
+        ]
+        accuracy = found.summary.label_accuracy if found.summary is not None and key == "curriculum" else None
+        points = [] if accuracy is None else [f"Last round: {percent(accuracy)} of the rewards agree with the truth."]
+        words = ("Learnable", "Drift", "Label accuracy") if key == "curriculum" else ()
+        title, says = _HEADS[key]
+        return _section(key, title, says, made, points=points if any(made) else (), words=words)
+
+    return make
+
+
+def _slept(found: Found) -> list[Grid]:
+    head = [
+        Column("night"), Column("experiences", 2), Column("tokens", 3), Column("dreams\ngood"), Column("divergence", 4),
+        Column("imitation", 5), Column("probe\nbefore", 1), Column("probe\nafter", 1), Column("kept", 0),
+    ]  # fmt: skip
+    rows = [
+        [
+            str(n.number + 1), whole(n.lived), whole(n.tokens), f"{n.good} of {len(n.dreams)}" if n.dreams else NONE,
+            NONE if n.divergence is None else f"{decimal(n.divergence[0], 3)} to {decimal(n.divergence[1], 3)}",
+            decimal(n.imitation, 2), decimal(n.before, 3), decimal(n.after, 3), "undone" if n.undone else "yes",
+        ]
+        for n in found.nights
+    ]  # fmt: skip
+    names = list(dict.fromkeys(key for n in found.nights for key in n.curve_before))
+    changes = [
+        [str(n.number + 1), *(_change(n.curve_before.get(k), n.curve_after.get(k)) for k in names)]
+        for n in found.nights
+        if names
+    ]
+    by_level = [Column("night"), *map(Column, names)]
+    return [Grid("nights", head, rows), Grid("success before and after each night", by_level, changes, folded=True)]
+
+
+def _nights(found: Found) -> Section | None:
+    says = (
+        "Probe: mean log-likelihood per token of what the policy said before; a night that loses too much of it is "
+        "undone. Divergence: from the teacher with its context, first and last steps, nats per token."
+    )
+    return _section("nights", "Nights", says, [plots.night_plot(found.nights)], _slept(found))
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return f"{probability(before)} → {probability(after)}"
+
+
+def _retention(found: Found) -> Section | None:
+    if (left := found.lessons) is None:
+        return None
+    names = [visible(name, 20) for name in left.lessons]
+    head = [Column("night"), Column("in context"), *(Column(n, 1 + i // 4) for i, n in enumerate(names))]
+    rows = [
+        [str(i + 1), probability(opened), *(probability(v) if v is not None else "" for v in row)]
+        for i, (row, opened) in enumerate(zip(left.closed, left.open, strict=False))
+    ]
+    kinds = ("open", "closed", "last")
+    levels = [[level, *(probability(v.get(kind)) for kind in kinds)] for level, v in left.levels.items()]
+    by_level = [Column("level"), Column("in context"), Column("after its night"), Column("after the last night")]
+    facts = (("backward transfer", left.backward_transfer), ("forward transfer", left.forward_transfer))
+    points = [f"{name}: {probability(value)}" for name, value in facts if value is not None]
+    says = (
+        "Closed-book success on each lesson (column) after each night (row); in context: on the day's lesson with its "
+        "text at hand. One run, no interval."
+    )
+    grids = [Grid("what is left of each lesson", head, rows, heat=True), Grid("lessons by level", by_level, levels)]
+    return _section("retention", "What is left of each lesson", says, [], grids, points)
+
+
+def _diversity(found: Found) -> Section | None:
+    shares = ("top_share", "accuracy", "js_to_base", "duplicates")
+    lines = found.lines("diversity/")
+    note = "On fixed problems, at log-spaced steps: entropies in bits, effective numbers of formats and of answers."
+    made = [
+        curves("variety", "Variety on fixed problems", note, "bits, or a number", found.unit,
+               [(k, p) for k, p in lines if k not in (*shares, "vendi_across")]),
+        curves("variety-shares", "Shares on fixed problems", "Most frequent format, right answers, distance to the "
+               "base's formats.", "share", found.unit, [(k, p) for k, p in lines if k in shares], limits=SHARE),
+    ]  # fmt: skip
+    grids, points = [], []
+    if (own := found.diversity) is not None:
+        head = [Column("measure", words=True), Column("base"), Column("trained"), Column("ratio", 1), Column("95 %", 2)]
+        rows = [
+            [visible(key, 40), decimal(value, 3), decimal(own.trained.get(key), 3), *_ratio(own.ratio.get(key))]
+            for key, value in own.base.items()
+        ]
+        grids = [Grid("diversity of completions", head, rows, folded=True)]
+        points = [f"Alarm: {visible(own.alarm, 300)}"] if own.alarm else []
+    if found.summary is not None and len(found.summary.entropy) == 2:
+        both = [found.summary.entropy[who] for who in plots.WHO]
+        points += [f"{k} entropy: {decimal(v, 2)} to {decimal(both[1].get(k), 2)} bits" for k, v in both[0].items()]
+    return _section("diversity", "Variety", "Collapse shows here before it shows in the reward.", made, grids, points)
+
+
+def _ratio(value: tuple[float | None, float | None, float | None] | None) -> list[str]:
+    if value is None:
+        return [NONE, NONE]
+    middle, low, high = (decimal(v, 2) for v in value)
+    return [middle, f"{low} to {high}"]
+
+
+def _alarms(found: Found) -> Section | None:
+    if not found.steps:
+        return None
+    points = []
+    for alarm in found.alarms:
+        span = "" if alarm.first is None else f", steps {alarm.first} to {alarm.last}"
+        points.append(f"{alarm.text} ({alarm.times} times{span})")
+    quiet = f"None rang in {whole(found.steps)} logged steps. Silence is no evidence."
+    says = "Reasons to stop and look." if points else quiet
+    return Section("alarms", "Alarms", says, points=points)
+
+
+def _settings(found: Found) -> Section | None:
+    head = [Column("setting", words=True), Column("value", words=True)]
+    grid = Grid("settings", head, settings_of(found.settings), folded=True)
+    return _section("settings", "What was run", "", [], [grid])
+
+
+_SECTIONS: tuple[Callable[[Found], Section | None], ...] = (
+    _rewards, _evaluation, _learning, _retention, _nights, _logged("curriculum"), _logged("completions"),
+    _logged("judge"), _diversity, _alarms, _logged("optimiser"), _settings,
+)  # fmt: skip
+
+
+def cautions(summary: Summary | None) -> list[str]:
+    """What may not be concluded from this run, with its own numbers where they decide it."""
+    if summary is None or (own := summary.evaluation) is None:
+        return []
+    found = []
+    if own.kind == "exact":
+        found.append(
+            "New facts. Every single operation is in the base's pre-training; what can be shown here is longer "
+            "composition of known facts."
+        )
+        if own.beyond is not None and not own.beyond.count:
+            found.append("A step beyond the base: no problem below 1 / samples is now solved; what rose is sharpening.")
+        if not any(row.split == "held_out" for row in own.levels):
+            found.append("Anything about held-out pairs of operations: this evaluation has none.")
+    if own.kind == "sampled":
+        found.append("A step past the base: more samples of the base might find the same. The Frontier Report says.")
+    if own.kind == "play":
+        found.append("Strength against anybody else: the other seats were the frozen base, or who the recipe names.")
+    return [
+        *found,
+        "That the recipe works in general: one run of one seed on one base. Intervals are not over runs.",
+        "Anything about large language models: nano models are small and their worlds synthetic.",
+        "That a healthy curriculum or a rising reward means a gain: both are seen from inside the loop.",
+    ]
