@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
-from _sleep import DREAMS, STATES, bits, day, generators, generator, reader, same, with_
+from _sleep import DREAMS, STATES, bits, day, generator, generators, reader, same, with_
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.dreams import (

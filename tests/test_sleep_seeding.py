@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("trl")
 
 import torch
-from _sleep import LEARNING, bits, day, generators, generator, reader, same, with_
+from _sleep import LEARNING, bits, day, generator, generators, reader, same, with_
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep import seeding
