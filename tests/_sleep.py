@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.agents.sleep.dreams import DreamSettings, FamilyImagination
+from dream_envs.agents.sleep.dreams import DreamSettings, FamilyQuestions
 from dream_envs.agents.sleep.experience import Experience
 from dream_envs.agents.sleep.night import SleepSettings
 from dream_envs.agents.sleep.seeding import SeedingSettings
@@ -34,9 +34,9 @@ def reader() -> LocalAgent:
     return LocalAgent("nano/context")
 
 
-def imagination() -> FamilyImagination:
+def generator() -> FamilyQuestions:
     """Questions about the eight known operations and the eight unknown ones."""
-    return FamilyImagination(Composition(n_operations=16, held_out_pairs=0))
+    return FamilyQuestions(Composition(n_operations=16, held_out_pairs=0))
 
 
 def table(label: str = "0") -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""Fast and slow weights (``block``), and days that wait for a night until one is due (``waits``, ``alert``)."""
+"""When it is time to sleep (``due``: a full buffer, enough read, too much lost), and fast and slow weights (``block``)."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,14 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
-from _sleep import DREAMS, LEARNING, SMALL, bits, day, imagination, reader, same, with_
-from _tiny import learner, practice
-from dream_envs.agents.sleep.reader import Reader
+from _sleep import LEARNING, SMALL, bits, day, generator, reader, with_
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep import night as night_module
 from dream_envs.agents.sleep.consolidation import SleepConsolidation
-from dream_envs.agents.sleep.dreams import FamilyImagination
-from dream_envs.agents.sleep.experience import Buffer
+from dream_envs.agents.sleep.frozen import FrozenLearner
 from dream_envs.agents.sleep.night import SleepSettings
-from dream_envs.core import DreamEnvsError
+from dream_envs.core import Action, DreamEnvsError, Request, Usage
 
 #: With next to no learning rate a night ends where it began.
 STILL = with_(SMALL, dreaming=None, learning=with_(LEARNING, lr=1e-12))
@@ -41,23 +39,23 @@ def close(folder: Path, agent: LocalAgent) -> bool:
 
 
 def sleeper(settings: SleepSettings, agent: LocalAgent | None = None) -> SleepConsolidation:
-    return SleepConsolidation(Reader(agent or reader().snapshot()), imagination(), settings=settings)
+    return SleepConsolidation(FrozenLearner(agent or reader().snapshot()), generator(), settings=settings)
 
 
 @pytest.mark.parametrize(("block", "begins"), [(0, [1.0, 0.9, 0.8, 0.7]), (1, [1.1] * 4), (3, [1.0, 0.9, 1.1, 0.7])])
 def test_a_block_ends_in_the_weights_it_began_with(block: int, begins: list[float], tmp_path: Path) -> None:
     """Every day scales the weights; the run is moved in the middle of a block, and its learner is read from disk."""
-    Reader(scaled(1.1)).save(str(tmp_path / "morning"))
+    FrozenLearner(scaled(1.1)).save(str(tmp_path / "began"))
     root = tmp_path / "one"
     for number, by in enumerate((1.0, 0.9, 0.8, 0.7)):
         one = sleeper(with_(STILL, block=block), scaled(by))
         if number:
             one.load(str(root / "state"))
-            one.learner = Reader(scaled(by))
+            one.learner = FrozenLearner(scaled(by))
         one.live(day())
-        shutil.copytree(tmp_path / "morning", root / "mornings" / str(number))
-        night = one.sleep(root / "nights" / str(number), root / "mornings" / str(number))
-        assert close(root / "nights" / str(number) / "dawn", scaled(begins[number]))
+        shutil.copytree(tmp_path / "began", root / "began" / str(number))
+        night = one.sleep(root / "nights" / str(number), root / "began" / str(number))
+        assert close(root / "nights" / str(number), scaled(begins[number]))
         assert night.slow == (begins[number] == 1.1) and night.number == number
         one.save(str(root / "state"))
         if number == 0:
@@ -65,22 +63,17 @@ def test_a_block_ends_in_the_weights_it_began_with(block: int, begins: list[floa
 
 
 def test_a_block_whose_slow_night_is_undone_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = sleeper(with_(SMALL, block=2, tolerance=0.5))
+    one = sleeper(with_(SMALL, dreaming=None, block=2, tolerance=0.5))
     nights = []
     for number in range(4):
         one.live(day())
         with monkeypatch.context() as patch:
             if number == 1:
-                patch.setattr(night_module, "likelihood", _falling())
+                values = iter([0.0, -9.0])
+                patch.setattr(night_module, "likelihood", lambda *a: next(values))  # noqa: B023
             nights.append(one.sleep(tmp_path / str(number)))
-        began = one.slow
-        assert (began is None) == (number == 2), number
+        assert (one.slow is None) == (number == 2), number
     assert [(n.slow, n.undone) for n in nights] == [(False, False), (True, True), (True, False), (False, False)]
-
-
-def _falling() -> Any:
-    values = iter([0.0, -9.0, -9.0])
-    return lambda *a: next(values)
 
 
 def test_a_block_is_lived_through_until_its_slow_night(tmp_path: Path) -> None:
@@ -94,58 +87,70 @@ def test_a_block_is_lived_through_until_its_slow_night(tmp_path: Path) -> None:
     assert slow.slow and slow.lived == 32 and len(one.buffer) == 0
 
 
-def test_what_was_said_in_the_morning_and_is_lost_awake_is_due(tmp_path: Path) -> None:
+def test_what_was_said_at_first_and_is_lost_awake_is_due(tmp_path: Path) -> None:
     one = sleeper(with_(SMALL, alert=0.1))
-    assert one.due() is None and one.morning is None  # nobody rose yet
-    one.rise()
-    assert one.morning is not None and len(one.morning[0]) > 0 and one.due() is None
-    assert isinstance(one.learner, Reader)
-    one.learner.agent = scaled(0.5)
+    inner: Any = one.learner
+    assert one.due() is None and one.rested is None  # nobody rested yet
+    one.rest()
+    assert one.rested is not None and len(one.rested[0]) > 0 and one.due() is None
+    inner.agent = scaled(0.5)
     assert one.due() == "retention"
     one.save(str(tmp_path / "saved"))
     other = sleeper(with_(SMALL, alert=0.1))
     other.load(str(tmp_path / "saved"))
-    assert other.due() == "retention" and other.morning == one.morning
-    one.learner.agent = scaled(float("nan"))
+    assert other.due() == "retention" and other.rested == one.rested
+    inner.agent = scaled(float("nan"))
     assert one.due() == "retention"
-    one.learner.agent = scaled(0.5)
+    inner.agent = scaled(0.5)
     one.live(day())
     one.sleep(tmp_path / "night")
-    assert one.due() is None  # a new morning: what is said now is what is to be kept
+    assert one.due() is None  # a new day: what is said now is what is to be kept
 
 
-@pytest.mark.parametrize("bad", [{"block": -1}, {"alert": -0.1}])
+class Ten:
+    """A learner whose every prompt has ten tokens."""
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        return [Action(f"reply {r.messages[-1]['content']}", usage=Usage(10, 1)) for r in requests]
+
+    def improve(self, collector: Any, budget: int, run: Any) -> Any:
+        raise NotImplementedError
+
+    def save(self, path: str) -> None:
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+    def load(self, path: str) -> None:
+        assert Path(path).is_dir()
+
+    def snapshot(self) -> Any:
+        return self
+
+
+def asked(text: str, context: bool = True, role: str = "learner") -> Request:
+    head = [{"role": "system", "content": "a context"}] if context else []
+    return Request(messages=[*head, {"role": "user", "content": text}], agent=f"{role}_0", role=role, seed=0)  # type: ignore[list-item]
+
+
+def test_the_context_budget_counts_what_was_read_with_a_context(tmp_path: Path) -> None:
+    one, other = (SleepConsolidation(Ten(), settings=SleepSettings(dreaming=None, reading=30)) for _ in range(2))
+    one.act([asked("a"), asked("b"), asked("c", context=False)])
+    assert one.due() is None and one.read == 20 and len(one.buffer) == 2
+    one.act([asked("d", role="dreamer")])
+    assert one.due() == "context" and len(one.buffer) == 2
+    one.save(str(tmp_path / "x"))
+    other.load(str(tmp_path / "x"))
+    assert other.due() == "context" and other.buffer.all() == one.buffer.all()
+
+
+def test_a_full_buffer_is_due() -> None:
+    one = SleepConsolidation(Ten(), settings=SleepSettings(dreaming=None, capacity=2))
+    one.act([asked("a")])
+    assert one.due() is None
+    one.act([asked("b")])
+    assert one.due() == "buffer"
+
+
+@pytest.mark.parametrize("bad", [{"block": -1}, {"alert": -0.1}, {"reading": 0}, {"waits": True, "forget": False}])
 def test_numbers_out_of_range_are_one_line(bad: dict[str, Any]) -> None:
-    with pytest.raises(DreamEnvsError, match="0 or more") as caught:
+    with pytest.raises(DreamEnvsError, match=rf"\A[^\n]*{next(iter(bad))}=[^\n]*\Z"):
         SleepSettings(**bad)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_alert_without_an_imagination_is_one_line() -> None:
-    with pytest.raises(DreamEnvsError, match="FamilyImagination"):
-        SleepConsolidation(Reader(reader()), settings=SleepSettings(dreaming=None, alert=0.1))
-
-
-def test_what_would_do_nothing_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DreamEnvsError, match="forget=True"):
-        SleepSettings(waits=True, forget=False)
-    env = practice(tmp_path / "run", memory=Buffer())
-    one = SleepConsolidation(learner(), settings=SleepSettings(dreaming=None, waits=True, reading=9))
-    with pytest.raises(DreamEnvsError, match="reading=9"):
-        one.improve(env, {}, 2, env.run)
-
-
-@pytest.mark.parametrize(("capacity", "nights"), [(10_000, []), (1, ["00", "01"])])
-def test_days_that_wait_sleep_when_it_is_due(capacity: int, nights: list[str], tmp_path: Path) -> None:
-    """Two days of two steps, twice in the same folder: as it was, and taken over from what is finished there."""
-    torch.set_num_threads(1)
-    rule = with_(SMALL, waits=True, capacity=capacity, dreaming=with_(DREAMS, dreams=1, memory=1, fiction=0), block=2)
-    ends = []
-    for _ in range(2):
-        env = practice(tmp_path / "run", memory=Buffer())
-        one = SleepConsolidation(learner(), FamilyImagination(env.game.family), settings=rule, seed="waits")
-        assert one.improve(env, {}, 4, env.run).steps == 4
-        ends.append(bits(one.learner.engine))  # type: ignore[attr-defined]
-        assert sorted(p.name for p in (tmp_path / "run" / "nights").glob("*")) == nights
-        assert [n.slow for n in one.nights] == [False, True][: len(nights)]
-    assert same(*ends)

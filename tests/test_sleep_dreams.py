@@ -13,12 +13,12 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
-from _sleep import DREAMS, STATES, bits, day, generators, imagination, reader, same, with_
+from _sleep import DREAMS, STATES, bits, day, generator, generators, reader, same, with_
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.dreams import (
     Dream,
-    FamilyImagination,
+    FamilyQuestions,
     answers,
     fictions,
     imagine,
@@ -110,7 +110,7 @@ def contexts_of_today() -> list[Any]:
 
 
 def test_only_valid_new_and_allowed_questions_are_kept() -> None:
-    whole = imagination()
+    whole = generator()
     pairs, proposals = imagine(reader(), whole, "day", contexts_of_today(), 24, "test", novelty=0.1)
     assert 8 < len(pairs) == len(proposals) <= 24
     asked = [(p.messages[0]["content"], p.messages[1]["content"]) for p in pairs]
@@ -122,7 +122,7 @@ def test_only_valid_new_and_allowed_questions_are_kept() -> None:
     ids = [task.id for p in proposals if isinstance(task := whole.family.parse(p.reply), Task)]
     assert len(ids) == len(pairs)
     fewer, _ = imagine(
-        reader(), FamilyImagination(whole.family, ids[::2]), "day", contexts_of_today(), 24, "test", novelty=0.1
+        reader(), FamilyQuestions(whole.family, ids[::2]), "day", contexts_of_today(), 24, "test", novelty=0.1
     )
     left = [p for p, name in zip(pairs, ids, strict=True) if name not in ids[::2]]
     assert fewer == left and len(left) < len(pairs)
@@ -131,7 +131,7 @@ def test_only_valid_new_and_allowed_questions_are_kept() -> None:
 def test_two_ways_to_say_one_question_are_one_question() -> None:
     """In a notation that forgives, different texts may propose the same."""
 
-    class Forgiving(FamilyImagination):
+    class Forgiving(FamilyQuestions):
         def question(self, text: str) -> Any:
             return [{"role": "user", "content": "c:BA"}]
 
@@ -140,7 +140,7 @@ def test_two_ways_to_say_one_question_are_one_question() -> None:
 
 
 def test_nothing_valid_is_an_empty_dream() -> None:
-    class Deaf(FamilyImagination):
+    class Deaf(FamilyQuestions):
         def question(self, text: str) -> Any:
             return None
 
@@ -167,7 +167,7 @@ def test_answers_are_the_agents_own_and_no_verifiers() -> None:
     assert liar.parse("c:B").answer == "Aa" != honest.parse("c:B").answer  # type: ignore[union-attr]
     for kind, contexts in (("memory", []), ("day", contexts_of_today())):
         told, lied = (
-            imagine(reader(), FamilyImagination(f), kind, contexts, 12, "test", novelty=0.05) for f in (honest, liar)
+            imagine(reader(), FamilyQuestions(f), kind, contexts, 12, "test", novelty=0.05) for f in (honest, liar)
         )
         assert told == lied and told[0]
 
@@ -188,7 +188,7 @@ def test_importance_is_zero_for_an_empty_dream_and_touches_nothing() -> None:
     assert found[2] == 0.0 and found[0] == found[3] > 0 and found[1] > 0
     assert found[:3] == importance(reader(), dreams(), 4, "test")
     assert same(bits(reader()), before) and generators() == state
-    easy = imagine(reader(), imagination(), "memory", [], 16, "easy")[0]  # what it says anyhow moves least
+    easy = imagine(reader(), generator(), "memory", [], 16, "easy")[0]  # what it says anyhow moves least
     assert importance(reader(), [Dream("memory", easy, [], 16)], 4, "test")[0] < min(found[0], found[1]) / 10
 
 
@@ -218,14 +218,14 @@ def test_with_votes_an_answer_is_what_is_said_more_often_than_not(monkeypatch: p
     said = iter(["x", "x", "y", "x", "z", "a", "a", "b", "b", "c"])
     monkeypatch.setattr(type(reader()), "act", lambda self, asked: [Action(next(said)) for _ in asked])
     questions: list[Any] = [[{"role": "user", "content": q}] for q in ("a:B", "b:B")]
-    assert answers(reader(), imagination(), questions, "test", 5) == ["x", None]
+    assert answers(reader(), generator(), questions, "test", 5) == ["x", None]
 
 
 def test_votes_leave_questions_out_together_with_their_proposals() -> None:
     """A hot head is not always of one mind; what is dreamt with votes was proposed word for word."""
     hot = reader().decoding(temperature=2.0)
-    found, proposals = imagine(hot, imagination(), "memory", [], 48, "test", votes=7)
-    plain = imagine(hot, imagination(), "memory", [], 48, "test")[0]
+    found, proposals = imagine(hot, generator(), "memory", [], 48, "test", votes=7)
+    plain = imagine(hot, generator(), "memory", [], 48, "test")[0]
     assert 0 < len(found) == len(proposals) < len(plain)
     assert [e.messages[-1]["content"] for e in found] == [p.reply for p in proposals]
     greedy = {e.messages[-1]["content"]: e.reply for e in plain}

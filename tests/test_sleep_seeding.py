@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("trl")
 
 import torch
-from _sleep import LEARNING, bits, day, generators, imagination, reader, same, with_
+from _sleep import LEARNING, bits, day, generator, generators, reader, same, with_
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep import seeding
@@ -89,7 +89,7 @@ def test_generators_come_back_when_the_trainer_fails(monkeypatch: pytest.MonkeyP
 
 def test_who_has_nothing_to_learn_stays_as_he_is() -> None:
     """Teacher and student are one and see the same.  Adam makes steps of rounding errors, hence what is allowed."""
-    own = imagine(reader(), imagination(), "memory", [], 24, "own")[0]
+    own = imagine(reader(), generator(), "memory", [], 24, "own")[0]
     found = seed_knowledge(reader(), reader(), own, with_(LEARNING, steps=1, lam=0.0, alpha=1.0), "same")
     assert found.divergence == pytest.approx((0.0, 0.0), abs=1e-6) and found.reward is None
     found = seed_knowledge(reader(), reader(), own, with_(LEARNING, lam=0.5, alpha=1.0), "same")

@@ -28,6 +28,7 @@ from dream_envs.agents.sleep.dreams import QuestionGenerator, likelihood
 from dream_envs.agents.sleep.experience import Buffer, Experience, context_of
 from dream_envs.agents.sleep.night import Night, NightRunner, SleepSettings
 from dream_envs.agents.sleep.seeding import Same, exactly
+from dream_envs.agents.training.learner import newest_checkpoint
 from dream_envs.core import Action, DreamEnvsError, Learner, Progress, Request
 from dream_envs.runs import read_json, write_json
 
@@ -77,7 +78,7 @@ class SleepConsolidation:
         self.learner, self.generator, self.seed, self.same, self.curve = learner, generator, seed, same, curve
         self.buffer = Buffer(self.settings.capacity)
         self.nights: list[Night] = []
-        #: Prompt tokens with a context since the last night.
+        #: Prompt tokens since the last night: of the collector's rounds, and of what was asked here with a context.
         self.read = 0
         #: What was said after the last night, and its mean log-likelihood per token then; only with ``settings.alert``.
         self.rested: tuple[list[Experience], float] | None = None
@@ -263,7 +264,7 @@ class SleepConsolidation:
             awake, night = root / "days" / f"{day:02d}", root / "nights" / f"{day:02d}"
             steps = min(every, budget - day * every)
             if (awake / STATE).is_file():  # the newest day is over: its state, and that of its night, are read
-                progress = self._recall(collector, awake, night)
+                progress = self._recall(collector, awake, night, root / "days" / f"{day + 1:02d}")
             else:
                 if hasattr(collector, "offset"):
                     collector.offset = day * every
@@ -284,29 +285,41 @@ class SleepConsolidation:
         memory = getattr(collector, "memory", None)
         if memory is not None:
             self.live(memory.all())
+        self.read = getattr(collector, "read", self.read)
         self.learner.save(str(folder))
         state = {**self.state(folder), "progress": msgspec.to_builtins(progress)}
-        if hasattr(collector, "state"):
-            state["collector"] = collector.state()
+        for name, part in (("collector", collector), ("learner", self.learner)):
+            if hasattr(part, "state"):
+                state[name] = part.state()
         write_json(folder / STATE, state)
         return progress
 
     def _night(self, collector: Any, folder: Path, began: Path) -> None:
-        night = self.sleep(folder, began)
-        if self.forgets(night) and getattr(collector, "memory", None) is not None:
-            collector.memory.clear()
-        if hasattr(collector, "night"):
-            collector.night(night)
+        self.sleep(folder, began)
+        self._told(collector)
 
-    def _recall(self, collector: Any, awake: Path, night: Path) -> Progress:
-        """Weights, buffer and curriculum as they were after the day and, if there was one, its night."""
-        state = read_json(awake / STATE)
-        if hasattr(collector, "restore"):
-            collector.restore(state["collector"])
-        if (done := read_json(night / NIGHT)) is not None:
-            self._take(night, done)
-            if self.forgets(self.nights[-1]) and getattr(collector, "memory", None) is not None:
-                collector.memory.clear()
-        else:
-            self._take(awake, state)
+    def _told(self, collector: Any) -> None:
+        """The newest night in the collector: it is logged, and what was consolidated is forgotten."""
+        if self.forgets(self.nights[-1]) and getattr(collector, "memory", None) is not None:
+            collector.memory.clear()
+        if hasattr(collector, "read"):
+            collector.read = 0
+        if hasattr(collector, "night"):
+            collector.night(self.nights[-1])
+
+    def _recall(self, collector: Any, awake: Path, night: Path, following: Path) -> Progress:
+        """Weights, buffer and curriculum as they were after the day and, if there was one, its night.
+
+        Where the ``following`` day has a checkpoint the learner goes on from that, and with it the collector: the run's
+        files are not cut back to before what it knows.
+        """
+        state, done = read_json(awake / STATE), read_json(night / NIGHT)
+        self._take(*((awake, state) if done is None else (night, done)))
+        if newest_checkpoint(following / "checkpoints", remove=False) is None:
+            if hasattr(collector, "restore"):
+                collector.restore(state["collector"])
+            if hasattr(self.learner, "restore") and "learner" in state:
+                self.learner.restore(state["learner"])
+            if done is not None:
+                self._told(collector)
         return msgspec.convert(state["progress"], Progress)

@@ -37,7 +37,7 @@ class SleepSettings(msgspec.Struct, frozen=True):
 
     ``every``: wake steps a day.  ``waits``: in ``improve`` a night follows only those days in whose evening
     ``SleepConsolidation.due`` says that it is time; else every day.  ``reading``: the context budget, prompt tokens
-    with a context after which it is time; None: any number.  ``alert``: how much of the mean log-likelihood per token
+    (of practice, and of ``act`` with a context) after which it is time; None: any number.  ``alert``: how much of the mean log-likelihood per token
     of what was said in the morning may be lost awake, in nats, before it is; None: any.
 
     ``learning``: how the night's optimiser learns.  ``seeding``: by Knowledge Seeding; False: by plain fine-tuning on

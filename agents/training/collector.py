@@ -60,6 +60,8 @@ class Collector:
         #: Rounds played, and completions sampled, by role.
         self.played = 0
         self.samples: dict[str, int] = {}
+        #: Prompt tokens of the learner's turns since the last night.
+        self.read = 0
         #: The newest round's episodes.
         self.newest: list[Episode] = []
         self._newest: dict[str, Any] = {}
@@ -85,6 +87,7 @@ class Collector:
             for turn in episode.turns:
                 if turn.token_ids:
                     self.samples[turn.role] = self.samples.get(turn.role, 0) + 1
+                self.read += turn.usage.prompt_tokens if turn.role not in self.seats else 0
             if self.rank == 0:  # the writer is rank 0's: one file, one order
                 self.run.episodes.write(episode)
         played = {e.index for e in mine}
@@ -136,6 +139,8 @@ class Collector:
             "history": msgspec.to_builtins(self.history),
             "played": self.played,
             "samples": self.samples,
+            "read": self.read,
+            "newest": self._newest,
             "run": self.run.state(),
         }
         if self.memory is not None:
@@ -152,6 +157,7 @@ class Collector:
         self.curriculum.restore(state["curriculum"])
         self.history = msgspec.convert(state["history"], list[Health])
         self.played, self.samples = state["played"], dict(state["samples"])
+        self.read, self._newest = state["read"], dict(state["newest"])
         if self.memory is not None:
             self.memory.restore(state.get("memory", []))
         if "reward" in state:

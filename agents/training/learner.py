@@ -180,6 +180,16 @@ class PolicyLearner:
         if self.critic is not None and (Path(path) / HEAD).is_file():
             self.critic.head.restore(Path(path))
 
+    def state(self) -> dict[str, Any]:
+        """What the next rows depend on beside the weights, JSON-ready: the traces of the review, say."""
+        return {"sources": [part.state() if hasattr(part, "state") else None for part in self.sources]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from this state."""
+        for part, saved in zip(self.sources, state["sources"], strict=True):
+            if saved is not None:
+                part.restore(saved)  # type: ignore[attr-defined]
+
     @without_deprecations()
     def improve(self, collector: Collector, budget: int, run: Any) -> Progress:
         """Train until ``budget`` steps are done in all; goes on from the newest complete checkpoint of the run.
