@@ -1,4 +1,4 @@
-"""``SleepConsolidation`` around any Learner: one contract for all of them, days that wait, kills that change nothing."""
+"""``SleepConsolidation`` around every learner: one scheduler of days and nights, kills, nights that are undone."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def score(folder: Path) -> dict[str, Any]:
     """Every measure before and after, as ``before/ROLE NAME`` and ``after/ROLE NAME``."""
     summary = read_summary(folder)
     assert summary is not None and summary.evaluation is not None
-    found = {}
+    found: dict[str, Any] = {}
     for m in summary.evaluation.measures:
         label = f"{m.role} {m.name}".strip()
         found |= {f"before/{label}": m.base.value, f"after/{label}": m.trained.value}
