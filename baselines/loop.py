@@ -49,7 +49,7 @@ from dream_envs.schema import SUMMARY, About, Summary, read_summary
 ENTROPY_PROBLEMS = 24
 
 
-class Place(msgspec.Struct, frozen=True):
+class PhaseRun(msgspec.Struct, frozen=True):
     """Where a phase keeps its checkpoints, and which trackers TRL reports to; a learner asks no more of a run."""
 
     path: Path
@@ -88,7 +88,7 @@ class Context:
             roles=roles,
         )  # fmt: skip
         self.run = Run(out, self.config())
-        self.place = Place(self.run.path, report_to)
+        self.place = PhaseRun(self.run.path, report_to)
 
     def config(self) -> dict[str, Any]:
         """What the run's folder is bound to: all that decides the result."""
@@ -278,7 +278,7 @@ def walk(
                 ctx_learner: Any = learner
                 inner = getattr(ctx_learner, "learner", ctx_learner)
                 inner.stop = stopped
-                ctx_learner.improve(collector, phase.steps, Place(place, ctx.place.report_to))
+                ctx_learner.improve(collector, phase.steps, PhaseRun(place, ctx.place.report_to))
                 if stopped():
                     ctx.run.close()
                     raise KeyboardInterrupt

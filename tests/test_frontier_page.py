@@ -325,7 +325,7 @@ def test_the_command_is_one_that_the_verb_takes(data: Report) -> None:
         argv = shlex.split(line)
         assert argv[:2] == ["dream-envs", "frontier"] and set(argv[2::2]) <= options
         values = dict(zip(argv[2::2], argv[3::2], strict=True))
-        assert values["--vetoes"] == "format LoRA" and values["--arms"].split(",") == list(world.METHODS[:3])
+        assert values["--second-stage"] == "format LoRA" and values["--methods"].split(",") == list(world.METHODS[:3])
     assert "--size standard" in lines[0] and "--size mini" in lines[1]
     assert values["--trained"] == "my run; rm -rf /" and values["--seed"] == "$(x)"
 

@@ -13,7 +13,7 @@ pytest.importorskip("trl")
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.experience import Experience, context_of
-from dream_envs.baselines.loop import Context, Place
+from dream_envs.baselines.loop import Context, PhaseRun
 from dream_envs.baselines.loops.nights import lesson_questions, sleeper
 from dream_envs.baselines.studies import grid, nights, upward
 from dream_envs.seeds import stream
@@ -50,7 +50,7 @@ def test_a_static_expert_changes_no_matrix_by_more_than_its_rank(tmp_path: Path)
 def test_the_placebo_is_shown_another_table(tmp_path: Path) -> None:
     (job,) = grid.plan(nights, ("placebo",), 1, tmp_path, TINY)
     ctx = Context(msgspec.structs.replace(job.settings, seed="0"), job.out)
-    agent = sleeper(ctx, ctx.base, "0", Place(job.out), "placebo")
+    agent = sleeper(ctx, ctx.base, "0", PhaseRun(job.out), "placebo")
     lesson = agent.lessons.lesson(stream("test-sleeping"), 0)
     task = agent.lessons.question(lesson, stream("test-sleeping"))
     messages: Any = [{"role": "system", "content": lesson.context}, {"role": "user", "content": task.prompt}]

@@ -80,7 +80,7 @@ class FamilyQuestions:
 
 
 class DreamSettings(msgspec.Struct, frozen=True):
-    """The knobs of Dreaming.
+    """The settings of Dreaming.
 
     ``dreams``: m, of which ``memory`` and ``fiction`` are of these kinds.  ``size``: questions a dream.  ``novelty``:
     size of the random expert, relative to each weight matrix; ``novel_rank`` its rank.  ``votes``: sampled answers to a

@@ -3,7 +3,7 @@
 The paper ("Language Models Need Sleep", arXiv 2606.03979) seeds first and dreams then.  On models as small as ours that
 order loses what was learnt before in the first half of the night and does not get it back in the second (``LOG.md``).
 So seeding is done twice: a short *draft* of it, on what was lived through alone, shows what would be lost; dreams are
-tried on copies of the draft, and those that help it are seeded together with the day, from the evening's weights on.
+tried on copies of the draft, and those that help it are seeded together with the day, from the weights before it on.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SleepSettings(msgspec.Struct, frozen=True):
 
     ``learning``: how the night's optimiser learns.  ``seeding``: by Knowledge Seeding; False: by plain fine-tuning on
     the same replies.  ``dreaming``: None leaves it out.  ``block``: chunk length of the slow weights.  0: every night
-    begins with the weights of the evening, so that only contexts have to be seeded.  n: every n-th night begins with
+    begins with the weights before it, so that only contexts have to be seeded.  n: every n-th night begins with
     those of the morning n days ago; what these days and the experts of the nights between hold is seeded into one slow
     expert, and they are dropped.  Until then the buffer is kept.  1 is the paper's order: the night overwrites the
     day's fast weights.
@@ -77,7 +77,7 @@ class SleepSettings(msgspec.Struct, frozen=True):
         if self.block < 0 or (self.alert is not None and self.alert < 0):
             raise DreamEnvsError(f"block={self.block}, alert={self.alert}: 0 or more; alert may be None")
         if self.waits and not self.forget:
-            raise DreamEnvsError("waits=True needs forget=True: a buffer that stays full is due every evening")
+            raise DreamEnvsError("waits=True needs forget=True: a buffer that stays full is due every day")
         if not 0 <= self.apart < 1 or not 0 <= self.dreamt < 1 or (self.tolerance is not None and self.tolerance < 0):
             told = f"apart={self.apart}, dreamt={self.dreamt}, tolerance={self.tolerance}"
             raise DreamEnvsError(f"{told}: apart and dreamt are 0 to below 1, tolerance is 0 or more, or None")
@@ -119,7 +119,7 @@ class NightRunner:
     """What a night is made with.
 
     Args:
-        teacher: the learner in the evening.
+        teacher: the learner before consolidation.
         generator: how it dreams.
         settings: see ``SleepSettings``.
         seed: the label of everything random in this night.
@@ -133,7 +133,7 @@ class NightRunner:
         self.seed, self.same = seed, same
 
     def night(self, begins: LocalAgent, buffer: Sequence[Experience], number: int) -> tuple[LocalAgent, Night]:
-        """The weights at dawn, and what happened.
+        """The weights after consolidation, and what happened.
 
         Args:
             begins: the weights that the night begins with.

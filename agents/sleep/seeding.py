@@ -10,7 +10,7 @@ what is minimised is, over the teacher's replies in ``1 - lam`` of the steps and
 No gradient goes through the sampling; the reward's is REINFORCE's with the other of two samples as baseline.  ``hard``
 adds the plain likelihood of what was lived through (GKD's SeqKD; on verified replies ReST-EM): a teacher without more
 context than its student has nothing else to give.  The paper gives no values of lam, alpha, beta, gamma and z0, nor the
-optimiser of the reward: all are knobs.
+optimiser of the reward: all are settings.
 
 Trainer and divergence are TRL's (``experimental.gkd``, 1.16); ours are the rows: TRL's would show the teacher the same
 prompt as the student.  Relied on, and held to by a contract test: ``GKDTrainer.generalized_jsd_loss`` and that
@@ -56,7 +56,7 @@ def exactly(a: str, b: str) -> bool:
 
 
 class SeedingSettings(msgspec.Struct, frozen=True):
-    """The knobs of Knowledge Seeding.
+    """The settings of Knowledge Seeding.
 
     ``steps``, ``batch``, ``lr``, ``warmup``, ``clip``: of the optimiser (AdamW, linear to zero).  ``rank``: of the
     low-rank expert that alone is trained; None trains all weights.  ``lam``: share of on-policy steps.  ``beta``: 0 is
@@ -122,7 +122,7 @@ def seed_knowledge(
         teacher: sees each experience's messages whole.
         student: sees them without the context; left as it is.  Of any size, with the teacher's tokenizer.
         experience: what the teacher was asked, and what it answered.
-        settings: the knobs.
+        settings: see ``SeedingSettings``.
         seed: the label of everything random.
         same: whether two replies mean the same (r_sem).
 

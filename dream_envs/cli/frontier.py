@@ -39,12 +39,12 @@ def frontier(
     out: Annotated[
         Path | None, typer.Option(help="The report's folder; default: RUN/frontier or runs/frontier.")
     ] = None,
-    arms: Annotated[
-        str, typer.Option("--methods", "--arms", help="Elicitation methods, with commas; default: the suite's.")
+    methods: Annotated[
+        str, typer.Option("--methods", help="Elicitation methods, with commas; default: the suite's.")
     ] = "",
-    vetoes: Annotated[
+    second_stage: Annotated[
         str,
-        typer.Option("--second-stage", "--vetoes", help="Expensive methods; 'none': without; default: the suite's."),
+        typer.Option("--second-stage", help="Expensive methods; 'none': without; default: the suite's."),
     ] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
@@ -57,13 +57,18 @@ def frontier(
     """Write the Frontier Report of a trained model against its base; the same command goes on where it stopped."""
     if context.invoked_subcommand is not None:
         return
-    if arms == "none":
+    if methods == "none":
         raise DreamEnvsError("--methods none: the base has to be asked somehow; leave it out for the suite's")
     if not trained:
         raise DreamEnvsError("--trained is missing: the folder of a run (runs/dream) or of a model")
     job = _job()
     options = job.Options(
-        suite, seed, size, methods=_names(arms), second_stage=_names(vetoes) if vetoes else None, batch=batch
+        suite,
+        seed,
+        size,
+        methods=_names(methods),
+        second_stage=_names(second_stage) if second_stage else None,
+        batch=batch,
     )
     folder = out or (Path(trained) / "frontier" if (Path(trained) / "run.json").is_file() else Path("runs/frontier"))
     data = job.run(base, trained, folder, cache, options, device=device, threads=threads, quiet=quiet or as_json)

@@ -1,1 +1,1 @@
-"""The self-made syllabus as an object that is saved, inspected and resumed."""
+"""The self-made curriculum as an object that is saved, inspected and resumed."""

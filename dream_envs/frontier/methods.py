@@ -91,5 +91,7 @@ def chosen(names: Sequence[str], second_stage: bool) -> list[MethodSpec]:
         if name in names[:i]:
             raise DreamEnvsError(f"method {name!r} is there twice: each method has the same share of the draws")
         if METHODS[name].second_stage != second_stage:
-            raise DreamEnvsError(f"method {name!r} belongs to {'--vetoes' if METHODS[name].second_stage else '--arms'}")
+            raise DreamEnvsError(
+                f"method {name!r} belongs to {'--second-stage' if METHODS[name].second_stage else '--methods'}"
+            )
     return [METHODS[name] for name in names]

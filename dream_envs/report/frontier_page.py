@@ -78,7 +78,7 @@ def command(data: Report) -> str:
     size = {1024: "mini", 8192: "standard"}.get(max(data.protocol.budgets))
     argv = ["dream-envs", "frontier", "--base", data.base.name, "--trained", data.trained.run or data.trained.name]
     argv += ["--suite", data.suite.name, "--seed", data.suite.seed, *(["--size", size] if size else [])]
-    for flag, late in (("--arms", False), ("--vetoes", True)):
+    for flag, late in (("--methods", False), ("--second-stage", True)):
         argv += [flag, ",".join(m.name for m in data.protocol.methods if m.second_stage == late) or "none"]
     return visible(shlex.join(argv), 2000)
 
