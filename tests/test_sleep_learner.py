@@ -1,4 +1,4 @@
-"""``SleepConsolidation`` around any Learner: one contract for all of them, days that wait, kills that change nothing."""
+"""``SleepConsolidation`` around any Learner: one contract for all, days that wait, kills that change nothing."""
 
 from __future__ import annotations
 
