@@ -170,6 +170,9 @@ class Context:
         if not by_role and not asked:
             return build_reward(None, game)
         chosen = {**by_role, **asked}
+        roles = ["", *(role.name for role in game.roles)]
+        if unknown := [role for role in asked if role not in roles and role not in game.agents]:
+            raise DreamEnvsError(registry.unknown(f"roles of {game.env_id}", unknown[0], roles[1:]))
         models = {role: parse(value) if isinstance(value, str) else value for role, value in chosen.items()}
         if "" in models:
             return models[""]

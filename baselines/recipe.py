@@ -165,9 +165,20 @@ def changed(record: S, changes: Mapping[str, Any], name: str) -> S:
             raise DreamEnvsError(registry.unknown(f"settings of {name}", at, list(record.__struct_fields__)))
         here[at] = msgspec.to_builtins(value)
     try:
-        return msgspec.convert(data, type(record), strict=False)
+        made = msgspec.convert(data, type(record), strict=False)
     except msgspec.ValidationError as error:
         raise DreamEnvsError(f"{name}: {error}") from error
+    _known(data, msgspec.to_builtins(made), name)
+    return made
+
+
+def _known(asked: Any, made: Any, name: str) -> None:
+    """Raise if something that was asked for is not in what was made: a struct leaves out what it does not know."""
+    if isinstance(asked, dict) and isinstance(made, dict):
+        for key, value in asked.items():
+            if key not in made:
+                raise DreamEnvsError(registry.unknown(f"settings {name}", str(key), list(made)))
+            _known(value, made[key], f"{name}.{key}")
 
 
 def _member(data: Any, part: str, name: str) -> Any:
@@ -224,6 +235,10 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
     )
     if options.notation is not None:
         recipe = msgspec.structs.replace(recipe, family_args={**recipe.family_args, "notation": options.notation})
+    if recipe.learn is not None and nights is not None:
+        from dream_envs.agents.sleep.night import refuse
+
+        refuse(nights, ["waits", "reading", "alert"], "every day has its night here")
     if recipe.learner in recipe.refused:
         raise DreamEnvsError(
             f"learner={recipe.learner!r}: {found.name} {recipe.refused[recipe.learner]}; choose another"

@@ -1,4 +1,4 @@
-"""When it is time to sleep (``due``: a full buffer, enough read, too much lost), fast and slow weights (``block``)."""
+"""When it is time to sleep (a full buffer, enough read, too much lost), and fast and slow weights (``block``)."""
 
 from __future__ import annotations
 

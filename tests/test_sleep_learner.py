@@ -1,4 +1,4 @@
-"""``SleepConsolidation`` around every learner: one scheduler of days and nights, kills, nights that are undone."""
+"""``SleepConsolidation`` around any Learner: one contract for all, days that wait, kills that change nothing."""
 
 from __future__ import annotations
 

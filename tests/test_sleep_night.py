@@ -249,6 +249,7 @@ def test_an_undone_night_leaves_weights_and_curriculum_as_they_were(
     one = SleepConsolidation(learner(), FamilyQuestions(slept.game.family), settings=settings)
     one.improve(slept, 2, slept.run)
     assert one.nights[0].undone and same(bits(one.snapshot()), bits(expected.snapshot()))
-    assert {**slept.state(), "run": 0} == {**awake.state(), "run": 0}  # (the run's is a size in bytes)
+    told = {"run": 0, "read": 0}  # a size in bytes, and prompt tokens since the last night
+    assert {**slept.state(), **told} == {**awake.state(), **told}
     assert texts(tmp_path / "slept") == texts(tmp_path / "awake")
     assert len(one.buffer) == len(slept.memory or ()) > 0  # nothing was consolidated, so nothing is forgotten

@@ -36,9 +36,9 @@ class SleepSettings(msgspec.Struct, frozen=True):
     """When and how a learner sleeps.
 
     ``every``: steps awake a day.  ``waits``: in ``improve`` a night follows only those days after which
-    ``SleepConsolidation.due`` says that it is time; else every day.  ``reading``: the context budget, prompt tokens (of
-    practice, and of ``act`` with a context) after which it is time; None: any number.  ``alert``: how much of the mean
-    log-likelihood per token of what was said after the last night may be lost awake, in nats, before it is; None: any.
+    ``SleepConsolidation.due`` says that it is time; else every day.  ``reading``: prompt tokens (of practice, and of
+    ``act`` with a context) after which it is time; None: any number.  ``alert``: how much of the mean log-likelihood
+    per token of what was said after the last night may be lost awake, in nats, before it is; None: any.
 
     ``learning``: how the night's optimiser learns.  ``seeding``: by Knowledge Seeding; False: by plain fine-tuning on
     the same replies.  ``dreaming``: None leaves it out.  ``block``: chunk length of the slow weights.  0: every night

@@ -115,10 +115,7 @@ class SleepAgent:
     def __init__(self, ctx: Context, model: LocalAgent, seed: str, place: Path, method: Method) -> None:
         from dream_envs.agents.sleep.consolidation import SleepConsolidation
         from dream_envs.agents.sleep.frozen import FrozenLearner
-        from dream_envs.agents.sleep.night import refuse
 
-        if ctx.recipe.nights is not None:
-            refuse(ctx.recipe.nights, ["waits", "reading", "alert"], "every day has its night here")
         self.lessons = ctx.game().lessons
         self._method, self._place, self._seed, self._night = method, place, seed, ctx.recipe.nights
         self._first, self._frozen = model, FrozenLearner(model.snapshot())
