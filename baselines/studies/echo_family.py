@@ -51,7 +51,6 @@ class CompositionFormats(Composition):
 
     name = "composition_formats"
     version = 1
-    splits: Any = ()  # the worlds of the echo bases hold no pair of operations out
 
     def __init__(self, notation: str = "compact", **family_args: Any) -> None:
         if notation != "compact":

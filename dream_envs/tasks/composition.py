@@ -91,8 +91,6 @@ class Composition(Traces, Family):
     """
 
     name = "composition"
-    #: Which pairs of operations ``generate`` may use: any, or those that no training may have met.
-    splits = ("any", "held_out")
     wish = " Use {} operations."
 
     def __init__(
@@ -120,6 +118,8 @@ class Composition(Traces, Family):
         self.known, self.world = known, world
         self.table = _tables(world, n_states, n_operations)
         self.held_out = _held_out(world, n_operations, held_out_pairs)
+        #: Which pairs of operations ``generate`` may use: any, or those that no training may have met, if there are any.
+        self.splits = ("any", "held_out") if held_out_pairs else ("any",)
         self.tables = {
             o: {s: self.states[image] for s, image in zip(self.states, row, strict=True)}
             for o, row in zip(self.operations, self.table.tolist(), strict=True)
