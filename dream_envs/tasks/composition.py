@@ -118,7 +118,7 @@ class Composition(Traces, Family):
         self.known, self.world = known, world
         self.table = _tables(world, n_states, n_operations)
         self.held_out = _held_out(world, n_operations, held_out_pairs)
-        #: Which pairs of operations ``generate`` may use: any, or those that no training may have met, if there are any.
+        #: Which pairs of operations ``generate`` may use: any, or those that no training may have met.
         self.splits = ("any", "held_out") if held_out_pairs else ("any",)
         self.tables = {
             o: {s: self.states[image] for s, image in zip(self.states, row, strict=True)}
