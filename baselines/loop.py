@@ -423,7 +423,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
         retention=left,
     )
     ctx.run.write(SUMMARY, summary)
-    return summary
+    return read_summary(ctx.run.path) or summary  # as it will be read: lists for tuples
 
 
 def conduct(

@@ -67,13 +67,9 @@ def test_a_run_that_was_broken_off_ends_in_the_same_weights(
 @pytest.mark.parametrize(
     ("settings", "slept", "slow"),
     [
-        ({"waits": True, "forget": True, "capacity": 100_000}, [], []),
-        ({"waits": True, "forget": True, "capacity": 100_000, "reading": 1}, ["00", "01"], [False, False]),
-        (
-            {"waits": True, "forget": True, "capacity": 100_000, "alert": 0.0, "learner.lr": 0.05},
-            ["00", "01"],
-            [False, False],
-        ),
+        (WAITS, [], []),
+        ({**WAITS, "reading": 1}, ["00", "01"], [False, False]),
+        ({**WAITS, "alert": 0.0, "learner.lr": 0.05}, ["00"], [False]),  # what is lost on the first day is lost
         ({"block": 2}, ["00", "01"], [False, True]),
     ],
     ids=["waits", "reading", "alert", "block"],
