@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -281,3 +282,31 @@ def test_nothing_built_is_tracked():
         assert not {"__pycache__", ".venv", "build", "dist", "runs"} & set(parts), name
         path = ROOT / name
         assert path.is_symlink() or not path.exists() or path.stat().st_size <= 4 * 2**20, f"{name} is over 4 MiB"
+
+
+#: The rooms that a newcomer reads.
+READING_PATH = (
+    "dream_envs/core.py", "dream_envs/play.py", "dream_envs/envs/", "dream_envs/tasks/", "dream_envs/rewards/",
+    "dream_envs/curriculum/", "agents/training/", "baselines/recipe.py", "baselines/loop.py", "baselines/loops/",
+)  # fmt: skip
+
+
+def test_no_more_lines_than_allowed():
+    """``limits.toml`` holds the ceilings."""
+    limits = tomllib.loads((ROOT / "tests" / "limits.toml").read_text("utf-8"))
+    counts = dict.fromkeys(limits, 0)
+    for name in tracked():
+        if not name.endswith(".py") or (ROOT / name).is_symlink() or not (ROOT / name).exists():
+            continue
+        lines = (ROOT / name).read_bytes().count(b"\n")
+        counts["tests" if name.startswith("tests/") else "product"] += lines
+        counts["reading_path"] += lines if name.startswith(READING_PATH) else 0
+    assert all(counts[room] <= limits[room]["most"] for room in limits), counts
+
+
+def test_training_and_sleep_know_no_game_and_no_family():
+    for path in [*python_files("agents/training", "agents/sleep"), ROOT / "baselines" / "loop.py"]:
+        for module, _, line in imports(tree_of(path), package_of(path)):
+            parts = module.split(".")
+            game = parts[:2] == ["dream_envs", "envs"] and len(parts) > 2 and parts[2] not in API
+            assert not game and parts[:2] != ["dream_envs", "tasks"], f"{path.name}:{line} imports {module}"
