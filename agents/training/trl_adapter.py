@@ -214,7 +214,8 @@ class RowTrainer(GRPOTrainer):
     def _packed(self, model: Any, ids: Any, mask: Any, keep: int, **kwargs: Any) -> Any:
         """TRL's log-probabilities and entropies, with short and long rows apart; the columns are put back."""
         run = super()._get_per_token_logps_and_entropies
-        groups = split(mask.sum(1).tolist())
+        # Several processes have to call a wrapped model equally often, and each would split as its own rows have it.
+        groups = split(mask.sum(1).tolist()) if self.accelerator.num_processes == 1 else [[]]
         if len(groups) == 1:
             return run(model, ids, mask, keep, **kwargs)
         start, parts = ids.size(1) - keep, list[tuple[Any, ...]]()
