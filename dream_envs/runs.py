@@ -85,6 +85,7 @@ class Run:
         self._metrics.close()
         if self._board:
             self._board.close()
+        self._board = False  # a closed writer refuses to be closed again
 
 
 def _board(run: Path) -> Any:

@@ -14,7 +14,7 @@ import torch
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import Score, Task
 from dream_envs.seeds import stream
-from dream_envs.tasks.composition import RIGHT, WRONG, Composition
+from dream_envs.tasks.composition import Composition
 
 MARK = "#"
 
@@ -30,7 +30,7 @@ class Marked(Composition):
         return MARK + task.answer
 
     def verify(self, task: Task, reply: str) -> Score:
-        return RIGHT if reply.removeprefix(MARK) == task.answer else WRONG
+        return Score(float(reply.removeprefix(MARK) == task.answer), grader="marked-1")
 
 
 @functools.lru_cache

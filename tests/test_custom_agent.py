@@ -24,7 +24,7 @@ def example() -> str:
 
 def test_it_uses_none_of_our_learners() -> None:
     named = re.findall(r"dream_envs\.(agents|baselines)\.(\w+)", example())
-    assert named == [("agents", "local")]  # the folder of the shipped base, and nothing that learns
+    assert named == [("agents", "engines")]  # the folder of the shipped base, and nothing that learns
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_a_method_ends_in_its_matrix_and_after_a_kill_in_the_same(name: str, tmp
     torch.set_num_threads(1)
     found, count = loop.train(options(name), tmp_path / "whole"), 0 if name == "in_context" else 2
     assert found.retention is not None and found.verdict == found.retention["verdict"]
-    assert len(found.retention["facts"]["closed"]) == 2 and len(found.nights) == count
+    assert len(found.retention["closed"]) == 2 and len(found.nights) == count
     if name not in ("sleep", "static_expert"):
         return
     gone = broken(tmp_path / "whole", tmp_path / "broken", "nights/01/night.json")

@@ -26,7 +26,7 @@ def test_the_example_moves_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     right = ["I" + image for image in "fkmbaenohpcdgijl"]
     score = {name: sum(a == b for a, b in zip(names[name], right, strict=True)) for name in ("before", "told", "after")}
     assert score["told"] >= 15 and score["before"] <= 4 and score["after"] >= 13
-    assert sorted(p.name for p in Path("runs/first_night/nights/00").iterdir()) == ["dawn", "evening", "night.json"]
+    assert {"night.json", "config.json"} <= {p.name for p in Path("runs/first_night/nights/00").iterdir()}
 
 
 @pytest.mark.parametrize("kind", [SleepSettings, SeedingSettings, DreamSettings])

@@ -51,14 +51,12 @@ class CompositionFormats(Composition):
 
     name = "composition_formats"
     version = 1
+    lowest = 2  # with one step, two of the formats are the same reply
 
     def __init__(self, notation: str = "compact", **family_args: Any) -> None:
         if notation != "compact":
             raise DreamEnvsError(f"notation={notation!r}: composition_formats has 'compact' only")
         super().__init__(notation, **family_args)
-        if self.max_level < 2:
-            raise DreamEnvsError(f"max_level={self.max_level}: 2 or more, the formats are not told apart below")
-        self.levels = range(2, self.max_level + 1)
 
     def parse(self, proposal: str) -> Task | Reject:
         """As ``Composition``, and two operations or more."""

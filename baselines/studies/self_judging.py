@@ -215,9 +215,7 @@ def run(settings: Options, seed: str, out: Path) -> None:
 
 def card(folder: Path, share: float = 0.5) -> dict[str, Any] | None:
     """The judge card of the last ``share`` of the recorded episodes; None where nobody judged."""
-    from dream_envs.metrics.judge_records import records
-
-    from dream_envs.metrics.cards import judge_card
+    from dream_envs.metrics.cards import judge_card, records
     from dream_envs.play import read_episodes
 
     episodes = sorted(read_episodes(folder / "episodes.jsonl"), key=lambda e: e.index)
