@@ -1,12 +1,41 @@
-"""What SleepCycle makes of its rows: against the Frontier Report's retention block, and with holes in it."""
+"""What SleepCycle makes of its rows: against the formulas on the whole matrix, and with holes in it."""
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dream_envs.envs import sleep_cycle
+from dream_envs.seeds import stream
 
 
 def row(phase, night, lesson, value, status="ok"):
     return {"phase": phase, "night": night, "lesson": lesson, "value": value, "status": status}
+
+
+@given(st.integers(2, 5), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_transfer_is_that_of_the_whole_matrix_of_scores(nights, seed):
+    """From the filled matrix ``R[night, lesson]`` in numpy, as Lopez-Paz & Ranzato (arXiv 1706.08840) write it."""
+    full = stream("measures", seed).integers(2, size=(nights + 1, nights, 4)).astype(float)
+    rows = [row("wake", j, j, value) for j in range(nights) for value in full[0, j]]
+    for night, lesson in itertools.product(range(-1, nights), range(nights)):
+        phase = "before" if night < 0 else "recall" if lesson <= night else "ahead"
+        if lesson <= night + 1 or night < 0:
+            rows += [row(phase, night, lesson, value) for value in full[night + 1, lesson]]
+    r = full.mean(2)  # row 0 is the base, row i + 1 the model after night i
+    asked = np.tri(nights + 1, nights, 0, bool)
+    asked[0] = True  # of what is not asked, nothing may enter
+    found, old = sleep_cycle.measures(rows, nights, True), np.arange(nights - 1)
+    best = np.where(asked, r, -1.0)[:-1].max(0)
+    assert found["backward_transfer"] == pytest.approx((r[-1] - best)[:-1].mean(), abs=1e-5)
+    assert found["since_learnt"] == pytest.approx((r[-1, old] - r[old + 1, old]).mean(), abs=1e-5)
+    assert found["forward_transfer"] == pytest.approx((r[old + 1, old + 1] - r[0, old + 1]).mean(), abs=1e-5)
+    assert found["average_accuracy"] == pytest.approx(r[-1].mean(), abs=1e-5)
 
 
 def test_what_was_not_measured_is_none_and_leaves_the_rest_alone():
