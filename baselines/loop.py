@@ -370,7 +370,8 @@ def _looker(
             if ctx.eval.kind == "exact" and newest:
                 found["curriculum/drift"] = eval_set.drift(ctx.base, [e.challenge for e in newest])
             some = list(curve.items())
-            shown[0] = "  ".join(f"{name} {value:.2f}" for name, value in some[:: max(1, len(some) // 4)])
+            named = [(f"level {name}" if name.isdigit() else name, value) for name, value in some]
+            shown[0] = ", ".join(f"{name}: {value:.2f}" for name, value in named[:: max(1, len(some) // 4)])
         if watch is not None and watch.due(step):
             found |= watch.look(step, seen)
         if ctx.recipe.phases:

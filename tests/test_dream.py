@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
-from _recipes import options
+from _recipes import options, walked
 from _tiny import metrics, texts
 
 from dream_envs.baselines import loop
@@ -61,6 +61,17 @@ def test_a_run_leaves_everything_that_was_promised(whole: tuple[Path, Summary]) 
     assert [r["step"] for r in rows] == [0, 1, 2] and rows[-1]["samples"] == found.samples["total"]
     assert {f"eval/{d}" for d in range(1, 11)} <= set(rows[0]) and found.label_accuracy == 1.0
     assert {"reward/solver/mean", "reward/challenger/mean", "groups/solver", "train/loss", "seconds"} <= set(rows[0])
+
+
+@pytest.mark.slow
+def test_steps_are_counted_over_nights(tmp_path: Path) -> None:
+    """The learning curve and the progress know the run's step, not the day's."""
+    steps = list[int]()
+    tick = lambda what, step, of, note: steps.append(step) if what == "training" else None  # noqa: E731
+    walked(options("dream", steps=4, set={"eval.every": 3}), tmp_path, tick)
+    rows = [row for row in metrics(tmp_path) if "samples" in row]
+    assert len(list((tmp_path / "nights").iterdir())) == 2 and steps == [0, 1, 2, 3]
+    assert [row["step"] for row in rows if "eval/1" in row] == [0, 3]
 
 
 def check_decoder(found: Stat) -> None:
@@ -129,7 +140,7 @@ CHILD = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from _recipes import options
+from _recipes import options, walked
 from dream_envs.baselines import loop
 torch.set_num_threads(1)
 loop.train(options("dream", steps=6, set={"variant": "full"}), Path(sys.argv[1]), save_every=2)

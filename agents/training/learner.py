@@ -119,7 +119,8 @@ class PolicyLearner:
         settings: see ``LearnerSettings``; a learner's name stands for its own.
         sources: rows beside what the policy sampled, see ``agents.training.sources``; ``settings.review`` comes last.
         seed: the label of everything random in learning (which groups, which reviews).
-        evaluate: called with (step, agent) before each step; what it returns is written into the step's metrics.
+        evaluate: called with (step, agent) before each step, steps of earlier days counted; what it returns is written
+            into the step's metrics.
         device: of a model that is loaded here.
     """
 
@@ -243,7 +244,7 @@ class PolicyLearner:
         return Progress(done, sum(collector.samples.values()), collector.means())
 
     def _rows(self, step: int, budget: int, collector: Collector, builder: RowBuilder) -> list[TrainingRow]:
-        self._extra = dict(self.evaluate(step, self.engine)) if self.evaluate else {}
+        self._extra = dict(self.evaluate(collector.offset + step, self.engine)) if self.evaluate else {}
         rng, every = stream(self.seed, "rows", collector.offset + step, collector.rank), builder.settings.play_every
         if step % every:
             return builder.between(rng, step / budget)
