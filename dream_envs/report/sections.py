@@ -161,7 +161,8 @@ def _levels(own: Evaluation) -> Grid:
         *([Column(f"{tier}:\nsolved", 4) for tier in TIERS] if exact else []),
         Column("chance", 7), Column("problems", 8),
     ]  # fmt: skip
-    return Grid("success by level", head, [_level(row, exact) for row in own.levels])
+    star = " (*: held-out split)" if any(row.split == "held_out" for row in own.levels) else ""
+    return Grid(f"success by level{star}", head, [_level(row, exact) for row in own.levels])
 
 
 def _level(row: Level, exact: bool) -> list[str]:
