@@ -203,6 +203,17 @@ def test_a_reward_may_be_a_function_a_name_or_nothing():
     assert infos["challenger_0"]["score"]["status"] == "abstain" and infos["solver_0"]["score"]["value"] == 1
 
 
+def test_branching_from_a_snapshot():
+    env, other = gymnasium.make(SOLVER).unwrapped, gymnasium.make(SOLVER).unwrapped
+    prompt, _ = env.reset(seed=3)
+    root, found = env.snapshot(), []
+    for place, reply in ((env, gold(prompt)), (env, "wrong"), (other, gold(prompt)), (env, gold(prompt))):
+        place.restore(root)
+        found.append((place.step(reply)[1], place.reset()[0]))
+    assert [value for value, _ in found] == [1, 0, 1, 1]
+    assert len({following for _, following in found}) == 1  # the next episode is part of the position
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

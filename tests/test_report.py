@@ -289,6 +289,14 @@ def test_samples_are_the_episodes_they_claim_to_be(run: Path) -> None:
     assert deepest.moves[0].reward == "0.375"
 
 
+def test_a_judges_verdict_is_no_truth_where_the_truth_is_known(tmp_path: Path) -> None:
+    episode = folders.episodes()[0]
+    facts = {**episode.outcome.facts, "correct": {"solver_0": 1.0}, "truth": {"solver_0": 0.0}}
+    told = msgspec.structs.replace(episode, outcome=msgspec.structs.replace(episode.outcome, facts=facts))
+    (shown,) = samples.pick(folders.write(tmp_path, episodes=[told])).shown
+    assert [m.verdict for m in shown.moves if m.who == "solver"][:1] == ["wrong"]
+
+
 def test_a_large_file_is_streamed(tmp_path: Path) -> None:
     folder = folders.write(tmp_path)
     block = (folder / "episodes.jsonl").read_bytes()

@@ -131,6 +131,13 @@ def test_curves_of_flat_missing_or_huge_values(tmp_path: Path, value: float | No
         ElementTree.fromstring(plot.svg)
 
 
+def test_a_metric_that_comes_late_stands_at_its_own_step(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": i, "train/loss": 1.0, **({"eval/1": 0.5} if i in (3, 5) else {})} for i in range(6)
+    ]
+    assert read.load(folders.write(tmp_path, metrics=rows)).series["eval/1"] == [(3, 0.5), (5, 0.5)]
+
+
 def test_long_runs_are_averaged_not_cut() -> None:
     xs, ys = plots._thinned([(float(i), 2.0 * i) for i in range(900)])
     assert len(xs) <= 160 and ys == pytest.approx([2 * x for x in xs])
