@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
+from _children import child, ended
 from _recipes import options, walked
 from _tiny import metrics, texts
 
@@ -136,21 +133,8 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path) -> Non
     assert [r.base for r in one.evaluation.levels] == [r.base for r in other.evaluation.levels]  # the same problems
 
 
-CHILD = """
-import sys, torch
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from _recipes import options, walked
-from dream_envs.baselines import loop
-torch.set_num_threads(1)
-loop.train(options("dream", steps=6, set={"variant": "full"}), Path(sys.argv[1]), save_every=2)
-"""
-
-
-def child(out: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, "-c", CHILD, str(out), str(Path(__file__).parent)]
-    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def train(out: Path) -> None:
+    loop.train(options("dream", steps=6, set={"variant": "full"}), out, save_every=2)
 
 
 def lines(path: Path) -> int:
@@ -160,21 +144,19 @@ def lines(path: Path) -> int:
 @pytest.mark.slow
 def test_sigkill_at_any_moment_changes_nothing(tmp_path: Path) -> None:
     """Three kills, each a random while after a step was written: before, between and after checkpoints."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    first = child(whole)
-    assert first.wait(600) == 0, first.stderr and first.stderr.read()[-2000:]
+    whole, killed, told = tmp_path / "whole", tmp_path / "killed", tmp_path / "told"
+    ended(train, whole, out=told)
     rng, kills = stream("kills", time.time_ns()), 0
     for wanted in (1, 3, 5):
-        process = child(killed)
-        while lines(killed / "metrics.jsonl") < wanted and process.poll() is None:
+        process = child(train, killed, out=told)
+        while lines(killed / "metrics.jsonl") < wanted and process.is_alive():
             time.sleep(0.02)
         time.sleep(float(rng.random()) * 0.7)
-        if process.poll() is None:
+        if process.is_alive():
             kills += 1
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-    last = child(killed)
-    assert last.wait(600) == 0, last.stderr and last.stderr.read()[-2000:]
+            process.kill()
+        process.join()
+    ended(train, killed, out=told)
     found, expected = (read_summary(p) for p in (killed, whole))
     assert found is not None and expected is not None
     assert kills > 0 and found.run.trained_hash == expected.run.trained_hash

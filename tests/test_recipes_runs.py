@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("trl")
 
+from _children import child
 from _recipes import PAPERS, SMALL, hashes, options, walked
 from _tiny import metrics, texts
 
@@ -27,31 +28,21 @@ from dream_envs.frontier import suite as suites
 from dream_envs.play import read_episodes
 from dream_envs.schema import read_summary
 
-CHILD = """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from _recipes import options, walked
-given = json.loads(sys.argv[3])
-walked(options(**given), Path(sys.argv[2]), lambda what, step, *_: print(step, flush=True), save_every=1)
-"""
+
+def told_steps(out: Path, given: dict[str, Any]) -> None:
+    walked(options(**given), out, lambda what, step, *_: print(step, flush=True), save_every=1)
 
 
-def killed(out: Path, given: dict[str, Any], at: int) -> int:
+def killed(out: Path, given: dict[str, Any], at: int) -> int | None:
     """Run in a process of its own and SIGKILL it inside step ``at``; its exit status."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(out), json.dumps(given)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            if line.strip() == str(at):
-                time.sleep(0.05)
-                process.send_signal(signal.SIGKILL)
-                break
-    return process.wait(60)
+    steps = out.with_name("steps")
+    process = child(told_steps, out, given, out=steps)
+    while process.is_alive() and not (steps.exists() and str(at) in steps.read_text().split()):
+        time.sleep(0.005)
+    time.sleep(0.05)
+    process.kill()
+    process.join(60)
+    return process.exitcode
 
 
 @pytest.mark.slow

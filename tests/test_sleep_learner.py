@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +14,7 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
+from _children import child, ended
 from _sleep import DREAMS, LEARNING, SMALL, bits, same, with_
 from _tiny import close, collector, learner, metrics, texts
 
@@ -159,28 +156,13 @@ def test_days_that_wait_sleep_when_it_is_due(capacity: int, nights: list[str], t
     assert same(one[0], again[0]) and one[1:] == again[1:]
 
 
-CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_sleep_learner import ran
-ran(Path(sys.argv[1]))
-"""
-
-
-def child(out: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    words = [sys.executable, "-c", CHILD, str(out), str(Path(__file__).parent)]
-    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
 def kill_when(out: Path, there: str, missing: str) -> bool:
     """Start the command, kill it once one file stands and before the other does; whether that was in time."""
-    process = child(out)
-    while process.poll() is None and not (out / there).exists():
+    process = child(ran, out, out=out.with_name("told"))
+    while process.is_alive() and not (out / there).exists():
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     return (out / there).exists() and not (out / missing).exists()
 
 
@@ -195,8 +177,7 @@ def test_sigkill_by_day_and_by_night_changes_nothing(tmp_path: Path) -> None:
         ("days/01/sleep.json", "nights/01/night.json"),
     ):
         assert kill_when(killed, there, missing), f"{there}: too late"
-    last = child(killed)
-    assert last.wait(600) == 0, last.stderr and last.stderr.read()[-2000:]
+    ended(ran, killed, out=tmp_path / "told")
     for number in ("00", "01"):
         for file in ("days/{}/model.safetensors", "nights/{}/model.safetensors", "nights/{}/night.json"):
             path = file.format(number)

@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +14,10 @@ import pytest
 
 pytest.importorskip("trl")
 
+from _children import child, ended
 from test_plugins import HERE, install
+
+from dream_envs import cli
 
 LEARNERS = ("grpo", "ppo", "rloo", "rae", "expert")
 TINY = ["--set", "eval.problems=2,eval.attempts=1,eval.games=4,episodes=8,copies=4", "--no-frontier", "--json"]
@@ -35,13 +35,11 @@ ENVIRONMENTS = {
     "debate": (["--env", "debate/Debate-v0", "--model", "nano/judge"], {"opener", "replier", "judge"}),
     "Kuhn": (["--env", "Kuhn-v0", "--model", "nano/kuhn"], {"first", "second"}),
 }
-CHILD = """
-import json, sys, torch
-from dream_envs import cli
-torch.set_num_threads(1)
-for argv in json.loads(sys.argv[1]):
-    print("status", cli.main(argv), flush=True)
-"""
+
+
+def said(lines: list[list[str]]) -> None:
+    for argv in lines:
+        assert cli.main(argv) == 0, argv
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +52,11 @@ def site(tmp_path_factory) -> Path:
     return home / "site"
 
 
-def environment(site: Path) -> dict[str, str]:
-    found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    return {**found, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
-
-
 def verbs(site: Path, where: Path, *lines: list[str]) -> list[dict]:
     """Verbs of the command line in one child process; the JSON of each, all of which have to succeed."""
-    argv = [sys.executable, "-c", CHILD, json.dumps([list(map(str, line)) for line in lines])]
-    done = subprocess.run(argv, env=environment(site), cwd=where, capture_output=True, text=True, timeout=600)
-    statuses = [line for line in done.stdout.splitlines() if line.startswith("status")]
-    assert statuses == ["status 0"] * len(lines), done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    argvs = [list(map(str, line)) for line in lines]
+    out = ended(said, argvs, out=where / "said", where=where, path=str(site))
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 
 def rows(run: Path) -> list[dict]:
@@ -135,16 +126,14 @@ def test_a_kill_changes_nothing(site, tmp_path, name):
         ]
 
     (whole,) = verbs(site, tmp_path, line("whole"))
-    argv = [sys.executable, "-c", CHILD, json.dumps([list(map(str, line("killed")))])]
-    child = subprocess.Popen(
-        argv, env=environment(site), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    argvs = [list(map(str, line("killed")))]
+    process = child(said, argvs, out=tmp_path / "said", where=tmp_path, path=str(site))
     until = time.monotonic() + 300
     while not list((tmp_path / "killed" / "checkpoints").glob("checkpoint-*/state.json")):
-        assert child.poll() is None and time.monotonic() < until
+        assert process.is_alive() and time.monotonic() < until
         time.sleep(0.02)
-    child.kill()
-    child.wait()
+    process.kill()
+    process.join()
     assert not (tmp_path / "killed" / "summary.json").exists()
     (again,) = verbs(site, tmp_path, line("killed"))
     assert again["run"]["run"]["trained_hash"] == whole["run"]["run"]["trained_hash"]
