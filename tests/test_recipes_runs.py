@@ -83,6 +83,17 @@ def test_every_learner_that_is_not_refused_moves_the_weights(name: str, learner:
 
 
 @pytest.mark.slow
+def test_samples_of_every_phase_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All turns that were played, and what the solver's two phases drew before they began."""
+    drawn, count = list[int](), loop.Context.count
+    monkeypatch.setattr(loop.Context, "count", lambda c, **n: (drawn.append(sum(n.values())), count(c, **n))[1])
+    walked(options("r_zero", steps=4), tmp_path)
+    episodes = list(read_episodes(tmp_path / "episodes.jsonl"))
+    played = sum(t.role == "solver" or e.round % 2 == 0 for e in episodes for t in e.turns)  # others are of the list
+    assert len(drawn) == 2 and metrics(tmp_path)[-1]["samples"] == played + sum(drawn)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["spiral", "self_play", "azr"])
 def test_a_loop_runs_to_its_summary_and_page(name: str, tmp_path: Path) -> None:
     found = loop.conduct(options(name), tmp_path, quiet=True)

@@ -214,11 +214,12 @@ def test_a_dream_is_good_if_it_helps_a_copy_with_the_probe_more_than_the_day_doe
 
 
 def test_with_votes_an_answer_is_what_is_said_more_often_than_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream of known answers in place of the model's: three of five stands, two of five does not."""
-    said = iter(["x", "x", "y", "x", "z", "a", "a", "b", "b", "c"])
+    """A stream of known answers in place of the model's: three of five stands; two of five and one of two do not."""
+    said = iter(["x", "x", "y", "x", "z", "a", "a", "b", "b", "c", "x", "y", "a", "a"])
     monkeypatch.setattr(type(reader()), "act", lambda self, asked: [Action(next(said)) for _ in asked])
     questions: list[Any] = [[{"role": "user", "content": q}] for q in ("a:B", "b:B")]
     assert answers(reader(), generator(), questions, "test", 5) == ["x", None]
+    assert answers(reader(), generator(), questions, "test", 2) == [None, "a"]
 
 
 def test_votes_leave_questions_out_together_with_their_proposals() -> None:
