@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import tomllib
@@ -310,3 +311,9 @@ def test_training_and_sleep_know_no_game_and_no_family():
             parts = module.split(".")
             game = parts[:2] == ["dream_envs", "envs"] and len(parts) > 2 and parts[2] not in API
             assert not game and parts[:2] != ["dream_envs", "tasks"], f"{path.name}:{line} imports {module}"
+
+
+def test_every_mutation_still_has_its_place():
+    """``mutate.py`` would otherwise change nothing, and say that nobody noticed."""
+    for row in json.loads((ROOT / "tests" / "mutations.json").read_text()):
+        assert (ROOT / row["file"]).read_text().count(row["before"]) == 1 and (ROOT / row["test"]).is_file(), row["id"]
