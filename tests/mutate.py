@@ -1,7 +1,7 @@
 """Small faults put into the product one at a time: does a test notice?  ``python tests/mutate.py [ID ...]``.
 
-Each row of ``mutations.json`` says what it breaks, and which test file has to fail.  Works on a copy of the last commit;
-the whole list takes some 10 minutes.  Exit status 1 where a fault was not noticed.
+Each row of ``mutations.json`` says what it breaks, and which test file has to fail.  Works on a copy of the last
+commit; the whole list takes some 10 minutes.  Exit status 1 where a fault was not noticed.
 """
 
 from __future__ import annotations
