@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("transformers")
+
+from _children import ended
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "custom_agent.md"
 
@@ -29,12 +28,8 @@ def test_it_uses_none_of_our_learners() -> None:
 
 @pytest.mark.slow
 def test_the_example_runs_and_learns(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", example()], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = re.search(r"depth 4: (\d\.\d\d) at first, (\d\.\d\d) in the end", done.stdout)
-    assert found, done.stdout
+    told = ended(exec, example(), {"__name__": "__main__"}, out=tmp_path / "told", where=tmp_path)
+    found = re.search(r"depth 4: (\d\.\d\d) at first, (\d\.\d\d) in the end", told)
+    assert found, told
     first, last = map(float, found.groups())
     assert 0.1 < first < 0.4 and last > first + 0.15  # exactly 0.22 before training

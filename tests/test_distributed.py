@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 
 pytest.importorskip("trl")
 
+import gloo_practice
+from _children import child
 from _tiny import MIXTURE, collector, everything, learner, same, texts
 from safetensors.torch import load_file
 
@@ -31,7 +34,7 @@ pytestmark = [
 
 
 def launch(out: Path, steps: int, *name: str) -> list[dict[str, Any]]:
-    """Run the script; what each rank told."""
+    """Run the script under ``torchrun``; what each rank told."""
     out.mkdir(exist_ok=True)
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
@@ -39,7 +42,32 @@ def launch(out: Path, steps: int, *name: str) -> list[dict[str, Any]]:
         [*line, str(SCRIPT), str(out), str(steps), *name], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return told_by(out)
+
+
+def told_by(out: Path) -> list[dict[str, Any]]:
     return [json.loads((out / f"rank-{r}.json").read_text()) for r in range(2)]
+
+
+def one_rank(rank: int, port: int, *words: str) -> None:
+    """The script with what ``torchrun`` would have put into its environment."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    sys.argv = [str(SCRIPT), *words]
+    gloo_practice.main()
+
+
+def again(out: Path, steps: int, *name: str) -> list[dict[str, Any]]:
+    """As ``launch``, in children that need not import anything."""
+    out.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [child(one_rank, r, port, str(out), str(steps), *name, out=out / f"out-{r}") for r in range(2)]
+    for rank, process in enumerate(ranks):
+        process.join(300)
+        assert process.exitcode == 0, (out / f"out-{rank}.err").read_text()[-3000:]
+    return told_by(out)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +113,7 @@ def test_resuming_both_ends_in_the_same_weights(two: Any, tmp_path: Path) -> Non
     subprocess.run(["rm", "-r", str(cut / "run" / "checkpoints" / "checkpoint-3")], check=True)
     with open(cut / "run" / "episodes.jsonl", "ab") as file:
         file.write(b'{"half')
-    told = launch(cut, 3)
+    told = again(cut, 3)
     assert [len(t["mine"]) for t in told] == [1, 1]
     for rank in (0, 1):
         assert same(*[load_file(f / f"weights-{rank}.safetensors") for f in (whole, cut)])
@@ -94,7 +122,7 @@ def test_resuming_both_ends_in_the_same_weights(two: Any, tmp_path: Path) -> Non
 
 def test_a_head_is_averaged_too(tmp_path: Path) -> None:
     """PPO, as many rows as there are: each trains on its share; gradients of policy and head are averaged."""
-    told = launch(tmp_path, 2, "ppo")
+    told = again(tmp_path, 2, "ppo")
     a, b = (load_file(tmp_path / f"weights-{r}.safetensors") for r in (0, 1))
     assert same(a, b) and not set(told[0]["mine"][0]) & set(told[1]["mine"][0])
     head = [name for name in a if name.startswith("head.")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -128,20 +127,24 @@ def test_a_reward_over_the_command_line_is_one_roles(tmp_path: Path) -> None:
     assert told["reward"]["solver"] == "0.5*correctness" and told["reward"]["challenger"]
 
 
+def verb(words: list[str]) -> None:
+    sys.exit(cli.main(words))
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     """SIGINT after the first steps: a checkpoint, one line, status 130; without --resume one line, with it the end."""
     words = ["train", "azr", "--steps", "40", "--out", str(tmp_path / "run"), "--no-frontier"]
     words += [f"--set={k}={v}" for k, v in {**SMALL["azr"], "eval.problems": 4}.items()]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "dream_envs.cli", *words]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = child(verb, words, out=tmp_path / "told")
     rows = tmp_path / "run" / "metrics.jsonl"
-    while process.poll() is None and not (rows.exists() and rows.stat().st_size):
+    while process.is_alive() and not (rows.exists() and rows.stat().st_size):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=120)[1]
-    assert process.returncode == 130 and "--resume" in told.strip().splitlines()[-1]
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(120)
+    told = (tmp_path / "told.err").read_text()
+    assert process.exitcode == 130 and "--resume" in told.strip().splitlines()[-1]
     assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-*/state.json"))
     assert cli.main(words) == 2
     assert cli.main([*words, "--resume", "--quiet"]) == 0
