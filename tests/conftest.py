@@ -12,6 +12,12 @@ import pytest
 from dream_envs import cli
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no worker is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def verb(capsys, monkeypatch, tmp_path) -> Callable[..., tuple[int, str, str]]:
     """A verb, in an empty folder: exit status, stdout, stderr."""
