@@ -129,6 +129,8 @@ def test_levels_of_the_scripted_challenger():
         gymnasium.make(SOLVER, levels=[2], others={"challenger": "oracle"})
     with pytest.raises(DreamEnvsError, match="1 to 16"):
         gymnasium.make(SOLVER, levels=[0])
+    with pytest.raises(DreamEnvsError, match=r"levels=4: a list of levels, such as \[4\]"):
+        gymnasium.make(SOLVER, levels=4)
 
 
 def test_others_may_be_functions_names_and_agents():

@@ -149,6 +149,8 @@ def assign_others(
 ) -> dict[str, Any]:
     """Agents for every seat but ``seat``: those given, and scripted ones for the rest."""
     named = dict(others or {})
+    if isinstance(levels, int):
+        raise DreamEnvsError(f"levels={levels}: a list of levels, such as [{levels}]")
     if levels is not None and (role == "challenger" or "challenger" in named):
         raise DreamEnvsError("levels= is for the scripted challenger; here another agent proposes: leave it out")
     policies = assign_agents(game, {**default_others(game, role, levels), **named})

@@ -96,9 +96,10 @@ class SingleRole(adapter.Adapter, gymnasium.Env[str, str]):
 
     ``info`` has ``messages`` (fresh OpenAI-style messages), ``redraws`` (how many games were thrown away because they
     ended before this seat had moved, at most 16), the game's ``public_info`` and, at the end, ``score`` (value, status,
-    components, detail) and the game's public ``facts``.  An episode ends with ``terminated``.  After 16 lost games in a
-    row the first step ends the episode, with whatever score the seat got.  ``reset(options={"task": Task})`` begins
-    from that task.
+    components, detail) and the game's public ``facts``: a score that is not ``ok`` (no answer, an error, a judge who
+    abstains) is paid 0.0, since Gymnasium wants a number, and its status says so.  An episode ends with ``terminated``.
+    After 16 lost games in a row the first step ends the episode, with whatever score the seat got.
+    ``reset(options={"task": Task})`` begins from that task.
 
     Args:
         game: an id (``dream_envs/ChallengerSolver-v0``), ``module:Class``, a game class or a game object.
