@@ -416,7 +416,6 @@ class Learner(Agent, Protocol):
         """A frozen copy that acts as this learner does now."""
 
 
-RECORDS = Task | Challenge
 _encoder = msgspec.json.Encoder(enc_hook=lambda value: value.item() if isinstance(value, np.generic) else str(value))
 _episode_decoder = msgspec.json.Decoder(Episode)
 _task_decoder = msgspec.json.Decoder(Task | Challenge)

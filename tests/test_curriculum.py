@@ -49,7 +49,7 @@ def test_a_store_keeps_what_came_in_the_order_it_came(tmp_path: Path) -> None:
     assert [store.add(t, round=i, author="challenger", parent="p") for i, t in enumerate(TASKS)] == [True] * 5
     assert not store.add(TASKS[2], round=9, author="somebody else")
     assert len(store) == 5 and TASKS[2].id in store and "nothing" not in store
-    assert [e.challenge.id for e in store] == [t.id for t in TASKS] and store[2].challenge.round == 2
+    assert [e.challenge.id for e in store] == [t.id for t in TASKS] and list(store)[2].challenge.round == 2
     kept = list(read_challenges(tmp_path / "deep" / "c.jsonl"))
     assert kept == [e.challenge for e in store]
     assert kept[3].answer == TASKS[3].answer and kept[3].author == "challenger" and kept[3].parent == "p"
@@ -58,8 +58,8 @@ def test_a_store_keeps_what_came_in_the_order_it_came(tmp_path: Path) -> None:
 def test_records_add_up_and_the_newest_is_the_estimate() -> None:
     store = store_with((TASKS[0], 1, 8))
     store.record(TASKS[0].id, 6, 8, round=3)
-    entry = store.get(TASKS[0].id)
-    assert entry is not None and entry.round == 3
+    (entry,) = store
+    assert entry.round == 3
     assert (entry.successes, entry.attempts, entry.rate, entry.n) == (7, 16, 0.75, 8)
 
 
@@ -269,7 +269,7 @@ def test_mutations_are_of_solved_parents_and_replays_reach_as_far_as_was_solved(
 def test_replays_pass_the_archive_and_proposals_do_not() -> None:
     plan = curriculum()
     plan.absorb(0, play(plan, 0))
-    known = plan.store[0].challenge
+    known = next(iter(plan.store)).challenge
     game = ChallengerSolver(FAMILY, solvers=4, gate=gates.archive(plan.store))
     starts = {s.author: s for r in range(1, 9) for s in plan.plan(r)}
     replayed, *_ = rollout(game, {"solver": Player()}, [starts["replay"]])

@@ -105,7 +105,7 @@ import json
 from dream_envs.curriculum.novelty import NoveltyIndex
 index = NoveltyIndex(0.3)
 index.extend(["the quick brown fox", "abcabdabe", "é☃", "the quick brown cow jumps"])
-sketch = index._sketch(index._sets[0]).hashvalues.tolist()
+sketch = index._sketch(next(iter(index._sets))).hashvalues.tolist()
 print(json.dumps([index.state(), sketch, index.similarity("the quick brown fox jumps")]))
 """
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dream_envs import registry
-from dream_envs.core import DreamEnvsError, Score
-from dream_envs.rewards.base import aggregate, roles
+from dream_envs.rewards.base import roles
 from dream_envs.rewards.learnability import FORMS, learnability
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rewards.solver import REPLY_FORMS, correctness, format_reward, judge_agreement, majority
@@ -111,8 +110,6 @@ def test_slip_1_one_attempt_is_no_estimate():
         score = learnability()(play([reply]))["challenger_0"]
         assert score.status == "error"
         assert "seat 2 or more" in score.detail
-    with pytest.raises(DreamEnvsError, match="min_attempts"):
-        learnability(min_attempts=1)
 
 
 def test_the_rate_can_be_agreement_instead_of_truth():
@@ -131,8 +128,6 @@ def test_correctness_by_hand():
     scores = correctness()(play([GOLD, GOLD + " ", "", LOST]))
     assert values(scores) == {"solver_0": 1, "solver_1": 0, "solver_2": 0, "solver_3": 0}
     assert list(states(scores).values()) == ["ok", "ok", "ok", "timeout"]
-    assert aggregate(scores) == aggregate([Score(1.0), Score(0.0), Score(0.0), Score(0.0, "timeout")])
-    assert aggregate(scores).mean == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +170,6 @@ def test_majority_ties_and_thresholds():
     tied = play(["x", "x", GOLD, GOLD, "z"])
     assert set(states(majority()(tied)).values()) == {"abstain"}
     assert list(values(majority(tie="share")(tied)).values()) == [0.5, 0.5, 0.5, 0.5, 0]
-    weak = play(["x", "x", "a", "b", "c"])
-    assert set(states(majority(min_share=0.41)(weak)).values()) == {"abstain"}
-    assert values(majority(min_share=0.4)(weak))["solver_0"] == 1.0
 
 
 def test_silence_cannot_win_the_vote():

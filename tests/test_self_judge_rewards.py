@@ -211,7 +211,6 @@ def test_self_certainty_is_the_geometric_mean_probability():
     episode = judged([half, "no log-probabilities"], prefers([0, 1]))
     scores = self_certainty()(episode)
     assert scores["actor_0"].value == pytest.approx(0.25) and scores["actor_1"].status == "abstain"
-    assert self_certainty(form="mean_logprob")(episode)["actor_0"].value == pytest.approx(math.log(0.25))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +248,6 @@ def test_the_judge_is_trained_first(progress, weights):
         (lambda: copeland(form="full"), "'net'"),
         (lambda: bradley_terry(prior=0), "prior=0"),
         (lambda: self_score(judge="truth"), "'format'"),
-        (lambda: self_certainty(form="entropy"), "'probability'"),
         (lambda: role_weights(1.5), "0 to 1"),
         (lambda: role_weights(0.5, "serll"), "'serl'"),
     ],

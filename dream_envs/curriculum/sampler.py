@@ -32,27 +32,22 @@ def by_level(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
 
 def learnable(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
     """In proportion to p(1 - p) of the newest observation, with one pseudo-observation of 1/2."""
-    weights = np.array([_smooth(e) * (1 - _smooth(e)) for e in entries])
-    return entries[int(rng.choice(len(entries), p=weights / weights.sum()))]
+    return _weighted(entries, lambda p: p * (1 - p), rng)
 
 
 def regret(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
     """In proportion to 1 - p: what is still got wrong, an upper bound on the regret against a perfect solver."""
-    weights = np.array([1 - _smooth(e) for e in entries])
+    return _weighted(entries, lambda p: 1 - p, rng)
+
+
+def _weighted(entries: Sequence[Entry], weight: Callable[[float], float], rng: np.random.Generator) -> Entry:
+    weights = np.array([weight(((e.rate or 0.0) * e.n + 0.5) / (e.n + 1)) for e in entries])
     return entries[int(rng.choice(len(entries), p=weights / weights.sum()))]
-
-
-def _smooth(entry: Entry) -> float:
-    return ((entry.rate or 0.0) * entry.n + 0.5) / (entry.n + 1)
 
 
 SAMPLERS: dict[str, Sampler] = {"uniform": uniform, "by_level": by_level, "learnable": learnable, "regret": regret}
 
 
 def sampler(name: str) -> Sampler:
-    """The sampler of this name.
-
-    Raises:
-        DreamEnvsError: with the nearest names.
-    """
+    """The sampler of this name."""
     return registry.named("samplers", name, SAMPLERS)

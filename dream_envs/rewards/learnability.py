@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dream_envs.checks import check, one_of
+from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Episode, Score
 from dream_envs.registry import named
 from dream_envs.rewards.base import Scores, agents_of, last_turns, rejected, reward
@@ -46,6 +46,7 @@ FORMS: dict[str, Callable[[float, float, float, float], float]] = {
     "lsp": lambda p, var, lo, hi: 0.0 - p,
     "pasodoble": lambda p, var, lo, hi: 1.0 - p if p >= lo - 1e-9 else 0.0,
 }
+MIN_ATTEMPTS = 2  # from one attempt p is 0 or 1, whatever the problem
 _DEFAULT_LO = {"band": 0.2, "pasodoble": 0.2}
 _DEFAULT_HI = {"band": 0.8}
 
@@ -59,12 +60,10 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     for key, defaults in (("lo", _DEFAULT_LO), ("hi", _DEFAULT_HI)):
         if given[key] is not None and form not in defaults:
             raise DreamEnvsError(f"{key}={given[key]!r}: form={form!r} has no {key} (forms: {', '.join(defaults)})")
-    lo = given["lo"] if given["lo"] is not None else _DEFAULT_LO.get(form, 0.0)
-    hi = given["hi"] if given["hi"] is not None else _DEFAULT_HI.get(form, 1.0)
+    lo = _DEFAULT_LO.get(form, 0.0) if given["lo"] is None else given["lo"]
+    hi = _DEFAULT_HI.get(form, 1.0) if given["hi"] is None else given["hi"]
     if not 0 <= lo <= hi <= 1:
         raise DreamEnvsError(f"lo={lo!r}, hi={hi!r}: 0 <= lo <= hi <= 1")
-    one_of("rate", given["rate"], ("verdicts", "majority"), "the share that is right, or that agrees")
-    check("min_attempts", given["min_attempts"], 2, whole=True, what="one attempt makes p 0 or 1 always")
     if invalid is None:
         invalid = -0.1 if form == "spice" else -1.0 if form == "lsp" else min(0.0, ends)
     elif invalid != "exclude":
@@ -72,7 +71,7 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     return {**given, "lo": lo, "hi": hi, "invalid": invalid}
 
 
-@reward("learnability", prepare=_resolve, always=("form",))
+@reward("learnability", choices={"rate": ("verdicts", "majority")}, prepare=_resolve, always=("form",))
 def learnability(
     episode: Episode,
     *,
@@ -82,7 +81,6 @@ def learnability(
     lo: float | None = None,
     hi: float | None = None,
     rate: str = "verdicts",
-    min_attempts: int = 2,
     role: str = "challenger",
 ) -> Scores:
     """What the challenger's proposal is worth; the forms are in the head of this module.
@@ -98,12 +96,11 @@ def learnability(
         hi: upper end of ``band``, inclusive.
         rate: where p comes from.  ``verdicts``: the share of right answers.  ``majority``: the share of solvers that
             gave the most frequent completion, which R-Zero and SQLM use for want of a truth.
-        min_attempts: p is not estimated from fewer verdicts.
         role: who is scored.
 
     Returns:
         Range 0 to 1 for valid proposals (``lsp`` -1 to 0).  Components ``p`` and ``attempts``.  ``error`` if the game
-        seats fewer than ``min_attempts`` solvers: p would be 0 or 1 always; ``abstain`` if too few verdicts came.
+        seats a single solver: p would be 0 or 1 always; ``abstain`` if fewer than two verdicts came.
     """
     status, code = episode.outcome.status, rejected(episode)
     if status != "ok":
@@ -113,18 +110,18 @@ def learnability(
     elif code:
         score = Score(float(invalid or 0.0), detail=f"proposal rejected: {code}")
     else:
-        score = _valid(episode, form, zero_ends, lo or 0.0, 1.0 if hi is None else hi, rate, min_attempts)
+        score = _valid(episode, form, zero_ends, lo or 0.0, 1.0 if hi is None else hi, rate)
     return dict.fromkeys(agents_of(episode, role), score)
 
 
-def _valid(episode: Episode, form: str, zero_ends: float, lo: float, hi: float, rate: str, min_attempts: int) -> Score:
+def _valid(episode: Episode, form: str, zero_ends: float, lo: float, hi: float, rate: str) -> Score:
     values, seated = _attempts(episode, rate)
     if seated == 0:
         return Score(0.0, "error", detail="this game records no facts['correct']: nothing to estimate p from")
-    if seated < min_attempts:
-        return Score(0.0, "error", detail=f"p from {seated} solver(s) is 0 or 1 always: seat {min_attempts} or more")
-    if len(values) < min_attempts:
-        why = f"{len(values)} of {seated} verdicts, {min_attempts} needed"
+    if seated < MIN_ATTEMPTS:
+        return Score(0.0, "error", detail=f"p from {seated} solver(s) is 0 or 1 always: seat {MIN_ATTEMPTS} or more")
+    if len(values) < MIN_ATTEMPTS:
+        why = f"{len(values)} of {seated} verdicts, {MIN_ATTEMPTS} needed"
         return Score(0.0, "abstain", {"attempts": float(len(values))}, why)
     p = math.fsum(values) / len(values)  # facts["solve_rate"], but not at the mercy of the solvers' order
     if not 0.0 <= p <= 1.0:

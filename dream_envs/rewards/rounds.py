@@ -7,22 +7,15 @@ A score that is changed carries the wrapper's grader and the component ``before`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
-from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Episode, Score, author_of, challenge_of
 from dream_envs.rewards.base import Combination, Scores, agents_of, reward
 from dream_envs.rewards.diversity import repetition_penalty
 
 
-def _check_repetition(given: dict[str, Any]) -> dict[str, Any]:
-    check("distance", given["distance"], 0, 1, what="the average 1 - BLEU below which clusters merge")
-    check("floor", given["floor"])
-    return given
-
-
-@reward("less_repetition", prepare=_check_repetition, models=("model",), batched=True)
+@reward("less_repetition", within={"distance": (0, 1), "floor": (None, None)}, models=("model",), batched=True)
 def less_repetition(
     episodes: Sequence[Episode], model: Any, *, distance: float = 0.5, floor: float = 0.0, role: str = "challenger"
 ) -> Combination:
@@ -37,8 +30,7 @@ def less_repetition(
     made = [dict(scores) for scores in found]
     for i, share in zip(own, shares, strict=True):
         for agent, score in _ok(episodes[i], made[i], role).items():
-            parts = {**score.components, "before": score.value, "cluster_share": share}
-            made[i][agent] = Score(max(floor, score.value - share), "ok", parts, score.detail)
+            made[i][agent] = _changed(score, max(floor, score.value - share), cluster_share=share)
     return made
 
 
@@ -57,19 +49,23 @@ def shared(episodes: Sequence[Episode], model: Any, *, role: str = "challenger")
         count = copies[challenge.id] if challenge is not None else 1
         for agent, score in _ok(episodes[i], made[i], role).items():
             if count > 1 and score.value > 0:
-                parts = {**score.components, "before": score.value, "copies": float(count)}
-                made[i][agent] = Score(score.value / count, "ok", parts, score.detail)
+                made[i][agent] = _changed(score, score.value / count, copies=float(count))
     return made
 
 
 def _check_range(given: dict[str, Any]) -> dict[str, Any]:
-    low, high = check("low", given["low"]), check("high", given["high"])
-    if low > high:
-        raise DreamEnvsError(f"low={low!r}, high={high!r}: low <= high")
+    if given["low"] > given["high"]:
+        raise DreamEnvsError(f"low={given['low']!r}, high={given['high']!r}: low <= high")
     return given
 
 
-@reward("in_range", prepare=_check_range, models=("model",), batched=True)
+@reward(
+    "in_range",
+    within={"low": (None, None), "high": (None, None)},
+    prepare=_check_range,
+    models=("model",),
+    batched=True,
+)
 def in_range(episodes: Sequence[Episode], model: Any, low: float, high: float, *, role: str = "solver") -> Combination:
     """Only episodes whose mean ok value of ``role`` lies in ``low`` to ``high``, inclusive, keep their scores (SeRL).
 
@@ -80,10 +76,9 @@ def in_range(episodes: Sequence[Episode], model: Any, low: float, high: float, *
     for episode, scores in zip(episodes, found, strict=True):
         values = [score.value for score in _ok(episode, scores, role).values()]
         mean = sum(values) / len(values) if values else 0.0
-        if values and not low - 1e-9 <= mean <= high + 1e-9:
-            left_out = f"mean reward {mean:.2f}, outside {low} to {high}"
-            scores = {a: _left_out(s, left_out) if s.status == "ok" else s for a, s in scores.items()}
-        made.append(scores)
+        outside = values and not low - 1e-9 <= mean <= high + 1e-9
+        left_out = scores if outside else ()
+        made.append(_without(scores, left_out, f"mean reward {mean:.2f}, outside {low} to {high}"))
     return made
 
 
@@ -100,9 +95,8 @@ def best_and_worst(episodes: Sequence[Episode], model: Any, *, role: str = "acto
         values = {agent: score.value for agent, score in _ok(episode, scores, role).items()}
         pair: tuple[str, ...] = ()
         if values and max(values.values()) > min(values.values()):
-            pair = (max(values, key=lambda a: values[a]), min(values, key=lambda a: values[a]))
-        dropped = [agent for agent in values if agent not in pair]
-        made.append({a: _left_out(s, "neither best nor worst") if a in dropped else s for a, s in scores.items()})
+            pair = (max(values, key=values.__getitem__), min(values, key=values.__getitem__))
+        made.append(_without(scores, [agent for agent in values if agent not in pair], "neither best nor worst"))
     return made
 
 
@@ -112,5 +106,11 @@ def _ok(episode: Episode, scores: Scores, role: str) -> Scores:
     return {agent: score for agent, score in found.items() if score.status == "ok"}
 
 
-def _left_out(score: Score, why: str) -> Score:
-    return Score(0.0, "abstain", score.components, why)
+def _changed(score: Score, value: float, **components: float) -> Score:
+    return Score(value, "ok", {**score.components, "before": score.value, **components}, score.detail)
+
+
+def _without(scores: Scores, agents: Container[str], why: str) -> Scores:
+    """These scores, of which the ok ones of some agents are left out."""
+    out = [agent for agent, score in scores.items() if agent in agents and score.status == "ok"]
+    return scores | {agent: Score(0.0, "abstain", scores[agent].components, why) for agent in out}

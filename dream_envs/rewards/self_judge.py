@@ -14,37 +14,23 @@ judge has the call's own status.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from dream_envs.checks import check, one_of
-from dream_envs.core import DreamEnvsError, Episode, Score
+from dream_envs.core import Episode, Score, Turn
 from dream_envs.envs.judge_facts import pairs
-from dream_envs.rewards.base import Model, Scores, agents_of, last_turns, reward, unanswered
+from dream_envs.rewards.base import Scores, agents_of, each, last_turns, reward, unanswered
 
 Row = dict[str, Any]
 _TIE = 1e-12  # two sums of the same quotients in another order
+INVALID: dict[str, tuple[str, ...]] = {"invalid": ("penalty", "abstain")}
+_LENGTHS = {"length_control": ("serl", "band", "symmetric", "off"), "length": ("words", "chars", "tokens")}
 
 
-def check_invalid(given: dict[str, Any]) -> dict[str, Any]:
-    """Refuse an argument ``invalid`` that is neither mode."""
-    one_of("invalid", given["invalid"], ("penalty", "abstain"), "'penalty' is SERL's: the judge's lowest")
-    return given
-
-
-def _check_serl(given: dict[str, Any]) -> dict[str, Any]:
-    if check("alpha", given["alpha"], 0, 1) in (0, 1):
-        raise DreamEnvsError(f"alpha={given['alpha']!r}: above 0 and below 1, the half width of the length band")
-    one_of("length_control", given["length_control"], ("serl", "band", "symmetric", "off"))
-    one_of("length", given["length"], ("words", "chars", "tokens"))
-    return check_invalid(given)
-
-
-@reward("serl", prepare=_check_serl)
+@reward("serl", within={"alpha": (1e-6, 1 - 1e-6)}, choices=_LENGTHS | INVALID)
 def serl(
     episode: Episode,
     *,
@@ -95,12 +81,7 @@ def serl(
     return _scores(episode, rows, values, components, invalid)
 
 
-def _check_copeland(given: dict[str, Any]) -> dict[str, Any]:
-    one_of("form", given["form"], ("half", "net"), "'half' (a tie is half a win, 0 to 1) or 'net' (wins minus losses)")
-    return check_invalid(given)
-
-
-@reward("copeland", prepare=_check_copeland)
+@reward("copeland", choices={"form": ("half", "net"), **INVALID})
 def copeland(episode: Episode, *, form: str = "half", invalid: str = "penalty") -> Scores:
     """Copeland's score proper: most verdicts of a pair decide it, and a pair counts once, however clear it was.
 
@@ -130,12 +111,7 @@ def copeland(episode: Episode, *, form: str = "half", invalid: str = "penalty") 
     return _scores(episode, rows, values, count, invalid)
 
 
-def _check_bradley_terry(given: dict[str, Any]) -> dict[str, Any]:
-    check("prior", given["prior"], 0.01, 100, what="virtual wins and as many losses")
-    return check_invalid(given)
-
-
-@reward("bradley_terry", prepare=_check_bradley_terry)
+@reward("bradley_terry", within={"prior": (0.01, 100)}, choices=INVALID)
 def bradley_terry(episode: Episode, *, prior: float = 0.5, invalid: str = "penalty") -> Scores:
     """Strengths under which i beats j with probability ``p_i / (p_i + p_j)``; an actor gets its mean chance to win.
 
@@ -184,32 +160,27 @@ def strengths(wins: np.ndarray, prior: float) -> np.ndarray:
     return p
 
 
-@reward("self_judge", prepare=check_invalid)
+@reward("self_judge", choices=INVALID)
 def self_judge(episode: Episode, *, invalid: str = "penalty") -> Scores:
     """The default of ``dream_envs/SelfJudge-v0``, by its ``judging``.
 
     ``pairwise``: ``serl``; ``score``: ``self_score``; ``rubric``: ``self_rubric``; ``none``: ``majority`` of the
     actors' completions (TTRL).
     """
-    return _default(str(episode.outcome.facts.get("judging")), invalid)(episode)
-
-
-@functools.lru_cache(maxsize=16)
-def _default(judging: str, invalid: str) -> Model:
     from dream_envs.rewards import self_judge_points as points
     from dream_envs.rewards.solver import majority
 
+    judging = episode.outcome.facts.get("judging")
     if judging == "none":
-        return majority(role="actor")
-    if judging in ("score", "rubric"):
-        return (points.self_score if judging == "score" else points.self_rubric)(invalid=invalid)
-    return serl(invalid=invalid)
+        return majority(role="actor")(episode)
+    model = {"score": points.self_score, "rubric": points.self_rubric}.get(str(judging), serl)
+    return model(invalid=invalid)(episode)
 
 
 def not_judged(episode: Episode, why: str, status: Any = "abstain") -> Scores:
     """The same status for all actors and judges."""
     agents = [*agents_of(episode, "actor"), *agents_of(episode, "judge")]
-    return {agent: Score(0.0, status, detail=why) for agent in agents}
+    return dict.fromkeys(agents, Score(0.0, status, detail=why))
 
 
 def _rows(episode: Episode) -> list[Row] | None:
@@ -238,20 +209,14 @@ def _beta(sizes: Mapping[str, Any], row: Row, alpha: float, control: str) -> flo
 
 
 def _scores(
-    episode: Episode,
-    rows: list[Row],
-    values: Mapping[str, float],
-    components: Mapping[str, dict[str, float]],
-    invalid: str,
+    episode: Episode, rows: list[Row], values: dict[str, float], components: dict[str, dict[str, float]], invalid: str
 ) -> Scores:
     """The actors' places, and for each judge the sign of its verdict's agreement with them."""
-    found: Scores = {}
-    turns = last_turns(episode, "actor")
-    for agent in agents_of(episode, "actor"):
-        if agent in turns and turns[agent].status == "ok" and agent in values:
-            found[agent] = Score(values[agent], "ok", components.get(agent, {}))
-        else:
-            found[agent] = unanswered(turns.get(agent), "", "no readable verdict")
+
+    def placed(turn: Turn) -> Score | None:
+        return Score(values[turn.agent], "ok", components[turn.agent]) if turn.agent in values else None
+
+    found = each(episode, "actor", placed, "no readable verdict")
     for row in rows:
         if row["verdict"] is None:
             found[row["judge"]] = unreadable(episode, row["judge"], invalid, -1.0)

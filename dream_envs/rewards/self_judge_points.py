@@ -7,20 +7,15 @@ actor's value is the mean verdict on its answer, a judge's its agreement with th
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from dream_envs.checks import one_of
 from dream_envs.core import Episode, Score, Turn
-from dream_envs.rewards.base import Scores, agents_of, each, last_turns, reward, unanswered
-from dream_envs.rewards.self_judge import check_invalid, not_judged, unreadable
+from dream_envs.rewards.base import Scores, by_agent, each, reward
+from dream_envs.rewards.self_judge import INVALID, not_judged, unreadable
+
+_CHOICES = {"judge": ("agreement", "format"), **INVALID}
 
 
-def _check_points(given: dict[str, Any]) -> dict[str, Any]:
-    one_of("judge", given["judge"], ("agreement", "format"), "'agreement' is with the others' verdicts")
-    return check_invalid(given)
-
-
-@reward("self_score", prepare=_check_points)
+@reward("self_score", choices=_CHOICES)
 def self_score(episode: Episode, *, judge: str = "agreement", invalid: str = "penalty") -> Scores:
     """The mean of the scores that an answer was given, 0 to 1 (Self-Rewarding Language Models, arXiv 2401.10020).
 
@@ -37,7 +32,7 @@ def self_score(episode: Episode, *, judge: str = "agreement", invalid: str = "pe
     return _points(episode, "score", judge, invalid)
 
 
-@reward("self_rubric", prepare=_check_points)
+@reward("self_rubric", choices=_CHOICES)
 def self_rubric(episode: Episode, *, judge: str = "agreement", invalid: str = "penalty") -> Scores:
     """The share of verdicts that call an answer right, 0 to 1: a verifier's reward with the model as its own verifier.
 
@@ -54,14 +49,12 @@ def _points(episode: Episode, kind: str, paid_for: str, invalid: str) -> Scores:
     for row in facts["judgements"]:
         if row["verdict"] is not None:
             verdicts.setdefault(row["of"], []).append(row["verdict"])
-    found: Scores = {}
-    turns = last_turns(episode, "actor")
-    for agent in agents_of(episode, "actor"):
-        if agent in verdicts:
-            its = verdicts[agent]
-            found[agent] = Score(math.fsum(its) / len(its), "ok", {"judged": float(len(its))})
-        else:
-            found[agent] = unanswered(turns.get(agent), "", "no readable verdict")
+
+    def judged(agent: str) -> Score | None:
+        its = verdicts.get(agent)
+        return Score(math.fsum(its) / len(its), "ok", {"judged": float(len(its))}) if its else None
+
+    found = by_agent(episode, "actor", judged, "no readable verdict")
     for row in facts["judgements"]:
         agent, verdict = row["judge"], row["verdict"]
         others = len(verdicts.get(row["of"], ())) - 1
@@ -77,13 +70,8 @@ def _points(episode: Episode, kind: str, paid_for: str, invalid: str) -> Scores:
     return found
 
 
-def _check_certainty(given: dict[str, Any]) -> dict[str, Any]:
-    one_of("form", given["form"], ("probability", "mean_logprob"))
-    return given
-
-
-@reward("self_certainty", prepare=_check_certainty)
-def self_certainty(episode: Episode, *, form: str = "probability", role: str = "actor") -> Scores:
+@reward("self_certainty")
+def self_certainty(episode: Episode, *, role: str = "actor") -> Scores:
     """How likely the writer found its own completion: ``exp(mean log-probability of the sampled tokens)``.
 
     Departs from its namesake (self-certainty, arXiv 2502.18581; the reward of Intuitor, arXiv 2505.19590), the mean
@@ -92,15 +80,14 @@ def self_certainty(episode: Episode, *, form: str = "probability", role: str = "
     both reward sharpness; they weigh the tail differently.  No judge is asked.
 
     Returns:
-        ``probability``: above 0, at most 1, the geometric mean of the tokens' probabilities; ``mean_logprob``: the
-        exponent itself, at most 0.  Component ``tokens``.  ``abstain`` for a turn without log-probabilities.
+        Above 0, at most 1, the geometric mean of the tokens' probabilities.  Component ``tokens``.  ``abstain`` for a
+        turn without log-probabilities.
     """
 
-    def certainty(turn: Turn) -> Score:
+    def certainty(turn: Turn) -> Score | None:
         if not turn.logprobs:
-            return unanswered(turn, "", "no log-probabilities in this turn")
+            return None
         mean = math.fsum(turn.logprobs) / len(turn.logprobs)
-        value = min(1.0, math.exp(min(0.0, mean))) if form == "probability" else mean
-        return Score(value, "ok", {"tokens": float(len(turn.logprobs))})
+        return Score(min(1.0, math.exp(min(0.0, mean))), "ok", {"tokens": float(len(turn.logprobs))})
 
     return each(episode, role, certainty, "no log-probabilities in this turn")
