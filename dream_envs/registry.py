@@ -107,7 +107,7 @@ def register(kind: str, name: str, target: str | Any) -> None:
 
 def roles(env_id: str) -> tuple[str, ...]:
     """The roles that the row of a game names, or that the registered class or object has; empty if neither."""
-    target = _target("envs", env_id)
+    target = _targets("envs").get(env_id, "")
     if not isinstance(target, str):
         found = getattr(target, "roles", ())
         return tuple(role.name for role in found) if isinstance(found, tuple) else ()
@@ -116,17 +116,17 @@ def roles(env_id: str) -> tuple[str, ...]:
 
 def rows(kind: str) -> dict[str, str]:
     """Every name of this kind with where it lives, in order: built in, registered, plug-ins."""
-    built_in = named("registry", kind, _BUILT_IN)
-    added = {n: t if isinstance(t, str) else f"{t.__module__}:{t.__qualname__}" for n, t in _added[kind].items()}
-    found = {**built_in, **added, **{n: p.value for n, p in _entry_points(kind).items()}}
-    return {name: target.partition("[")[0].strip() for name, target in found.items()}
+    found = _targets(kind).items()
+    texts = {name: t if isinstance(t, str) else f"{t.__module__}:{t.__qualname__}" for name, t in found}
+    return {name: text.partition("[")[0].strip() for name, text in texts.items()}
 
 
 def load(kind: str, name: str) -> Any:
     """The object behind a name, or behind ``module:attribute`` of anybody's package."""
-    target = _target(kind, name) or (name if ":" in name else None)
-    if target is None:
-        raise DreamEnvsError(unknown(kind, name, list(rows(kind))))
+    found = _targets(kind)
+    if name not in found and ":" not in name:
+        raise DreamEnvsError(unknown(kind, name, list(found)))
+    target = found.get(name, name)
     return _import(target) if isinstance(target, str) else target
 
 
@@ -211,16 +211,12 @@ def _split_outside(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _target(kind: str, name: str) -> Any:
-    """What is registered under a name: an object, ``module:attribute``, or None."""
-    target = named("registry", kind, _BUILT_IN).get(name) or _added[kind].get(name)
-    return _entry_points(kind)[name].value if target is None and name in _entry_points(kind) else target
-
-
-def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+def _targets(kind: str) -> dict[str, Any]:
+    """What is registered, by name: an object or ``module:attribute``."""
     if kind not in _plugins:
         _plugins[kind] = {p.name: p for p in importlib.metadata.entry_points(group=f"dream_envs.{kind}")}
-    return _plugins[kind]
+    own = named("registry", kind, _BUILT_IN) | _added[kind]
+    return own | {name: point.value for name, point in _plugins[kind].items() if name not in own}
 
 
 def _import(target: str) -> Any:

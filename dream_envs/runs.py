@@ -83,16 +83,13 @@ class Run:
 
 
 def _board(run: Path) -> Any:
-    """TensorBoard's writer for this run, with everything that ``metrics.jsonl`` holds but its newest row; or False.
-
-    The folder is written anew at each start, so that no two event files lie over one another after a resume.
-    """
+    """TensorBoard's writer for this run, with everything that ``metrics.jsonl`` holds but its newest row; or False."""
     try:
         from tensorboard.summary import Writer
     except ImportError:
         return False
     folder = run / "metrics"
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # no two event files lie over one another after a resume
     board = Writer(str(folder))
     with open(run / "metrics.jsonl", "rb") as file:
         for line in file.readlines()[:-1]:

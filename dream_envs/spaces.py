@@ -1,8 +1,6 @@
 """``UnicodeText``: the space of all strings up to a length, for observations and actions made of real text.
 
-``gymnasium.spaces.Text`` needs a finite set of characters, so that the first accent or emoji lies outside it, and it
-comes back from a shared-memory vector environment as a string of zeros without any warning.  ``UnicodeText`` derives
-from ``Space`` itself: shared memory is then refused with an error that names the remedy (``shared_memory=False``).
+Not a ``gymnasium.spaces.Text``, which has a finite set of characters and comes back from shared memory as zeros.
 """
 
 from __future__ import annotations

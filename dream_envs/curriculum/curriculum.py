@@ -1,9 +1,6 @@
 """The curriculum of a run: what is played in the next round, and what the last one taught us.
 
-A round is a list of episodes from a mixture of sources: problems that the challenger proposes (or that the game draws),
-mutations of solved problems, replays of known ones, problems of the family's generator, and a fixed dataset.
-Everything is drawn from ``stream(seed, "syllabus", round)`` and from the store, so a curriculum that is restored from
-its state goes on exactly as if it had never stopped.
+All is drawn from ``stream(seed, "syllabus", round)`` and the store: a restored one goes on as if it had never stopped.
 """
 
 from __future__ import annotations

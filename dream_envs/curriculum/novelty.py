@@ -1,10 +1,4 @@
-"""How like anything seen before a problem is, at about the same price for ten problems and for a million.
-
-The similarity of two problems is the Jaccard similarity of their sets of n-grams (or of a family's features): shared
-over all.  ``NoveltyIndex`` collects candidates by MinHash and locality-sensitive hashing (``datasketch``) and compares
-with those exactly, so that a similarity is never an estimate; what is less similar than its threshold is mostly missed.
-Nothing depends on Python's ``hash``: the same problems give the same index in every process.
-"""
+"""How like anything seen before a problem is, at about the same price for ten problems and for a million."""
 
 from __future__ import annotations
 
@@ -41,8 +35,9 @@ def grams(item: Task | str, n: int = 3, features: Features | None = None) -> fro
 class NoveltyIndex:
     """Near-duplicate search among problems; for ``gates.novel`` and, as ``reference=``, for ``rewards.novelty``.
 
-    ``threshold``: the similarity from which on problems are found, 0.05 to 1; equal sets are always found.  ``n`` (1 to
-    16) and ``features``: see ``grams``.
+    Candidates come from MinHash and locality-sensitive hashing (``datasketch``) and are compared exactly, by the
+    Jaccard similarity of their ``grams``.  ``threshold`` (0.05 to 1): what is less similar is mostly missed; equal sets
+    are always found.  ``n`` (1 to 16) and ``features``: see ``grams``.  Nothing depends on Python's ``hash``.
     """
 
     def __init__(self, threshold: float = 0.5, n: int = 3, features: Features | None = None) -> None:

@@ -1,7 +1,6 @@
 """Every challenge ever accepted, what became of it, and how sure that is.
 
-Append-only: a challenge is added once (its content hash is its name) and its attempts are counted.  Each attempt is
-stamped with its round, since the solvers change: the newest observation is the estimate, the totals are the record.
+Append-only.  Solvers change: the newest observation is the estimate, the totals are the record.
 """
 
 from __future__ import annotations

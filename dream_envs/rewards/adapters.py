@@ -1,7 +1,6 @@
-"""Rewards in TRL's calling convention: theirs on our episodes, ours in their trainers.
+"""Rewards in TRL's calling convention, ``fn(prompts=, completions=, completion_ids=, **columns) -> [float | None]``.
 
-TRL calls ``fn(prompts=, completions=, completion_ids=, **columns)`` with equally long lists, one row a completion, and
-wants a list of ``float | None`` back, None meaning that the row has no reward (TRL leaves it out of its group's mean).
+All lists are equally long, one row a completion; None: the row has no reward (TRL leaves it out of its group's mean).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 from dream_envs import core
 from dream_envs.core import DreamEnvsError, Episode, Message, Score, Task, TaskFamily, Turn, challenge_of
 from dream_envs.registry import named
-from dream_envs.rewards.base import Scores, as_reward, by_agent, last_turns, reward
+from dream_envs.rewards.base import Scores, as_reward, by_agent, last_turns, reward, then
 
 TRLFunction = Callable[..., Any]
 TASK_COLUMNS = {"answer": "answer", "family": "family", "level": "level", "task_id": "id"}
@@ -60,7 +59,10 @@ def from_trl(
     if not scored:
         return found
 
-    def spread(values: Sequence[Any]) -> list[Scores]:
+    def spread(returned: list[Any]) -> list[Scores]:
+        if isinstance(returned[0], Exception):
+            raise returned[0]
+        values = list(returned[0])
         if len(values) != len(scored):
             wrong = Score(0.0, "error", detail=f"{len(values)} rewards for {len(scored)} completions")
             values = [wrong] * len(scored)
@@ -72,12 +74,7 @@ def from_trl(
     parameters = inspect.signature(fn).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         table = {name: value for name, value in table.items() if name in parameters}
-    values = fn(**table)
-
-    async def later() -> list[Scores]:
-        return spread(list(await values))
-
-    return later() if inspect.isawaitable(values) else spread(list(values))
+    return then([fn(**table)], spread)
 
 
 def to_trl(

@@ -26,7 +26,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dream_envs import registry
@@ -51,38 +51,28 @@ class Model:
     float, a value that is not ``ok`` is 0.0, None is ``abstain``, and an exception is the status ``error`` for every
     agent (with one warning) instead of the end of a run.  ``DreamEnvsError``, a user's mistake, is passed on.
 
-    Attributes:
-        name: the registered name.
-        version: goes up when the same episode would get another score.
-        batched: whether the function behind it takes all episodes at once.
-        arguments: what that function is given besides the episodes, resolved.
-        grader: ``name-version(argument=value)``, of the arguments in ``shown``.
+    ``arguments``: what that function is given besides the episodes, resolved.  ``grader``: ``name-version`` and those
+    arguments that differ from their defaults.
     """
 
-    __slots__ = ("_fn", "_remake", "arguments", "batched", "grader", "name", "version")
+    __slots__ = ("_fn", "_remake", "arguments", "batched", "grader", "name")
 
     def __init__(
         self,
         name: str,
-        version: int,
+        grader: str,
         fn: RewardFunction,
         remake: Callable[[], Model],
-        arguments: Mapping[str, Any] | None = None,
-        shown: Iterable[str] = (),
         batched: bool = False,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name, self.version, self.batched = name, version, batched
+        self.name, self.grader, self.batched = name, grader, batched
         self._fn, self._remake, self.arguments = fn, remake, dict(arguments or {})
-        inner = ",".join(f"{key}={show(self.arguments[key])}" for key in shown)
-        self.grader = f"{name}-{version}" + (f"({inner})" if inner else "")
 
     def score(self, episodes: Sequence[Episode]) -> Any:
         """Score the episodes of one round: ``[{agent: Score}]``, in order; awaitable if any part is asynchronous."""
         calls: Sequence[Any] = [episodes] if self.batched else episodes
-        found = [self._call(argument) for argument in calls]
-        if any(map(inspect.isawaitable, found)):
-            return self._later(found, episodes)
-        return self._clean(found, episodes)
+        return then([self._call(argument) for argument in calls], lambda found: self._clean(found, episodes))
 
     def __call__(self, episode: Episode) -> Scores:
         """Score one episode; an asynchronous reward is an error."""
@@ -128,9 +118,6 @@ class Model:
             return _combined(cast(Combination, found), argument) if inspect.isgenerator(found) else found
         except Exception as error:
             return error
-
-    async def _later(self, found: list[Any], episodes: Sequence[Episode]) -> list[Scores]:
-        return self._clean(await _awaited(found), episodes)
 
     def _clean(self, found: list[Any], episodes: Sequence[Episode]) -> list[Scores]:
         """Clean scores from whatever the calls returned or raised."""
@@ -197,8 +184,9 @@ def reward(
                     one_of(key, bound[key], choices[key])
             resolved = {key: _resolve(value) if key in models else value for key, value in bound.items()}
             resolved = prepare(resolved) if prepare else resolved
-            shown = [key for key in resolved if key in always or key in changed]
-            return Model(name, version, fn, functools.partial(factory, *args, **kwargs), resolved, shown, batched)
+            shown = ",".join(f"{key}={show(resolved[key])}" for key in resolved if key in (*always, *changed))
+            grader = f"{name}-{version}" + (f"({shown})" if shown else "")
+            return Model(name, grader, fn, functools.partial(factory, *args, **kwargs), batched, resolved)
 
         factory.__dict__.update(__signature__=signature, reward_name=name, reward_models=models)
         return factory
@@ -245,7 +233,7 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
         raise DreamEnvsError(f"reward {name!r} needs {', '.join(needed)}: a reward takes one argument, the episode")
     if arguments:
         raise DreamEnvsError(f"reward {name!r} takes no arguments: decorate it with @reward({name!r})")
-    return Model(name, getattr(obj, "version", 0), function, functools.partial(as_reward, obj), batched=batched)
+    return Model(name, f"{name}-{getattr(obj, 'version', 0)}", function, functools.partial(as_reward, obj), batched)
 
 
 def roles(episode: Episode) -> dict[str, str]:
@@ -381,34 +369,35 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _combined(step: Combination, episodes: Sequence[Episode]) -> list[Scores] | Awaitable[list[Scores]]:
+def _combined(step: Combination, episodes: Sequence[Episode]) -> Any:
     """What a combination makes of its parts' scores; each part is asked once."""
-    found = [model.score(episodes) for model in next(step)]
-    return _combined_later(step, found) if any(map(inspect.isawaitable, found)) else _send(step, found)
+
+    def send(found: list[Any]) -> list[Scores]:
+        for error in found:
+            if isinstance(error, Exception):
+                raise error
+        try:
+            step.send(found)
+        except StopIteration as done:
+            return cast(list[Scores], done.value)
+        raise DreamEnvsError("a reward that builds on others yields their models once and then returns the scores")
+
+    return then([model.score(episodes) for model in next(step)], send)
 
 
-async def _combined_later(step: Combination, found: list[Any]) -> list[Scores]:
-    found = await _awaited(found)
-    if errors := [one for one in found if isinstance(one, Exception)]:
-        raise errors[0]
-    return _send(step, found)
+def then(found: list[Any], use: Callable[[list[Any]], Any]) -> Any:
+    """``use(found)``, or its awaitable: after all that can be awaited, at the same time, an exception as its result."""
+    if not any(map(inspect.isawaitable, found)):
+        return use(found)
 
+    async def later() -> Any:
+        import asyncio
 
-def _send(step: Combination, found: list[Any]) -> list[Scores]:
-    try:
-        step.send(found)
-    except StopIteration as done:
-        return cast(list[Scores], done.value)
-    raise DreamEnvsError("a reward that builds on others yields their models once and then returns the scores")
+        done = iter(await asyncio.gather(*filter(inspect.isawaitable, found), return_exceptions=True))
+        made = [next(done) if inspect.isawaitable(one) else one for one in found]
+        for one in made:
+            if isinstance(one, BaseException) and not isinstance(one, Exception):
+                raise one
+        return use(made)
 
-
-async def _awaited(found: list[Any]) -> list[Any]:
-    """Results and exceptions of what can be awaited, all at the same time; the rest as it is."""
-    import asyncio
-
-    done = iter(await asyncio.gather(*[one for one in found if inspect.isawaitable(one)], return_exceptions=True))
-    made = [next(done) if inspect.isawaitable(one) else one for one in found]
-    for one in made:
-        if isinstance(one, BaseException) and not isinstance(one, Exception):
-            raise one
-    return made
+    return later()

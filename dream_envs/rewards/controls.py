@@ -1,8 +1,6 @@
 """Rewards that carry no information about the answers: what a loop gains under them is not learning from its reward.
 
-Spurious Rewards (arXiv 2506.10947) found models that improve under random and under format rewards, so that a claim
-about a reward needs these controls beside it.  They are pure functions of the episode: scoring a run again gives the
-same numbers, although nothing in the completion decides them.
+Models may improve under them (Spurious Rewards, arXiv 2506.10947).  They too are pure functions of the episode.
 """
 
 from __future__ import annotations

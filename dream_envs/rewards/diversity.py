@@ -1,7 +1,4 @@
-"""Rewards against repetition: clusters of near-copies in a batch or an episode, and novelty against a reference.
-
-Texts are compared word by word, or character by character in a batch where no text has a blank (compact notations).
-"""
+"""Rewards against repetition: clusters of near-copies in a batch or an episode, and novelty against a reference."""
 
 from __future__ import annotations
 
@@ -23,10 +20,10 @@ EARLIER = "earlier"
 def bleu_similarity(texts: Sequence[str]) -> np.ndarray:
     """Symmetric sentence BLEU of all pairs: ``float64[n, n]``, 0 to 1, 1 on the diagonal.
 
-    BLEU with n-grams up to 4, a zero count taken as 0.1 (Chen and Cherry's method 1, as R-Zero uses it), and two
-    departures: n is at most the shorter text's length, so that equal texts always have 1 (with a fixed n = 4 a one-word
-    text has BLEU 0.18 with itself), and the mean of both directions is taken, so that order does not matter.  An empty
-    text has 0 with every text that is not empty.
+    Units are words, or characters in a batch where no text has a blank (compact notations).  n-grams up to 4, a zero
+    count taken as 0.1 (Chen and Cherry's method 1, as R-Zero uses it), and two departures: n is at most the shorter
+    text's length, so that equal texts always have 1 (with a fixed n = 4 a one-word text has BLEU 0.18 with itself), and
+    the mean of both directions is taken, so that order does not matter.  An empty text has 0 with all others.
     """
     blanks = any(" " in text for text in texts)
     units = [text.split() if blanks else list(text) for text in texts]

@@ -15,7 +15,7 @@ import inspect
 import re
 import tomllib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -100,21 +100,14 @@ def _reward(node: ast.expr) -> Model:
         return per_role({_key(word): _reward(word.value) for word in node.keywords})
     if not callable(factory):
         _fail(node, f"{name} is a {type(factory).__name__}, no reward")
-    models: tuple[str, ...] = getattr(factory, "reward_models", ())
-    places = list(inspect.signature(factory).parameters)
-    if len(node.args) > len(places):
-        _fail(node, f"{name} takes {len(places)} arguments")
-    given = [*zip(places, node.args, strict=False), *((_key(word), word.value) for word in node.keywords)]
-    arguments: dict[str, Any] = {}
-    for key, value in given:
-        registry.check_kwargs(factory, {key: value}, name)
-        if key in arguments:
-            _fail(node, f"{key} is given twice")
-        if factory is weighted and key == "parts":
-            arguments[key] = _terms(value)
-        else:
-            arguments[key] = _reward(value) if key in models else _literal(value)
-    return as_reward(factory, **arguments)
+    readers: dict[str, Callable[[ast.expr], Any]] = dict.fromkeys(getattr(factory, "reward_models", ()), _reward)
+    readers |= {"parts": _terms} if factory is weighted else {}
+    places, words = list(inspect.signature(factory).parameters), {_key(word): word.value for word in node.keywords}
+    registry.check_kwargs(factory, words, name)
+    given = dict(zip(places, node.args, strict=False)) | words
+    if len(given) < len(node.args) + len(words):
+        _fail(node, f"{name} takes each of {', '.join(places)} once")
+    return as_reward(factory, **{key: readers.get(key, _literal)(value) for key, value in given.items()})
 
 
 def _terms(node: ast.expr) -> Terms:

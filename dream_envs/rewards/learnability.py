@@ -85,8 +85,10 @@ def learnability(
 ) -> Scores:
     """What the challenger's proposal is worth; the forms are in the head of this module.
 
+    Reads ``outcome.facts`` ``valid``, ``reject`` and ``correct``.
+
     Args:
-        episode: reads ``outcome.facts`` ``valid``, ``reject`` and ``correct``.
+        episode: the episode.
         form: a key of ``FORMS``.
         invalid: the value of a proposal that was turned away, status ``ok``: a challenger has to learn from it.
             ``exclude`` gives it the status ``invalid`` instead.  Default 0.0; -0.1 for ``spice`` (as published); -1.0
@@ -110,12 +112,12 @@ def learnability(
     elif code:
         score = Score(float(invalid or 0.0), detail=f"proposal rejected: {code}")
     else:
-        score = _valid(episode, form, zero_ends, lo or 0.0, 1.0 if hi is None else hi, rate)
+        values, seated = _attempts(episode, rate)
+        score = _too_few(values, seated) or _valid(values, form, zero_ends, lo or 0.0, 1.0 if hi is None else hi)
     return dict.fromkeys(agents_of(episode, role), score)
 
 
-def _valid(episode: Episode, form: str, zero_ends: float, lo: float, hi: float, rate: str) -> Score:
-    values, seated = _attempts(episode, rate)
+def _too_few(values: list[float], seated: int) -> Score | None:
     if seated == 0:
         return Score(0.0, "error", detail="this game records no facts['correct']: nothing to estimate p from")
     if seated < MIN_ATTEMPTS:
@@ -123,12 +125,15 @@ def _valid(episode: Episode, form: str, zero_ends: float, lo: float, hi: float, 
     if len(values) < MIN_ATTEMPTS:
         why = f"{len(values)} of {seated} verdicts, {MIN_ATTEMPTS} needed"
         return Score(0.0, "abstain", {"attempts": float(len(values))}, why)
+    return None
+
+
+def _valid(values: list[float], form: str, zero_ends: float, lo: float, hi: float) -> Score:
     p = math.fsum(values) / len(values)  # facts["solve_rate"], but not at the mercy of the solvers' order
     if not 0.0 <= p <= 1.0:
         return Score(0.0, "error", detail=f"success rate {p!r} is outside 0 to 1")
     variance = math.fsum((v - p) ** 2 for v in values) / len(values)
-    ends = form == "azr" and (p == 0.0 or p == 1.0)
-    value = zero_ends if ends else FORMS[form](p, variance, lo, hi)
+    value = zero_ends if form == "azr" and p in (0.0, 1.0) else FORMS[form](p, variance, lo, hi)
     return Score(value, "ok", {"p": p, "attempts": float(len(values))})
 
 

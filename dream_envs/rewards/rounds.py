@@ -1,7 +1,6 @@
-"""Rewards that compare the episodes of a round, or keep only some of its scores: wrappers around another reward.
+"""Wrappers around another reward that compare the episodes of a round, or keep only some of its scores.
 
-A score that is changed carries the wrapper's grader and the component ``before``; what is left out has the status
-``abstain``.  All else is passed on as it is.
+A changed score has the component ``before``, what is left out the status ``abstain``; all else is passed on as it is.
 """
 
 from __future__ import annotations

@@ -5,11 +5,8 @@ verdict "w beats l": ``sign(R(w) - R(l))``, where R is the ranking that all verd
 judge is paid for agreeing with the others, right or wrong; its accuracy is in ``facts["judge_accuracy"]`` and no reward
 reads it.
 
-What an unreadable verdict costs is an argument of all three.  ``invalid="penalty"`` is SERL's mode: the judge gets -1,
-which teaches it the form, and in SERL's win rate the verdict stays in the denominator, so that an unreadable judge
-lowers the actors' rewards too.  ``invalid="abstain"`` is the rule of this suite: the judge has no score (status
-``abstain``) and the verdict counts for nobody.  A call that failed is not an unreadable verdict: in both modes the
-judge has the call's own status.
+An unreadable verdict costs the judge -1 and stays in SERL's denominator (``invalid="penalty"``, SERL's mode), or the
+judge has no score and the verdict counts for nobody (``"abstain"``).  A failed call has its own status in both modes.
 """
 
 from __future__ import annotations

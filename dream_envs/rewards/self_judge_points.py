@@ -1,8 +1,4 @@
-"""Rewards that look at one answer at a time: self-given scores, self-given verdicts, the writer's own confidence.
-
-``self_score`` and ``self_rubric`` read the pointwise judgements of ``SelfJudge(judging="score")`` and ``"rubric"``: an
-actor's value is the mean verdict on its answer, a judge's its agreement with the other verdicts on the same answer.
-"""
+"""Rewards that look at one answer at a time: self-given scores, self-given verdicts, the writer's own confidence."""
 
 from __future__ import annotations
 

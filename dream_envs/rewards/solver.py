@@ -1,8 +1,4 @@
-"""Rewards for those who answer: correctness, format, agreement with the majority or with labels; and the judge's.
-
-All of them give ``abstain`` to agents that never came to answer because the proposal was turned away, and the call's
-own status (``timeout``, ``error``) to an agent whose call failed: neither is a wrong answer.
-"""
+"""Rewards for those who answer: correctness, format, agreement with the majority or with labels; and the judge's."""
 
 from __future__ import annotations
 
