@@ -213,9 +213,9 @@ def _split_outside(text: str) -> list[str]:
 
 def _targets(kind: str) -> dict[str, Any]:
     """What is registered, by name: an object or ``module:attribute``."""
+    own = named("registry", kind, _BUILT_IN) | _added[kind]
     if kind not in _plugins:
         _plugins[kind] = {p.name: p for p in importlib.metadata.entry_points(group=f"dream_envs.{kind}")}
-    own = named("registry", kind, _BUILT_IN) | _added[kind]
     return own | {name: point.value for name, point in _plugins[kind].items() if name not in own}
 
 

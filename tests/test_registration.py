@@ -21,13 +21,8 @@ SOLVER = "dream_envs/ChallengerSolver-Solver-v0"
 
 
 def run_python(code, **env):
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **env},
-        timeout=60,
-    )
+    command, env = [sys.executable, "-c", textwrap.dedent(code)], {**os.environ, **env}
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

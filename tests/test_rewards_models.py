@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dream_envs import registry
 from dream_envs.core import DreamEnvsError, Score, decode_episode, encode
 from dream_envs.rewards.algebra import clip, gate, per_role, weighted, zero_sum
-from dream_envs.rewards.base import as_reward, reward, roles, worst
+from dream_envs.rewards.base import as_reward, reward, roles
 from dream_envs.rewards.controls import shuffled
 from dream_envs.rewards.learnability import learnability
 from dream_envs.rewards.presets import challenger_solver
@@ -32,10 +32,8 @@ def test_graders_name_what_matters():
     assert learnability(form="spice", invalid=-1.0).grader == "learnability-1(form=spice,invalid=-1.0)"
     assert learnability() == learnability(form="azr") != learnability(form="spice")
     assert hash(learnability()) == hash(learnability(form="azr"))
-    assert {s.grader for s in challenger_solver()(play(solved(1, 2))).values()} == {
-        "learnability-1(form=azr)",
-        "correctness-1",
-    }
+    graders = {s.grader for s in challenger_solver()(play(solved(1, 2))).values()}
+    assert graders == {"learnability-1(form=azr)", "correctness-1"}
 
 
 @pytest.mark.parametrize(
@@ -166,19 +164,15 @@ def test_numbers_become_scores(good):
     assert returns(None).status == "abstain"
 
 
-def test_a_reward_that_raises_ends_no_run_and_hides_nothing():
-    def broken(episode):
-        return {"solver_0": 1 / 0}
+def broken(episode):
+    return {"solver_0": 1 / len(episode.turns[2:])}
 
+
+def test_a_reward_that_raises_ends_no_run_and_hides_nothing():
     with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
         scores = as_reward(broken)(play(["x"]))
     assert states(scores) == {"challenger_0": "error", "solver_0": "error"}
     assert states(as_reward(lambda e: 1.0)(play(["x"]))) == {"challenger_0": "error", "solver_0": "error"}
-
-
-def test_the_gravest_status():
-    assert worst(["ok", "invalid", "abstain"]) == "invalid"
-    assert worst(["timeout", "error", "invalid"]) == "error"
 
 
 @given(REPLIES, st.sampled_from(["c:BDA", "?", LOST]), st.sampled_from([None, "1 0", "?"]))
@@ -192,11 +186,7 @@ def test_scoring_a_saved_episode_again_gives_the_same(replies, proposal, judge):
 
 
 def test_models_can_be_pickled():
-    for model in (
-        challenger_solver(form="spice"),
-        learnability(form="band", lo=0.3),
-        as_reward("majority", tie="share"),
-    ):
+    for model in (challenger_solver(form="spice"), learnability(form="band", lo=0.3), as_reward(broken)):
         copy = pickle.loads(pickle.dumps(model))
         assert (copy, copy.grader) == (model, model.grader)
         assert copy(play(solved(2, 5))) == model(play(solved(2, 5)))
@@ -216,11 +206,7 @@ def test_graders_do_not_depend_on_the_process():
         "from dream_envs.rewards.diversity import novelty; from dream_envs.rewards.base import as_reward;"
         "print(novelty(['a:BCDE', 'b:AAA']).grader, as_reward('weighted', parts={'correctness': 1, 'format': .5}))"
     )
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": h}, capture_output=True, text=True, check=True
-        ).stdout
-        for h in ("1", "2")
-    }
+    how = {"capture_output": True, "text": True, "check": True}
+    seen = {subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": h}, **how).stdout for h in ("1", "2")}
     assert len(seen) == 1
     assert "novelty-1(reference=2#" in seen.pop()
