@@ -307,7 +307,8 @@ def test_every_source_at_once_in_its_own_number_and_order() -> None:
     authors = [s.author for s in starts]
     order = ["", "mutation", "replay", "dataset", "generator"]
     assert len(starts) == 14 == mixture.total and authors == sorted(authors, key=order.index)
-    assert (free := authors.count("")) >= 3 and [s.index for s in starts] == list(range(28, 42))
+    free = authors.count("")
+    assert free >= 3 and [s.index for s in starts] == list(range(28, 42))
     given_: dict[str, list[Any]] = {}
     for start in starts[free:]:
         given_.setdefault(start.author, []).append(FAMILY.parse(start.given["challenger_0"].text))
@@ -389,6 +390,6 @@ def test_what_is_like_something_accepted_is_turned_away_and_stays_so_after_a_res
     ],
 )  # fmt: skip
 def test_an_impossible_mixture_is_one_line(wrong: Any) -> None:
-    with pytest.raises(DreamEnvsError, match="0 or more|empty|family|levels=|'uniform'") as caught:
+    with pytest.raises(DreamEnvsError, match=r"0 or more|empty|family|levels=|'uniform'") as caught:
         wrong()
     assert "\n" not in str(caught.value)

@@ -66,16 +66,10 @@ class Mixture(msgspec.Struct, frozen=True):
 class Curriculum:
     """Plans rounds and absorbs what came of them.
 
-    Args:
-        game: the game that is practised; its ``family`` writes and mutates problems, its hooks ``proposer`` and
-            ``solver_role`` say how a problem is given and whose scores tell how hard it was.
-        mixture: what a round is made of.
-        seed: the run's seed label.
-        store: the challenges so far.
-        dataset: the fixed list, each problem once before any comes again, in an order drawn anew for each pass.
-        label: names the dataset's draws.
-        anew: draw a round's problems without regard to what came before, instead of passing through.
-        index: a ``NoveltyIndex`` that learns every accepted problem, for a gate of the game.
+    ``game``: its ``family`` writes and mutates problems, its hooks ``proposer`` and ``solver_role`` say how a problem
+    is given and whose scores tell how hard it was.  ``dataset``: the fixed list, each problem once before any comes
+    again, in an order drawn anew for each pass; ``label`` names its draws; ``anew``: a round's are drawn without regard
+    to what came before.  ``index``: a ``NoveltyIndex`` that learns every accepted problem, for a gate of the game.
     """
 
     def __init__(

@@ -40,19 +40,14 @@ def from_trl(
     conversational: bool = False,
     columns: Mapping[str, str] | None = None,
 ) -> Any:
-    """A TRL reward function, sync or async, as a reward model; all completions of a role in a round are one call.
+    """A TRL reward function, sync or async, as a reward model; all completions of ``role`` in a round are one call.
 
-    Args:
-        episodes: their turns of ``role`` and their problems are read.
-        fn: the function; a keyword that it does not take is not passed to it.
-        role: whose completions are scored.
-        conversational: prompts are lists of messages and completions ``[{"role": "assistant", ...}]``, not plain text
-            (messages joined by blank lines).
-        columns: column name -> field of ``Task``, added to ``answer``, ``family``, ``level``, ``task_id``, ``role``
-            and ``agent``: ``{"solution": "answer"}`` for TRL's ``accuracy_reward``.
+    What ``fn`` returns is the score; None is ``abstain``, NaN and a list of the wrong length are ``error``.  A keyword
+    that it does not take is not passed to it.
 
-    Returns:
-        What ``fn`` returns; None is ``abstain``, NaN and a list of the wrong length are ``error``.
+    ``conversational``: prompts are lists of messages and completions ``[{"role": "assistant", ...}]``, not plain text
+    (messages joined by blank lines).  ``columns``: column name -> field of ``Task``, added to ``answer``, ``family``,
+    ``level``, ``task_id``, ``role`` and ``agent``: ``{"solution": "answer"}`` for TRL's ``accuracy_reward``.
     """
     scored = [(i, turn) for i, e in enumerate(episodes) for turn in last_turns(e, role).values() if turn.status == "ok"]
     found: list[dict[str, Any]] = [by_agent(e, role, lambda agent: None, "no reply") for e in episodes]
@@ -80,17 +75,14 @@ def from_trl(
 def to_trl(
     model: Any, family: TaskFamily | None = None, *, role: str = "solver", num_generations: int | None = None
 ) -> TRLFunction:
-    """A reward model as a TRL reward function, for single-turn training on a plain data set of problems.
+    """A reward model as a function for TRL's ``reward_funcs``, for single-turn training on a data set of problems.
 
-    Rows with the same prompt that stand together are one episode, so that rewards which compare completions (majority,
-    repetition) see the group.  On several processes TRL shows a function its own rows only, and a group may be split.
+    The column ``task`` (a Task's JSON, as ``core.encode`` writes it) or else ``answer`` tells the problem.  Rows with
+    the same prompt that stand together are one episode, so that rewards which compare completions (majority,
+    repetition) see the group; on several processes TRL may split it.  Scores that are not ok become None.
 
     ``family`` verifies the completions (``facts["correct"]``; None: no verdict), which are played from a seat of
     ``role``; ``num_generations`` is the exact size of a group, for data sets where one prompt follows itself.
-
-    Returns:
-        A function for ``reward_funcs``, whose column ``task`` (a Task's JSON, as ``core.encode`` writes it) or else
-        ``answer`` tells the problem.  Scores that are not ok become None.
     """
     found = as_reward(model)
 

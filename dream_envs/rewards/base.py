@@ -197,11 +197,9 @@ def reward(
 def as_reward(obj: Any, **arguments: Any) -> Model:
     """A Model from whatever a user may call a reward.
 
-    Args:
-        obj: a registered or plug-in name, ``module:attribute``, an expression (``rewards.expressions``), a Model, a
-            factory, any object with a batched ``score``, or a bare function ``Episode -> {agent: Score or float or
-            None}``; sync or async.
-        arguments: passed on to a factory or to what a name stands for.
+    ``obj``: a registered or plug-in name, ``module:attribute``, an expression (``rewards.expressions``), a Model, any
+    object with a batched ``score``, a bare function ``Episode -> {agent: Score or float or None}``, sync or async, or a
+    factory of these, which is called with ``arguments``.
     """
     if isinstance(obj, str) and not re.fullmatch(r"[\w.:]+", obj) and obj not in registry.rows("rewards"):
         from dream_envs.rewards.expressions import parse
@@ -215,9 +213,7 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
     if isinstance(obj, Model) and not arguments:
         return obj
     if isinstance(obj, Model) or not (batched or callable(obj)):
-        hint = (
-            "arguments go with a name or factory" if arguments else "pass a name, a function of an episode or a model"
-        )
+        hint = "arguments go with a name or factory" if arguments else "a name, a function of an episode or a model"
         raise DreamEnvsError(f"{obj!r} cannot be used as a reward: {hint}")
     name = str(getattr(obj, "name", "") or getattr(obj, "__name__", type(obj).__name__))
     function = obj.score if batched else obj

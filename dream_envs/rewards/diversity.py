@@ -45,12 +45,8 @@ def bleu_similarity(texts: Sequence[str]) -> np.ndarray:
 def repetition_penalty(texts: Sequence[str], *, distance: float = 0.5) -> list[float]:
     """For each text of a batch the share of the batch that is in its cluster (R-Zero, arXiv 2508.05004).
 
-    Clusters: average linkage on 1 - BLEU, merged while below ``distance`` (0 to 1).  Equal texts are always together,
-    and the order of the batch does not matter.  Only texts within the batch are compared, so that a problem that comes
-    back in the next batch costs nothing here (use ``novelty`` for that).
-
-    Returns:
-        Shares, 1/n (all different) to 1 (all alike), in the order of ``texts``.
+    1/n (all different) to 1 (all alike), in the order of ``texts``.  Clusters: average linkage on 1 - BLEU, merged
+    while below ``distance`` (0 to 1).  Equal texts are always together, and the order of the batch does not matter.
     """
     check("distance", distance, 0, 1, what="the average 1 - BLEU below which clusters merge")
     heads = [text[:MAX_TEXT_CHARS] for text in texts]
@@ -67,15 +63,12 @@ def repetition_penalty(texts: Sequence[str], *, distance: float = 0.5) -> list[f
 def repetition(episode: Episode, *, distance: float | None = None, role: str = "solver") -> Scores:
     """Minus the share of the other completions of this role in the episode that repeat this one: 0 (unique) to -1.
 
-    ``distance`` None: only an equal completion is a repetition; else members of its cluster (``repetition_penalty``).
-
-    Returns:
-        -(k - 1) / (n - 1) for a completion that k of n readable ones share; 0 for an only one.
+    -(k - 1) / (n - 1) for a completion that k of n readable ones share; 0 for an only one.  ``distance`` None: only an
+    equal completion is a repetition; else members of its cluster (``repetition_penalty``).
     """
     texts = {agent: turn.text for agent, turn in last_turns(episode, role).items() if turn.status == "ok"}
-    n = len(texts)
+    n, counts = len(texts), Counter(texts.values())
     if distance is None:
-        counts = Counter(texts.values())
         alike = {agent: float(counts[text]) for agent, text in texts.items()}
     else:
         shares = repetition_penalty(list(texts.values()), distance=distance)
@@ -128,20 +121,14 @@ def _resolve_novelty(given: dict[str, Any]) -> dict[str, Any]:
     if reference == EARLIER:
         return {**given, "reference": Earlier(0.3, n, features)}
     if isinstance(reference, str) or not isinstance(reference, Iterable):
-        raise DreamEnvsError(
-            f"reference={reference!r:.60}: {EARLIER!r}, a list of tasks or prompts, or an object with similarity(task)"
-        )
+        known = f"{EARLIER!r}, a list of tasks or prompts, or an object with similarity(task)"
+        raise DreamEnvsError(f"reference={reference!r:.60}: {known}")
     return {**given, "reference": Reference(reference, n, features)}
 
 
 @reward("novelty", prepare=_resolve_novelty, batched=True)
 def novelty(
-    episodes: Sequence[Episode],
-    reference: Any,
-    *,
-    features: Features | None = None,
-    n: int = 3,
-    role: str = "challenger",
+    episodes: Sequence[Episode], reference: Any, *, features: Any = None, n: int = 3, role: str = "challenger"
 ) -> list[Scores]:
     """1 minus the proposal's largest similarity with anything in a reference; all of a round meet the same reference.
 

@@ -85,10 +85,8 @@ def learnability(
 ) -> Scores:
     """What the challenger's proposal is worth; the forms are in the head of this module.
 
-    Reads ``outcome.facts`` ``valid``, ``reject`` and ``correct``.
-
     Args:
-        episode: the episode.
+        episode: reads ``outcome.facts`` ``valid``, ``reject`` and ``correct``.
         form: a key of ``FORMS``.
         invalid: the value of a proposal that was turned away, status ``ok``: a challenger has to learn from it.
             ``exclude`` gives it the status ``invalid`` instead.  Default 0.0; -0.1 for ``spice`` (as published); -1.0

@@ -37,8 +37,8 @@ def less_repetition(
 def shared(episodes: Sequence[Episode], model: Any, *, role: str = "challenger") -> Combination:
     """The value of a problem that was proposed several times in the round is divided among its copies.
 
-    Repeating oneself then does not pay.  Only positive values are shared (a penalty is nobody's to share), and only
-    the policy's own proposals count: problems that were given do not.  Component ``copies``.
+    Only positive values are shared (a penalty is nobody's to share), and only the policy's own proposals count:
+    problems that were given do not.  Component ``copies``.
     """
     (found,) = yield (model,)
     own = {i: challenge_of(episode) for i, episode in enumerate(episodes) if author_of(episode) == "challenger"}

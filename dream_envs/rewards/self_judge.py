@@ -46,13 +46,11 @@ def serl(
     shorter (lengths 100 and 110: 0.55 and 0.4545).  So does the band alone, a little: of 41 and 50 words the shorter
     may win (41 > 40), the longer may not (50 > 49.2).  ``length_control="symmetric"`` has neither attractor.
 
-    Args:
-        episode: reads ``facts`` ``judgements``, ``repeats`` (K) and ``lengths``.
-        alpha: half width of the length band, above 0 and below 1.
-        length_control: ``serl`` (band and beta), ``band`` (every win in the band is worth 1), ``symmetric`` (worth 1
-            where ``(1 - alpha) len_j < len_i < len_j / (1 - alpha)``) or ``off`` (every win is worth 1).
-        length: ``words`` (SERL: split at white space), ``chars`` or ``tokens``, which compact notation needs.
-        invalid: see the module's head.  With ``abstain`` the denominator is the number of readable verdicts about i.
+    ``alpha``: half width of the length band, above 0 and below 1.  ``length_control``: ``serl`` (band and beta),
+    ``band`` (every win in the band is worth 1), ``symmetric`` (worth 1 where ``(1 - alpha) len_j < len_i < len_j / (1 -
+    alpha)``) or ``off`` (every win is worth 1).  ``length``: ``words`` (SERL: split at white space), ``chars`` or
+    ``tokens``, which compact notation needs.  ``invalid``: see the module's head; with ``abstain`` the denominator is
+    the number of readable verdicts about i.
 
     Returns:
         Actor: 0 to below 1 / (1 - alpha); without beta 0 to 1.  Components ``wins``, ``counted`` (wins in the band) and

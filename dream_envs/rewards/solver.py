@@ -25,7 +25,7 @@ MAX_FORM_CHARS = 4096  # a pattern is never tried on a longer reply: that has no
 def correctness(episode: Episode, *, role: str = "solver") -> Scores:
     """1 for a right answer, 0 for a wrong one, as the verdicts ``facts["correct"]`` have it (verifier or judge).
 
-    Range 0 to 1.  ``abstain`` without a verdict, or the call's own status if the agent's call failed.
+    ``abstain`` without a verdict, or the call's own status if the agent's call failed.
     """
     verdicts = episode.outcome.facts.get("correct")
     if not isinstance(verdicts, Mapping):
@@ -36,13 +36,11 @@ def correctness(episode: Episode, *, role: str = "solver") -> Scores:
 
 @reward("judge_agreement")
 def judge_agreement(episode: Episode, *, role: str = "judge") -> Scores:
-    """The share of a judge's verdicts that agree with the truth that the game recorded beside them.
+    """The share of a judge's verdicts that agree with the truth that the game recorded beside them; a coin gets 0.5.
 
-    Where every judge has a judgement of its own (a panel, ``SelfJudge``), its one verdict: 1 or 0.  Of two answers that
-    are both right or both wrong neither is truly better: ``abstain``.
-
-    Range 0 to 1 (a coin gets 0.5).  No readable verdict is ``abstain``, never 0; so is an episode in which nothing came
-    to be judged.  Only completions with both a verdict and a truth count.
+    Where every judge has a judgement of its own (a panel, ``SelfJudge``), its one verdict: 1 or 0, ``abstain`` for two
+    answers that are both right or both wrong.  No readable verdict, or nothing to judge, is ``abstain`` too.  Only
+    completions with both a verdict and a truth count.
     """
     facts, code, turns = episode.outcome.facts, rejected(episode), last_turns(episode, role)
     if "judgements" in facts:
@@ -118,14 +116,9 @@ def format_reward(episode: Episode, *, pattern: str | None = None, role: str = "
 def majority(episode: Episode, *, tie: str = "abstain", role: str = "solver") -> Scores:
     """1 for the reply that most solvers gave, 0 for any other (TTRL, arXiv 2504.16084); the truth is not asked.
 
-    Every readable completion votes, and the order of the solvers does not matter: completions that share the first
-    place are not told apart by who spoke first.  Empty ones do not vote, cannot become the label, and get 0.
-
-    ``tie``: at a tie nobody is scored (``abstain``), or each of k tied completions gets 1/k (``share``).
-
-    Returns:
-        Range 0 to 1.  Components: ``share`` of the votes for the label, ``votes``, and where the game knows it
-        ``label_right`` (TTRL's label accuracy), which is there to be watched and never enters the value.
+    Empty completions do not vote, cannot become the label, and get 0.  ``tie``: nobody is scored (``abstain``), or each
+    of k tied completions gets 1/k (``share``).  Components: ``share`` of the votes for the label, ``votes``, and where
+    the game knows it ``label_right`` (TTRL's label accuracy), which is there to be watched and never enters the value.
     """
     turns = last_turns(episode, role)
     votes = Counter(t.text for t in turns.values() if t.status == "ok" and t.text)
