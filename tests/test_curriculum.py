@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dream_envs.core import Action, Challenge, DreamEnvsError, Episode, Reject, Request, Task, author_of, challenge_of
-from dream_envs.curriculum import gates, sampler
-from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum import gates
+from dream_envs.curriculum.curriculum import SAMPLERS, Curriculum, Mixture, solved
 from dream_envs.curriculum.novelty import NoveltyIndex
 from dream_envs.curriculum.store import ChallengeStore, Entry, read_challenges, wilson
 from dream_envs.envs.challenger_solver import ChallengerSolver
@@ -110,9 +110,9 @@ def test_a_restored_store_goes_on_as_if_never_stopped(
 
 def test_select_the_newest() -> None:
     store = store_with(*[(t, i % 2, 1) for i, t in enumerate(TASKS)])
-    assert [e.challenge.level for e in store.select(sampler.solved)] == [1, 3]
+    assert [e.challenge.level for e in store.select(solved)] == [1, 3]
     assert [e.challenge.id for e in store.select(lambda e: True, last=2)] == [t.id for t in TASKS[-2:]]
-    assert store.select(sampler.solved, last=9) == store.select(sampler.solved)
+    assert store.select(solved, last=9) == store.select(solved)
 
 
 @given(n=st.integers(1, 400), share=st.floats(0, 1))
@@ -137,7 +137,7 @@ def test_samplers_draw_from_their_distributions() -> None:
     for name, weights in (
         ("uniform", np.ones(5)), ("by_level", levels), ("learnable", p * (1 - p)), ("regret", 1 - p)
     ):  # fmt: skip
-        rng, draw = stream("samplers", name), sampler.sampler(name)
+        rng, draw = stream("samplers", name), SAMPLERS[name]
         counts = Counter(draw(ENTRIES, rng).challenge.id for _ in range(10_000))
         seen = np.array([counts[e.challenge.id] for e in ENTRIES])
         expected = 10_000 * weights / weights.sum()
@@ -148,7 +148,7 @@ def test_samplers_draw_from_their_distributions() -> None:
 def test_what_was_solved_once_stays_under_review() -> None:
     entries = list(store_with((TASKS[0], 0, 8), (TASKS[1], 8, 8), (TASKS[4], None, 0)))
     entries[1].rate = 0.0  # forgotten
-    assert [sampler.solved(e) for e in entries] == [False, True, False]
+    assert [solved(e) for e in entries] == [False, True, False]
 
 
 def test_gates() -> None:

@@ -12,9 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dream_envs.core import Action, DreamEnvsError, Score
-from dream_envs.rewards.self_judge import bradley_terry, copeland, self_judge, serl, strengths
+from dream_envs.rewards.self_judge import (
+    bradley_terry,
+    copeland,
+    self_certainty,
+    self_judge,
+    self_rubric,
+    self_score,
+    serl,
+    strengths,
+)
 from dream_envs.rewards.self_judge_groups import groups, role_weights
-from dream_envs.rewards.self_judge_points import self_certainty, self_rubric, self_score
 
 
 def words(n):

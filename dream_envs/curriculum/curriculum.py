@@ -6,19 +6,57 @@ All is drawn from ``stream(seed, "syllabus", round)`` and the store: a restored 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from dream_envs import registry
 from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task, author_of, challenge_of, hook
-from dream_envs.curriculum import sampler
-from dream_envs.curriculum.store import ChallengeStore
+from dream_envs.curriculum.store import ChallengeStore, Entry
 from dream_envs.seeds import stream
 
+#: Which known challenge to come back to.
+Sampler = Callable[[Sequence[Entry], np.random.Generator], Entry]
 #: A problem that is given, its author, and the challenger prompt that it answers (None: the game's own).
 Given = tuple[Task, str, Task | None]
+
+
+def solved(entry: Entry) -> bool:
+    """Whether it was ever solved.  Not the newest rate: what is being forgotten would drop out of the review."""
+    return entry.successes > 0
+
+
+def uniform(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+    """Every entry alike."""
+    return entries[int(rng.integers(len(entries)))]
+
+
+def by_level(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+    """Every level alike, then every entry of the level: rare levels are rehearsed as often as common ones."""
+    levels: dict[int, list[Entry]] = {}
+    for entry in entries:
+        levels.setdefault(entry.challenge.level, []).append(entry)
+    return uniform(levels[sorted(levels)[int(rng.integers(len(levels)))]], rng)
+
+
+def _by_rate(weight: Callable[[float], float]) -> Sampler:
+    """In proportion to a weight of the newest success rate, with one pseudo-observation of 1/2."""
+
+    def draw(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+        weights = np.array([weight(((e.rate or 0.0) * e.n + 0.5) / (e.n + 1)) for e in entries])
+        return entries[int(rng.choice(len(entries), p=weights / weights.sum()))]
+
+    return draw
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "uniform": uniform,
+    "by_level": by_level,
+    "learnable": _by_rate(lambda p: p * (1 - p)),
+    "regret": _by_rate(lambda p: 1 - p),  # an upper bound on the regret against a perfect solver
+}
 
 
 class Mixture(msgspec.Struct, frozen=True):
@@ -49,8 +87,8 @@ class Mixture(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if min(self.counts) < 0 or self.total < 1 or self.copies < 1:
             raise DreamEnvsError(f"{self}: counts are 0 or more, at least one is positive, copies 1 or more")
-        sampler.sampler(self.replays)
-        sampler.sampler(self.parents)
+        for name in (self.replays, self.parents):
+            registry.named("samplers", name, SAMPLERS)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -160,8 +198,8 @@ class Curriculum:
         return {"seed": self.seed, "mixture": self.mixture, "dataset": [t.id for t in self.dataset]}
 
     def _mutations(self, rng: np.random.Generator) -> list[Given]:
-        family, parents = self.family, self.store.select(sampler.solved) if self.mixture.mutation else []
-        draw = sampler.sampler(self.mixture.parents)
+        family, parents = self.family, self.store.select(solved) if self.mixture.mutation else []
+        draw = SAMPLERS[self.mixture.parents]
         made: dict[str, Given] = {}
         for _ in range(self.mixture.mutation if parents else 0):
             parent = draw(parents, rng).challenge
@@ -171,9 +209,9 @@ class Curriculum:
         return list(made.values())
 
     def _replays(self, rng: np.random.Generator) -> list[Given]:
-        top = max((e.challenge.level for e in self.store if sampler.solved(e)), default=0)
+        top = max((e.challenge.level for e in self.store if solved(e)), default=0)
         known = self.store.select(lambda e: e.challenge.level <= top)
-        draw = sampler.sampler(self.mixture.replays)
+        draw = SAMPLERS[self.mixture.replays]
         drawn = [draw(known, rng).challenge for _ in range(self.mixture.replay if known else 0)]
         return [(c, "replay", _replay(c)) for c in {c.id: c for c in drawn}.values()]
 
