@@ -172,13 +172,6 @@ def test_a_panel_and_replies_or_verdicts_that_never_came():
     assert len(episode.turns) == 3 and episode.outcome.facts["asked"] == 0
 
 
-def test_the_single_judge_is_what_it_was():
-    episode = play([GOLD, "x"], judge="0 1")
-    facts = episode.outcome.facts
-    assert "judgements" not in facts and facts["correct"] == {"solver_0": 0.0, "solver_1": 1.0}
-    assert ChallengerSolver(judge=True).agents[-1] == "judge_0" and ChallengerSolver(judge=True).version == 0
-
-
 def test_judge_agreement_of_single_judgements():
     episode = judged([RIGHT, WRONG, "x"], prefers([1, 0, 2]), task=PROBLEM)
     # 1 over 0 is against the truth (twice), 0 over 2 with it (twice), 1 and 2 are both wrong.
