@@ -111,17 +111,9 @@ class Curriculum:
     """
 
     def __init__(
-        self,
-        game: Any,
-        mixture: Mixture,
-        *,
-        seed: str,
-        store: ChallengeStore,
-        dataset: Sequence[Task] = (),
-        label: str = "deck",
-        anew: bool = False,
-        index: Any = None,
-    ) -> None:
+        self, game: Any, mixture: Mixture, *, seed: str, store: ChallengeStore, dataset: Sequence[Task] = (),
+        label: str = "deck", anew: bool = False, index: Any = None,
+    ) -> None:  # fmt: skip
         self.game, self.mixture, self.seed, self.store = game, mixture, seed, store
         self.family: Any = getattr(game, "family", None)
         self.dataset, self._label, self._anew, self.index = list(dataset), label, anew, index

@@ -23,9 +23,7 @@ TASK_COLUMNS = {"answer": "answer", "family": "family", "level": "level", "task_
 
 def _check_trl(given: dict[str, Any]) -> dict[str, Any]:
     if not callable(given["fn"]):
-        raise DreamEnvsError(
-            f"fn={given['fn']!r}: a TRL reward function, called with prompts=, completions=, **columns"
-        )
+        raise DreamEnvsError(f"fn={given['fn']!r}: a function (prompts=, completions=, **columns), as TRL calls it")
     for field in (given["columns"] or {}).values():
         named("fields of a Task", field, dict.fromkeys(Task.__struct_fields__))
     return given
@@ -33,13 +31,9 @@ def _check_trl(given: dict[str, Any]) -> dict[str, Any]:
 
 @reward("trl", prepare=_check_trl, always=("fn",), batched=True)
 def from_trl(
-    episodes: Sequence[Episode],
-    fn: TRLFunction,
-    *,
-    role: str = "solver",
-    conversational: bool = False,
+    episodes: Sequence[Episode], fn: TRLFunction, *, role: str = "solver", conversational: bool = False,
     columns: Mapping[str, str] | None = None,
-) -> Any:
+) -> Any:  # fmt: skip
     """A TRL reward function, sync or async, as a reward model; all completions of ``role`` in a round are one call.
 
     What ``fn`` returns is the score; None is ``abstain``, NaN and a list of the wrong length are ``error``.  A keyword

@@ -58,14 +58,9 @@ class Model:
     __slots__ = ("_fn", "_remake", "arguments", "batched", "grader", "name")
 
     def __init__(
-        self,
-        name: str,
-        grader: str,
-        fn: RewardFunction,
-        remake: Callable[[], Model],
-        batched: bool = False,
+        self, name: str, grader: str, fn: RewardFunction, remake: Callable[[], Model], batched: bool = False,
         arguments: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.name, self.grader, self.batched = name, grader, batched
         self._fn, self._remake, self.arguments = fn, remake, dict(arguments or {})
 
@@ -142,16 +137,12 @@ class Model:
 
 
 def reward(
-    name: str,
-    *,
-    version: int = 1,
-    batched: bool = False,
+    name: str, *, version: int = 1, batched: bool = False,
     within: Mapping[str, tuple[float | None, float | None]] | None = None,
     choices: Mapping[str, Iterable[str]] | None = None,
     prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    models: tuple[str, ...] = (),
-    always: tuple[str, ...] = (),
-) -> Callable[[RewardFunction], Callable[..., Model]]:
+    models: tuple[str, ...] = (), always: tuple[str, ...] = (),
+) -> Callable[[RewardFunction], Callable[..., Model]]:  # fmt: skip
     """Turn a function ``(episode, *, arguments) -> {agent: Score}`` into a factory ``(arguments) -> Model``.
 
     Args:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Container, Sequence
 from typing import Any
 
+from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Episode, Score, author_of, challenge_of
 from dream_envs.rewards.base import Combination, Scores, agents_of, reward
 from dream_envs.rewards.diversity import repetition_penalty
@@ -53,18 +54,13 @@ def shared(episodes: Sequence[Episode], model: Any, *, role: str = "challenger")
 
 
 def _check_range(given: dict[str, Any]) -> dict[str, Any]:
-    if given["low"] > given["high"]:
-        raise DreamEnvsError(f"low={given['low']!r}, high={given['high']!r}: low <= high")
+    low, high = check("low", given["low"]), check("high", given["high"])
+    if low > high:
+        raise DreamEnvsError(f"low={low!r}, high={high!r}: low <= high")
     return given
 
 
-@reward(
-    "in_range",
-    within={"low": (None, None), "high": (None, None)},
-    prepare=_check_range,
-    models=("model",),
-    batched=True,
-)
+@reward("in_range", prepare=_check_range, models=("model",), batched=True)
 def in_range(episodes: Sequence[Episode], model: Any, low: float, high: float, *, role: str = "solver") -> Combination:
     """Only episodes whose mean ok value of ``role`` lies in ``low`` to ``high``, inclusive, keep their scores (SeRL).
 
@@ -75,9 +71,8 @@ def in_range(episodes: Sequence[Episode], model: Any, low: float, high: float, *
     for episode, scores in zip(episodes, found, strict=True):
         values = [score.value for score in _ok(episode, scores, role).values()]
         mean = sum(values) / len(values) if values else 0.0
-        outside = values and not low - 1e-9 <= mean <= high + 1e-9
-        left_out = scores if outside else ()
-        made.append(_without(scores, left_out, f"mean reward {mean:.2f}, outside {low} to {high}"))
+        out = scores if values and not low - 1e-9 <= mean <= high + 1e-9 else ()
+        made.append(_without(scores, out, f"mean reward {mean:.2f}, outside {low} to {high}"))
     return made
 
 
