@@ -65,6 +65,11 @@ def test_specs_go_through_json():
     assert len(env.reset(seed=0)[0]) == 5 and len(env.unwrapped.game.solver_names) == 2
 
 
+def test_pairs_are_split_outside_brackets_and_read_as_json_where_they_are():
+    assert registry.pairs_of(["a=b(c=1,d=2), e=f"], "--seats") == {"a": "b(c=1,d=2)", "e": "f"}
+    assert registry.values_of(["a=[1,2],b=x", "c=true"], "--set") == {"a": [1, 2], "b": "x", "c": True}
+
+
 def test_lazy_names():
     for name in dream_envs.__all__:
         assert getattr(dream_envs, name) is not None

@@ -279,6 +279,8 @@ def test_repetition_does_not_depend_on_the_order(texts, shuffler):
 def test_repetition_sees_copies_of_one_word_notation():
     assert repetition_penalty(["c:BDA", "c:BDA", "f:HGEC", "c:BDA"]) == [0.75, 0.75, 0.25, 0.75]
     assert repetition_penalty([]) == []
+    limit = 1.0 - bleu_similarity(["a b", "c d"])[0, 1]  # only what is closer than the limit is merged
+    assert repetition_penalty(["a b", "c d"], distance=limit) == [0.5, 0.5]
     scores = repetition()(play(["x", "x", "x", GOLD, LOST]))
     assert list(values(scores).values()) == pytest.approx([-2 / 3, -2 / 3, -2 / 3, 0, 0])
     assert states(scores)["solver_4"] == "timeout"

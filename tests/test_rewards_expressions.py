@@ -124,7 +124,7 @@ def test_options_and_files(tmp_path):
     assert by_role(["learnability(form=azr)"]) == {"": "learnability(form=azr)"} and by_role([]) == {}
     file = tmp_path / "rewards.toml"
     file.write_text("[rewards]\n" + "".join(f'{role} = "{text}"\n' for role, text in texts.items()))
-    assert by_role([str(file)]) == texts and by_role([str(file), "judge=format"]) == texts | {"judge": "format"}
+    assert by_role([str(file)]) == texts and by_role(["judge=format", str(file)]) == texts | {"judge": "format"}
     file.write_text('rewards = "correctness"')
     assert by_role([str(file)]) == {"": "correctness"}
 
