@@ -1,7 +1,6 @@
 """The vocabulary of the suite: frozen records and the protocols that pass them on.
 
-Every record is a frozen ``msgspec.Struct`` (a frozen dataclass that is built and serialised fast enough for a hot
-path): ``encode`` and ``decode`` turn it into JSON and back without loss.  This module imports nothing of ours.
+``encode`` and ``decode_*`` turn records into JSON and back without loss.  This module imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -416,7 +415,6 @@ class Learner(Agent, Protocol):
         """A frozen copy that acts as this learner does now."""
 
 
-RECORDS = Task | Challenge
 _encoder = msgspec.json.Encoder(enc_hook=lambda value: value.item() if isinstance(value, np.generic) else str(value))
 _episode_decoder = msgspec.json.Decoder(Episode)
 _task_decoder = msgspec.json.Decoder(Task | Challenge)

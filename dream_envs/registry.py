@@ -2,8 +2,7 @@
 
 Kinds: ``envs`` (games), ``tasks`` (families), ``rewards``, ``agents``, ``learners``, ``loops`` (recipes of training),
 ``suites`` (of the Frontier Report).  Other people's packages add rows by entry points of the groups
-``dream_envs.envs``, ``dream_envs.tasks`` and so on, or by calling ``register`` at run time.  A wrong name is answered
-with the nearest right ones.
+``dream_envs.envs``, ``dream_envs.tasks`` and so on, or by calling ``register`` at run time.
 
 A row of ``envs`` may name its roles in brackets, ``"acme.debate:Debate [pro, con]"``: each role then has a Gymnasium
 id (``acme/Debate-Pro-v0``) without the game being imported.
@@ -23,11 +22,13 @@ from dream_envs.core import DreamEnvsError
 
 Row = TypeVar("Row")
 
-KINDS = ("envs", "tasks", "rewards", "agents", "learners", "loops", "suites")
+_TRAIN_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "safetensors", "tensorboard")
 
 
-def _rows(module: str, *names: str) -> dict[str, str]:
-    return {name: f"{module}:{name}" for name in names}
+def _rows(module: str, *names: str, **attributes: str) -> dict[str, str]:
+    """Rows of one module; ``attributes``: those whose name is not the attribute's."""
+    named = dict(zip(names, names, strict=True)) | attributes
+    return {name: f"dream_envs.{module}:{attribute}" for name, attribute in named.items()}
 
 
 _BUILT_IN: dict[str, dict[str, str]] = {
@@ -46,65 +47,49 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "countdown": "dream_envs.tasks.countdown:Countdown",
     },
     "rewards": {
-        "challenger_solver": "dream_envs.rewards.presets:challenger_solver",
-        "format": "dream_envs.rewards.solver:format_reward",
-        **_rows("dream_envs.rewards.solver", "correctness", "majority", "judge_agreement", "pseudo_label"),
-        "random": "dream_envs.rewards.controls:random_reward",
-        **_rows("dream_envs.rewards.controls", "shuffled", "format_only"),
-        "learnability": "dream_envs.rewards.learnability:learnability",
-        **_rows("dream_envs.rewards.diversity", "repetition", "novelty"),
-        **_rows("dream_envs.rewards.algebra", "weighted", "gate", "clip", "per_role", "zero_sum"),
-        **_rows("dream_envs.rewards.rounds", "less_repetition", "shared", "in_range", "best_and_worst"),
-        "trl": "dream_envs.rewards.adapters:from_trl",
-        **_rows("dream_envs.rewards.self_judge", "self_judge", "serl", "copeland", "bradley_terry"),
-        **_rows("dream_envs.rewards.self_judge_points", "self_score", "self_rubric", "self_certainty"),
-        **_rows("dream_envs.rewards.sleep", "closed_book", "retention"),
+        **_rows("rewards.presets", "challenger_solver"),
+        **_rows("rewards.solver", format="format_reward"),
+        **_rows("rewards.solver", "correctness", "majority", "judge_agreement", "pseudo_label"),
+        **_rows("rewards.controls", random="random_reward"),
+        **_rows("rewards.controls", "shuffled", "format_only"),
+        **_rows("rewards.learnability", "learnability"),
+        **_rows("rewards.diversity", "repetition", "novelty"),
+        **_rows("rewards.algebra", "weighted", "gate", "clip", "per_role", "zero_sum"),
+        **_rows("rewards.rounds", "less_repetition", "shared", "in_range", "best_and_worst"),
+        **_rows("rewards.adapters", trl="from_trl"),
+        **_rows("rewards.self_judge", "self_judge", "serl", "copeland", "bradley_terry"),
+        **_rows("rewards.self_judge", "self_score", "self_rubric", "self_certainty"),
+        **_rows("rewards.sleep", "closed_book", "retention"),
     },
     "agents": {
-        "oracle": "dream_envs.agents.engines.scripted:Oracle",
-        "generator": "dream_envs.agents.engines.scripted:Generator",
-        "floor": "dream_envs.agents.engines.scripted:Floor",
-        "guesser": "dream_envs.agents.engines.scripted:Guesser",
-        "random": "dream_envs.agents.engines.scripted:RandomText",
-        "impossible": "dream_envs.agents.engines.scripted:Impossible",
-        "duplicate": "dream_envs.agents.engines.scripted:Duplicate",
-        "constant": "dream_envs.agents.engines.scripted:Constant",
-        "leaking": "dream_envs.agents.engines.scripted:Leaking",
-        "overlong": "dream_envs.agents.engines.scripted:Overlong",
-        "amnesiac": "dream_envs.agents.engines.scripted:Amnesiac",
-        "always_first": "dream_envs.agents.engines.judges:AlwaysFirst",
-        "random_judge": "dream_envs.agents.engines.judges:RandomJudge",
-        "constant_judge": "dream_envs.agents.engines.judges:ConstantJudge",
-        "length_lover": "dream_envs.agents.engines.judges:LengthLover",
-        "flattering": "dream_envs.agents.engines.judges:Flattering",
-        "cyclic": "dream_envs.agents.engines.judges:Cyclic",
-        "noisy": "dream_envs.agents.engines.judges:Noisy",
-        "local": "dream_envs.agents.engines.local:LocalAgent",
+        **_rows("agents.engines.scripted", oracle="Oracle", generator="Generator", floor="Floor", guesser="Guesser"),
+        **_rows("agents.engines.scripted", random="RandomText", impossible="Impossible", duplicate="Duplicate"),
+        **_rows("agents.engines.scripted", constant="Constant", leaking="Leaking", overlong="Overlong"),
+        **_rows("agents.engines.scripted", amnesiac="Amnesiac"),
+        **_rows("agents.engines.judges", always_first="AlwaysFirst", random_judge="RandomJudge"),
+        **_rows("agents.engines.judges", constant_judge="ConstantJudge", length_lover="LengthLover"),
+        **_rows("agents.engines.judges", flattering="Flattering", cyclic="Cyclic", noisy="Noisy"),
+        **_rows("agents.engines.local", local="LocalAgent"),
     },
     "learners": {
         name: f"dream_envs.agents.training.learner:{name.upper()}"
         for name in ("grpo", "grpo4", "ppo", "rloo", "rae", "expert")
     },
     "loops": {
-        "dream": "dream_envs.baselines.loops.dream:LOOP",
-        "self_play": "dream_envs.baselines.loops.self_play:LOOP",
-        "spiral": "dream_envs.baselines.loops.self_play:SPIRAL",
-        "azr": "dream_envs.baselines.loops.azr:LOOP",
-        "r_zero": "dream_envs.baselines.loops.r_zero:LOOP",
-        "ttrl": "dream_envs.baselines.loops.ttrl:LOOP",
-        "serl": "dream_envs.baselines.loops.serl:LOOP",
-        "serl_limited": "dream_envs.baselines.loops.serl_limited:LOOP",
-        "self_rewarding": "dream_envs.baselines.loops.self_rewarding:LOOP",
+        **_rows("baselines.loops.dream", dream="LOOP"),
+        **_rows("baselines.loops.self_play", self_play="LOOP", spiral="SPIRAL"),
+        **{
+            name: f"dream_envs.baselines.loops.{name}:LOOP"
+            for name in ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding")
+        },
         **{
             name: f"dream_envs.baselines.loops.nights:{name.upper()}"
             for name in ("sleep", "seal", "replay_sft", "in_context", "l2", "static_expert", "placebo")
         },
     },
-    "suites": {
-        "nano": "dream_envs.frontier.suite:nano",
-        "english": "dream_envs.frontier.suite:english",
-    },
+    "suites": _rows("frontier.suite", "nano", "english"),
 }
+KINDS = tuple(_BUILT_IN)
 _added: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 _plugins: dict[str, dict[str, importlib.metadata.EntryPoint]] = {}
 #: Called with kind and name after ``register``: how a new game gets its Gymnasium and PettingZoo ids.
@@ -113,7 +98,6 @@ listeners: list[Callable[[str, str], None]] = []
 
 def register(kind: str, name: str, target: str | Any) -> None:
     """Add a row: ``target`` is ``"module:attribute"`` or the object itself; a name that is taken is an error."""
-    _check_kind(kind)
     if name in rows(kind):
         raise DreamEnvsError(f"{kind} already has {name!r}: choose another name")
     _added[kind][name] = target
@@ -123,7 +107,7 @@ def register(kind: str, name: str, target: str | Any) -> None:
 
 def roles(env_id: str) -> tuple[str, ...]:
     """The roles that the row of a game names, or that the registered class or object has; empty if neither."""
-    target = _target("envs", env_id)
+    target = _targets("envs").get(env_id, "")
     if not isinstance(target, str):
         found = getattr(target, "roles", ())
         return tuple(role.name for role in found) if isinstance(found, tuple) else ()
@@ -132,19 +116,17 @@ def roles(env_id: str) -> tuple[str, ...]:
 
 def rows(kind: str) -> dict[str, str]:
     """Every name of this kind with where it lives, in order: built in, registered, plug-ins."""
-    _check_kind(kind)
-    added = {n: t if isinstance(t, str) else f"{t.__module__}:{t.__qualname__}" for n, t in _added[kind].items()}
-    found = {**_BUILT_IN[kind], **added, **{n: p.value for n, p in _entry_points(kind).items()}}
-    return {name: target.partition("[")[0].strip() for name, target in found.items()}
+    found = _targets(kind).items()
+    texts = {name: t if isinstance(t, str) else f"{t.__module__}:{t.__qualname__}" for name, t in found}
+    return {name: text.partition("[")[0].strip() for name, text in texts.items()}
 
 
 def load(kind: str, name: str) -> Any:
     """The object behind a name, or behind ``module:attribute`` of anybody's package."""
-    target = _target(kind, name)
-    if target is None and ":" in name:
-        target = name
-    if target is None:
-        raise DreamEnvsError(unknown(kind, name, list(rows(kind))))
+    found = _targets(kind)
+    if name not in found and ":" not in name:
+        raise DreamEnvsError(unknown(kind, name, list(found)))
+    target = found.get(name, name)
     return _import(target) if isinstance(target, str) else target
 
 
@@ -174,25 +156,6 @@ def unknown(what: str, name: str, known: list[str]) -> str:
     return f"{what}: no {name!r}{hint} (all: {', '.join(known)})"
 
 
-def value_of(text: str) -> Any:
-    """A value on the command line: JSON where it is JSON (``4``, ``true``, ``[1,2]``), else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def split_outside(text: str, separator: str) -> list[str]:
-    """Split at ``separator`` where no bracket is open: ``a=b(c=1,d=2),e=f`` has two parts."""
-    parts, depth, start = [], 0, 0
-    for i, char in enumerate(text):
-        depth += (char in "([{") - (char in ")]}")
-        if char == separator and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
-
-
 def pairs_of(texts: Iterable[str], option: str) -> dict[str, str]:
     """``["a=b,c=d", "e=f"]`` as a dict of texts.
 
@@ -200,7 +163,7 @@ def pairs_of(texts: Iterable[str], option: str) -> dict[str, str]:
         DreamEnvsError: for a part without ``=``, or a key that is there twice.
     """
     found: dict[str, str] = {}
-    for part in [p for text in texts for p in split_outside(text, ",")]:
+    for part in [p for text in texts for p in _split_outside(text)]:
         key, equals, value = part.partition("=")
         if not equals or not key:
             raise DreamEnvsError(f"{option} {part!r}: KEY=VALUE, several of them separated by commas")
@@ -211,8 +174,14 @@ def pairs_of(texts: Iterable[str], option: str) -> dict[str, str]:
 
 
 def values_of(texts: Iterable[str], option: str) -> dict[str, Any]:
-    """``pairs_of`` with each value read by ``value_of``."""
-    return {key: value_of(text) for key, text in pairs_of(texts, option).items()}
+    """``pairs_of`` with values: JSON where a text is JSON (``4``, ``true``, ``[1,2]``), else the text itself."""
+    found: dict[str, Any] = {}
+    for key, text in pairs_of(texts, option).items():
+        try:
+            found[key] = json.loads(text)
+        except ValueError:
+            found[key] = text
+    return found
 
 
 def spec_of(text: str, option: str) -> tuple[str, dict[str, Any]]:
@@ -230,22 +199,24 @@ def named(what: str, name: str, table: Mapping[str, Row]) -> Row:
     return table[name]
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise DreamEnvsError(unknown("registry", kind, list(KINDS)))
+def _split_outside(text: str) -> list[str]:
+    """Split at commas where no bracket is open: ``a=b(c=1,d=2),e=f`` has two parts."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
 
 
-def _target(kind: str, name: str) -> Any:
-    """What is registered under a name: an object, ``module:attribute``, or None."""
-    _check_kind(kind)
-    target = _added[kind].get(name) or _BUILT_IN[kind].get(name)
-    return _entry_points(kind)[name].value if target is None and name in _entry_points(kind) else target
-
-
-def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+def _targets(kind: str) -> dict[str, Any]:
+    """What is registered, by name: an object or ``module:attribute``."""
+    own = named("registry", kind, _BUILT_IN) | _added[kind]
     if kind not in _plugins:
         _plugins[kind] = {p.name: p for p in importlib.metadata.entry_points(group=f"dream_envs.{kind}")}
-    return _plugins[kind]
+    return own | {name: point.value for name, point in _plugins[kind].items() if name not in own}
 
 
 def _import(target: str) -> Any:
@@ -257,12 +228,12 @@ def _import(target: str) -> Any:
             found = getattr(found, part)
     except ModuleNotFoundError as error:
         missing = error.name or module
-        extra = "pip install 'dream-envs[train]'" if missing in _TRAIN_PACKAGES else f"is {missing!r} installed?"
+        extra = (
+            "pip install 'dream-envs[train]'"
+            if missing in (*_TRAIN_PACKAGES, "datasketch")
+            else f"is {missing!r} installed?"
+        )
         raise DreamEnvsError(f"cannot import {target!r}: no module {missing!r}; {extra}") from error
     except AttributeError as error:
         raise DreamEnvsError(f"cannot import {target!r}: {module} has no {attribute!r}") from error
     return found
-
-
-_TRAIN_PACKAGES = {"torch", "transformers", "trl", "accelerate", "peft", "datasets", "safetensors", "tensorboard"}
-_TRAIN_PACKAGES |= {"datasketch"}

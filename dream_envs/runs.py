@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -19,14 +20,9 @@ PACKAGES = ("dream-envs", "numpy", "gymnasium", "pettingzoo", "torch", "transfor
 
 
 class Run:
-    """An open run folder.
+    """An open run folder, made if it is not there.
 
-    Args:
-        path: the folder; made if it is not there.
-        config: what decides the run's result; a folder that was made with another config is refused.
-
-    Raises:
-        DreamEnvsError: if the folder holds another run.
+    ``config``: what decides the run's result; a folder that was made with another config is refused.
     """
 
     def __init__(self, path: str | Path, config: dict[str, Any]) -> None:
@@ -35,15 +31,13 @@ class Run:
         config = json.loads(encode(config))
         old = self.read("run.json")
         had = old.get("config") if isinstance(old, dict) else None
-        if old is not None and not isinstance(had, dict):
-            raise DreamEnvsError(f"{self.path / 'run.json'} says nothing of a run's settings: choose another --out")
-        if isinstance(had, dict) and had != config:
-            differing = sorted(k for k in {*had, *config} if had.get(k) != config.get(k))
-            raise DreamEnvsError(
-                f"{self.path} holds a run with other settings ({', '.join(differing)}): choose another --out"
-            )
         if old is None:
             self.write("run.json", {"schema": 1, "config": config, **config, **provenance()})
+        elif not isinstance(had, dict):
+            raise DreamEnvsError(f"{self.path / 'run.json'} says nothing of a run's settings: choose another --out")
+        elif had != config:
+            named = ", ".join(sorted(k for k in {*had, *config} if had.get(k) != config.get(k)))
+            raise DreamEnvsError(f"{self.path} holds a run with other settings ({named}): choose another --out")
         self.config = config
         self.episodes = EpisodeWriter(self.path / "episodes.jsonl")
         self._metrics = open(self.path / "metrics.jsonl", "ab+")  # noqa: SIM115  (closed by close())
@@ -89,16 +83,13 @@ class Run:
 
 
 def _board(run: Path) -> Any:
-    """TensorBoard's writer for this run, with everything that ``metrics.jsonl`` holds but its newest row; or False.
-
-    The folder is written anew at each start, so that no two event files lie over one another after a resume.
-    """
+    """TensorBoard's writer for this run, with everything that ``metrics.jsonl`` holds but its newest row; or False."""
     try:
         from tensorboard.summary import Writer
     except ImportError:
         return False
     folder = run / "metrics"
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # no two event files lie over one another after a resume
     board = Writer(str(folder))
     with open(run / "metrics.jsonl", "rb") as file:
         for line in file.readlines()[:-1]:
@@ -137,11 +128,7 @@ def write_json(path: Path, data: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's data, or None if it is not there.
-
-    Raises:
-        DreamEnvsError: if it is not JSON.
-    """
+    """A JSON file's data, or None if it is not there."""
     if not path.exists():
         return None
     try:
@@ -154,10 +141,8 @@ def provenance() -> dict[str, Any]:
     """Versions, platform, command line and commit: what a reader needs to run it again."""
     versions = {}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "versions": versions,
         "python": platform.python_version(),
@@ -168,11 +153,8 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
     try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return found.stdout.strip() if found.returncode == 0 else ""

@@ -129,11 +129,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 def read_summary(run: Path) -> Summary | None:
-    """The summary of a run's folder; None if the run is not finished.
-
-    Raises:
-        DreamEnvsError: if the file is of another schema or damaged.
-    """
+    """The summary of a run's folder; None if the run is not finished."""
     path = Path(run) / SUMMARY
     if not path.is_file():
         return None

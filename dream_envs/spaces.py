@@ -1,8 +1,6 @@
 """``UnicodeText``: the space of all strings up to a length, for observations and actions made of real text.
 
-``gymnasium.spaces.Text`` needs a finite set of characters, so that the first accent or emoji lies outside it, and it
-comes back from a shared-memory vector environment as a string of zeros without any warning.  ``UnicodeText`` derives
-from ``Space`` itself: shared memory is then refused with an error that names the remedy (``shared_memory=False``).
+Not a ``gymnasium.spaces.Text``, which has a finite set of characters and comes back from shared memory as zeros.
 """
 
 from __future__ import annotations
@@ -20,18 +18,12 @@ _SAMPLE_CHARS = "".join(map(chr, range(32, 127)))
 
 
 class UnicodeText(Space[str]):
-    """Every ``str`` of at most ``max_length`` characters, the empty one and lone surrogates included.
+    """Every ``str`` of at most ``max_length`` characters (code points), the empty one and lone surrogates included."""
 
-    ``max_length``: the most characters (code points) a member has; ``sample_length``: the most that a sample has.
-    """
-
-    def __init__(
-        self, max_length: int = MAX_ACTION, *, sample_length: int = 32, seed: int | np.random.Generator | None = None
-    ) -> None:
-        for name, value in (("max_length", max_length), ("sample_length", sample_length)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise DreamEnvsError(f"{name}={value!r}: a whole number of characters, 1 or more")
-        self.max_length, self.sample_length = int(max_length), min(int(sample_length), int(max_length))
+    def __init__(self, max_length: int = MAX_ACTION, *, seed: int | np.random.Generator | None = None) -> None:
+        if isinstance(max_length, bool) or not isinstance(max_length, (int, np.integer)) or max_length < 1:
+            raise DreamEnvsError(f"max_length={max_length!r}: a whole number of characters, 1 or more")
+        self.max_length = int(max_length)
         super().__init__(shape=None, dtype=str, seed=seed)
 
     @property
@@ -44,10 +36,10 @@ class UnicodeText(Space[str]):
         return isinstance(x, str) and len(x) <= self.max_length
 
     def sample(self, mask: None = None, probability: None = None) -> str:
-        """Printable ASCII of a length drawn uniformly from 0 to ``sample_length``; no masks."""
+        """Printable ASCII of a length drawn uniformly from 0 to 32 (``max_length``, if that is less); no masks."""
         if mask is not None or probability is not None:
             raise DreamEnvsError("UnicodeText.sample takes no mask: it has no finite set of characters to mask")
-        length = int(self.np_random.integers(self.sample_length + 1))
+        length = int(self.np_random.integers(min(32, self.max_length) + 1))
         return "".join([_SAMPLE_CHARS[i] for i in self.np_random.integers(len(_SAMPLE_CHARS), size=length)])
 
     def __eq__(self, other: object) -> bool:

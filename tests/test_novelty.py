@@ -77,10 +77,8 @@ def test_what_it_says_is_what_the_plain_reference_says_or_less(items, query, n):
         assert index.similarity(query) == 1.0
     else:
         assert 0.0 <= index.similarity(query) <= Reference(items, n, None).similarity(query) + 1e-12
-    again = NoveltyIndex(n=n)
-    assert [again.add(item) for item in items] == [
-        grams(x, n) not in {grams(y, n) for y in items[:i]} for i, x in enumerate(items)
-    ]
+    again, known = NoveltyIndex(n=n), [grams(item, n) for item in items]
+    assert [again.add(item) for item in items] == [its not in known[:i] for i, its in enumerate(known)]
 
 
 def test_restored_is_the_same_index():
@@ -105,7 +103,7 @@ import json
 from dream_envs.curriculum.novelty import NoveltyIndex
 index = NoveltyIndex(0.3)
 index.extend(["the quick brown fox", "abcabdabe", "é☃", "the quick brown cow jumps"])
-sketch = index._sketch(index._sets[0]).hashvalues.tolist()
+sketch = index._sketch(next(iter(index._sets))).hashvalues.tolist()
 print(json.dumps([index.state(), sketch, index.similarity("the quick brown fox jumps")]))
 """
 
@@ -151,10 +149,6 @@ def test_the_gate_turns_away_what_is_like_something_known():
         gates.novel(index, 0.2)
 
 
-def proposed(*problems):
-    return [play(["x"], proposal=p) for p in problems]
-
-
 def challengers(found):
     return [scores["challenger_0"].value for scores in found]
 
@@ -162,12 +156,12 @@ def challengers(found):
 def test_novelty_against_an_index_and_against_earlier_rounds():
     index = NoveltyIndex(0.3)
     given, own = novelty(index), novelty("earlier")
-    first = proposed("c:BDA", "c:BDA", "c:BDC", "?")
+    first = [play(["x"], p) for p in ("c:BDA", "c:BDA", "c:BDC", "?")]
+    second = [play(["x"], p) for p in ("c:BDA", "c:BDE", "f:HGE")]
     for model in (given, own):
         found = model.score(first)
         assert challengers(found) == [1, 1, 1, 0] and found[3]["challenger_0"].status == "abstain"
     index.extend(["c:BDA", "c:BDC"])
-    second = proposed("c:BDA", "c:BDE", "f:HGE")
     saved = json.loads(json.dumps(weighted({own: 1.0}).state()))
     for model in (given, own):
         assert challengers(model.score(second)) == [0, 0.5, 1]

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from dream_envs import registry
-from dream_envs.core import Action, Episode, Reject, Score
-from dream_envs.rewards.base import as_reward, reward
+from dream_envs.core import Action, Reject, Score
+from dream_envs.rewards.base import as_reward
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 from dream_envs.testing.parts import check_agent, check_family, check_reward
@@ -32,135 +32,63 @@ def test_our_agents_pass(name):
     check_agent(lambda game: registry.create("agents", name, game=game)).raise_if_failed()
 
 
-class Lenient(Composition):
-    def verify(self, task, reply):
-        return Score(float(task.answer in reply))
+OURS, COUNT = Composition(), itertools.count()
 
 
-class Generous(Composition):
-    def verify(self, task, reply):
-        return Score(1.0)
-
-
-class WrongGold(Composition):
-    def gold(self, task):
-        return task.answer[::-1]
-
-
-class WrongChance(Composition):
-    def chance(self, task):
-        return 0.2
-
-
-class Forgetful(Composition):
-    """Draws from a counter instead of from the generator."""
-
-    count = itertools.count()
-
-    def generate(self, rng, level, pairs="any"):
-        return super().generate(stream("forgetful", next(self.count)), level)
-
-
-class OneProblem(Composition):
-    def generate(self, rng, level, pairs="any"):
-        return super().generate(stream("one"), level)
-
-
-class Sloppy(Composition):
-    def parse(self, proposal):
-        return super().parse(proposal.strip() or "a:A")
-
-
-class NotCanonical(Composition):
-    def as_proposal(self, task):
-        return super().as_proposal(task) + ("" if task.origin == "proposal" else " ")
-
-
-class OwnCode(Composition):
-    def parse(self, proposal):
-        found = super().parse(proposal)
-        return Reject("bad") if isinstance(found, Reject) else found
-
-
-class Breaks(Composition):
-    def parse(self, proposal):
-        return self.make(proposal[0], proposal[2:], "proposal") if proposal else Reject("empty")
-
-
-class SameMutant(Composition):
-    def mutate(self, task, rng):
-        return task
-
-
-class NoLevels(Composition):
-    def __init__(self):
-        super().__init__()
-        self.max_chars = 0
+def own_code(text):
+    found = OURS.parse(text)
+    return Reject("bad") if isinstance(found, Reject) else found
 
 
 @pytest.mark.parametrize(
-    ("family", "check"),
+    ("check", "member", "fault"),
     [
-        (Lenient, "strict"),
-        (Generous, "strict"),
-        (WrongGold, "gold"),
-        (WrongChance, "chance"),
-        (Forgetful, "seeds"),
-        (OneProblem, "seeds"),
-        (Sloppy, "hostile_proposals"),
-        (NotCanonical, "proposals"),
-        (OwnCode, "hostile_proposals"),
-        (Breaks, "hostile_proposals"),
-        (SameMutant, "mutation"),
-        (NoLevels, "declares"),
+        ("strict", "verify", lambda task, reply: Score(float(task.answer in reply))),
+        ("strict", "verify", lambda task, reply: Score(1.0)),
+        ("gold", "gold", lambda task: task.answer[::-1]),
+        ("chance", "chance", lambda task: 0.2),
+        ("seeds", "generate", lambda rng, level: OURS.generate(stream("forgetful", next(COUNT)), level)),
+        ("seeds", "generate", lambda rng, level: OURS.generate(stream("one"), level)),
+        ("hostile_proposals", "parse", lambda text: OURS.parse(text.strip() or "a:A")),
+        ("proposals", "as_proposal", lambda task: OURS.as_proposal(task) + " " * (task.origin != "proposal")),
+        ("hostile_proposals", "parse", own_code),
+        ("hostile_proposals", "parse", lambda text: OURS.make(text[0], text[2:]) if text else Reject("empty")),
+        ("mutation", "mutate", lambda task, rng: task),
+        ("declares", "max_chars", 0),
     ],
 )
-def test_a_faulty_family_is_found(family, check):
-    found = check_family(family())
+def test_a_faulty_family_is_found(check, member, fault):
+    family = Composition()
+    setattr(family, member, fault)
+    found = check_family(family)
     assert found[check].status == "failed", str(found)
 
 
-@reward("nan")
-def raises(episode: Episode) -> dict[str, Score]:
-    return {"solver_0": Score(float("nan"))}
+SEEN: list[str] = []
 
 
-@reward("stranger")
-def stranger(episode: Episode) -> dict[str, Score]:
-    return {"solver_9": Score(1.0)}
+def remembers(episode):
+    SEEN.append(episode.seed)
+    return {"solver_0": float(SEEN.count(episode.seed))}
 
 
-@reward("constant")
-def constant(episode: Episode) -> dict[str, Score]:
-    return {"solver_0": Score(1.0)}
-
-
-@reward("remembers")
-def remembers(episode: Episode, seen: list[str] | None = None) -> dict[str, Score]:
-    assert seen is not None
-    seen.append(episode.seed)
-    return {"solver_0": Score(float(seen.count(episode.seed)))}
-
-
-@reward("meddles")
-def meddles(episode: Episode) -> dict[str, Score]:
+def meddles(episode):
     episode.outcome.facts["correct"] = {}
-    return {"solver_0": Score(float(len(episode.turns)))}
+    return {"solver_0": float(len(episode.turns))}
 
 
 @pytest.mark.parametrize(
-    ("model", "check"),
+    ("check", "fault"),
     [
-        (raises(), "scores"),
-        (stranger(), "scores"),
-        (constant(), "speaks"),
-        (remembers(seen=[]), "pure"),
-        (meddles(), "scores"),
+        ("scores", lambda episode: {"solver_0": float("nan")}),
+        ("scores", lambda episode: {"solver_9": 1.0}),
+        ("speaks", lambda episode: {"solver_0": 1.0}),
+        ("pure", remembers),
+        ("scores", meddles),
     ],
-    ids=str,
 )
-def test_a_faulty_reward_is_found(model, check):
-    found = check_reward(model)
+def test_a_faulty_reward_is_found(check, fault):
+    found = check_reward(as_reward(fault))
     assert found[check].status == "failed", str(found)
 
 
@@ -179,26 +107,16 @@ class Short:
         return [Action("x")] * (len(requests) - 1)
 
 
-class Counts:
-    """Draws from a counter that all instances share."""
-
-    count = itertools.count()
-
-    def act(self, requests):
-        return [Action(str(next(self.count))) for _ in requests]
-
-
 @pytest.mark.filterwarnings("ignore:an agent failed")
 @pytest.mark.parametrize(
     ("make", "check"),
     [
         (lambda game: Short(), "plays"),
-        (lambda game: Counts(), "deterministic"),
+        (lambda game: Says(lambda i, n, r: str(next(COUNT))), "deterministic"),
         (lambda game: Says(lambda i, n, r: str(i)), "batch"),
         (lambda game: Says(lambda i, n, r: str(n)), "batch"),
         (lambda game: Says(lambda i, n, r: r.messages[-1]["content"].split()[0]), "hostile_prompts"),
     ],
-    ids=["short", "counts", "place", "size", "breaks"],
 )
 def test_a_faulty_agent_is_found(make, check):
     found = check_agent(make)

@@ -51,8 +51,7 @@ def test_list_shows_every_row_with_its_origin(acme):
     rows = json.loads(ok(acme("list", "--json")))
     found = {(r["kind"], r["name"]) for r in rows if r["source"] == "acme-dreams 3.1"}
     names = {"envs": "acme/Auction-v0", "tasks": "acme_parity", "rewards": "acme_terse", "agents": "acme_bold"}
-    names["loops"] = "acme_loop"
-    assert found == set(names.items())
+    assert found == {*names.items(), ("loops", "acme_loop")}
 
 
 @pytest.mark.parametrize(
@@ -89,10 +88,9 @@ def test_play_with_its_game_agent_and_reward(acme):
 def test_rollout_and_rescore_with_its_reward(acme, tmp_path):
     common = ("--out", str(tmp_path / "run"), "--episodes", "20", "--json")
     ok(acme("rollout", "acme/Auction-v0", "--reward", "acme_terse(cap=10)", *common))
-    same = json.loads(ok(acme("rescore", str(tmp_path / "run"), "--reward", "acme_terse(cap=10)", "--json")))
-    assert (same["stored"], same["reproduced"]) == (40, 40)
-    other = json.loads(ok(acme("rescore", str(tmp_path / "run"), "--reward", "acme_terse(cap=4)", "--json")))
-    assert (other["stored"], other["reproduced"]) == (40, 0)
+    for cap, reproduced in ((10, 40), (4, 0)):
+        other = json.loads(ok(acme("rescore", str(tmp_path / "run"), "--reward", f"acme_terse(cap={cap})", "--json")))
+        assert (other["stored"], other["reproduced"]) == (40, reproduced)
     assert other["roles"]["bidder"]["mean"] == pytest.approx(0.75)  # one character of four
 
 

@@ -30,7 +30,7 @@ from dream_envs.play import read_episodes, rollout, score
 from dream_envs.rewards.algebra import per_role
 from dream_envs.rewards.learnability import learnability
 from dream_envs.rewards.rounds import best_and_worst, in_range, less_repetition
-from dream_envs.rewards.self_judge_points import self_rubric
+from dream_envs.rewards.self_judge import self_rubric
 from dream_envs.rewards.solver import majority, pseudo_label
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition

@@ -21,13 +21,8 @@ SOLVER = "dream_envs/ChallengerSolver-Solver-v0"
 
 
 def run_python(code, **env):
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **env},
-        timeout=60,
-    )
+    command, env = [sys.executable, "-c", textwrap.dedent(code)], {**os.environ, **env}
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -68,6 +63,11 @@ def test_specs_go_through_json():
     spec = EnvSpec.from_json(gymnasium.make(SOLVER, solvers=2, levels=[3]).spec.to_json())
     env = gymnasium.make(spec)
     assert len(env.reset(seed=0)[0]) == 5 and len(env.unwrapped.game.solver_names) == 2
+
+
+def test_pairs_are_split_outside_brackets_and_read_as_json_where_they_are():
+    assert registry.pairs_of(["a=b(c=1,d=2), e=f"], "--seats") == {"a": "b(c=1,d=2)", "e": "f"}
+    assert registry.values_of(["a=[1,2],b=x", "c=true"], "--set") == {"a": [1, 2], "b": "x", "c": True}
 
 
 def test_lazy_names():

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dream_envs import registry
-from dream_envs.core import DreamEnvsError, Score
-from dream_envs.rewards.base import aggregate, roles
+from dream_envs.rewards.base import roles
 from dream_envs.rewards.learnability import FORMS, learnability
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rewards.solver import REPLY_FORMS, correctness, format_reward, judge_agreement, majority
@@ -19,9 +18,6 @@ from dream_envs.seeds import stream
 
 E8 = 0.3720341859374524  # exp(-((7/64 - 1/4) ** 2) / 0.02)
 E0 = 0.0439369336234074  # exp(-3.125)
-
-
-# --- learnability: every published form --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -83,23 +79,17 @@ def test_by_default_no_valid_proposal_is_worth_less_than_an_invalid_one(form):
         assert model(play(proposal=""))["challenger_0"].value <= worst_valid
 
 
-def test_an_invalid_proposal_can_be_left_out():
+def test_an_invalid_proposal_can_be_left_out_and_a_failed_call_is_none():
     score = learnability(invalid="exclude")(play(proposal=""))["challenger_0"]
     assert (score.status, score.value) == ("invalid", 0.0)
-
-
-def test_a_challenger_whose_call_failed_is_not_a_bad_challenger():
     for model in (learnability(invalid=-1.0), learnability(invalid="exclude")):
         assert model(play(proposal=LOST))["challenger_0"].status == "timeout"
 
 
-def test_without_verdicts_there_is_no_learnability():
+def test_without_verdicts_there_is_no_learnability_and_lost_calls_do_not_enter_the_rate():
     assert states(learnability()(play(solved(1, 2), judge="no idea")))["challenger_0"] == "abstain"
     lost = learnability()(play([GOLD, LOST, LOST]))["challenger_0"]
     assert (lost.status, lost.detail) == ("abstain", "1 of 3 verdicts, 2 needed")
-
-
-def test_lost_calls_do_not_enter_the_rate():
     score = learnability()(play([GOLD, "x", "y", LOST, LOST]))["challenger_0"]
     assert score.value == pytest.approx(2 / 3)
     assert score.components == {"p": 1 / 3, "attempts": 3.0}
@@ -111,8 +101,6 @@ def test_slip_1_one_attempt_is_no_estimate():
         score = learnability()(play([reply]))["challenger_0"]
         assert score.status == "error"
         assert "seat 2 or more" in score.detail
-    with pytest.raises(DreamEnvsError, match="min_attempts"):
-        learnability(min_attempts=1)
 
 
 def test_the_rate_can_be_agreement_instead_of_truth():
@@ -124,15 +112,10 @@ def test_the_rate_can_be_agreement_instead_of_truth():
     assert agreed.components["p"] == 0.75
 
 
-# --- solvers and judge -------------------------------------------------------------------------------------------
-
-
 def test_correctness_by_hand():
     scores = correctness()(play([GOLD, GOLD + " ", "", LOST]))
     assert values(scores) == {"solver_0": 1, "solver_1": 0, "solver_2": 0, "solver_3": 0}
     assert list(states(scores).values()) == ["ok", "ok", "ok", "timeout"]
-    assert aggregate(scores) == aggregate([Score(1.0), Score(0.0), Score(0.0), Score(0.0, "timeout")])
-    assert aggregate(scores).mean == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -171,18 +154,12 @@ def test_majority_by_hand():
         assert majority()(play([GOLD, GOLD, "x"], judge=judge))["solver_2"].components["label_right"] == 1.0
 
 
-def test_majority_ties_and_thresholds():
+def test_majority_ties_and_silence():
     tied = play(["x", "x", GOLD, GOLD, "z"])
     assert set(states(majority()(tied)).values()) == {"abstain"}
     assert list(values(majority(tie="share")(tied)).values()) == [0.5, 0.5, 0.5, 0.5, 0]
-    weak = play(["x", "x", "a", "b", "c"])
-    assert set(states(majority(min_share=0.41)(weak)).values()) == {"abstain"}
-    assert values(majority(min_share=0.4)(weak))["solver_0"] == 1.0
 
-
-def test_silence_cannot_win_the_vote():
-    scores = majority()(play(["", "", "", "x"]))
-    assert list(values(scores).values()) == [0, 0, 0, 1]
+    assert list(values(majority()(play(["", "", "", "x"]))).values()) == [0, 0, 0, 1]
     assert set(states(majority()(play(["", "", ""]))).values()) == {"abstain"}
 
 
@@ -191,14 +168,8 @@ def test_permuting_the_solvers_permutes_their_scores(replies, shuffler):
     order = list(range(len(replies)))
     shuffler.shuffle(order)
     first, second = play(replies), play([replies[i] for i in order])
-    for model in (
-        correctness(),
-        majority(),
-        majority(tie="share"),
-        format_reward(),
-        learnability(),
-        challenger_solver(),
-    ):
+    voting = (majority(), majority(tie="share"))
+    for model in (*voting, correctness(), format_reward(), learnability(), challenger_solver()):
         a, b = model(first), model(second)
         for new, old in enumerate(order):
             assert a.get(f"solver_{old}") == b.get(f"solver_{new}")

@@ -68,14 +68,8 @@ def test_our_rewards_in_trl_see_groups():
     rows = {"prompts": prompts, "completions": completions, "completion_ids": [[1]] * 6, "trainer_state": None}
     packed = [encode(t).decode() for t in tasks for _ in range(3)]
     assert to_trl("correctness", family)(**rows, task=packed) == [1, 0, 0, 1, 1, 0]
-    assert to_trl("correctness", family)(**rows, answer=[t.answer for t in tasks for _ in range(3)]) == [
-        1,
-        0,
-        0,
-        1,
-        1,
-        0,
-    ]
+    answers = [t.answer for t in tasks for _ in range(3)]
+    assert to_trl("correctness", family)(**rows, answer=answers) == [1, 0, 0, 1, 1, 0]
     assert to_trl("majority")(**rows) == [0, 1, 1, 1, 1, 0]
     assert to_trl("correctness")(**rows) == [None] * 6
     chat = [[{"role": "user", "content": p}] for p in prompts]

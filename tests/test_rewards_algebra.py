@@ -41,9 +41,6 @@ def one(model, episode=None):
     return model(episode or play(["x", "y"]))["solver_0"]
 
 
-# --- algebra -----------------------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.tuples(FINITE, st.floats(-10, 10)), min_size=1, max_size=5))
 def test_weighted_is_linear_where_all_is_ok(rows):
     parts = {constant(value, f"part{i}"): weight for i, (value, weight) in enumerate(rows)}
@@ -81,13 +78,7 @@ def test_equal_names_keep_their_components_apart():
 
 @pytest.mark.parametrize(
     ("by", "expected", "status"),
-    [
-        (1.0, 0.7, "ok"),
-        (0.0, 0.0, "ok"),
-        (-1.0, 0.0, "ok"),
-        (None, 0.0, "abstain"),
-        (Score(0.0, "timeout"), 0.0, "timeout"),
-    ],
+    [(1.0, 0.7, "ok"), (0.0, 0, "ok"), (-1.0, 0, "ok"), (None, 0, "abstain"), (Score(0.0, "timeout"), 0, "timeout")],
 )
 def test_gate(by, expected, status):
     for model in (gate(constant(0.7), constant(by, "by")), weighted({constant(0.7): 1.0}, gate=constant(by, "by"))):
@@ -113,9 +104,7 @@ def test_clip_keeps_within_bounds(value, a, b):
     [
         (lambda: weighted({}), "correctness"),
         (lambda: weighted({"correctness": math.inf}), "inf"),
-        (lambda: weighted({"correctness": "1"}), "'1'"),
         (lambda: weighted({"corectness": 1}), "correctness"),
-        (lambda: clip("correctness", 1, 0), "lo <= hi"),
         (lambda: clip("correctness", math.nan, 0), "lo <= hi"),
         (lambda: per_role({"solver": 3}), "3"),
         (lambda: zero_sum("correctness", role="solver", against="solver"), "two sides"),
@@ -125,7 +114,6 @@ def test_clip_keeps_within_bounds(value, a, b):
         (lambda: repetition(distance=2), "distance=2: 0 to 1"),
         (lambda: less_repetition(POINTS, distance=None), "distance=None: 0 to 1"),
         (lambda: in_range(POINTS, 0.5, 0.2), "low=0.5, high=0.2"),
-        (lambda: repetition_penalty(["a"], distance=-1), "0 to 1"),
         (lambda: from_trl(len, columns={"solution": "gold"}), "gold"),
     ],
 )
@@ -147,11 +135,9 @@ def test_per_role_scores_every_seat():
 def test_zero_sum_sums_to_zero_between_the_sides(replies):
     scores = zero_sum("correctness")(play(replies))
     ok = [scores[a].value for a in scores if a.startswith("solver") and scores[a].status == "ok"]
+    assert states(scores)["challenger_0"] == ("ok" if ok else "timeout")
     if ok:
         assert scores["challenger_0"].value + sum(ok) / len(ok) == pytest.approx(0)
-        assert states(scores)["challenger_0"] == "ok"
-    else:
-        assert states(scores)["challenger_0"] == "timeout"
 
 
 def test_zero_sum_never_makes_an_invalid_proposal_the_best_one():
@@ -160,9 +146,6 @@ def test_zero_sum_never_makes_an_invalid_proposal_the_best_one():
     assert (invalid.value, invalid.status) == (-1.0, "ok")
     assert min(model(play(solved(k, 4)))["challenger_0"].value for k in range(5)) >= invalid.value
     assert model(play(proposal=LOST))["challenger_0"].status == "timeout"
-
-
-# --- the episodes of a round -------------------------------------------------------------------------------------
 
 
 def proposed(text, author="", **more):
@@ -216,9 +199,6 @@ def test_of_each_episode_the_best_and_the_worst_are_left():
     assert set(states(found[1]).values()) == {"abstain"}
 
 
-# --- controls ----------------------------------------------------------------------------------------------------
-
-
 def test_random_reward_is_a_fair_coin_that_forgets_nothing():
     base = play(["x"] * 4)
     episodes = [msgspec.structs.replace(base, index=i) for i in range(500)]
@@ -253,9 +233,6 @@ def test_format_only_is_blind_to_the_answer():
     assert values(format_only()(play(["x"], proposal="?")))["challenger_0"] == 0.0
 
 
-# --- diversity ---------------------------------------------------------------------------------------------------
-
-
 def test_bleu_by_hand():
     """Precisions 5/6, 3/5, 2/4, 1/3, equal lengths: (1/12) ** (1/4)."""
     pair = bleu_similarity(["the cat sat on the mat", "the cat sat on a mat"])
@@ -265,14 +242,6 @@ def test_bleu_by_hand():
     assert short == pytest.approx((math.exp(-1) + (3 / 6 * 2 / 5 * 1 / 4) ** (1 / 3)) / 2)
     # nothing in common: method 1 counts 0.1, n = 2: sqrt(0.1/2 * 0.1/1)
     assert bleu_similarity(["a b", "c d"])[0, 1] == pytest.approx(math.sqrt(0.005))
-
-
-@given(TEXTS)
-def test_bleu_is_a_similarity(texts):
-    matrix = bleu_similarity(texts)
-    assert np.array_equal(matrix, matrix.T)
-    assert (np.diag(matrix) == 1).all()
-    assert ((matrix >= 0) & (matrix <= 1)).all()
 
 
 def slow_clusters(texts, limit):
@@ -300,6 +269,8 @@ def test_clusters_agree_with_the_definition():
 def test_repetition_does_not_depend_on_the_order(texts, shuffler):
     order = list(range(len(texts)))
     shuffler.shuffle(order)
+    matrix = bleu_similarity(texts)
+    assert np.array_equal(matrix, matrix.T) and (np.diag(matrix) == 1).all() and ((matrix >= 0) & (matrix <= 1)).all()
     shares, other = repetition_penalty(texts), repetition_penalty([texts[i] for i in order])
     assert [shares[i] for i in order] == other
     assert all(texts.count(t) / len(texts) <= s <= 1 for t, s in zip(texts, shares, strict=True))
@@ -308,6 +279,8 @@ def test_repetition_does_not_depend_on_the_order(texts, shuffler):
 def test_repetition_sees_copies_of_one_word_notation():
     assert repetition_penalty(["c:BDA", "c:BDA", "f:HGEC", "c:BDA"]) == [0.75, 0.75, 0.25, 0.75]
     assert repetition_penalty([]) == []
+    limit = 1.0 - bleu_similarity(["a b", "c d"])[0, 1]  # only what is closer than the limit is merged
+    assert repetition_penalty(["a b", "c d"], distance=limit) == [0.5, 0.5]
     scores = repetition()(play(["x", "x", "x", GOLD, LOST]))
     assert list(values(scores).values()) == pytest.approx([-2 / 3, -2 / 3, -2 / 3, 0, 0])
     assert states(scores)["solver_4"] == "timeout"

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from dream_envs.seeds import digest, stream, uniforms
 
-LABEL = st.one_of(
-    st.text(st.characters(), max_size=8), st.integers(), st.floats(), st.binary(max_size=8), st.booleans(), st.none()
-)
+LABEL = st.text(max_size=8) | st.integers() | st.floats() | st.binary(max_size=8) | st.booleans() | st.none()
 
 
 def kolmogorov(values: np.ndarray) -> float:
@@ -58,15 +56,8 @@ def test_other_labels_are_errors(label: object) -> None:
 def test_frozen_values() -> None:
     """A change here changes every problem, split and world of the suite."""
     assert digest("composition", 42, "level", 3) == 8017778687203855963
-    assert stream("composition", 42).random(3).tolist() == [
-        0.32038872099451476,
-        0.17087840390733777,
-        0.9202012343385741,
-    ]
-
-
-def test_the_same_labels_give_the_same_stream() -> None:
-    assert np.array_equal(stream("a", 1).random(100), stream("a", 1).random(100))
+    drawn = [0.32038872099451476, 0.17087840390733777, 0.9202012343385741]
+    assert stream("composition", 42).random(3).tolist() == stream("composition", 42).random(3).tolist() == drawn
 
 
 @pytest.mark.parametrize("step", [1, 2, 2**32])
@@ -91,9 +82,8 @@ def test_rows_of_uniforms_depend_on_their_own_seed_only() -> None:
     seeds = np.array([stream("row", i).integers(2**63) for i in range(64)], dtype=np.uint64)
     whole = uniforms(seeds, 32)
     assert whole.shape == (64, 32) and whole.dtype == np.float64
-    order = stream("order").permutation(64)
+    order = stream("order").permutation(64)[:40]
     assert np.array_equal(uniforms(seeds[order], 32), whole[order])
-    assert np.array_equal(uniforms(seeds[5:6], 32), whole[5:6])
     assert np.array_equal(uniforms(seeds, 7), whole[:, :7])
     assert len(np.unique(whole)) == whole.size
 

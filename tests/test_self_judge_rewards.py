@@ -12,9 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dream_envs.core import Action, DreamEnvsError, Score
-from dream_envs.rewards.self_judge import bradley_terry, copeland, self_judge, serl, strengths
+from dream_envs.rewards.self_judge import (
+    bradley_terry,
+    copeland,
+    self_certainty,
+    self_judge,
+    self_rubric,
+    self_score,
+    serl,
+    strengths,
+)
 from dream_envs.rewards.self_judge_groups import groups, role_weights
-from dream_envs.rewards.self_judge_points import self_certainty, self_rubric, self_score
 
 
 def words(n):
@@ -62,16 +70,7 @@ def test_serl_without_length_control_and_with_the_band_alone():
 
 @pytest.mark.parametrize(
     ("mine", "other", "worth"),
-    [
-        (10, 10, 1.0),
-        (8, 10, 0.0),
-        (9, 10, 10 / 9),
-        (12, 10, 0.0),
-        (11, 10, 10 / 11),
-        (0, 10, 0.0),
-        (10, 0, 0.0),
-        (0, 0, 0),
-    ],
+    [(10, 10, 1), (8, 10, 0), (9, 10, 10 / 9), (12, 10, 0), (11, 10, 10 / 11), (0, 10, 0), (10, 0, 0), (0, 0, 0)],
 )
 def test_both_ends_of_the_length_band_are_open(mine, other, worth):
     episode = judged([words(mine), words(other)], prefers([0, 1]))
@@ -128,15 +127,11 @@ def test_nobody_readable():
     assert {s.status for s in serl(invalid="abstain")(episode).values()} == {"abstain"}
 
 
-@given(
-    st.integers(2, 5).flatmap(
-        lambda n: st.lists(st.lists(st.integers(0, 6), min_size=n, max_size=n), min_size=n, max_size=n)
-    )
-)
+@given(st.integers(2, 5), st.integers(0, 2**32))
 @settings(max_examples=80, deadline=None)
-def test_bradley_terry_satisfies_its_score_equations(wins):
+def test_bradley_terry_satisfies_its_score_equations(n, seed):
     # At the maximum every answer's wins, virtual ones included, are what the strengths expect of it.
-    w = np.array(wins, dtype=float)
+    w = np.random.default_rng(seed).integers(0, 7, (n, n)).astype(float)
     np.fill_diagonal(w, 0)
     for prior in (0.1, 0.5):
         p = strengths(w, prior)
@@ -160,10 +155,8 @@ def test_bradley_terry_by_hand():
 
 def test_bradley_terry_compares_parts_that_no_verdict_joins():
     # 0 beats 1 and 2 beats 3, nothing readable between the pairs: by symmetry 0 and 2 are level, and so are 1 and 3.
-    readable = {(0, 1), (2, 3)}
-    episode = judged(
-        list("abcd"), lambda a, b, trial: ("1" if a < b else "2") if tuple(sorted((a, b))) in readable else "?"
-    )
+    said = {(0, 1): "1", (1, 0): "2", (2, 3): "1", (3, 2): "2"}
+    episode = judged(list("abcd"), lambda a, b, trial: said.get((a, b), "?"))
     scores = bradley_terry()(episode)
     a, b, c, d = values(scores, "actor")
     assert a == c > b == d and scores["actor_0"].components["strength"] > 0 > scores["actor_1"].components["strength"]
@@ -211,7 +204,6 @@ def test_self_certainty_is_the_geometric_mean_probability():
     episode = judged([half, "no log-probabilities"], prefers([0, 1]))
     scores = self_certainty()(episode)
     assert scores["actor_0"].value == pytest.approx(0.25) and scores["actor_1"].status == "abstain"
-    assert self_certainty(form="mean_logprob")(episode)["actor_0"].value == pytest.approx(math.log(0.25))
 
 
 @pytest.mark.parametrize(
@@ -244,12 +236,9 @@ def test_the_judge_is_trained_first(progress, weights):
         (lambda: serl(alpha=0), "alpha=0"),
         (lambda: serl(alpha=1.0), "alpha"),
         (lambda: serl(length_control="on"), "symmetric"),
-        (lambda: serl(length="bytes"), "'chars'"),
         (lambda: serl(invalid="zero"), "'abstain'"),
         (lambda: copeland(form="full"), "'net'"),
         (lambda: bradley_terry(prior=0), "prior=0"),
-        (lambda: self_score(judge="truth"), "'format'"),
-        (lambda: self_certainty(form="entropy"), "'probability'"),
         (lambda: role_weights(1.5), "0 to 1"),
         (lambda: role_weights(0.5, "serll"), "'serl'"),
     ],

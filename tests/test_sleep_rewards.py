@@ -37,17 +37,11 @@ def dreamt(agent, night, valid=True, same=0, status="ok"):
 
 LIFE = [
     asked("learner_0", "before", -1, 1.0),  # a lucky guess before the first day is nobody's knowledge
-    asked("learner_0", "wake", 0, 1.0),
-    asked("learner_0", "wake", 1, 0.0),
-    asked("learner_0", "recall", 0, 1.0),
-    asked("learner_0", "ahead", 0, 1.0),
-    asked("learner_0", "recall", 1, 0.0),
-    asked("learner_0", "recall", 1, 1.0),
-    asked("learner_1", "wake", 0, None, "timeout"),
-    asked("learner_1", "recall", 0, 1.0),
-    asked("learner_1", "recall", 1, None, "error"),
-    asked("learner_1", "recall", 1, None, "timeout"),
-]
+    asked("learner_0", "wake", 0, 1.0), asked("learner_0", "wake", 1, 0.0), asked("learner_0", "recall", 0, 1.0),
+    asked("learner_0", "ahead", 0, 1.0), asked("learner_0", "recall", 1, 0.0), asked("learner_0", "recall", 1, 1.0),
+    asked("learner_1", "wake", 0, None, "timeout"), asked("learner_1", "recall", 0, 1.0),
+    asked("learner_1", "recall", 1, None, "error"), asked("learner_1", "recall", 1, None, "timeout"),
+]  # fmt: skip
 
 
 def test_closed_book_and_retention_by_hand():
@@ -65,13 +59,9 @@ def test_closed_book_and_retention_by_hand():
 
 def test_dreams_by_hand():
     rows = [
-        dreamt("dreamer_0", 0),
-        dreamt("dreamer_1", 0, valid=False),
-        dreamt("dreamer_0", 1, same=1),
-        dreamt("dreamer_1", 1, same=1),
-        dreamt("dreamer_0", 2),
-        dreamt("dreamer_1", 2, valid=False, status="timeout"),
-    ]
+        dreamt("dreamer_0", 0), dreamt("dreamer_1", 0, valid=False), dreamt("dreamer_0", 1, same=1),
+        dreamt("dreamer_1", 1, same=1), dreamt("dreamer_0", 2), dreamt("dreamer_1", 2, False, status="timeout"),
+    ]  # fmt: skip
     scores = closed_book()(episode((), rows, nights=3))
     assert scores["dreamer_0"].value == pytest.approx(2 / 3)
     assert scores["dreamer_0"].components == {"valid": 1.0, "distinct": pytest.approx(2 / 3)}
@@ -123,13 +113,11 @@ def test_the_distance_is_that_of_its_definition_with_and_without_a_cut(a, b, mos
 @pytest.mark.parametrize(
     ("dream", "copy", "same", "knobs", "value"),
     [
-        ("BfDk", "BfDk", True, {}, 1.0),
         ("BfDk", "BfDa", False, {}, 0.5 * 0.75),
         ("BfDk", "BfDa", True, {"gamma": 0.2}, 0.2 + 0.8 * 0.75),
         ("BfDk", "BfDa", False, {"gamma": 0.0, "z0": 1}, 0.75),
         ("BfDk", "BfDa", False, {"gamma": 0.0, "z0": 0}, 0.0),
-        ("BfDk", "BfDkAa", True, {"gamma": 0.5, "z0": 1}, 0.5),
-        ("BfDk", "", False, {}, 0.0),
+        ("BfDk", "BfDkAa", True, {"z0": 1}, 0.5),
         ("", "", False, {"gamma": 0.5}, 0.5),
         ([1, 2, 3, 4], [1, 2, 4], False, {"gamma": 0.0}, 0.75),
     ],

@@ -33,7 +33,7 @@ from dream_envs.baselines.loops.serl import REFUSED
 from dream_envs.baselines.recipe import SELF_JUDGE, Loop, Phase, Recipe
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.rewards.rounds import best_and_worst
-from dream_envs.rewards.self_judge_points import self_rubric
+from dream_envs.rewards.self_judge import self_rubric
 
 if TYPE_CHECKING:
     from dream_envs.baselines.loop import Context

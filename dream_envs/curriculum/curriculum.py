@@ -1,27 +1,62 @@
 """The curriculum of a run: what is played in the next round, and what the last one taught us.
 
-A round is a list of episodes from a mixture of sources: problems that the challenger proposes (or that the game draws),
-mutations of solved problems, replays of known ones, problems of the family's generator, and a fixed dataset.
-Everything is drawn from ``stream(seed, "syllabus", round)`` and from the store, so a curriculum that is restored from
-its state goes on exactly as if it had never stopped.
+All is drawn from ``stream(seed, "syllabus", round)`` and the store: a restored one goes on as if it had never stopped.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task, TaskFamily, author_of, challenge_of, hook
-from dream_envs.curriculum import sampler
+from dream_envs import registry
+from dream_envs.core import Action, DreamEnvsError, Episode, Start, Task, author_of, challenge_of, hook
 from dream_envs.curriculum.store import ChallengeStore, Entry
 from dream_envs.seeds import stream
 
+#: Which known challenge to come back to.
+Sampler = Callable[[Sequence[Entry], np.random.Generator], Entry]
 #: A problem that is given, its author, and the challenger prompt that it answers (None: the game's own).
 Given = tuple[Task, str, Task | None]
+
+
+def solved(entry: Entry) -> bool:
+    """Whether it was ever solved.  Not the newest rate: what is being forgotten would drop out of the review."""
+    return entry.successes > 0
+
+
+def uniform(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+    """Every entry alike."""
+    return entries[int(rng.integers(len(entries)))]
+
+
+def by_level(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+    """Every level alike, then every entry of the level: rare levels are rehearsed as often as common ones."""
+    levels: dict[int, list[Entry]] = {}
+    for entry in entries:
+        levels.setdefault(entry.challenge.level, []).append(entry)
+    return uniform(levels[sorted(levels)[int(rng.integers(len(levels)))]], rng)
+
+
+def _by_rate(weight: Callable[[float], float]) -> Sampler:
+    """In proportion to a weight of the newest success rate, with one pseudo-observation of 1/2."""
+
+    def draw(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+        weights = np.array([weight(((e.rate or 0.0) * e.n + 0.5) / (e.n + 1)) for e in entries])
+        return entries[int(rng.choice(len(entries), p=weights / weights.sum()))]
+
+    return draw
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "uniform": uniform,
+    "by_level": by_level,
+    "learnable": _by_rate(lambda p: p * (1 - p)),
+    "regret": _by_rate(lambda p: 1 - p),  # an upper bound on the regret against a perfect solver
+}
 
 
 class Mixture(msgspec.Struct, frozen=True):
@@ -52,8 +87,8 @@ class Mixture(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if min(self.counts) < 0 or self.total < 1 or self.copies < 1:
             raise DreamEnvsError(f"{self}: counts are 0 or more, at least one is positive, copies 1 or more")
-        sampler.sampler(self.replays)
-        sampler.sampler(self.parents)
+        for name in (self.replays, self.parents):
+            registry.named("samplers", name, SAMPLERS)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -69,35 +104,18 @@ class Mixture(msgspec.Struct, frozen=True):
 class Curriculum:
     """Plans rounds and absorbs what came of them.
 
-    Args:
-        game: the game that is practised; its ``family`` writes and mutates problems, its hooks ``proposer`` and
-            ``solver_role`` say how a problem is given and whose scores tell how hard it was.
-        mixture: what a round is made of.
-        seed: the run's seed label.
-        store: the challenges so far.
-        dataset: the fixed list, each problem once before any comes again, in an order drawn anew for each pass.
-        label: names the dataset's draws.
-        anew: draw a round's problems without regard to what came before, instead of passing through.
-        index: a ``NoveltyIndex`` that learns every accepted problem, for a gate of the game.
-
-    Raises:
-        DreamEnvsError: for sources that the game or the dataset cannot fill.
+    ``game``: its ``family`` writes and mutates problems, its hooks ``proposer`` and ``solver_role`` say how a problem
+    is given and whose scores tell how hard it was.  ``dataset``: the fixed list, each problem once before any comes
+    again, in an order drawn anew for each pass; ``label`` names its draws; ``anew``: a round's are drawn without regard
+    to what came before.  ``index``: a ``NoveltyIndex`` that learns every accepted problem, for a gate of the game.
     """
 
     def __init__(
-        self,
-        game: Any,
-        mixture: Mixture,
-        *,
-        seed: str,
-        store: ChallengeStore,
-        dataset: Sequence[Task] = (),
-        label: str = "deck",
-        anew: bool = False,
-        index: Any = None,
-    ) -> None:
+        self, game: Any, mixture: Mixture, *, seed: str, store: ChallengeStore, dataset: Sequence[Task] = (),
+        label: str = "deck", anew: bool = False, index: Any = None,
+    ) -> None:  # fmt: skip
         self.game, self.mixture, self.seed, self.store = game, mixture, seed, store
-        self.family: TaskFamily | None = getattr(game, "family", None)
+        self.family: Any = getattr(game, "family", None)
         self.dataset, self._label, self._anew, self.index = list(dataset), label, anew, index
         self.proposer, self.role = hook(game, "proposer"), hook(game, "solver_role")
         #: How many proposals were turned away in the newest round, by reason.
@@ -106,27 +124,19 @@ class Curriculum:
             raise DreamEnvsError("the dataset is empty: nothing passed its filter; widen the range or ask for more")
         if self.family is None and (mixture.mutation or mixture.replay or mixture.generator):
             raise DreamEnvsError(f"{game.env_id} has no task family: its mixture has the game's own starts alone")
-        levels = mixture.levels or ((self.family.levels.start,) if self.family is not None else ())
-        if (
-            self.family is not None
-            and mixture.generator
-            and (bad := [x for x in levels if x not in self.family.levels])
-        ):
-            span = f"{self.family.levels.start} to {self.family.levels.stop - 1}"
-            raise DreamEnvsError(f"levels={bad}: {self.family.name} has {span}")
-        self._levels = levels
+        known: range = getattr(self.family, "levels", range(0))
+        self._levels = mixture.levels or known[:1]
+        if mixture.generator and (bad := [level for level in self._levels if level not in known]):
+            raise DreamEnvsError(f"levels={bad}: {game.family.name} has {known.start} to {known.stop - 1}")
 
     def plan(self, round: int) -> list[Start]:
         """The episodes of a round."""
         rng = stream(self.seed, "syllabus", round)
         mixture = self.mixture
         given = [*self._mutations(rng), *self._replays(rng), *self._dataset(round)]
-        generated = mixture.generator
-        if not mixture.challenger and self.family is not None:
-            generated = mixture.total - len(given)
-        given += self._generated(generated, rng)
-        free, first = mixture.total - len(given), round * mixture.total
-        copies = mixture.copies
+        alone = not mixture.challenger and self.family is not None
+        given += self._generated(mixture.total - len(given) if alone else mixture.generator, rng)
+        free, first, copies = mixture.total - len(given), round * mixture.total, mixture.copies
         starts = [Start(first + i, draw=first + i - i % copies if copies > 1 else None) for i in range(free)]
         for i, (task, author, prompt) in enumerate(given, free):
             if self.proposer and self.family is not None:
@@ -165,64 +175,46 @@ class Curriculum:
 
     def state(self) -> dict[str, Any]:
         """JSON-ready; see ``restore``."""
-        mixture = msgspec.to_builtins(self.mixture)
-        return {
-            "seed": self.seed,
-            "mixture": mixture,
-            "dataset": [t.id for t in self.dataset],
-            "store": self.store.state(),
-        }
+        return msgspec.to_builtins(self._settings()) | {"store": self.store.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from this state.
-
-        Raises:
-            DreamEnvsError: if it belongs to another seed, mixture or dataset.
-        """
-        own = {"seed": self.seed, "mixture": self.mixture, "dataset": [t.id for t in self.dataset]}
+        """Go on from this state; that of another seed, mixture or dataset is an error."""
         there = {**state, "mixture": msgspec.convert(state["mixture"], Mixture)}
-        if bad := [name for name, value in own.items() if there[name] != value]:
+        if bad := [name for name, value in self._settings().items() if there[name] != value]:
             raise DreamEnvsError(f"this checkpoint has another {', '.join(bad)} ({state[bad[0]]}): resume with that")
         self.store.restore(state["store"])
         for entry in self.store if self.index is not None else ():
             self.index.add(entry.challenge)
 
+    def _settings(self) -> dict[str, Any]:
+        return {"seed": self.seed, "mixture": self.mixture, "dataset": [t.id for t in self.dataset]}
+
     def _mutations(self, rng: np.random.Generator) -> list[Given]:
-        parents = self.store.select(sampler.solved) if self.mixture.mutation else []
-        draw = sampler.sampler(self.mixture.parents)
+        family, parents = self.family, self.store.select(solved) if self.mixture.mutation else []
+        draw = SAMPLERS[self.mixture.parents]
         made: dict[str, Given] = {}
-        for _ in range(self.mixture.mutation if parents and self.family is not None else 0):
-            assert self.family is not None
+        for _ in range(self.mixture.mutation if parents else 0):
             parent = draw(parents, rng).challenge
-            task = self.family.mutate(parent, rng)
+            task = family.mutate(parent, rng)
             if task is not None and task.id not in self.store:
-                made[task.id] = (
-                    task,
-                    "mutation",
-                    _prompt(self.family.brief(), "brief", self.family.name, 0, parent.id),
-                )
+                made[task.id] = (task, "mutation", _prompt(family.brief(), "brief", family.name, 0, parent.id))
         return list(made.values())
 
     def _replays(self, rng: np.random.Generator) -> list[Given]:
-        top = max((e.challenge.level for e in self.store if sampler.solved(e)), default=0)
+        top = max((e.challenge.level for e in self.store if solved(e)), default=0)
         known = self.store.select(lambda e: e.challenge.level <= top)
-        draw = sampler.sampler(self.mixture.replays)
-        chosen: dict[str, Entry] = {}
-        for _ in range(self.mixture.replay if known else 0):
-            entry = draw(known, rng)
-            chosen[entry.challenge.id] = entry
-        return [(e.challenge, "replay", replay_prompt(e.challenge)) for e in chosen.values()]
+        draw = SAMPLERS[self.mixture.replays]
+        drawn = [draw(known, rng).challenge for _ in range(self.mixture.replay if known else 0)]
+        return [(c, "replay", _replay(c)) for c in {c.id: c for c in drawn}.values()]
 
     def _generated(self, count: int, rng: np.random.Generator) -> list[Given]:
         # Drawn again, a problem is a fair draw and no duplicate: a run that lives on the few problems of a shallow
         # level would have most of them turned away in the end.
         levels = self._levels
-        assert self.family is not None or not count
-        drawn = [self.family.generate(rng, levels[i % len(levels)]) for i in range(count)] if self.family else []
-        return [(t, "generator", replay_prompt(t) if t.id in self.store else None) for t in drawn]
+        drawn = [self.family.generate(rng, levels[i % len(levels)]) for i in range(count)]
+        return [(t, "generator", _replay(t) if t.id in self.store else None) for t in drawn]
 
     def _dataset(self, round: int) -> list[Given]:
-        """The next problems of the list."""
         count, size = self.mixture.dataset, len(self.dataset)
         orders: dict[int, list[int]] = {}
         chosen = []
@@ -232,10 +224,10 @@ class Curriculum:
                 labels = (round, turn) if self._anew else (turn,)
                 orders[turn] = stream(self.seed, self._label, *labels).permutation(size).tolist()
             chosen.append(self.dataset[orders[turn][at]])
-        return [(t, "dataset", replay_prompt(t)) for t in chosen]
+        return [(t, "dataset", _replay(t)) for t in chosen]
 
 
-def replay_prompt(task: Task) -> Task:
+def _replay(task: Task) -> Task:
     """A challenger prompt that names what is replayed; its origin tells the game not to ask its gate."""
     return _prompt("replay", "replay", task.family, task.level, task.id)
 

@@ -13,21 +13,13 @@ Gate = Callable[[Task], Reject | None]
 
 def archive(known: Container[str]) -> Gate:
     """Turns away what is already in ``known`` (a ChallengeStore, or any container of task ids)."""
-
-    def gate(task: Task) -> Reject | None:
-        return Reject("duplicate", task.id) if task.id in known else None
-
-    return gate
+    return lambda task: Reject("duplicate", task.id) if task.id in known else None
 
 
 def held_out(tasks: Iterable[Task]) -> Gate:
     """Turns away the problems of an evaluation set, by content."""
     ids = frozenset(t.id for t in tasks)
-
-    def gate(task: Task) -> Reject | None:
-        return Reject("held_out", "reserved for evaluation") if task.id in ids else None
-
-    return gate
+    return lambda task: Reject("held_out", "reserved for evaluation") if task.id in ids else None
 
 
 def novel(index: NoveltyIndex, threshold: float | None = None) -> Gate:
@@ -46,11 +38,4 @@ def novel(index: NoveltyIndex, threshold: float | None = None) -> Gate:
 
 def every(*gates: Gate) -> Gate:
     """The first rejection of several gates, asked in order."""
-
-    def gate(task: Task) -> Reject | None:
-        for one in gates:
-            if (reject := one(task)) is not None:
-                return reject
-        return None
-
-    return gate
+    return lambda task: next((reject for gate in gates if (reject := gate(task)) is not None), None)

@@ -1,10 +1,4 @@
-"""How like anything seen before a problem is, at about the same price for ten problems and for a million.
-
-The similarity of two problems is the Jaccard similarity of their sets of n-grams (or of a family's features): shared
-over all.  ``NoveltyIndex`` collects candidates by MinHash and locality-sensitive hashing (``datasketch``) and compares
-with those exactly, so that a similarity is never an estimate; what is less similar than its threshold is mostly missed.
-Nothing depends on Python's ``hash``: the same problems give the same index in every process.
-"""
+"""How like anything seen before a problem is, at about the same price for ten problems and for a million."""
 
 from __future__ import annotations
 
@@ -23,12 +17,10 @@ Features = Callable[[Task], Iterable[str]]
 
 
 def grams(item: Task | str, n: int = 3, features: Features | None = None) -> frozenset[str]:
-    """What two problems are compared by.
+    """What two problems are compared by: n-grams of words (of characters, if the prompt has no blank), or features.
 
-    Args:
-        item: a problem, or its prompt alone if there are no ``features``.
-        n: the length of the n-grams of words (of characters, if the prompt has no blank); a shorter text is one gram.
-        features: a family's ``features`` in place of n-grams, which see through new words for an old skill.
+    ``item``: a problem, or its prompt alone if there are no ``features``.  ``features``: a family's, in place of
+    n-grams: they see through new words for an old skill.  A text that is shorter than ``n`` is one gram.
     """
     if features is not None:
         if isinstance(item, str):
@@ -43,10 +35,9 @@ def grams(item: Task | str, n: int = 3, features: Features | None = None) -> fro
 class NoveltyIndex:
     """Near-duplicate search among problems; for ``gates.novel`` and, as ``reference=``, for ``rewards.novelty``.
 
-    Args:
-        threshold: the similarity from which on problems are found, 0.05 to 1; equal sets are always found.
-        n: see ``grams``; 1 to 16.
-        features: see ``grams``.
+    Candidates come from MinHash and locality-sensitive hashing (``datasketch``) and are compared exactly, by the
+    Jaccard similarity of their ``grams``.  ``threshold`` (0.05 to 1): what is less similar is mostly missed; equal sets
+    are always found.  ``n`` (1 to 16) and ``features``: see ``grams``.  Nothing depends on Python's ``hash``.
     """
 
     def __init__(self, threshold: float = 0.5, n: int = 3, features: Features | None = None) -> None:
@@ -58,8 +49,7 @@ class NoveltyIndex:
             raise DreamEnvsError("near-duplicate search needs datasketch: pip install 'dream-envs[train]'") from error
         self._blank = MinHash(_HASHES, hashfunc=_MASK.__and__)
         self._lsh = MinHashLSH(threshold, _HASHES)
-        self._sets: list[frozenset[int]] = []
-        self._known: set[frozenset[int]] = set()
+        self._sets: dict[frozenset[int], None] = {}  # in the order they came
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -67,10 +57,9 @@ class NoveltyIndex:
     def similarity(self, task: Task | str) -> float:
         """The largest Jaccard similarity found, 0 to 1, with anything in the index; 0 with an empty one."""
         mine = self._hashed(task)
-        if mine in self._known:
+        if mine in self._sets:
             return 1.0
-        near = (self._sets[key] for key in self._lsh.query(self._sketch(mine)))
-        return max((len(mine & its) / len(mine | its) for its in near), default=0.0)
+        return max((len(mine & its) / len(mine | its) for its in self._lsh.query(self._sketch(mine))), default=0.0)
 
     def add(self, task: Task | str) -> bool:
         """Add a problem; False if the index already has one of the same n-grams or features."""
@@ -82,7 +71,7 @@ class NoveltyIndex:
 
     def state(self) -> dict[str, Any]:
         """JSON-ready: the settings and the hashed sets in the order they came."""
-        return {**self._settings(), "sets": [sorted(its) for its in self._sets]}
+        return {**self._settings(), "sets": list(map(sorted, self._sets))}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become the index that gave this state; one of other settings is an error."""
@@ -98,11 +87,10 @@ class NoveltyIndex:
         return {"threshold": self.threshold, "n": self.n, "features": self.features is not None}
 
     def _insert(self, mine: frozenset[int]) -> bool:
-        if mine in self._known:
+        if mine in self._sets:
             return False
-        self._lsh.insert(len(self._sets), self._sketch(mine), check_duplication=False)
-        self._sets.append(mine)
-        self._known.add(mine)
+        self._lsh.insert(mine, self._sketch(mine), check_duplication=False)
+        self._sets[mine] = None
         return True
 
     def _sketch(self, mine: frozenset[int]) -> Any:

@@ -1,11 +1,11 @@
 """Every challenge ever accepted, what became of it, and how sure that is.
 
-Append-only: a challenge is added once (its content hash is its name) and its attempts are counted.  Each attempt is
-stamped with its round, since the solvers change: the newest observation is the estimate, the totals are the record.
+Append-only.  Solvers change: the newest observation is the estimate, the totals are the record.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,11 +26,7 @@ class Difficulty(msgspec.Struct, frozen=True):
 
 
 def wilson(successes: float, attempts: int, z: float = 1.959963984540054) -> Difficulty:
-    """Wilson's score interval; 0 of 8 is [0, 0.32], so "never solved" in eight draws only means below a third.
-
-    Raises:
-        DreamEnvsError: unless 0 <= successes <= attempts and attempts >= 1.
-    """
+    """Wilson's score interval; 0 of 8 is [0, 0.32], so "never solved" in eight draws only means below a third."""
     if attempts < 1 or not 0 <= successes <= attempts:
         raise DreamEnvsError(f"successes={successes}, attempts={attempts}: 0 <= successes <= attempts, attempts >= 1")
     p = successes / attempts
@@ -55,72 +51,51 @@ class Entry(msgspec.Struct):
 class ChallengeStore:
     """Challenges by id, in the order they came, with their attempts.
 
-    Args:
-        path: where each new challenge is appended as one JSON line; None keeps the store in memory.
+    ``path``: where each new challenge is appended as one JSON line; None keeps the store in memory.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         self._entries: dict[str, Entry] = {}
-        self._order: list[str] = []
         self._file = None
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "ab+")  # noqa: SIM115  (closed by close())
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._entries)
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries
 
     def __iter__(self) -> Iterator[Entry]:
-        return (self._entries[i] for i in self._order)
-
-    def __getitem__(self, at: int) -> Entry:
-        return self._entries[self._order[at]]
-
-    def get(self, key: str) -> Entry | None:
-        """The entry of this id, if there is one."""
-        return self._entries.get(key)
+        return iter(self._entries.values())
 
     def add(self, task: Task, *, round: int, author: str = "", parent: str = "") -> bool:
         """Add a challenge; False if it is there already.  A plain Task becomes a Challenge of ``author``."""
         if task.id in self._entries:
             return False
-        fields = {f: getattr(task, f) for f in task.__struct_fields__}
+        fields = msgspec.structs.asdict(task)
         made = Challenge(**{**fields, "round": round, "author": author, "parent": parent})
         self._entries[made.id] = Entry(made)
-        self._order.append(made.id)
         if self._file is not None:
             self._file.write(encode(made) + b"\n")
             self._file.flush()
         return True
 
     def record(self, key: str, successes: float, attempts: int, *, round: int) -> None:
-        """Count ``attempts`` draws of which ``successes`` (fractions allowed) were right, seen in ``round``.
-
-        Raises:
-            DreamEnvsError: for an unknown id or impossible counts.
-        """
+        """Count ``attempts`` draws of which ``successes`` (fractions allowed) were right, seen in ``round``."""
         entry = self._entries.get(key)
         if entry is None:
             raise DreamEnvsError(f"challenge {key!r} is not in the store: add it before recording attempts")
-        wilson(successes, attempts)
+        wilson(successes, attempts)  # refuses impossible counts
         entry.successes += successes
         entry.attempts += attempts
         entry.rate, entry.n, entry.round = successes / attempts, attempts, round
 
     def select(self, test: Callable[[Entry], bool], last: int | None = None) -> list[Entry]:
         """Entries that pass ``test``, oldest first; only the newest ``last`` of them if given."""
-        if last is None:
-            return [e for e in self if test(e)]
-        found: list[Entry] = []
-        for key in reversed(self._order):
-            if test(self._entries[key]):
-                found.append(self._entries[key])
-                if len(found) == last:
-                    break
-        return found[::-1]
+        newest = itertools.islice(filter(test, reversed(self._entries.values())), last)
+        return list(newest)[::-1]
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON-ready data; ``position`` is the file's length."""
@@ -130,13 +105,8 @@ class ChallengeStore:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become the store that gave this state; the file is cut to its length then (or made anew, if shorter)."""
-        self._entries.clear()
-        self._order.clear()
-        for data, row in zip(state["challenges"], state["rows"], strict=True):
-            task = msgspec.convert(data, Task | Challenge)
-            assert isinstance(task, Challenge)
-            self._entries[task.id] = Entry(task, *row)
-            self._order.append(task.id)
+        challenges = msgspec.convert(state["challenges"], list[Challenge])
+        self._entries = {c.id: Entry(c, *row) for c, row in zip(challenges, state["rows"], strict=True)}
         if self._file is not None and self._file.seek(0, 2) < state["position"]:
             self.rewrite()
         elif self._file is not None:

@@ -15,26 +15,18 @@ from typing import Any
 
 from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.rewards.base import (
-    Combination,
-    Model,
-    Scores,
-    agents_of,
-    aggregate,
-    as_reward,
-    rejected,
-    reward,
-    roles,
-    worst,
-)
+from dream_envs.rewards.base import Combination, Model, Scores, agents_of, as_reward, rejected, reward, roles, worst
+
+
+def _need_table(name: str, value: Any, example: str) -> None:
+    if not isinstance(value, Mapping) or not value:
+        raise DreamEnvsError(f"{name}={value!r}: a dict such as {example}")
 
 
 def _resolve_parts(given: dict[str, Any]) -> dict[str, Any]:
-    parts = given["parts"]
-    if not isinstance(parts, Mapping) or not parts:
-        raise DreamEnvsError(f"parts={parts!r}: a dict of rewards and their weights, such as {{'correctness': 0.9}}")
+    _need_table("parts", given["parts"], "{'correctness': 0.9}")
     resolved: dict[Model, float] = {}
-    for part, weight in parts.items():
+    for part, weight in given["parts"].items():
         model = as_reward(part)
         if model in resolved:
             raise DreamEnvsError(f"{model.grader} appears twice: add its weights")
@@ -70,9 +62,8 @@ def gate(episodes: Sequence[Episode], model: Any, by: Any, *, above: float = 0.0
 
 
 def _check_clip(given: dict[str, Any]) -> dict[str, Any]:
-    lo, hi = given["lo"], given["hi"]
-    if not lo <= hi:  # refuses NaN as well
-        raise DreamEnvsError(f"lo={lo!r}, hi={hi!r}: lo <= hi")
+    if not given["lo"] <= given["hi"]:  # refuses NaN as well
+        raise DreamEnvsError(f"lo={given['lo']!r}, hi={given['hi']!r}: lo <= hi")
     return given
 
 
@@ -86,13 +77,12 @@ def clip(episodes: Sequence[Episode], model: Any, lo: float = 0.0, hi: float = 1
     return [{agent: _clipped(score, lo, hi) for agent, score in scores.items()} for scores in found]
 
 
-def _need_models(given: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(given["models"], Mapping) or not given["models"]:
-        raise DreamEnvsError("models: a dict of roles and their rewards, such as {'solver': 'correctness'}")
+def _check_roles(given: dict[str, Any]) -> dict[str, Any]:
+    _need_table("models", given["models"], "{'solver': 'correctness'}")
     return given
 
 
-@reward("per_role", prepare=_need_models, models=("models",), batched=True)
+@reward("per_role", prepare=_check_roles, models=("models",), batched=True)
 def per_role(episodes: Sequence[Episode], models: Mapping[str, Any]) -> Combination:
     """Each role's own reward: ``models`` are role -> reward (name, model, function).
 
@@ -102,16 +92,13 @@ def per_role(episodes: Sequence[Episode], models: Mapping[str, Any]) -> Combinat
     seats = [roles(episode) for episode in episodes]
     asked = {role: model for role, model in models.items() if any(role in its.values() for its in seats)}
     found = dict(zip(asked, (yield list(asked.values())), strict=True))
-    made: list[Scores] = []
-    for i, seated in enumerate(seats):
-        scores = {}
-        for agent, role in seated.items():
-            if role in found:
-                scores[agent] = _of(found[role][i], agent, models[role])
-            else:
-                scores[agent] = Score(0.0, "abstain", detail=f"no reward for role {role!r}")
-        made.append(scores)
-    return made
+
+    def score(i: int, agent: str, role: str) -> Score:
+        if role in found:
+            return _of(found[role][i], agent, models[role])
+        return Score(0.0, "abstain", detail=f"no reward for role {role!r}")
+
+    return [{agent: score(i, agent, role) for agent, role in seated.items()} for i, seated in enumerate(seats)]
 
 
 def _two_sides(given: dict[str, Any]) -> dict[str, Any]:
@@ -135,16 +122,17 @@ def zero_sum(
     made: list[Scores] = []
     for episode, scores in zip(episodes, found, strict=True):
         side = {agent: _of(scores, agent, model) for agent in agents_of(episode, role)}
-        summary, code, status = aggregate(side), rejected(episode), episode.outcome.status
+        values = [score.value for score in side.values() if score.status == "ok"]
+        code, status = rejected(episode), episode.outcome.status
         if code and status != "ok":
             other = Score(0.0, status, detail=f"the game ended in {status}")
         elif code:
             other = Score(invalid, detail=f"proposal rejected: {code}")
-        elif summary.mean is None:
+        elif values:
+            other = Score(0.0 - math.fsum(values) / len(values), components={"scored": float(len(values))})
+        else:
             status = worst(s.status for s in side.values()) if side else "abstain"
             other = Score(0.0, status, detail=f"no {role} has a score")
-        else:
-            other = Score(0.0 - summary.mean, components={"scored": float(summary.n_ok)})
         made.append(side | dict.fromkeys(agents_of(episode, against), other))
     return made
 
@@ -153,24 +141,23 @@ def _of(scores: Mapping[str, Score], agent: str, model: Model) -> Score:
     return scores.get(agent) or Score(0.0, "abstain", detail=f"{model.name} has no score for {agent}")
 
 
-def _blame(scores: Mapping[str, Score], status: str) -> str:
-    """Which part has this status, and why."""
-    label, score = next((k, s) for k, s in scores.items() if s.status == status)
-    return f"{label}: {score.detail or status}"
+def _failed(parts: Mapping[str, Score], components: dict[str, float]) -> Score | None:
+    """The gravest status of these parts, and which of them has it and why; None if all are ok."""
+    status = worst(score.status for score in parts.values())
+    if status == "ok":
+        return None
+    label, score = next((label, score) for label, score in parts.items() if score.status == status)
+    return Score(0.0, status, components, f"{label}: {score.detail or status}")
 
 
 def _sums(found: Mapping[str, tuple[Scores, Model]], weights: Iterable[float]) -> Scores:
     """The weighted sum for every agent of an episode; ``found``: scores and model of each part, by its label."""
     sums = {}
     for agent in dict.fromkeys(agent for scores, _ in found.values() for agent in scores):
-        scores = {label: _of(its, agent, model) for label, (its, model) in found.items()}
-        status = worst(s.status for s in scores.values())
-        components = {label: s.value for label, s in scores.items() if s.status == "ok"}
-        if status == "ok":
-            total = math.fsum(w * s.value for w, s in zip(weights, scores.values(), strict=True))
-            sums[agent] = Score(total, "ok", components)
-        else:
-            sums[agent] = Score(0.0, status, components, _blame(scores, status))
+        parts = {label: _of(its, agent, model) for label, (its, model) in found.items()}
+        components = {label: score.value for label, score in parts.items() if score.status == "ok"}
+        total = math.fsum(w * score.value for w, score in zip(weights, parts.values(), strict=True))
+        sums[agent] = _failed(parts, components) or Score(total, "ok", components)
     return sums
 
 
@@ -180,10 +167,8 @@ def _gated(scores: Scores, by: Scores, model: Model, above: float, closed: float
         score = scores.get(agent) or Score(0.0, "abstain", detail=f"no score for {agent}")
         key = _of(by, agent, model)
         components = score.components | ({"gate": key.value} if key.status == "ok" else {})
-        status = worst((score.status, key.status))
-        if status != "ok":
-            parts = {"gated": score, f"gate {model.name}": key}
-            found[agent] = Score(0.0, status, components, _blame(parts, status))
+        if failed := _failed({"gated": score, f"gate {model.name}": key}, components):
+            found[agent] = failed
         elif key.value > above:
             found[agent] = Score(score.value, "ok", components, score.detail)
         else:
@@ -194,5 +179,4 @@ def _gated(scores: Scores, by: Scores, model: Model, above: float, closed: float
 def _clipped(score: Score, lo: float, hi: float) -> Score:
     if score.status != "ok" or lo <= score.value <= hi:
         return score
-    components = score.components | {"unclipped": score.value}
-    return Score(min(max(score.value, lo), hi), "ok", components, score.detail)
+    return Score(min(max(score.value, lo), hi), "ok", score.components | {"unclipped": score.value}, score.detail)

@@ -1,4 +1,4 @@
-"""Reward models: pure functions of finished episodes, many in one call, and honest averages over their scores.
+"""Reward models: pure functions of finished episodes, many in one call.
 
 A reward is one function and one registry row::
 
@@ -26,17 +26,17 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import msgspec
-
 from dream_envs import registry
+from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Episode, Score, Stateful, Status, Turn, content_hash
 
 #: From harmless to grave; where several statuses meet, the gravest wins.
 STATUS_ORDER: tuple[Status, ...] = ("ok", "abstain", "invalid", "timeout", "error")
-_RANK = {status: rank for rank, status in enumerate(STATUS_ORDER)}
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 Scores = dict[str, Score]
 RewardFunction = Callable[..., Any]
@@ -51,58 +51,30 @@ class Model:
     float, a value that is not ``ok`` is 0.0, None is ``abstain``, and an exception is the status ``error`` for every
     agent (with one warning) instead of the end of a run.  ``DreamEnvsError``, a user's mistake, is passed on.
 
-    Attributes:
-        name: the registered name.
-        version: goes up when the same episode would get another score.
-        batched: whether the function behind it takes all episodes at once.
-        arguments: what that function is given besides the episodes, resolved.
-        grader: ``name-version(argument=value)``, of the arguments that differ from their defaults.
-        made_by: ``(factory, args, kwargs)`` as the caller gave them; empty for a model made by hand.
+    ``arguments``: what that function is given besides the episodes, resolved.  ``grader``: ``name-version`` and those
+    arguments that differ from their defaults.
     """
 
-    __slots__ = ("_fn", "arguments", "batched", "grader", "made_by", "name", "version")
+    __slots__ = ("_fn", "_remake", "arguments", "batched", "grader", "name")
 
     def __init__(
-        self,
-        name: str,
-        version: int,
-        fn: RewardFunction,
+        self, name: str, grader: str, fn: RewardFunction, remake: Callable[[], Model], batched: bool = False,
         arguments: Mapping[str, Any] | None = None,
-        shown: Iterable[str] = (),
-        made_by: tuple[Any, ...] = (),
-        batched: bool = False,
-    ) -> None:
-        self.name, self.version, self._fn, self.batched = name, version, fn, batched
-        self.arguments: dict[str, Any] = dict(arguments or {})
-        self.made_by: tuple[Any, ...] = made_by
-        inner = ",".join(f"{key}={show(self.arguments[key])}" for key in shown)
-        self.grader = f"{name}-{version}" + (f"({inner})" if inner else "")
-
-    @property
-    def asynchronous(self) -> bool:
-        """Whether ``score`` is known to return an awaitable."""
-        return _is_async(self._fn) or any(part.asynchronous for part in self.parts())
-
-    def parts(self) -> Iterator[Model]:
-        """The reward models among its arguments."""
-        for value in self.arguments.values():
-            its = [*value, *value.values()] if isinstance(value, Mapping) else [value]
-            yield from (item for item in its if isinstance(item, Model))
+    ) -> None:  # fmt: skip
+        self.name, self.grader, self.batched = name, grader, batched
+        self._fn, self._remake, self.arguments = fn, remake, dict(arguments or {})
 
     def score(self, episodes: Sequence[Episode]) -> Any:
         """Score the episodes of one round: ``[{agent: Score}]``, in order; awaitable if any part is asynchronous."""
         calls: Sequence[Any] = [episodes] if self.batched else episodes
-        found = [self._call(argument) for argument in calls]
-        if any(map(inspect.isawaitable, found)):
-            return self._later(found, episodes)
-        return self._clean(found, episodes)
+        return then([self._call(argument) for argument in calls], lambda found: self._clean(found, episodes))
 
     def __call__(self, episode: Episode) -> Scores:
         """Score one episode; an asynchronous reward is an error."""
-        found = self._not_async() if self.asynchronous else self.score([episode])
-        if inspect.isawaitable(found):
-            cast(Any, found).close()
-            self._not_async()
+        found = self.score([episode])
+        if inspect.iscoroutine(found):
+            found.close()
+            raise DreamEnvsError(f"reward {self.name!r} is asynchronous: await score([episode]) instead of calling it")
         return cast(list[Scores], found)[0]
 
     def state(self) -> list[Any]:
@@ -124,19 +96,15 @@ class Model:
         return hash(self.grader)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The function behind a decorated name cannot be found by that name, so a copy is made by its factory.
-        by_hand: tuple[Any, ...] = (Model, (self.name, self.version, self._fn, self.arguments), {})
-        return _restore, self.made_by or by_hand
+        return self._remake, ()  # the function behind a decorated name cannot be found by that name
 
     def _stateful(self) -> Iterator[Stateful]:
         for value in self.arguments.values():
-            if isinstance(value, Stateful) and not isinstance(value, Model):
-                yield value
-        for part in self.parts():
-            yield from part._stateful()
-
-    def _not_async(self) -> Any:
-        raise DreamEnvsError(f"reward {self.name!r} is asynchronous: await score([episode]) instead of calling it")
+            for item in [*value, *value.values()] if isinstance(value, Mapping) else [value]:
+                if isinstance(item, Model):
+                    yield from item._stateful()
+                elif isinstance(item, Stateful):
+                    yield item
 
     def _call(self, argument: Any) -> Any:
         """What the function behind it returns, or the exception that it raised."""
@@ -145,9 +113,6 @@ class Model:
             return _combined(cast(Combination, found), argument) if inspect.isgenerator(found) else found
         except Exception as error:
             return error
-
-    async def _later(self, found: list[Any], episodes: Sequence[Episode]) -> list[Scores]:
-        return self._clean(await _awaited(found), episodes)
 
     def _clean(self, found: list[Any], episodes: Sequence[Episode]) -> list[Scores]:
         """Clean scores from whatever the calls returned or raised."""
@@ -168,24 +133,24 @@ class Model:
             return {agent: clean(value, self.grader) for agent, value in found.items()}
         text = _line(found) if isinstance(found, Exception) else found
         text = text if isinstance(text, str) else f"returned {type(text).__name__}, not a dict of scores"
-        return {agent: Score(0.0, "error", detail=text, grader=self.grader) for agent in roles(episode)}
+        return dict.fromkeys(roles(episode), Score(0.0, "error", detail=text, grader=self.grader))
 
 
 def reward(
-    name: str,
-    *,
-    version: int = 1,
-    batched: bool = False,
+    name: str, *, version: int = 1, batched: bool = False,
+    within: Mapping[str, tuple[float | None, float | None]] | None = None,
+    choices: Mapping[str, Iterable[str]] | None = None,
     prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    models: tuple[str, ...] = (),
-    always: tuple[str, ...] = (),
-) -> Callable[[RewardFunction], Callable[..., Model]]:
+    models: tuple[str, ...] = (), always: tuple[str, ...] = (),
+) -> Callable[[RewardFunction], Callable[..., Model]]:  # fmt: skip
     """Turn a function ``(episode, *, arguments) -> {agent: Score}`` into a factory ``(arguments) -> Model``.
 
     Args:
         name: the name that graders carry; register it as well to be found by it.
         version: raise it when the same episode would get another score.
         batched: the function takes the episodes of a round and returns a list of dicts; see the module's head.
+        within: the smallest and the largest value of arguments that are numbers; None: any that is finite.
+        choices: the values that an argument may have.
         prepare: checks and resolves the arguments once, when the model is made; a dict in, a dict out.
         models: arguments that are rewards themselves (anything that ``as_reward`` takes), or dicts of them.
         always: arguments that the grader shows even at their default.
@@ -196,15 +161,23 @@ def reward(
         if not parameters or inspect.isasyncgenfunction(fn):
             raise DreamEnvsError(f"reward {name!r}: a function whose first argument is the episode (or the episodes)")
         signature = inspect.Signature(parameters[1:])
+        default = {parameter.name: parameter.default for parameter in parameters[1:]}
 
         @functools.wraps(fn)
         def factory(*args: Any, **kwargs: Any) -> Model:
+            registry.check_kwargs(factory, kwargs, name)
             bound = _bind(signature, name, args, kwargs)
+            changed = [key for key in bound if not _same(bound[key], default[key])]
+            for key in changed:
+                if within and key in within:
+                    check(key, bound[key], *within[key])
+                elif choices and key in choices:
+                    one_of(key, bound[key], choices[key])
             resolved = {key: _resolve(value) if key in models else value for key, value in bound.items()}
             resolved = prepare(resolved) if prepare else resolved
-            default = {key: parameter.default for key, parameter in signature.parameters.items()}
-            shown = [key for key in resolved if key in always or not _same(bound[key], default[key])]
-            return Model(name, version, fn, resolved, shown, (factory, args, kwargs), batched)
+            shown = ",".join(f"{key}={show(resolved[key])}" for key in resolved if key in (*always, *changed))
+            grader = f"{name}-{version}" + (f"({shown})" if shown else "")
+            return Model(name, grader, fn, functools.partial(factory, *args, **kwargs), batched, resolved)
 
         factory.__dict__.update(__signature__=signature, reward_name=name, reward_models=models)
         return factory
@@ -215,11 +188,9 @@ def reward(
 def as_reward(obj: Any, **arguments: Any) -> Model:
     """A Model from whatever a user may call a reward.
 
-    Args:
-        obj: a registered or plug-in name, ``module:attribute``, an expression (``rewards.expressions``), a Model, a
-            factory, any object with a batched ``score``, or a bare function ``Episode -> {agent: Score or float or
-            None}``; sync or async.
-        arguments: passed on to a factory or to what a name stands for.
+    ``obj``: a registered or plug-in name, ``module:attribute``, an expression (``rewards.expressions``), a Model, any
+    object with a batched ``score``, a bare function ``Episode -> {agent: Score or float or None}``, sync or async, or a
+    factory of these, which is called with ``arguments``.
     """
     if isinstance(obj, str) and not re.fullmatch(r"[\w.:]+", obj) and obj not in registry.rows("rewards"):
         from dream_envs.rewards.expressions import parse
@@ -233,13 +204,12 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
     if isinstance(obj, Model) and not arguments:
         return obj
     if isinstance(obj, Model) or not (batched or callable(obj)):
-        hint = (
-            "arguments go with a name or factory" if arguments else "pass a name, a function of an episode or a model"
-        )
+        hint = "arguments go with a name or factory" if arguments else "a name, a function of an episode or a model"
         raise DreamEnvsError(f"{obj!r} cannot be used as a reward: {hint}")
     name = str(getattr(obj, "name", "") or getattr(obj, "__name__", type(obj).__name__))
     function = obj.score if batched else obj
-    needed = [p.name for p in _positional(function) if p.default is inspect.Parameter.empty]
+    parameters = inspect.signature(function).parameters.values()
+    needed = [p.name for p in parameters if p.kind in _POSITIONAL and p.default is p.empty]
     if not needed:
         registry.check_kwargs(obj, arguments, name)
         made = obj(**arguments)
@@ -250,37 +220,7 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
         raise DreamEnvsError(f"reward {name!r} needs {', '.join(needed)}: a reward takes one argument, the episode")
     if arguments:
         raise DreamEnvsError(f"reward {name!r} takes no arguments: decorate it with @reward({name!r})")
-    version = getattr(obj, "version", 0)
-    return Model(
-        name, version if isinstance(version, int) else 0, function, made_by=(as_reward, (obj,), {}), batched=batched
-    )
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """An average with both denominators: ``mean`` over the ``n_ok`` scores that have a value (None without one) of
-    ``n_total``; ``counts`` by status, of those that occur.
-    """
-
-    mean: float | None
-    n_ok: int
-    n_total: int
-    counts: dict[str, int]
-
-
-def aggregate(scores: Iterable[Score] | Mapping[str, Score]) -> Summary:
-    """The mean over ``ok`` scores only, and how many of all there were of each status.
-
-    An ``ok`` score whose value is not finite can only come from outside; it is counted as ``error``.
-    """
-    counts: dict[str, int] = {}
-    values = []
-    for score in scores.values() if isinstance(scores, Mapping) else scores:
-        status = score.status if score.status != "ok" or math.isfinite(score.value) else "error"
-        counts[status] = counts.get(status, 0) + 1
-        if status == "ok":
-            values.append(score.value)
-    mean = math.fsum(values) / len(values) if values else None
-    return Summary(mean, len(values), sum(counts.values()), counts)
+    return Model(name, f"{name}-{getattr(obj, 'version', 0)}", function, functools.partial(as_reward, obj), batched)
 
 
 def roles(episode: Episode) -> dict[str, str]:
@@ -289,10 +229,7 @@ def roles(episode: Episode) -> dict[str, str]:
     Agents that never came to move are known from ``outcome.facts["agents"]``, the others from their turns.
     """
     seated = episode.outcome.facts.get("agents") or ()
-    found = {name: role_of(name) for name in seated}
-    for turn in episode.turns:
-        found[turn.agent] = turn.role
-    return found
+    return {name: role_of(name) for name in seated} | {turn.agent: turn.role for turn in episode.turns}
 
 
 def role_of(agent: str) -> str:
@@ -300,14 +237,14 @@ def role_of(agent: str) -> str:
     return agent.rpartition("_")[0] or agent
 
 
-def agents_of(episode: Episode, role: str) -> list[str]:
-    """The agents of this role, in seating order."""
-    return [agent for agent, its in roles(episode).items() if its == role]
+def agents_of(episode: Episode, role: str | None) -> list[str]:
+    """The agents of this role (None: of all), in seating order."""
+    return [agent for agent, its in roles(episode).items() if role in (None, its)]
 
 
-def last_turns(episode: Episode, role: str) -> dict[str, Turn]:
-    """The last turn of each agent of this role that moved at all."""
-    return {turn.agent: turn for turn in episode.turns if turn.role == role}
+def last_turns(episode: Episode, role: str | None) -> dict[str, Turn]:
+    """The last turn of each agent of this role (None: of all) that moved at all."""
+    return {turn.agent: turn for turn in episode.turns if role in (None, turn.role)}
 
 
 def rejected(episode: Episode) -> str:
@@ -323,14 +260,22 @@ def unanswered(turn: Turn | None, code: str, why: str = "no reply") -> Score:
     return Score(0.0, "abstain", detail=f"proposal rejected: {code}" if code else why)
 
 
-def each(episode: Episode, role: str, score: Callable[[Turn], Score], why: str = "no reply") -> Scores:
+def by_agent(episode: Episode, role: str | None, score: Callable[[str], Score | float | None], why: str) -> Scores:
+    """The score of every agent of a role; ``unanswered`` for those whose score is None."""
+    turns, code, found = last_turns(episode, role), rejected(episode), {}
+    for agent in agents_of(episode, role):
+        value = score(agent)
+        value = unanswered(turns.get(agent), code, why) if value is None else value
+        found[agent] = value if isinstance(value, Score) else Score(value)
+    return found
+
+
+def each(
+    episode: Episode, role: str | None, score: Callable[[Turn], Score | float | None], why: str = "no reply"
+) -> Scores:
     """The score of the last turn of every agent of a role; ``unanswered`` for those whose call failed or never came."""
-    turns, code = last_turns(episode, role), rejected(episode)
-    answered = {agent: turn for agent, turn in turns.items() if turn.status == "ok"}
-    return {
-        agent: score(answered[agent]) if agent in answered else unanswered(turns.get(agent), code, why)
-        for agent in agents_of(episode, role)
-    }
+    answered = {agent: turn for agent, turn in last_turns(episode, role).items() if turn.status == "ok"}
+    return by_agent(episode, role, lambda agent: score(answered[agent]) if agent in answered else None, why)
 
 
 def episode_key(episode: Episode) -> str:
@@ -343,7 +288,7 @@ def episode_key(episode: Episode) -> str:
 
 def worst(statuses: Iterable[str]) -> Status:
     """The gravest status: error > timeout > invalid > abstain > ok; ``ok`` if there is none."""
-    return max((cast(Status, s) for s in statuses), key=_RANK.__getitem__, default="ok")
+    return max((cast(Status, s) for s in statuses), key=STATUS_ORDER.index, default="ok")
 
 
 def clean(value: Score | float | None, grader: str) -> Score:
@@ -358,7 +303,7 @@ def clean(value: Score | float | None, grader: str) -> Score:
         components = {k: float(v) for k, v in score.components.items()} if score.components else {}
     except (TypeError, ValueError, OverflowError):
         wrong = f"not a number: {score.value!r:.80}"
-    if score.status not in _RANK:
+    if score.status not in STATUS_ORDER:
         wrong = f"unknown status {score.status!r}"
     elif not math.isfinite(number):
         wrong = f"value {number} is not finite"
@@ -388,11 +333,6 @@ def show(value: Any) -> str:
 
 
 def _bind(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    allowed = list(signature.parameters)
-    for key in kwargs:
-        if key not in allowed:
-            what = f"arguments of {name}" if allowed else f"arguments of {name} (it takes none)"
-            raise DreamEnvsError(registry.unknown(what, key, allowed))
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -403,16 +343,6 @@ def _bind(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs
 
 def _same(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and bool(value == default))
-
-
-def _positional(fn: Any) -> list[inspect.Parameter]:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p for p in inspect.signature(fn).parameters.values() if p.kind in kinds]
-
-
-def _is_async(fn: Any) -> bool:
-    call = fn if inspect.isroutine(fn) else getattr(fn, "__call__", fn)  # noqa: B004
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
 
 
 def _resolve(value: Any) -> Any:
@@ -426,41 +356,35 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _combined(step: Combination, episodes: Sequence[Episode]) -> list[Scores] | Awaitable[list[Scores]]:
+def _combined(step: Combination, episodes: Sequence[Episode]) -> Any:
     """What a combination makes of its parts' scores; each part is asked once."""
-    try:
-        found = [model.score(episodes) for model in next(step)]
-    except StopIteration as done:
-        return cast(list[Scores], done.value)
-    return _combined_later(step, found) if any(map(inspect.isawaitable, found)) else _send(step, found)
+
+    def send(found: list[Any]) -> list[Scores]:
+        for error in found:
+            if isinstance(error, Exception):
+                raise error
+        try:
+            step.send(found)
+        except StopIteration as done:
+            return cast(list[Scores], done.value)
+        raise DreamEnvsError("a reward that builds on others yields their models once and then returns the scores")
+
+    return then([model.score(episodes) for model in next(step)], send)
 
 
-async def _combined_later(step: Combination, found: list[Any]) -> list[Scores]:
-    found = await _awaited(found)
-    if errors := [one for one in found if isinstance(one, Exception)]:
-        raise errors[0]
-    return _send(step, found)
+def then(found: list[Any], use: Callable[[list[Any]], Any]) -> Any:
+    """``use(found)``, or its awaitable: after all that can be awaited, at the same time, an exception as its result."""
+    if not any(map(inspect.isawaitable, found)):
+        return use(found)
 
+    async def later() -> Any:
+        import asyncio
 
-def _send(step: Combination, found: list[Any]) -> list[Scores]:
-    try:
-        step.send(found)
-    except StopIteration as done:
-        return cast(list[Scores], done.value)
-    raise DreamEnvsError("a reward that builds on others yields their models once and then returns the scores")
+        done = iter(await asyncio.gather(*filter(inspect.isawaitable, found), return_exceptions=True))
+        made = [next(done) if inspect.isawaitable(one) else one for one in found]
+        for one in made:
+            if isinstance(one, BaseException) and not isinstance(one, Exception):
+                raise one
+        return use(made)
 
-
-async def _awaited(found: list[Any]) -> list[Any]:
-    """Results and exceptions of what can be awaited, all at the same time; the rest as it is."""
-    import asyncio
-
-    done = iter(await asyncio.gather(*[one for one in found if inspect.isawaitable(one)], return_exceptions=True))
-    made = [next(done) if inspect.isawaitable(one) else one for one in found]
-    for one in made:
-        if isinstance(one, BaseException) and not isinstance(one, Exception):
-            raise one
-    return made
-
-
-def _restore(factory: Callable[..., Model], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:
-    return factory(*args, **kwargs)
+    return later()

@@ -1,11 +1,7 @@
-"""Rewards against repetition: clusters of near-copies in a batch or an episode, and novelty against a reference.
-
-Texts are compared word by word, or character by character in a batch where no text has a blank (compact notations).
-"""
+"""Rewards against repetition: clusters of near-copies in a batch or an episode, and novelty against a reference."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,7 +11,7 @@ import numpy as np
 from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Episode, Score, Task, Turn, challenge_of, content_hash
 from dream_envs.curriculum.novelty import MAX_TEXT_CHARS, Features, NoveltyIndex, grams
-from dream_envs.rewards.base import Scores, agents_of, each, last_turns, rejected, reward, unanswered
+from dream_envs.rewards.base import Scores, agents_of, by_agent, each, last_turns, reward
 
 #: ``reference=EARLIER``: ``novelty`` compares with the problems of the rounds that it has scored before.
 EARLIER = "earlier"
@@ -24,17 +20,16 @@ EARLIER = "earlier"
 def bleu_similarity(texts: Sequence[str]) -> np.ndarray:
     """Symmetric sentence BLEU of all pairs: ``float64[n, n]``, 0 to 1, 1 on the diagonal.
 
-    BLEU with n-grams up to 4, a zero count taken as 0.1 (Chen and Cherry's method 1, as R-Zero uses it), and two
-    departures: n is at most the shorter text's length, so that equal texts always have 1 (with a fixed n = 4 a one-word
-    text has BLEU 0.18 with itself), and the mean of both directions is taken, so that order does not matter.  An empty
-    text has 0 with every text that is not empty.
+    Units are words, or characters in a batch where no text has a blank (compact notations).  n-grams up to 4, a zero
+    count taken as 0.1 (Chen and Cherry's method 1, as R-Zero uses it), and two departures: n is at most the shorter
+    text's length, so that equal texts always have 1 (with a fixed n = 4 a one-word text has BLEU 0.18 with itself), and
+    the mean of both directions is taken, so that order does not matter.  An empty text has 0 with all others.
     """
     blanks = any(" " in text for text in texts)
     units = [text.split() if blanks else list(text) for text in texts]
     lengths = np.array([len(u) for u in units], dtype=np.float64)
-    n = len(texts)
     shorter = np.minimum.outer(lengths, lengths)
-    log_sum, orders = np.zeros((n, n)), np.minimum(shorter, 4.0)
+    log_sum, orders = np.zeros_like(shorter), np.minimum(shorter, 4.0)
     for order in range(1, 5):
         overlap = _overlap(units, order)
         total = np.maximum(lengths - order + 1, 1.0)[:, None]  # rows are the candidates
@@ -50,12 +45,8 @@ def bleu_similarity(texts: Sequence[str]) -> np.ndarray:
 def repetition_penalty(texts: Sequence[str], *, distance: float = 0.5) -> list[float]:
     """For each text of a batch the share of the batch that is in its cluster (R-Zero, arXiv 2508.05004).
 
-    Clusters: average linkage on 1 - BLEU, merged while below ``distance`` (0 to 1).  Equal texts are always together,
-    and the order of the batch does not matter.  Only texts within the batch are compared, so that a problem that comes
-    back in the next batch costs nothing here (use ``novelty`` for that).
-
-    Returns:
-        Shares, 1/n (all different) to 1 (all alike), in the order of ``texts``.
+    1/n (all different) to 1 (all alike), in the order of ``texts``.  Clusters: average linkage on 1 - BLEU, merged
+    while below ``distance`` (0 to 1).  Equal texts are always together, and the order of the batch does not matter.
     """
     check("distance", distance, 0, 1, what="the average 1 - BLEU below which clusters merge")
     heads = [text[:MAX_TEXT_CHARS] for text in texts]
@@ -68,25 +59,16 @@ def repetition_penalty(texts: Sequence[str], *, distance: float = 0.5) -> list[f
     return [sizes[label_of[head]] / len(heads) for head in heads]
 
 
-def _check_repetition(given: dict[str, Any]) -> dict[str, Any]:
-    if given["distance"] is not None:
-        check("distance", given["distance"], 0, 1, what="or None for equal completions only")
-    return given
-
-
-@reward("repetition", prepare=_check_repetition)
+@reward("repetition", within={"distance": (0, 1)})
 def repetition(episode: Episode, *, distance: float | None = None, role: str = "solver") -> Scores:
     """Minus the share of the other completions of this role in the episode that repeat this one: 0 (unique) to -1.
 
-    ``distance`` None: only an equal completion is a repetition; else members of its cluster (``repetition_penalty``).
-
-    Returns:
-        -(k - 1) / (n - 1) for a completion that k of n readable ones share; 0 for an only one.
+    -(k - 1) / (n - 1) for a completion that k of n readable ones share; 0 for an only one.  ``distance`` None: only an
+    equal completion is a repetition; else members of its cluster (``repetition_penalty``).
     """
     texts = {agent: turn.text for agent, turn in last_turns(episode, role).items() if turn.status == "ok"}
-    n = len(texts)
+    n, counts = len(texts), Counter(texts.values())
     if distance is None:
-        counts = Counter(texts.values())
         alike = {agent: float(counts[text]) for agent, text in texts.items()}
     else:
         shares = repetition_penalty(list(texts.values()), distance=distance)
@@ -136,34 +118,23 @@ def _resolve_novelty(given: dict[str, Any]) -> dict[str, Any]:
     reference, features, n = given["reference"], given["features"], check("n", given["n"], 1, 16, whole=True)
     if callable(getattr(reference, "similarity", None)):
         return given
-    if isinstance(reference, str) and reference == EARLIER:
+    if reference == EARLIER:
         return {**given, "reference": Earlier(0.3, n, features)}
     if isinstance(reference, str) or not isinstance(reference, Iterable):
-        raise DreamEnvsError(
-            f"reference={reference!r:.60}: {EARLIER!r}, a list of tasks or prompts, or an object with similarity(task)"
-        )
+        known = f"{EARLIER!r}, a list of tasks or prompts, or an object with similarity(task)"
+        raise DreamEnvsError(f"reference={reference!r:.60}: {known}")
     return {**given, "reference": Reference(reference, n, features)}
 
 
 @reward("novelty", prepare=_resolve_novelty, batched=True)
 def novelty(
-    episodes: Sequence[Episode],
-    reference: Any,
-    *,
-    features: Features | None = None,
-    n: int = 3,
-    role: str = "challenger",
+    episodes: Sequence[Episode], reference: Any, *, features: Any = None, n: int = 3, role: str = "challenger"
 ) -> list[Scores]:
     """1 minus the proposal's largest similarity with anything in a reference; all of a round meet the same reference.
 
-    Args:
-        episodes: their accepted problems are read.
-        reference: ``"earlier"``: the problems of the rounds scored before by this model, whose state remembers them;
-            tasks or prompts, taken as they are when the model is made; or an object with ``similarity(task)``, 0 to 1,
-            such as a ``NoveltyIndex``, which is only asked.
-        features: see ``curriculum.novelty.grams``.
-        n: see ``curriculum.novelty.grams``.
-        role: who is scored.
+    ``reference``: ``"earlier"``, the problems of the rounds scored before by this model, whose state remembers them;
+    tasks or prompts, taken as they are when the model is made; or an object with ``similarity(task)``, 0 to 1, such as
+    a ``NoveltyIndex``, which is only asked.  ``features`` and ``n``: see ``curriculum.novelty.grams``.
 
     Returns:
         0 (in the reference already) to 1 (nothing in common).  ``abstain`` if the proposal was turned away: combine
@@ -177,14 +148,13 @@ def novelty(
 
 
 def _novelty(episode: Episode, problem: Task | None, reference: Any, role: str) -> Scores:
-    agents = agents_of(episode, role)
     if problem is None:
-        turns, code = last_turns(episode, role), rejected(episode)
-        return {agent: unanswered(turns.get(agent), code, "no problem was made") for agent in agents}
+        return by_agent(episode, role, lambda agent: None, "no problem was made")
     similarity = float(reference.similarity(problem))
-    if 0.0 <= similarity <= 1.0:
-        return dict.fromkeys(agents, Score(1.0 - similarity, components={"similarity": similarity}))
-    return dict.fromkeys(agents, Score(0.0, "error", detail=f"similarity {similarity!r} is outside 0 to 1"))
+    score = Score(1.0 - similarity, components={"similarity": similarity})
+    if not 0.0 <= similarity <= 1.0:
+        score = Score(0.0, "error", detail=f"similarity {similarity!r} is outside 0 to 1")
+    return dict.fromkeys(agents_of(episode, role), score)
 
 
 def _overlap(units: list[list[str]], order: int) -> np.ndarray:
@@ -206,10 +176,10 @@ def _average_linkage(distances: np.ndarray, weights: np.ndarray, limit: float) -
     """Cluster labels; the closest two clusters are merged (first in order, if several are) while closer than limit."""
     n = len(weights)
     labels, sizes = list(range(n)), weights.copy()
-    d = distances.astype(np.float64, copy=True)
+    d = distances.copy()
     np.fill_diagonal(d, np.inf)
-    while n and math.isfinite(least := float(d.min())) and least < limit:
-        i, j = (int(x) for x in divmod(int(d.argmin()), n))
+    while n and d.min() < limit:
+        i, j = divmod(int(d.argmin()), n)
         d[i] = d[:, i] = (sizes[i] * d[i] + sizes[j] * d[j]) / (sizes[i] + sizes[j])
         sizes[i] += sizes[j]
         d[i, i] = np.inf

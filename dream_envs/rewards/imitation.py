@@ -1,7 +1,4 @@
-"""What a night is rewarded by: Learning-to-Imitate and dreams ("Language Models Need Sleep", arXiv 2606.03979).
-
-Pure functions of what was said and measured; ``agents.seeding`` and ``agents.dreams`` live on them.
-"""
+"""What a night is rewarded by: Learning-to-Imitate and dreams ("Language Models Need Sleep", arXiv 2606.03979)."""
 
 from __future__ import annotations
 
@@ -27,13 +24,10 @@ def levenshtein(a: Sequence[T], b: Sequence[T], most: int | None = None) -> int:
         return most + 1
     codes: dict[T, int] = {}
     left, right = (np.array([codes.setdefault(x, len(codes)) for x in s], dtype=np.int64) for s in (a, b))
-    row = np.arange(len(b) + 1)
-    steps = np.arange(len(b) + 1)
+    row = steps = np.arange(len(b) + 1)
     for i, code in enumerate(left, 1):
         # What a substitution or a deletion gives, then insertions: a running minimum of (cost - column) + column.
-        found = np.empty_like(row)
-        found[0] = i
-        found[1:] = np.minimum(row[:-1] + (right != code), row[1:] + 1)
+        found = np.concatenate([[i], np.minimum(row[:-1] + (right != code), row[1:] + 1)])
         row = np.minimum.accumulate(found - steps) + steps
         if most is not None and row.min() > most:
             return most + 1

@@ -1,19 +1,4 @@
-"""Learnability: what a challenger's problem is worth as a function of the solvers' success rate p.
-
-====================  =====================================  ==========  ======================================
-form                  value of a valid proposal              p=0, p=1    source
-====================  =====================================  ==========  ======================================
-``azr``               1 - p, but ``zero_ends`` at 0 and 1    0, 0        Absolute Zero, arXiv 2505.03335
-``vhg``               1 - p                                  1, 0        VHG, arXiv 2605.06660
-``r_zero``            1 - 2 |p - 1/2|                        0, 0        R-Zero, arXiv 2508.05004, the paper
-``r_zero_code``       min(p, 1 - p)                          0, 0        R-Zero, the released code (half scale)
-``sqlm``              1 where 0 < p < 1                      0, 0        Self-Questioning LMs, arXiv 2508.03682
-``spice``             exp(-(Var - 1/4)^2 / (2 * 0.01))       0.044 both  SPICE, arXiv 2510.24684
-``parabola``          4 p (1 - p)                            0, 0        the Bernoulli variance, scaled to 1
-``band``              1 where lo <= p <= hi (0.2, 0.8)       0, 0        the filter of SeRL, arXiv 2505.20347
-``lsp``               -p                                     0, -1       Language Self-Play Zero, arXiv 2509.07414
-``pasodoble``         1 - p where p >= lo (0.2), else 0      0, 0        PasoDoble, arXiv 2511.11881
-====================  =====================================  ==========  ======================================
+"""Learnability: what a challenger's problem is worth as a function of the solvers' success rate p; see ``FORMS``.
 
 Two published nuances are arguments and never silent: AZR's *code* maps a valid proposal with p = 0 or 1 to -0.5
 (``zero_ends=-0.5``; its issue 37), and papers disagree about what an invalid proposal costs (``invalid=``): -1 in AZR
@@ -28,24 +13,25 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dream_envs.checks import check, one_of
+from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Episode, Score
 from dream_envs.registry import named
 from dream_envs.rewards.base import Scores, agents_of, last_turns, rejected, reward
 
-#: Value from (p, population variance of the verdicts, lo, hi); ``azr``'s ends are set by ``zero_ends``.
+#: Value of a valid proposal from (p, population variance of the verdicts, lo, hi), and its source.
 FORMS: dict[str, Callable[[float, float, float, float], float]] = {
-    "azr": lambda p, var, lo, hi: 1.0 - p,
-    "vhg": lambda p, var, lo, hi: 1.0 - p,
-    "r_zero": lambda p, var, lo, hi: 1.0 - 2.0 * abs(p - 0.5),
-    "r_zero_code": lambda p, var, lo, hi: min(p, 1.0 - p),
-    "sqlm": lambda p, var, lo, hi: 1.0 if 0.0 < p < 1.0 else 0.0,
-    "spice": lambda p, var, lo, hi: math.exp(-((var - 0.25) ** 2) / (2 * 0.01)),
-    "parabola": lambda p, var, lo, hi: 4.0 * p * (1.0 - p),
-    "band": lambda p, var, lo, hi: 1.0 if lo - 1e-9 <= p <= hi + 1e-9 else 0.0,
-    "lsp": lambda p, var, lo, hi: 0.0 - p,
-    "pasodoble": lambda p, var, lo, hi: 1.0 - p if p >= lo - 1e-9 else 0.0,
+    "azr": lambda p, var, lo, hi: 1.0 - p,  # but zero_ends at 0 and 1; Absolute Zero, arXiv 2505.03335
+    "vhg": lambda p, var, lo, hi: 1.0 - p,  # VHG, arXiv 2605.06660
+    "r_zero": lambda p, var, lo, hi: 1.0 - 2.0 * abs(p - 0.5),  # R-Zero, arXiv 2508.05004, the paper
+    "r_zero_code": lambda p, var, lo, hi: min(p, 1.0 - p),  # R-Zero, the released code (half scale)
+    "sqlm": lambda p, var, lo, hi: 1.0 if 0.0 < p < 1.0 else 0.0,  # Self-Questioning LMs, arXiv 2508.03682
+    "spice": lambda p, var, lo, hi: math.exp(-((var - 0.25) ** 2) / (2 * 0.01)),  # SPICE, arXiv 2510.24684
+    "parabola": lambda p, var, lo, hi: 4.0 * p * (1.0 - p),  # the Bernoulli variance, scaled to 1
+    "band": lambda p, var, lo, hi: 1.0 if lo - 1e-9 <= p <= hi + 1e-9 else 0.0,  # SeRL's filter, arXiv 2505.20347
+    "lsp": lambda p, var, lo, hi: 0.0 - p,  # Language Self-Play Zero, arXiv 2509.07414
+    "pasodoble": lambda p, var, lo, hi: 1.0 - p if p >= lo - 1e-9 else 0.0,  # PasoDoble, arXiv 2511.11881
 }
+MIN_ATTEMPTS = 2  # from one attempt p is 0 or 1, whatever the problem
 _DEFAULT_LO = {"band": 0.2, "pasodoble": 0.2}
 _DEFAULT_HI = {"band": 0.8}
 
@@ -59,12 +45,10 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     for key, defaults in (("lo", _DEFAULT_LO), ("hi", _DEFAULT_HI)):
         if given[key] is not None and form not in defaults:
             raise DreamEnvsError(f"{key}={given[key]!r}: form={form!r} has no {key} (forms: {', '.join(defaults)})")
-    lo = given["lo"] if given["lo"] is not None else _DEFAULT_LO.get(form, 0.0)
-    hi = given["hi"] if given["hi"] is not None else _DEFAULT_HI.get(form, 1.0)
+    lo = _DEFAULT_LO.get(form, 0.0) if given["lo"] is None else given["lo"]
+    hi = _DEFAULT_HI.get(form, 1.0) if given["hi"] is None else given["hi"]
     if not 0 <= lo <= hi <= 1:
         raise DreamEnvsError(f"lo={lo!r}, hi={hi!r}: 0 <= lo <= hi <= 1")
-    one_of("rate", given["rate"], ("verdicts", "majority"), "the share that is right, or that agrees")
-    check("min_attempts", given["min_attempts"], 2, whole=True, what="one attempt makes p 0 or 1 always")
     if invalid is None:
         invalid = -0.1 if form == "spice" else -1.0 if form == "lsp" else min(0.0, ends)
     elif invalid != "exclude":
@@ -72,38 +56,28 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
     return {**given, "lo": lo, "hi": hi, "invalid": invalid}
 
 
-@reward("learnability", prepare=_resolve, always=("form",))
+@reward("learnability", choices={"rate": ("verdicts", "majority")}, prepare=_resolve, always=("form",))
 def learnability(
-    episode: Episode,
-    *,
-    form: str = "azr",
-    invalid: float | str | None = None,
-    zero_ends: float = 0.0,
-    lo: float | None = None,
-    hi: float | None = None,
-    rate: str = "verdicts",
-    min_attempts: int = 2,
-    role: str = "challenger",
-) -> Scores:
-    """What the challenger's proposal is worth; the forms are in the head of this module.
+    episode: Episode, *, form: str = "azr", invalid: float | str | None = None, zero_ends: float = 0.0,
+    lo: float | None = None, hi: float | None = None, rate: str = "verdicts", role: str = "challenger",
+) -> Scores:  # fmt: skip
+    """What the challenger's proposal is worth, by the share p of solvers that are right.
 
-    Args:
-        episode: reads ``outcome.facts`` ``valid``, ``reject`` and ``correct``.
-        form: a key of ``FORMS``.
-        invalid: the value of a proposal that was turned away, status ``ok``: a challenger has to learn from it.
-            ``exclude`` gives it the status ``invalid`` instead.  Default 0.0; -0.1 for ``spice`` (as published); -1.0
-            for ``lsp`` and ``zero_ends`` where that is negative, so that it is never more than the worst valid one.
-        zero_ends: ``azr``'s value at p = 0 and p = 1.
-        lo: lower end of ``band`` and of ``pasodoble``'s gate, inclusive.
-        hi: upper end of ``band``, inclusive.
-        rate: where p comes from.  ``verdicts``: the share of right answers.  ``majority``: the share of solvers that
-            gave the most frequent completion, which R-Zero and SQLM use for want of a truth.
-        min_attempts: p is not estimated from fewer verdicts.
-        role: who is scored.
+    ``form``: ``azr`` 1 - p, but ``zero_ends`` at p = 0 and 1; ``vhg`` 1 - p; ``r_zero`` 1 - 2 |p - 1/2|;
+    ``r_zero_code`` min(p, 1 - p); ``sqlm`` 1 where 0 < p < 1; ``spice`` exp(-(Var - 1/4)^2 / 0.02); ``parabola``
+    4 p (1 - p); ``band`` 1 where ``lo`` <= p <= ``hi`` (0.2, 0.8); ``lsp`` -p; ``pasodoble`` 1 - p where p >= ``lo``
+    (0.2).
+
+    ``invalid``: the value of a proposal that was turned away, status ``ok``: a challenger has to learn from it;
+    ``exclude`` gives it the status ``invalid`` instead.  Default 0.0; -0.1 for ``spice`` (as published); -1.0 for
+    ``lsp`` and ``zero_ends`` where that is negative, so that it is never more than the worst valid one.
+
+    ``rate``: p is the share of right answers (``verdicts``), or the share of solvers that gave the most frequent
+    completion (``majority``), which R-Zero and SQLM use for want of a truth.
 
     Returns:
         Range 0 to 1 for valid proposals (``lsp`` -1 to 0).  Components ``p`` and ``attempts``.  ``error`` if the game
-        seats fewer than ``min_attempts`` solvers: p would be 0 or 1 always; ``abstain`` if too few verdicts came.
+        seats a single solver: p would be 0 or 1 always; ``abstain`` if fewer than two verdicts came.
     """
     status, code = episode.outcome.status, rejected(episode)
     if status != "ok":
@@ -113,25 +87,28 @@ def learnability(
     elif code:
         score = Score(float(invalid or 0.0), detail=f"proposal rejected: {code}")
     else:
-        score = _valid(episode, form, zero_ends, lo or 0.0, 1.0 if hi is None else hi, rate, min_attempts)
+        values, seated = _attempts(episode, rate)
+        score = _too_few(values, seated) or _valid(values, form, zero_ends, lo or 0.0, 1.0 if hi is None else hi)
     return dict.fromkeys(agents_of(episode, role), score)
 
 
-def _valid(episode: Episode, form: str, zero_ends: float, lo: float, hi: float, rate: str, min_attempts: int) -> Score:
-    values, seated = _attempts(episode, rate)
+def _too_few(values: list[float], seated: int) -> Score | None:
     if seated == 0:
         return Score(0.0, "error", detail="this game records no facts['correct']: nothing to estimate p from")
-    if seated < min_attempts:
-        return Score(0.0, "error", detail=f"p from {seated} solver(s) is 0 or 1 always: seat {min_attempts} or more")
-    if len(values) < min_attempts:
-        why = f"{len(values)} of {seated} verdicts, {min_attempts} needed"
+    if seated < MIN_ATTEMPTS:
+        return Score(0.0, "error", detail=f"p from {seated} solver(s) is 0 or 1 always: seat {MIN_ATTEMPTS} or more")
+    if len(values) < MIN_ATTEMPTS:
+        why = f"{len(values)} of {seated} verdicts, {MIN_ATTEMPTS} needed"
         return Score(0.0, "abstain", {"attempts": float(len(values))}, why)
+    return None
+
+
+def _valid(values: list[float], form: str, zero_ends: float, lo: float, hi: float) -> Score:
     p = math.fsum(values) / len(values)  # facts["solve_rate"], but not at the mercy of the solvers' order
     if not 0.0 <= p <= 1.0:
         return Score(0.0, "error", detail=f"success rate {p!r} is outside 0 to 1")
     variance = math.fsum((v - p) ** 2 for v in values) / len(values)
-    ends = form == "azr" and (p == 0.0 or p == 1.0)
-    value = zero_ends if ends else FORMS[form](p, variance, lo, hi)
+    value = zero_ends if form == "azr" and p in (0.0, 1.0) else FORMS[form](p, variance, lo, hi)
     return Score(value, "ok", {"p": p, "attempts": float(len(values))})
 
 

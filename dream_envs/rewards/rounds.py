@@ -1,13 +1,12 @@
-"""Rewards that compare the episodes of a round, or keep only some of its scores: wrappers around another reward.
+"""Wrappers around another reward that compare the episodes of a round, or keep only some of its scores.
 
-A score that is changed carries the wrapper's grader and the component ``before``; what is left out has the status
-``abstain``.  All else is passed on as it is.
+A changed score has the component ``before``, what is left out the status ``abstain``; all else is passed on as it is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from dream_envs.checks import check
@@ -16,13 +15,7 @@ from dream_envs.rewards.base import Combination, Scores, agents_of, reward
 from dream_envs.rewards.diversity import repetition_penalty
 
 
-def _check_repetition(given: dict[str, Any]) -> dict[str, Any]:
-    check("distance", given["distance"], 0, 1, what="the average 1 - BLEU below which clusters merge")
-    check("floor", given["floor"])
-    return given
-
-
-@reward("less_repetition", prepare=_check_repetition, models=("model",), batched=True)
+@reward("less_repetition", within={"distance": (0, 1), "floor": (None, None)}, models=("model",), batched=True)
 def less_repetition(
     episodes: Sequence[Episode], model: Any, *, distance: float = 0.5, floor: float = 0.0, role: str = "challenger"
 ) -> Combination:
@@ -37,8 +30,7 @@ def less_repetition(
     made = [dict(scores) for scores in found]
     for i, share in zip(own, shares, strict=True):
         for agent, score in _ok(episodes[i], made[i], role).items():
-            parts = {**score.components, "before": score.value, "cluster_share": share}
-            made[i][agent] = Score(max(floor, score.value - share), "ok", parts, score.detail)
+            made[i][agent] = _changed(score, max(floor, score.value - share), cluster_share=share)
     return made
 
 
@@ -46,8 +38,8 @@ def less_repetition(
 def shared(episodes: Sequence[Episode], model: Any, *, role: str = "challenger") -> Combination:
     """The value of a problem that was proposed several times in the round is divided among its copies.
 
-    Repeating oneself then does not pay.  Only positive values are shared (a penalty is nobody's to share), and only
-    the policy's own proposals count: problems that were given do not.  Component ``copies``.
+    Only positive values are shared (a penalty is nobody's to share), and only the policy's own proposals count:
+    problems that were given do not.  Component ``copies``.
     """
     (found,) = yield (model,)
     own = {i: challenge_of(episode) for i, episode in enumerate(episodes) if author_of(episode) == "challenger"}
@@ -57,8 +49,7 @@ def shared(episodes: Sequence[Episode], model: Any, *, role: str = "challenger")
         count = copies[challenge.id] if challenge is not None else 1
         for agent, score in _ok(episodes[i], made[i], role).items():
             if count > 1 and score.value > 0:
-                parts = {**score.components, "before": score.value, "copies": float(count)}
-                made[i][agent] = Score(score.value / count, "ok", parts, score.detail)
+                made[i][agent] = _changed(score, score.value / count, copies=float(count))
     return made
 
 
@@ -80,10 +71,8 @@ def in_range(episodes: Sequence[Episode], model: Any, low: float, high: float, *
     for episode, scores in zip(episodes, found, strict=True):
         values = [score.value for score in _ok(episode, scores, role).values()]
         mean = sum(values) / len(values) if values else 0.0
-        if values and not low - 1e-9 <= mean <= high + 1e-9:
-            left_out = f"mean reward {mean:.2f}, outside {low} to {high}"
-            scores = {a: _left_out(s, left_out) if s.status == "ok" else s for a, s in scores.items()}
-        made.append(scores)
+        out = scores if values and not low - 1e-9 <= mean <= high + 1e-9 else ()
+        made.append(_without(scores, out, f"mean reward {mean:.2f}, outside {low} to {high}"))
     return made
 
 
@@ -100,9 +89,8 @@ def best_and_worst(episodes: Sequence[Episode], model: Any, *, role: str = "acto
         values = {agent: score.value for agent, score in _ok(episode, scores, role).items()}
         pair: tuple[str, ...] = ()
         if values and max(values.values()) > min(values.values()):
-            pair = (max(values, key=lambda a: values[a]), min(values, key=lambda a: values[a]))
-        dropped = [agent for agent in values if agent not in pair]
-        made.append({a: _left_out(s, "neither best nor worst") if a in dropped else s for a, s in scores.items()})
+            pair = (max(values, key=values.__getitem__), min(values, key=values.__getitem__))
+        made.append(_without(scores, [agent for agent in values if agent not in pair], "neither best nor worst"))
     return made
 
 
@@ -112,5 +100,11 @@ def _ok(episode: Episode, scores: Scores, role: str) -> Scores:
     return {agent: score for agent, score in found.items() if score.status == "ok"}
 
 
-def _left_out(score: Score, why: str) -> Score:
-    return Score(0.0, "abstain", score.components, why)
+def _changed(score: Score, value: float, **components: float) -> Score:
+    return Score(value, "ok", {**score.components, "before": score.value, **components}, score.detail)
+
+
+def _without(scores: Scores, agents: Container[str], why: str) -> Scores:
+    """These scores, of which the ok ones of some agents are left out."""
+    out = [agent for agent, score in scores.items() if agent in agents and score.status == "ok"]
+    return scores | {agent: Score(0.0, "abstain", scores[agent].components, why) for agent in out}

@@ -5,46 +5,31 @@ verdict "w beats l": ``sign(R(w) - R(l))``, where R is the ranking that all verd
 judge is paid for agreeing with the others, right or wrong; its accuracy is in ``facts["judge_accuracy"]`` and no reward
 reads it.
 
-What an unreadable verdict costs is an argument of all three.  ``invalid="penalty"`` is SERL's mode: the judge gets -1,
-which teaches it the form, and in SERL's win rate the verdict stays in the denominator, so that an unreadable judge
-lowers the actors' rewards too.  ``invalid="abstain"`` is the rule of this suite: the judge has no score (status
-``abstain``) and the verdict counts for nobody.  A call that failed is not an unreadable verdict: in both modes the
-judge has the call's own status.
+An unreadable verdict costs the judge -1 and stays in SERL's denominator (``invalid="penalty"``, SERL's mode), or the
+judge has no score and the verdict counts for nobody (``"abstain"``).  A failed call has its own status in both modes.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from dream_envs.checks import check, one_of
-from dream_envs.core import DreamEnvsError, Episode, Score
+from dream_envs.core import Episode, Score, Turn
 from dream_envs.envs.judge_facts import pairs
-from dream_envs.rewards.base import Model, Scores, agents_of, last_turns, reward, unanswered
+from dream_envs.rewards.base import Scores, agents_of, by_agent, each, last_turns, reward, unanswered
+from dream_envs.rewards.solver import majority
 
 Row = dict[str, Any]
 _TIE = 1e-12  # two sums of the same quotients in another order
+_INVALID: dict[str, tuple[str, ...]] = {"invalid": ("penalty", "abstain")}
+_POINTS = {"judge": ("agreement", "format"), **_INVALID}
+_LENGTHS = {"length_control": ("serl", "band", "symmetric", "off"), "length": ("words", "chars", "tokens")}
 
 
-def check_invalid(given: dict[str, Any]) -> dict[str, Any]:
-    """Refuse an argument ``invalid`` that is neither mode."""
-    one_of("invalid", given["invalid"], ("penalty", "abstain"), "'penalty' is SERL's: the judge's lowest")
-    return given
-
-
-def _check_serl(given: dict[str, Any]) -> dict[str, Any]:
-    if check("alpha", given["alpha"], 0, 1) in (0, 1):
-        raise DreamEnvsError(f"alpha={given['alpha']!r}: above 0 and below 1, the half width of the length band")
-    one_of("length_control", given["length_control"], ("serl", "band", "symmetric", "off"))
-    one_of("length", given["length"], ("words", "chars", "tokens"))
-    return check_invalid(given)
-
-
-@reward("serl", prepare=_check_serl)
+@reward("serl", within={"alpha": (1e-6, 1 - 1e-6)}, choices=_LENGTHS | _INVALID)
 def serl(
     episode: Episode,
     *,
@@ -63,26 +48,24 @@ def serl(
     shorter (lengths 100 and 110: 0.55 and 0.4545).  So does the band alone, a little: of 41 and 50 words the shorter
     may win (41 > 40), the longer may not (50 > 49.2).  ``length_control="symmetric"`` has neither attractor.
 
-    Args:
-        episode: reads ``facts`` ``judgements``, ``repeats`` (K) and ``lengths``.
-        alpha: half width of the length band, above 0 and below 1.
-        length_control: ``serl`` (band and beta), ``band`` (every win in the band is worth 1), ``symmetric`` (worth 1
-            where ``(1 - alpha) len_j < len_i < len_j / (1 - alpha)``) or ``off`` (every win is worth 1).
-        length: ``words`` (SERL: split at white space), ``chars`` or ``tokens``, which compact notation needs.
-        invalid: see the module's head.  With ``abstain`` the denominator is the number of readable verdicts about i.
+    ``alpha``: half width of the length band, above 0 and below 1.  ``length_control``: ``serl`` (band and beta),
+    ``band`` (every win in the band is worth 1), ``symmetric`` (worth 1 where ``(1 - alpha) len_j < len_i < len_j / (1 -
+    alpha)``) or ``off`` (every win is worth 1).  ``length``: ``words`` (SERL: split at white space), ``chars`` or
+    ``tokens``, which compact notation needs.  ``invalid``: see the module's head; with ``abstain`` the denominator is
+    the number of readable verdicts about i.
 
     Returns:
         Actor: 0 to below 1 / (1 - alpha); without beta 0 to 1.  Components ``wins``, ``counted`` (wins in the band) and
         ``judged`` (readable verdicts).  Judge: -1, 0, +1.
     """
-    rows = _rows(episode)
+    rows = _rows(episode, "pairwise")
     if rows is None:
-        return not_judged(episode, "no pairwise judgements in this game")
+        return _not_judged(episode, "no pairwise judgements in this game")
     facts = episode.outcome.facts
     sizes = {name: its.get(length) for name, its in facts["lengths"].items()}
     compared = {row[side] for row in rows for side in ("first", "second")}
     if length_control != "off" and any(sizes[n] is None and facts["answered"].get(n) for n in compared):
-        return not_judged(episode, "no token counts in this episode: length='words' or 'chars'", "error")
+        return _not_judged(episode, "no token counts in this episode: length='words' or 'chars'", "error")
     readable, values, components = _readable(rows), {}, {}
     whole = (len(compared) - 1) * facts["repeats"]
     for name in compared:
@@ -95,12 +78,7 @@ def serl(
     return _scores(episode, rows, values, components, invalid)
 
 
-def _check_copeland(given: dict[str, Any]) -> dict[str, Any]:
-    one_of("form", given["form"], ("half", "net"), "'half' (a tie is half a win, 0 to 1) or 'net' (wins minus losses)")
-    return check_invalid(given)
-
-
-@reward("copeland", prepare=_check_copeland)
+@reward("copeland", choices={"form": ("half", "net"), **_INVALID})
 def copeland(episode: Episode, *, form: str = "half", invalid: str = "penalty") -> Scores:
     """Copeland's score proper: most verdicts of a pair decide it, and a pair counts once, however clear it was.
 
@@ -112,9 +90,9 @@ def copeland(episode: Episode, *, form: str = "half", invalid: str = "penalty") 
         Actor: 0 to 1 (``net``: -1 to 1); components ``wins``, ``ties``, ``opponents``; ``abstain`` without an
         opponent.  Judge: -1, 0, +1.
     """
-    rows = _rows(episode)
+    rows = _rows(episode, "pairwise")
     if rows is None:
-        return not_judged(episode, "no pairwise judgements in this game")
+        return _not_judged(episode, "no pairwise judgements in this game")
     count: dict[str, dict[str, float]] = {}
     for pair in pairs(rows):
         for name in (pair["a"], pair["b"]) if pair["tie"] or pair["winner"] else ():
@@ -130,12 +108,7 @@ def copeland(episode: Episode, *, form: str = "half", invalid: str = "penalty") 
     return _scores(episode, rows, values, count, invalid)
 
 
-def _check_bradley_terry(given: dict[str, Any]) -> dict[str, Any]:
-    check("prior", given["prior"], 0.01, 100, what="virtual wins and as many losses")
-    return check_invalid(given)
-
-
-@reward("bradley_terry", prepare=_check_bradley_terry)
+@reward("bradley_terry", within={"prior": (0.01, 100)}, choices=_INVALID)
 def bradley_terry(episode: Episode, *, prior: float = 0.5, invalid: str = "penalty") -> Scores:
     """Strengths under which i beats j with probability ``p_i / (p_i + p_j)``; an actor gets its mean chance to win.
 
@@ -148,9 +121,9 @@ def bradley_terry(episode: Episode, *, prior: float = 0.5, invalid: str = "penal
         Actor: above 0 and below 1, the mean over the other judged answers of the chance to beat them; component
         ``strength`` (natural logarithm of p).  ``abstain`` without a readable verdict.  Judge: -1, 0, +1.
     """
-    rows = _rows(episode)
+    rows = _rows(episode, "pairwise")
     if rows is None:
-        return not_judged(episode, "no pairwise judgements in this game")
+        return _not_judged(episode, "no pairwise judgements in this game")
     readable = _readable(rows)
     names = sorted({row[side] for row in readable for side in ("first", "second")})
     place = {name: i for i, name in enumerate(names)}
@@ -184,37 +157,105 @@ def strengths(wins: np.ndarray, prior: float) -> np.ndarray:
     return p
 
 
-@reward("self_judge", prepare=check_invalid)
+@reward("self_score", choices=_POINTS)
+def self_score(episode: Episode, *, judge: str = "agreement", invalid: str = "penalty") -> Scores:
+    """The mean of the scores that an answer was given, 0 to 1 (Self-Rewarding Language Models, arXiv 2401.10020).
+
+    Actor: ``mean of score / 10`` (a digit / 9 in compact notation) over the readable judgements of its answer.  The
+    paper averages three scores of 0 to 5 and does not train the judge by reward; here it may be.
+
+    ``judge``: ``agreement`` is ``1 - |v - mean of the other readable verdicts on the same answer|``, 0 to 1, or
+    ``abstain`` if there is no other; ``format`` is 1 for a readable verdict (Multi-Agent Evolve, arXiv 2510.23595).
+    ``invalid``: an unreadable verdict costs the judge a 0 (``penalty``) or gives it no score (``abstain``).
+
+    Returns:
+        Actor: 0 to 1, component ``judged``; ``abstain`` without a readable verdict.  Judge: 0 to 1.
+    """
+    return _points(episode, "score", judge, invalid)
+
+
+@reward("self_rubric", choices=_POINTS)
+def self_rubric(episode: Episode, *, judge: str = "agreement", invalid: str = "penalty") -> Scores:
+    """The share of verdicts that call an answer right, 0 to 1: a verifier's reward with the model as its own verifier.
+
+    Arguments and scores as for ``self_score``.
+    """
+    return _points(episode, "rubric", judge, invalid)
+
+
+def _points(episode: Episode, kind: str, paid_for: str, invalid: str) -> Scores:
+    rows = _rows(episode, kind)
+    if rows is None:
+        return _not_judged(episode, f"no judgements of kind {kind!r} in this game")
+    verdicts: dict[str, list[float]] = {}
+    for row in _readable(rows):
+        verdicts.setdefault(row["of"], []).append(row["verdict"])
+
+    def judged(agent: str) -> Score | None:
+        its = verdicts.get(agent)
+        return Score(math.fsum(its) / len(its), "ok", {"judged": float(len(its))}) if its else None
+
+    found = by_agent(episode, "actor", judged, "no readable verdict")
+    for row in rows:
+        agent, verdict = row["judge"], row["verdict"]
+        others = len(verdicts.get(row["of"], ())) - 1
+        if verdict is None:
+            found[agent] = _unreadable(episode, agent, invalid, 0.0)
+        elif paid_for == "format":
+            found[agent] = Score(1.0)
+        elif others:
+            rest = (math.fsum(verdicts[row["of"]]) - verdict) / others
+            found[agent] = Score(min(1.0, max(0.0, 1.0 - abs(verdict - rest))))
+        else:
+            found[agent] = Score(0.0, "abstain", detail="no other verdict on this answer")
+    return found
+
+
+@reward("self_certainty")
+def self_certainty(episode: Episode, *, role: str = "actor") -> Scores:
+    """How likely the writer found its own completion: ``exp(mean log-probability of the sampled tokens)``.
+
+    Departs from its namesake (self-certainty, arXiv 2502.18581; the reward of Intuitor, arXiv 2505.19590), the mean
+    divergence of the uniform distribution from the next token's: that needs the whole distribution at every position,
+    and a turn keeps the sampled tokens' log-probabilities.  Their mean is an unbiased estimate of minus the entropy, so
+    both reward sharpness; they weigh the tail differently.  No judge is asked.
+
+    Returns:
+        Above 0, at most 1, the geometric mean of the tokens' probabilities.  Component ``tokens``.  ``abstain`` for a
+        turn without log-probabilities.
+    """
+
+    def certainty(turn: Turn) -> Score | None:
+        if not turn.logprobs:
+            return None
+        mean = math.fsum(turn.logprobs) / len(turn.logprobs)
+        return Score(min(1.0, math.exp(min(0.0, mean))), "ok", {"tokens": float(len(turn.logprobs))})
+
+    return each(episode, role, certainty, "no log-probabilities in this turn")
+
+
+@reward("self_judge", choices=_INVALID)
 def self_judge(episode: Episode, *, invalid: str = "penalty") -> Scores:
     """The default of ``dream_envs/SelfJudge-v0``, by its ``judging``.
 
     ``pairwise``: ``serl``; ``score``: ``self_score``; ``rubric``: ``self_rubric``; ``none``: ``majority`` of the
     actors' completions (TTRL).
     """
-    return _default(str(episode.outcome.facts.get("judging")), invalid)(episode)
-
-
-@functools.lru_cache(maxsize=16)
-def _default(judging: str, invalid: str) -> Model:
-    from dream_envs.rewards import self_judge_points as points
-    from dream_envs.rewards.solver import majority
-
+    judging = str(episode.outcome.facts.get("judging"))
     if judging == "none":
-        return majority(role="actor")
-    if judging in ("score", "rubric"):
-        return (points.self_score if judging == "score" else points.self_rubric)(invalid=invalid)
-    return serl(invalid=invalid)
+        return majority(role="actor")(episode)
+    return {"score": self_score, "rubric": self_rubric}.get(judging, serl)(invalid=invalid)(episode)
 
 
-def not_judged(episode: Episode, why: str, status: Any = "abstain") -> Scores:
+def _not_judged(episode: Episode, why: str, status: Any = "abstain") -> Scores:
     """The same status for all actors and judges."""
     agents = [*agents_of(episode, "actor"), *agents_of(episode, "judge")]
-    return {agent: Score(0.0, status, detail=why) for agent in agents}
+    return dict.fromkeys(agents, Score(0.0, status, detail=why))
 
 
-def _rows(episode: Episode) -> list[Row] | None:
+def _rows(episode: Episode, kind: str) -> list[Row] | None:
     facts = episode.outcome.facts
-    return facts.get("judgements") if facts.get("judging") == "pairwise" else None
+    return facts.get("judgements") if facts.get("judging") == kind else None
 
 
 def _readable(rows: list[Row]) -> list[Row]:
@@ -238,23 +279,17 @@ def _beta(sizes: Mapping[str, Any], row: Row, alpha: float, control: str) -> flo
 
 
 def _scores(
-    episode: Episode,
-    rows: list[Row],
-    values: Mapping[str, float],
-    components: Mapping[str, dict[str, float]],
-    invalid: str,
+    episode: Episode, rows: list[Row], values: dict[str, float], components: dict[str, dict[str, float]], invalid: str
 ) -> Scores:
     """The actors' places, and for each judge the sign of its verdict's agreement with them."""
-    found: Scores = {}
-    turns = last_turns(episode, "actor")
-    for agent in agents_of(episode, "actor"):
-        if agent in turns and turns[agent].status == "ok" and agent in values:
-            found[agent] = Score(values[agent], "ok", components.get(agent, {}))
-        else:
-            found[agent] = unanswered(turns.get(agent), "", "no readable verdict")
+
+    def placed(turn: Turn) -> Score | None:
+        return Score(values[turn.agent], "ok", components[turn.agent]) if turn.agent in values else None
+
+    found = each(episode, "actor", placed, "no readable verdict")
     for row in rows:
         if row["verdict"] is None:
-            found[row["judge"]] = unreadable(episode, row["judge"], invalid, -1.0)
+            found[row["judge"]] = _unreadable(episode, row["judge"], invalid, -1.0)
         else:
             lead = values[row["verdict"]] - values[_loser(row)]
             sign = 0.0 if abs(lead) <= _TIE else math.copysign(1.0, lead)
@@ -262,7 +297,7 @@ def _scores(
     return found
 
 
-def unreadable(episode: Episode, judge: str, invalid: str, lowest: float) -> Score:
+def _unreadable(episode: Episode, judge: str, invalid: str, lowest: float) -> Score:
     """What a judge without a readable verdict gets."""
     turn = last_turns(episode, "judge").get(judge)
     if turn is not None and turn.status == "ok" and invalid == "penalty":

@@ -1,8 +1,4 @@
-"""What a learner does with the scores of a self-judging episode: groups, and the weights of the two losses.
-
-SERL normalises an actor among the answers to its prompt and a judge among the judgements of its pair, both orders
-together; ``facts["groups"]`` names the group of every agent, and no group holds two roles.
-"""
+"""What a learner does with the scores of a self-judging episode: groups, and the weights of the two losses."""
 
 from __future__ import annotations
 
@@ -27,13 +23,15 @@ def role_weights(progress: float, schedule: str = "serl") -> dict[str, float]:
     ``serl`` (its code, not its paper): actor ``min(progress, 1/2)``, judge ``max(1 - actor, 1/2)``: the judge is
     trained first, and both alike from half-way on.  ``equal``, ``actor`` and ``judge`` are constant.
     """
-    check("progress", progress, 0, 1, what="the share of the run that is done")
-    actor, judge = named("schedules", schedule, SCHEDULES)(float(progress))
+    actor, judge = named("schedules", schedule, SCHEDULES)(float(check("progress", progress, 0, 1)))
     return {"actor": actor, "judge": judge}
 
 
 def groups(episode: Episode) -> dict[str, list[str]]:
-    """The agents with an ``ok`` score by group, in seating order; groups are never empty."""
+    """The agents with an ``ok`` score by group, in seating order; groups are never empty and hold one role each.
+
+    SERL's groups, by ``facts["groups"]``: the answers to a prompt; the judgements of a pair in both orders.
+    """
     found: dict[str, list[str]] = {}
     for agent, name in episode.outcome.facts.get("groups", {}).items():
         score = episode.scores.get(agent)

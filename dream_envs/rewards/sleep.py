@@ -1,8 +1,4 @@
-"""Rewards of ``dream_envs/SleepCycle-v0``: what is known closed book, what is retained, and whether a dream is one.
-
-Learning-to-Imitate and the reward of a tried dream, which are functions of texts and numbers and not of an episode,
-are in ``rewards.imitation``.
-"""
+"""Rewards of ``dream_envs/SleepCycle-v0``: what is known closed book, what is retained, and whether a dream is one."""
 
 from __future__ import annotations
 
@@ -39,27 +35,24 @@ def retention(episode: Episode) -> Scores:
 
 
 def _learners(episode: Episode, facts: dict[str, Any], last: bool = False) -> Scores:
-    rows, found = _by_agent(facts.get("questions")), {}
-    for agent in agents_of(episode, "learner"):
-        if "questions" not in facts:
-            found[agent] = Score(0.0, "error", detail="this game records no facts['questions']")
-            continue
+    if "questions" not in facts:
+        missing = Score(0.0, "error", detail="this game records no facts['questions']")
+        return dict.fromkeys(agents_of(episode, "learner"), missing)
+    rows = _by_agent(facts["questions"])
+
+    def known(agent: str) -> Score:
         own = rows.get(agent, [])
         recall = [r for r in own if r["phase"] == "recall" and (not last or r["night"] == facts["nights"] - 1)]
-        told = [r["value"] for r in recall if r["value"] is not None]
-        components = {"asked": float(len(recall)), "answered": float(len(told))}
+        answered = [r["value"] for r in recall if r["value"] is not None]
+        components = {"asked": float(len(recall)), "answered": float(len(answered))}
         opened = _mean([r["value"] for r in own if r["phase"] == "wake" and r["value"] is not None])
-        if opened is not None:
-            components["open"] = opened
-        value = _mean(told)
+        value = _mean(answered)
         if value is None:
-            found[agent] = _none(recall, "no question was answered")
-            continue
-        components["closed"] = value
-        if opened is not None:
-            components["gap"] = value - opened
-        found[agent] = Score(value, components=components)
-    return found
+            return _none(recall, "no question was answered")
+        components |= {"closed": value} if opened is None else {"open": opened, "closed": value, "gap": value - opened}
+        return Score(value, components=components)
+
+    return {agent: known(agent) for agent in agents_of(episode, "learner")}
 
 
 def _dreamers(episode: Episode, facts: dict[str, Any]) -> Scores:
