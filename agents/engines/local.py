@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 import dream_envs
-from dream_envs.agents.engines.decode import Forward, Sample, forward_for, sample
-from dream_envs.agents.engines.pick import Allowed
+from dream_envs.agents.engines.decode import Allowed, Forward, Sample, forward_for, sample
 from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
 
 #: For a request, the texts that may stand at each position of its reply.
