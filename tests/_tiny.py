@@ -73,7 +73,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 def everything(made: PolicyLearner) -> dict[str, torch.Tensor]:
     """The weights of the policy and of its value head, if it has one."""
-    head = weights(made.critic.head) if made.critic is not None else {}
+    head = weights(made.critic) if made.critic is not None else {}
     return weights(made.engine.model) | {f"head.{k}": v for k, v in head.items()}
 
 

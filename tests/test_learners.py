@@ -202,7 +202,7 @@ def test_a_checkpoint_is_a_plain_model_with_the_head_beside_it(whole: Any, tmp_p
         assert not any(told[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert same(weights(model), weights(made.engine.model))
         head = load_file(folder / FILE)
-        assert made.critic is not None and head.keys() == made.critic.head.state_dict().keys()
+        assert made.critic is not None and head.keys() == made.critic.state_dict().keys()
         assert any(v.any() for k, v in head.items() if k.startswith("out"))
     again = learner("ppo")
     again.load(str(tmp_path))

@@ -314,7 +314,7 @@ def test_rows_and_groups_are_bounded_and_what_is_added_is_cut_first() -> None:
     [
         lambda: RowSettings(rows=0), lambda: RowSettings(rows=7), lambda: RowSettings(play_every=0),
         lambda: RowSettings(decay=1.0), lambda: RowSettings(roles={"solver": RoleSettings(groups=-1)}),
-        lambda: ReviewSettings(cap=0), lambda: ReviewSettings(count=-1), lambda: builder("rea"),
+        lambda: ReviewSettings(cap=0), lambda: ReviewSettings(count=-1),
         lambda: builder("rae", [Demonstrations()]).restore(builder("rae").state()),
     ],
 )  # fmt: skip
@@ -401,7 +401,7 @@ def test_reviewed_proposals_are_good_ones_whatever_the_factor_on_bad_ones() -> N
         assert Counter(p for p, _, _ in rows) == {"new": 10, "c:BDA": 30}
         assert {(p, c) for p, c, _ in rows} == {("new", "c:BDA"), ("c:BDA", GOLD)}
         assert all(weight > 0 for _, _, weight in rows)
-        later = made.between(stream("later"))
+        later = made.rows([], stream("later"))
         assert len(later) == 40 and {r.role for r in later} == {""}
 
 
@@ -439,7 +439,7 @@ def test_a_source_of_ones_own_sees_the_round_and_has_a_state() -> None:
 
     made = builder(sources=[Demonstrations(), Longest()], solver=NONE, challenger=NONE)
     assert told(made.rows(numbered(*[episode(solved(1, 4))] * 3), RNG)) == [("p", "q", 0.5)]
-    assert told(made.between(RNG)) == [("p", "q", 0.5)]
+    assert told(made.rows([], RNG)) == [("p", "q", 0.5)]
     again = builder(sources=[Demonstrations(), Longest()])
     again.restore(json.loads(json.dumps(made.state())))
     assert again.sources[1].seen == [3, 0]

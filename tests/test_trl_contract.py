@@ -22,7 +22,6 @@ from dream_envs.agents.training.trl_adapter import (
     RowTrainer,
     TrainCallback,
     TrainingRow,
-    TrainSettings,
     Updates,
     make_trainer,
 )
@@ -31,6 +30,7 @@ from dream_envs.seeds import stream
 
 TOKENIZER = nano_tokenizer.build()
 VOCAB = len(TOKENIZER)
+CONSTANT = {"lr_scheduler_type": "constant"}
 
 
 def model() -> LlamaForCausalLM:
@@ -95,9 +95,8 @@ def train(
 ) -> tuple[RowTrainer, Log]:
     torch.set_num_threads(1)
     log = Log()
-    chosen = {"lr": 1e-3, "warmup": 0, "seed": 1, "save_every": 1000, "clip": 1e9, "schedule": "constant", **settings}
-    settings_ = TrainSettings(out=str(folder), rows=rows, steps=steps, **chosen)
-    trainer = make_trainer(net or model(), TOKENIZER, source, settings_, log)
+    chosen = {"lr": 1e-3, "warmup": 0, "seed": 1, "save_every": 1000, "clip": 1e9, **CONSTANT, **settings}
+    trainer = make_trainer(net or model(), TOKENIZER, source, log, out=folder, rows=rows, steps=steps, **chosen)
     trainer.train()
     return trainer, log
 
@@ -185,7 +184,7 @@ def test_each_step_asks_once_and_for_its_own_number(tmp_path: Path) -> None:
 def test_steps_are_adam_on_the_formula(tmp_path: Path) -> None:
     """Three steps of the trainer against torch's own Adam on the direct loss."""
     plan = [draw_rows(8, str(i)) for i in range(3)]
-    trainer, _ = train(tmp_path, lambda step: plan[step], steps=3, rows=8, betas=(0.9, 0.95), clip=0.5)
+    trainer, _ = train(tmp_path, lambda step: plan[step], steps=3, rows=8, clip=0.5)
     net = model()
     adam = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     for rows in plan:
@@ -203,12 +202,12 @@ def test_resuming_asks_for_the_next_step_and_ends_in_the_same_weights(tmp_path: 
         asked.append(step)
         return draw_rows(8, str(step))
 
-    chosen: dict[str, Any] = {"rows": 8, "save_every": 2, "schedule": "linear", "steps": 4}
+    chosen: dict[str, Any] = {"rows": 8, "save_every": 2, "lr_scheduler_type": "linear", "steps": 4}
     whole, _ = train(tmp_path / "whole", source, **chosen)
     for start, rest in ((2, [2, 3]), (4, [])):
         asked.clear()
         more = {"lr": 1e-3, "warmup": 0, "seed": 1, "clip": 1e9, **chosen}
-        trainer = make_trainer(model(), TOKENIZER, source, TrainSettings(out=str(tmp_path / "b"), **more), Log())
+        trainer = make_trainer(model(), TOKENIZER, source, Log(), out=tmp_path / "b", **more)
         trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{start}"))
         assert asked == rest and same(weights(whole.model), weights(trainer.model))
 

@@ -1,8 +1,8 @@
 """The learners: one class, ``PolicyLearner``, whose settings make it GRPO, PPO, RLOO, RAE or expert iteration.
 
 Sources: GRPO arXiv 2402.03300, RLOO 2402.14740, RAE (SPIRAL) 2506.24119, expert iteration (ReST-EM) 2312.06585.
-Departures: PPO's minibatches are the same in each pass (TRL splits a round once); the reference of the KL penalty is the
-base model, and the penalty is off by default.
+Departures: PPO's minibatches are the same in each pass (TRL splits a round once); the reference of the KL penalty is
+the base model, and the penalty is off by default.
 """
 
 from __future__ import annotations
@@ -258,7 +258,9 @@ class PolicyLearner:
     def _restore(self, path: Path, collector: Collector, builder: RowBuilder) -> None:
         state = read_json(path / COMPLETE)
         if (saved := len(state["rows"])) != collector.world:
-            raise DreamEnvsError(f"{path} was written by {saved} processes, these are {collector.world}: start {saved}")
+            raise DreamEnvsError(
+                f"{path}: written by {saved} processes, these are {collector.world}: start {saved} again"
+            )
         if self.critic is not None:
             self.critic.restore(path)
         collector.restore(state["collector"])

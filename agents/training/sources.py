@@ -12,19 +12,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs.agents.training.rows import Group, Round
+from dream_envs.agents.training.rows import Round
 from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.core import DreamEnvsError, author_of, challenge_of
 
 
 class Demonstrations:
-    """First moves that the curriculum gave and that proved good, as if the policy had made them.
+    """First moves of ``author`` that the curriculum gave and that proved good, as if ``role`` had made them.
 
-    A given proposal whose score is above the mean of the role's own is shown with the advantage that it would have had.
-
-    Args:
-        role: who could have made them; its rows are one group a round.
-        author: of the given moves.
+    A given proposal whose score is above the mean of the role's own, which are one group a round, is shown with the
+    advantage that it would have had.
     """
 
     def __init__(self, role: str = "challenger", author: str = "mutation") -> None:
@@ -39,7 +36,7 @@ class Demonstrations:
         mean, deviation = np.array(own).mean(), max(float(np.array(own).std()), settings.floor) or 1e-4
         if round.baseline == "leave_one_out" or not round.settings.scale:
             deviation = 1.0
-        made = []
+        made = list(rows)
         for episode in round.episodes:
             first = episode.turns[0]
             score = episode.scores.get(first.agent)
@@ -47,9 +44,8 @@ class Demonstrations:
                 continue
             if score.status == "ok" and score.value > mean:
                 weight = float(settings.weight * (score.value - mean) / deviation)
-                ids = round.tokenize(first.text)
-                made.append(TrainingRow(round.encode(first.messages), ids, weight, score.value))
-        return [*rows, *made]
+                made.append(TrainingRow(round.encode(first.messages), round.tokenize(first.text), weight, score.value))
+        return made
 
 
 class ReviewSettings(msgspec.Struct, frozen=True):
@@ -74,15 +70,12 @@ class ReviewedTraces:
     """The run's own traces that earned more than 1/2, each level alike, as plain likelihood.
 
     Rare first successes are learnt from more than once, and what is mastered stays.
-
-    Args:
-        settings: how many.
     """
 
     PROPOSALS = "proposals"
 
-    def __init__(self, settings: ReviewSettings | None = None) -> None:
-        self.settings = settings or ReviewSettings()
+    def __init__(self, settings: ReviewSettings) -> None:
+        self.settings = settings
         self._kept: dict[str, list[tuple[list[int], list[int]]]] = {}
 
     def apply(self, rows: list[TrainingRow], round: Round, rng: np.random.Generator) -> list[TrainingRow]:
@@ -90,7 +83,10 @@ class ReviewedTraces:
         chosen = self.settings
         for group in round.groups:
             if group.role not in chosen.proposals and (not chosen.roles or group.role in chosen.roles):
-                self._add(group, round, len(chosen.roles) != 1)
+                kind = f"{group.level:03d}" if len(chosen.roles) == 1 else f"{group.role}/{group.level:03d}"
+                right = [r for r in group.rows if r.value > 0.5]
+                for row in right[: 2 if group.informative else 1]:  # one where all are alike
+                    self._keep(kind, round.encode(row.messages), row.ids)
         if chosen.proposals:
             fresh = [r for r in rows if not r.role or r.role in chosen.proposals]
             rows = [r for r in rows if r.role and r.role not in chosen.proposals]
@@ -102,12 +98,6 @@ class ReviewedTraces:
         if self.PROPOSALS in self._kept:
             found += [self._draw(self.PROPOSALS, rng) for _ in range(chosen.count // 3)]
         return [*rows, *[found[i] for i in rng.permutation(len(found))]]
-
-    def _add(self, group: Group, round: Round, named: bool) -> None:
-        """Keep up to two good traces of a group (one where all are alike)."""
-        right = [r for r in group.rows if r.value > 0.5]
-        for row in right[: 2 if group.informative else 1]:
-            self._keep(f"{group.role}/" * named + f"{group.level:03d}", round.encode(row.messages), row.ids)
 
     def _keep(self, key: str, prompt: Sequence[int], ids: Sequence[int]) -> None:
         kept = self._kept.setdefault(key, [])
@@ -132,9 +122,7 @@ class RoleWeights:
     """Each role's share of the loss is its weight, however many tokens it wrote.
 
     The loss is a sum over tokens; SERL's is ``actor * L_actor + judge * L_judge``, either a mean over its own tokens.
-
-    Args:
-        weights: the roles' weights as a function of progress, 0 to 1; a role of weight 0 is left out.
+    ``weights``: of the roles, as a function of progress, 0 to 1; a role of weight 0 is left out.
     """
 
     def __init__(self, weights: Callable[[float], Mapping[str, float]]) -> None:
@@ -142,13 +130,10 @@ class RoleWeights:
 
     def apply(self, rows: list[TrainingRow], round: Round, rng: np.random.Generator) -> list[TrainingRow]:
         """The rows of weighted roles, scaled."""
-        there = {g.role for g in round.groups}
         weights = {role: w for role, w in self.weights(round.progress).items() if w > 0}
-        whole = sum(weights.values())
-        kept = [r for r in rows if r.role in weights]
-        if not there or not kept:
+        kept, whole, tokens = [r for r in rows if r.role in weights], sum(weights.values()), Counter[str]()
+        if not round.groups:
             return kept
-        tokens = Counter[str]()
         for row in kept:
             tokens[row.role] += len(row.completion)
         total = sum(tokens.values())
