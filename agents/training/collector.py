@@ -101,7 +101,7 @@ class Collector:
         if self.rank != 0:
             return
         found = {f"curriculum/{k}": v for k, v in msgspec.to_builtins(self.history[-1]).items() if v is not None}
-        row = {"step": self.first + self.offset + number, "samples": sum(self.samples.values())}
+        row: dict[str, Any] = {"step": self.first + self.offset + number, "samples": sum(self.samples.values())}
         row |= {**self._newest, **found, **self.curriculum.metrics(), **extra}
         if alarms := [*extra.get("alarms", ()), *ring(self.history)]:
             row["alarms"] = alarms

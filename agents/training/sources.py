@@ -85,8 +85,8 @@ class ReviewedTraces:
             if group.role not in chosen.proposals and (not chosen.roles or group.role in chosen.roles):
                 kind = f"{group.level:03d}" if len(chosen.roles) == 1 else f"{group.role}/{group.level:03d}"
                 right = [r for r in group.rows if r.value > 0.5]
-                for row in right[: 2 if group.informative else 1]:  # one where all are alike
-                    self._keep(kind, round.encode(row.messages), row.ids)
+                for trace in right[: 2 if group.informative else 1]:  # one where all are alike
+                    self._keep(kind, round.encode(trace.messages), trace.ids)
         if chosen.proposals:
             fresh = [r for r in rows if not r.role or r.role in chosen.proposals]
             rows = [r for r in rows if r.role and r.role not in chosen.proposals]
