@@ -472,7 +472,7 @@ def rollout(
         starts: the episodes, or how many.
         seed: the run's seed label; episode ``i`` draws everything from the label ``{seed}/{i}``.
         reward: scores the episodes that end in one step together; None leaves ``scores`` empty.
-        out: where episodes are written; episodes that it already holds are not played again.
+        out: where episodes are written; those that it already holds are not played again.
         width: games in play at once, at least 1.
         deadline: seconds for one batched call; past it all its completions have status ``timeout``, and it goes on in
             the background.  An agent that fails gives completions of status ``error`` and one warning.

@@ -107,8 +107,7 @@ def charted(path: Path) -> dict[tuple[str, int], float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "kills"),
-    [("grpo", (1,)), ("grpo", (2, 3)), ("ppo", (3,)), ("rae", (3,)), ("own", (0, 1, 3))],
+    ("name", "kills"), [("grpo", (1,)), ("grpo", (2, 3)), ("ppo", (3,)), ("rae", (3,)), ("own", (0, 1, 3))]
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(name: str, kills: tuple[int, ...], whole: Any, tmp_path: Path) -> None:
     """Checkpoints are after steps 2 and 4: a kill at 1 is before the first, one at 3 loses a step.
@@ -287,8 +286,7 @@ def test_between_two_rounds_the_sources_alone_are_trained_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["grpo", pytest.param("ppo", marks=pytest.mark.slow), pytest.param("rloo", marks=pytest.mark.slow)],
+    "name", ["grpo", pytest.param("ppo", marks=pytest.mark.slow), pytest.param("rloo", marks=pytest.mark.slow)]
 )
 def test_learning_learns(name: str, tmp_path: Path) -> None:
     """Depth 4, which the base has seen nothing of: thirty cheap steps raise its exact success well above the base's."""

@@ -21,7 +21,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 from dream_envs.agents.training.critic import Critic, CriticSettings
-from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow, Updates, make_trainer
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow, Updates
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import stream
 
@@ -79,7 +79,7 @@ def train(
     log, grab = Log(), Grab(made)
     chosen: dict[str, Any] = {"lr": 1e-2, "warmup": 0, "seed": 1, "save_every": 9, "clip": 1e9, **CONSTANT, **settings}
     source = lambda step: list(rows)  # noqa: E731
-    trainer = make_trainer(net or model(), TOKENIZER, source, log, made, out=folder, rows=size, steps=1, **chosen)
+    trainer = RowTrainer(net or model(), TOKENIZER, source, log, made, out=folder, rows=size, steps=1, **chosen)
     trainer.add_callback(grab)
     trainer.train()
     return trainer, grab, log

@@ -92,11 +92,7 @@ def test_the_writer_keeps_a_checkpoint_and_cuts_the_rest(
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    width=st.integers(1, 12),
-    order=st.permutations(range(7)),
-    extra=st.sets(st.integers(100, 110), max_size=4),
-)
+@given(width=st.integers(1, 12), order=st.permutations(range(7)), extra=st.sets(st.integers(100, 110), max_size=4))
 def test_an_episode_does_not_depend_on_what_runs_beside_it(width: int, order: list[int], extra: set[int]) -> None:
     reference = by_index(list(rollout(GAME, SEATS, 7, seed="s", reward=challenger_solver())))
     starts = [Start(i) for pair in zip(order, [*extra, *[None] * 7], strict=False) for i in pair if i is not None]

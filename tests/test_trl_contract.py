@@ -18,13 +18,7 @@ from _tiny import same, weights
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from dream_envs.agents.training.trl_adapter import (
-    RowTrainer,
-    TrainCallback,
-    TrainingRow,
-    Updates,
-    make_trainer,
-)
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow, Updates
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
 from dream_envs.seeds import stream
 
@@ -96,7 +90,7 @@ def train(
     torch.set_num_threads(1)
     log = Log()
     chosen = {"lr": 1e-3, "warmup": 0, "seed": 1, "save_every": 1000, "clip": 1e9, **CONSTANT, **settings}
-    trainer = make_trainer(net or model(), TOKENIZER, source, log, out=folder, rows=rows, steps=steps, **chosen)
+    trainer = RowTrainer(net or model(), TOKENIZER, source, log, out=folder, rows=rows, steps=steps, **chosen)
     trainer.train()
     return trainer, log
 
@@ -207,7 +201,7 @@ def test_resuming_asks_for_the_next_step_and_ends_in_the_same_weights(tmp_path: 
     for start, rest in ((2, [2, 3]), (4, [])):
         asked.clear()
         more = {"lr": 1e-3, "warmup": 0, "seed": 1, "clip": 1e9, **chosen}
-        trainer = make_trainer(model(), TOKENIZER, source, Log(), out=tmp_path / "b", **more)
+        trainer = RowTrainer(model(), TOKENIZER, source, Log(), out=tmp_path / "b", **more)
         trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{start}"))
         assert asked == rest and same(weights(whole.model), weights(trainer.model))
 

@@ -4,9 +4,8 @@
 neighbours.  Here every row draws from its own seed (``seeds.uniforms``), by inverting the cumulative distribution: it
 samples the same text alone and in a batch of a thousand.  Sampled ids and their log-probabilities are kept.
 
-Two engines give the logits: ``CachedForward`` runs any Hugging Face causal model with its own cache; ``LlamaForward``
-runs models of the Llama layout (RMSNorm, gated MLP, rotary or no positions) from fused weights with a static cache,
-without the modules' overhead, which is most of the time where the model is small.
+``CachedForward`` runs any Hugging Face causal model; ``LlamaForward`` those of the Llama layout without the modules'
+overhead, which is most of the time where the model is small.
 """
 
 from __future__ import annotations
@@ -69,11 +68,11 @@ def sample(
     expected: Sequence[Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
 ) -> list[Sample]:
-    """Sample one completion a prompt.
+    """Sample one completion a prompt, in order; equal prompts are read once.
 
     Args:
         forward: the engine.
-        prompts: token ids, one list a row; equal lists are read once.
+        prompts: token ids, ``B`` lists.
         seeds: ``uint64[B]``, each row's own.
         max_tokens: ``int[B]``, each row's bound.
         end: ids that end a completion.
@@ -81,13 +80,9 @@ def sample(
         temperature: 0 is greedy.  Log-probabilities are those of the distribution that was sampled from.
         top_p: only the smallest set of most likely tokens with at least this mass is left; 1 is off.
         min_p: only tokens at least so many times as likely as the most likely one are left; 0 is off.
-        allowed: for each row None (free), or for each position the ids that may stand there (None: any); positions
-            behind the list are free.  Probabilities are renormalised over the allowed ids.
+        allowed: what may stand where; positions behind a row's list are free.  Probabilities are renormalised.
         expected: for each row the only ids that matter, the end included: it stops behind the first other token.
         device: where the engine runs.
-
-    Returns:
-        ``B`` samples in order.
     """
     if not prompts:
         return []

@@ -182,10 +182,9 @@ class LocalAgent:
     def completion_logits(
         self, prompts: Sequence[Sequence[Message]], completions: Sequence[str], batch: int = 256
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Teacher-forced logits of given replies, the end token included.
+        """Teacher-forced ``float32[T, V]`` logits and ``int64[T]`` ids of each reply, its end included.
 
-        Returns:
-            For each row ``float32[T, V]`` logits and ``int64[T]`` ids: row t holds the logits that predicted id t.
+        Row t of the logits predicted id t.
         """
         logits, targets = list[np.ndarray](), list[np.ndarray]()
         for at in range(0, len(prompts), batch):

@@ -21,7 +21,7 @@ from dream_envs.agents.training.critic import FILE as HEAD
 from dream_envs.agents.training.critic import Critic, CriticSettings
 from dream_envs.agents.training.rows import RowBuilder, RowSettings, RowSource, restore, states
 from dream_envs.agents.training.sources import ReviewedTraces, ReviewSettings
-from dream_envs.agents.training.trl_adapter import TrainCallback, TrainingRow, Updates, make_trainer
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow, Updates
 from dream_envs.core import Action, DreamEnvsError, Progress, Request
 from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import digest, stream
@@ -187,14 +187,11 @@ class PolicyLearner:
     def improve(self, collector: Collector, budget: int, run: Any) -> Progress:
         """Train until ``budget`` steps are done in all; goes on from the newest complete checkpoint of the run.
 
-        A step is one round's rows, used in one update or, as ``settings.updates`` may have it, in several.  Several
-        processes: start the script with ``torchrun`` and build the collector with ``collector.processes()``; each plays
-        and trains on its share of every round, gradients are averaged, weights stay equal.
+        A step is one round's rows, used in as many updates as ``settings.updates`` says.  Several processes: start the
+        script with ``torchrun`` and build the collector with ``collector.processes()``; each plays and trains on its
+        share of every round, gradients are averaged, weights stay equal.
 
-        Args:
-            collector: plays the rounds.
-            budget: steps in all.
-            run: ``path`` is the folder that holds ``checkpoints/``; ``report_to``, if it has one, goes to TRL.
+        ``run``: its ``path`` is the folder of ``checkpoints/``; its ``report_to``, if it has one, goes to TRL.
         """
         folder, chosen, engine = Path(run.path) / "checkpoints", self.settings, self.engine
         roles, rank = collector.learns(), collector.rank
@@ -211,7 +208,7 @@ class PolicyLearner:
             lambda step, logs: self._log(step, logs, collector),
             lambda step: self.stop() and step % chosen.updates.steps == 0,  # between two rounds
         )
-        trainer = make_trainer(
+        trainer = RowTrainer(
             engine.model,
             engine.tokenizer,
             lambda step: self._rows(step, budget, collector, builder),

@@ -1,9 +1,8 @@
 """The learning rule in one place: which rows a step trains on, and with what advantage; it knows no game.
 
-A row is one turn of a role that learns: its prompt, the sampled completion, and its return, which is the score of the
-agent who took it.  Rows of one group (``Game.group``) are exchangeable draws; another role is another group.  Groups
-without variance carry no signal for a baseline of their own mean and are not sent; with a critic they fill the places
-that are left.  ``RowSource`` adds what the policy did not sample itself (``agents.training.sources``).
+A row is one turn of a role that learns: prompt, sampled completion, and the score of the agent who took it.  Groups
+(``Game.group``) are of exchangeable draws.  One without variance carries no signal for a baseline of its own mean and
+is not sent; with a critic they fill the places that are left.
 """
 
 from __future__ import annotations
@@ -138,14 +137,9 @@ class RowSource(Protocol):
 class RowBuilder:
     """Turns a round's episodes into the rows of one step.
 
-    Args:
-        game: names the groups.
-        settings: how many and how weighted.
-        baseline: one of ``advantages.BASELINES``, what a value is compared with.
-        roles: the roles that the learner itself plays; what others said is not trained on.
-        encode: messages to prompt ids.
-        tokenize: a completion to ids, the end token included.
-        sources: applied one after the other.
+    ``baseline``: one of ``advantages.BASELINES``.  ``roles``: those that the learner itself plays; what others said is
+    not trained on.  ``encode``: messages to prompt ids.  ``tokenize``: a completion to ids, the end token included.
+    ``sources``: applied one after the other.
     """
 
     def __init__(

@@ -12,9 +12,8 @@ What is relied on, and held by a contract test against the installed version:
   rows that the policy did not sample get the ratio one again;
 - ``advantages[B, T]`` (a critic's) are used as they stand, and the trunk runs once in each forward pass.
 
-TRL normalises rewards by position in blocks of ``num_generations`` rows.  Rows here come in groups of (task, role) of
-any size, so their advantages are computed before (``advantages``) and put in place of TRL's.  A critic's take
-their place in turn, for the rows that the policy sampled.
+TRL normalises rewards by position in blocks of rows.  Rows here come in groups of any size, so their advantages are
+computed before (``advantages``) and put in place of TRL's; a critic's then take their place for sampled rows.
 """
 
 from __future__ import annotations
@@ -116,27 +115,57 @@ def split(lengths: Sequence[int]) -> list[list[int]]:
 class RowTrainer(GRPOTrainer):
     """TRL's GRPO trainer, fed by ``source(round) -> rows``; with a critic it is PPO's.
 
-    A round is ``updates.steps`` optimiser steps.  GRPO, RLOO and PPO differ in the advantages alone, and in the value
-    loss that a critic adds.
+    A round is ``updates.steps`` optimiser steps; ``steps``, ``warmup`` and ``save_every`` are rounds.  GRPO, RLOO and
+    PPO differ in the advantages alone, and in the value loss that a critic adds.  ``config`` goes to ``GRPOConfig``.
     """
 
     def __init__(
         self,
+        model: Any,
+        tokenizer: Any,
         source: Callable[[int], list[TrainingRow]],
+        callback: TrainCallback,
+        critic: Critic | None = None,
+        *,
+        out: str | Path,
         rows: int | None,
-        updates: Updates,
-        critic: Critic | None,
-        **kwargs: Any,
+        steps: int,
+        lr: float,
+        seed: int,
+        save_every: int,
+        updates: Updates = Updates(),  # noqa: B008  it is frozen
+        kl: float = 0.0,
+        warmup: int = 10,
+        clip: float = 1.0,
+        **config: Any,
     ) -> None:
-        self._source, self._row_count = source, rows
-        self._updates, self._critic = updates, critic
+        part = _BLOCK * updates.minibatches
+        if rows is not None and rows % part:
+            raise DreamEnvsError(f"rows={rows}: a multiple of {part} for the minibatches")
+        if updates.kl_in == "reward" and critic is None:
+            raise DreamEnvsError("kl_in='reward' has no token rewards to go into without a critic: kl_in='loss'")
+        self._source, self._row_count, self._updates, self._critic = source, rows, updates, critic
         self._rows, self._values, self._batch = list[TrainingRow](), list[torch.Tensor](), dict[str, Any]()
+        count = rows or _CHUNK * updates.minibatches
+        args = GRPOConfig(
+            output_dir=str(out), learning_rate=lr, beta=kl, max_grad_norm=clip, seed=seed,
+            per_device_train_batch_size=count // updates.minibatches, steps_per_generation=updates.minibatches,
+            num_iterations=updates.epochs, epsilon=updates.epsilon, importance_sampling_level=updates.level,
+            max_steps=steps * updates.steps, warmup_steps=warmup * updates.steps, logging_steps=updates.steps,
+            save_steps=save_every * updates.steps, use_cpu=next(model.parameters()).device.type == "cpu",
+            **{**_FIXED, **config},
+        )  # fmt: skip
+        prompts = Dataset.from_dict({"prompt": ["-"] * (count * int(os.environ.get("WORLD_SIZE", "1")) // _BLOCK)})
 
         def value(value: Sequence[float | None], **_: Any) -> list[float | None]:
             return list(value)
 
         rollout: Any = _rollout  # it is given this class, where TRL's annotation names its own
-        super().__init__(reward_funcs=value, rollout_func=rollout, **kwargs)
+        super().__init__(
+            model=model, args=args, reward_funcs=value, rollout_func=rollout, train_dataset=prompts,
+            processing_class=tokenizer, callbacks=[callback],
+        )  # fmt: skip
+        self.remove_callback(PrinterCallback)  # the run reports its own progress
 
     @property
     def _once(self) -> bool:
@@ -355,51 +384,6 @@ class TrainCallback(TrainerCallback):
         """Ask whether to stop here."""
         if self._stop(state.global_step):
             control.should_save = control.should_training_stop = True
-
-
-def make_trainer(
-    model: Any,
-    tokenizer: Any,
-    source: Callable[[int], list[TrainingRow]],
-    callback: TrainCallback,
-    critic: Critic | None = None,
-    *,
-    out: str | Path,
-    rows: int | None,
-    steps: int,
-    lr: float,
-    seed: int,
-    save_every: int,
-    updates: Updates = Updates(),  # noqa: B008  it is frozen
-    kl: float = 0.0,
-    warmup: int = 10,
-    clip: float = 1.0,
-    **config: Any,
-) -> RowTrainer:
-    """A trainer that asks ``source`` for rows in every round.
-
-    ``steps``, ``warmup`` and ``save_every`` are rounds of ``updates.steps`` updates; ``config`` goes to ``GRPOConfig``.
-    """
-    part = _BLOCK * updates.minibatches
-    if rows is not None and rows % part:
-        raise DreamEnvsError(f"rows={rows}: a multiple of {part} for the minibatches")
-    if updates.kl_in == "reward" and critic is None:
-        raise DreamEnvsError("kl_in='reward' has no token rewards to go into without a critic: kl_in='loss'")
-    count = rows or _CHUNK * updates.minibatches
-    args = GRPOConfig(
-        output_dir=str(out), learning_rate=lr, beta=kl, max_grad_norm=clip, seed=seed,
-        per_device_train_batch_size=count // updates.minibatches, steps_per_generation=updates.minibatches,
-        num_iterations=updates.epochs, epsilon=updates.epsilon, importance_sampling_level=updates.level,
-        max_steps=steps * updates.steps, warmup_steps=warmup * updates.steps, save_steps=save_every * updates.steps,
-        logging_steps=updates.steps, use_cpu=next(model.parameters()).device.type == "cpu", **{**_FIXED, **config},
-    )  # fmt: skip
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    trainer = RowTrainer(
-        source, rows, updates, critic, model=model, args=args, processing_class=tokenizer, callbacks=[callback],
-        train_dataset=Dataset.from_dict({"prompt": ["-"] * (count * world // _BLOCK)}),  # which nobody reads
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)  # the run reports its own progress
-    return trainer
 
 
 #: Warnings about what is so by design: rows without a reward (reviews, fillers), sums over a row's tokens.

@@ -23,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from dream_envs.agents.engines.local import LocalAgent, keep_memory
-from dream_envs.agents.training.trl_adapter import TrainCallback, TrainingRow, make_trainer
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow
 from dream_envs.baselines.benchmarks.rows import Options, Row, median_ratio, side_by_side
 from dream_envs.baselines.recipe import Options as Training
 from dream_envs.core import Action, Message, Request
@@ -156,7 +156,7 @@ def _silent() -> TrainCallback:
 
 def _ours(agent: LocalAgent, rows: list[TrainingRow], out: str, steps: int) -> Any:
     how: dict[str, Any] = {"rows": ROWS, "lr": 1e-3, "seed": 0, "save_every": 10**6}
-    made = make_trainer(agent.model, agent.tokenizer, lambda step: rows, _silent(), out=out, steps=steps, **how)
+    made = RowTrainer(agent.model, agent.tokenizer, lambda step: rows, _silent(), out=out, steps=steps, **how)
     return _unsaved(made)
 
 
