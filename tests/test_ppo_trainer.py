@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ import torch
 pytest.importorskip("trl")
 
 import msgspec
-from test_trl_contract import CONSTANT, TOKENIZER, VOCAB, Log, model
+from test_trl_contract import Log, draw_ids, model
+from test_trl_contract import train as run
 from transformers import TrainerCallback
-from trl import GRPOTrainer
-from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 from dream_envs.agents.training.critic import Critic, CriticSettings
 from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow, Updates
@@ -34,8 +32,7 @@ def draw(count: int, *labels: str) -> list[TrainingRow]:
     rng = stream("ppo-rows", count, *labels)
     rows = []
     for i in range(count):
-        prompt = rng.integers(6, VOCAB, size=int(rng.integers(1, 9))).tolist()
-        completion = [*rng.integers(6, VOCAB, size=int(rng.integers(0, 7))).tolist(), 1]
+        prompt, completion = draw_ids(rng)
         role = ("solver", "challenger", "")[i % 3]
         weight = {"solver": 1.0, "challenger": 0.5, "": float(rng.normal())}[role]
         rows.append(TrainingRow(prompt, completion, weight, float(rng.random()), role, 0.25 if i % 2 else 1.0))
@@ -73,19 +70,13 @@ def train(
     *,
     size: int | None = 24,
     net: Any = None,
-    **settings: Any,
+    **own: Any,
 ) -> tuple[RowTrainer, Grab, Log]:
-    torch.set_num_threads(1)
-    log, grab = Log(), Grab(made)
-    chosen: dict[str, Any] = {"lr": 1e-2, "warmup": 0, "seed": 1, "save_every": 9, "clip": 1e9, **CONSTANT, **settings}
-    source = lambda step: list(rows)  # noqa: E731
-    trainer = RowTrainer(net or model(), TOKENIZER, source, log, made, out=folder, rows=size, steps=1, **chosen)
-    trainer.add_callback(grab)
-    trainer.train()
+    """One round."""
+    grab = Grab(made)
+    chosen = {"lr": 1e-2, "steps": 1, "rows": size, "critic": made, **own}
+    trainer, log = run(folder, lambda step: list(rows), net, grab, **chosen)
     return trainer, grab, log
-
-
-# ------------------------------------------------------------------------------------------- the formulas, row by row
 
 
 def look(net: Any, row: TrainingRow, head: Any = None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -293,16 +284,3 @@ def test_what_cannot_be_trained_is_one_line(settings: dict[str, Any], word: str,
     with pytest.raises(DreamEnvsError) as caught:
         train(tmp_path, draw(4), None, **settings)
     assert word in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_the_seams_are_there() -> None:
-    """What is overridden and read, by name: a new TRL or transformers fails here first."""
-    look_at = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
-    assert {"model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"} <= set(look_at)
-    loss = inspect.getsource(GRPOTrainer._compute_loss)
-    assert loss.index("_get_per_token_logps_and_entropies") < loss.index('inputs.get("old_per_token_logps")')
-    assert {"model", "inputs", "num_items_in_batch"} <= set(inspect.signature(GRPOTrainer.training_step).parameters)
-    parts = {"a": torch.arange(6), "b": torch.arange(12).view(6, 2), "one": torch.tensor(5)}
-    torch.manual_seed(0)
-    split = split_tensor_dict(shuffle_sequence_dict(parts), 3)
-    assert all(torch.equal(s["b"][:, 0], 2 * s["a"]) and s["one"] == 5 and len(s["a"]) == 2 for s in split)

@@ -181,7 +181,7 @@ class RowTrainer(GRPOTrainer):
             most = max(gather_object([len(rows)]))  # as many on every process
             count = max(part, most + -most % part)
         filler = TrainingRow((self._tokenizer.pad_token_id,), (self.eos_token_ids[0],), 0.0)
-        self._rows = rows[:count] + [filler] * (count - len(rows))
+        self._rows = rows + [filler] * (count - len(rows))
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         self._values, self._batch = [], {}
