@@ -30,14 +30,11 @@ NUMBERS: dict[str, Any] = {
 SETTINGS = {
     "grpo": LearnerSettings(**NUMBERS, rows=RowSettings(48, {"solver": RoleSettings(8)})),
     "ppo": LearnerSettings(
-        **NUMBERS,
-        rows=RowSettings(None, {"solver": RoleSettings(12)}),
-        baseline="critic",
-        updates=Updates(epochs=2, minibatches=2),
-        critic=CriticSettings(lr=1e-2, hidden=8),
+        **NUMBERS, rows=RowSettings(None, {"solver": RoleSettings(12)}), baseline="critic",
+        updates=Updates(epochs=2, minibatches=2), critic=CriticSettings(lr=1e-2, hidden=8),
     ),
     "rae": LearnerSettings(**NUMBERS, baseline="rae"),
-}
+}  # fmt: skip
 
 
 def collector(

@@ -90,17 +90,10 @@ def train(
     torch.set_num_threads(1)
     log = Log()
     chosen: dict[str, Any] = {
-        "lr": 1e-3,
-        "warmup": 0,
-        "seed": 1,
-        "save_every": 1000,
-        "clip": 1e9,
-        "steps": 1,
-        "rows": 16,
-    }
-    trainer = RowTrainer(
-        net or model(), TOKENIZER, source, log, out=folder, **{**chosen, "lr_scheduler_type": "constant", **own}
-    )
+        "steps": 1, "rows": 16, "lr": 1e-3, "warmup": 0, "seed": 1, "save_every": 1000, "clip": 1e9,
+        "lr_scheduler_type": "constant", **own,
+    }  # fmt: skip
+    trainer = RowTrainer(net or model(), TOKENIZER, source, log, out=folder, **chosen)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=resume and str(resume))
@@ -146,8 +139,7 @@ def test_a_step_without_rows_leaves_the_weights(tmp_path: Path) -> None:
     assert same(before, weights(trainer.model))
 
 
-@pytest.mark.parametrize("minibatches", [1, 3])
-@pytest.mark.parametrize("count", [0, 1, 21])
+@pytest.mark.parametrize(("count", "minibatches"), [(0, 1), (1, 3), (21, 1), (21, 3)])
 def test_as_many_rows_as_there_are_give_the_gradient_of_a_fixed_number(
     count: int, minibatches: int, tmp_path: Path
 ) -> None:
@@ -168,16 +160,10 @@ def test_as_many_rows_as_there_are_give_the_gradient_of_a_fixed_number(
 
 def test_each_step_asks_once_and_for_its_own_number(tmp_path: Path) -> None:
     asked: list[int] = []
-
-    def source(step: int) -> list[TrainingRow]:
-        asked.append(step)
-        return draw_rows(6, str(step))
-
-    _, log = train(tmp_path / "a", source, steps=5, rows=8, save_every=2)
-    assert asked == [0, 1, 2, 3, 4]
-    assert [x["step"] for x in log.logs] == [1, 2, 3, 4, 5]
+    _, log = train(tmp_path, lambda step: asked.append(step) or draw_rows(6, str(step)), steps=5, rows=8, save_every=2)
+    assert asked == [0, 1, 2, 3, 4] and [x["step"] for x in log.logs] == [1, 2, 3, 4, 5]
     assert [p.name for p in log.saved] == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
-    assert all(p.is_dir() for p in log.saved[-3:])
+    assert all(p.is_dir() for p in log.saved)
 
 
 def test_steps_are_adam_on_the_formula(tmp_path: Path) -> None:
