@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,6 @@ class Counting:
     def act(self, requests: Sequence[Request]) -> list[Action]:
         self.batches.append(list(requests))
         return [Action(self.text) for _ in requests]
-
-
-# ---------------------------------------------------------------------------------------------- every episode, once
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +97,13 @@ def test_an_episode_does_not_depend_on_what_runs_beside_it(width: int, order: li
     assert set(found) == set(reference) | {s.index for s in starts}
 
 
-def test_another_seed_is_another_run() -> None:
+def test_another_seed_is_another_run_and_requests_have_seeds_of_their_own() -> None:
     one, other = (by_index(list(rollout(GAME, SEATS, 12, seed=s))) for s in ("0", "1"))
-    texts = [[t.text for t in e.turns] for run in (one, other) for e in run.values()]
-    assert len({t[0] for t in texts}) > 18  # 24 proposals of the oracle, hardly two alike
-    assert one[3].turns[0].text != other[3].turns[0].text
+    assert len({e.turns[0].text for run in (one, other) for e in run.values()}) > 18  # hardly two alike
+    agent = Counting()
+    list(rollout(GAME, {"challenger": agent, "solver": agent}, 50, seed=3))
+    seeds = [r.seed for b in agent.batches for r in b]
+    assert len(set(seeds)) == len(seeds) == 200
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +137,6 @@ def test_written_and_yielded_are_the_same(tmp_path: Path, nano: Any) -> None:
     assert [[t.text for t in e.turns] for e in short] == [[t.text for t in e.turns] for e in yielded]
 
 
-# ------------------------------------------------------------------------------------------------------------- calls
-
-
 def test_one_call_a_policy_and_step() -> None:
     one, other = Counting(), Counting()
     list(rollout(GAME, {"challenger": one, "solver": one}, 5))
@@ -150,6 +145,9 @@ def test_one_call_a_policy_and_step() -> None:
     list(rollout(GAME, {"challenger": one, "solver": other, "solver_1": one}, 5, width=5))
     assert [len(b) for b in one.batches] == [5, 5] and [len(b) for b in other.batches] == [10]
     assert {r.agent for r in one.batches[1]} == {"solver_1"}
+    narrow = Counting("nonsense")  # every proposal is turned away: one step an episode, and its place is filled again
+    list(rollout(GAME, {"challenger": narrow, "solver": narrow}, 7, width=3))
+    assert [len(b) for b in narrow.batches] == [3, 3, 1]
 
 
 def test_one_object_in_two_seats_is_one_call_also_where_it_is_a_function() -> None:
@@ -167,37 +165,22 @@ def test_one_object_in_two_seats_is_one_call_also_where_it_is_a_function() -> No
     assert len({id(a) for a in made.values()}) == 2 and made["solver_1"] is both
 
 
-def test_a_narrow_run_refills_its_places() -> None:
-    agent = Counting("nonsense")  # every proposal is turned away: one step an episode
-    list(rollout(GAME, {"challenger": agent, "solver": agent}, 7, width=3))
-    assert [len(b) for b in agent.batches] == [3, 3, 1]
-
-
-def test_requests_have_seeds_of_their_own() -> None:
-    agent = Counting()
-    list(rollout(GAME, {"challenger": agent, "solver": agent}, 50, seed=3))
-    seeds = [r.seed for b in agent.batches for r in b]
-    assert len(set(seeds)) == len(seeds) == 200
-
-
 def test_async_policies_run_side_by_side() -> None:
     """Two policies that each wait for the other: one after the other, neither would ever return."""
     log: list[str] = []
-    started = {"a": threading.Event(), "b": threading.Event()}
 
-    def meeting(name: str, other: str) -> Any:
-        class Meeting:
-            async def act(self, requests: Sequence[Request]) -> list[Action]:
-                log.append(f"{name} starts")
-                started[name].set()
-                while not started[other].is_set():
-                    await asyncio.sleep(0.001)
-                log.append(f"{name} ends")
-                return [Action(name) for _ in requests]
+    class Meeting:
+        def __init__(self, name: str, other: str) -> None:
+            self.name, self.other = name, other
 
-        return Meeting()
+        async def act(self, requests: Sequence[Request]) -> list[Action]:
+            log.append(f"{self.name} starts")
+            while f"{self.other} starts" not in log:
+                await asyncio.sleep(0.001)
+            log.append(f"{self.name} ends")
+            return [Action(self.name) for _ in requests]
 
-    seats = {"challenger": Counting(), "solver_0": meeting("a", "b"), "solver_1": meeting("b", "a"), "solver": "oracle"}
+    seats = {"challenger": Counting(), "solver_0": Meeting("a", "b"), "solver_1": Meeting("b", "a"), "solver": "oracle"}
     (episode,) = rollout(GAME, seats, 1, deadline=20.0)
     assert sorted(log[:2]) == ["a starts", "b starts"] and sorted(log[2:]) == ["a ends", "b ends"]
     assert [t.text for t in episode.turns[1:3]] == ["a", "b"]
@@ -212,9 +195,6 @@ def test_rollout_inside_a_running_loop() -> None:
         return list(rollout(GAME, {"challenger": Counting(), "solver": solver}, 2))
 
     assert asyncio.run(main())[0].turns[1].text == "ADB:c"
-
-
-# ------------------------------------------------------------------------------------------------------- given moves
 
 
 def test_given_moves_are_played_and_noted() -> None:
