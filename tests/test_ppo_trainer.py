@@ -28,14 +28,14 @@ EPSILON = 0.2
 
 
 def draw(count: int, *labels: str) -> list[TrainingRow]:
-    """Sampled rows of two roles with weights and damping, and given ones, of mixed lengths."""
+    """Sampled rows of two roles with weights, and given ones, of mixed lengths."""
     rng = stream("ppo-rows", count, *labels)
     rows = []
     for i in range(count):
         prompt, completion = draw_ids(rng)
         role = ("solver", "challenger", "")[i % 3]
         weight = {"solver": 1.0, "challenger": 0.5, "": float(rng.normal())}[role]
-        rows.append(TrainingRow(prompt, completion, weight, float(rng.random()), role, 0.25 if i % 2 else 1.0))
+        rows.append(TrainingRow(prompt, completion, weight, float(rng.random()), role))
     return rows
 
 
@@ -125,7 +125,7 @@ def direct(
             continue
         with torch.no_grad():
             before, _ = look(old, row)
-        weighted = row.advantage * torch.where(a < 0, row.negative * a, a)
+        weighted = row.advantage * a
         ratio = (logp - before).exp()
         cut += int(((ratio - 1).abs() > EPSILON).sum())
         policy = policy - torch.min(ratio * weighted, ratio.clamp(1 - EPSILON, 1 + EPSILON) * weighted).sum()
@@ -158,7 +158,7 @@ def close(found: Grads, expected: Grads) -> None:
 def test_gradients_of_the_first_update_are_the_formula(
     count: int, size: int | None, chosen: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Fillers, both roles, given rows, weights and damping included."""
+    """Fillers, both roles, given rows and weights included."""
     rows, made = draw(count), critic(**chosen)
     told = estimates(made, model(), rows, None, 0.0)
     expected, loss, _ = direct(model(), model(), copy.deepcopy(made), rows, told)

@@ -83,23 +83,18 @@ def test_relative_by_hand() -> None:
     assert relative([0.5] * 5, scale=True).tolist() == [0.0] * 5
 
 
-@pytest.mark.parametrize("negative", [0.0, 0.25, 1.0])
-def test_attempts_by_hand(negative: float) -> None:
-    """Two of four right, unscaled: +1/2 for the right, -1/2 times the factor for the wrong; zero rows are not sent."""
-    made = builder(scale=False, solver=RoleSettings(negative=negative), challenger=RoleSettings(weight=0.0))
-    right, wrong = ("c:BDA", GOLD, 0.5), [("c:BDA", f"wrong {i}", -0.5 * negative) for i in range(2)]
-    assert told(made.rows([episode(solved(2, 4))], RNG)) == [right, right, *(wrong if negative else [])]
+def test_attempts_by_hand() -> None:
+    """Two of four right, unscaled: +1/2 for the right, -1/2 for the wrong."""
+    right, wrong = ("c:BDA", GOLD, 0.5), [("c:BDA", f"wrong {i}", -0.5) for i in range(2)]
+    assert told(builder(scale=False, challenger=NONE).rows([episode(solved(2, 4))], RNG)) == [right, right, *wrong]
 
 
 def test_proposals_by_hand() -> None:
-    """Values 1 - p: 0.75, 0.25, 0 (invalid); mean 1/3, deviation sqrt(7/72) = 0.3118; times the weight of 2."""
-    rows = told(builder(solver=NONE, challenger=RoleSettings(None, 2.0, 0.5)).rows(easy_and_invalid(), RNG))
-    unit = 2.0 / (math.sqrt(7 / 72) + 1e-4)
+    """Values 1 - p: 0.75, 0.25, 0 (invalid); mean 1/3, deviation sqrt(7/72) = 0.3118."""
+    rows = told(builder(solver=NONE).rows(easy_and_invalid(), RNG))
+    unit = 1 / (math.sqrt(7 / 72) + 1e-4)
     assert [r[:2] for r in rows] == [("new", "c:BDA"), ("new", "d:AB"), ("new", "c:B!")]
-    assert [r[2] for r in rows] == pytest.approx(
-        [unit * (3 / 4 - 1 / 3), 0.5 * unit * (1 / 4 - 1 / 3), -0.5 * unit / 3]
-    )
-    assert told(builder(solver=NONE, challenger=RoleSettings(None, 0.0)).rows(easy_and_invalid(), RNG)) == []
+    assert [r[2] for r in rows] == pytest.approx([unit * (v - 1 / 3) for v in (0.75, 0.25, 0.0)])
     flat = [msgspec.structs.replace(e, scores={"challenger_0": Score(0.3)}) for e in easy_and_invalid()]
     assert builder().rows(flat, RNG) == []  # a round that is all alike teaches nothing
 
@@ -238,30 +233,26 @@ def test_a_critic_is_sent_everything_with_its_value_and_role() -> None:
         episode(["x"] * 3, "d:AB"), episode(solved(1, 3)), episode(solved(1, 4), author="mutation")
     )
     extra = (Demonstrations(), ReviewedTraces(ReviewSettings(count=2, roles=("solver",))))
-    chosen = {"solver": RoleSettings(negative=0.5), "challenger": RoleSettings(None, 2.0, 0.25)}
-    found = builder("critic", extra, **chosen).rows([flat, mixed, given_], RNG)
+    found = builder("critic", extra).rows([flat, mixed, given_], RNG)
     solver = [r for r in found if r.role == "solver"]
-    assert {(r.advantage, r.negative) for r in solver} == {(1.0, 0.5)}
+    assert {r.advantage for r in found if r.role} == {1.0}
     assert sorted(r.value for r in solver if r.value is not None) == [0.0] * 8 + [1.0] * 2
     assert Counter(r.role for r in found) == {"solver": 10, "challenger": 2, "": 2 + 1}
     assert [r.role for r in found[-2:]] == ["", ""]
-    assert {(r.advantage, r.negative) for r in found if r.role == "challenger"} == {(2.0, 0.25)}
     first = builder("critic", solver=RoleSettings(1), challenger=NONE).rows([flat, mixed], RNG)
     assert {r.prompt for r in first} == {tuple(map(ord, "c:BDA"))}  # the informative one comes first
 
 
 def test_rows_and_groups_are_bounded_and_what_is_added_is_cut_first() -> None:
     round_ = [episode(solved(2, 4), index=i) for i in range(10)]
-    review = ReviewSettings(count=50, roles=("solver",))
-    chosen = {"solver": RoleSettings(3, negative=0.0), "challenger": NONE}
-    made = builder(sources=[ReviewedTraces(review)], **chosen)
-    assert len(made.rows(round_, stream("a"))) == 3 * 2 + 50 and made.used == {"solver": 3, "challenger": 0}
-    few = builder(sources=[ReviewedTraces(review)], rows=10, solver=RoleSettings(3), challenger=NONE)
+    settings_ = {"solver": RoleSettings(3), "challenger": NONE}
+    one, twice = (builder(sources=[review(50)], **settings_) for _ in range(2))
+    assert len(one.rows(round_, stream("a"))) == 3 * 4 + 50 and one.used == {"solver": 3, "challenger": 0}
+    assert twice.rows(round_, stream("a")) == builder(sources=[review(50)], **settings_).rows(round_, stream("a"))
+    few = builder(sources=[review(50)], rows=10, **settings_)
     cut = few.rows(round_, stream("a"))
     assert [(r.role, r.advantage < 0) for r in cut[:8]] == [("solver", x) for x in (False, False, True, True) * 2]
     assert [r.role for r in cut[8:]] == ["", ""] and few.used["solver"] == 2  # a third group does not fit whole
-    twice = [builder(sources=[ReviewedTraces(review)], **chosen).rows(round_, stream("q")) for _ in range(2)]
-    assert twice[0] == twice[1]
     order = builder(solver=RoleSettings(), challenger=RoleSettings()).rows([*round_, *easy_and_invalid()], RNG)
     assert [r.role for r in order] == sorted((r.role for r in order), reverse=True)  # the settings' order
 
@@ -333,30 +324,14 @@ def test_levels_are_reviewed_alike_and_the_oldest_go() -> None:
 
 
 def test_a_restored_review_draws_the_same() -> None:
-    kept = review(40, cap=8, proposals=("challenger",))
-    fresh = [TrainingRow((1, 2), [3, END], 1.0, 0.5, "challenger")]
-    kept.apply(fresh, looked_at(*[group(level, [1, 0, 1], f"g{i}") for i in range(9) for level in (1, 2, 3)]), RNG)
-    again = review(40, cap=8, proposals=("challenger",))
+    kept, again = review(40, cap=8), review(40, cap=8)
+    kept.apply([], looked_at(*[group(level, [1, 0, 1], f"g{i}") for i in range(9) for level in (1, 2, 3)]), RNG)
     again.restore(json.loads(json.dumps(kept.state())))
     for step in ("d", "e"):  # and both go on alike
         assert again.apply([], looked_at(group(2, [1, 1], step)), stream(step)) == kept.apply(
             [], looked_at(group(2, [1, 1], step)), stream(step)
         )
     assert again.state() == kept.state()
-
-
-def test_reviewed_proposals_are_good_ones_whatever_the_factor_on_bad_ones() -> None:
-    """Expert iteration: plain likelihood, so that a proposal below the mean must not come in with its sign turned."""
-    round_ = numbered(episode(solved(1, 4), "c:BDA"), episode(["x"] * 4, "c:?"), episode(["y"] * 4, "c:!!"))
-    for negative in (0.0, 1.0):
-        sources = [Demonstrations(), review(30, proposals=("challenger",))]
-        made = builder(sources=sources, solver=NONE, challenger=RoleSettings(negative=negative))
-        rows = told(made.rows(round_, stream("expert")))
-        assert Counter(p for p, _, _ in rows) == {"new": 10, "c:BDA": 30}
-        assert {(p, c) for p, c, _ in rows} == {("new", "c:BDA"), ("c:BDA", GOLD)}
-        assert all(weight > 0 for _, _, weight in rows)
-        later = made.rows([], stream("later"))
-        assert len(later) == 40 and {r.role for r in later} == {""}
 
 
 def test_each_roles_share_of_the_loss_is_its_weight() -> None:

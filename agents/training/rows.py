@@ -23,13 +23,10 @@ Encode = Callable[[Sequence[Message]], tuple[int, ...]]
 class RoleSettings(msgspec.Struct, frozen=True):
     """How the rows of one role count.
 
-    ``groups``: groups a step at most, None: all.  ``weight``: factor on its advantages; ``negative``: a further one on
-    those below zero.  ``floor``: least deviation that they are divided by.
+    ``groups``: groups a step at most, None: all.  ``floor``: least deviation that its advantages are divided by.
     """
 
     groups: int | None = None
-    weight: float = 1.0
-    negative: float = 1.0
     floor: float = 0.0
 
 
@@ -193,15 +190,11 @@ class RowBuilder:
         return chosen
 
     def _rows(self, group: Group, advantages: np.ndarray) -> list[TrainingRow]:
-        role, critic = self.settings.role(group.role), self.baseline.name == "critic"
-        made = []
-        for row, advantage in zip(group.rows, advantages.tolist(), strict=True):
-            # Under a critic the trainer damps what is below zero: here no advantage is known yet.
-            weight = role.weight * (advantage if advantage > 0 or critic else advantage * role.negative)
-            if weight or critic:
-                damped = role.negative if critic else 1.0
-                made.append(TrainingRow(self.encode(row.messages), row.ids, weight, row.value, group.role, damped))
-        return made
+        return [
+            TrainingRow(self.encode(row.messages), row.ids, advantage, row.value, group.role)
+            for row, advantage in zip(group.rows, advantages.tolist(), strict=True)
+            if advantage
+        ]
 
     def state(self) -> dict[str, Any]:
         """JSON-ready: the baseline's state and that of every source that has one."""

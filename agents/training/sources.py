@@ -6,7 +6,7 @@ Rows of a source have no role, so that every learner trains on them as plain wei
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -31,7 +31,7 @@ class Demonstrations:
         """The rows, and a demonstration for each such move."""
         own = [v for g in round.groups if g.role == self.role for v in g.values]
         settings = round.settings.role(self.role)
-        if not own or not settings.weight:
+        if not own:
             return rows
         mean, deviation = np.array(own).mean(), max(float(np.array(own).std()), settings.floor) or 1e-4
         if round.baseline == "leave_one_out" or not round.settings.scale:
@@ -43,7 +43,7 @@ class Demonstrations:
             if author_of(episode) != self.author or challenge_of(episode) is None or score is None:
                 continue
             if score.status == "ok" and score.value > mean:
-                weight = float(settings.weight * (score.value - mean) / deviation)
+                weight = float((score.value - mean) / deviation)
                 made.append(TrainingRow(round.encode(first.messages), round.tokenize(first.text), weight, score.value))
         return made
 
@@ -51,15 +51,13 @@ class Demonstrations:
 class ReviewSettings(msgspec.Struct, frozen=True):
     """How many traces are replayed a step, their weight, and how many of each kind are kept.
 
-    ``roles``: whose traces, () for all that learn.  ``proposals``: of these roles, rows with a positive advantage (or
-    demonstrations) are kept and replayed too, a third as many, and are not trained on when they are fresh.
+    ``roles``: whose traces, () for all that learn.
     """
 
     count: int = 128
     weight: float = 1.0
     cap: int = 512
     roles: tuple[str, ...] = ()
-    proposals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.count < 0 or self.cap < 1:
@@ -72,8 +70,6 @@ class ReviewedTraces:
     Rare first successes are learnt from more than once, and what is mastered stays.
     """
 
-    PROPOSALS = "proposals"
-
     def __init__(self, settings: ReviewSettings) -> None:
         self.settings = settings
         self._kept: dict[str, list[tuple[list[int], list[int]]]] = {}
@@ -82,27 +78,16 @@ class ReviewedTraces:
         """The rows, and replayed traces."""
         chosen = self.settings
         for group in round.groups:
-            if group.role not in chosen.proposals and (not chosen.roles or group.role in chosen.roles):
+            if not chosen.roles or group.role in chosen.roles:
                 kind = f"{group.level:03d}" if len(chosen.roles) == 1 else f"{group.role}/{group.level:03d}"
                 right = [r for r in group.rows if r.value > 0.5]
+                kept = self._kept.setdefault(kind, []) if right else []
                 for trace in right[: 2 if group.informative else 1]:  # one where all are alike
-                    self._keep(kind, round.encode(trace.messages), trace.ids)
-        if chosen.proposals:
-            fresh = [r for r in rows if not r.role or r.role in chosen.proposals]
-            rows = [r for r in rows if r.role and r.role not in chosen.proposals]
-            for row in fresh:
-                if row.advantage > 0:  # plain likelihood: what is to be avoided has no place in it
-                    self._keep(self.PROPOSALS, row.prompt, row.completion)
-        levels = sorted(k for k in self._kept if k != self.PROPOSALS)
+                    kept.append((list(round.encode(trace.messages)), list(trace.ids)))
+                del kept[: -chosen.cap]
+        levels = sorted(self._kept)
         found = [self._draw(levels[int(rng.integers(len(levels)))], rng) for _ in range(chosen.count if levels else 0)]
-        if self.PROPOSALS in self._kept:
-            found += [self._draw(self.PROPOSALS, rng) for _ in range(chosen.count // 3)]
         return [*rows, *[found[i] for i in rng.permutation(len(found))]]
-
-    def _keep(self, key: str, prompt: Sequence[int], ids: Sequence[int]) -> None:
-        kept = self._kept.setdefault(key, [])
-        kept.append((list(prompt), list(ids)))
-        del kept[: -self.settings.cap]
 
     def _draw(self, key: str, rng: np.random.Generator) -> TrainingRow:
         kept = self._kept[key]

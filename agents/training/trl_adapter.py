@@ -86,7 +86,7 @@ class TrainingRow(msgspec.Struct, frozen=True):
 
     ``value``: what it earned.  ``role``: who sampled it in this round; empty for what the policy did not sample
     (reviewed traces, demonstrations), which is plain likelihood under every learner.  Under a critic, ``advantage`` of
-    a sampled row is a weight on the critic's, and ``negative`` a further factor on those below zero.
+    a sampled row is a weight on the critic's.
     """
 
     prompt: Sequence[int]
@@ -94,7 +94,6 @@ class TrainingRow(msgspec.Struct, frozen=True):
     advantage: float
     value: float | None = None
     role: str = ""
-    negative: float = 1.0
 
 
 def split(lengths: Sequence[int]) -> list[list[int]]:
@@ -215,8 +214,6 @@ class RowTrainer(GRPOTrainer):
         self._tell_values(old, gae(rewards, old, mask, chosen.gamma, 1.0)[1], masks)
         if chosen.whiten:
             found = whiten(found, masks.values(), self._total)
-        damped = torch.tensor([r.negative for r in self._rows], dtype=old.dtype, device=old.device)[:, None]
-        found = torch.where(found < 0, damped * found, found)
         weight = out["advantages"][:, None]
         out["advantages"] = torch.where(sampled, weight * found, weight.expand_as(found))
         out["old_values"], out["returns"] = old, returns
