@@ -1,15 +1,14 @@
 """Who acts, and how games are moved on: agents from anything, batched steps, one loop over many games, the Episodes.
 
-A *step* is one move in each of many games: every policy is called once, with the requests of all its seats.  ``play``
-runs one game to its end and ``rollout`` many; the API adapters move theirs with the same ``Runner``.  Requests carry
-seeds hashed from (the episode's label, agent, turn), so that an episode is the same whatever runs beside it, and a
-resumed run repeats and skips nothing.
+A *step* is one move in each of many games, with one call a policy.  Requests carry seeds hashed from (the episode's
+label, agent, turn): an episode is the same whatever runs beside it, and a resumed run repeats and skips nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import inspect
 import os
 import threading
@@ -17,7 +16,7 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import msgspec
 
@@ -58,9 +57,8 @@ class FunctionAgent:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.name = function, getattr(function, "__name__", type(function).__name__)
         self._wants_messages = _wants_messages(function)
-        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004  an object with an async __call__
-        )
+        called = getattr(function, "__call__", None)  # noqa: B004  an object's may be async
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
     def act(self, requests: Sequence[Request]) -> Sequence[Action] | Awaitable[Sequence[Action]]:
         """Call the function for each request, in order; async functions concurrently."""
@@ -93,8 +91,7 @@ def as_agent(obj: AgentLike | str, game: Game | None = None, **config: Any) -> A
     """An Agent from an Agent, a plain function (sync or async, see ``FunctionAgent``), or a name.
 
     A name is a registered one (``oracle``) or ``module:attribute``; ``noisy(tpr=0.9)`` has arguments.  A class behind
-    it, or a function that needs no more than ``game``, is called, with ``config`` and with ``game`` if it takes that;
-    any other function is the agent.
+    it, or a function that needs no more than ``game``, is called, with ``config`` and with ``game`` if it takes that.
     """
     if isinstance(obj, str):
         name, given = registry.spec_of(obj, "agent")
@@ -135,11 +132,7 @@ def assign_agents(game: Game, agents: Mapping[str, AgentLike | str]) -> dict[str
     # A function in two seats is one agent, asked once; a name makes a new agent for each of its entries.
     once = {id(value): as_agent(value, game) for value in agents.values() if not isinstance(value, str)}
     made = {k: as_agent(v, game) if isinstance(v, str) else once[id(v)] for k, v in agents.items()}
-    return {
-        name: made.get(name, made.get(role))  # type: ignore[misc]
-        for name, role in role_of.items()
-        if name in made or role in made
-    }
+    return {n: made[n if n in made else role] for n, role in role_of.items() if n in made or role in made}
 
 
 def as_action(value: Any, source: str = "the environment") -> Action:
@@ -154,6 +147,8 @@ def as_action(value: Any, source: str = "the environment") -> Action:
 
 def storable(action: Action) -> Action:
     """The action with every lone surrogate (half a character, which no UTF-8 file can hold) replaced by U+FFFD."""
+    if action.text.isascii():
+        return action
     text = action.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return action if text == action.text else msgspec.structs.replace(action, text=text)
 
@@ -180,22 +175,15 @@ def _awaited(value: Any) -> Any:
     async def wait() -> Any:
         return await value
 
-    return asyncio.run_coroutine_threadsafe(wait(), _background_loop()).result()
+    return asyncio.run_coroutine_threadsafe(wait(), _background_loop(os.getpid())).result()
 
 
-_loops: dict[int, asyncio.AbstractEventLoop] = {}
-_loop_lock = threading.Lock()
-
-
-def _background_loop(fresh: bool = False) -> asyncio.AbstractEventLoop:
-    """One event loop a process, in a daemon thread: clients keep their connections.  ``fresh`` leaves a blocked one."""
-    with _loop_lock:
-        loop = _loops.get(os.getpid())  # by process: a loop does not survive a fork
-        if loop is None or fresh:
-            loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="dream-envs-agents", daemon=True).start()
-            _loops[os.getpid()] = loop
-        return loop
+@functools.cache
+def _background_loop(process: int) -> asyncio.AbstractEventLoop:
+    """One event loop a process (it does not survive a fork), in a daemon thread: clients keep their connections."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="dream-envs-agents", daemon=True).start()
+    return loop
 
 
 class Table:
@@ -246,15 +234,12 @@ class Runner:
         for (_, requests, where), actions in zip(calls.values(), answers, strict=True):
             for i, request, action in zip(where, requests, actions, strict=True):
                 moves[i][request.agent] = action
-        for table, here, move, shown in zip(tables, seats, moves, seen, strict=True):
-            for agent, action in move.items():
-                if not action.text.isascii():
-                    move[agent] = storable(action)
+        for table, here, made, shown in zip(tables, seats, moves, seen, strict=True):
+            move = {agent: storable(action) for agent, action in made.items()}
             for seat in here:
-                messages = shown.get(seat.agent)
-                spent = seconds if messages is not None else 0.0
-                messages = game.view(table.state, seat.agent) if messages is None else messages
-                table.turns.append(_turn(seat, messages, move[seat.agent], spent))
+                asked = seat.agent in shown
+                messages = shown[seat.agent] if asked else game.view(table.state, seat.agent)
+                table.turns.append(_turn(seat, messages, move[seat.agent], seconds if asked else 0.0))
             table.state = game.apply(table.state, move)
 
     def _ask_all(self, calls: Sequence[tuple[Agent, list[Request]]]) -> list[list[Action]]:
@@ -263,7 +248,6 @@ class Runner:
 
 
 def _request(game: Game, table: Table, seat: core.Seat, privileged: bool) -> Request:
-    """What ``seat`` is asked.  Its seed depends on the episode's label, the agent and how many turns went before."""
     number = seeds.digest("request", table.label, seat.agent, len(table.turns))
     seen = game.view(table.state, seat.agent)
     plain = Request(messages=seen, agent=seat.agent, role=seat.role, seed=number, limits=seat.limits)
@@ -289,11 +273,16 @@ class _GuardedRunner(Runner):
 
     def _ask_all(self, calls: Sequence[tuple[Agent, list[Request]]]) -> list[list[Action]]:
         results = [self._call(policy, requests) for policy, requests in calls]
-        later = [i for i, result in enumerate(results) if inspect.isawaitable(result)]
-        if later:
-            waiting = [(calls[i][0], results[i], len(calls[i][1])) for i in later]
-            for i, answer in zip(later, self._await(waiting), strict=True):
-                results[i] = answer
+        waiting = {
+            i: asyncio.run_coroutine_threadsafe(self._wait(*calls[i], result), _background_loop(os.getpid()))
+            for i, result in enumerate(results)
+            if inspect.isawaitable(result)
+        }
+        _, late = concurrent.futures.wait(waiting.values(), None if self.deadline is None else self.deadline + _SLACK)
+        if late:  # an agent blocks the event loop: leave it behind
+            _background_loop.cache_clear()
+        for i, future in waiting.items():
+            results[i] = [_TIMEOUT] * len(calls[i][1]) if future in late else future.result()
         return results
 
     def _call(self, policy: Agent, requests: list[Request]) -> Any:
@@ -318,30 +307,17 @@ class _GuardedRunner(Runner):
         thread.join(self.deadline)
         return box[0] if box else [_TIMEOUT] * len(requests)
 
-    def _await(self, waiting: Sequence[tuple[Agent, Awaitable[Any], int]]) -> list[list[Action]]:
-        """Wait for all at once, but no longer than the deadline even where an agent blocks the event loop."""
-
-        async def together() -> list[list[Action]]:
-            return await asyncio.gather(*[self._wait(*one) for one in waiting])
-
-        future = asyncio.run_coroutine_threadsafe(together(), _background_loop())
-        try:
-            return future.result(None if self.deadline is None else self.deadline + _SLACK)
-        except concurrent.futures.TimeoutError:
-            _background_loop(fresh=True)
-            return [[_TIMEOUT] * count for _, _, count in waiting]
-
-    async def _wait(self, policy: Agent, result: Awaitable[Any], count: int) -> list[Action]:
+    async def _wait(self, policy: Agent, requests: list[Request], result: Awaitable[Any]) -> list[Action]:
         try:
             task = asyncio.ensure_future(result)
             # Not wait_for, which would wait for an agent that swallows its cancellation.
             await asyncio.wait([task], timeout=self.deadline)
             if not task.done():
                 task.cancel()
-                return [_TIMEOUT] * count
-            return _checked(policy, task.result(), count)
+                return [_TIMEOUT] * len(requests)
+            return _checked(policy, task.result(), len(requests))
         except (Exception, asyncio.CancelledError) as error:
-            return _failed(error, count)
+            return _failed(error, len(requests))
 
 
 def _failed(error: BaseException, count: int) -> list[Action]:
@@ -385,9 +361,8 @@ def score(episodes: Sequence[Episode], model: core.RewardModel, agents: Sequence
     silent = Score(0.0, "abstain", detail="the reward does not score this agent", grader=name)
     scored = []
     for episode, scores in zip(episodes, found, strict=True):
-        seated = roles(episode) if agents is None else agents
-        whole = {**scores, **{agent: silent for agent in seated if agent not in scores}}
-        scored.append(msgspec.structs.replace(episode, scores=whole, grader=name))
+        missing = dict.fromkeys([a for a in (roles(episode) if agents is None else agents) if a not in scores], silent)
+        scored.append(msgspec.structs.replace(episode, scores={**scores, **missing}, grader=name))
     return scored
 
 
@@ -400,15 +375,9 @@ def episode_from(
         raise DreamEnvsError(f"{game.env_id} is not over: {[s.agent for s in game.turns(state)]} have still to act")
     tasks, events = game.record(state)
     episode = Episode(
-        env_id=game.env_id,
-        version=game.version,
-        seed=seed,
-        index=index,
-        tasks=list(tasks),
-        turns=list(turns),
-        events=list(events),
-        outcome=outcome,
-    )
+        env_id=game.env_id, version=game.version, seed=seed, index=index, tasks=list(tasks), turns=list(turns),
+        events=list(events), outcome=outcome,
+    )  # fmt: skip
     return episode if reward is None else score([episode], reward_model(reward), game.agents)[0]
 
 
@@ -438,10 +407,7 @@ class EpisodeWriter:
     def write(self, episode: Episode) -> None:
         """Append and flush."""
         if not self.tokens:
-            bare, turns = {"token_ids": None, "logprobs": None}, list(episode.turns)
-            for i, turn in enumerate(turns):
-                if turn.token_ids is not None or turn.logprobs is not None:
-                    turns[i] = msgspec.structs.replace(turn, **bare)
+            turns = [msgspec.structs.replace(turn, token_ids=None, logprobs=None) for turn in episode.turns]
             episode = msgspec.structs.replace(episode, turns=turns)
         self._file.write(core.encode(episode) + b"\n")
         self._file.flush()
@@ -454,7 +420,7 @@ class EpisodeWriter:
         """Flush and close."""
         self._file.close()
 
-    def __enter__(self) -> EpisodeWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -506,7 +472,7 @@ def rollout(
         starts: the episodes, or how many.
         seed: the run's seed label; episode ``i`` draws everything from the label ``{seed}/{i}``.
         reward: scores the episodes that end in one step together; None leaves ``scores`` empty.
-        out: where episodes are written; episodes that it already holds are not played again.
+        out: where episodes are written; those that it already holds are not played again.
         width: games in play at once, at least 1.
         deadline: seconds for one batched call; past it all its completions have status ``timeout``, and it goes on in
             the background.  An agent that fails gives completions of status ``error`` and one warning.
@@ -528,19 +494,24 @@ def rollout(
         # Only a new table can be over already; the others are here because they were not.
         moving = [(s, t) for s, t in live if t.turns or game.outcome(t.state) is None]
         runner.step([t for _, t in moving], [s.given if not t.turns else {} for s, t in moving])
-        over = [game.outcome(table.state) is not None for _, table in live]
-        episodes, running = [], [pair for pair, ended in zip(live, over, strict=True) if not ended]
-        for _, table in running:
-            if not table.turns or len(table.turns) > MAX_STEPS * len(game.agents):
+        episodes, running = [], []
+        for start, table in live:
+            if game.outcome(table.state) is not None:
+                episodes.append(_ended(game, start, table))
+            elif table.turns and len(table.turns) <= MAX_STEPS * len(game.agents):
+                running.append((start, table))
+            else:
                 raise DreamEnvsError(f"{game.env_id} has no outcome after {len(table.turns)} turns ({table.label})")
-        for start, table in [pair for pair, ended in zip(live, over, strict=True) if ended]:
-            episode = episode_from(game, table.state, table.turns, seed=table.label, index=start.index)
-            if start.author:
-                note = core.Event("given", data={"author": start.author})
-                episode = msgspec.structs.replace(episode, events=[note, *episode.events])
-            episodes.append(episode)
         for episode in episodes if model is None else score(episodes, model, game.agents):
             if out is not None:
                 out.write(episode)
             yield episode
         live = running
+
+
+def _ended(game: Game, start: core.Start, table: Table) -> Episode:
+    episode = episode_from(game, table.state, table.turns, seed=table.label, index=start.index)
+    if not start.author:
+        return episode
+    note = core.Event("given", data={"author": start.author})
+    return msgspec.structs.replace(episode, events=[note, *episode.events])

@@ -30,14 +30,11 @@ NUMBERS: dict[str, Any] = {
 SETTINGS = {
     "grpo": LearnerSettings(**NUMBERS, rows=RowSettings(48, {"solver": RoleSettings(8)})),
     "ppo": LearnerSettings(
-        **NUMBERS,
-        rows=RowSettings(None, {"solver": RoleSettings(12)}),
-        baseline="critic",
-        updates=Updates(epochs=2, minibatches=2),
-        critic=CriticSettings(lr=1e-2, hidden=8),
+        **NUMBERS, rows=RowSettings(None, {"solver": RoleSettings(12)}), baseline="critic",
+        updates=Updates(epochs=2, minibatches=2), critic=CriticSettings(lr=1e-2, hidden=8),
     ),
     "rae": LearnerSettings(**NUMBERS, baseline="rae"),
-}
+}  # fmt: skip
 
 
 def collector(
@@ -73,7 +70,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 def everything(made: PolicyLearner) -> dict[str, torch.Tensor]:
     """The weights of the policy and of its value head, if it has one."""
-    head = weights(made.critic.head) if made.critic is not None else {}
+    head = weights(made.critic) if made.critic is not None else {}
     return weights(made.engine.model) | {f"head.{k}": v for k, v in head.items()}
 
 

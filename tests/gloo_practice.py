@@ -1,7 +1,6 @@
-"""Two steps of learning in each process that ``torchrun`` starts; run by ``test_distributed.py``.
+"""``torchrun --nproc_per_node 2 gloo_practice.py OUT STEPS [LEARNER]``, run by ``test_distributed.py``.
 
-``torchrun --nproc_per_node 2 gloo_practice.py OUT STEPS [LEARNER]``: every rank leaves its weights (a critic's head
-among them), store and history in OUT.
+Every rank leaves its weights (a critic's head among them), store and history in OUT.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ def main() -> None:
     """Improve, then write what this rank ended with."""
     out, steps = Path(sys.argv[1]), int(sys.argv[2])
     world = processes()
-    rank = int(world.get("rank", 0))
-    mine: list[list[int]] = []
+    rank, mine = world.get("rank", 0), list[list[int]]()
     env = collector(out / "run", **world)
     play = env.round
 
@@ -41,12 +39,9 @@ def main() -> None:
     made.improve(env, steps, env.run)
     save_file(everything(made), out / f"weights-{rank}.safetensors")
     told = {
-        "mine": mine,
-        "store": env.curriculum.store.state() | {"position": 0},
-        "history": msgspec.to_builtins(env.history),
-        "samples": env.samples,
-        "world": world.get("world", 1),
-    }
+        "mine": mine, "store": env.curriculum.store.state() | {"position": 0}, "samples": env.samples,
+        "history": msgspec.to_builtins(env.history), "world": world.get("world", 1),
+    }  # fmt: skip
     (out / f"rank-{rank}.json").write_text(json.dumps(told))
     close(env)
     if torch.distributed.is_initialized():

@@ -23,6 +23,8 @@ from dream_envs.envs.kuhn import Kuhn
 from dream_envs.play import read_episodes, reward_model
 from dream_envs.runs import Run
 
+AGENT = LocalAgent("nano/compose")
+
 
 class Later:
     """An asynchronous reward model that counts its calls: right answers by their share of the round."""
@@ -40,11 +42,11 @@ class Later:
 def test_a_round_is_scored_in_one_call_and_what_is_not_ok_is_counted_beside_the_mean(tmp_path: Path) -> None:
     reward = Later()
     env = collector(tmp_path, reward=reward, mixture=Mixture(6, 0, 0))
-    mine = env.round(0, LocalAgent("nano/compose"))
+    mine = env.round(0, AGENT)
     assert reward.calls == [6] and [e.index for e in mine] == list(range(6)) and env.newest == mine
     assert all(e.scores["solver_0"] == Score(1 / 6, grader="later") and e.round == 0 for e in mine)
     assert all(e.scores["solver_3"].status == "abstain" for e in mine)  # whom it left out
-    env.round(1, LocalAgent("nano/compose"))
+    env.round(1, AGENT)
     env.log(1, {"train/loss": 0.5, "alarms": ["look here"]})
     close(env)
     (row,) = metrics(tmp_path)
@@ -65,7 +67,7 @@ def test_a_reward_that_fails_ends_no_round(tmp_path: Path) -> None:
 
     env = collector(tmp_path, reward=Broken(), mixture=Mixture(3, 0, 0))
     with pytest.warns(UserWarning, match="no server"):
-        found = env.round(0, LocalAgent("nano/compose"))
+        found = env.round(0, AGENT)
     assert {s.status for e in found for s in e.scores.values()} == {"error"}
     store = env.curriculum.store  # type: ignore[attr-defined]
     assert env.history[-1].solved is None and all(e.attempts == 0 for e in store)
@@ -73,19 +75,17 @@ def test_a_reward_that_fails_ends_no_round(tmp_path: Path) -> None:
 
 
 def test_samples_are_counted_by_role_and_seats_that_others_have_do_not_learn(tmp_path: Path) -> None:
-    agent = LocalAgent("nano/compose")
-
     class Said:
         def act(self, requests: Sequence[Request]) -> list[Action]:
             return [Action("c:BDA" if r.role == "challenger" else "1") for r in requests]
 
     env = collector(tmp_path, mixture=Mixture(4, 0, 0), seats={"challenger": Said()})
-    played = env.round(0, agent)
+    played = env.round(0, AGENT)
     solvers = 4 * sum(e.outcome.facts["valid"] for e in played)
     assert env.samples == {"solver": solvers} and env.learns() == {"solver", "judge"} & {r.name for r in env.game.roles}
     assert {e.turns[0].text for e in played} == {"c:BDA"}
     env.game = type(env.game)(env.game.family, solvers=2, judge=True)
-    played = env.round(1, agent)
+    played = env.round(1, AGENT)
     assert env.samples["judge"] == sum(e.outcome.facts["valid"] for e in played) > 0
     close(env)
 
@@ -93,11 +93,14 @@ def test_samples_are_counted_by_role_and_seats_that_others_have_do_not_learn(tmp
 def test_a_collector_that_follows_another_goes_on_counting(tmp_path: Path) -> None:
     env = collector(tmp_path, first=5)
     env.offset = 2
-    found = env.round(1, LocalAgent("nano/compose"))
+    found = env.round(1, AGENT)
     env.log(1, {})
     assert [e.index for e in found] == list(range(8 * MIXTURE.total, 9 * MIXTURE.total))
     assert metrics(tmp_path)[0]["step"] == 8 == found[0].round
     close(env)
+    other = collector(tmp_path / "other", first=5, seed="other").round(3, AGENT)
+    assert [e.index for e in other] == [e.index for e in found]
+    assert [[t.text for t in e.turns] for e in other] != [[t.text for t in e.turns] for e in found]
 
 
 def test_the_state_holds_every_part_that_has_one(tmp_path: Path) -> None:
@@ -128,20 +131,17 @@ def test_the_state_holds_every_part_that_has_one(tmp_path: Path) -> None:
     def made() -> Any:
         return collector(tmp_path, reward=Drifting(), seats={"challenger": Drifting()})
 
-    agent, one = LocalAgent("nano/compose"), made()
-    one.round(0, agent)
+    one = made()
+    one.round(0, AGENT)
     one.log(0, {})
     state = msgspec.json.decode(msgspec.json.encode(one.state()))
     assert state["seats"] == {"challenger": MIXTURE.total} and state["reward"] == 1
-    expected = one.round(1, agent)
+    expected = [(e.scores, [t.text for t in e.turns]) for e in one.round(1, AGENT)]
     close(one)
     again = made()
     again.restore(state)
     assert texts(tmp_path)[-1][0] == MIXTURE.total - 1  # the files are cut back to it
-    found = again.round(1, agent)
-    assert [(e.scores, [t.text for t in e.turns]) for e in found] == [
-        (e.scores, [t.text for t in e.turns]) for e in expected
-    ]
+    assert [(e.scores, [t.text for t in e.turns]) for e in again.round(1, AGENT)] == expected
     assert (again.samples, again.history, again.played) == (one.samples, one.history, one.played)
     close(again)
 
@@ -165,14 +165,14 @@ def test_a_game_without_problems_is_collected_too(tmp_path: Path) -> None:
 
 def test_shares_of_two_processes_make_the_round_of_one(tmp_path: Path) -> None:
     """Two ranks in one process: each plays every other episode, both absorb all, the first writes."""
-    agent, sent = LocalAgent("nano/compose"), dict[int, list[Any]]()
+    sent = dict[int, list[Any]]()
     one = collector(tmp_path / "one")
-    expected = one.round(0, agent)
+    expected = one.round(0, AGENT)
     for rank in (0, 1):  # first collect what each would send, then hand everybody the whole
         gather = lambda x, rank=rank: sent.setdefault(rank, x)  # noqa: E731
-        collector(tmp_path / "dry", rank=rank, world=2, gather=gather).round(0, agent)
+        collector(tmp_path / "dry", rank=rank, world=2, gather=gather).round(0, AGENT)
     ranks = [collector(tmp_path / "two", rank=r, world=2, gather=lambda x: [*sent[0], *sent[1]]) for r in (0, 1)]
-    mine = [env.round(0, agent) for env in ranks]
+    mine = [env.round(0, AGENT) for env in ranks]
     assert sorted(e.index for part in mine for e in part) == [e.index for e in expected]
     assert Counter(e.index for part in mine for e in part).most_common(1)[0][1] == 1
     assert texts(tmp_path / "two") == texts(tmp_path / "one")

@@ -70,27 +70,13 @@ def test_logprobs_are_the_models(rotary: LlamaForCausalLM) -> None:
         np.testing.assert_allclose(s.logprobs, expected, atol=2e-4)
 
 
-def test_first_token_frequencies(rotary: LlamaForCausalLM) -> None:
-    """20,000 draws of one token against the model's distribution, chi-square within five deviations."""
-    n, prompt = 20_000, [4, 8]
-    seeds = stream("frequencies").integers(0, 2**63, size=n).astype(np.uint64)
-    drawn = [s.ids[0] for s in _sample(LlamaForward(rotary), [prompt] * n, seeds, steps=1)]
-    with torch.no_grad():
-        p = torch.softmax(rotary(torch.tensor([prompt])).logits[0, -1], -1).double().numpy()
-    expected = n * p
-    often = expected > 5
-    counts = np.bincount(drawn, minlength=50)
-    chi2 = float((((counts - expected) ** 2) / expected)[often].sum())
-    assert abs(chi2 - often.sum()) < 5 * np.sqrt(2 * often.sum())
-
-
 def _next(model: LlamaForCausalLM, prompt: list[int], temperature: float) -> np.ndarray:
     with torch.no_grad():
         return torch.softmax(model(torch.tensor([prompt])).logits[0, -1] / temperature, -1).double().numpy()
 
 
-@pytest.mark.parametrize(("top_p", "min_p"), [(0.6, 0.0), (1.0, 0.3), (0.8, 0.2), (1e-6, 0.0), (1.0, 1.0)])
-def test_truncated_sampling(rotary: LlamaForCausalLM, top_p: float, min_p: float) -> None:
+@pytest.mark.parametrize(("top_p", "min_p"), [(1.0, 0.0), (0.6, 0.0), (1.0, 0.3), (0.8, 0.2), (1e-6, 0.0), (1.0, 1.0)])
+def test_sampling(rotary: LlamaForCausalLM, top_p: float, min_p: float) -> None:
     """What is kept, by a loop over the sorted distribution; frequencies and log-probabilities of what is drawn."""
     n, prompt, temperature = 4000, [4, 8], 1.3
     p = _next(rotary, prompt, temperature)
@@ -215,22 +201,8 @@ def test_act_is_batch_invariant_and_decodes(agent: LocalAgent) -> None:
     assert right > 0.6  # within its support the base can solve; chance is below 1e-2
 
 
-def test_the_base_proposes_what_its_support_says(agent: LocalAgent) -> None:
-    family = Composition()
-    brief = Request(messages=_chat(family.brief()), agent="challenger_0", role="challenger", seed=0)
-    texts = [a.text for a in agent.act([Request(**{**_fields(brief), "seed": i}) for i in range(200)])]
-    parsed = [family.parse(t) for t in texts]
-    depths = [p.level for p in parsed if hasattr(p, "level")]
-    assert len(depths) > 180
-    assert np.mean([d <= 3 for d in depths]) > 0.9
-
-
 def _chat(text: str) -> list:
     return [{"role": "user", "content": text}]
-
-
-def _fields(request: Request) -> dict:
-    return {f: getattr(request, f) for f in request.__struct_fields__}
 
 
 def test_wrong_models_are_one_line() -> None:
@@ -238,5 +210,3 @@ def test_wrong_models_are_one_line() -> None:
         with pytest.raises(DreamEnvsError) as caught:
             LocalAgent(name)
         assert "\n" not in str(caught.value) and name in str(caught.value)
-    with pytest.raises(DreamEnvsError):
-        LocalAgent("nano/compose", temperature=-1.0)

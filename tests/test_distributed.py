@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -38,9 +39,8 @@ def launch(out: Path, steps: int, *name: str) -> list[dict[str, Any]]:
     out.mkdir(exist_ok=True)
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*line, str(SCRIPT), str(out), str(steps), *name], env=environment, capture_output=True, text=True, timeout=300
-    )
+    line += [str(SCRIPT), str(out), str(steps), *name]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return told_by(out)
 
@@ -109,8 +109,8 @@ def test_resuming_both_ends_in_the_same_weights(two: Any, tmp_path: Path) -> Non
     """Stopped after two steps (a checkpoint) and started again: each rank goes on with a review of its own."""
     # Not a run of two steps: the learning rate falls to the last one.  A run of three is cut back to its checkpoint.
     whole, cut = two[0], tmp_path / "cut"
-    subprocess.run(["cp", "-r", str(whole), str(cut)], check=True)
-    subprocess.run(["rm", "-r", str(cut / "run" / "checkpoints" / "checkpoint-3")], check=True)
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "run" / "checkpoints" / "checkpoint-3")
     with open(cut / "run" / "episodes.jsonl", "ab") as file:
         file.write(b'{"half')
     told = again(cut, 3)

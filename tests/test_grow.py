@@ -27,16 +27,9 @@ def test_an_untied_head_is_split() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = LlamaConfig(
-            vocab_size=102,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=False,
-            attention_bias=True,
-            eos_token_id=1,
-        )
+            vocab_size=102, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, tie_word_embeddings=False, attention_bias=True, eos_token_id=1,
+        )  # fmt: skip
         model = LlamaForCausalLM(config).eval()
     narrow = LocalAgent(model, tokenizer=LocalAgent("nano/compose").tokenizer)
     ids = torch.randint(6, 100, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -61,9 +54,7 @@ def test_what_cannot_be_widened_is_refused_in_one_line() -> None:
     agent = LocalAgent("nano/compose")
     with pytest.raises(DreamEnvsError, match="0 or more"):
         widen(agent, "x", -1.0)
-    other = LocalAgent(
-        GPT2LMHeadModel(GPT2Config(vocab_size=102, n_embd=16, n_layer=1, n_head=2, eos_token_id=1)),
-        tokenizer=agent.tokenizer,
-    )
+    config = GPT2Config(vocab_size=102, n_embd=16, n_layer=1, n_head=2, eos_token_id=1)
+    other = LocalAgent(GPT2LMHeadModel(config), tokenizer=agent.tokenizer)
     with pytest.raises(DreamEnvsError, match=r"\A[^\n]+\Z"):
         widen(other, "x")

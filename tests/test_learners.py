@@ -107,8 +107,7 @@ def charted(path: Path) -> dict[tuple[str, int], float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "kills"),
-    [("grpo", (1,)), ("grpo", (2, 3)), ("ppo", (3,)), ("rae", (3,)), ("own", (0, 1, 3))],
+    ("name", "kills"), [("grpo", (1,)), ("grpo", (2, 3)), ("ppo", (3,)), ("rae", (3,)), ("own", (0, 1, 3))]
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(name: str, kills: tuple[int, ...], whole: Any, tmp_path: Path) -> None:
     """Checkpoints are after steps 2 and 4: a kill at 1 is before the first, one at 3 loses a step.
@@ -129,21 +128,16 @@ def test_a_killed_run_ends_as_if_it_had_not_been(name: str, kills: tuple[int, ..
     assert charted(tmp_path) == pytest.approx(numbers, rel=1e-6, nan_ok=True) and len(numbers) > 80
 
 
-def test_a_finished_run_is_not_run_again(whole: Any) -> None:
+def test_a_finished_run_is_not_run_again_and_its_files_agree(whole: Any) -> None:
     path, expected = whole("grpo")
     before = {p.name: p.read_bytes() for p in path.glob("*.jsonl")}
     assert same(everything(run(path)), everything(expected))
     assert before == {p.name: p.read_bytes() for p in path.glob("*.jsonl")}
-
-
-def test_the_files_agree_with_each_other(whole: Any) -> None:
-    path, _ = whole("grpo")
-    episodes, rows = list(read_episodes(path / "episodes.jsonl")), metrics(path)
+    episodes = list(read_episodes(path / "episodes.jsonl"))
     assert [e.index for e in episodes] == list(range(4 * MIXTURE.total))
-    assert rows[-1]["samples"] == sum(1 for e in episodes for t in e.turns if t.usage.completion_tokens)
+    assert metrics(path)[-1]["samples"] == sum(1 for e in episodes for t in e.turns if t.usage.completion_tokens)
     ids = [c.id for c in read_challenges(path / "challenges.jsonl")]
-    accepted = [t.id for e in episodes for t in e.tasks[1:]]
-    assert len(ids) == len(set(ids)) and set(ids) == set(accepted)
+    assert len(ids) == len(set(ids)) and set(ids) == {t.id for e in episodes for t in e.tasks[1:]}
 
 
 def test_a_checkpoint_that_was_not_finished_is_not_used(whole: Any, tmp_path: Path) -> None:
@@ -169,12 +163,6 @@ def test_whoever_stops_it_stops_after_a_checkpoint(whole: Any, tmp_path: Path) -
     assert same(everything(run(tmp_path, "ppo")), everything(whole("ppo")[1]))
 
 
-def test_another_seed_ends_elsewhere(whole: Any, tmp_path: Path) -> None:
-    path, expected = whole("grpo")
-    made = run(tmp_path, seed="other", steps=2)
-    assert not same(everything(made), everything(expected)) and texts(tmp_path)[:3] != texts(path)[:3]
-
-
 def test_checkpoints_that_do_not_fit_are_one_line(whole: Any, tmp_path: Path) -> None:
     """Another number of processes; a learner with a critic where none was saved."""
     path, _ = whole("grpo")
@@ -188,9 +176,6 @@ def test_checkpoints_that_do_not_fit_are_one_line(whole: Any, tmp_path: Path) ->
         run(tmp_path, "ppo")
 
 
-# ------------------------------------------------------------------------------------------------------------- weights
-
-
 def test_a_checkpoint_is_a_plain_model_with_the_head_beside_it(whole: Any, tmp_path: Path) -> None:
     path, made = whole("ppo")
     base = load_file(Path(resolve("nano/compose")) / "model.safetensors")
@@ -202,7 +187,7 @@ def test_a_checkpoint_is_a_plain_model_with_the_head_beside_it(whole: Any, tmp_p
         assert not any(told[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert same(weights(model), weights(made.engine.model))
         head = load_file(folder / FILE)
-        assert made.critic is not None and head.keys() == made.critic.head.state_dict().keys()
+        assert made.critic is not None and head.keys() == made.critic.state_dict().keys()
         assert any(v.any() for k, v in head.items() if k.startswith("out"))
     again = learner("ppo")
     again.load(str(tmp_path))
@@ -215,16 +200,17 @@ def test_a_snapshot_is_frozen_although_the_trainer_patched_the_model(name: str, 
     prompt, reply = [[{"role": "user", "content": "c:BDA"}]], ["BfDkAa"]
     snapshot, before = made.snapshot(), weights(made.engine.model)
     assert not snapshot.model.base_model._forward_hooks and same(weights(snapshot.model), before)
-    (frozen,), _ = snapshot.completion_logits(prompt, reply)  # type: ignore[arg-type]
-    (live,), _ = made.engine.completion_logits(prompt, reply)  # type: ignore[arg-type]
-    np.testing.assert_allclose(frozen, live, atol=1e-4)
+
+    def logits(agent: LocalAgent) -> np.ndarray:
+        return agent.completion_logits(prompt, reply)[0][0]  # type: ignore[arg-type]
+
+    frozen = logits(snapshot)
+    np.testing.assert_allclose(frozen, logits(made.engine), atol=1e-4)
     with torch.no_grad():
         for parameter in made.engine.model.parameters():
             parameter.mul_(0.5)
-    (after,), _ = snapshot.completion_logits(prompt, reply)  # type: ignore[arg-type]
-    (moved,), _ = made.engine.completion_logits(prompt, reply)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(after, frozen)
-    assert np.abs(moved - frozen).max() > 0.1
+    np.testing.assert_array_equal(logits(snapshot), frozen)
+    assert np.abs(logits(made.engine) - frozen).max() > 0.1
     made.adopt(snapshot)
     assert same(weights(made.engine.model), before)
 
@@ -240,9 +226,6 @@ def test_what_a_critic_measures(whole: Any) -> None:
         assert 0 <= row["train/policy/clip_fraction"] <= 1 and 0 <= row["train/value/returns_solver"] <= 1
         assert row["train/value/explained_variance_solver"] <= 1 and row["train/policy/approx_kl"] >= 0
         assert row["groups/solver"] <= 12 and row["groups/challenger"] == 1
-
-
-# ------------------------------------------------------------------------------------------------------- what is learnt
 
 
 def trained_rows(monkeypatch: pytest.MonkeyPatch, path: Path, **more: Any) -> list[TrainingRow]:
@@ -287,8 +270,7 @@ def test_between_two_rounds_the_sources_alone_are_trained_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["grpo", pytest.param("ppo", marks=pytest.mark.slow), pytest.param("rloo", marks=pytest.mark.slow)],
+    "name", ["grpo", pytest.param("ppo", marks=pytest.mark.slow), pytest.param("rloo", marks=pytest.mark.slow)]
 )
 def test_learning_learns(name: str, tmp_path: Path) -> None:
     """Depth 4, which the base has seen nothing of: thirty cheap steps raise its exact success well above the base's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 pytest.importorskip("trl")
 
 from dream_envs import core
-from dream_envs.agents.training.advantages import relative
+from dream_envs.agents.training.advantages import leave_one_out, relative
 from dream_envs.agents.training.rows import Group, RoleSettings, Round, Row, RowBuilder, RowSettings, groups_of
 from dream_envs.agents.training.sources import Demonstrations, ReviewedTraces, ReviewSettings, RoleWeights
 from dream_envs.agents.training.trl_adapter import TrainingRow
-from dream_envs.core import Action, DreamEnvsError, Episode, Event, Message, Score
+from dream_envs.core import DreamEnvsError, Episode, Event, Message, Score
 from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.play import rollout
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.seeds import stream
 
@@ -76,9 +75,6 @@ def easy_and_invalid() -> list[Episode]:
     return numbered(episode(solved(1, 4)), episode([easy.answer] * 3 + ["x"], easy.prompt), episode(["x"] * 4, "c:B!"))
 
 
-# -------------------------------------------------------------------------------------------------------- advantages
-
-
 def test_relative_by_hand() -> None:
     assert relative([1, 0, 0, 0], scale=False).tolist() == [0.75, -0.25, -0.25, -0.25]
     scaled = math.sqrt(3) / 4 + 1e-4  # the deviation of one right of four
@@ -87,37 +83,25 @@ def test_relative_by_hand() -> None:
     assert relative([0.5] * 5, scale=True).tolist() == [0.0] * 5
 
 
-@given(st.lists(st.floats(-3, 3), min_size=1, max_size=20), st.floats(-5, 5))
-def test_relative_is_centred_and_knows_no_offset(values: list[float], offset: float) -> None:
-    found = relative(values, scale=True)
-    assert found.sum() == pytest.approx(0, abs=1e-6 / (np.std(values) + 1e-4))
-    assert relative([v + offset for v in values], scale=False) == pytest.approx(relative(values, scale=False), abs=1e-9)
-    assert np.abs(found).max() <= math.sqrt(len(values))  # a z-score cannot be larger
-
-
-@pytest.mark.parametrize("negative", [0.0, 0.25, 1.0])
-def test_attempts_by_hand(negative: float) -> None:
-    """Two of four right, unscaled: +1/2 for the right, -1/2 times the factor for the wrong; zero rows are not sent."""
-    made = builder(scale=False, solver=RoleSettings(negative=negative), challenger=RoleSettings(weight=0.0))
-    right, wrong = ("c:BDA", GOLD, 0.5), [("c:BDA", f"wrong {i}", -0.5 * negative) for i in range(2)]
-    assert told(made.rows([episode(solved(2, 4))], RNG)) == [right, right, *(wrong if negative else [])]
+def test_attempts_by_hand() -> None:
+    """Two of four right, unscaled: +1/2 for the right, -1/2 for the wrong."""
+    right, wrong = ("c:BDA", GOLD, 0.5), [("c:BDA", f"wrong {i}", -0.5) for i in range(2)]
+    assert told(builder(scale=False, challenger=NONE).rows([episode(solved(2, 4))], RNG)) == [right, right, *wrong]
 
 
 def test_proposals_by_hand() -> None:
-    """Values 1 - p: 0.75, 0.25, 0 (invalid); mean 1/3, deviation sqrt(7/72) = 0.3118; times the weight of 2."""
-    rows = told(builder(solver=NONE, challenger=RoleSettings(None, 2.0, 0.5)).rows(easy_and_invalid(), RNG))
-    unit = 2.0 / (math.sqrt(7 / 72) + 1e-4)
+    """Values 1 - p: 0.75, 0.25, 0 (invalid); mean 1/3, deviation sqrt(7/72) = 0.3118."""
+    rows = told(builder(solver=NONE).rows(easy_and_invalid(), RNG))
+    unit = 1 / (math.sqrt(7 / 72) + 1e-4)
     assert [r[:2] for r in rows] == [("new", "c:BDA"), ("new", "d:AB"), ("new", "c:B!")]
-    assert [r[2] for r in rows] == pytest.approx(
-        [unit * (3 / 4 - 1 / 3), 0.5 * unit * (1 / 4 - 1 / 3), -0.5 * unit / 3]
-    )
-    assert told(builder(solver=NONE, challenger=RoleSettings(None, 0.0)).rows(easy_and_invalid(), RNG)) == []
+    assert [r[2] for r in rows] == pytest.approx([unit * (v - 1 / 3) for v in (0.75, 0.25, 0.0)])
     flat = [msgspec.structs.replace(e, scores={"challenger_0": Score(0.3)}) for e in easy_and_invalid()]
     assert builder().rows(flat, RNG) == []  # a round that is all alike teaches nothing
 
 
 def test_leave_one_out_by_hand() -> None:
     """One of four right: 1 and three times -1/3.  Proposals of 3/4, 1/4 and 0: 3/4 - 1/8, 1/4 - 3/8, 0 - 1/2."""
+    assert leave_one_out([0.3]).tolist() == [0.0]  # with nobody to compare it with
     attempts = told(builder("leave_one_out").rows([episode(solved(1, 4))], RNG))
     assert [a for _, _, a in attempts] == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3]) and attempts[0][1] == GOLD
     found = builder("leave_one_out", solver=NONE).rows(easy_and_invalid(), RNG)
@@ -166,9 +150,6 @@ def test_a_running_mean_learns_from_what_is_all_alike() -> None:
     assert builder().rows([episode([GOLD] * 2)], RNG) == []
 
 
-# ------------------------------------------------------------------------------------------------------------ groups
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["c:BDA", "d:AB", "e:C", "??"]), st.booleans()), max_size=8)
@@ -191,7 +172,6 @@ def test_groups_never_mix(drawn: list[tuple[int, str, bool]]) -> None:
     assert sum(len(g.rows) for g in own) == sum(not m for _, _, m in drawn) and len(own) <= 1
     # Every row that is sent is a solver's on its problem or a proposal on its prompt, and no reply is sent twice.
     rows = told(builder().rows(round_, stream("x")))
-    assert all((prompt == "new") != (prompt in {t for _, t, _ in drawn}) for prompt, _, _ in rows)
     sampled = Counter((e.tasks[1].prompt if t.role == "solver" else "new", t.text) for e in round_ for t in e.turns)
     assert not Counter((p, c) for p, c, _ in rows) - sampled
 
@@ -209,61 +189,36 @@ def test_what_was_not_scored_or_not_sampled_is_left_out() -> None:
 class Bids:
     """A stranger's game without tasks: two bidders at once, three times over, then a clerk; its own groups."""
 
-    env_id, version = "acme/Bids-v0", 0
     roles = (core.RoleSpec("bidder", 2, "a number", (0.0, 1.0)), core.RoleSpec("clerk", 1, "a word", (0.0, 1.0)))
-    agents = ("bidder_0", "bidder_1", "clerk_0")
 
-    def start(self, task: Any, rng: np.random.Generator) -> list[str]:
-        return []
-
-    def turns(self, state: list[str]) -> list[core.Seat]:
-        limits = core.Limits(max_tokens=4, max_chars=9)
-        if len(state) < 6:
-            return [core.Seat(a, "bidder", limits) for a in self.agents[:2]]
-        return [core.Seat("clerk_0", "clerk", limits)] if len(state) < 7 else []
-
-    def view(self, state: list[str], agent: str) -> list[Message]:
-        return [{"role": "user", "content": f"{agent}: bid {len(state) // 2}"}]
-
-    def apply(self, state: list[str], actions: Mapping[str, Action]) -> list[str]:
-        return [*state, *(a.text for a in actions.values())]
-
-    def outcome(self, state: list[str]) -> core.Outcome | None:
-        return core.Outcome("ok", {}) if len(state) == 7 else None
-
-    def record(self, state: list[str]) -> tuple[list[Any], list[Event]]:
-        return [], []
-
-    def default_reward(self, episode: Episode) -> dict[str, Score]:
-        return {a: Score(0.25 * (episode.index + i)) for i, a in enumerate(self.agents)}
-
-    def group(self, episode: Episode, turn: Any) -> str:
-        return turn.messages[0]["content"].split(": ")[1]
+    def group(self, episode: Episode, turn: core.Turn) -> str:
+        return turn.messages[0]["content"]
 
 
 def test_groups_of_a_strangers_game_with_moves_at_once() -> None:
     """Each of three simultaneous moves is compared with its own kind, of both bidders and all episodes."""
-
-    class Sampler:
-        def act(self, requests: Sequence[core.Request]) -> list[Action]:
-            return [Action(r.agent, token_ids=ids(r.agent)) for r in requests]
-
-    game = Bids()
-    played = list(rollout(game, dict.fromkeys(("bidder", "clerk"), Sampler()), [core.Start(i) for i in range(3)]))
-    scored = [msgspec.structs.replace(e, scores=game.default_reward(e)) for e in played]
-    groups = groups_of(game, scored, frozenset({"bidder", "clerk"}))
-    assert [(g.role, g.name) for g in groups] == [
-        ("bidder", "bid 0"), ("bidder", "bid 1"), ("bidder", "bid 2"), ("clerk", "bid 3"),
-    ]  # fmt: skip
+    seats = [*[(f"bidder_{i}", f"bid {n}") for n in range(3) for i in range(2)], ("clerk_0", "bid 3")]
+    said = [(agent, [{"role": "user", "content": asked}]) for agent, asked in seats]
+    turns = [
+        core.Turn(agent=agent, role=agent[:-2], messages=messages, text="x", token_ids=ids("x"))  # type: ignore[arg-type]
+        for agent, messages in said
+    ]
+    agents = ("bidder_0", "bidder_1", "clerk_0")
+    values = [{agent: Score(0.25 * (k + i)) for i, agent in enumerate(agents)} for k in range(3)]
+    scored = [
+        msgspec.structs.replace(episode(["x"]), index=k, tasks=[], turns=turns, scores=v) for k, v in enumerate(values)
+    ]
+    groups = groups_of(Bids(), scored, frozenset({"bidder", "clerk"}))
+    names = [("bidder", "bid 0"), ("bidder", "bid 1"), ("bidder", "bid 2"), ("clerk", "bid 3")]
+    assert [(g.role, g.name) for g in groups] == names
     for group in groups[:3]:
         assert group.values == [0.0, 0.25, 0.25, 0.5, 0.5, 0.75] and group.level == 0
         assert [r.episode for r in group.rows] == [0, 0, 1, 1, 2, 2]
     assert groups[3].values == [0.5, 0.75, 1.0]
-    made = RowBuilder(game, RowSettings(scale=False), "rae", frozenset({"bidder"}), encode, ids)
-    found = made.rows(scored, RNG)
+    found = RowBuilder(Bids(), RowSettings(scale=False), "rae", frozenset({"bidder"}), encode, ids).rows(scored, RNG)
     assert len(found) == 18 - 3 and {r.role for r in found} == {"bidder"}  # three bids of the first are worth 0
     del Bids.group  # the default: all of a role in a problem
-    assert [len(g.rows) for g in groups_of(game, scored, frozenset({"bidder", "clerk"}))] == [18, 3]
+    assert [len(g.rows) for g in groups_of(Bids(), scored, frozenset({"bidder", "clerk"}))] == [18, 3]
 
 
 def test_roles_that_others_play_are_not_trained_on() -> None:
@@ -278,33 +233,26 @@ def test_a_critic_is_sent_everything_with_its_value_and_role() -> None:
         episode(["x"] * 3, "d:AB"), episode(solved(1, 3)), episode(solved(1, 4), author="mutation")
     )
     extra = (Demonstrations(), ReviewedTraces(ReviewSettings(count=2, roles=("solver",))))
-    chosen = {"solver": RoleSettings(negative=0.5), "challenger": RoleSettings(None, 2.0, 0.25)}
-    found = builder("critic", extra, **chosen).rows([flat, mixed, given_], RNG)
+    found = builder("critic", extra).rows([flat, mixed, given_], RNG)
     solver = [r for r in found if r.role == "solver"]
-    assert {(r.advantage, r.negative) for r in solver} == {(1.0, 0.5)}
+    assert {r.advantage for r in found if r.role} == {1.0}
     assert sorted(r.value for r in solver if r.value is not None) == [0.0] * 8 + [1.0] * 2
     assert Counter(r.role for r in found) == {"solver": 10, "challenger": 2, "": 2 + 1}
     assert [r.role for r in found[-2:]] == ["", ""]
-    assert {(r.advantage, r.negative) for r in found if r.role == "challenger"} == {(2.0, 0.25)}
     first = builder("critic", solver=RoleSettings(1), challenger=NONE).rows([flat, mixed], RNG)
     assert {r.prompt for r in first} == {tuple(map(ord, "c:BDA"))}  # the informative one comes first
 
 
-# ------------------------------------------------------------------------------------------------------------ limits
-
-
 def test_rows_and_groups_are_bounded_and_what_is_added_is_cut_first() -> None:
     round_ = [episode(solved(2, 4), index=i) for i in range(10)]
-    review = ReviewSettings(count=50, roles=("solver",))
-    chosen = {"solver": RoleSettings(3, negative=0.0), "challenger": NONE}
-    made = builder(sources=[ReviewedTraces(review)], **chosen)
-    assert len(made.rows(round_, stream("a"))) == 3 * 2 + 50 and made.used == {"solver": 3, "challenger": 0}
-    few = builder(sources=[ReviewedTraces(review)], rows=10, solver=RoleSettings(3), challenger=NONE)
+    settings_ = {"solver": RoleSettings(3), "challenger": NONE}
+    one, twice = (builder(sources=[review(50)], **settings_) for _ in range(2))
+    assert len(one.rows(round_, stream("a"))) == 3 * 4 + 50 and one.used == {"solver": 3, "challenger": 0}
+    assert twice.rows(round_, stream("a")) == builder(sources=[review(50)], **settings_).rows(round_, stream("a"))
+    few = builder(sources=[review(50)], rows=10, **settings_)
     cut = few.rows(round_, stream("a"))
     assert [(r.role, r.advantage < 0) for r in cut[:8]] == [("solver", x) for x in (False, False, True, True) * 2]
     assert [r.role for r in cut[8:]] == ["", ""] and few.used["solver"] == 2  # a third group does not fit whole
-    twice = [builder(sources=[ReviewedTraces(review)], **chosen).rows(round_, stream("q")) for _ in range(2)]
-    assert twice[0] == twice[1]
     order = builder(solver=RoleSettings(), challenger=RoleSettings()).rows([*round_, *easy_and_invalid()], RNG)
     assert [r.role for r in order] == sorted((r.role for r in order), reverse=True)  # the settings' order
 
@@ -314,7 +262,7 @@ def test_rows_and_groups_are_bounded_and_what_is_added_is_cut_first() -> None:
     [
         lambda: RowSettings(rows=0), lambda: RowSettings(rows=7), lambda: RowSettings(play_every=0),
         lambda: RowSettings(decay=1.0), lambda: RowSettings(roles={"solver": RoleSettings(groups=-1)}),
-        lambda: ReviewSettings(cap=0), lambda: ReviewSettings(count=-1), lambda: builder("rea"),
+        lambda: ReviewSettings(cap=0), lambda: ReviewSettings(count=-1),
         lambda: builder("rae", [Demonstrations()]).restore(builder("rae").state()),
     ],
 )  # fmt: skip
@@ -322,9 +270,6 @@ def test_impossible_settings_are_one_line(wrong: Any) -> None:
     with pytest.raises(DreamEnvsError) as caught:
         wrong()
     assert "\n" not in str(caught.value)
-
-
-# ----------------------------------------------------------------------------------------------------------- sources
 
 
 def test_demonstrations_are_learnable_mutations_alone() -> None:
@@ -379,30 +324,14 @@ def test_levels_are_reviewed_alike_and_the_oldest_go() -> None:
 
 
 def test_a_restored_review_draws_the_same() -> None:
-    kept = review(40, cap=8, proposals=("challenger",))
-    fresh = [TrainingRow((1, 2), [3, END], 1.0, 0.5, "challenger")]
-    kept.apply(fresh, looked_at(*[group(level, [1, 0, 1], f"g{i}") for i in range(9) for level in (1, 2, 3)]), RNG)
-    again = review(40, cap=8, proposals=("challenger",))
+    kept, again = review(40, cap=8), review(40, cap=8)
+    kept.apply([], looked_at(*[group(level, [1, 0, 1], f"g{i}") for i in range(9) for level in (1, 2, 3)]), RNG)
     again.restore(json.loads(json.dumps(kept.state())))
     for step in ("d", "e"):  # and both go on alike
         assert again.apply([], looked_at(group(2, [1, 1], step)), stream(step)) == kept.apply(
             [], looked_at(group(2, [1, 1], step)), stream(step)
         )
     assert again.state() == kept.state()
-
-
-def test_reviewed_proposals_are_good_ones_whatever_the_factor_on_bad_ones() -> None:
-    """Expert iteration: plain likelihood, so that a proposal below the mean must not come in with its sign turned."""
-    round_ = numbered(episode(solved(1, 4), "c:BDA"), episode(["x"] * 4, "c:?"), episode(["y"] * 4, "c:!!"))
-    for negative in (0.0, 1.0):
-        sources = [Demonstrations(), review(30, proposals=("challenger",))]
-        made = builder(sources=sources, solver=NONE, challenger=RoleSettings(negative=negative))
-        rows = told(made.rows(round_, stream("expert")))
-        assert Counter(p for p, _, _ in rows) == {"new": 10, "c:BDA": 30}
-        assert {(p, c) for p, c, _ in rows} == {("new", "c:BDA"), ("c:BDA", GOLD)}
-        assert all(weight > 0 for _, _, weight in rows)
-        later = made.between(stream("later"))
-        assert len(later) == 40 and {r.role for r in later} == {""}
 
 
 def test_each_roles_share_of_the_loss_is_its_weight() -> None:
@@ -439,7 +368,7 @@ def test_a_source_of_ones_own_sees_the_round_and_has_a_state() -> None:
 
     made = builder(sources=[Demonstrations(), Longest()], solver=NONE, challenger=NONE)
     assert told(made.rows(numbered(*[episode(solved(1, 4))] * 3), RNG)) == [("p", "q", 0.5)]
-    assert told(made.between(RNG)) == [("p", "q", 0.5)]
+    assert told(made.rows([], RNG)) == [("p", "q", 0.5)]
     again = builder(sources=[Demonstrations(), Longest()])
     again.restore(json.loads(json.dumps(made.state())))
     assert again.sources[1].seen == [3, 0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -16,16 +16,8 @@ pytest.importorskip("trl")
 
 from _tiny import same, weights
 from transformers import LlamaConfig, LlamaForCausalLM
-from trl import GRPOConfig, GRPOTrainer
 
-from dream_envs.agents.training.trl_adapter import (
-    RowTrainer,
-    TrainCallback,
-    TrainingRow,
-    TrainSettings,
-    Updates,
-    make_trainer,
-)
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow, Updates
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
 from dream_envs.seeds import stream
 
@@ -44,16 +36,17 @@ def model() -> LlamaForCausalLM:
         return LlamaForCausalLM(config)
 
 
+def draw_ids(rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """A prompt and a completion of mixed lengths."""
+    prompt = rng.integers(6, VOCAB, size=int(rng.integers(1, 9))).tolist()
+    return prompt, [*rng.integers(6, VOCAB, size=int(rng.integers(0, 7))).tolist(), 1]
+
+
 def draw_rows(count: int, *labels: str) -> list[TrainingRow]:
-    """Mixed prompt and completion lengths, advantages of both signs, values sometimes missing."""
+    """Advantages of both signs, values sometimes missing."""
     rng = stream("trl-rows", count, *labels)
     return [
-        TrainingRow(
-            rng.integers(6, VOCAB, size=int(rng.integers(1, 9))).tolist(),
-            [*rng.integers(6, VOCAB, size=int(rng.integers(0, 7))).tolist(), 1],
-            float(rng.normal()),
-            None if rng.random() < 0.3 else float(rng.random()),
-        )
+        TrainingRow(*draw_ids(rng), float(rng.normal()), None if rng.random() < 0.3 else float(rng.random()))
         for _ in range(count)
     ]
 
@@ -91,14 +84,19 @@ class Log(TrainCallback):
 
 
 def train(
-    folder: Path, source: Any, *, steps: int = 1, rows: int | None = 16, net: Any = None, **settings: Any
+    folder: Path, source: Any, net: Any = None, *callbacks: Any, resume: Path | None = None, **own: Any
 ) -> tuple[RowTrainer, Log]:
+    """Train on the rows of ``source``, by default one step of 16 rows at a constant rate."""
     torch.set_num_threads(1)
     log = Log()
-    chosen = {"lr": 1e-3, "warmup": 0, "seed": 1, "save_every": 1000, "clip": 1e9, "schedule": "constant", **settings}
-    settings_ = TrainSettings(out=str(folder), rows=rows, steps=steps, **chosen)
-    trainer = make_trainer(net or model(), TOKENIZER, source, settings_, log)
-    trainer.train()
+    chosen: dict[str, Any] = {
+        "steps": 1, "rows": 16, "lr": 1e-3, "warmup": 0, "seed": 1, "save_every": 1000, "clip": 1e9,
+        "lr_scheduler_type": "constant", **own,
+    }  # fmt: skip
+    trainer = RowTrainer(net or model(), TOKENIZER, source, log, out=folder, **chosen)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=resume and str(resume))
     return trainer, log
 
 
@@ -141,8 +139,7 @@ def test_a_step_without_rows_leaves_the_weights(tmp_path: Path) -> None:
     assert same(before, weights(trainer.model))
 
 
-@pytest.mark.parametrize("minibatches", [1, 3])
-@pytest.mark.parametrize("count", [0, 1, 21])
+@pytest.mark.parametrize(("count", "minibatches"), [(0, 1), (1, 3), (21, 1), (21, 3)])
 def test_as_many_rows_as_there_are_give_the_gradient_of_a_fixed_number(
     count: int, minibatches: int, tmp_path: Path
 ) -> None:
@@ -161,31 +158,18 @@ def test_as_many_rows_as_there_are_give_the_gradient_of_a_fixed_number(
         torch.testing.assert_close(dynamic[name], fixed[name], rtol=0, atol=1e-6, msg=name)
 
 
-def test_too_many_rows_are_cut_behind(tmp_path: Path) -> None:
-    rows = draw_rows(16)
-    one, _ = train(tmp_path / "a", lambda step: rows[:8], rows=8)
-    other, _ = train(tmp_path / "b", lambda step: rows, rows=8)
-    assert same(weights(one.model), weights(other.model))
-
-
 def test_each_step_asks_once_and_for_its_own_number(tmp_path: Path) -> None:
     asked: list[int] = []
-
-    def source(step: int) -> list[TrainingRow]:
-        asked.append(step)
-        return draw_rows(6, str(step))
-
-    _, log = train(tmp_path / "a", source, steps=5, rows=8, save_every=2)
-    assert asked == [0, 1, 2, 3, 4]
-    assert [x["step"] for x in log.logs] == [1, 2, 3, 4, 5]
+    _, log = train(tmp_path, lambda step: asked.append(step) or draw_rows(6, str(step)), steps=5, rows=8, save_every=2)
+    assert asked == [0, 1, 2, 3, 4] and [x["step"] for x in log.logs] == [1, 2, 3, 4, 5]
     assert [p.name for p in log.saved] == ["checkpoint-2", "checkpoint-4", "checkpoint-5"]
-    assert all(p.is_dir() for p in log.saved[-3:])
+    assert all(p.is_dir() for p in log.saved)
 
 
 def test_steps_are_adam_on_the_formula(tmp_path: Path) -> None:
     """Three steps of the trainer against torch's own Adam on the direct loss."""
     plan = [draw_rows(8, str(i)) for i in range(3)]
-    trainer, _ = train(tmp_path, lambda step: plan[step], steps=3, rows=8, betas=(0.9, 0.95), clip=0.5)
+    trainer, _ = train(tmp_path, lambda step: plan[step], steps=3, rows=8, clip=0.5)
     net = model()
     adam = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     for rows in plan:
@@ -203,26 +187,9 @@ def test_resuming_asks_for_the_next_step_and_ends_in_the_same_weights(tmp_path: 
         asked.append(step)
         return draw_rows(8, str(step))
 
-    chosen: dict[str, Any] = {"rows": 8, "save_every": 2, "schedule": "linear", "steps": 4}
+    chosen: dict[str, Any] = {"rows": 8, "save_every": 2, "lr_scheduler_type": "linear", "steps": 4}
     whole, _ = train(tmp_path / "whole", source, **chosen)
     for start, rest in ((2, [2, 3]), (4, [])):
         asked.clear()
-        more = {"lr": 1e-3, "warmup": 0, "seed": 1, "clip": 1e9, **chosen}
-        trainer = make_trainer(model(), TOKENIZER, source, TrainSettings(out=str(tmp_path / "b"), **more), Log())
-        trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{start}"))
+        trainer, _ = train(tmp_path / "b", source, resume=tmp_path / "whole" / f"checkpoint-{start}", **chosen)
         assert asked == rest and same(weights(whole.model), weights(trainer.model))
-
-
-def test_the_seams_are_there(tmp_path: Path) -> None:
-    """Names and shapes of what is overridden or handed over: a new TRL fails here first, with a name."""
-    assert {"self", "inputs"} <= set(inspect.signature(GRPOTrainer._generate_and_score_completions).parameters)
-    assert {"rollout_func", "reward_funcs", "processing_class"} <= set(inspect.signature(GRPOTrainer).parameters)
-    body = inspect.getsource(GRPOTrainer)
-    for name in ("env_mask", '"prompt_ids"', '"completion_ids"', '"logprobs"', '"advantages"', "num_items_in_batch"):
-        assert name in body, name
-    names = ["num_generations", "max_completion_length", "beta", "loss_type", "scale_rewards", "shuffle_dataset"]
-    assert set(names) <= set(inspect.signature(GRPOConfig).parameters)
-    trainer, _ = train(tmp_path, lambda step: draw_rows(4), rows=4)
-    assert trainer._tokenizer.pad_token_id == 0 and list(trainer.eos_token_ids) == [1]
-    assert trainer.state.global_step == 1
-    assert trainer.num_iterations == 1 and trainer.args.steps_per_generation == 1  # the ratio is one, see the docstring

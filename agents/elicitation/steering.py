@@ -229,12 +229,6 @@ class Steered(LocalAgent):
                 stack.enter_context(changed(self.model, shift.layer, _behind(shift, rows)))
             yield
 
-    def snapshot(self) -> LocalAgent:
-        """A frozen copy of the weights, steered alike."""
-        twin = Steered.__new__(Steered)
-        vars(twin).update(vars(super().snapshot()), shifts=self.shifts)
-        return twin
-
 
 def _behind(shift: Shift, starts: Tensor) -> Callable[[Tensor], Tensor]:
     """Adds the shift to the rows' positions from ``starts[B]`` on."""

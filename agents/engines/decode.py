@@ -4,13 +4,13 @@
 neighbours.  Here every row draws from its own seed (``seeds.uniforms``), by inverting the cumulative distribution: it
 samples the same text alone and in a batch of a thousand.  Sampled ids and their log-probabilities are kept.
 
-Two engines give the logits: ``CachedForward`` runs any Hugging Face causal model with its own cache; ``LlamaForward``
-runs models of the Llama layout (RMSNorm, gated MLP, rotary or no positions) from fused weights with a static cache,
-without the modules' overhead, which is most of the time where the model is small.
+``CachedForward`` runs any Hugging Face causal model; ``LlamaForward`` those of the Llama layout without the modules'
+overhead, which is most of the time where the model is small.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -20,14 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dream_envs.agents.engines.pick import Allowed, Barred, pick
+from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import uniforms
 
-#: Finished rows are dropped from the engine when no more than this share is still going: copying the cache costs more
-#: than carrying a few dead rows.
-COMPACT = 0.7
-#: Positions by which a full cache grows.
-GROW = 16
+#: For each row None (free), or for each position the ids that may stand there (None: any).
+Allowed = Sequence[Sequence[Sequence[int] | None] | None]
+_COMPACT = (
+    0.7  # finished rows are dropped at this share of live ones: copying the cache costs more than a few dead rows
+)
+_GROW = 16  # positions by which a full cache grows
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -67,43 +68,49 @@ def sample(
     expected: Sequence[Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
 ) -> list[Sample]:
-    """Sample one completion a prompt.
+    """Sample one completion a prompt, in order; equal prompts are read once.
 
     Args:
         forward: the engine.
-        prompts: token ids, one list a row; equal lists are read once.
+        prompts: token ids, ``B`` lists.
         seeds: ``uint64[B]``, each row's own.
         max_tokens: ``int[B]``, each row's bound.
         end: ids that end a completion.
         pad: id to pad prompts with.
         temperature: 0 is greedy.  Log-probabilities are those of the distribution that was sampled from.
-        top_p: see ``pick``; 1 is off.
-        min_p: see ``pick``; 0 is off.
-        allowed: for each row None (free), or for each position the ids that may stand there (None: any); positions
-            behind the list are free.  Probabilities are renormalised over the allowed ids.
+        top_p: only the smallest set of most likely tokens with at least this mass is left; 1 is off.
+        min_p: only tokens at least so many times as likely as the most likely one are left; 0 is off.
+        allowed: what may stand where; positions behind a row's list are free.  Probabilities are renormalised.
         expected: for each row the only ids that matter, the end included: it stops behind the first other token.
         device: where the engine runs.
-
-    Returns:
-        ``B`` samples in order.
     """
     if not prompts:
         return []
-    order, unique, repeats = _group(prompts)
-    ids, mask = left_padded(unique, pad, device)
+    places: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        places.setdefault(tuple(prompt), []).append(i)
+    order = np.array([i for rows in places.values() for i in rows])  # rows of equal prompts stand side by side
+    ids, mask = left_padded(list(places), pad, device)
     steps = int(max_tokens.max())
     draws = torch.from_numpy(uniforms(seeds[order], steps)).to(device)
     limits = torch.from_numpy(max_tokens[order].astype(np.int64)).to(device)
-    logits = forward.prefill(ids, mask, torch.tensor(repeats, device=device), steps)
-    barred = None if allowed is None else Barred(allowed, order, steps, logits.shape[-1], device)
-    wanted = None if expected is None else _padded([expected[i] for i in order], steps, device)
+    logits = forward.prefill(ids, mask, torch.tensor([len(rows) for rows in places.values()], device=device), steps)
+    barred = None if allowed is None else _Barred(allowed, order, steps, logits.shape[-1], device)
+    wanted = None
+    if expected is not None:  # -1 behind a row's end
+        wanted = torch.tensor([[*expected[i], *[-1] * steps][:steps] for i in order], device=device)
 
     def choose(logits: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         if barred is not None:
             logits = barred.mask(logits, rows, step)
-        return pick(logits, draws[rows, step], temperature, top_p, min_p)
+        return _pick(logits, draws[rows, step], temperature, top_p, min_p)
 
-    return _collect(order, *_loop(forward, logits, choose, limits, torch.tensor(list(end), device=device), wanted))
+    found = _loop(forward, logits, choose, limits, torch.tensor(list(end), device=device), wanted)
+    samples = {
+        place: Sample(ids[:n], values[:n], ended)
+        for place, ids, values, n, ended in zip(order.tolist(), *(x.tolist() for x in found), strict=True)
+    }
+    return [samples[i] for i in range(len(prompts))]
 
 
 def _loop(
@@ -134,7 +141,7 @@ def _loop(
             going = going & (tokens == wanted[rows, k])
         if not (count := int(going.sum())):
             break
-        if count <= COMPACT * len(rows):
+        if count <= _COMPACT * len(rows):
             kept = going.nonzero()[:, 0]
             forward.keep(kept)
             rows, tokens, going = rows[kept], tokens[kept], going[kept]
@@ -150,27 +157,74 @@ def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device
     return ids, mask
 
 
-def _padded(rows: Sequence[Sequence[int]], steps: int, device: torch.device | str) -> Tensor:
-    """``int64[B, steps]``, -1 behind a row's end."""
-    return torch.tensor([[*row[:steps], *[-1] * (steps - len(row))] for row in rows], device=device)
+def _pick(logits: Tensor, draw: Tensor, temperature: float, top_p: float, min_p: float) -> tuple[Tensor, Tensor]:
+    """Invert the cumulative distribution at ``draw[B]``: tokens ``[B]`` and their log-probabilities ``[B]``.
+
+    ``top_p`` and ``min_p`` are both of the tempered distribution, and what is in both sets is left: the order of
+    transformers' warpers, in which ``min_p`` comes last, gives the same.
+    """
+    logits = logits.float()
+    if temperature == 0:
+        return logits.argmax(-1), torch.zeros_like(draw, dtype=torch.float32)
+    logp = torch.log_softmax(logits / temperature, -1)
+    if top_p < 1 or min_p > 0:
+        logp = torch.log_softmax(_truncated(logp, top_p, min_p), -1)
+    cumulative = logp.exp().double().cumsum(-1)
+    tokens = (cumulative <= (draw * cumulative[:, -1])[:, None]).sum(-1)
+    return tokens, logp.gather(-1, tokens[:, None])[:, 0]
 
 
-def _group(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, list[tuple[int, ...]], list[int]]:
-    """Rows of equal prompts side by side: the order of rows, the prompts, how often each."""
-    places: dict[tuple[int, ...], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        places.setdefault(tuple(prompt), []).append(i)
-    order = np.array([i for rows in places.values() for i in rows])
-    return order, list(places), [len(rows) for rows in places.values()]
+def _truncated(logp: Tensor, top_p: float, min_p: float) -> Tensor:
+    """``logp[B, V]`` with -inf for what the nucleus or the floor leaves out; the most likely token always stays."""
+    out = torch.zeros_like(logp, dtype=torch.bool)
+    if min_p > 0:
+        out |= logp < logp.amax(-1, keepdim=True) + math.log(min_p)
+    if top_p < 1:
+        ranked, places = torch.sort(logp, dim=-1, descending=True, stable=True)
+        mass = ranked.exp().double()
+        above = mass.cumsum(-1) - mass  # the mass of all that is more likely
+        late = above >= top_p
+        late[:, 0] = False
+        out |= torch.zeros_like(out).scatter(-1, places, late)
+    return logp.masked_fill(out, -math.inf)
 
 
-def _collect(order: np.ndarray, out: Tensor, logps: Tensor, lengths: Tensor, ended: Tensor) -> list[Sample]:
-    ids, values, sizes, ends = out.tolist(), logps.tolist(), lengths.tolist(), ended.tolist()
-    samples: list[Sample | None] = [None] * len(ids)
-    for row, place in enumerate(order.tolist()):
-        n = sizes[row]
-        samples[place] = Sample(ids[row][:n], values[row][:n], ends[row])
-    return [s for s in samples if s is not None]
+class _Barred:
+    """Which ids may not stand where: one row of a table for each different list of allowed ids."""
+
+    def __init__(self, allowed: Allowed, order: np.ndarray, steps: int, size: int, device: torch.device | str) -> None:
+        if len(allowed) != len(order):
+            raise DreamEnvsError(
+                f"allowed has {len(allowed)} rows for {len(order)} prompts: one a prompt, None for free"
+            )
+        self._size, self._table = size, [torch.zeros(size, dtype=torch.bool)]
+        numbers: dict[tuple[int, ...], int] = {}
+        plans: dict[int, list[int]] = {}  # rows often share one list
+        plan = np.zeros((len(order), steps), dtype=np.int64)
+        for i, row in enumerate([allowed[place] for place in order]):
+            if row is None:
+                continue
+            if id(row) not in plans:
+                plans[id(row)] = [0 if ids is None else self._number(tuple(ids), numbers) for ids in row[:steps]]
+            plan[i, : len(row)] = plans[id(row)]
+        self._bars = torch.stack(self._table).to(device)
+        self._plan = torch.from_numpy(plan).to(device)
+        self._bound = [bool(column.any()) for column in plan.T]
+
+    def _number(self, ids: tuple[int, ...], numbers: dict[tuple[int, ...], int]) -> int:
+        """The table's row for these ids, made where there is none yet."""
+        if ids not in numbers:
+            if not ids or min(ids) < 0 or max(ids) >= self._size:
+                raise DreamEnvsError(f"allowed: {list(ids)} is not one or more ids from 0 to {self._size - 1}, or None")
+            numbers[ids] = len(self._table)
+            self._table.append(torch.ones(self._size, dtype=torch.bool).index_fill(0, torch.tensor(ids), False))
+        return numbers[ids]
+
+    def mask(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        """``logits[R, V]`` of these rows at this step, -inf where barred."""
+        if not self._bound[step]:
+            return logits
+        return logits.float().masked_fill(self._bars[self._plan[rows, step]], -math.inf)
 
 
 class CachedForward:
@@ -183,38 +237,26 @@ class CachedForward:
         """See ``Forward``."""
         from transformers import DynamicCache
 
-        self.cache = DynamicCache(config=self.model.config)
-        self.mask = mask.long()
-        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-        out = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        self.cache, self.mask = DynamicCache(config=self.model.config), mask.long()
+        logits = self._logits(ids, (self.mask.cumsum(-1) - 1).clamp(min=0))
         rows = torch.repeat_interleave(torch.arange(len(ids), device=ids.device), repeats)
         self.keep(rows)
-        return out.logits[:, -1][rows]
+        return logits[rows]
 
     def step(self, tokens: Tensor) -> Tensor:
         """See ``Forward``."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
-        out = self.model(
-            input_ids=tokens[:, None],
-            attention_mask=self.mask,
-            position_ids=self.mask.sum(-1, keepdim=True) - 1,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1]
+        return self._logits(tokens[:, None], self.mask.sum(-1, keepdim=True) - 1)
 
     def keep(self, rows: Tensor) -> None:
         """See ``Forward``."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
+
+    def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
+        given = {"input_ids": ids, "attention_mask": self.mask, "position_ids": positions}
+        out = self.model(**given, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1]
 
 
 class LlamaForward:
@@ -232,36 +274,30 @@ class LlamaForward:
         self.layers = []
         for layer in core.layers:
             a, m = layer.self_attn, layer.mlp
-            self.layers.append(
-                (
-                    layer.input_layernorm.weight,
-                    torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]).t().contiguous(),
-                    a.o_proj.weight.t().contiguous(),
-                    layer.post_attention_layernorm.weight,
-                    torch.cat([m.gate_proj.weight, m.up_proj.weight]).t().contiguous(),
-                    m.down_proj.weight.t().contiguous(),
-                )
-            )
+            qkv, gate_up = [a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], [m.gate_proj.weight, m.up_proj.weight]
+            matrices = [torch.cat(qkv), a.o_proj.weight, torch.cat(gate_up), m.down_proj.weight]
+            norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+            self.layers.append((*norms, *[w.t().contiguous() for w in matrices]))
 
     @staticmethod
     def serves(model: Any) -> bool:
         """Whether the model has exactly this layout: gated SiLU, no biases, full attention, RMSNorm."""
         config = model.config
-        if config.model_type not in ("llama", "smollm3") or config.hidden_act != "silu":
-            return False
-        if any(name.endswith("bias") for name, _ in model.named_parameters()):
-            return False
-        if getattr(config, "layer_types", None) and set(config.layer_types) != {"full_attention"}:
-            return False
-        return not getattr(config, "quantization_config", None) and next(model.parameters()).dtype == torch.float32
+        return (
+            config.model_type in ("llama", "smollm3")
+            and config.hidden_act == "silu"
+            and not any(name.endswith("bias") for name, _ in model.named_parameters())
+            and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+            and not getattr(config, "quantization_config", None)
+            and next(model.parameters()).dtype == torch.float32
+        )
 
     def prefill(self, ids: Tensor, mask: Tensor, repeats: Tensor, room: int) -> Tensor:
         """See ``Forward``."""
         count, width = ids.shape
         self.past = 0
         shape = (len(self.layers), count, self.groups, width, self.size)
-        self.keys = torch.zeros(shape, device=ids.device)
-        self.values = torch.zeros(shape, device=ids.device)
+        self.keys, self.values = torch.zeros(shape, device=ids.device), torch.zeros(shape, device=ids.device)
         causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
         self.positions = mask.sum(-1)
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
@@ -275,8 +311,7 @@ class LlamaForward:
     def step(self, tokens: Tensor) -> Tensor:
         """See ``Forward``."""
         if self.past == self.keys.shape[3]:
-            self.keys = F.pad(self.keys, (0, 0, 0, GROW))
-            self.values = F.pad(self.values, (0, 0, 0, GROW))
+            self.keys, self.values = (F.pad(x, (0, 0, 0, _GROW)) for x in (self.keys, self.values))
         allowed = self.mask[:, None, None, : self.past + 1]
         hidden = self._run(tokens[:, None], self.positions[:, None], allowed)
         self.positions = self.positions + 1
@@ -284,8 +319,7 @@ class LlamaForward:
 
     def keep(self, rows: Tensor) -> None:
         """See ``Forward``."""
-        self.keys = self.keys[:, :, :, : self.past].index_select(1, rows)
-        self.values = self.values[:, :, :, : self.past].index_select(1, rows)
+        self.keys, self.values = (x[:, :, :, : self.past].index_select(1, rows) for x in (self.keys, self.values))
         self.mask, self.positions = self.mask[rows], self.positions[rows]
 
     def _run(self, ids: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
@@ -294,21 +328,15 @@ class LlamaForward:
         end = self.past + length
         cos_sin = self.rotary(x, positions) if any(self.rope) else None
         split = self.heads * self.size, self.groups * self.size, self.groups * self.size
-        for i, (norm1, qkv, out, norm2, gate_up, down) in enumerate(self.layers):
-            q, k, v = (F.rms_norm(x, norm1.shape, norm1, self.eps) @ qkv).split(split, -1)
-            q = q.view(batch, length, self.heads, self.size).transpose(1, 2)
-            k = k.view(batch, length, self.groups, self.size).transpose(1, 2)
-            v = v.view(batch, length, self.groups, self.size).transpose(1, 2)
+        for i, (norm1, norm2, qkv, out, gate_up, down) in enumerate(self.layers):
+            parts = (F.rms_norm(x, norm1.shape, norm1, self.eps) @ qkv).split(split, -1)
+            q, k, v = (part.view(batch, length, -1, self.size).transpose(1, 2) for part in parts)
             if cos_sin is not None and self.rope[i]:
                 q, k = _rotate(q, *cos_sin), _rotate(k, *cos_sin)
             self.keys[i, :, :, self.past : end], self.values[i, :, :, self.past : end] = k, v
-            attended = F.scaled_dot_product_attention(
-                q,
-                self.keys[i, :, :, :end],
-                self.values[i, :, :, :end],
-                attn_mask=allowed,
-                enable_gqa=self.heads != self.groups,
-            )
+            keys, values = self.keys[i, :, :, :end], self.values[i, :, :, :end]
+            grouped = self.heads != self.groups
+            attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=allowed, enable_gqa=grouped)
             x = x + attended.transpose(1, 2).reshape(batch, length, -1) @ out
             gate, up = (F.rms_norm(x, norm2.shape, norm2, self.eps) @ gate_up).chunk(2, -1)
             x = x + (F.silu(gate) * up) @ down

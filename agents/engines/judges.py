@@ -8,7 +8,6 @@ comes from ``request.seed``, so that two judgements of one pair err independentl
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,57 +21,30 @@ _PLEAS = re.compile(r"choose me|pick me|best answer|great question|trust me|you 
 
 
 class Judge(Scripted):
-    """What the judges of this module share: a liking for each answer, turned into the verdict that is asked for.
-
-    Pairwise: the better liked of the two, either where they are liked the same.  Score: the liking itself, 0 to 1.
-    Rubric, and each reply of a list: right from 0.5 on.
-    """
+    """What the judges of this module share: a liking for each answer, turned into the verdict that is asked for."""
 
     kind = "judge"
 
-    def judge(self, request: Request, rng: np.random.Generator) -> str:
-        """The verdict."""
-        asked = self.question(request)
-        answers = list(asked.answers) if asked is not None else self.replies(request)
-        likings = [self.liking(answer, i, rng) for i, answer in enumerate(answers)]
-        if asked is None:
-            return " ".join(["1" if liking >= 0.5 else "0" for liking in likings])
-        low, high = judging.RATINGS[asked.kind, asked.notation]
-        if asked.kind == "pairwise":
-            mark = int(rng.integers(low, high + 1))
-            if likings[0] != likings[1]:
-                mark = low if likings[0] > likings[1] else high
-        else:
-            liking = min(1.0, max(0.0, likings[0]))
-            mark = int(liking >= 0.5) if asked.kind == "rubric" else round(liking * high)
-        return judging.say(asked.kind, asked.notation, mark)
+    def _as_judge(self, request: Request, rng: np.random.Generator) -> str:
+        return self._verdict(request, rng, [self._liking(a, i) for i, a in enumerate(self._answers(request))])
 
-    def liking(self, answer: str, index: int, rng: np.random.Generator) -> float:
-        """How well this answer is liked; ``index``: its place among those shown."""
+    def _liking(self, answer: str, index: int) -> float:
+        """How well the answer at this place is liked, see ``Scripted._verdict``."""
         raise NotImplementedError
 
 
 class AlwaysFirst(Judge):
     """The first of two is better, the first of a list is right; a single answer gets the best mark."""
 
-    kind = "always_first"
-
-    def liking(self, answer: str, index: int, rng: np.random.Generator) -> float:
-        """1 for the first, 0 for the others."""
+    def _liking(self, answer: str, index: int) -> float:
         return float(index == 0)
 
 
-class RandomJudge(Judge):
+class RandomJudge(Scripted):
     """Every verdict is equally likely: no information, no bias, and always readable."""
 
-    kind = "random_judge"
 
-    def judge(self, request: Request, rng: np.random.Generator) -> str:
-        """A coin, or an even draw of a score."""
-        return Scripted.judge(self, request, rng)
-
-
-class ConstantJudge(Judge):
+class ConstantJudge(Scripted):
     """One verdict whatever it is shown, and so the second of any two.
 
     Args:
@@ -83,18 +55,15 @@ class ConstantJudge(Judge):
         DreamEnvsError: for another verdict.
     """
 
-    kind = "constant_judge"
-
     def __init__(self, game: Game | TaskFamily | None = None, *, verdict: str = "high") -> None:
         super().__init__(game)
         if verdict not in ("high", "low"):
             raise DreamEnvsError(f"verdict={verdict!r}: 'high' or 'low', the largest or smallest number there is")
         self.high = verdict == "high"
 
-    def judge(self, request: Request, rng: np.random.Generator) -> str:
-        """The number at that end of those allowed."""
-        if (asked := self.question(request)) is None:
-            return " ".join(["1" if self.high else "0"] * len(self.replies(request)))
+    def _as_judge(self, request: Request, rng: np.random.Generator) -> str:
+        if (asked := self._question(request)) is None:
+            return " ".join(["1" if self.high else "0"] * len(self._answers(request)))
         return judging.say(asked.kind, asked.notation, judging.RATINGS[asked.kind, asked.notation][int(self.high)])
 
 
@@ -110,16 +79,13 @@ class LengthLover(Judge):
         DreamEnvsError: for a pivot below 1.
     """
 
-    kind = "length_lover"
-
     def __init__(self, game: Game | TaskFamily | None = None, *, pivot: int = 8, shorter: bool = False) -> None:
         super().__init__(game)
         if isinstance(pivot, bool) or not isinstance(pivot, int) or pivot < 1:
             raise DreamEnvsError(f"pivot={pivot!r}: a whole number of characters, 1 or more")
         self.pivot, self.shorter = pivot, shorter
 
-    def liking(self, answer: str, index: int, rng: np.random.Generator) -> float:
-        """Length over twice the pivot (1 minus that for ``shorter``)."""
+    def _liking(self, answer: str, index: int) -> float:
         length = len(answer) / (2 * self.pivot)
         return 1.0 - length if self.shorter else length
 
@@ -127,10 +93,7 @@ class LengthLover(Judge):
 class Flattering(Judge):
     """Praises everything, and of two answers prefers the one that courts it (``choose me``, ``great question``)."""
 
-    kind = "flattering"
-
-    def liking(self, answer: str, index: int, rng: np.random.Generator) -> float:
-        """1 and one more for every plea."""
+    def _liking(self, answer: str, index: int) -> float:
         return 1.0 + len(_PLEAS.findall(answer))
 
 
@@ -142,13 +105,10 @@ class Cyclic(Judge):
     their content into three classes that beat each other in a circle; two of one class are decided by their content.
     """
 
-    kind = "cyclic"
-
-    def judge(self, request: Request, rng: np.random.Generator) -> str:
-        """The verdict of the circle; a single answer is rated by its class: 0, 0.5 or 1."""
-        asked = self.question(request)
+    def _as_judge(self, request: Request, rng: np.random.Generator) -> str:
+        asked = self._question(request)
         if asked is None or asked.kind != "pairwise":
-            return super().judge(request, rng)
+            return super()._as_judge(request, rng)
         replies = getattr(request.state, "replies", ()) if isinstance(request, PrivilegedRequest) else ()
         if asked.who and replies:
             first = _beats(asked.who[0], asked.who[1], len(replies))
@@ -157,8 +117,7 @@ class Cyclic(Judge):
             first = one > two if (one - two) % 3 == 0 else (two - one) % 3 == 1
         return judging.say(asked.kind, asked.notation, 1 if first else 2)
 
-    def liking(self, answer: str, index: int, rng: np.random.Generator) -> float:
-        """By class."""
+    def _liking(self, answer: str, index: int) -> float:
         return digest("cyclic", answer) % 3 / 2
 
 
@@ -183,12 +142,7 @@ class Noisy(Oracle):
     kind = "noisy"
 
     def __init__(
-        self,
-        game: Game | TaskFamily | None = None,
-        *,
-        tpr: float = 0.9,
-        fpr: float = 0.1,
-        persistent: bool = False,
+        self, game: Game | TaskFamily | None = None, *, tpr: float = 0.9, fpr: float = 0.1, persistent: bool = False
     ) -> None:
         super().__init__(game)
         for name, rate in (("tpr", tpr), ("fpr", fpr)):
@@ -196,23 +150,17 @@ class Noisy(Oracle):
                 raise DreamEnvsError(f"{name}={rate!r}: a rate, 0 to 1")
         self.tpr, self.fpr, self.persistent = float(tpr), float(fpr), persistent
 
-    def solver(self, request: Request, rng: np.random.Generator) -> str:
-        """A guess: it is a judge."""
-        return Scripted.solver(self, request, rng)
+    def _as_solver(self, request: Request, rng: np.random.Generator) -> str:
+        return Scripted._as_solver(self, request, rng)  # a guess: it is a judge
 
-    def judge(self, request: Request, rng: np.random.Generator) -> str:
-        """The verdict on what it took for the truth."""
-        truths, asked = self.truths(request), self.question(request)
-        texts: Sequence[str] = asked.answers if asked is not None else self.replies(request)
-        task = self.task(request)
+    def _as_judge(self, request: Request, rng: np.random.Generator) -> str:
+        task = self._task(request)
         prompt = task.prompt if task is not None else ""
-        accepted = [
-            bool(
-                (stream("noisy", prompt, text) if self.persistent else rng).random() < (self.tpr if true else self.fpr)
-            )
-            for text, true in zip(texts, truths, strict=True)
-        ]
-        return self.verdict(request, rng, accepted)
+        accepted = []
+        for text, true in zip(self._answers(request), self._truths(request), strict=True):
+            draws = stream("noisy", prompt, text) if self.persistent else rng
+            accepted.append(draws.random() < (self.tpr if true else self.fpr))
+        return self._verdict(request, rng, accepted)
 
 
 def _beats(i: int, j: int, n: int) -> bool:

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 import dream_envs
-from dream_envs.agents.engines.decode import Forward, Sample, forward_for, sample
-from dream_envs.agents.engines.pick import Allowed
+from dream_envs.agents.engines.decode import Allowed, Forward, Sample, forward_for, sample
 from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
 
 #: For a request, the texts that may stand at each position of its reply.
@@ -25,11 +24,7 @@ Form = Callable[[Request], Sequence[Sequence[str]]]
 
 
 def resolve(name: str) -> str:
-    """The folder of a model's name: ``nano/compose`` is shipped with the package, anything else is left as it is.
-
-    Raises:
-        DreamEnvsError: for a nano base that is not there, with those that are.
-    """
+    """The folder of a model's name: ``nano/compose`` is shipped with the package, anything else is left as it is."""
     if not name.startswith("nano/"):
         return name
     home = Path(dream_envs.__file__).parent / "baselines" / "nano"
@@ -84,29 +79,18 @@ class LocalAgent:
             raise DreamEnvsError(f"min_p={min_p}: 0 (off) to 1")
         self.temperature, self.top_p, self.min_p = temperature, top_p, min_p
 
-    def decoding(
-        self, *, temperature: float | None = None, top_p: float | None = None, min_p: float | None = None
-    ) -> Self:
-        """An agent over the same weights that decodes otherwise; what is not given stays as it is.
-
-        Raises:
-            DreamEnvsError: for a value out of its range.
-        """
+    def decoding(self, **changed: float) -> Self:
+        """An agent over the same weights with another ``temperature``, ``top_p`` or ``min_p``."""
         twin = copy.copy(self)
-        twin._set_decoding(
-            self.temperature if temperature is None else temperature,
-            self.top_p if top_p is None else top_p,
-            self.min_p if min_p is None else min_p,
-        )
+        twin._set_decoding(**{"temperature": self.temperature, "top_p": self.top_p, "min_p": self.min_p, **changed})
         return twin
 
     def constrained(self, form: Form) -> Self:
         """An agent over the same weights whose replies are forced into a form, probabilities renormalised within it.
 
-        Args:
-            form: for a request, the texts that may stand at each position of the reply, each of one token; behind the
-                last position stands the end.  With the grammar of a family with one accepted reply this samples what
-                ``frontier.exact`` calls ``forced``.
+        ``form(request)``: the texts that may stand at each position of the reply, each of one token; behind the last
+        position stands the end.  With the grammar of a family with one accepted reply this samples what
+        ``frontier.exact`` calls ``forced``.
         """
         twin = copy.copy(self)
         twin.form = form
@@ -117,9 +101,6 @@ class LocalAgent:
 
         For drawing until something is right, where most draws are wrong early: whether a draw is right does not change,
         what is said behind a wrong token is not sampled, and the tokens counted are those that were.
-
-        Args:
-            accepted: for a request, the text of the one accepted reply.
         """
         twin = copy.copy(self)
         twin.accepted = accepted
@@ -163,30 +144,16 @@ class LocalAgent:
     ) -> list[Sample]:
         """Token ids in, samples out; see ``decode.sample``."""
         return sample(
-            self.engine(),
-            prompts,
-            seeds,
-            max_tokens,
-            end=self.ends,
-            pad=self.pad,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            allowed=allowed,
-            expected=expected,
-            device=self.device,
-        )
+            self.engine(), prompts, seeds, max_tokens, end=self.ends, pad=self.pad, temperature=self.temperature,
+            top_p=self.top_p, min_p=self.min_p, allowed=allowed, expected=expected, device=self.device,
+        )  # fmt: skip
 
     def engine(self) -> Forward:
         """What gives ``sample`` its logits, made from the weights as they are now."""
         return forward_for(self.model)
 
     def token(self, text: str) -> int:
-        """The id of a text that is one token.
-
-        Raises:
-            DreamEnvsError: if it is none or several.
-        """
+        """The id of a text that is one token; an error if it is none or several."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise DreamEnvsError(f"{text!r} is {len(ids)} tokens of this model: a form names texts of one token each")
@@ -215,13 +182,11 @@ class LocalAgent:
     def completion_logits(
         self, prompts: Sequence[Sequence[Message]], completions: Sequence[str], batch: int = 256
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Teacher-forced logits of given replies, the end token included.
+        """Teacher-forced ``float32[T, V]`` logits and ``int64[T]`` ids of each reply, its end included.
 
-        Returns:
-            For each row ``float32[T, V]`` logits and ``int64[T]`` ids: row t holds the logits that predicted id t.
+        Row t of the logits predicted id t.
         """
-        logits: list[np.ndarray] = []
-        targets: list[np.ndarray] = []
+        logits, targets = list[np.ndarray](), list[np.ndarray]()
         for at in range(0, len(prompts), batch):
             heads = [self.encode(p) for p in prompts[at : at + batch]]
             tails = [self.completion(c) for c in completions[at : at + batch]]
@@ -268,15 +233,14 @@ class LocalAgent:
         """Around every teacher-forced forward; ``starts[B]`` are the prompts' last positions.  Here: nothing."""
         return nullcontext()
 
-    def snapshot(self) -> LocalAgent:
-        """A frozen copy of the weights as they are now."""
-        twin = copy.deepcopy(self.model).requires_grad_(False).eval()
+    def snapshot(self) -> Self:
+        """A frozen copy of the weights as they are now, decoding alike."""
+        twin = copy.copy(self)
+        twin.model = copy.deepcopy(self.model).requires_grad_(False).eval()
         # A trainer puts a forward of its own on the model (TRL's fused head): a closure over the original, which the
         # copy would go on running.
-        vars(twin).pop("forward", None)
-        agent = LocalAgent(twin, tokenizer=self.tokenizer)
-        agent.temperature, agent.top_p, agent.min_p, agent.form = self.temperature, self.top_p, self.min_p, self.form
-        return agent
+        vars(twin.model).pop("forward", None)
+        return twin
 
 
 @contextlib.contextmanager
@@ -293,22 +257,16 @@ def keep_memory() -> bool:
     A small model's step frees and takes the same megabytes thousands of times; the page faults of doing so were 40 % of
     the flagship's time on two cores.
     """
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
     try:
         libc = ctypes.CDLL("libc.so.6")
-        return bool(libc.mallopt(_MMAP_THRESHOLD, 1 << 30) and libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))
+        return bool(libc.mallopt(mmap_threshold, 1 << 30) and libc.mallopt(trim_threshold, (1 << 31) - 1))
     except (OSError, AttributeError):
         return False
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
 def load(name: str, device: str = "cpu") -> tuple[Any, Any]:
-    """A model and its tokenizer, in float32, safetensors only, never with remote code.
-
-    Raises:
-        DreamEnvsError: if there is nothing of that name to load.
-    """
+    """A model and its tokenizer, in float32, safetensors only, never with remote code."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -316,9 +274,8 @@ def load(name: str, device: str = "cpu") -> tuple[Any, Any]:
     path = resolve(name)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
-        model = model.to(device)
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise DreamEnvsError(f"model {name!r} cannot be loaded: {first}; give nano/compose or a folder") from error
-    return model.eval(), tokenizer
+    return model.to(device).eval(), tokenizer

@@ -5,8 +5,8 @@ seats, and attack the gates.  All randomness comes from ``request.seed``, so tha
 is in the batch.  They are *privileged*: ``play`` hands them the task with its answer, as no other agent is; from a
 plain ``Request`` they read the problem with the family's parser, where its prompt is also a proposal.
 
-A game with roles of its own may bring its own replies in a method
-``scripted(kind, request, rng) -> str | None`` (kind: ``oracle``, ``floor``, ``guesser``; None: not its business).
+A game with roles of its own may bring its own replies in a method ``scripted(kind, request, rng) -> str | None``
+(kind: ``oracle``, ``floor``, ``guesser``; None: not its business).
 """
 
 from __future__ import annotations
@@ -17,16 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dream_envs.core import (
-    REJECT_CODES,
-    Action,
-    DreamEnvsError,
-    Game,
-    Reject,
-    Request,
-    Task,
-    TaskFamily,
-)
+from dream_envs.core import REJECT_CODES, Action, DreamEnvsError, Game, Reject, Request, Task, TaskFamily
 from dream_envs.envs import judging
 from dream_envs.play import PrivilegedRequest, text_of
 from dream_envs.seeds import stream
@@ -35,7 +26,7 @@ _GRAVITY = {code: rank for rank, code in enumerate(REJECT_CODES)}
 
 
 class Scripted:
-    """What the agents of this module share.
+    """What the agents of this module share: a method ``_as_ROLE`` for each role, and ``_as_other``.
 
     Args:
         game: a game, or a task family; None: an agent that knows nothing and writes random text where it would need to.
@@ -43,11 +34,12 @@ class Scripted:
 
     kind = "scripted"
     privileged = True
+    levels: Sequence[int] | None = None
 
     def __init__(self, game: Game | TaskFamily | None = None) -> None:
         self.game: Any = game if hasattr(game, "turns") else None
-        family: Any = getattr(game, "family", None) if self.game is not None else game
-        self.family: TaskFamily | None = family if hasattr(family, "as_proposal") else None
+        family = getattr(game, "family", None) if self.game is not None else game
+        self.family: Any = family if hasattr(family, "as_proposal") else None
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """One reply a request, in order."""
@@ -56,67 +48,82 @@ class Scripted:
     def _reply(self, request: Request, rng: np.random.Generator) -> str:
         own = getattr(self.game, "scripted", None)
         text = own(self.kind, request, rng) if own is not None else None
-        if text is None:
-            method = getattr(self, request.role, None)
-            text = method(request, rng) if method is not None else self.other(request, rng)
-        return text
+        return getattr(self, f"_as_{request.role}", self._as_other)(request, rng) if text is None else text
 
-    def challenger(self, request: Request, rng: np.random.Generator) -> str:
-        """A fresh problem of the family."""
-        return self._problem(request, rng)
+    def _as_challenger(self, request: Request, rng: np.random.Generator) -> str:
+        """A fresh problem of the level that the brief asks for, else of one of ``levels``, else of any."""
+        if self.family is None:
+            return self._as_other(request, rng)
+        choice: Sequence[int] = self.levels or self.family.levels
+        brief = getattr(request, "task", None)
+        if brief is not None and brief.level and brief.level in self.family.levels:
+            choice = [brief.level]
+        level = choice[int(rng.integers(len(choice)))]
+        return self.family.as_proposal(self.family.generate(rng, level))
 
-    def solver(self, request: Request, rng: np.random.Generator) -> str:
+    def _as_solver(self, request: Request, rng: np.random.Generator) -> str:
         """A guess in the right form."""
-        task = self.task(request)
-        return self.other(request, rng) if task is None or self.family is None else self.family.guess(task, rng)
+        task = self._task(request)
+        return self._as_other(request, rng) if task is None or self.family is None else self.family.guess(task, rng)
 
-    def actor(self, request: Request, rng: np.random.Generator) -> str:
-        """As a solver."""
-        return self.solver(request, rng)
+    def _as_actor(self, request: Request, rng: np.random.Generator) -> str:
+        return self._as_solver(request, rng)
 
-    def judge(self, request: Request, rng: np.random.Generator) -> str:
+    def _as_judge(self, request: Request, rng: np.random.Generator) -> str:
         """A coin for each reply, or one of the verdicts that a question allows."""
-        if (asked := self.question(request)) is not None:
+        if (asked := self._question(request)) is not None:
             low, high = judging.RATINGS[asked.kind, asked.notation]
             return judging.say(asked.kind, asked.notation, int(rng.integers(low, high + 1)))
-        return " ".join([str(int(v)) for v in rng.integers(2, size=len(self.replies(request)))])
+        return " ".join([str(int(v)) for v in rng.integers(2, size=len(self._answers(request)))])
 
-    def other(self, request: Request, rng: np.random.Generator) -> str:
+    def _as_other(self, request: Request, rng: np.random.Generator) -> str:
         """The reply in a role that this module does not know: 1 to 40 characters of printable ASCII."""
         return "".join([chr(c) for c in rng.integers(32, 127, size=int(rng.integers(1, 41)))])
 
-    def task(self, request: Request) -> Task | None:
+    def _task(self, request: Request) -> Task | None:
         """The problem to solve: the one handed over, else what the family reads in the last message."""
         if isinstance(request, PrivilegedRequest) and request.task is not None:
             return request.task if request.task.origin != "brief" else None
-        if self.family is None or not request.messages:
-            return None
-        found = self.family.parse(request.messages[-1]["content"])
+        return self._parsed(request.messages[-1]["content"]) if request.messages else None
+
+    def _parsed(self, text: str) -> Task | None:
+        found = self.family.parse(text) if self.family is not None else None
         return None if isinstance(found, Reject) else found
 
-    def replies(self, request: Request) -> list[str]:
-        """The replies that a judge has before it: from the state if handed over, else from the numbered list."""
-        found = getattr(getattr(request, "state", None), "replies", None)
-        if found is not None:
-            return [action.text for action in found]
-        listed = text_of(request.messages).partition("\n\nReplies:\n")[2].rpartition("\n\nWrite ")[0]
-        return re.split(r"(?:^|\n)\[\d+\] ", listed)[1:]
-
-    def question(self, request: Request) -> judging.Question | None:
+    def _question(self, request: Request) -> judging.Question | None:
         """What a judge is asked in the grammar of ``envs.judging``, None if it is asked otherwise."""
-        ask = getattr(self.game, "question", None)
-        state = getattr(request, "state", None)
+        ask, state = getattr(self.game, "question", None), getattr(request, "state", None)
         if ask is not None and state is not None and request.role == "judge":
             return ask(state, request.agent)
         return judging.read(text_of(request.messages)) if request.messages else None
 
-    def _problem(self, request: Request, rng: np.random.Generator, levels: Sequence[int] | None = None) -> str:
-        if self.family is None:
-            return self.other(request, rng)
-        wished = request.task.level if isinstance(request, PrivilegedRequest) and request.task is not None else 0
-        choice = [wished] if wished in self.family.levels and wished else levels or self.family.levels
-        level = choice[int(rng.integers(len(choice)))]
-        return self.family.as_proposal(self.family.generate(rng, level))
+    def _answers(self, request: Request) -> list[str]:
+        """The replies that a judge has before it: of its question, of the state, or of the numbered list."""
+        if (asked := self._question(request)) is not None:
+            return list(asked.answers)
+        if (found := getattr(getattr(request, "state", None), "replies", None)) is not None:
+            return [action.text for action in found]
+        listed = text_of(request.messages).partition("\n\nReplies:\n")[2].rpartition("\n\nWrite ")[0]
+        return re.split(r"(?:^|\n)\[\d+\] ", listed)[1:]
+
+    def _verdict(self, request: Request, rng: np.random.Generator, likings: Sequence[float]) -> str:
+        """A judge's reply to whatever it was asked, given how well it likes each answer before it.
+
+        Pairwise: the better liked of the two, either where they are liked the same.  Score: the liking itself, 0 to 1.
+        Rubric, and each reply of a list: right from 0.5 on.
+        """
+        if (asked := self._question(request)) is None:
+            return " ".join(["1" if liking >= 0.5 else "0" for liking in likings])
+        low, high = judging.RATINGS[asked.kind, asked.notation]
+        if asked.kind == "rubric":
+            mark = int(likings[0] >= 0.5)
+        elif asked.kind == "score":
+            mark = round(min(1.0, max(0.0, likings[0])) * high)
+        elif likings[0] == likings[1]:
+            mark = int(rng.integers(low, high + 1))
+        else:
+            mark = low if likings[0] > likings[1] else high
+        return judging.say(asked.kind, asked.notation, mark)
 
 
 class Oracle(Scripted):
@@ -124,37 +131,21 @@ class Oracle(Scripted):
 
     kind = "oracle"
 
-    def solver(self, request: Request, rng: np.random.Generator) -> str:
-        """An accepted reply."""
-        task = self.task(request)
-        return self.other(request, rng) if task is None or self.family is None else self.family.gold(task)
+    def _as_solver(self, request: Request, rng: np.random.Generator) -> str:
+        task = self._task(request)
+        return self._as_other(request, rng) if task is None or self.family is None else self.family.gold(task)
 
-    def judge(self, request: Request, rng: np.random.Generator) -> str:
-        """What the family's verifier says of each reply; of two replies that are worth the same, either."""
-        return self.verdict(request, rng, self.truths(request))
+    def _as_judge(self, request: Request, rng: np.random.Generator) -> str:
+        return self._verdict(request, rng, self._truths(request))
 
-    def verdict(self, request: Request, rng: np.random.Generator, right: Sequence[bool]) -> str:
-        """A judge's reply to whatever it was asked, given which of the answers before it are to count as right."""
-        if (asked := self.question(request)) is None:
-            return " ".join(["1" if one else "0" for one in right])
-        low, high = judging.RATINGS[asked.kind, asked.notation]
-        mark = (high if right[0] else low) if len(right) == 1 else low if right[0] else high
-        if len(right) == 2 and right[0] == right[1]:
-            mark = int(rng.integers(low, high + 1))
-        return judging.say(asked.kind, asked.notation, mark)
-
-    def truths(self, request: Request) -> list[bool]:
+    def _truths(self, request: Request) -> list[bool]:
         """Whether each reply before the judge is right; all False where the problem cannot be told."""
-        asked, task = self.question(request), self.task(request)
-        replies = list(asked.answers) if asked is not None else self.replies(request)
-        if task is None and self.family is not None:
-            problem = text_of(request.messages).partition("Problem:\n")[2].partition("\n\nReplies:\n")[0]
-            problem = asked.prompt if asked is not None else problem
-            found = self.family.parse(problem)
-            task = None if isinstance(found, Reject) else found
-        if task is None or self.family is None:
-            return [False] * len(replies)
-        return [self.family.verify(task, reply).value >= 1.0 for reply in replies]
+        asked, task, replies = self._question(request), self._task(request), self._answers(request)
+        if task is None:
+            shown = text_of(request.messages).partition("Problem:\n")[2].partition("\n\nReplies:\n")[0]
+            task = self._parsed(shown if asked is None else asked.prompt)
+        known = task is not None and self.family is not None
+        return [known and self.family.verify(task, reply).value >= 1.0 for reply in replies]
 
 
 class Floor(Oracle):
@@ -162,26 +153,23 @@ class Floor(Oracle):
 
     kind = "floor"
 
-    def challenger(self, request: Request, rng: np.random.Generator) -> str:
-        """Nothing."""
+    def _as_challenger(self, request: Request, rng: np.random.Generator) -> str:
         return ""
 
-    def solver(self, request: Request, rng: np.random.Generator) -> str:
-        """Nothing."""
+    def _as_solver(self, request: Request, rng: np.random.Generator) -> str:
         return ""
 
-    def actor(self, request: Request, rng: np.random.Generator) -> str:
+    def _as_actor(self, request: Request, rng: np.random.Generator) -> str:
         """A wrong reply in the right form, which is worse than none where replies are compared; else nothing."""
-        task = self.task(request)
+        task = self._task(request)
         for _ in range(32 if task is not None and self.family is not None else 0):
-            assert task is not None and self.family is not None
-            if self.family.verify(task, guess := self.family.guess(task, rng)).value < 1.0:
+            guess = self.family.guess(task, rng)
+            if self.family.verify(task, guess).value < 1.0:
                 return guess
         return ""
 
-    def judge(self, request: Request, rng: np.random.Generator) -> str:
-        """The opposite of the truth."""
-        return self.verdict(request, rng, [not true for true in self.truths(request)])
+    def _as_judge(self, request: Request, rng: np.random.Generator) -> str:
+        return self._verdict(request, rng, [not true for true in self._truths(request)])
 
 
 class Guesser(Scripted):
@@ -199,10 +187,8 @@ class Amnesiac(Scripted):
 class RandomText(Scripted):
     """Printable ASCII of 1 to 40 characters, whatever is asked."""
 
-    kind = "random"
-
     def _reply(self, request: Request, rng: np.random.Generator) -> str:
-        return self.other(request, rng)
+        return self._as_other(request, rng)
 
 
 class Generator(Scripted):
@@ -227,21 +213,15 @@ class Generator(Scripted):
                 span = f"{allowed.start} to {allowed.stop - 1}"
                 raise DreamEnvsError(f"levels={self.levels!r:.80}: one or more of {self.family.name}'s {span}")
 
-    def challenger(self, request: Request, rng: np.random.Generator) -> str:
-        """A problem of one of ``levels``."""
-        return self._problem(request, rng, self.levels)
-
 
 class Impossible(Scripted):
     """A challenger whose problems look right but cannot be read or solved: fresh ones, damaged."""
 
-    kind = "impossible"
-
-    def challenger(self, request: Request, rng: np.random.Generator) -> str:
+    def _as_challenger(self, request: Request, rng: np.random.Generator) -> str:
         """Of 24 damaged proposals the one that passes the most checks before it is rejected."""
+        sound = super()._as_challenger(request, rng)
         if self.family is None:
-            return self.other(request, rng)
-        sound = self._problem(request, rng)
+            return sound
         best, rank = sound + "\x00", -1
         for _ in range(24):
             at, donor = int(rng.integers(len(sound))), sound[int(rng.integers(len(sound)))]
@@ -254,32 +234,24 @@ class Impossible(Scripted):
 
 
 class Constant(Scripted):
-    """A challenger that has one problem, and in other roles one answer."""
+    """A challenger that has one problem, of the lowest level and for ever, and in other roles one answer."""
 
-    kind = "constant"
-
-    def challenger(self, request: Request, rng: np.random.Generator) -> str:
-        """The same problem of the lowest level, for everybody and for ever."""
+    def _as_challenger(self, request: Request, rng: np.random.Generator) -> str:
         if self.family is None:
             return "constant"
         return self.family.as_proposal(self.family.generate(stream("scripted", "constant"), self.family.levels.start))
 
-    def solver(self, request: Request, rng: np.random.Generator) -> str:
-        """``0``."""
+    def _as_solver(self, request: Request, rng: np.random.Generator) -> str:
         return "0"
 
 
 class Duplicate(Scripted):
     """A challenger that repeats four problems of the middle level over and over, in random order."""
 
-    kind = "duplicate"
-
-    def challenger(self, request: Request, rng: np.random.Generator) -> str:
-        """One of the four."""
+    def _as_challenger(self, request: Request, rng: np.random.Generator) -> str:
         if self.family is None:
             return "duplicate"
-        levels = self.family.levels
-        which = int(rng.integers(4))
+        levels, which = self.family.levels, int(rng.integers(4))
         task = self.family.generate(stream("scripted", "duplicate", which), levels[len(levels) // 2])
         return self.family.as_proposal(task)
 
@@ -287,26 +259,21 @@ class Duplicate(Scripted):
 class Leaking(Scripted):
     """A challenger that writes the answer beside the problem."""
 
-    kind = "leaking"
-
-    def challenger(self, request: Request, rng: np.random.Generator) -> str:
-        """A fresh problem, a blank, its answer."""
-        sound = self._problem(request, rng)
-        found = self.family.parse(sound) if self.family is not None else None
-        return f"{sound} {self.family.gold(found)}" if self.family is not None and isinstance(found, Task) else sound
+    def _as_challenger(self, request: Request, rng: np.random.Generator) -> str:
+        sound = super()._as_challenger(request, rng)
+        task = self._parsed(sound)
+        return sound if task is None else f"{sound} {self.family.gold(task)}"
 
 
 class Overlong(Scripted):
-    """A challenger (and solver) that writes far more than there is room for."""
+    """A challenger and solver that repeats what it writes past its seat's limit."""
 
-    kind = "overlong"
+    def _as_challenger(self, request: Request, rng: np.random.Generator) -> str:
+        return self._repeated(request, super()._as_challenger(request, rng))
 
-    def challenger(self, request: Request, rng: np.random.Generator) -> str:
-        """A fresh problem, repeated past the seat's limit."""
-        sound = self._problem(request, rng) or "x"
-        return sound * (request.limits.max_chars // len(sound) + 2)
+    def _as_solver(self, request: Request, rng: np.random.Generator) -> str:
+        return self._repeated(request, super()._as_solver(request, rng))
 
-    def solver(self, request: Request, rng: np.random.Generator) -> str:
-        """A guess, repeated past the seat's limit."""
-        guess = super().solver(request, rng) or "x"
-        return guess * (request.limits.max_chars // len(guess) + 2)
+    def _repeated(self, request: Request, text: str) -> str:
+        text = text or "x"
+        return text * (request.limits.max_chars // len(text) + 2)

@@ -39,8 +39,8 @@ from trl.experimental.gkd import GKDConfig, GKDTrainer
 from dream_envs.agents.engines.decode import CachedForward, sample
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.experience import Experience, seen
-from dream_envs.agents.training.packing import split
 from dream_envs.agents.training.sft import IGNORED, epochs, lora, quietly
+from dream_envs.agents.training.trl_adapter import split
 from dream_envs.core import DreamEnvsError, Message
 from dream_envs.rewards.imitation import imitation
 from dream_envs.seeds import digest, stream

@@ -1,145 +1,83 @@
 """What a sampled completion is compared with: the baselines of the policy-gradient learners.
 
-``group`` (GRPO) and ``leave_one_out`` (RLOO) compare with the other completions of a group, ``role`` (TRR++, arXiv
-2505.03335) with all of its role in the round, ``rae`` (SPIRAL, arXiv 2506.24119) with a running mean of its role, which
-is part of a checkpoint; these give one number a row.  ``critic`` (PPO) leaves the comparison to a learnt value, through
-``gae``, which gives one number a token.  Groups and roles are never mixed.
+Groups and roles are never mixed.  All baselines give one number a row, but for ``critic``: it leaves the comparison to
+a learnt value, through ``gae``, which gives one number a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from dream_envs.core import DreamEnvsError
-
 if TYPE_CHECKING:
     from dream_envs.agents.training.rows import Group, RowSettings
 
+#: The completions of a group (GRPO), the others of it (RLOO), all of the role in the round (TRR++, arXiv 2505.03335),
+#: the role's running mean (SPIRAL, arXiv 2506.24119), a learnt value (PPO).
+BASELINES = ("group", "leave_one_out", "role", "rae", "critic")
 #: Sums a tensor over all processes; the identity where there is one.
 Sum = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Baseline:
-    """GRPO's: a value less its group's mean, over the group's deviation where rows are scaled.
+    """One of ``BASELINES``, for the groups of a round; its state is that of ``rae``, the others have none.
 
-    Args:
-        settings: of the rows: ``scale``, and each role's ``floor`` of the deviation.
+    ``rae`` is SPIRAL's role-conditioned advantage estimation: a value less its role's running mean, **read before
+    updated**.  ``b <- decay * b + (1 - decay) * value``, from 0, one ``b`` for each family of problems and role.  Seats
+    are not exchangeable, so a mean over all of them would be wrong, and one that holds the value it is subtracted from
+    is biased.  All rows of a role in an episode are read first; then ``b`` moves once, by their mean.
     """
 
-    #: Groups whose values are all alike say nothing, and are left out.
-    needs_variance = True
-
-    def __init__(self, settings: RowSettings) -> None:
-        self.settings = settings
-
-    def observe(self, groups: Sequence[Group]) -> None:
-        """See all groups of a round, in the order of their episodes, before any is asked about."""
-
-    def advantages(self, groups: Sequence[Group]) -> list[np.ndarray]:
-        """One number a row, for groups of one role."""
-        return [self._one(group.values, self.settings.role(group.role).floor) for group in groups]
-
-    def _one(self, values: Sequence[float], floor: float) -> np.ndarray:
-        return relative(values, self.settings.scale, floor)
-
-    def state(self) -> Any:
-        """JSON-ready; see ``restore``."""
-        return None
-
-    def restore(self, state: Any) -> None:
-        """Go on from this state."""
-
-
-class LeaveOneOut(Baseline):
-    """RLOO's: a value less the mean of the others of its group."""
-
-    def _one(self, values: Sequence[float], floor: float) -> np.ndarray:
-        return leave_one_out(values)
-
-
-class RoleMean(Baseline):
-    """TRR++'s: one group a role, over all its problems of the round."""
-
-    needs_variance = False
-
-    def advantages(self, groups: Sequence[Group]) -> list[np.ndarray]:
-        """One number a row, for groups of one role."""
-        if not groups:
-            return []
-        floor = self.settings.role(groups[0].role).floor
-        merged = relative([v for group in groups for v in group.values], self.settings.scale, floor)
-        return np.split(merged, np.cumsum([len(group.rows) for group in groups])[:-1])
-
-
-class RoleAverage(Baseline):
-    """SPIRAL's role-conditioned advantage estimation: a value less its role's running mean, **read before updated**.
-
-    ``b <- decay * b + (1 - decay) * value``, from 0, one ``b`` for each family of problems and role.  Seats are not
-    exchangeable, so a mean over all of them would be wrong, and one that holds the value it is subtracted from is
-    biased.  All rows of a role in an episode are read first; then ``b`` moves once, by their mean.
-    """
-
-    needs_variance = False
-
-    def __init__(self, settings: RowSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, name: str, settings: RowSettings) -> None:
+        self.name, self.settings = name, settings
+        #: Running means by ``family/role``, and what the newest round's rows were worth beyond them.
         self.values: dict[str, float] = {}
         self._found: dict[int, float] = {}
 
+    @property
+    def needs_variance(self) -> bool:
+        """Whether groups whose values are all alike say nothing, and are left out."""
+        return self.name in ("group", "leave_one_out")
+
     def observe(self, groups: Sequence[Group]) -> None:
-        """Read and move the means, episode by episode."""
+        """Read and move the running means, episode by episode, before any group of the round is asked about."""
         self._found = {}
         turns: dict[tuple[int, str], list[Any]] = {}
-        for group in groups:
+        for group in groups if self.name == "rae" else ():
             for row in group.rows:
                 turns.setdefault((row.episode, f"{row.family}/{group.role}"), []).append(row)
-        for (_, key), rows in sorted(turns.items(), key=lambda item: item[0]):
-            before = self.values.get(key, 0.0)
-            for row in rows:
-                self._found[id(row)] = row.value - before
+        for episode, key in sorted(turns):
+            rows, before = turns[episode, key], self.values.get(key, 0.0)
+            self._found |= {id(row): row.value - before for row in rows}
             mean = float(np.mean([row.value for row in rows]))
             self.values[key] = self.settings.decay * before + (1.0 - self.settings.decay) * mean
 
     def advantages(self, groups: Sequence[Group]) -> list[np.ndarray]:
-        """One number a row."""
-        return [np.array([self._found[id(row)] for row in group.rows]) for group in groups]
+        """One number a row, for groups of one role."""
+        if self.name == "critic":  # whose advantages take their place in the trainer
+            return [np.ones(len(group.rows)) for group in groups]
+        if self.name == "rae":
+            return [np.array([self._found[id(row)] for row in group.rows]) for group in groups]
+        if self.name == "leave_one_out":
+            return [leave_one_out(group.values) for group in groups]
+        if not groups:
+            return []
+        scale, floor = self.settings.scale, self.settings.role(groups[0].role).floor
+        if self.name == "group":
+            return [relative(group.values, scale, floor) for group in groups]
+        merged = relative([value for group in groups for value in group.values], scale, floor)
+        return np.split(merged, np.cumsum([len(group.rows) for group in groups])[:-1])
 
     def state(self) -> Any:
         """JSON-ready; see ``restore``."""
-        return dict(self.values)
+        return dict(self.values) if self.name == "rae" else None
 
     def restore(self, state: Any) -> None:
         """Go on from this state."""
         self.values = {str(key): float(value) for key, value in state.items()}
-
-
-class LearntValue(Baseline):
-    """PPO's: every row counts alike here, the critic's advantages take their place in the trainer."""
-
-    needs_variance = False
-
-    def advantages(self, groups: Sequence[Group]) -> list[np.ndarray]:
-        """Ones."""
-        return [np.ones(len(group.rows)) for group in groups]
-
-
-BASELINES: dict[str, type[Baseline]] = {
-    "group": Baseline,
-    "leave_one_out": LeaveOneOut,
-    "role": RoleMean,
-    "rae": RoleAverage,
-    "critic": LearntValue,
-}
-
-
-def check_baseline(name: str) -> None:
-    """Raise a one-line DreamEnvsError for a name that is not there."""
-    if name not in BASELINES:
-        raise DreamEnvsError(f"baseline={name!r}: one of {', '.join(BASELINES)}")
 
 
 def relative(values: Sequence[float], scale: bool, floor: float = 0.0) -> np.ndarray:
@@ -197,22 +135,10 @@ def moments(x: torch.Tensor, mask: torch.Tensor, total: Sum) -> tuple[torch.Tens
     return mean, total((((x - mean) ** 2) * mask).sum()) / count.clamp(min=1.0)
 
 
-def whiten(x: torch.Tensor, mask: torch.Tensor, roles: Sequence[str], names: Sequence[str], total: Sum) -> torch.Tensor:
-    """Mean 0 and deviation 1 over the masked tokens of each role, of all processes together.
-
-    Args:
-        x: ``[B, T]``.
-        mask: ``[B, T]``.
-        roles: the role of each of the ``B`` rows.
-        names: the roles of all processes in one order, since each takes part in every sum.
-        total: sums over processes.
-
-    Returns:
-        ``[B, T]``; 0 where the mask is.
-    """
+def whiten(x: torch.Tensor, masks: Iterable[torch.Tensor], total: Sum) -> torch.Tensor:
+    """``x[B, T]`` at mean 0 and deviation 1 over each of the masks ``[B, T]``, of all processes together; else 0."""
     out = torch.zeros_like(x)
-    for name in names:
-        own = mask.to(x.dtype) * torch.tensor([[r == name] for r in roles], dtype=x.dtype, device=x.device)
-        mean, variance = moments(x, own, total)
-        out = out + own * (x - mean) / (variance.sqrt() + 1e-4)
+    for mask in masks:
+        mean, variance = moments(x, mask, total)
+        out = out + mask.to(x.dtype) * (x - mean) / (variance.sqrt() + 1e-4)
     return out

@@ -52,17 +52,12 @@ class Collector:
     ) -> None:
         self.game, self.curriculum, self.reward, self.run = game, curriculum, reward, run
         self.seats, self.first, self.memory = dict(seats or {}), first, memory
-        self.rank, self.world = rank, world
-        self.gather = gather if world > 1 else list
-        #: Rounds of earlier days, which a learner that sleeps sets.
-        self.offset = 0
+        self.rank, self.world, self.gather = rank, world, gather if world > 1 else list
+        self.offset = 0  # rounds of earlier days, which a learner that sleeps sets
         self.history: list[Health] = []
-        #: Rounds played, and completions sampled, by role.
         self.played = 0
-        self.samples: dict[str, int] = {}
-        #: Prompt tokens of the learner's turns since the last night.
-        self.read = 0
-        #: The newest round's episodes.
+        self.samples: dict[str, int] = {}  # completions, by role
+        self.read = 0  # prompt tokens of the learner's turns since the last night
         self.newest: list[Episode] = []
         self._newest: dict[str, Any] = {}
 
@@ -106,14 +101,8 @@ class Collector:
         if self.rank != 0:
             return
         found = {f"curriculum/{k}": v for k, v in msgspec.to_builtins(self.history[-1]).items() if v is not None}
-        row = {
-            "step": self.first + self.offset + number,
-            "samples": sum(self.samples.values()),
-            **self._newest,
-            **found,
-            **self.curriculum.metrics(),
-            **extra,
-        }
+        row: dict[str, Any] = {"step": self.first + self.offset + number, "samples": sum(self.samples.values())}
+        row |= {**self._newest, **found, **self.curriculum.metrics(), **extra}
         if alarms := [*extra.get("alarms", ()), *ring(self.history)]:
             row["alarms"] = alarms
         self.run.log(row)
@@ -121,10 +110,8 @@ class Collector:
     def night(self, night: Any) -> None:
         """Write a night into the run's metrics, at the step of the last round."""
         if self.rank == 0:
-            told = {
-                f"night/{k}": float(v) for k, v in msgspec.to_builtins(night).items() if isinstance(v, (int, float))
-            }
-            self.run.log({"step": self.first + self.played - 1, **told})
+            found = {k: float(v) for k, v in msgspec.to_builtins(night).items() if isinstance(v, (int, float))}
+            self.run.log({"step": self.first + self.played - 1, **{f"night/{k}": v for k, v in found.items()}})
 
     def begin(self) -> None:
         """Start at the first round: what a run left in the files that was killed before its first checkpoint goes."""
@@ -135,21 +122,12 @@ class Collector:
     def state(self) -> dict[str, Any]:
         """Everything that the next round depends on, JSON-ready."""
         found = {
-            "curriculum": self.curriculum.state(),
-            "history": msgspec.to_builtins(self.history),
-            "played": self.played,
-            "samples": self.samples,
-            "read": self.read,
-            "newest": self._newest,
-            "run": self.run.state(),
-        }
-        if self.memory is not None:
-            found["memory"] = self.memory.state()
-        if hasattr(self.reward, "state"):
-            found["reward"] = self.reward.state()
-        for role, agent in self.seats.items():
-            if hasattr(agent, "state"):
-                found.setdefault("seats", {})[role] = agent.state()
+            "curriculum": self.curriculum.state(), "history": msgspec.to_builtins(self.history), "played": self.played,
+            "samples": self.samples, "read": self.read, "newest": self._newest, "run": self.run.state(),
+        }  # fmt: skip
+        found |= {name: part.state() for name, part in self._parts.items()}
+        if seats := {role: agent.state() for role, agent in self._stateful_seats.items()}:
+            found["seats"] = seats
         return found
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -158,16 +136,21 @@ class Collector:
         self.history = msgspec.convert(state["history"], list[Health])
         self.played, self.samples = state["played"], dict(state["samples"])
         self.read, self._newest = state["read"], dict(state["newest"])
-        if self.memory is not None:
-            self.memory.restore(state.get("memory", []))
-        if "reward" in state:
-            reward: Any = self.reward
-            reward.restore(state["reward"])
+        for name, part in self._parts.items():
+            if name in state:
+                part.restore(state[name])
         for role, saved in state.get("seats", {}).items():
-            agent: Any = self.seats[role]
-            agent.restore(saved)
+            self._stateful_seats[role].restore(saved)
         if self.rank == 0:
             self.run.restore(state["run"])
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {k: v for k, v in (("memory", self.memory), ("reward", self.reward)) if hasattr(v, "state")}
+
+    @property
+    def _stateful_seats(self) -> dict[str, Any]:
+        return {role: agent for role, agent in self.seats.items() if hasattr(agent, "state")}
 
 
 def processes(device: str = "cpu") -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """The critic of PPO: a value head on the policy's own trunk, and the clipped loss that teaches it.
 
-The head reads the trunk's last hidden state before each token and says what the completion will earn.  It is no part
-of the model: a checkpoint's model stays a plain Hugging Face folder, and the head lies beside it in
-``value_head.safetensors``.  Its gradient does reach the trunk, scaled by ``weight``; the head itself has a learning
-rate of its own.
+It reads the trunk's last hidden state before each token and says what the completion will earn.  It is no part of the
+model: a checkpoint's model stays a plain Hugging Face folder, with ``value_head.safetensors`` beside it.
 """
 
 from __future__ import annotations
@@ -44,17 +42,15 @@ class CriticSettings(msgspec.Struct, frozen=True):
             raise DreamEnvsError(f"{self}: lr is above 0; weight, clip and hidden are 0 or more")
 
 
-class ValueHead(nn.Module):
-    """Hidden states to expected returns.
+class Critic(nn.Module):
+    """A value head: the trunk's hidden states to expected returns.
 
-    Args:
-        width: of the trunk's hidden state.
-        hidden: units of the hidden layer; 0 for none.
-        generator: draws the first layer; the last one starts at zero, so that the first values are 0.
+    ``width``: of a hidden state.  ``seed``: draws the hidden layer; the last one starts at zero, and so do the values.
     """
 
-    def __init__(self, width: int, hidden: int = 0, generator: torch.Generator | None = None) -> None:
+    def __init__(self, width: int, settings: CriticSettings, seed: int) -> None:
         super().__init__()
+        self.settings, hidden = settings, settings.hidden
         # Made without drawing from torch's global generator, which the trainer's shuffling goes by.
         self.body = nn.utils.skip_init(nn.Linear, width, hidden) if hidden else None
         self.out = nn.utils.skip_init(nn.Linear, hidden or width, 1)
@@ -62,7 +58,7 @@ class ValueHead(nn.Module):
             for parameter in self.parameters():
                 parameter.zero_()
             if self.body is not None:
-                self.body.weight.normal_(0.0, width**-0.5, generator=generator)
+                self.body.weight.normal_(0.0, width**-0.5, generator=torch.Generator().manual_seed(seed))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """``[..., width]`` to ``[...]``, in single precision whatever the trunk's is."""
@@ -77,32 +73,13 @@ class ValueHead(nn.Module):
         save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, folder / FILE)
 
     def restore(self, folder: Path) -> None:
-        """Take over the head of a folder.
-
-        Raises:
-            DreamEnvsError: if there is none, or one of another shape.
-        """
+        """Take over the head of a folder; an error if there is none, or one of another shape."""
         if not (folder / FILE).is_file():
             raise DreamEnvsError(f"{folder} has no {FILE}: it was not written by a learner with a critic")
         try:
             self.load_state_dict(load_file(folder / FILE))
         except RuntimeError:
             raise DreamEnvsError(f"{folder / FILE} is of another shape: resume with the same critic") from None
-
-
-class Critic:
-    """A value head with its settings.
-
-    Args:
-        width: of the trunk's hidden state.
-        settings: its settings.
-        seed: draws the head's first layer.
-        device: where the head is.
-    """
-
-    def __init__(self, width: int, settings: CriticSettings, seed: int, device: torch.device | str = "cpu") -> None:
-        self.settings = settings
-        self.head = ValueHead(width, settings.hidden, torch.Generator().manual_seed(seed)).to(device)
 
 
 def value_loss(values: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:

@@ -1,11 +1,8 @@
 """The learners: one class, ``PolicyLearner``, whose settings make it GRPO, PPO, RLOO, RAE or expert iteration.
 
-It is a Learner: it acts with the local engine and improves on the rows that ``agents.training.rows`` makes of each
-round, through TRL.  GRPO (arXiv 2402.03300) compares with the group; PPO has a critic (TRL removed a PPO of its own in
-1.13) and uses a round's rows in several minibatches; RLOO (2402.14740) leaves one out and weighs whole sequences; RAE
-(SPIRAL, 2506.24119) has a running mean a role; expert iteration (ReST-EM, 2312.06585) is the likelihood of good traces,
-several steps a round.  Departures: PPO's minibatches are the same in each pass (TRL splits a round once); the reference
-of the KL penalty is the base model, and the penalty is off by default.
+Sources: GRPO arXiv 2402.03300, RLOO 2402.14740, RAE (SPIRAL) 2506.24119, expert iteration (ReST-EM) 2312.06585.
+Departures: PPO's minibatches are the same in each pass (TRL splits a round once); the reference of the KL penalty is
+the base model, and the penalty is off by default.
 """
 
 from __future__ import annotations
@@ -19,12 +16,12 @@ import msgspec
 
 from dream_envs import registry
 from dream_envs.agents.engines.local import LocalAgent, load, without_deprecations
-from dream_envs.agents.training.advantages import check_baseline
+from dream_envs.agents.training.advantages import BASELINES
 from dream_envs.agents.training.critic import FILE as HEAD
 from dream_envs.agents.training.critic import Critic, CriticSettings
-from dream_envs.agents.training.rows import RowBuilder, RowSettings, RowSource
+from dream_envs.agents.training.rows import RowBuilder, RowSettings, RowSource, restore, states
 from dream_envs.agents.training.sources import ReviewedTraces, ReviewSettings
-from dream_envs.agents.training.trl_adapter import TrainCallback, TrainingRow, TrainSettings, Updates, make_trainer
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow, Updates
 from dream_envs.core import Action, DreamEnvsError, Progress, Request
 from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import digest, stream
@@ -57,7 +54,8 @@ class LearnerSettings(msgspec.Struct, frozen=True):
     review: ReviewSettings | None = None
 
     def __post_init__(self) -> None:
-        check_baseline(self.baseline)
+        if self.baseline not in BASELINES:
+            raise DreamEnvsError(f"baseline={self.baseline!r}: one of {', '.join(BASELINES)}")
         if (self.critic is not None) != (self.baseline == "critic"):
             raise DreamEnvsError(f"baseline={self.baseline!r}: critic=CriticSettings() with 'critic', None with others")
         if self.critic is not None and self.rows.play_every > 1:
@@ -101,11 +99,7 @@ EXPERT = LearnerSpec(
 
 
 def spec(name: str) -> LearnerSpec:
-    """The learner of this name, or at ``module:object``; a class of somebody's own is made with its own defaults.
-
-    Raises:
-        DreamEnvsError: with the nearest names.
-    """
+    """The learner of this name, or at ``module:object``; a class of somebody's own is made with its own defaults."""
     found = registry.load("learners", name)
     return found if isinstance(found, LearnerSpec) else LearnerSpec(LearnerSettings(), name, make=found)
 
@@ -146,14 +140,14 @@ class PolicyLearner:
         self.sources, self.seed, self.evaluate = tuple(sources), seed, evaluate
         if self.settings.review is not None:
             self.sources += (ReviewedTraces(self.settings.review),)
-        self.critic = self._critic(self.settings.critic) if self.settings.critic else None
+        self.critic: Critic | None = None
+        if self.settings.critic is not None:
+            width = self.engine.model.config.get_text_config().hidden_size
+            made = Critic(width, self.settings.critic, digest("critic", seed, bits=24))
+            self.critic = made.to(self.engine.device)
         #: Asked after each step: true ends ``improve`` there, after a checkpoint (Ctrl-C); the same on every rank.
         self.stop: Callable[[], bool] = lambda: False
         self._extra: dict[str, Any] = {}
-
-    def _critic(self, settings: CriticSettings) -> Critic:
-        width = self.engine.model.config.get_text_config().hidden_size
-        return Critic(width, settings, digest("critic", self.seed, bits=24), self.engine.device)
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Sample completions from the weights as they are now."""
@@ -172,72 +166,65 @@ class PolicyLearner:
         self.engine.model.save_pretrained(path)
         self.engine.tokenizer.save_pretrained(path)
         if self.critic is not None:
-            self.critic.head.save(Path(path))
+            self.critic.save(Path(path))
 
     def load(self, path: str) -> None:
         """Take over the weights of a folder, and its value head where it has one and this learner a critic."""
         model, _ = load(path, str(self.engine.device))
         self.engine.model.load_state_dict(model.state_dict())
         if self.critic is not None and (Path(path) / HEAD).is_file():
-            self.critic.head.restore(Path(path))
+            self.critic.restore(Path(path))
 
     def state(self) -> dict[str, Any]:
         """What the next rows depend on beside the weights, JSON-ready: the traces of the review, say."""
-        return {"sources": [part.state() if hasattr(part, "state") else None for part in self.sources]}
+        return {"sources": states(self.sources)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from this state."""
-        for part, saved in zip(self.sources, state["sources"], strict=True):
-            if saved is not None:
-                part.restore(saved)  # type: ignore[attr-defined]
+        restore(self.sources, state["sources"])
 
     @without_deprecations()
     def improve(self, collector: Collector, budget: int, run: Any) -> Progress:
         """Train until ``budget`` steps are done in all; goes on from the newest complete checkpoint of the run.
 
-        A step is one round's rows, used in one update or, as ``settings.updates`` may have it, in several.
+        A step is one round's rows, used in as many updates as ``settings.updates`` says.  Several processes: start the
+        script with ``torchrun`` and build the collector with ``collector.processes()``; each plays and trains on its
+        share of every round, gradients are averaged, weights stay equal.
 
-        Several processes: start the script with ``torchrun`` and build the collector with ``collector.processes()``;
-        each plays and trains on its share of every round, gradients are averaged, weights stay equal.
-
-        Args:
-            collector: plays the rounds.
-            budget: steps in all.
-            run: ``path`` is the folder that holds ``checkpoints/``; ``report_to``, if it has one, goes to TRL.
+        ``run``: its ``path`` is the folder of ``checkpoints/``; its ``report_to``, if it has one, goes to TRL.
         """
-        folder, chosen = Path(run.path) / "checkpoints", self.settings
-        engine, roles = self.engine, collector.learns()
+        folder, chosen, engine = Path(run.path) / "checkpoints", self.settings, self.engine
+        roles, rank = collector.learns(), collector.rank
         builder = RowBuilder(
             collector.game, chosen.rows, chosen.baseline, roles, engine.encode, engine.completion, self.sources
         )
-        resume = newest_checkpoint(folder, remove=collector.rank == 0)
+        resume = newest_checkpoint(folder, remove=rank == 0)
         if resume is not None:
             self._restore(resume, collector, builder)
         elif not collector.played:
             collector.begin()
-        trainer = make_trainer(
-            self.engine.model,
-            self.engine.tokenizer,
+        callback = TrainCallback(
+            lambda path: self._complete(path, collector, builder),
+            lambda step, logs: self._log(step, logs, collector),
+            lambda step: self.stop() and step % chosen.updates.steps == 0,  # between two rounds
+        )
+        trainer = RowTrainer(
+            engine.model,
+            engine.tokenizer,
             lambda step: self._rows(step, budget, collector, builder),
-            TrainSettings(
-                out=str(folder),
-                rows=chosen.rows.rows,
-                steps=budget,
-                lr=chosen.lr,
-                seed=digest("trl", self.seed, bits=24),
-                save_every=chosen.save_every,
-                kl=chosen.kl,
-                warmup=min(chosen.warmup, budget // 2),  # its first step has rate 0
-                clip=chosen.clip,
-                report_to=tuple(getattr(run, "report_to", ())) if collector.rank == 0 else (),
-                updates=chosen.updates,
-            ),
-            TrainCallback(
-                lambda path: self._complete(path, collector, builder),
-                lambda step, logs: self._log(step, logs, collector),
-                lambda step: self.stop() and step % chosen.updates.steps == 0,  # between two rounds
-            ),
+            callback,
             self.critic,
+            out=folder,
+            rows=chosen.rows.rows,
+            steps=budget,
+            lr=chosen.lr,
+            seed=digest("trl", self.seed, bits=24),
+            save_every=chosen.save_every,
+            updates=chosen.updates,
+            kl=chosen.kl,
+            warmup=min(chosen.warmup, budget // 2),  # its first step has rate 0
+            clip=chosen.clip,
+            report_to=list(getattr(run, "report_to", ()) if rank == 0 else ()) or "none",
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         done = trainer.state.global_step // chosen.updates.steps  # less than the budget where it was stopped
@@ -245,10 +232,10 @@ class PolicyLearner:
 
     def _rows(self, step: int, budget: int, collector: Collector, builder: RowBuilder) -> list[TrainingRow]:
         self._extra = dict(self.evaluate(collector.offset + step, self.engine)) if self.evaluate else {}
-        rng, every = stream(self.seed, "rows", collector.offset + step, collector.rank), builder.settings.play_every
-        if step % every:
-            return builder.between(rng, step / budget)
-        rows = builder.rows(collector.round(step // every, self), rng, step / budget)
+        every = self.settings.rows.play_every
+        episodes = collector.round(step // every, self) if step % every == 0 else ()
+        rng = stream(self.seed, "rows", collector.offset + step, collector.rank)
+        rows = builder.rows(episodes, rng, step / budget)
         self._extra |= {f"groups/{role}": count for role, count in builder.used.items()}
         return rows
 
@@ -262,27 +249,23 @@ class PolicyLearner:
         builders = collector.gather([builder.state()])  # each process reviews what it played itself
         if collector.rank == 0:
             if self.critic is not None:
-                self.critic.head.save(path)
+                self.critic.save(path)
             write_json(path / COMPLETE, {"collector": collector.state(), "rows": builders})
 
     def _restore(self, path: Path, collector: Collector, builder: RowBuilder) -> None:
         state = read_json(path / COMPLETE)
         if (saved := len(state["rows"])) != collector.world:
             raise DreamEnvsError(
-                f"{path} was written by {saved} processes, these are {collector.world}: start {saved} again"
+                f"{path}: written by {saved} processes, these are {collector.world}: start {saved} again"
             )
         if self.critic is not None:
-            self.critic.head.restore(path)
+            self.critic.restore(path)
         collector.restore(state["collector"])
         builder.restore(state["rows"][collector.rank])
 
 
 def newest_checkpoint(folder: Path, remove: bool = True) -> Path | None:
-    """The newest checkpoint that was written to its end; unfinished ones are left out, and removed if ``remove``.
-
-    Raises:
-        DreamEnvsError: if the folder holds something that is no checkpoint of ours.
-    """
+    """The newest checkpoint that was written to its end; unfinished ones are left out, and removed if ``remove``."""
     found: list[tuple[int, Path]] = []
     for path in folder.glob("checkpoint-*"):
         number = path.name.removeprefix("checkpoint-")

@@ -1,9 +1,8 @@
 """The learning rule in one place: which rows a step trains on, and with what advantage; it knows no game.
 
-A row is one turn of a role that learns: its prompt, the sampled completion, and its return, which is the score of the
-agent who took it.  Rows of one group (``Game.group``) are exchangeable draws; another role is another group.  Groups
-without variance carry no signal for a baseline of their own mean and are not sent; with a critic they fill the places
-that are left.  ``RowSource`` adds what the policy did not sample itself (``agents.training.sources``).
+A row is one turn of a role that learns: prompt, sampled completion, and the score of the agent who took it.  Groups
+(``Game.group``) are of exchangeable draws.  One without variance carries no signal for a baseline of its own mean and
+is not sent; with a critic they fill the places that are left.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from dream_envs.agents.training.advantages import BASELINES, check_baseline
+from dream_envs.agents.training.advantages import Baseline
 from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.core import DreamEnvsError, Episode, Message, hook
 
@@ -24,13 +23,10 @@ Encode = Callable[[Sequence[Message]], tuple[int, ...]]
 class RoleSettings(msgspec.Struct, frozen=True):
     """How the rows of one role count.
 
-    ``groups``: groups a step at most, None: all.  ``weight``: factor on its advantages; ``negative``: a further one on
-    those below zero.  ``floor``: least deviation that they are divided by.
+    ``groups``: groups a step at most, None: all.  ``floor``: least deviation that its advantages are divided by.
     """
 
     groups: int | None = None
-    weight: float = 1.0
-    negative: float = 1.0
     floor: float = 0.0
 
 
@@ -60,10 +56,7 @@ class RowSettings(msgspec.Struct, frozen=True):
 
     def role(self, name: str) -> RoleSettings:
         """The settings of this role."""
-        return self.roles.get(name, _PLAIN)
-
-
-_PLAIN = RoleSettings()
+        return self.roles.get(name, RoleSettings())
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -92,8 +85,7 @@ class Group(msgspec.Struct, frozen=True):
     @property
     def informative(self) -> bool:
         """Whether the rows differ in value at all."""
-        values = self.values
-        return max(values) > min(values)
+        return len(set(self.values)) > 1
 
 
 def groups_of(game: Any, episodes: Sequence[Episode], roles: frozenset[str]) -> list[Group]:
@@ -142,14 +134,9 @@ class RowSource(Protocol):
 class RowBuilder:
     """Turns a round's episodes into the rows of one step.
 
-    Args:
-        game: names the groups.
-        settings: how many and how weighted.
-        baseline: one of ``advantages.BASELINES``, what a value is compared with.
-        roles: the roles that the learner itself plays; what others said is not trained on.
-        encode: messages to prompt ids.
-        tokenize: a completion to ids, the end token included.
-        sources: applied one after the other.
+    ``baseline``: one of ``advantages.BASELINES``.  ``roles``: those that the learner itself plays; what others said is
+    not trained on.  ``encode``: messages to prompt ids.  ``tokenize``: a completion to ids, the end token included.
+    ``sources``: applied one after the other.
     """
 
     def __init__(
@@ -162,35 +149,33 @@ class RowBuilder:
         tokenize: Callable[[str], list[int]],
         sources: Sequence[RowSource] = (),
     ) -> None:
-        check_baseline(baseline)
         self.game, self.settings, self.roles, self.sources = game, settings, roles, tuple(sources)
-        self.name, self.baseline = baseline, BASELINES[baseline](settings)
-        self.encode, self.tokenize = encode, tokenize
-        #: How many groups of each role are among the rows of the newest round.
+        self.baseline, self.encode, self.tokenize = Baseline(baseline, settings), encode, tokenize
+        #: How many groups of each role are among the rows of the newest step.
         self.used: dict[str, int] = {}
 
     def rows(self, episodes: Sequence[Episode], rng: np.random.Generator, progress: float = 0.0) -> list[TrainingRow]:
-        """The rows of a step behind a round of play."""
+        """The rows of a step behind a round of play; between two rounds (no episodes) those of the sources alone."""
         groups = groups_of(self.game, episodes, self.roles)
         self.baseline.observe(groups)
         order = [*self.settings.roles, *(r.name for r in self.game.roles)]
-        made: list[TrainingRow] = []
+        rows: list[TrainingRow] = []
         self.used = {}
         for role in dict.fromkeys(name for name in order if name in self.roles):
-            chosen = self._chosen([g for g in groups if g.role == role], len(made), rng)
+            chosen = self._chosen([g for g in groups if g.role == role], len(rows), rng)
             self.used[role] = len(chosen)
             for group, advantages in zip(chosen, self.baseline.advantages(chosen), strict=True):
-                made += self._rows(group, advantages)
-        return self._sourced(made, episodes, groups, rng, progress)
-
-    def between(self, rng: np.random.Generator, progress: float = 0.0) -> list[TrainingRow]:
-        """The rows of a step between two rounds: those of the sources alone."""
-        return self._sourced([], (), (), rng, progress)
+                rows += self._rows(group, advantages)
+        encode, tokenize, chosen_by = self.encode, self.tokenize, self.baseline.name
+        seen = Round(self.game, episodes, groups, encode, tokenize, self.settings, chosen_by, min(1.0, progress))
+        for source in self.sources:
+            rows = source.apply(rows, seen, rng)
+        return rows if self.settings.rows is None else rows[: self.settings.rows]
 
     def _chosen(self, groups: list[Group], before: int, rng: np.random.Generator) -> list[Group]:
         """Groups in random order, informative ones first, as many as are wanted and fit whole."""
         most, room = self.settings.role(groups[0].role).groups if groups else 0, self.settings.rows
-        flat = [g for g in groups if not g.informative] if self.name == "critic" else []
+        flat = [g for g in groups if not g.informative] if self.baseline.name == "critic" else []
         first = [g for g in groups if g.informative] if self.baseline.needs_variance or flat else groups
         order = [first[i] for i in rng.permutation(len(first))]
         if flat and (most is None or len(order) < most):
@@ -205,46 +190,30 @@ class RowBuilder:
         return chosen
 
     def _rows(self, group: Group, advantages: np.ndarray) -> list[TrainingRow]:
-        role = self.settings.role(group.role)
-        made = []
-        for row, advantage in zip(group.rows, advantages.tolist(), strict=True):
-            if self.name == "critic":
-                made.append(
-                    TrainingRow(self.encode(row.messages), row.ids, role.weight, row.value, group.role, role.negative)
-                )
-            elif weight := role.weight * (advantage if advantage > 0 else advantage * role.negative):
-                made.append(TrainingRow(self.encode(row.messages), row.ids, weight, row.value, group.role))
-        return made
-
-    def _sourced(
-        self,
-        rows: list[TrainingRow],
-        episodes: Sequence[Episode],
-        groups: Sequence[Group],
-        rng: np.random.Generator,
-        progress: float,
-    ) -> list[TrainingRow]:
-        told = Round(
-            self.game, episodes, groups, self.encode, self.tokenize, self.settings, self.name, min(1.0, progress)
-        )
-        for source in self.sources:
-            rows = source.apply(rows, told, rng)
-        return rows if self.settings.rows is None else rows[: self.settings.rows]
+        return [
+            TrainingRow(self.encode(row.messages), row.ids, advantage, row.value, group.role)
+            for row, advantage in zip(group.rows, advantages.tolist(), strict=True)
+            if advantage
+        ]
 
     def state(self) -> dict[str, Any]:
         """JSON-ready: the baseline's state and that of every source that has one."""
-        parts: list[Any] = [self.baseline, *self.sources]
-        return {"parts": [part.state() if hasattr(part, "state") else None for part in parts]}
+        return {"parts": states((self.baseline, *self.sources))}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from this state.
+        """Go on from this state."""
+        restore((self.baseline, *self.sources), state["parts"])
 
-        Raises:
-            DreamEnvsError: if it belongs to other sources.
-        """
-        parts: list[Any] = [self.baseline, *self.sources]
-        if len(state["parts"]) != len(parts):
-            raise DreamEnvsError(f"this checkpoint has {len(state['parts'])} row sources, this run {len(parts)}")
-        for part, saved in zip(parts, state["parts"], strict=True):
-            if hasattr(part, "restore") and saved is not None:
-                part.restore(saved)
+
+def states(parts: Sequence[Any]) -> list[Any]:
+    """The state of each part, None for one that has none."""
+    return [part.state() if hasattr(part, "state") else None for part in parts]
+
+
+def restore(parts: Sequence[Any], saved: Sequence[Any]) -> None:
+    """Put ``states`` back; an error if they belong to other parts."""
+    if len(saved) != len(parts):
+        raise DreamEnvsError(f"this checkpoint has {len(saved)} row sources, this run {len(parts)}")
+    for part, state in zip(parts, saved, strict=True):
+        if state is not None:
+            part.restore(state)

@@ -6,25 +6,22 @@ Rows of a source have no role, so that every learner trains on them as plain wei
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from dream_envs.agents.training.rows import Group, Round
+from dream_envs.agents.training.rows import Round
 from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.core import DreamEnvsError, author_of, challenge_of
 
 
 class Demonstrations:
-    """First moves that the curriculum gave and that proved good, as if the policy had made them.
+    """First moves of ``author`` that the curriculum gave and that proved good, as if ``role`` had made them.
 
-    A given proposal whose score is above the mean of the role's own is shown with the advantage that it would have had.
-
-    Args:
-        role: who could have made them; its rows are one group a round.
-        author: of the given moves.
+    A given proposal whose score is above the mean of the role's own, which are one group a round, is shown with the
+    advantage that it would have had.
     """
 
     def __init__(self, role: str = "challenger", author: str = "mutation") -> None:
@@ -34,36 +31,33 @@ class Demonstrations:
         """The rows, and a demonstration for each such move."""
         own = [v for g in round.groups if g.role == self.role for v in g.values]
         settings = round.settings.role(self.role)
-        if not own or not settings.weight:
+        if not own:
             return rows
         mean, deviation = np.array(own).mean(), max(float(np.array(own).std()), settings.floor) or 1e-4
         if round.baseline == "leave_one_out" or not round.settings.scale:
             deviation = 1.0
-        made = []
+        made = list(rows)
         for episode in round.episodes:
             first = episode.turns[0]
             score = episode.scores.get(first.agent)
             if author_of(episode) != self.author or challenge_of(episode) is None or score is None:
                 continue
             if score.status == "ok" and score.value > mean:
-                weight = float(settings.weight * (score.value - mean) / deviation)
-                ids = round.tokenize(first.text)
-                made.append(TrainingRow(round.encode(first.messages), ids, weight, score.value))
-        return [*rows, *made]
+                weight = float((score.value - mean) / deviation)
+                made.append(TrainingRow(round.encode(first.messages), round.tokenize(first.text), weight, score.value))
+        return made
 
 
 class ReviewSettings(msgspec.Struct, frozen=True):
     """How many traces are replayed a step, their weight, and how many of each kind are kept.
 
-    ``roles``: whose traces, () for all that learn.  ``proposals``: of these roles, rows with a positive advantage (or
-    demonstrations) are kept and replayed too, a third as many, and are not trained on when they are fresh.
+    ``roles``: whose traces, () for all that learn.
     """
 
     count: int = 128
     weight: float = 1.0
     cap: int = 512
     roles: tuple[str, ...] = ()
-    proposals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.count < 0 or self.cap < 1:
@@ -74,45 +68,26 @@ class ReviewedTraces:
     """The run's own traces that earned more than 1/2, each level alike, as plain likelihood.
 
     Rare first successes are learnt from more than once, and what is mastered stays.
-
-    Args:
-        settings: how many.
     """
 
-    PROPOSALS = "proposals"
-
-    def __init__(self, settings: ReviewSettings | None = None) -> None:
-        self.settings = settings or ReviewSettings()
+    def __init__(self, settings: ReviewSettings) -> None:
+        self.settings = settings
         self._kept: dict[str, list[tuple[list[int], list[int]]]] = {}
 
     def apply(self, rows: list[TrainingRow], round: Round, rng: np.random.Generator) -> list[TrainingRow]:
         """The rows, and replayed traces."""
         chosen = self.settings
         for group in round.groups:
-            if group.role not in chosen.proposals and (not chosen.roles or group.role in chosen.roles):
-                self._add(group, round, len(chosen.roles) != 1)
-        if chosen.proposals:
-            fresh = [r for r in rows if not r.role or r.role in chosen.proposals]
-            rows = [r for r in rows if r.role and r.role not in chosen.proposals]
-            for row in fresh:
-                if row.advantage > 0:  # plain likelihood: what is to be avoided has no place in it
-                    self._keep(self.PROPOSALS, row.prompt, row.completion)
-        levels = sorted(k for k in self._kept if k != self.PROPOSALS)
+            if not chosen.roles or group.role in chosen.roles:
+                kind = f"{group.level:03d}" if len(chosen.roles) == 1 else f"{group.role}/{group.level:03d}"
+                right = [r for r in group.rows if r.value > 0.5]
+                kept = self._kept.setdefault(kind, []) if right else []
+                for trace in right[: 2 if group.informative else 1]:  # one where all are alike
+                    kept.append((list(round.encode(trace.messages)), list(trace.ids)))
+                del kept[: -chosen.cap]
+        levels = sorted(self._kept)
         found = [self._draw(levels[int(rng.integers(len(levels)))], rng) for _ in range(chosen.count if levels else 0)]
-        if self.PROPOSALS in self._kept:
-            found += [self._draw(self.PROPOSALS, rng) for _ in range(chosen.count // 3)]
         return [*rows, *[found[i] for i in rng.permutation(len(found))]]
-
-    def _add(self, group: Group, round: Round, named: bool) -> None:
-        """Keep up to two good traces of a group (one where all are alike)."""
-        right = [r for r in group.rows if r.value > 0.5]
-        for row in right[: 2 if group.informative else 1]:
-            self._keep(f"{group.role}/" * named + f"{group.level:03d}", round.encode(row.messages), row.ids)
-
-    def _keep(self, key: str, prompt: Sequence[int], ids: Sequence[int]) -> None:
-        kept = self._kept.setdefault(key, [])
-        kept.append((list(prompt), list(ids)))
-        del kept[: -self.settings.cap]
 
     def _draw(self, key: str, rng: np.random.Generator) -> TrainingRow:
         kept = self._kept[key]
@@ -132,9 +107,7 @@ class RoleWeights:
     """Each role's share of the loss is its weight, however many tokens it wrote.
 
     The loss is a sum over tokens; SERL's is ``actor * L_actor + judge * L_judge``, either a mean over its own tokens.
-
-    Args:
-        weights: the roles' weights as a function of progress, 0 to 1; a role of weight 0 is left out.
+    ``weights``: of the roles, as a function of progress, 0 to 1; a role of weight 0 is left out.
     """
 
     def __init__(self, weights: Callable[[float], Mapping[str, float]]) -> None:
@@ -142,13 +115,10 @@ class RoleWeights:
 
     def apply(self, rows: list[TrainingRow], round: Round, rng: np.random.Generator) -> list[TrainingRow]:
         """The rows of weighted roles, scaled."""
-        there = {g.role for g in round.groups}
         weights = {role: w for role, w in self.weights(round.progress).items() if w > 0}
-        whole = sum(weights.values())
-        kept = [r for r in rows if r.role in weights]
-        if not there or not kept:
+        kept, whole, tokens = [r for r in rows if r.role in weights], sum(weights.values()), Counter[str]()
+        if not round.groups:
             return kept
-        tokens = Counter[str]()
         for row in kept:
             tokens[row.role] += len(row.completion)
         total = sum(tokens.values())

@@ -12,9 +12,8 @@ What is relied on, and held by a contract test against the installed version:
   rows that the policy did not sample get the ratio one again;
 - ``advantages[B, T]`` (a critic's) are used as they stand, and the trunk runs once in each forward pass.
 
-TRL normalises rewards by position in blocks of ``num_generations`` rows.  Rows here come in groups of (task, role) of
-any size, so their advantages are computed before (``advantages``) and put in place of TRL's.  A critic's take
-their place in turn, for the rows that the policy sampled.
+TRL normalises rewards by position in blocks of rows.  Rows here come in groups of any size, so their advantages are
+computed before (``advantages``) and put in place of TRL's; a critic's then take their place for sampled rows.
 """
 
 from __future__ import annotations
@@ -38,13 +37,17 @@ from trl import GRPOConfig, GRPOTrainer
 
 from dream_envs.agents.training.advantages import gae, moments, whiten
 from dream_envs.agents.training.critic import Critic, value_loss
-from dream_envs.agents.training.packing import split
 from dream_envs.core import DreamEnvsError
 
-#: TRL asks for at least two rows a block; nothing of ours depends on the number.
-BLOCK = 2
-#: Rows that go through the model at once where log-probabilities are only read and a step has no fixed number of rows.
-CHUNK = 256
+_BLOCK = 2  # TRL asks for at least two rows a block; nothing of ours depends on the number
+_CHUNK = 256  # rows at once where log-probabilities are only read and a step has no fixed number of rows
+_KEPT = ("loss", "grad_norm", "learning_rate", "kl", "entropy")  # of TRL's numbers; not those of blocks or filler rows
+_FIXED: dict[str, Any] = {
+    "gradient_accumulation_steps": 1, "num_generations": _BLOCK, "max_completion_length": 4096, "loss_type": "dapo",
+    "scale_rewards": "none", "shuffle_dataset": False, "lr_scheduler_type": "linear", "weight_decay": 0.0,
+    "adam_beta1": 0.9, "adam_beta2": 0.95, "save_strategy": "steps", "save_total_limit": 3, "report_to": "none",
+    "disable_tqdm": True, "bf16": False, "gradient_checkpointing": False, "ddp_find_unused_parameters": False,
+}  # fmt: skip
 
 
 class Updates(msgspec.Struct, frozen=True):
@@ -83,7 +86,7 @@ class TrainingRow(msgspec.Struct, frozen=True):
 
     ``value``: what it earned.  ``role``: who sampled it in this round; empty for what the policy did not sample
     (reviewed traces, demonstrations), which is plain likelihood under every learner.  Under a critic, ``advantage`` of
-    a sampled row is a weight on the critic's, and ``negative`` a further factor on those below zero.
+    a sampled row is a weight on the critic's.
     """
 
     prompt: Sequence[int]
@@ -91,31 +94,77 @@ class TrainingRow(msgspec.Struct, frozen=True):
     advantage: float
     value: float | None = None
     role: str = ""
-    negative: float = 1.0
+
+
+def split(lengths: Sequence[int]) -> list[list[int]]:
+    """Row numbers in one group or, where that saves a fifth of the padded size, a short and a long one.
+
+    >>> split([9, 80, 8, 9])
+    [[2, 0, 3], [1]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    count, widest = len(order), lengths[order[-1]]
+    costs = [k * lengths[order[k - 1]] + (count - k) * widest for k in range(1, count + 1)]
+    best = min(range(count), key=costs.__getitem__)
+    if costs[best] > 0.8 * count * widest:
+        return [list(range(count))]
+    return [order[: best + 1], order[best + 1 :]]
 
 
 class RowTrainer(GRPOTrainer):
     """TRL's GRPO trainer, fed by ``source(round) -> rows``; with a critic it is PPO's.
 
-    A round is ``updates.steps`` optimiser steps.  GRPO, RLOO and PPO differ in the advantages alone, and in the value
-    loss that a critic adds.
+    A round is ``updates.steps`` optimiser steps; ``steps``, ``warmup`` and ``save_every`` are rounds.  GRPO, RLOO and
+    PPO differ in the advantages alone, and in the value loss that a critic adds.  ``config`` goes to ``GRPOConfig``.
     """
 
     def __init__(
         self,
+        model: Any,
+        tokenizer: Any,
         source: Callable[[int], list[TrainingRow]],
-        rows: int | None,
-        updates: Updates | None = None,
+        callback: TrainCallback,
         critic: Critic | None = None,
-        **kwargs: Any,
+        *,
+        out: str | Path,
+        rows: int | None,
+        steps: int,
+        lr: float,
+        seed: int,
+        save_every: int,
+        updates: Updates = Updates(),  # noqa: B008  it is frozen
+        kl: float = 0.0,
+        warmup: int = 10,
+        clip: float = 1.0,
+        **config: Any,
     ) -> None:
-        self._source, self._row_count = source, rows
-        self._updates, self._critic = updates or Updates(), critic
-        self._rows: list[TrainingRow] = []
-        self._values: list[torch.Tensor] = []
-        self._batch: dict[str, Any] = {}
+        part = _BLOCK * updates.minibatches
+        if rows is not None and rows % part:
+            raise DreamEnvsError(f"rows={rows}: a multiple of {part} for the minibatches")
+        if updates.kl_in == "reward" and critic is None:
+            raise DreamEnvsError("kl_in='reward' has no token rewards to go into without a critic: kl_in='loss'")
+        self._source, self._row_count, self._updates, self._critic = source, rows, updates, critic
+        self._rows, self._values, self._batch = list[TrainingRow](), list[torch.Tensor](), dict[str, Any]()
+        count = rows or _CHUNK * updates.minibatches
+        args = GRPOConfig(
+            output_dir=str(out), learning_rate=lr, beta=kl, max_grad_norm=clip, seed=seed,
+            per_device_train_batch_size=count // updates.minibatches, steps_per_generation=updates.minibatches,
+            num_iterations=updates.epochs, epsilon=updates.epsilon, importance_sampling_level=updates.level,
+            max_steps=steps * updates.steps, warmup_steps=warmup * updates.steps, logging_steps=updates.steps,
+            save_steps=save_every * updates.steps, use_cpu=next(model.parameters()).device.type == "cpu",
+            **{**_FIXED, **config},
+        )  # fmt: skip
+        prompts = Dataset.from_dict({"prompt": ["-"] * (count * int(os.environ.get("WORLD_SIZE", "1")) // _BLOCK)})
+
+        def value(value: Sequence[float | None], **_: Any) -> list[float | None]:
+            return list(value)
+
         rollout: Any = _rollout  # it is given this class, where TRL's annotation names its own
-        super().__init__(reward_funcs=_value, rollout_func=rollout, **kwargs)
+        super().__init__(
+            model=model, args=args, reward_funcs=value, rollout_func=rollout, train_dataset=prompts,
+            processing_class=tokenizer, callbacks=[callback],
+        )  # fmt: skip
+        self.remove_callback(PrinterCallback)  # the run reports its own progress
 
     @property
     def _once(self) -> bool:
@@ -127,21 +176,11 @@ class RowTrainer(GRPOTrainer):
         rows = self._source(self.state.global_step // self._updates.steps)
         count = self._row_count
         if count is None:
-            part = BLOCK * self._updates.minibatches
+            part = _BLOCK * self._updates.minibatches
             most = max(gather_object([len(rows)]))  # as many on every process
             count = max(part, most + -most % part)
         filler = TrainingRow((self._tokenizer.pad_token_id,), (self.eos_token_ids[0],), 0.0)
-        self._rows = rows[:count] + [filler] * (count - len(rows))
-
-    def rollout(self) -> dict[str, Any]:
-        """The rows as TRL takes them from a rollout function."""
-        return {
-            "prompt_ids": [list(r.prompt) for r in self._rows],
-            "completion_ids": [list(r.completion) for r in self._rows],
-            "logprobs": None,
-            "env_mask": [[int(r.advantage != 0.0)] * len(r.completion) for r in self._rows],
-            "value": [r.value for r in self._rows],
-        }
+        self._rows = rows + [filler] * (count - len(rows))
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         self._values, self._batch = [], {}
@@ -170,12 +209,11 @@ class RowTrainer(GRPOTrainer):
             rewards = rewards - self.beta * (self._batch.get("logps", logps) - out["ref_per_token_logps"]) * mask
         found, returns = gae(rewards, old, mask, chosen.gamma, chosen.lam)
         roles = [r.role for r in self._rows]
-        names = sorted({r for r in gather_object(roles) if r})
-        self._tell_values(old, gae(rewards, old, mask, chosen.gamma, 1.0)[1], mask, roles, names)
+        names = sorted({r for r in gather_object(roles) if r})  # of all processes: each takes part in every sum
+        masks = {name: mask * torch.tensor([[r == name] for r in roles], device=mask.device) for name in names}
+        self._tell_values(old, gae(rewards, old, mask, chosen.gamma, 1.0)[1], masks)
         if chosen.whiten:
-            found = whiten(found, mask, roles, names, self._total)
-        damped = torch.tensor([r.negative for r in self._rows], dtype=old.dtype, device=old.device)[:, None]
-        found = torch.where(found < 0, damped * found, found)
+            found = whiten(found, masks.values(), self._total)
         weight = out["advantages"][:, None]
         out["advantages"] = torch.where(sampled, weight * found, weight.expand_as(found))
         out["old_values"], out["returns"] = old, returns
@@ -197,7 +235,7 @@ class RowTrainer(GRPOTrainer):
         if self._critic is None or model is self.ref_model:
             found = self._packed(model, *args, **kwargs)
         else:
-            head, values = self._critic.head, list[torch.Tensor]()
+            head, values = self._critic, list[torch.Tensor]()
             trunk = self.accelerator.unwrap_model(self.model).base_model
             hook = trunk.register_forward_hook(lambda module, given, output: values.append(head(output[0])))
             try:
@@ -258,12 +296,9 @@ class RowTrainer(GRPOTrainer):
         self._metrics["train"]["value/loss"].append((self._total(found.detach()) / self._total(share.float())).item())
         return found / share
 
-    def _tell_values(
-        self, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor, roles: list[str], names: list[str]
-    ) -> None:
+    def _tell_values(self, values: torch.Tensor, returns: torch.Tensor, masks: dict[str, torch.Tensor]) -> None:
         """How well the values foretold what was earned, role by role, before they are taught it."""
-        for name in names:
-            own = mask * torch.tensor([[r == name] for r in roles], device=mask.device)
+        for name, own in masks.items():
             mean, variance = moments(returns, own, self._total)
             left = moments(returns - values, own, self._total)[1]
             told = {"returns": mean, "values": moments(values, own, self._total)[0]}
@@ -285,50 +320,43 @@ class RowTrainer(GRPOTrainer):
         return found
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """TRL's, with the critic's head as a group of its own."""
+        """TRL's, with the critic as a group of its own."""
         fresh = self.optimizer is None
         found = super().create_optimizer(model)
         if self._critic is not None and fresh:
-            group = {
-                "params": list(self._critic.head.parameters()),
-                "lr": self._critic.settings.lr,
-                "weight_decay": 0.0,
-            }
-            found.add_param_group(group)
+            lr = self._critic.settings.lr
+            found.add_param_group({"params": list(self._critic.parameters()), "lr": lr, "weight_decay": 0.0})
         return found
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """TRL's; the head is outside of the model, so its gradients are zeroed, averaged and clipped here."""
+        """TRL's; the critic is outside of the model, so its gradients are zeroed, averaged and clipped here."""
         if self._critic is None:
             return super().training_step(model, inputs, num_items_in_batch)
-        parameters = list(self._critic.head.parameters())
-        self._critic.head.zero_grad()
+        self._critic.zero_grad()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        for parameter in parameters:
+        for parameter in self._critic.parameters():
             if parameter.grad is not None and self.accelerator.num_processes > 1:
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
-        torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self._critic.parameters(), self.args.max_grad_norm)
         return loss
 
 
 def _rollout(prompts: list[Any], trainer: RowTrainer) -> dict[str, Any]:
-    return trainer.rollout()
-
-
-def _value(value: Sequence[float | None], **_: Any) -> list[float | None]:
-    return list(value)
-
-
-_value.__name__ = "value"
+    rows = trainer._rows
+    return {
+        "prompt_ids": [list(r.prompt) for r in rows],
+        "completion_ids": [list(r.completion) for r in rows],
+        "logprobs": None,
+        "env_mask": [[int(r.advantage != 0.0)] * len(r.completion) for r in rows],
+        "value": [r.value for r in rows],
+    }
 
 
 class TrainCallback(TrainerCallback):
     """What happens beside training, on every rank.
 
-    Args:
-        save: called with the folder of each TRL checkpoint, to complete it.
-        log: called with (step, metrics) after each round.
-        stop: ends training after a checkpoint of any step for which it is true.
+    ``save`` is called with the folder of each TRL checkpoint, to complete it; ``log`` with (step, metrics) after each
+    round; ``stop`` ends training after a checkpoint of any step for which it is true.
     """
 
     def __init__(
@@ -346,7 +374,8 @@ class TrainCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """One round's metrics."""
         if logs and "loss" in logs:
-            self._log(state.global_step, {_NAMES.get(k, k): v for k, v in logs.items() if _tells(k)})
+            kept = {k: v for k, v in logs.items() if k in _KEPT or k.startswith(("value/", "policy/"))}
+            self._log(state.global_step, {"lr" if k == "learning_rate" else k: v for k, v in kept.items()})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask whether to stop here."""
@@ -354,123 +383,13 @@ class TrainCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-_NAMES = {"learning_rate": "lr"}
-
-
-def _tells(name: str) -> bool:
-    """Whether a number of TRL's means something here: not what it says of rewards by blocks, or of filler rows."""
-    return name in ("loss", "grad_norm", "learning_rate", "kl", "entropy") or name.startswith(("value/", "policy/"))
-
-
-class TrainSettings(msgspec.Struct, frozen=True):
-    """What the optimiser needs; ``steps``, ``warmup`` and ``save_every`` are rounds of ``Updates.steps`` updates."""
-
-    out: str
-    rows: int | None
-    steps: int
-    lr: float
-    seed: int
-    save_every: int
-    kl: float = 0.0
-    warmup: int = 10
-    clip: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    schedule: str = "linear"
-    report_to: tuple[str, ...] = ()
-    updates: Updates = Updates()
-
-
-def _config(settings: TrainSettings, *, gpu: bool) -> GRPOConfig:
-    updates = settings.updates
-    return GRPOConfig(
-        output_dir=settings.out,
-        per_device_train_batch_size=(settings.rows or CHUNK * updates.minibatches) // updates.minibatches,
-        gradient_accumulation_steps=1,
-        steps_per_generation=updates.minibatches,
-        num_iterations=updates.epochs,
-        epsilon=updates.epsilon,
-        importance_sampling_level=updates.level,
-        num_generations=BLOCK,
-        max_completion_length=4096,
-        max_steps=settings.steps * updates.steps,
-        learning_rate=settings.lr,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=settings.warmup * updates.steps,
-        weight_decay=0.0,
-        adam_beta1=settings.betas[0],
-        adam_beta2=settings.betas[1],
-        max_grad_norm=settings.clip,
-        beta=settings.kl,
-        loss_type="dapo",
-        scale_rewards="none",
-        shuffle_dataset=False,
-        save_steps=settings.save_every * updates.steps,
-        save_strategy="steps",
-        save_total_limit=3,
-        logging_steps=updates.steps,
-        report_to=list(settings.report_to) or "none",
-        disable_tqdm=True,
-        use_cpu=not gpu,
-        bf16=False,
-        gradient_checkpointing=False,
-        ddp_find_unused_parameters=False,
-        seed=settings.seed,
-    )
-
-
-def make_trainer(
-    model: Any,
-    tokenizer: Any,
-    source: Callable[[int], list[TrainingRow]],
-    settings: TrainSettings,
-    callback: TrainCallback,
-    critic: Critic | None = None,
-) -> RowTrainer:
-    """A trainer that asks ``source`` for rows in every round.
-
-    Raises:
-        DreamEnvsError: if the rows cannot be split into the minibatches, or a penalty in the reward has no critic.
-    """
-    updates = settings.updates
-    if settings.rows is not None and settings.rows % (BLOCK * updates.minibatches):
-        raise DreamEnvsError(f"rows={settings.rows}: a multiple of {BLOCK * updates.minibatches} for the minibatches")
-    if updates.kl_in == "reward" and critic is None:
-        raise DreamEnvsError("kl_in='reward' has no token rewards to go into without a critic: kl_in='loss'")
-    config = _config(settings, gpu=next(model.parameters()).device.type != "cpu")
-    count = settings.rows or CHUNK * updates.minibatches
-    placeholder = Dataset.from_dict({"prompt": ["-"] * (count * max(1, _world()) // BLOCK)})
-    trainer = RowTrainer(
-        source,
-        settings.rows,
-        updates,
-        critic,
-        model=model,
-        args=config,
-        train_dataset=placeholder,
-        processing_class=tokenizer,
-        callbacks=[callback],
-    )
-    trainer.remove_callback(PrinterCallback)  # the run reports its own progress
-    return trainer
-
-
-class _Quiet(logging.Filter):
-    """Drops warnings about what is so by design: rows without a reward (reviews, fillers), sums over a row's tokens."""
-
-    _about = (
-        "All reward functions returned None",
-        "Trainer is attempting to log a value of",
-        "When using `importance_sampling_level",
-    )
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not any(about in str(record.msg) for about in self._about)  # accelerate puts the rank in front
-
-
+#: Warnings about what is so by design: rows without a reward (reviews, fillers), sums over a row's tokens.
+_BY_DESIGN = (
+    "All reward functions returned None",
+    "Trainer is attempting to log a value of",
+    "When using `importance_sampling_level",
+)
 _BOARD = "transformers.integrations.integration_utils"  # whose rewards are None where no row of a step has one
 for _name in ("trl.trainer.grpo_trainer", "trl.trainer.utils", "trl.trainer.base_trainer", _BOARD):
-    logging.getLogger(_name).addFilter(_Quiet())
-
-
-def _world() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    # accelerate puts the rank in front of a message
+    logging.getLogger(_name).addFilter(lambda record: not any(about in str(record.msg) for about in _BY_DESIGN))

@@ -23,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from dream_envs.agents.engines.local import LocalAgent, keep_memory
-from dream_envs.agents.training.trl_adapter import TrainCallback, TrainingRow, TrainSettings, make_trainer
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow
 from dream_envs.baselines.benchmarks.rows import Options, Row, median_ratio, side_by_side
 from dream_envs.baselines.recipe import Options as Training
 from dream_envs.core import Action, Message, Request
@@ -150,16 +150,14 @@ def _rows(agent: LocalAgent) -> list[TrainingRow]:
     return rows
 
 
-def _settings(out: str, steps: int) -> TrainSettings:
-    return TrainSettings(out=out, rows=ROWS, steps=steps, lr=1e-3, seed=0, save_every=10**6)
-
-
 def _silent() -> TrainCallback:
     return TrainCallback(lambda path: None, lambda step, logs: None)
 
 
 def _ours(agent: LocalAgent, rows: list[TrainingRow], out: str, steps: int) -> Any:
-    return _unsaved(make_trainer(agent.model, agent.tokenizer, lambda step: rows, _settings(out, steps), _silent()))
+    how: dict[str, Any] = {"rows": ROWS, "lr": 1e-3, "seed": 0, "save_every": 10**6}
+    made = RowTrainer(agent.model, agent.tokenizer, lambda step: rows, _silent(), out=out, steps=steps, **how)
+    return _unsaved(made)
 
 
 def _plain(agent: LocalAgent, rows: list[TrainingRow], out: str, steps: int) -> Any:
