@@ -42,10 +42,9 @@ def frontier(
     methods: Annotated[
         str, typer.Option("--methods", help="Elicitation methods, with commas; default: the suite's.")
     ] = "",
-    second_stage: Annotated[
-        str,
-        typer.Option("--second-stage", help="Expensive methods; 'none': without; default: the suite's."),
-    ] = "",
+    envelopes: Annotated[
+        str, typer.Option("--envelopes", help="How the base is elicited: decoding, scaffolds, training.")
+    ] = "decoding,scaffolds",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
     threads: Threads = 1,
@@ -67,7 +66,7 @@ def frontier(
         seed,
         size,
         methods=_names(methods),
-        second_stage=_names(second_stage) if second_stage else None,
+        envelopes=_names(envelopes),
         batch=batch,
     )
     folder = out or (Path(trained) / "frontier" if (Path(trained) / "run.json").is_file() else Path("runs/frontier"))
