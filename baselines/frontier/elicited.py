@@ -27,8 +27,7 @@ from dream_envs.frontier.methods import METHODS, MethodSpec
 from dream_envs.frontier.protocol import Measured, Tick
 from dream_envs.frontier.sections import Exact
 from dream_envs.frontier.suite import Problem, Suite
-from dream_envs.play import ask
-from dream_envs.seeds import digest, stream
+from dream_envs.seeds import stream
 
 SHOTS = 4
 #: Problems a stratum that methods may look at.

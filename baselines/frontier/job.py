@@ -22,7 +22,7 @@ from dream_envs.agents.engines.local import LocalAgent, keep_memory
 from dream_envs.baselines.frontier.elicited import DEVELOPMENT, SHOTS, Elicited, Model, exact_sources, load_model
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import methods, schema
-from dream_envs.frontier.draws import SampleCache, cache_path
+from dream_envs.frontier.draws import Method, SampleCache, cache_path
 from dream_envs.frontier.methods import METHODS, MethodSpec
 from dream_envs.frontier.protocol import EvaluatedModel, Measured, Plan, Tick, measure
 from dream_envs.frontier.sections import Sources, report
@@ -105,7 +105,9 @@ def frontier(
         drawn = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
         elicited.answers = other.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
         by_envelope = {e: [s for s in specs if s.envelope == e] for e in methods.ENVELOPES}
-        later = {e: [elicited.method(s) for s in some] for e, some in by_envelope.items() if some and e != "decoding"}
+        later: dict[str, list[Method]] = {
+            e: [elicited.method(s) for s in some] for e, some in by_envelope.items() if some and e != "decoding"
+        }
         sides = (
             EvaluatedModel(caches[0], [elicited.method(s) for s in by_envelope["decoding"]], later),
             EvaluatedModel(caches[1], [other.method(s) for s in by_envelope["decoding"]]),

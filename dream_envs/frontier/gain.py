@@ -25,7 +25,7 @@ import numpy as np
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import checks
 from dream_envs.frontier import intervals as iv
-from dream_envs.frontier.schema import Bound, Curve, Estimate, Headline
+from dream_envs.frontier.schema import Bound, Curve, Headline, Interval
 
 #: Multiples of K at which E is bounded.
 MULTIPLES = (8, 64)
@@ -125,7 +125,7 @@ def _missed(evidence: Evidence, k: int, reached: bool = True) -> np.ndarray:
     return evidence.reliable * ((first == 0) | (first > k)) * ~(evidence.reached & reached)
 
 
-def expansion(evidence: Evidence, k: int) -> Estimate:
+def expansion(evidence: Evidence, k: int) -> Interval:
     """E(k), a share of problems, with its 95 % interval."""
     strata = pooled_strata(evidence.family)
     if evidence.followed is None or evidence.followed.all() or k <= evidence.stage:
@@ -143,14 +143,14 @@ def lost(evidence: Evidence) -> np.ndarray:
     return evidence.base_reliable * (evidence.trained_first == 0)
 
 
-def gain(evidence: Evidence) -> tuple[Estimate, Estimate, Estimate]:
+def gain(evidence: Evidence) -> tuple[Interval, Interval, Interval]:
     """G(K), E(K) and S(K) in percentage points, with 95 % intervals."""
     e, s = expansion(evidence, evidence.cap), iv.share_interval(lost(evidence), pooled_strata(evidence.family))
     return _points(iv.difference(e, s, _correlation(evidence))), _points(e), _points(s)
 
 
-def _points(value: Estimate) -> Estimate:
-    return tuple(100 * x for x in value)  # type: ignore[return-value, operator]
+def _points(value: Interval) -> Interval:
+    return 100 * value[0], 100 * value[1], 100 * value[2]
 
 
 def _correlation(evidence: Evidence) -> float:
@@ -181,16 +181,21 @@ def across_runs(evidence: Sequence[Evidence], rng: np.random.Generator, draws: i
         if not np.array_equal(one.family, other.family) or one.cap != other.cap:
             raise DreamEnvsError("the runs were measured on different problems: the same ones, in the same order")
     parts = [gain(e) for e in evidence]
-    g, e, s = (tuple(float(np.mean([part[i][j] for part in parts])) for j in range(3)) for i in range(3))
+    g, e, s = (_mean([part[i] for part in parts]) for i in range(3))
     each = np.stack([gained(x, x.cap) - lost(x) for x in evidence], axis=1)
     if len(evidence) > 1:
         _, low, high = _points(iv.crossed_interval(each, pooled_strata(one.family)))
-        g = (g[0], min(g[1], low), max(g[2], high))
+        g = g[0], min(g[1], low), max(g[2], high)
     families = None
     if len(np.unique(one.family)) > 1:
         low, high = iv.percentile(100 * iv.family_means(each.mean(1), one.family, rng, draws))
         families = (min(low, g[1]), max(high, g[2]))
-    return Headline(k=one.cap, g=g, e=e, s=s, family_interval=families, n=len(one), runs=len(evidence))  # type: ignore[arg-type]
+    return Headline(k=one.cap, g=g, e=e, s=s, family_interval=families, n=len(one), runs=len(evidence))
+
+
+def _mean(values: Sequence[Interval]) -> Interval:
+    value, low, high = np.mean(values, axis=0).tolist()
+    return value, low, high
 
 
 def beyond(evidence: Evidence, multiples: Sequence[int] = MULTIPLES) -> list[Bound]:
@@ -204,14 +209,11 @@ def beyond(evidence: Evidence, multiples: Sequence[int] = MULTIPLES) -> list[Bou
     kept = np.ones(len(evidence), bool) if evidence.followed is None else evidence.followed
     before, after = (_missed(evidence, k) * kept for k in (half, evidence.cap))
     value, low, high = expansion(evidence, evidence.cap)
-    assert low is not None and high is not None
     wider = max(value - 1.2 * (value - low), 0.0)  # 98.75 % for 97.5 %: 2.24 / 1.96 standard errors, rounded up
     misses, of = int((after > 0).sum()), int((before > 0).sum())
     ratio = float(iv.lower_bound(misses, of, 0.9875)) if of else 0.0
     power = evidence.cap / (evidence.cap - half)
-    return [
-        Bound(k=m * evidence.cap, low=100 * wider * ratio ** (power * (m - 1)), high=100 * high) for m in multiples
-    ]
+    return [Bound(k=m * evidence.cap, low=100 * wider * ratio ** (power * (m - 1)), high=100 * high) for m in multiples]
 
 
 def expansion_curve(evidence: Evidence, ks: Sequence[int]) -> Curve:

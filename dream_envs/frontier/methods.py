@@ -83,7 +83,9 @@ _DECODING = (
 _SCAFFOLDS = (
     MethodSpec("decompose", "cut into pieces of at most 3 steps, each asked by itself, T = 0.3", "pieces", 0.3, size=3),
     MethodSpec("decompose_1", "cut into single steps, each asked by itself, T = 0.3", "pieces", 0.3, size=1),
-    MethodSpec("least_to_most", "simpler problems first, then the whole", "two_turns", 0.8, suffix=_LEAST, followup=_ON),
+    MethodSpec(
+        "least_to_most", "simpler problems first, then the whole", "two_turns", 0.8, suffix=_LEAST, followup=_ON
+    ),
     MethodSpec("plan", "plan first, then solve in a second turn", "two_turns", 0.8, suffix=_PLAN, followup=_SOLVE),
     MethodSpec("verify", "made to check and mend its answer", "two_turns", 0.8, followup=_AGAIN),
 )

@@ -74,6 +74,7 @@ class Measured(msgspec.Struct):
     # names of the methods that base and trained model do best with on the development set
     configurations: dict[str, str]
     turns: list[str]  # the base's decoding methods that were given samples, in the order of their turns
+    their_turns: list[str]  # the trained model's, where losses are looked for
     idle: list[str]  # its methods of any envelope that solved no development problem
     followed: np.ndarray  # ``bool[N]``, whether the base's sequence was not given up at ``plan.stage``
     # the base's sequence in turn; not sampled (``made`` 0) where the trained model is not reliable
@@ -107,11 +108,11 @@ def measure(
         )
     after = trained.cache.count(mine, problems, plan.trained_draws, tick=_part(say, "trained model"))
     before = base.cache.count(own, problems, plan.trained_draws, tick=_part(say, "base"))
-    reliable = eligible & (reliability(plan, after) > 0)
+    reliable, their_turns = eligible & (reliability(plan, after) > 0), their_turns or list(trained.methods)
     first, followed = _first(plan, base, turns, problems, reliable, say)
     losses = _where(
         eligible & (reliability(plan, before) > 0),
-        lambda some: trained.cache.first(their_turns or trained.methods, some, plan.budget, _part(say, "losses")),
+        lambda some: trained.cache.first(their_turns, some, plan.budget, _part(say, "losses")),
         problems,
     )
     found = Measured(
@@ -121,6 +122,7 @@ def measure(
         base=before,
         configurations={"base": own.name, "trained": mine.name},
         turns=[m.name for m in turns],
+        their_turns=[m.name for m in their_turns],
         idle=[m.name for m in base.methods if m not in turns],
         followed=followed,
         first=first,

@@ -18,6 +18,8 @@ Number = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 #: Value, low, high of a 95 % interval; the ends are None where they are not determined.
 Estimate = tuple[Number, Number | None, Number | None]
+#: Value, low, high of a 95 % interval that is always determined.
+Interval = tuple[Number, Number, Number]
 #: Right completions, out of samples.
 Right = tuple[Count, Count]
 
@@ -87,9 +89,9 @@ class Headline(msgspec.Struct, frozen=True):
     """G@K and what it is made of, in percentage points (100 = every problem), against the decoding envelope."""
 
     k: Count
-    g: Estimate  # G(K) = E(K) - S(K); resamples problems within families, and runs where there are several
-    e: Estimate  # gained
-    s: Estimate  # lost
+    g: Interval  # G(K) = E(K) - S(K); resamples problems within families, and runs where there are several
+    e: Interval  # gained
+    s: Interval  # lost
     family_interval: tuple[Number, Number] | None  # of G, for new families; None with one family
     n: Count
     runs: Count = 1
@@ -113,9 +115,9 @@ class Claim(msgspec.Struct, frozen=True):
     kind: str
     envelope: str
     n: Count
-    solved: Estimate
-    g: Estimate
-    e: Estimate
+    solved: Interval
+    g: Interval
+    e: Interval
     word: Literal["beyond", "within", "not shown"]
 
 

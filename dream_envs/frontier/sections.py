@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from dream_envs.frontier import estimators, exact, gain, intervals
-from dream_envs.frontier import verdict as rules
 from dream_envs.frontier import schema as sc
+from dream_envs.frontier import verdict as rules
 from dream_envs.frontier.protocol import TRAINING_DRAWS, Measured, Plan, evidence
 from dream_envs.frontier.suite import PRACTISED
 from dream_envs.seeds import stream

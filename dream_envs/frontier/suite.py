@@ -218,11 +218,7 @@ def english() -> Suite:
         ("reverse_addition", ReverseAddition("english", max_level=24), (6, 8, 12, 16, 24)),
         ("countdown", Countdown("english", max_number=99, max_level=8, max_target=9999), (4, 5, 6, 7, 8)),
     ]
-    strata = [
-        Stratum(f"{name}-{level}", family, level, "harder")
-        for name, family, levels in rows
-        for level in levels
-    ]
+    strata = [Stratum(f"{name}-{level}", family, level, "harder") for name, family, levels in rows for level in levels]
     return Suite(
         "english",
         tuple(strata),

@@ -22,7 +22,7 @@ from dream_envs.frontier import gain
 from dream_envs.frontier.gain import Evidence
 from dream_envs.frontier.intervals import share_interval
 from dream_envs.frontier.methods import ENVELOPES
-from dream_envs.frontier.schema import Claim, Estimate, Headline, Retention, Verdict
+from dream_envs.frontier.schema import Claim, Estimate, Headline, Interval, Retention, Verdict
 
 #: In percentage points: what a gain has to exceed; what absence may leave open, of a kind and of all; a loss.
 MARGIN, WITHIN, SHARP, LOSS = 0.5, 10.0, 2.0, 5.0
@@ -40,15 +40,13 @@ def claims(evidence: Mapping[str, Evidence], kinds: Sequence[str]) -> list[Claim
     return found
 
 
-def _word(g: Estimate, e: Estimate, solved: Estimate) -> str:
-    low, high, least = g[1], e[2], solved[1]
-    assert low is not None and high is not None and least is not None
-    if low > MARGIN:
+def _word(g: Interval, e: Interval, solved: Interval) -> str:
+    if g[1] > MARGIN:
         return "beyond"
-    return "within" if least > WITHIN and high <= WITHIN else "not shown"
+    return "within" if solved[1] > WITHIN and e[2] <= WITHIN else "not shown"
 
 
-def _points(value: tuple[float, float, float]) -> Estimate:
+def _points(value: Interval) -> Interval:
     return 100 * value[0], 100 * value[1], 100 * value[2]
 
 
@@ -56,7 +54,7 @@ def losses(head: Headline, kept: Retention | None) -> list[str]:
     """What was lost, in words."""
     shown = [s for s in kept.suites if s.gain[2] is not None and 100 * s.gain[2] < -LOSS] if kept else []
     found = [f"{s.name} ({100 * s.gain[0]:+.0f} points of success)" for s in shown]
-    if head.s[1] is not None and head.s[1] > MARGIN:
+    if head.s[1] > MARGIN:
         found.append(f"{head.s[0]:.1f} points of problems that the base solved reliably")
     return found
 
@@ -84,9 +82,9 @@ def verdict(
     word: Any = "Not shown"
     if beyond:
         word = "Trade" if lost else "Expansion"
-    elif lost or (head.g[2] is not None and head.g[2] < 0):
+    elif lost or head.g[2] < 0:
         word = "Contraction"
-    elif (pass1_gain[1] or 0) > 0 and head.e[2] is not None and head.e[2] <= SHARP:
+    elif (pass1_gain[1] or 0) > 0 and head.e[2] <= SHARP:
         word = "Sharpening"
     parts = [f"{word} beyond decoding ({', '.join(beyond)})" if beyond else word]
     tried = list(dict.fromkeys(c.envelope for c in found))

@@ -1,6 +1,6 @@
 """What a model could do before and should still do: paired success before and after, with what losses are not excluded.
 
-Sources: Lopez-Paz and Ranzato 2017 (backward transfer); the bound for no change at all is that of no event in so many problems.
+Sources: Lopez-Paz and Ranzato 2017 (backward transfer); no change at all is bounded as no event in so many problems.
 """
 
 from __future__ import annotations

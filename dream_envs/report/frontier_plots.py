@@ -109,7 +109,7 @@ def headline(data: Report) -> Drawn:
     rows: list[Row] = [(f"G@{k}, problems{' and runs' if h.runs > 1 else ''} resampled", h.g, "trained", "o")]
     if h.family_interval is not None:
         rows.append((f"G@{k}, families resampled", (h.g[0], *h.family_interval), "trained", "s"))
-    looks = {e: look for e, look in zip(data.protocol.envelopes, (("c1", "o"), ("c3", "D"), ("c2", "^")), strict=False)}
+    looks = dict(zip(data.protocol.envelopes, (("c1", "o"), ("c3", "D"), ("c2", "^")), strict=False))
     rows += [(f"{fr.label(c.kind, 24)}, {c.envelope}", c.g, *looks[c.envelope]) for c in data.verdict.claims]
     alt = f"G@{k} with 95 % intervals, in points of all problems and of each kind's."
     return _whiskers(rows, fr.points_text, ((0.0, "-"), (MARGIN, _DASHED)), "points of problems", (-0.5, 1.0), alt)
@@ -118,10 +118,7 @@ def headline(data: Report) -> Drawn:
 def families(data: Report) -> Drawn | None:
     """The gain of each family with its interval."""
     known = [(f.info, f.gain) for f in fr.families(data) if f.gain is not None][:MAX_ROWS]
-    rows: list[Row] = [
-        (fr.label(f.name, 24), gain, "trained", "o" if f.practised else "D")
-        for f, gain in known
-    ]
+    rows: list[Row] = [(fr.label(f.name, 24), gain, "trained", "o" if f.practised else "D") for f, gain in known]
     unit, alt = "gain, points of the family's problems", "Gain in points by family."
     return _whiskers(rows, fr.points_text, ((0.0, "-"),), unit, (0.0, 1.0), alt) if rows else None
 

@@ -28,7 +28,7 @@ def tiles(data: Report) -> list[tuple[str, str, str]]:
         (
             "S, lost",
             fr.points(h.s[0]),
-            f"{fr.bracket(h.s[1], h.s[2])}: the base relied on them; {k} samples of the trained model do not solve them",
+            f"{fr.bracket(h.s[1], h.s[2])}: the base relied on them; {k} samples of the trained model miss them",
         ),
         ("Certified problems", whole(len(data.certified)), "gained one by one, at a false discovery rate of 5 %"),
         (
@@ -47,7 +47,7 @@ def claim_rows(data: Report) -> Rows:
             c.envelope,
             c.word,
             fr.points_text(c.g),
-            f"{fr.points(c.solved[0])} [{fr.points(c.solved[1] or 0.0)}, {fr.points(c.solved[2] or 0.0)}]",
+            f"{fr.points(c.solved[0])} [{fr.points(c.solved[1])}, {fr.points(c.solved[2])}]",
             whole(c.n),
         ]
         for c in data.verdict.claims
