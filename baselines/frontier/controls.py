@@ -125,7 +125,7 @@ def run(
     base: str = "nano/compose",
     suite: str = "nano",
     size: str = "mini",
-    seed: str = "0",
+    seed: str = "",
     cache: Path | None = None,
     *,
     threads: int = 1,
@@ -138,7 +138,8 @@ def run(
     """
     if name not in CONTROLS:
         raise DreamEnvsError(registry.unknown("controls", name, list(CONTROLS)))
-    options = job.Options(suite=suite, size=size, seed=seed)
+    options = job.seeded(job.Options(suite=suite, size=size, seed=seed), out)
+    seed = options.seed
     plan = job.plan_of(options)[0]
     if name == "guesser" and plan.suite.form is None:
         raise DreamEnvsError(f"control 'guesser' needs a suite with a form of replies; {suite!r} has none")

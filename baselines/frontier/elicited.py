@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from dream_envs.agents.elicitation import elicit
 from dream_envs.agents.elicitation.cot_decoding import CotDecoding
@@ -86,7 +87,44 @@ def _agent(name: str, device: str) -> LocalAgent:
         raise DreamEnvsError(f"device={device!r}: {first}; cpu, or cuda where torch finds one") from error
     if not getattr(agent.tokenizer, "chat_template", None):
         raise DreamEnvsError(f"model {name!r} has no chat template: give one that has, or add chat_template.jinja")
+    for key, value in agent.model.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise DreamEnvsError(f"model {name!r}: {key} holds values that are not finite; restore it from a copy")
     return agent
+
+
+def same_weights(base: Model, trained: Model) -> bool:
+    """Whether both are local models of equal weights, whatever files they came from."""
+    if not (isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent)):
+        return False
+    one, other = base.engine.model.state_dict(), trained.engine.model.state_dict()
+    return one.keys() == other.keys() and all(
+        v.shape == other[k].shape and bool(torch.equal(v, other[k])) for k, v in one.items()
+    )
+
+
+def differences(base: Model, trained: Model) -> list[str]:
+    """What decides a reply besides the weights and is not the same for both, in words for the verdict."""
+    if not (isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent)):
+        return []
+    sides = [_beside_weights(m.agent) for m in (base, trained) if isinstance(m.agent, LocalAgent)]
+    named = {"stop tokens", "architecture"}
+    return [
+        f"{what} differ" + (f" (base {one}, trained {other})" if what in named else "")
+        for (what, one), other in zip(sides[0].items(), sides[1].values(), strict=True)
+        if one != other
+    ]
+
+
+def _beside_weights(agent: LocalAgent) -> dict[str, Any]:
+    model, tokenizer = agent.model, agent.tokenizer
+    size = sum(p.numel() for p in model.parameters())
+    return {
+        "architecture": f"{type(model).__name__} of {size:,} parameters",
+        "stop tokens": sorted(agent.ends),
+        "tokenizers": tokenizer.get_vocab(),
+        "chat templates": tokenizer.chat_template,
+    }
 
 
 def identity_of(folder: Path) -> str:
@@ -99,11 +137,14 @@ def identity_of(folder: Path) -> str:
 
 
 def _fingerprint(agent: LocalAgent) -> str:
-    """16 hex digits of the loaded weights, for models that are several files or come from a hub's cache."""
+    """As ``identity_of``, of what was loaded: for models that are several files or come from a hub's cache."""
     total = hashlib.sha256()
     for key, value in sorted(agent.model.state_dict().items()):
         total.update(key.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return total.hexdigest()[:16]
+    rest = hashlib.sha256(
+        repr(sorted(_beside_weights(agent).items())).encode() + agent.model.config.to_json_string().encode()
+    )
+    return f"{total.hexdigest()[:16]}-{rest.hexdigest()[:8]}"
 
 
 def practised(run: Path) -> tuple[Task, ...] | None:

@@ -7,6 +7,7 @@ goes on where it was killed, and every report on the same base shares the base's
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,16 @@ import torch
 
 from dream_envs.agents.elicitation.elicit import MECHANISMS
 from dream_envs.agents.engines.local import LocalAgent, keep_memory
-from dream_envs.baselines.frontier.elicited import DEVELOPMENT, SHOTS, Elicited, Model, exact_sources, load_model
+from dream_envs.baselines.frontier.elicited import (
+    DEVELOPMENT,
+    SHOTS,
+    Elicited,
+    Model,
+    differences,
+    exact_sources,
+    load_model,
+    same_weights,
+)
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import methods, schema
 from dream_envs.frontier.draws import Method, SampleCache, cache_path
@@ -32,7 +42,7 @@ from dream_envs.metrics.replies import compare, replies
 from dream_envs.metrics.retention import retention
 from dream_envs.progress import Progress
 from dream_envs.report.frontier_page import write_frontier
-from dream_envs.runs import provenance, write_json
+from dream_envs.runs import provenance, read_json, write_json
 from dream_envs.schema import SUMMARY
 from dream_envs.seeds import stream
 
@@ -49,10 +59,13 @@ SIZES = {"mini": (1, 1024), "standard": (5, 8192)}
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What a user may choose of a report; empty ``methods`` are the suite's own, 0 rows the model's."""
+    """What a user may choose of a report; empty ``methods`` are the suite's own, 0 rows the model's.
+
+    ``seed``: label of the problems; "" draws one that did not exist before (``run`` keeps it in the report's folder).
+    """
 
     suite: str = "nano"
-    seed: str = "0"
+    seed: str = ""
     size: str = "mini"
     methods: tuple[str, ...] = ()
     envelopes: tuple[str, ...] = ("decoding", "scaffolds")
@@ -123,7 +136,7 @@ def frontier(
             methods=[schema.MethodInfo(name=s.name, text=s.text, envelope=s.envelope) for s in specs],
             exact=exact,
             drawn=sum(c.drawn for c in caches),
-            qualified=qualified(plan, specs, found, trained),
+            qualified=[*qualified(plan, specs, found, trained), *differences(base, trained)],
             practised=None if trained.met is None else [s.practised(met) for s in plan.suite.strata],
         )
         card, about = _curriculum(trained.run), {key: made[key] for key in ("commit", "versions")}
@@ -137,6 +150,17 @@ def frontier(
     data = msgspec.structs.replace(data, cost=cost)
     write_json(out / "frontier.json", data)
     return data
+
+
+def seeded(options: Options, out: Path) -> Options:
+    """With the seed that this folder's report began with, or else a new one, where none was chosen."""
+    path = out / "seed.json"
+    if options.seed:
+        return options
+    seed = read_json(path) or secrets.token_hex(8)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, seed)
+    return msgspec.structs.replace(options, seed=seed)
 
 
 def what_decides_a_draw(chosen: Suite) -> str:
@@ -254,11 +278,17 @@ def run(
     """
     options = options or Options()
     plan_of(options)  # a wrong name is told before anything is loaded
+    options = seeded(options, out)
     if threads:
         torch.set_num_threads(threads)
     keep_memory()
     before = load_model(base, device)
     after = load_model(trained, device) if isinstance(trained, str) else trained(before)
+    if isinstance(trained, str) and same_weights(before, after):
+        raise DreamEnvsError(
+            f"{trained} has the weights of {base}: nothing was trained; `dream-envs frontier control aa` measures a "
+            "base against itself"
+        )
     with Progress(quiet) as tick:
         data = frontier(before, after, out, cache_folder(cache), options, tick)
     write_frontier(out)

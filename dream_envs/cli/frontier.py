@@ -15,9 +15,8 @@ from dream_envs.seeds import stream
 frontier_app = typer.Typer(help="How far a trained model went past its base, with intervals.", add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
-Seed = Annotated[
-    str, typer.Option("--seed", help="Label that the problems are drawn from; take one nobody trained on.")
-]
+Seed = Annotated[str, typer.Option("--seed", help="Label that the simulated reports are drawn from.")]
+Fresh = Annotated[str, typer.Option("--seed", help="Label of the problems; default: a new one, kept with the report.")]
 Cache = Annotated[
     Path | None, typer.Option(help="Where draws are kept for all reports; default: $DREAM_ENVS_CACHE or ~/.cache.")
 ]
@@ -49,7 +48,7 @@ def frontier(
     batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
     threads: Threads = 1,
     cache: Cache = None,
-    seed: Seed = "0",
+    seed: Fresh = "",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -116,7 +115,7 @@ def control(
     size: Annotated[str, typer.Option(help="mini or standard.")] = "mini",
     threads: Threads = 1,
     cache: Cache = None,
-    seed: Seed = "0",
+    seed: Fresh = "",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -124,7 +124,7 @@ class Claim(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """The word, the phrase that says of what and against what, and a sentence; ``qualified``: what limits all three."""
 
-    word: Literal["Expansion", "Trade", "Sharpening", "Contraction", "Not shown"]
+    word: Literal["Expansion", "Trade", "Sharpening", "Contraction", "Not shown", "Alarm"]
     phrase: str
     sentence: str
     claims: list[Claim]

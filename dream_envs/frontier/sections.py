@@ -98,7 +98,7 @@ class _Sections:
             suite=self.suite(),
             protocol=self.protocol(),
             headline=head,
-            verdict=rules.verdict(head, claims, change, kept, reached, self.sources.qualified),
+            verdict=rules.verdict(head, claims, change, kept, reached, self.sources.qualified, self.expected()),
             certified=self.certified_list(),
             pass1=sc.PassAt1(base=base, trained=trained, gain=change),
             pass_at_k=self.pass_at_k(),
@@ -112,6 +112,14 @@ class _Sections:
             exact=self.exact(),
             **measured,
         )
+
+    def expected(self) -> tuple[float, float] | None:
+        """E(K) in points of these problems from exact probabilities, and the standard deviation of its estimate."""
+        if (known := self.sources.exact) is None:
+            return None
+        at, plan = self.chosen, self.plan
+        each = exact_gain(plan, known.methods[:, at], known.configured[at], plan.budget)
+        return 100 * float(each.mean()), 100 * float(np.sqrt((each * (1 - each)).sum())) / len(each)
 
     def kind(self, stratum: int) -> str:
         """What a gain on this stratum would show."""

@@ -26,6 +26,9 @@ from dream_envs.frontier.schema import Claim, Estimate, Headline, Interval, Rete
 
 #: In percentage points: what a gain has to exceed; what absence may leave open, of a kind and of all; a loss.
 MARGIN, WITHIN, SHARP, LOSS = 0.5, 10.0, 2.0, 5.0
+#: Standard deviations by which samples may miss what is known exactly.
+DEVIATIONS = 5.0
+ALARM = "What was sampled is not what the models' probabilities say: look at stop tokens, templates and engines."
 
 
 def claims(evidence: Mapping[str, Evidence], kinds: Sequence[str]) -> list[Claim]:
@@ -66,6 +69,7 @@ def verdict(
     kept: Retention | None,
     reached: Mapping[str, int],
     qualified: Sequence[str],
+    exact: tuple[float, float] | None = None,
 ) -> Verdict:
     """The word with its phrase and sentence.
 
@@ -76,7 +80,12 @@ def verdict(
         kept: success on the declared support before and after.
         reached: by method of a later envelope, how many problems it solved that decoding did not.
         qualified: what limits the word: methods left out, a public seed, no record of the training.
+        exact: where success probabilities are known, E(K) in points of these very problems and the standard deviation
+            of its estimate; samples that contradict it end in *Alarm*.
     """
+    if exact is not None and abs(head.e[0] - exact[0]) > DEVIATIONS * exact[1] + 100 / head.n:
+        said = f"E(K) is {head.e[0]:.1f} points by samples and {exact[0]:.1f} by exact probabilities: no verdict"
+        return Verdict("Alarm", f"Alarm: {said}", ALARM, list(found), [], list(qualified))
     lost = losses(head, kept)
     beyond = [c.kind for c in found if c.envelope == "decoding" and c.word == "beyond"]
     word: Any = "Not shown"
