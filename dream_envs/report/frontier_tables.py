@@ -44,7 +44,7 @@ def claim_rows(data: Report) -> Rows:
     return [
         [
             fr.label(c.kind, 40),
-            c.envelope,
+            fr.label(c.envelope, 20),
             c.word,
             fr.points_text(c.g),
             f"{fr.points(c.solved[0])} [{fr.points(c.solved[1])}, {fr.points(c.solved[2])}]",
@@ -199,7 +199,7 @@ def method_rows(data: Report) -> Rows:
     for m in data.protocol.methods:
         curve = (data.pass_at_k.methods or {}).get(m.name)
         last = f"{_share(curve.mean[-1])} at k={whole(curve.k[-1])}" if curve and curve.k else NONE
-        rows.append([fr.label(m.name, 60), m.envelope + (", idle" if m.idle else ""), visible(m.text, 400), last])
+        rows.append([fr.label(m.name, 60), fr.label(m.envelope, 20) + (", idle" if m.idle else ""), visible(m.text, 400), last])
     return rows
 
 
@@ -221,7 +221,7 @@ def cost_rows(data: Report) -> Rows:
         ["Draws of the base", whole(c.base_draws)],
         ["of which in turn, stopped early", whole(c.round_robin_draws)],
         ["in turn if nothing were stopped", whole(c.full_draws)],
-        *([f"Attempts by {name}", whole(n)] for name, n in c.envelope_draws.items()),
+        *([f"Attempts by {fr.label(name, 20)}", whole(n)] for name, n in c.envelope_draws.items()),
         ["Draws of the trained model", whole(c.trained_draws)],
         ["Tokens generated", whole(c.tokens)],
     ]
