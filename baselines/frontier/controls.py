@@ -138,14 +138,13 @@ def run(
     """
     if name not in CONTROLS:
         raise DreamEnvsError(registry.unknown("controls", name, list(CONTROLS)))
-    options = job.seeded(job.Options(suite=suite, size=size, seed=seed), out)
-    seed = options.seed
+    options = job.Options(suite=suite, size=size, seed=seed)
     plan = job.plan_of(options)[0]
     if name == "guesser" and plan.suite.form is None:
         raise DreamEnvsError(f"control 'guesser' needs a suite with a form of replies; {suite!r} has none")
     return job.run(
         base,
-        lambda before: CONTROLS[name](before, plan.suite, seed, out / "model"),
+        lambda before: CONTROLS[name](before, plan.suite, seed or "control", out / "model"),
         out,
         cache,
         options,

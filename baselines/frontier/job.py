@@ -7,7 +7,6 @@ goes on where it was killed, and every report on the same base shares the base's
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,9 +41,9 @@ from dream_envs.metrics.replies import compare, replies
 from dream_envs.metrics.retention import retention
 from dream_envs.progress import Progress
 from dream_envs.report.frontier_page import write_frontier
-from dream_envs.runs import provenance, read_json, write_json
+from dream_envs.runs import provenance, write_json
 from dream_envs.schema import SUMMARY
-from dream_envs.seeds import stream
+from dream_envs.seeds import digest, stream
 
 #: Problems a stratum and samples of each for the section on diversity.
 DIVERSE, REPLIES = 4, 16
@@ -61,7 +60,7 @@ SIZES = {"mini": (1, 1024), "standard": (5, 8192)}
 class Options(msgspec.Struct, frozen=True):
     """What a user may choose of a report; empty ``methods`` are the suite's own, 0 rows the model's.
 
-    ``seed``: label of the problems; "" draws one that did not exist before (``run`` keeps it in the report's folder).
+    ``seed``: label of the problems; "" is one that hangs on the trained weights (``seed_after``).
     """
 
     suite: str = "nano"
@@ -103,9 +102,10 @@ def frontier(
         tick: called with (what, done, of).
     """
     options = options or Options()
+    if not options.seed:
+        options = msgspec.structs.replace(options, seed=seed_after(base, trained))
     began = time.perf_counter()
     plan, specs = plan_of(options)
-    elicited, other = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
     protocol = what_decides_a_draw(plan.suite)
     out.mkdir(parents=True, exist_ok=True)
     caches = [
@@ -113,36 +113,7 @@ def frontier(
         for m, side in ((base, "base"), (trained, "trained"))
     ]
     try:
-        met = trained.met or ()
-        avoid = frozenset(task.id for task in met)
-        drawn = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
-        elicited.answers = other.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
-        by_envelope = {e: [s for s in specs if s.envelope == e] for e in methods.ENVELOPES}
-        later: dict[str, list[Method]] = {
-            e: [elicited.method(s) for s in some] for e, some in by_envelope.items() if some and e != "decoding"
-        }
-        sides = (
-            EvaluatedModel(caches[0], [elicited.method(s) for s in by_envelope["decoding"]], later),
-            EvaluatedModel(caches[1], [other.method(s) for s in by_envelope["decoding"]]),
-        )
-        found = measure(plan, *sides, avoid=avoid, tick=tick)
-        exact = exact_sources(plan.suite, found, base, trained)
-        diversity, made = _diversity(plan, found, sides, trained.run), provenance()
-        sources = Sources(
-            base=schema.ModelInfo(name=base.name, weights_hash=base.identity),
-            trained=schema.ModelInfo(
-                name=trained.name, weights_hash=trained.identity, run=str(trained.run) if trained.run else None
-            ),
-            methods=[schema.MethodInfo(name=s.name, text=s.text, envelope=s.envelope) for s in specs],
-            exact=exact,
-            drawn=sum(c.drawn for c in caches),
-            qualified=[*qualified(plan, specs, found, trained), *differences(base, trained)],
-            practised=None if trained.met is None else [s.practised(met) for s in plan.suite.strata],
-        )
-        card, about = _curriculum(trained.run), {key: made[key] for key in ("commit", "versions")}
-        data = report(
-            plan, found, sources, retention=_retention(plan, found), diversity=diversity, curriculum=card, **about
-        )
+        data = _measured(plan, specs, base, trained, caches, tick)
     finally:
         for kept in caches:
             kept.close()
@@ -152,15 +123,53 @@ def frontier(
     return data
 
 
-def seeded(options: Options, out: Path) -> Options:
-    """With the seed that this folder's report began with, or else a new one, where none was chosen."""
-    path = out / "seed.json"
-    if options.seed:
-        return options
-    seed = read_json(path) or secrets.token_hex(8)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, seed)
-    return msgspec.structs.replace(options, seed=seed)
+def _measured(
+    plan: Plan,
+    specs: Sequence[MethodSpec],
+    base: Model,
+    trained: Model,
+    caches: Sequence[SampleCache],
+    tick: Tick | None,
+) -> schema.Report:
+    elicited, other = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
+    met = trained.met or ()
+    avoid = frozenset(task.id for task in met)
+    drawn = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
+    elicited.answers = other.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
+    by_envelope = {e: [s for s in specs if s.envelope == e] for e in methods.ENVELOPES}
+    later: dict[str, list[Method]] = {
+        e: [elicited.method(s) for s in some] for e, some in by_envelope.items() if some and e != "decoding"
+    }
+    sides = (
+        EvaluatedModel(caches[0], [elicited.method(s) for s in by_envelope["decoding"]], later),
+        EvaluatedModel(caches[1], [other.method(s) for s in by_envelope["decoding"]]),
+    )
+    found = measure(plan, *sides, avoid=avoid, tick=tick)
+    run, made = trained.run, provenance()
+    sources = Sources(
+        base=schema.ModelInfo(name=base.name, weights_hash=base.identity),
+        trained=schema.ModelInfo(name=trained.name, weights_hash=trained.identity, run=str(run) if run else None),
+        methods=[schema.MethodInfo(name=s.name, text=s.text, envelope=s.envelope) for s in specs],
+        exact=exact_sources(plan.suite, found, base, trained),
+        drawn=sum(c.drawn for c in caches),
+        qualified=[*qualified(plan, specs, found, trained), *differences(base, trained)],
+        practised=None if trained.met is None else [s.practised(met) for s in plan.suite.strata],
+    )
+    return report(
+        plan,
+        found,
+        sources,
+        retention=_retention(plan, found),
+        diversity=_diversity(plan, found, sides, run),
+        curriculum=_curriculum(run),
+        commit=made["commit"],
+        versions=made["versions"],
+    )
+
+
+def seed_after(base: Model, trained: Model) -> str:
+    """A label of problems that did not exist before the training had ended: it hangs on the trained weights."""
+    return f"after-{digest('frontier-seed', base.identity, trained.identity):016x}"
 
 
 def what_decides_a_draw(chosen: Suite) -> str:
@@ -278,7 +287,6 @@ def run(
     """
     options = options or Options()
     plan_of(options)  # a wrong name is told before anything is loaded
-    options = seeded(options, out)
     if threads:
         torch.set_num_threads(threads)
     keep_memory()

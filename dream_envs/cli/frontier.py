@@ -16,7 +16,7 @@ frontier_app = typer.Typer(help="How far a trained model went past its base, wit
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
 Seed = Annotated[str, typer.Option("--seed", help="Label that the simulated reports are drawn from.")]
-Fresh = Annotated[str, typer.Option("--seed", help="Label of the problems; default: a new one, kept with the report.")]
+Fresh = Annotated[str, typer.Option("--seed", help="Label of the problems; default: one made of the trained weights.")]
 Cache = Annotated[
     Path | None, typer.Option(help="Where draws are kept for all reports; default: $DREAM_ENVS_CACHE or ~/.cache.")
 ]

@@ -111,7 +111,8 @@ def headline(data: Report) -> Drawn:
         rows.append((f"G@{k}, families resampled", (h.g[0], *h.family_interval), "trained", "s"))
     looks = dict(zip(data.protocol.envelopes, (("c1", "o"), ("c3", "D"), ("c2", "^")), strict=False))
     rows += [
-        (f"{fr.label(c.kind, 24)}, {fr.label(c.envelope, 20)}", c.g, *looks.get(c.envelope, ("c2", "^"))) for c in data.verdict.claims
+        (f"{fr.label(c.kind, 24)}, {fr.label(c.envelope, 20)}", c.g, *looks.get(c.envelope, ("c2", "^")))
+        for c in data.verdict.claims
     ]
     alt = f"G@{k} with 95 % intervals, in points of all problems and of each kind's."
     return _whiskers(rows, fr.points_text, ((0.0, "-"), (MARGIN, _DASHED)), "points of problems", (-0.5, 1.0), alt)

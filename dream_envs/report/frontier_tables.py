@@ -199,7 +199,9 @@ def method_rows(data: Report) -> Rows:
     for m in data.protocol.methods:
         curve = (data.pass_at_k.methods or {}).get(m.name)
         last = f"{_share(curve.mean[-1])} at k={whole(curve.k[-1])}" if curve and curve.k else NONE
-        rows.append([fr.label(m.name, 60), fr.label(m.envelope, 20) + (", idle" if m.idle else ""), visible(m.text, 400), last])
+        rows.append(
+            [fr.label(m.name, 60), fr.label(m.envelope, 20) + (", idle" if m.idle else ""), visible(m.text, 400), last]
+        )
     return rows
 
 
