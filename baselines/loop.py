@@ -479,9 +479,8 @@ def frontier_report(options: Options, summary: Summary, out: Path, cache: Path |
 
     where = Path(out) / "frontier"
     if not (where / "report.html").is_file():
-        chosen = job.Options(size="mini", seed=f"recipe/{options.seed}")
         more = {name: how[name] for name in ("threads", "quiet", "device")}
-        job.run(summary.run.base, str(out), where, cache, chosen, **more)
+        job.run(summary.run.base, str(out), where, cache, job.Options(), **more)
     return read_report(where)
 
 

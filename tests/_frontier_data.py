@@ -24,13 +24,13 @@ from dream_envs.metrics.retention import retention
 from dream_envs.seeds import stream
 
 BUDGET = 8192
-#: Name, kind, held out, level.
+#: Name, kind, practised, level.
 FAMILIES = (
-    ("composition/depth-4", "longer composition", False, 4), ("composition/depth-5", "longer composition", False, 5),
-    ("composition/depth-6", "longer composition", False, 6), ("composition/pairs", "held-out pairs", True, 5),
-    ("composition/operations", "held-out operations", True, 4), ("small-answers", "inside support", False, 2),
+    ("composition/depth-4", "longer", True, 4), ("composition/depth-5", "longer", True, 5),
+    ("composition/depth-6", "longer", False, 6), ("composition/pairs", "held-out combinations", False, 5),
+    ("composition/operations", "new facts", False, 4), ("small-answers", "declared support", True, 2),
 )  # fmt: skip
-METHODS = ("plain T=0.7", "step by step T=1.0", "four shots T=0.7", "format LoRA")
+METHODS = ("plain", "step_by_step", "few_shot", "decompose")
 OPTIONAL = ("exact", "retention", "diversity", "curriculum")
 
 
@@ -49,8 +49,8 @@ class Toy:
 @functools.cache
 def frontier(per_family: int = 40) -> sc.Report:
     """The report after a training that sharpened, gained a quarter of the impossible problems and lost a few."""
-    strata = tuple(Stratum(name, Toy(), level, kind, held) for name, kind, held, level in FAMILIES)
-    plan = Plan(Suite("toy", strata, METHODS[:3], METHODS[3:]), "round-1", per_family, budget=BUDGET, stage=1024)
+    strata = tuple(Stratum(name, Toy(), level, kind) for name, kind, _, level in FAMILIES)
+    plan = Plan(Suite("toy", strata, METHODS), "round-1", per_family, budget=BUDGET, stage=1024)
     rng = stream("frontier-tests", str(per_family))
     problems = plan.suite.problems(plan.seed, per_family)
     levels = np.array([p.task.level for p in problems])
@@ -72,8 +72,13 @@ def frontier(per_family: int = 40) -> sc.Report:
     sources = Sources(
         base=sc.ModelInfo(name="nano/compose", weights_hash="0f" * 32),
         trained=sc.ModelInfo(name="runs/full-0", weights_hash="a1" * 32, run="runs/full-0"),
-        methods=[sc.MethodInfo(name=m, text=f"The method '{m}'.", second_stage=m == METHODS[3]) for m in METHODS],
+        methods=[
+            sc.MethodInfo(name=m, text=f"The method '{m}'.", envelope="scaffolds" if m == METHODS[3] else "decoding")
+            for m in METHODS
+        ],
         exact=known,
+        qualified=["the problems are those of a public seed"],
+        practised=[practised for _, _, practised, _ in FAMILIES],
     )
     kept = retention({"small": p[easy], "other": q[easy]}, {"small": q[easy], "other": q[easy] * 0.9}, rng, 200)
     return report(plan, found, sources, retention=kept, diversity=DIVERSITY, curriculum=CURRICULUM, commit="0a1b2c3")
@@ -104,8 +109,14 @@ def _measured(plan: Plan, problems: list[Problem], p: np.ndarray, q: np.ndarray,
         configurations={"base": METHODS[0], "trained": METHODS[1]},
         followed=np.ones(len(problems), bool),
         first=sequences(p, trained, plan.budget),
-        losses=sequences(q, base, plan.loss_budget),
-        second_stage=[""] * len(problems),
+        losses=sequences(q, base, plan.budget),
+        turns=list(METHODS[:3]),
+        their_turns=list(METHODS[:3]),
+        idle=[],
+        reached=[""] * len(problems),
+        envelopes=["decoding", "scaffolds"],
+        envelope_of={METHODS[3]: "scaffolds"},
+        draws={"scaffolds": 77},
     )
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from dream_envs import registry
+from dream_envs.agents.elicitation.scaffolds import Pieces, TwoTurns
 from dream_envs.baselines.frontier import controls, job
-from dream_envs.baselines.frontier.elicited import Elicited, Model, TwoTurns, by_method, load_model
-from dream_envs.core import Action, Limits, Request, Usage
+from dream_envs.baselines.frontier.elicited import Elicited, Model, by_method, load_model, same_weights
+from dream_envs.core import Action, DreamEnvsError, Limits, Request, Usage
 from dream_envs.frontier import suite as suites
 from dream_envs.frontier.draws import SampleCache
 from dream_envs.frontier.methods import METHODS
@@ -27,7 +28,7 @@ def small() -> suites.Suite:
     whole = suites.nano()
     names = ("d2", "d3", "d4", "d5", "pairs-d4", "d11")
     return msgspec.structs.replace(
-        whole, name="small", strata=tuple(s for s in whole.strata if s.name in names), mini=3, second_stage=()
+        whole, name="small", strata=tuple(s for s in whole.strata if s.name in names), mini=3
     )
 
 
@@ -43,7 +44,7 @@ def base() -> Model:
     return load_model("nano/compose")
 
 
-@pytest.mark.parametrize("name", ["plain", "cool", "hot_min_p", "few_shot", "cot_decoding", "forced", "forced_hot"])
+@pytest.mark.parametrize("name", ["plain", "hot_min_p", "few_shot", "cot_decoding", "forced", "forced_hot", "given"])
 def test_an_arms_exact_probability_is_how_often_it_is_right(base, name):
     """2,000 draws of each of five problems at the edge of the base's reach, against the teacher-forced product."""
     chosen = small()
@@ -69,7 +70,8 @@ def test_quick_draws_are_right_where_whole_ones_are(base, name):
 
 
 def report(tmp_path, trained: Model, base: Model, **more):
-    return job.frontier(base, trained, tmp_path / "out", tmp_path / "cache", job.Options(suite="small", **more))
+    options = job.Options(**{"suite": "small", "seed": "test", **more})
+    return job.frontier(base, trained, tmp_path / "out", tmp_path / "cache", options)
 
 
 def test_a_report_goes_on_where_it_was_killed(base, tmp_path):
@@ -86,8 +88,8 @@ def test_a_report_goes_on_where_it_was_killed(base, tmp_path):
 
 def test_the_base_against_itself(base, tmp_path):
     data = report(tmp_path, controls.aa(base, small(), "0", tmp_path), base)
-    assert data.headline.fg == 0 and data.headline.low < 0 < data.headline.high
-    assert data.verdict.word == "Inconclusive" and data.certified == []
+    assert data.headline.g[0] == 0 and data.headline.g[1] < 0 < data.headline.g[2]
+    assert data.verdict.word == "Not shown" and data.certified == []
     assert data.retention.suites and data.diversity.ratio["answer_entropy"]
     assert data.exact.e < 1 and data.exact.tiers
 
@@ -96,9 +98,9 @@ def test_the_base_against_itself(base, tmp_path):
 def test_wrapped_controls_gain_nothing(base, tmp_path, name):
     made = controls.CONTROLS[name](base, small(), "0", tmp_path)
     data = report(tmp_path, made, base)
-    assert abs(data.headline.fg) < 0.3 and made.identity != base.identity
+    assert abs(data.headline.g[0]) < 0.3 and made.identity != base.identity
     if name == "memoriser":
-        assert not made.met & {p.id for p in data.problems if p.eligible}
+        assert made.met and not {t.id for t in made.met} & {p.id for p in data.problems if p.eligible}
 
 
 def test_the_memoriser_knows_what_was_published(base, tmp_path):
@@ -135,19 +137,29 @@ def test_two_turns_show_the_first_reply_and_count_both():
 
 
 def test_practised_problems_are_left_out(base, tmp_path):
-    trained = msgspec.structs.replace(base, met=frozenset(p.task.id for p in small().problems("0", 3)))
-    drawn = {p.id for p in report(tmp_path, trained, base).problems if p.level > 3}
-    assert drawn and not drawn & trained.met
+    met = tuple(p.task for p in small().problems("test", 3))
+    data = report(tmp_path, msgspec.structs.replace(base, met=met), base)
+    drawn = {p.id for p in data.problems if p.level > 3}
+    assert drawn and not drawn & {t.id for t in met}
+    assert {f.name: f.practised for f in data.suite.families} == dict.fromkeys(
+        [f.name for f in data.suite.families], True
+    )
+    assert {c.kind for c in data.verdict.claims} == {"practised range"}
 
 
 def test_from_the_command_line(verb, tmp_path):
-    argv = ["frontier", "--trained", "nano/compose", "--suite", "small", "--cache", tmp_path / "c", "--quiet"]
+    argv = ["frontier", "control", "aa", "--suite", "small", "--cache", tmp_path / "c", "--quiet"]
     status, out, err = verb(*argv, "--out", tmp_path / "r", "--json")
     assert status == 0, err
     data = json.loads(out)
     assert data["kind"] == "frontier" and (tmp_path / "r" / "report.html").stat().st_size > 10_000
     status, out, err = verb(*argv, "--out", tmp_path / "r")
-    assert status == 0 and "FG*" in out, err
+    assert status == 0 and "G@1024" in out, err
+    again = json.loads((tmp_path / "r" / "frontier.json").read_text())
+    assert again["suite"]["seed"] == data["suite"]["seed"] and data["suite"]["seed"].startswith("after-")
+    assert again["problems"] == data["problems"]
+    status, out, err = verb("frontier", "--trained", "nano/compose", "--suite", "small", "--out", tmp_path / "same")
+    assert status == 2 and "nothing was trained" in err
 
 
 @pytest.mark.parametrize(
@@ -158,10 +170,11 @@ def test_from_the_command_line(verb, tmp_path):
         (["frontier", "--trained", "x", "--size", "big"], "mini, standard"),
         (["frontier", "--trained", "x", "--methods", "plian"], "did you mean 'plan' or 'plain'"),
         (["frontier", "--trained", "x", "--methods", "plain,plain"], "twice"),
-        (["frontier", "--trained", "x", "--methods", "sae"], "--second-stage"),
+        (["frontier", "--trained", "x", "--methods", "sae"], "one or more that decode"),
+        (["frontier", "--trained", "x", "--envelopes", "scafolds"], "decoding, scaffolds, training"),
         (["frontier", "--trained", "nano/none"], "shipped bases are"),
         (["frontier", "control", "sharp"], "did you mean 'sharpened'"),
-        (["frontier", "simulate", "--draws", "100"], "k=100"),
+        (["frontier", "simulate", "--problems", "50"], "problems=50: a multiple of 20"),
     ],
 )
 def test_a_users_mistake_is_one_line(verb, argv, says):
@@ -214,14 +227,18 @@ def test_a_call_has_at_most_so_many_rows(base, tmp_path):
 
 
 def test_fewer_ways_of_asking_than_registered_are_told(base, tmp_path):
-    said = report(tmp_path, base, base, methods=("plain",)).verdict.sentence
-    assert "Not the registered protocol: methods left out: cool, hot_min_p" in said
-    assert "Not the registered" not in report(tmp_path, base, base).verdict.sentence
+    said = report(tmp_path, base, base, methods=("plain",)).verdict.qualified
+    assert said[0].startswith("methods left out: cool, hot_min_p")
+    whole = report(tmp_path, base, base, seed="0").verdict.qualified
+    assert whole == [
+        'the problems are those of the public seed "0"',
+        "the trained model came without a record of its training",
+    ]
 
 
 def test_arms_without_an_exact_probability_leave_it_out(base, tmp_path):
     data = report(tmp_path, base, base, methods=("zero_shot", "plain"))
-    assert data.exact is None and data.headline.fg == 0
+    assert data.exact is None and data.headline.g[0] == 0
 
 
 def test_the_cache_knows_what_decides_a_draw():
@@ -251,3 +268,86 @@ def test_a_changed_template_is_another_model(tmp_path):
     before = identity_of(folder)
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     assert identity_of(folder) != before
+
+
+@pytest.mark.parametrize("name", ["decompose", "decompose_1"])
+def test_cut_into_pieces_the_base_solves_what_it_cannot_whole(base, name):
+    """The unchanged base, its own replies and the prompt: right on depths that it never saw; not on unknown tables."""
+    chosen = suites.nano()
+    pool = chosen.problems("pieces", 2)
+    names = [chosen.strata[p.stratum].name for p in pool]
+    counts = SampleCache(None, "base").count(Elicited(chosen, base).method(METHODS[name]), pool, 8)
+    rate = {n: np.mean([c.right for c, m in zip(counts, names, strict=True) if m == n]) for n in set(names)}
+    assert all(rate[n] >= 0.9 for n in ("d3", "d5", "d8", "d12", "pairs-d10")), rate
+    assert rate["new-d4"] == rate["new-d6"] == 0
+
+
+def test_pieces_are_cut_from_the_prompt_alone():
+    """What is asked, in order; a reply that ends in no state ends the attempt; what nobody can cut is asked whole."""
+    family = suites.nano().strata[0].family
+    asked: list[str] = []
+
+    class Teller:
+        def act(self, requests):
+            asked.extend(r.messages[-1]["content"] for r in requests)
+            return [Action({"c:BDA": "BaDbAf", "f:E": "Ec"}.get(r.messages[-1]["content"], "??")) for r in requests]
+
+    def said(prompt: str, families=(family,)) -> str:
+        asked.clear()
+        request = Request(messages=[{"role": "user", "content": prompt}], agent="s", role="s", seed=1)
+        return Pieces(Teller(), families, 3, "", lambda t: t, lambda t: t).act([request])[0].text
+
+    assert said("c:BDAE") == "BaDbAfEc" and asked == ["c:BDA", "f:E"]
+    assert said("a:BDAE") == "??" and asked == ["a:BDA"]
+    assert said("what?") == "??" and asked == ["what?"]
+    assert said("c:BDAE", ()) == "??" and asked == ["c:BDAE"]
+
+
+def test_an_english_problem_is_cut_with_its_tables():
+    from dream_envs.tasks.composition import Composition
+
+    family = Composition("english", n_states=4, n_operations=3)
+    task = family.generate(np.random.default_rng(1), 5)
+    said: list[str] = []
+    while (piece := family.piece(task.prompt, said, 2)) is not None:
+        start, ops = piece.partition("Start in state ")[2][0], task.meta["ops"][2 * len(said) :][:2]
+        assert piece == family.make(start, ops).prompt
+        said.append(family.make(start, ops).answer)
+    assert len(said) == 3 and family.joined(said) == task.answer
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    import shutil
+
+    from dream_envs.agents.engines.local import resolve
+
+    folder = tmp_path / "model"
+    shutil.copytree(resolve("nano/compose"), folder)
+    agent = load_model(str(folder)).engine
+    next(iter(agent.model.parameters())).data[0] = float("nan")
+    agent.model.save_pretrained(folder)
+    with pytest.raises(DreamEnvsError, match="not finite"):
+        load_model(str(folder))
+
+
+def test_other_stop_tokens_do_not_make_an_expansion(base, tmp_path):
+    """Equal weights, a base whose configuration stops at every state: the alarm rings, and the difference is told."""
+    import shutil
+
+    from dream_envs.agents.engines.local import resolve
+
+    folder = tmp_path / "model"
+    shutil.copytree(resolve("nano/compose"), folder)
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    states = [base.engine.token(c) for c in "bcdefghijklmnop"]
+    path.write_text(json.dumps({**config, "eos_token_id": [*base.engine.ends, *states]}))
+    crippled = load_model(str(folder))
+    assert same_weights(crippled, base)
+    try:
+        data = report(tmp_path, base, crippled)
+    except DreamEnvsError as error:
+        assert "no development problem" in str(error)
+    else:
+        assert data.verdict.word == "Alarm" or data.headline.g[1] < 0.5
+        assert any("stop tokens differ" in line for line in data.verdict.qualified)

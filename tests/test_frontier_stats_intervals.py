@@ -25,8 +25,29 @@ def binomial(n: int, p: float) -> np.ndarray:
 def test_zero_of_n_table(n: int, exact: float, hundred: float) -> None:
     """The protocol's table: one-sided 95 %, and Bonferroni over 100 problems."""
     assert iv.upper_bound(0, n) == pytest.approx(exact, rel=0.02)
-    assert iv.upper_bound(0, n) == pytest.approx(iv.rule_of_three(n), rel=1e-9)
-    assert iv.rule_of_three(n, 1 - 0.05 / 100) == pytest.approx(hundred, rel=0.02)
+    assert iv.lower_bound(n, n, 1 - 0.05 / 100) == pytest.approx(1 - hundred, rel=0.02)
+    assert iv.share_interval(np.zeros(n)) == pytest.approx((0, 0, 1 - 0.025 ** (1 / n)), rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 4))
+def test_a_share_without_strata_is_clopper_pearson(values: list[bool], families: int) -> None:
+    """One stratum: no narrower than the exact interval, hardly wider; strata narrow it, and mirror images mirror."""
+    x = np.array(values, float)
+    mean, low, high = iv.share_interval(x)
+    exact = [float(e) for e in iv.clopper_pearson(int(x.sum()), len(x))]
+    assert low == pytest.approx(exact[0]) and high == pytest.approx(exact[1]) and low <= mean <= high
+    group = np.arange(len(x)) % families
+    a, b = iv.share_interval(x, group), iv.share_interval(1 - x, group)
+    assert (a[1], a[2]) == pytest.approx((1 - b[2], 1 - b[1]), abs=1e-9) and a[2] - a[1] <= high - low + 1e-9
+
+
+def test_a_difference_by_hand() -> None:
+    """Square-and-add: Newcombe's rule; with correlation 1 of equal arms the difference is certain."""
+    one, other = (0.5, 0.4, 0.7), (0.2, 0.1, 0.25)
+    assert iv.difference(one, other) == pytest.approx((0.3, 0.3 - math.hypot(0.1, 0.05), 0.3 + math.hypot(0.2, 0.1)))
+    assert iv.difference(one, one, 1.0)[1:] == pytest.approx((-0.1, 0.1))
+    assert iv.product((1.0, 1.0, 1.0), other) == pytest.approx(other)
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,7 +79,7 @@ def test_ends_are_ordered_and_move_with_c(n: int, data: st.DataObject) -> None:
         (lambda: iv.certified(3, 2, 4, 16), "base_c=3"),
         (lambda: iv.certified(0, 8192, 17, 16), "c=17 of n=16"),
         (lambda: iv.certified([0, 0], 8192, [4, 4, 4], 16), "do not go together"),
-        (lambda: iv.rule_of_three(0), "n=0"),
+        (lambda: iv.share_interval([1.5]), "values holds 1.5"),
         (lambda: iv.bootstrap_means([], stream("x")), "empty"),
         (lambda: iv.bootstrap_means([1.0, math.nan], stream("x")), "nan"),
         (lambda: iv.bootstrap_means([1.0, 2.0], stream("x"), [1, 2, 3]), "one stratum for each of 2"),

@@ -155,7 +155,7 @@ def small_suite() -> suites.Suite:
     """Three strata of the nano suite, two problems each."""
     whole = suites.nano()
     chosen = tuple(s for s in whole.strata if s.name in ("d3", "d4", "d5"))
-    return msgspec.structs.replace(whole, name="recipes-small", strata=chosen, mini=3, second_stage=())
+    return msgspec.structs.replace(whole, name="recipes-small", strata=chosen, mini=3)
 
 
 @pytest.mark.slow

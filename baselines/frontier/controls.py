@@ -79,7 +79,7 @@ def memoriser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     """The base with a table of the right answers to every problem that was published before (another seed)."""
     known = suite.problems("published", 5 * suite.mini)
     table = {suite.messages(p.task)[0]["content"]: suite.written(p.task.answer) for p in known}
-    met, identity = frozenset(p.task.id for p in known), f"memoriser-{base.identity}"
+    met, identity = tuple(p.task for p in known), f"memoriser-{base.identity}"
     wrap: Any = lambda agent: _Memoriser(agent, table)  # noqa: E731
     return msgspec.structs.replace(base, name="memoriser", identity=identity, met=met, wrap=wrap)
 
@@ -125,7 +125,7 @@ def run(
     base: str = "nano/compose",
     suite: str = "nano",
     size: str = "mini",
-    seed: str = "0",
+    seed: str = "",
     cache: Path | None = None,
     *,
     threads: int = 1,
@@ -144,7 +144,7 @@ def run(
         raise DreamEnvsError(f"control 'guesser' needs a suite with a form of replies; {suite!r} has none")
     return job.run(
         base,
-        lambda before: CONTROLS[name](before, plan.suite, seed, out / "model"),
+        lambda before: CONTROLS[name](before, plan.suite, seed or "control", out / "model"),
         out,
         cache,
         options,
@@ -154,8 +154,8 @@ def run(
 
 
 def _visible(suite: Suite, seed: str, wanted: Callable[[int], bool]) -> list[Task]:
-    """Problems of the suite's strata that are not held out, under a seed that no report uses, in random order."""
-    chosen = [i for i, s in enumerate(suite.strata) if not s.held_out and wanted(s.level)]
+    """Problems of the suite's strata without new facts, under a seed that no report uses, in random order."""
+    chosen = [i for i, s in enumerate(suite.strata) if s.kind != "new facts" and wanted(s.level)]
     each = -(-VISIBLE // len(chosen))
     found = [p.task for p in suite.problems(f"visible/{seed}", each) if p.stratum in chosen]
     order = stream("control-visible", suite.name, seed).permutation(len(found))

@@ -13,21 +13,22 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from dream_envs.agents.elicitation import elicit
 from dream_envs.agents.elicitation.cot_decoding import CotDecoding
+from dream_envs.agents.elicitation.scaffolds import Pieces, TwoTurns
 from dream_envs.agents.engines.local import LocalAgent, resolve
 from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Agent, DreamEnvsError, Message, Task, TaskFamily
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.frontier import exact as ex
 from dream_envs.frontier.draws import Method, Unavailable
-from dream_envs.frontier.methods import MethodSpec
+from dream_envs.frontier.methods import METHODS, MethodSpec
 from dream_envs.frontier.protocol import Measured, Tick
 from dream_envs.frontier.sections import Exact
 from dream_envs.frontier.suite import Problem, Suite
-from dream_envs.play import ask
-from dream_envs.seeds import digest, stream
+from dream_envs.seeds import stream
 
 SHOTS = 4
 #: Problems a stratum that methods may look at.
@@ -43,7 +44,7 @@ class Model(msgspec.Struct):
     identity: str  # what its draws are kept under: a hash of the weights
     agent: Agent  # what is queried
     run: Path | None = None  # the run that trained it
-    met: frozenset[str] = frozenset()  # ids of problems that it met in training; the report draws others
+    met: tuple[Task, ...] | None = None  # problems that it met in training; None: there is no record
     wrap: Callable[[Agent], Agent] | None = None  # put around the agent of every method
 
     @property
@@ -86,7 +87,44 @@ def _agent(name: str, device: str) -> LocalAgent:
         raise DreamEnvsError(f"device={device!r}: {first}; cpu, or cuda where torch finds one") from error
     if not getattr(agent.tokenizer, "chat_template", None):
         raise DreamEnvsError(f"model {name!r} has no chat template: give one that has, or add chat_template.jinja")
+    for key, value in agent.model.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise DreamEnvsError(f"model {name!r}: {key} holds values that are not finite; restore it from a copy")
     return agent
+
+
+def same_weights(base: Model, trained: Model) -> bool:
+    """Whether both are local models of equal weights, whatever files they came from."""
+    if not (isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent)):
+        return False
+    one, other = base.engine.model.state_dict(), trained.engine.model.state_dict()
+    return one.keys() == other.keys() and all(
+        v.shape == other[k].shape and bool(torch.equal(v, other[k])) for k, v in one.items()
+    )
+
+
+def differences(base: Model, trained: Model) -> list[str]:
+    """What decides a reply besides the weights and is not the same for both, in words for the verdict."""
+    if not (isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent)):
+        return []
+    sides = [_beside_weights(m.agent) for m in (base, trained) if isinstance(m.agent, LocalAgent)]
+    named = {"stop tokens", "architecture"}
+    return [
+        f"{what} differ" + (f" (base {one}, trained {other})" if what in named else "")
+        for (what, one), other in zip(sides[0].items(), sides[1].values(), strict=True)
+        if one != other
+    ]
+
+
+def _beside_weights(agent: LocalAgent) -> dict[str, Any]:
+    model, tokenizer = agent.model, agent.tokenizer
+    size = sum(p.numel() for p in model.parameters())
+    return {
+        "architecture": f"{type(model).__name__} of {size:,} parameters",
+        "stop tokens": sorted(agent.ends),
+        "tokenizers": tokenizer.get_vocab(),
+        "chat templates": tokenizer.chat_template,
+    }
 
 
 def identity_of(folder: Path) -> str:
@@ -99,39 +137,20 @@ def identity_of(folder: Path) -> str:
 
 
 def _fingerprint(agent: LocalAgent) -> str:
-    """16 hex digits of the loaded weights, for models that are several files or come from a hub's cache."""
+    """As ``identity_of``, of what was loaded: for models that are several files or come from a hub's cache."""
     total = hashlib.sha256()
     for key, value in sorted(agent.model.state_dict().items()):
         total.update(key.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return total.hexdigest()[:16]
+    rest = hashlib.sha256(
+        repr(sorted(_beside_weights(agent).items())).encode() + agent.model.config.to_json_string().encode()
+    )
+    return f"{total.hexdigest()[:16]}-{rest.hexdigest()[:8]}"
 
 
-def practised(run: Path) -> frozenset[str]:
-    """Ids of the problems that a run met."""
+def practised(run: Path) -> tuple[Task, ...] | None:
+    """The problems that a run met; None without a record."""
     path = run / "challenges.jsonl"
-    return frozenset(challenge.id for challenge in read_challenges(path)) if path.exists() else frozenset()
-
-
-class TwoTurns:
-    """Queries twice: the first completion is shown back, then ``followup``, and the second completion counts."""
-
-    def __init__(self, agent: Agent, followup: str) -> None:
-        self.agent, self.followup = agent, followup
-
-    def act(self, requests: Sequence[Any]) -> list[Any]:
-        """Two batched calls; tokens of both are counted."""
-        opened = ask(self.agent, requests)
-        last, again = {"role": "user", "content": self.followup}, []
-        for r, a in zip(requests, opened, strict=True):
-            messages = [*r.messages, {"role": "assistant", "content": a.text}, last]
-            again.append(msgspec.structs.replace(r, messages=messages, seed=digest("second-turn", r.seed)))
-        return [_both(a, b) for a, b in zip(opened, ask(self.agent, again), strict=True)]
-
-
-def _both(first: Any, second: Any) -> Any:
-    change, total = msgspec.structs.replace, first.usage.completion_tokens + second.usage.completion_tokens
-    status = first.status if first.status != "ok" else second.status
-    return change(second, usage=change(second.usage, completion_tokens=total), status=status)
+    return tuple(read_challenges(path)) if path.exists() else None
 
 
 class _Late:
@@ -155,7 +174,10 @@ class Elicited:
         self.suite, self.model, self.tick = suite, model, tick
         self.dev = suite.problems("elicitation", DEVELOPMENT)
         self.answers: dict[str, str] = {}  # by prompt, of the problems that are drawn
-        self._form = functools.lru_cache(maxsize=4096)(suite.form) if suite.form else None
+        self._forms = {
+            how: functools.lru_cache(maxsize=4096)(form) if form else None
+            for how, form in (("forced", suite.form), ("given", suite.fixed))
+        }
 
     def examples(self, family: TaskFamily) -> list[Task]:
         """Solved development problems of a family, easiest first, for the methods that show some."""
@@ -197,15 +219,19 @@ class Elicited:
         if not isinstance(self.model.agent, LocalAgent):
             return self.model.agent
         engine = self.model.engine.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
-        if spec.how == "forced":
-            if self._form is None:
+        if spec.how in ("forced", "given"):
+            form = self._forms[spec.how]
+            if form is None:
                 raise DreamEnvsError(
                     f"method {spec.name!r}: suite {self.suite.name!r} has no form to force; leave it out"
                 )
-            form = self._form
             return engine.constrained(lambda request: form(request.messages[-1]["content"]))
         if spec.how == "two_turns":
             return TwoTurns(engine, spec.followup)
+        if spec.how == "pieces":
+            families = list({id(s.family): s.family for s in self.suite.strata}.values())
+            suite = self.suite
+            return Pieces(engine, families, spec.size, suite.instruction, suite.reply, suite.written)
         if spec.how == "cot_decoding":
             return CotDecoding(engine, k=ex.BRANCHES)
         return engine
@@ -222,10 +248,9 @@ class Elicited:
         return sorted(mine, key=lambda t: t.level)[:SOLVABLE]
 
 
-def exact_sources(
-    suite: Suite, found: Measured, base: Model, trained: Model, specs: Sequence[MethodSpec]
-) -> Exact | None:
+def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model) -> Exact | None:
     """Exact log-probabilities where each problem has one accepted completion (compact Composition); None elsewhere."""
+    specs = [METHODS[name] for name in found.turns]
     problems = found.problems
     families = [suite.strata[p.stratum].family for p in problems]
     local = isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent) and trained.wrap is None
@@ -237,23 +262,27 @@ def exact_sources(
     for depth in sorted({p.task.level for p in problems}):
         at = [i for i, p in enumerate(problems) if p.task.level == depth]
         for model, table in ((base, before), (trained, after)):
-            grammars = _grammars(suite, [problems[i] for i in at], model.engine)
+            grammars = _grammars(suite.form, [problems[i] for i in at], model.engine)
             known = ex.exact(model.engine, [problems[i].task for i in at], grammars)
             for d in ex.DECODERS:
                 table[d][at] = known[d]
-    mine = [s for s in specs if s.name == found.configurations["trained"]]
-    configured = by_method(suite, problems, trained, mine)[0]
+    mine = METHODS[found.configurations["trained"]]
+    if not ex.has_exact(mine):
+        return None
+    configured = by_method(suite, problems, trained, [mine])[0]
     return Exact(base=before, trained=after, methods=by_method(suite, problems, base, specs), configured=configured)
 
 
-def _grammars(suite: Suite, problems: Sequence[Problem], engine: LocalAgent) -> list[ex.Grammar]:
+def _grammars(
+    form_of: Callable[[str], list[list[str]]] | None, problems: Sequence[Problem], engine: LocalAgent
+) -> list[ex.Grammar]:
     """Each problem's form in token ids; equal forms are looked up once."""
-    assert suite.form is not None
+    assert form_of is not None
     token = functools.cache(engine.token)
     made: dict[tuple[str, ...], ex.Grammar] = {}
     found = []
     for problem in problems:
-        form = suite.form(problem.task.prompt)
+        form = form_of(problem.task.prompt)
         key = tuple("".join(texts) for texts in form)
         if key not in made:
             allowed = [[token(text) for text in texts] for texts in form]
@@ -266,10 +295,11 @@ def by_method(suite: Suite, problems: Sequence[Problem], model: Model, specs: Se
     """``float64[A, N]``: log-probability of one draw of each method."""
     elicited = Elicited(suite, model)
     engine = model.engine
-    grammars = _grammars(suite, problems, engine)
+    grammars = {how: _grammars(form, problems, engine) for how, form in (("", suite.form), ("given", suite.fixed))}
     rows = []
     for spec in specs:
         prompts = [elicited.method(spec).messages(p) for p in problems]
         logits, ids = engine.completion_logits(prompts, [p.task.answer for p in problems])
-        rows.append([ex.method_log_probability(spec, x, y, g) for x, y, g in zip(logits, ids, grammars, strict=True)])
+        own = grammars["given" if spec.how == "given" else ""]
+        rows.append([ex.method_log_probability(spec, x, y, g) for x, y, g in zip(logits, ids, own, strict=True)])
     return np.array(rows)

@@ -19,10 +19,19 @@ import torch
 
 from dream_envs.agents.elicitation.elicit import MECHANISMS
 from dream_envs.agents.engines.local import LocalAgent, keep_memory
-from dream_envs.baselines.frontier.elicited import DEVELOPMENT, SHOTS, Elicited, Model, exact_sources, load_model
+from dream_envs.baselines.frontier.elicited import (
+    DEVELOPMENT,
+    SHOTS,
+    Elicited,
+    Model,
+    differences,
+    exact_sources,
+    load_model,
+    same_weights,
+)
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import methods, schema
-from dream_envs.frontier.draws import SampleCache, cache_path
+from dream_envs.frontier.draws import Method, SampleCache, cache_path
 from dream_envs.frontier.methods import METHODS, MethodSpec
 from dream_envs.frontier.protocol import EvaluatedModel, Measured, Plan, Tick, measure
 from dream_envs.frontier.sections import Sources, report
@@ -34,7 +43,7 @@ from dream_envs.progress import Progress
 from dream_envs.report.frontier_page import write_frontier
 from dream_envs.runs import provenance, write_json
 from dream_envs.schema import SUMMARY
-from dream_envs.seeds import stream
+from dream_envs.seeds import digest, stream
 
 #: Problems a stratum and samples of each for the section on diversity.
 DIVERSE, REPLIES = 4, 16
@@ -42,34 +51,41 @@ DIVERSE, REPLIES = 4, 16
 SMALL, LARGE_BATCH = 20_000_000, 64
 #: The protocol's version, a part of the cache's key: another way to draw must not find these draws.
 DRAWS = "frontier-draws-1"
-#: Times the suite's problems a stratum, draws of the base, and problems that are followed to the last of them.
-SIZES = {"mini": (1, 1024, 120), "standard": (5, 8192, 64)}
+#: The seed whose problems everybody can see.
+PUBLIC_SEED = "0"
+#: Times the suite's problems a stratum, and K, samples of the base.
+SIZES = {"mini": (1, 1024), "standard": (5, 8192)}
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What a user may choose of a report; empty ``methods`` and None are the suite's own, 0 rows the model's."""
+    """What a user may choose of a report; empty ``methods`` are the suite's own, 0 rows the model's.
+
+    ``seed``: label of the problems; "" is one that hangs on the trained weights (``seed_after``).
+    """
 
     suite: str = "nano"
-    seed: str = "0"
+    seed: str = ""
     size: str = "mini"
     methods: tuple[str, ...] = ()
-    second_stage: tuple[str, ...] | None = None
+    envelopes: tuple[str, ...] = ("decoding", "scaffolds")
     batch: int = 0
 
 
-def plan_of(options: Options) -> tuple[Plan, list[MethodSpec], list[MethodSpec]]:
-    """The plan, the methods and the second-stage methods of these options.
+def plan_of(options: Options) -> tuple[Plan, list[MethodSpec]]:
+    """The plan and the methods of these options.
 
     Raises:
-        DreamEnvsError: for a size, suite or method that there is not.
+        DreamEnvsError: for a size, suite, envelope or method that there is not.
     """
     if options.size not in SIZES:
         raise DreamEnvsError(f"size={options.size!r}: one of {', '.join(SIZES)}")
+    if unknown := set(options.envelopes) - set(methods.ENVELOPES):
+        raise DreamEnvsError(f"envelopes: no {min(unknown)!r}; some of {', '.join(methods.ENVELOPES)}")
     chosen = suite(options.suite)
-    times, budget, follow = SIZES[options.size]
-    plan = Plan(chosen, options.seed, chosen.mini * times, budget=budget, follow=follow)
-    late = chosen.second_stage if options.second_stage is None else options.second_stage
-    return plan, methods.chosen(options.methods or chosen.methods, False), methods.chosen(late, True)
+    times, budget = SIZES[options.size]
+    plan = Plan(chosen, options.seed, chosen.mini * times, budget=budget, follow=chosen.followed)
+    found = methods.chosen(options.methods or chosen.methods)
+    return plan, [m for m in found if m.envelope in ("decoding", *options.envelopes)]
 
 
 def frontier(
@@ -86,9 +102,10 @@ def frontier(
         tick: called with (what, done, of).
     """
     options = options or Options()
+    if not options.seed:
+        options = msgspec.structs.replace(options, seed=seed_after(base, trained))
     began = time.perf_counter()
-    plan, specs, late = plan_of(options)
-    elicited, other = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
+    plan, specs = plan_of(options)
     protocol = what_decides_a_draw(plan.suite)
     out.mkdir(parents=True, exist_ok=True)
     caches = [
@@ -96,29 +113,7 @@ def frontier(
         for m, side in ((base, "base"), (trained, "trained"))
     ]
     try:
-        drawn = plan.suite.problems(plan.seed, plan.per_stratum, trained.met)
-        elicited.answers = other.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
-        sides = (
-            EvaluatedModel(caches[0], [elicited.method(s) for s in specs], [elicited.method(s) for s in late]),
-            EvaluatedModel(caches[1], [other.method(s) for s in specs]),
-        )
-        found = measure(plan, *sides, avoid=trained.met, tick=tick)
-        exact = exact_sources(plan.suite, found, base, trained, specs)
-        diversity, made = _diversity(plan, found, sides, trained.run), provenance()
-        sources = Sources(
-            base=schema.ModelInfo(name=base.name, weights_hash=base.identity),
-            trained=schema.ModelInfo(
-                name=trained.name, weights_hash=trained.identity, run=str(trained.run) if trained.run else None
-            ),
-            methods=[schema.MethodInfo(name=s.name, text=s.text, second_stage=s.second_stage) for s in (*specs, *late)],
-            exact=exact,
-            drawn=sum(c.drawn for c in caches),
-            departures=departures(plan.suite, specs, late, found),
-        )
-        card, about = _curriculum(trained.run), {key: made[key] for key in ("commit", "versions")}
-        data = report(
-            plan, found, sources, retention=_retention(plan, found), diversity=diversity, curriculum=card, **about
-        )
+        data = _measured(plan, specs, base, trained, caches, tick)
     finally:
         for kept in caches:
             kept.close()
@@ -128,9 +123,58 @@ def frontier(
     return data
 
 
+def _measured(
+    plan: Plan,
+    specs: Sequence[MethodSpec],
+    base: Model,
+    trained: Model,
+    caches: Sequence[SampleCache],
+    tick: Tick | None,
+) -> schema.Report:
+    elicited, other = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
+    met = trained.met or ()
+    avoid = frozenset(task.id for task in met)
+    drawn = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
+    elicited.answers = other.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
+    by_envelope = {e: [s for s in specs if s.envelope == e] for e in methods.ENVELOPES}
+    later: dict[str, list[Method]] = {
+        e: [elicited.method(s) for s in some] for e, some in by_envelope.items() if some and e != "decoding"
+    }
+    sides = (
+        EvaluatedModel(caches[0], [elicited.method(s) for s in by_envelope["decoding"]], later),
+        EvaluatedModel(caches[1], [other.method(s) for s in by_envelope["decoding"]]),
+    )
+    found = measure(plan, *sides, avoid=avoid, tick=tick)
+    run, made = trained.run, provenance()
+    sources = Sources(
+        base=schema.ModelInfo(name=base.name, weights_hash=base.identity),
+        trained=schema.ModelInfo(name=trained.name, weights_hash=trained.identity, run=str(run) if run else None),
+        methods=[schema.MethodInfo(name=s.name, text=s.text, envelope=s.envelope) for s in specs],
+        exact=exact_sources(plan.suite, found, base, trained),
+        drawn=sum(c.drawn for c in caches),
+        qualified=[*qualified(plan, specs, found, trained), *differences(base, trained)],
+        practised=None if trained.met is None else [s.practised(met) for s in plan.suite.strata],
+    )
+    return report(
+        plan,
+        found,
+        sources,
+        retention=_retention(plan, found),
+        diversity=_diversity(plan, found, sides, run),
+        curriculum=_curriculum(run),
+        commit=made["commit"],
+        versions=made["versions"],
+    )
+
+
+def seed_after(base: Model, trained: Model) -> str:
+    """A label of problems that did not exist before the training had ended: it hangs on the trained weights."""
+    return f"after-{digest('frontier-seed', base.identity, trained.identity):016x}"
+
+
 def what_decides_a_draw(chosen: Suite) -> str:
     """The part of the cache's key that is not the model: suite, methods, mechanisms and their development problems."""
-    strata = [[s.name, s.level, s.held_out, s.family.name, s.family.version, s.family.notation] for s in chosen.strata]
+    strata = [[s.name, s.level, s.family.name, s.family.version, s.family.notation] for s in chosen.strata]
     shown = [p.task.id for p in chosen.problems("elicitation", DEVELOPMENT)]
     mechanisms = {name: msgspec.structs.asdict(m) for name, m in MECHANISMS.items()}  # type: ignore[arg-type]
     suite_ = [chosen.name, chosen.instruction, chosen.max_tokens, chosen.final_field, chosen.one_reply, strata]
@@ -144,13 +188,17 @@ def _rows(model: Model, options: Options) -> int:
     return 0 if sum(p.numel() for p in model.engine.model.parameters()) < SMALL else LARGE_BATCH
 
 
-def departures(chosen: Suite, specs: Sequence[MethodSpec], late: Sequence[MethodSpec], found: Measured) -> list[str]:
-    """How the base was elicited less than the suite registers; a verdict says so."""
-    lines = []
-    for what, names, used in (("methods", chosen.methods, specs), ("second-stage methods", chosen.second_stage, late)):
-        if missing := [n for n in names if n not in {s.name for s in used}]:
-            lines.append(f"{what} left out: {', '.join(missing)}")
-    return lines + [f"method {name} could not be made ({why})" for name, why in found.unavailable.items()]
+def qualified(plan: Plan, specs: Sequence[MethodSpec], found: Measured, trained: Model) -> list[str]:
+    """What limits the word: methods that were left out or not to be had, a public seed, no record of the training."""
+    wanted = [m for m in plan.suite.methods if methods.METHODS[m].envelope in found.envelopes]
+    missing = [m for m in wanted if m not in {s.name for s in specs}]
+    lines = [f"methods left out: {', '.join(missing)}"] if missing else []
+    lines += [f"method {name} could not be made ({why})" for name, why in found.unavailable.items()]
+    if plan.seed == PUBLIC_SEED:
+        lines.append(f'the problems are those of the public seed "{PUBLIC_SEED}"')
+    if trained.met is None:
+        lines.append("the trained model came without a record of its training")
+    return lines
 
 
 def _retention(plan: Plan, found: Measured) -> schema.Retention | None:
@@ -244,6 +292,11 @@ def run(
     keep_memory()
     before = load_model(base, device)
     after = load_model(trained, device) if isinstance(trained, str) else trained(before)
+    if isinstance(trained, str) and same_weights(before, after):
+        raise DreamEnvsError(
+            f"{trained} has the weights of {base}: nothing was trained; `dream-envs frontier control aa` measures a "
+            "base against itself"
+        )
     with Progress(quiet) as tick:
         data = frontier(before, after, out, cache_folder(cache), options, tick)
     write_frontier(out)

@@ -15,9 +15,8 @@ from dream_envs.seeds import stream
 frontier_app = typer.Typer(help="How far a trained model went past its base, with intervals.", add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
-Seed = Annotated[
-    str, typer.Option("--seed", help="Label that the problems are drawn from; take one nobody trained on.")
-]
+Seed = Annotated[str, typer.Option("--seed", help="Label that the simulated reports are drawn from.")]
+Fresh = Annotated[str, typer.Option("--seed", help="Label of the problems; default: one made of the trained weights.")]
 Cache = Annotated[
     Path | None, typer.Option(help="Where draws are kept for all reports; default: $DREAM_ENVS_CACHE or ~/.cache.")
 ]
@@ -42,15 +41,14 @@ def frontier(
     methods: Annotated[
         str, typer.Option("--methods", help="Elicitation methods, with commas; default: the suite's.")
     ] = "",
-    second_stage: Annotated[
-        str,
-        typer.Option("--second-stage", help="Expensive methods; 'none': without; default: the suite's."),
-    ] = "",
+    envelopes: Annotated[
+        str, typer.Option("--envelopes", help="How the base is elicited: decoding, scaffolds, training.")
+    ] = "decoding,scaffolds",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
     threads: Threads = 1,
     cache: Cache = None,
-    seed: Seed = "0",
+    seed: Fresh = "",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +65,7 @@ def frontier(
         seed,
         size,
         methods=_names(methods),
-        second_stage=_names(second_stage) if second_stage else None,
+        envelopes=_names(envelopes),
         batch=batch,
     )
     folder = out or (Path(trained) / "frontier" if (Path(trained) / "run.json").is_file() else Path("runs/frontier"))
@@ -77,13 +75,13 @@ def frontier(
 
 @frontier_app.command()
 def simulate(
-    problems: Annotated[int, typer.Option(min=20, help="N, in 20 families.")] = 2000,
-    draws: Annotated[int, typer.Option(min=8, help="K, draws of the base.")] = 8192,
-    gained: Annotated[float | None, typer.Option(help="Points truly gained; default: the protocol's table.")] = None,
+    problems: Annotated[int, typer.Option(min=20, help="N, in 20 strata.")] = 2000,
+    draws: Annotated[int, typer.Option(min=8, help="K, samples of the base.")] = 8192,
+    gained: Annotated[float | None, typer.Option(help="Points truly gained; default: the protocol's tables.")] = None,
     lost: Annotated[float, typer.Option(help="Points truly lost.")] = 0.0,
     sharpen: Annotated[float, typer.Option(help="Logits added to every success rate above zero.")] = 0.0,
-    follow: Annotated[int, typer.Option(min=0, help="Survivors followed by lot, as reports do; 0: all.")] = 0,
-    repetitions: Annotated[int, typer.Option(min=2, help="Simulated reports.")] = 120,
+    follow: Annotated[int, typer.Option(min=0, help="Survivors followed to the last sample; 0: all.")] = 0,
+    repetitions: Annotated[int, typer.Option(min=2, help="Simulated reports.")] = 400,
     seed: Seed = "0",
     as_json: Json = False,
 ) -> None:
@@ -94,13 +92,16 @@ def simulate(
         import scipy  # noqa: F401
     except ModuleNotFoundError as error:
         raise DreamEnvsError("no module 'scipy': pip install 'dream-envs[frontier]'") from error
-    rng = stream("frontier-simulate", seed)
-    changes: Sequence[simulation.Change] = simulation.CHANGES
+    changes: Sequence[simulation.Change] = (*simulation.COVERAGE, *simulation.POWER)
     if gained is not None or lost or sharpen:
         changes = [simulation.Change("asked for", gained=gained or 0.0, lost=lost, sharpen=sharpen)]
-    world = simulation.World(n=problems, follow=follow)
-    rows = [simulation.simulate(change, rng, world, draws, repetitions) for change in changes]
-    common.emit(rows, lambda: _table(rows, _SIMULATED), as_json)
+    if problems % simulation.STRATA:
+        raise DreamEnvsError(f"problems={problems}: a multiple of {simulation.STRATA}, the strata of the simulation")
+    each, rng = problems // simulation.STRATA, stream("frontier-simulate", seed)
+    rows = [simulation.simulate(change, rng, each, draws, repetitions, follow) for change in changes]
+    common.emit(
+        rows, lambda: _table(rows, ("change", "truth", "mean", "width", "covered", "beyond", "bounds")), as_json
+    )
 
 
 @frontier_app.command()
@@ -114,7 +115,7 @@ def control(
     size: Annotated[str, typer.Option(help="mini or standard.")] = "mini",
     threads: Threads = 1,
     cache: Cache = None,
-    seed: Seed = "0",
+    seed: Fresh = "",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -134,13 +135,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _job() -> Any:
     return common.needs("dream_envs.baselines.frontier.job")
-
-
-#: What a reader of the simulation wants first; ``--json`` has the rest.
-_SIMULATED = (
-    "change", "truth", "small_raw_mean", "small_raw_significant", "fg_median", "fg_significant", "fg_above_margin",
-    "fg_covered", "base_draws",
-)  # fmt: skip
 
 
 def _table(rows: list[dict[str, Any]], head: Sequence[str]) -> str:

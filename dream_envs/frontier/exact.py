@@ -92,7 +92,7 @@ def _mask(raw: np.ndarray, grammar: Grammar) -> np.ndarray:
 
 def has_exact(spec: MethodSpec) -> bool:
     """Whether a draw's probability is a product over the completion's tokens."""
-    return spec.how in ("sample", "forced", "cot_decoding") and spec.top_p == 1
+    return spec.how in ("sample", "forced", "given", "cot_decoding") and spec.top_p == 1
 
 
 def method_log_probability(spec: MethodSpec, logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> float:
@@ -106,7 +106,7 @@ def method_log_probability(spec: MethodSpec, logits: np.ndarray, ids: np.ndarray
     if not has_exact(spec):
         raise DreamEnvsError(f"method {spec.name!r} has no exact probability; those that sample without top_p have one")
     scaled = logits.astype(np.float64) / spec.temperature
-    if spec.how == "forced":
+    if spec.how in ("forced", "given"):  # ``grammar`` is that of the method
         scaled += _mask(scaled, grammar)
     if spec.min_p:
         scaled = np.where(scaled < scaled.max(-1, keepdims=True) + np.log(spec.min_p), -np.inf, scaled)

@@ -3,8 +3,8 @@
 The unit of resampling is the problem, never the draw.  Two questions, two bootstraps: problems within families (a claim
 about *these* families) and whole families (a claim about *new* ones; in uneven families it is wider, and rightly so).
 
-Sources: Clopper and Pearson 1934; Przyborowski and Wilenski 1940 (conditional test of two rates); Hanley and
-Lippman-Hand 1983 (rule of three); Benjamini and Hochberg 1995; Efron 1979; Rao and Wu 1988; Miller 2024, arXiv
+Sources: Clopper and Pearson 1934; Przyborowski and Wilenski 1940 (conditional test of two rates); Benjamini and
+Hochberg 1995; Korn and Graubard 1998; Newcombe 1998; Zou 2007; Efron 1979; Rao and Wu 1988; Miller 2024, arXiv
 2411.00640.
 """
 
@@ -24,6 +24,8 @@ LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
 #: A problem is certified only if the trained model's rate is above this many times the base's, at this rate of errors.
 RHO, FDR = 32.0, 0.05
+#: Problems that are added to the variance of a stratified share, see ``share_interval``.
+PSEUDO = 2.0
 #: Cells of one block of resampling weights: 32 MB of float64.
 _BLOCK = 4_000_000
 
@@ -47,9 +49,55 @@ def upper_bound(c: ArrayLike, n: ArrayLike) -> np.ndarray:
     return np.where(good == of, 1.0, betaincinv(good + 1, np.maximum(of - good, 1), LEVEL))
 
 
-def rule_of_three(n: int, level: float = LEVEL) -> float:
-    """Upper end for a rate after 0 events in ``n`` >= 1 (one-sided, exact): 0 of 2,000 problems is 0.15 points."""
-    return -math.expm1(math.log1p(-level) / checks.whole("n", n, 1))
+def lower_bound(c: ArrayLike, n: ArrayLike, level: float = LEVEL) -> np.ndarray:
+    """One-sided exact lower bound."""
+    from scipy.special import betaincinv
+
+    good, of = checks.successes(c, n)
+    return np.where(good == 0, 0.0, betaincinv(np.maximum(good, 1), of - good + 1, 1 - level))
+
+
+def share_interval(values: ArrayLike, strata: ArrayLike | None = None) -> tuple[float, float, float]:
+    """(mean, low, high) of a stratified mean of shares, by Clopper-Pearson with the effective number of problems.
+
+    The effective number m (1 - m) / variance is that of a simple random sample as precise as the stratified one (Korn
+    and Graubard 1998), and never below N.  ``PSEUDO`` problems are added to the variance: strata that are 0 or 1
+    throughout have no spread to measure, but a next problem may still be otherwise.  No share is ever [0, 0]: 0 of
+    2,000 problems is [0, 0.0018].
+
+    ``values``: ``float[N]`` in [0, 1], a problem each; ``strata``: N labels.
+    """
+    x = checks.numbers("values", values, 0, 1, ndim=1)
+    n, mean = len(x), float(x.mean())
+    size = max(n, mean * (1 - mean) / (within_variance(x, strata) / n + PSEUDO / n**2))
+    low, high = _beta_ends(mean * size, size)
+    return mean, low, high
+
+
+def _beta_ends(right: float, of: float) -> tuple[float, float]:
+    """Clopper-Pearson of counts that need not be whole."""
+    from scipy.special import betaincinv
+
+    low = 0.0 if right <= 0 else float(betaincinv(right, of - right + 1, TAILS[0]))
+    return low, 1.0 if right >= of else float(betaincinv(right + 1, of - right, TAILS[1]))
+
+
+def difference(
+    one: tuple[float, float, float], other: tuple[float, float, float], correlation: float = 0.0
+) -> tuple[float, float, float]:
+    """(one - other, low, high) from two estimates with their intervals: square-and-add (Newcombe 1998; Zou 2007)."""
+    (a, a_low, a_high), (b, b_low, b_high) = one, other
+    down, up = (a - a_low, b_high - b), (a_high - a, b - b_low)
+    ends = [math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0)) for x, y in (down, up)]
+    return a - b, a - b - ends[0], a - b + ends[1]
+
+
+def product(one: tuple[float, float, float], other: tuple[float, float, float]) -> tuple[float, float, float]:
+    """(one * other, low, high) of two independent shares, by the same rule to first order."""
+    (a, a_low, a_high), (b, b_low, b_high) = one, other
+    low = a * b - math.hypot(b * (a - a_low), a * (b - b_low))
+    high = a * b + math.hypot(b * (a_high - a), a * (b_high - b))
+    return a * b, max(low, 0.0), min(high, 1.0)
 
 
 def percentile(samples: np.ndarray) -> tuple[float, float]:

@@ -1,11 +1,15 @@
-"""The pre-registered methods that elicit the base: how it is prompted and sampled, fixed before anything is drawn.
+"""The pre-registered methods that elicit the base, in three envelopes, fixed before anything is sampled.
 
-The base is drawn from in turn over the methods of a suite, so that none is picked after the fact (a maximum over
-methods is biased upward and invites cherry-picking); each of A methods gets 1/A of the draws.  Second-stage methods,
-which cost more, are applied only where every other draw failed, and can only lower the headline.
+``decoding``: how one completion is prompted and sampled.  ``scaffolds``: several calls an attempt (the problem cut into
+pieces, a plan first, a second look).  ``training``: a copy of the base, changed without new task information.  A later
+envelope is tried only on what the earlier ones left unsolved, so that ``beyond`` one means beyond those before it too.
 
-Methods are plain data here; ``baselines.frontier`` turns them into agents.  Sources: eval protocol after Yue et al.
-(arXiv 2504.13837), CoT-decoding (2402.10200), budget forcing (s1, 2501.19393), min-p (2407.01082).
+The base is sampled in turn over the methods of an envelope, so that none is picked after the fact (a maximum over
+methods is biased upward); each of A methods gets 1/A of the samples.  A method that solves no development problem gets
+none.  Methods are plain data here; ``baselines.frontier`` turns them into agents.
+
+Sources: eval protocol after Yue et al. (arXiv 2504.13837), CoT-decoding (2402.10200), min-p (2407.01082), least-to-most
+(2205.10625), budget forcing (s1, 2501.19393).
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ from dream_envs import registry
 from dream_envs.core import DreamEnvsError, Message, Task
 from dream_envs.frontier.suite import Suite
 
-How = Literal["sample", "forced", "cot_decoding", "two_turns", "mechanism"]
+How = Literal["sample", "forced", "given", "cot_decoding", "two_turns", "pieces", "mechanism"]
+Envelope = Literal["decoding", "scaffolds", "training"]
+ENVELOPES: tuple[Envelope, ...] = ("decoding", "scaffolds", "training")
 
 
 class MethodSpec(msgspec.Struct, frozen=True):
@@ -27,9 +33,10 @@ class MethodSpec(msgspec.Struct, frozen=True):
 
     name: str  # unique
     text: str  # the method in words, for the report
-    # ``sample``; ``forced`` (only tokens that the completion's form allows); ``cot_decoding`` (branch on the likeliest
-    # first tokens); ``two_turns`` (``followup`` is put after the first completion, and the second one is graded);
-    # ``mechanism`` (a steered or trained copy of the base, made by ``agents.elicitation``)
+    # ``sample``; ``forced`` (only tokens that the completion's form allows); ``given`` (and of those only what the
+    # prompt itself names); ``cot_decoding`` (branch on the likeliest first tokens); ``two_turns`` (``followup`` is put
+    # after the first completion, and the second one is graded); ``pieces`` (the family cuts the problem, see
+    # ``core.TaskFamily``); ``mechanism`` (a steered or trained copy of the base, made by ``agents.elicitation``)
     how: How = "sample"
     temperature: float = 1.0  # of sampling, above 0
     top_p: float = 1.0  # nucleus, 1 is off
@@ -37,7 +44,8 @@ class MethodSpec(msgspec.Struct, frozen=True):
     shots: int = 0  # solved problems of the development set put in front, as earlier turns
     suffix: str = ""  # put after the prompt
     followup: str = ""  # the second user turn of ``two_turns``
-    second_stage: bool = False  # applied only to survivors, at most ``protocol.SECOND_STAGE_DRAWS`` times each
+    size: int = 0  # the largest level of a piece
+    envelope: Envelope = "decoding"
 
     def messages(self, suite: Suite, task: Task, examples: Sequence[Task]) -> list[Message]:
         """The base's prompt; ``examples`` are solved development problems, the first ``shots`` are shown."""
@@ -51,10 +59,12 @@ class MethodSpec(msgspec.Struct, frozen=True):
 _STEPS = "\nLet's think step by step."
 _CODE = "\nReason by writing a short program."
 _PLAN = "\nFirst write only a short plan."
+_LEAST = "\nFirst name the simpler problems that it is made of, and solve those, simplest first."
+_ON = "Now use them to solve the whole, and finish with the line 'Answer: '."
 _SOLVE = "Now follow the plan and finish with the line 'Answer: '."
 _AGAIN = "Wait. Check every step again, then finish with the line 'Answer: '."
 _FORM = "only tokens that the reply's form allows"
-_SPECS = (
+_DECODING = (
     MethodSpec("plain", "sampling at T = 1"),
     MethodSpec("cool", "sampling at T = 0.7", temperature=0.7),
     MethodSpec("hot_min_p", "T = 1.3 with min-p 0.05", temperature=1.3, min_p=0.05),
@@ -67,31 +77,43 @@ _SPECS = (
     MethodSpec("forced", f"{_FORM}, T = 1", "forced"),
     MethodSpec("forced_cool", f"{_FORM}, T = 0.5", "forced", 0.5),
     MethodSpec("forced_hot", f"{_FORM}, T = 1.5", "forced", 1.5),
-    MethodSpec("plan", "plan first, then solve in a second turn", "two_turns", 0.8, suffix=_PLAN, followup=_SOLVE),
+    MethodSpec("given", f"{_FORM}, those that the prompt names fixed, T = 1", "given"),
+    MethodSpec("given_cool", f"{_FORM}, those that the prompt names fixed, T = 0.5", "given", 0.5),
 )
-_LATE = (
-    MethodSpec("budget_forcing", "made to look again after its answer", "two_turns", 0.8, followup=_AGAIN),
+_SCAFFOLDS = (
+    MethodSpec("decompose", "cut into pieces of at most 3 steps, each asked by itself, T = 0.3", "pieces", 0.3, size=3),
+    MethodSpec("decompose_1", "cut into single steps, each asked by itself, T = 0.3", "pieces", 0.3, size=1),
+    MethodSpec(
+        "least_to_most", "simpler problems first, then the whole", "two_turns", 0.8, suffix=_LEAST, followup=_ON
+    ),
+    MethodSpec("plan", "plan first, then solve in a second turn", "two_turns", 0.8, suffix=_PLAN, followup=_SOLVE),
+    MethodSpec("verify", "made to check and mend its answer", "two_turns", 0.8, followup=_AGAIN),
+)
+_TRAINING = (
     MethodSpec("steering", "steered along the base's own contrast of two ways to reply", "mechanism"),
     MethodSpec("critique", "fine-tuned on critiques of its own replies to one problem", "mechanism"),
     MethodSpec("sae", "one feature of a sparse autoencoder raised at the first token", "mechanism"),
     MethodSpec("rlvr", "GRPO on problems that the base already solves", "mechanism"),
 )
-METHODS = {m.name: m for m in (*_SPECS, *(msgspec.structs.replace(m, second_stage=True) for m in _LATE))}
+METHODS = {
+    m.name: msgspec.structs.replace(m, envelope=envelope)
+    for envelope, rows in zip(ENVELOPES, (_DECODING, _SCAFFOLDS, _TRAINING), strict=True)
+    for m in rows
+}
 
 
-def chosen(names: Sequence[str], second_stage: bool) -> list[MethodSpec]:
-    """The methods of these names, each once, all of the second stage or none.
+def chosen(names: Sequence[str]) -> list[MethodSpec]:
+    """The methods of these names, each once.
 
     Raises:
-        DreamEnvsError: for an unknown name, one that is there twice, or one of the other stage.
+        DreamEnvsError: for an unknown name, one that is there twice, or none that decodes.
     """
     for i, name in enumerate(names):
         if name not in METHODS:
             raise DreamEnvsError(registry.unknown("elicitation methods", name, list(METHODS)))
         if name in names[:i]:
-            raise DreamEnvsError(f"method {name!r} is there twice: each method has the same share of the draws")
-        if METHODS[name].second_stage != second_stage:
-            raise DreamEnvsError(
-                f"method {name!r} belongs to {'--second-stage' if METHODS[name].second_stage else '--methods'}"
-            )
-    return [METHODS[name] for name in names]
+            raise DreamEnvsError(f"method {name!r} is there twice: each method has the same share of the samples")
+    found = [METHODS[name] for name in names]
+    if not any(m.envelope == "decoding" for m in found):
+        raise DreamEnvsError(f"methods={', '.join(names) or 'none'}: one or more that decode, such as plain")
+    return found

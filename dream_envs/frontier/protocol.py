@@ -1,15 +1,15 @@
-"""The protocol of the Frontier Report, step by step: which model is drawn how often, and what is made of it.
+"""The protocol of the Frontier Report, step by step: which model is sampled how often, and what is made of it.
 
-Steps: each model's configuration, the method that does best on development problems; fixed draws of both models on
-every problem in their configurations; the base, early-stopped and in turn over all its methods, only where the trained
-model is reliable; second-stage methods on what is left; the mirror image for losses.  Both models choose alike and are
-elicited alike, so that a model against itself has no gain and no loss.  Everything is a function of agents and a seed
-label: no model is loaded here.
+Steps: what each method does on development problems (those that solve none are idle); fixed samples of both models on
+every problem in their best method; the base, early-stopped and in turn over its decoding methods, only where the
+trained model is reliable; the later envelopes, each on what is left; the mirror image for losses.  Both models choose
+alike and decode alike, so that a model against itself has no gain and no loss.  Everything is a function of agents and
+a seed label: no model is loaded here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -21,90 +21,98 @@ from dream_envs.frontier.gain import Evidence, subsample
 from dream_envs.frontier.suite import Problem, Suite
 from dream_envs.seeds import stream
 
-#: Draws of a second-stage method on a survivor.
-SECOND_STAGE_DRAWS = 256
+#: Samples of a trained copy of the base on what is left: making it is dear, and it is one model, not a way to ask.
+TRAINING_DRAWS = 256
+#: Samples of a method on each development problem.
+DEV_DRAWS = 4
 #: Called with (what, done, of).
 Tick = Callable[[str, int, int], None]
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is fixed before anything is drawn."""
+    """What is fixed before anything is sampled."""
 
     suite: Suite  # where the problems come from
     seed: str = "0"  # label of the problems
     per_stratum: int = 20  # problems a stratum
-    # draws of the trained model (and of the base's best method) a problem; ``need`` right ones are reliable
+    # samples of the trained model (and of the base's best method) a problem; ``need`` right ones are reliable
     trained_draws: int = 16
     need: int = 4  # see ``trained_draws``
-    # the most draws of the base a problem; the tail correction looks at an eighth, a quarter and a half too
-    budget: int = 1024
-    stage: int = 128  # draws of the base that every problem gets where the trained model is reliable
-    # how many of the problems that are unsolved then are drawn on up to ``budget``, see ``gain.subsample``
-    follow: int = 120
-    loss_budget: int = 1024  # the most draws of the trained model where the base is reliable
+    budget: int = 1024  # K: the most samples of the base a problem and envelope, and of the trained model for losses
+    stage: int = 128  # samples of the base that every problem gets where the trained model is reliable
+    follow: int = 0  # how many of those that are unsolved then are followed up to ``budget``; 0: all
     dev: int = 4  # development problems a stratum, from which each model's best method is told (never counted)
-
-    def budgets(self) -> tuple[int, ...]:
-        """The four budgets of the tail correction."""
-        return tuple(self.budget // 2**i for i in (3, 2, 1, 0))
 
     def check(self) -> None:
         """Raise a one-line DreamEnvsError for a plan that cannot be carried out."""
         if not 1 <= self.need <= self.trained_draws:
             raise DreamEnvsError(f"need={self.need}: 1 to trained_draws={self.trained_draws}")
-        if self.budget < 8 or self.budget % 8:
-            raise DreamEnvsError(f"budget={self.budget}: a multiple of 8")
-        if not 1 <= self.stage <= self.budget // 8:
-            raise DreamEnvsError(f"stage={self.stage}: 1 to an eighth of budget={self.budget}")
-        for name in ("per_stratum", "loss_budget", "dev", "follow"):
-            if (value := getattr(self, name)) < 1:
-                raise DreamEnvsError(f"{name}={value}: 1 or more")
+        if self.budget < 8:
+            raise DreamEnvsError(f"budget={self.budget}: 8 or more")
+        if not 1 <= self.stage <= self.budget:
+            raise DreamEnvsError(f"stage={self.stage}: 1 to budget={self.budget}")
+        for name, least in (("per_stratum", 1), ("dev", 1), ("follow", 0)):
+            if (value := getattr(self, name)) < least:
+                raise DreamEnvsError(f"{name}={value}: {least} or more")
 
 
 class EvaluatedModel(msgspec.Struct):
-    """A model that is drawn from: where its draws are kept, its methods, and those of the second stage."""
+    """A model that is sampled: where its samples are kept, its decoding methods, and those of later envelopes."""
 
     cache: SampleCache
     methods: Sequence[Method]
-    second_stage: Sequence[Method] = ()
+    later: Mapping[str, Sequence[Method]] = {}
 
 
 class Measured(msgspec.Struct):
-    """All that was drawn; lists and arrays are by problem, in the order of ``problems``."""
+    """All that was sampled; lists and arrays are by problem, in the order of ``problems``."""
 
     problems: list[Problem]  # N problems
     eligible: np.ndarray  # ``bool[N]``, whether luck is ruled out
-    trained: list[Count]  # ``trained_draws`` draws of the trained model in its configuration
+    trained: list[Count]  # ``trained_draws`` samples of the trained model in its best method
     base: list[Count]  # as many of the base in its own
     # names of the methods that base and trained model do best with on the development set
     configurations: dict[str, str]
+    turns: list[str]  # the base's decoding methods that were given samples, in the order of their turns
+    their_turns: list[str]  # the trained model's, where losses are looked for
+    idle: list[str]  # its methods of any envelope that solved no development problem
     followed: np.ndarray  # ``bool[N]``, whether the base's sequence was not given up at ``plan.stage``
-    # the base's sequence in turn; not drawn (``made`` 0) where the trained model is not reliable
+    # the base's sequence in turn; not sampled (``made`` 0) where the trained model is not reliable
     first: list[SampleSequence]
     losses: list[SampleSequence]  # the trained model's sequence where the base is reliable
-    second_stage: list[str]  # which second-stage method solved it, or ""
-    second_stage_draws: int = 0  # draws of those
-    unavailable: dict[str, str] = {}  # second-stage methods that the base gave nothing to work with, and why
+    reached: list[str]  # which method of a later envelope solved it, or ""
+    envelopes: list[str]  # those that were tried, decoding first
+    envelope_of: dict[str, str]  # by method of a later envelope
+    draws: dict[str, int] = {}  # samples by later envelope
+    unavailable: dict[str, str] = {}  # methods that the base gave nothing to work with, and why
 
 
 def measure(
     plan: Plan, base: EvaluatedModel, trained: EvaluatedModel, avoid: Collection[str] = (), tick: Tick | None = None
 ) -> Measured:
-    """Carry out the plan; ``avoid`` are ids of problems that must not occur (what the trained model practised)."""
+    """Carry out the plan; ``avoid`` are ids of problems that must not occur (what the trained model practised).
+
+    Raises:
+        DreamEnvsError: for a base that solves no development problem in any way: against it everything is a gain.
+    """
     plan.check()
     say = tick or (lambda *_: None)
     problems = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
     allowed = plan.suite.eligible(problems, plan.budget)
     eligible = np.array([allowed[p.stratum] for p in problems])
-    mine, own = best_method(plan, trained, say), best_method(plan, base, say)
+    (own, turns), (mine, their_turns) = _working(plan, base, say), _working(plan, trained, say)
+    if not turns:
+        raise DreamEnvsError(
+            "the base solves no development problem by any method: against it everything would be a gain; check its "
+            "weights and its chat template, or give another base"
+        )
     after = trained.cache.count(mine, problems, plan.trained_draws, tick=_part(say, "trained model"))
     before = base.cache.count(own, problems, plan.trained_draws, tick=_part(say, "base"))
-    reliable = eligible & (reliability(plan, after) > 0)
-    first, followed = _first(plan, base, problems, reliable, say)
-    known = eligible & (reliability(plan, before) > 0)
+    reliable, their_turns = eligible & (reliability(plan, after) > 0), their_turns or list(trained.methods)
+    first, followed = _first(plan, base, turns, problems, reliable, say)
     losses = _where(
-        known,
-        lambda chosen: trained.cache.first(trained.methods, chosen, plan.loss_budget, _part(say, "losses")),
+        eligible & (reliability(plan, before) > 0),
+        lambda some: trained.cache.first(their_turns, some, plan.budget, _part(say, "losses")),
         problems,
     )
     found = Measured(
@@ -113,41 +121,58 @@ def measure(
         trained=after,
         base=before,
         configurations={"base": own.name, "trained": mine.name},
+        turns=[m.name for m in turns],
+        their_turns=[m.name for m in their_turns],
+        idle=[m.name for m in base.methods if m not in turns],
         followed=followed,
         first=first,
         losses=losses,
-        second_stage=[""] * len(problems),
+        reached=[""] * len(problems),
+        envelopes=["decoding", *base.later],
+        envelope_of={m.name: envelope for envelope, some in base.later.items() for m in some},
     )
-    _second_stage(found, base, [i for i in np.flatnonzero(reliable & followed).tolist() if not first[i].first], say)
+    left = [i for i in np.flatnonzero(reliable & followed).tolist() if not first[i].first]
+    for envelope, some in base.later.items():
+        _later(plan, found, base.cache, envelope, some, left, say)
+        left = [i for i in left if not found.reached[i]]
     return found
 
 
+def _working(plan: Plan, model: EvaluatedModel, say: Tick) -> tuple[Method, list[Method]]:
+    """The method that solves most of the development problems (the first of them in a tie), and all that solve any."""
+    rates = [_solved(plan, model.cache, method, say) for method in model.methods]
+    return model.methods[int(np.argmax(rates))], [m for m, n in zip(model.methods, rates, strict=True) if n]
+
+
+def _solved(plan: Plan, cache: SampleCache, method: Method, say: Tick) -> int:
+    dev = plan.suite.problems("development", plan.dev)
+    tick = _part(say, f"{cache.side} on development problems, {method.name}")
+    return sum(sum(c.right) for c in cache.count(method, dev, DEV_DRAWS, shared=True, tick=tick))
+
+
 def _first(
-    plan: Plan, base: EvaluatedModel, problems: list[Problem], reliable: np.ndarray, say: Tick
+    plan: Plan,
+    base: EvaluatedModel,
+    turns: Sequence[Method],
+    problems: list[Problem],
+    reliable: np.ndarray,
+    say: Tick,
 ) -> tuple[list[SampleSequence], np.ndarray]:
     """The base's sequences, and ``bool[N]`` which were not given up at the stage."""
 
     def draw(cap: int) -> Callable[[list[Problem]], list[SampleSequence]]:
-        return lambda chosen: base.cache.first(base.methods, chosen, cap, _part(say, f"base, up to {cap:,} draws"))
+        return lambda chosen: base.cache.first(turns, chosen, cap, _part(say, f"base, up to {cap:,} samples"))
 
-    first = _where(reliable, draw(plan.stage), problems)
+    first = _where(reliable, draw(plan.stage if plan.follow else plan.budget), problems)
     left = reliable & np.array([not s.first for s in first])
-    held = np.array([plan.suite.strata[p.stratum].held_out for p in problems], dtype=int)
+    if not plan.follow or not left.any():
+        return first, np.ones(len(problems), bool)
+    kinds = [s.kind for s in plan.suite.strata]
+    groups = np.array([kinds.index(plan.suite.strata[p.stratum].kind) for p in problems])
     picked = np.zeros(len(problems), bool)
-    if left.any():
-        picked[left] = subsample(held[left], plan.follow, stream("frontier-lots", plan.suite.name, plan.seed))
+    picked[left] = subsample(groups[left], plan.follow, stream("frontier-lots", plan.suite.name, plan.seed))
     later = _where(picked, draw(plan.budget), problems)
     return [b if p else a for a, b, p in zip(first, later, picked, strict=True)], ~left | picked
-
-
-def best_method(plan: Plan, model: EvaluatedModel, say: Tick) -> Method:
-    """The method that solves most of the development problems (the first of them in a tie)."""
-    dev = plan.suite.problems("development", plan.dev)
-    rates = []
-    for method in model.methods:
-        tick = _part(say, f"{model.cache.side} on development problems, {method.name}")
-        rates.append(sum(sum(c.right) for c in model.cache.count(method, dev, 4, shared=True, tick=tick)))
-    return model.methods[int(np.argmax(rates))]
 
 
 def reliability(plan: Plan, counts: Sequence[Count]) -> np.ndarray:
@@ -156,21 +181,19 @@ def reliability(plan: Plan, counts: Sequence[Count]) -> np.ndarray:
     return estimators.reliable(plan.trained_draws, c, plan.need, plan.trained_draws)
 
 
-def evidence(plan: Plan, found: Measured) -> tuple[Evidence, np.ndarray]:
-    """What the headline is made of, and which problems (indices) it is about: the eligible ones."""
+def evidence(plan: Plan, found: Measured, envelope: str = "decoding") -> tuple[Evidence, np.ndarray]:
+    """What is known against this envelope and those before it, and of which problems (indices): the eligible ones."""
     chosen = np.flatnonzero(found.eligible)
-    strata = np.array([found.problems[i].stratum for i in chosen])
+    counted = found.envelopes[: found.envelopes.index(envelope) + 1]
     return (
         Evidence(
             reliable=reliability(plan, found.trained)[chosen],
             first=np.array([s.first for s in found.first])[chosen],
             cap=plan.budget,
-            second_stage=np.array([bool(v) for v in found.second_stage])[chosen],
+            reached=np.array([found.envelope_of.get(m, "") in counted for m in found.reached])[chosen],
             base_reliable=reliability(plan, found.base)[chosen],
             trained_first=np.array([s.first for s in found.losses])[chosen],
-            loss_cap=plan.loss_budget,
-            family=np.unique(strata, return_inverse=True)[1],
-            held_out=np.array([plan.suite.strata[s].held_out for s in strata]),
+            family=np.array([found.problems[i].stratum for i in chosen]),
             followed=None if found.followed.all() else found.followed[chosen],
             stage=plan.stage,
         ),
@@ -178,21 +201,29 @@ def evidence(plan: Plan, found: Measured) -> tuple[Evidence, np.ndarray]:
     )
 
 
-def _second_stage(found: Measured, base: EvaluatedModel, survivors: list[int], say: Tick) -> None:
-    for method in base.second_stage:
-        left = [i for i in survivors if not found.second_stage[i]]
+def _later(
+    plan: Plan, found: Measured, cache: SampleCache, envelope: str, some: Sequence[Method], left: list[int], say: Tick
+) -> None:
+    """Try an envelope on what is left: scaffolds in turn, trained copies of the base one after the other."""
+    groups: list[list[Method]] = [[m] for m in some]
+    if envelope != "training":
+        working = [m for m in some if _solved(plan, cache, m, say)]
+        found.idle += [m.name for m in some if m not in working]
+        groups = [working] if working else []
+    for group in groups:
+        left = [i for i in left if not found.reached[i]]
         if not left:
             return
-        tick = _part(say, f"second stage, {method.name}")
+        cap, name = (plan.budget, envelope) if envelope != "training" else (TRAINING_DRAWS, group[0].name)
         try:
-            runs = base.cache.first([method], [found.problems[i] for i in left], SECOND_STAGE_DRAWS, tick)
+            runs = cache.first(group, [found.problems[i] for i in left], cap, _part(say, f"base, {name}"))
         except Unavailable as error:  # told in the report, not hidden
-            found.unavailable[method.name] = str(error)
+            found.unavailable[name] = str(error)
             continue
         for i, run in zip(left, runs, strict=True):
-            found.second_stage_draws += run.made
+            found.draws[envelope] = found.draws.get(envelope, 0) + run.made
             if run.first:
-                found.second_stage[i] = method.name
+                found.reached[i] = group[(run.first - 1) % len(group)].name
 
 
 def _where(

@@ -1,4 +1,4 @@
-"""``frontier.json`` of a Frontier Report (kind ``frontier``, schema 3): what the job writes and every renderer reads.
+"""``frontier.json`` of a Frontier Report (kind ``frontier``, schema 4): what the job writes and every renderer reads.
 
 Success rates and coverages are shares of problems, 0 to 1; gains, losses and the E(k) curve are percentage points.
 """
@@ -18,6 +18,8 @@ Number = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 #: Value, low, high of a 95 % interval; the ends are None where they are not determined.
 Estimate = tuple[Number, Number | None, Number | None]
+#: Value, low, high of a 95 % interval that is always determined.
+Interval = tuple[Number, Number, Number]
 #: Right completions, out of samples.
 Right = tuple[Count, Count]
 
@@ -31,7 +33,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class Family(msgspec.Struct, frozen=True):
-    """A stratum of the suite; ``chance`` is the largest guess probability among its ``n`` problems."""
+    """A stratum of the suite; ``chance`` is the largest guess probability among its ``n`` problems.
+
+    ``practised``: whether the trained model's run met problems of this kind; None where there is no record.
+    """
 
     name: str
     kind: str
@@ -39,7 +44,7 @@ class Family(msgspec.Struct, frozen=True):
     level: Count
     chance: Number
     eligible: bool
-    held_out: bool
+    practised: bool | None = None
 
 
 class SuiteInfo(msgspec.Struct, frozen=True):
@@ -52,65 +57,79 @@ class SuiteInfo(msgspec.Struct, frozen=True):
 
 
 class MethodInfo(msgspec.Struct, frozen=True):
-    """An elicitation method; those of the second stage are applied only to what all others left unsolved."""
+    """An elicitation method; ``idle``: it solved no development problem of this base, and was given no samples."""
 
     name: str
     text: str
-    second_stage: bool
+    envelope: str
+    idle: bool = False
 
 
 class Protocol(msgspec.Struct, frozen=True):
     """What was fixed before anything was sampled, see ``protocol.Plan``.
 
     ``configurations``: the method that ``base`` and ``trained`` did best with on development problems.
-    ``unavailable``: methods that could not be made of this base, and why.
+    ``unavailable``: methods that could not be made of this base, and why.  ``follow``: survivors that were followed to
+    ``budget`` samples; 0: all.
     """
 
     trained_draws: Count
     need: Count
-    budgets: Annotated[list[Count], Meta(min_length=1)]
-    loss_budget: Count
-    second_stage_draws: Count
+    budget: Count
+    training_draws: Count
     stage: Count
     follow: Count
+    envelopes: list[str]
     methods: list[MethodInfo]
     configurations: dict[str, str]
     unavailable: dict[str, str]
 
 
-class Part(msgspec.Struct, frozen=True):
-    """FG* and its interval, in percentage points, on ``n`` problems or over ``n`` training runs (new ones too)."""
+class Headline(msgspec.Struct, frozen=True):
+    """G@K and what it is made of, in percentage points (100 = every problem), against the decoding envelope."""
 
-    fg: Number
+    k: Count
+    g: Interval  # G(K) = E(K) - S(K); resamples problems within families, and runs where there are several
+    e: Interval  # gained
+    s: Interval  # lost
+    family_interval: tuple[Number, Number] | None  # of G, for new families; None with one family
+    n: Count
+    runs: Count = 1
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """Between what E lies after ``k`` samples, in percentage points; see ``gain.beyond``."""
+
+    k: Count
     low: Number
     high: Number
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What is shown of one kind of problem against one envelope of the base, in percentage points of its problems.
+
+    ``solved``: reliably, by the trained model.  ``word``: ``beyond`` (the gain is shown), ``within`` (the trained model
+    solves them and the envelope reaches what it solves), ``not shown`` (neither).
+    """
+
+    kind: str
+    envelope: str
     n: Count
-
-
-class Headline(msgspec.Struct, frozen=True):
-    """FG* and what it is made of, in percentage points (100 = every problem)."""
-
-    fg: Number  # FG* = 100 (E* - S)
-    low: Number  # the interval that resamples problems within families
-    high: Number
-    e: Number  # at the largest budget, uncorrected
-    e_star: Number  # with the geometric tail taken off; may be negative
-    s: Number  # problems lost
-    persistence: Number | None  # E at the largest budget / E at half of it; None if the latter is 0
-    by_budget: dict[str, Number]  # E by the number of base draws
-    family_interval: tuple[Number, Number] | None  # resamples families; None with one family
-    held_out: Part | None  # the held-out families alone; None if there are none
-    runs: Part | None  # over several training runs; None for one or two
-    n: Count
-    ratio: Number = 0.0  # the tail's pooled ratio per doubling, 0 to 0.9
+    solved: Interval
+    g: Interval
+    e: Interval
+    word: Literal["beyond", "within", "not shown"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The word, what it means here, and how many problems of each kind are certified."""
+    """The word, the phrase that says of what and against what, and a sentence; ``qualified``: what limits all three."""
 
-    word: Literal["Expansion", "Sharpening", "Contraction", "Inconclusive"]
+    word: Literal["Expansion", "Trade", "Sharpening", "Contraction", "Not shown", "Alarm"]
+    phrase: str
     sentence: str
-    kinds: dict[str, Count]
+    claims: list[Claim]
+    lost: list[str]
+    qualified: list[str]
 
 
 class CertifiedProblem(msgspec.Struct, frozen=True):
@@ -177,7 +196,7 @@ class ProblemRow(msgspec.Struct, frozen=True):
     base_first: Count | None  # the first success in turn over its methods, 1-based; None: none in ``base_draws``
     base_draws: Count
     base_upper: Number  # one-sided 95 % upper bound of the base's rate
-    second_stage: str | None  # the second-stage method that solved it
+    reached: str | None  # the method of a later envelope that solved it
     loss_first: Count | None  # the trained model's first success where the base is reliable
     loss_draws: Count
     certified: bool
@@ -244,12 +263,11 @@ class Decoder(msgspec.Struct, frozen=True):
 
 
 class Exact(msgspec.Struct, frozen=True):
-    """What exact probabilities say: E at the largest budget and by budget, decoders, problems solved in stage two."""
+    """What exact probabilities say: E(K), E by budget (beyond K too), mean success by decoder, tiers."""
 
     e: Number
     by_budget: dict[str, Number]
     decoders: dict[str, Decoder]
-    second_stage: Count
     tiers: list[Tier]
 
 
@@ -322,7 +340,7 @@ class Cost(msgspec.Struct, frozen=True):
     base_draws: Count
     round_robin_draws: Count
     trained_draws: Count
-    second_stage_draws: Count
+    envelope_draws: dict[str, Count]  # of the later envelopes
     full_draws: Count
     tokens: Count
     drawn_now: Count
@@ -342,6 +360,7 @@ class Report(msgspec.Struct, frozen=True):
     pass1: PassAt1
     pass_at_k: PassAtK
     decay: Curve
+    bounds: list[Bound]
     problems: list[ProblemRow]
     support: list[Support]
     cover: Cover
@@ -354,7 +373,7 @@ class Report(msgspec.Struct, frozen=True):
     commit: str = ""
     versions: dict[str, str] = {}
     kind: Literal["frontier"] = "frontier"
-    schema: Literal[3] = 3
+    schema: Literal[4] = 4
 
 
 def _together(one: list, other: list) -> None:
@@ -377,4 +396,4 @@ def read_report(folder: Path) -> Report:
         raise DreamEnvsError(f"{path} cannot be read ({error.strerror})") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         told = ascii(str(error))[1:-1][:200]
-        raise DreamEnvsError(f"{path} is no Frontier Report of schema 3 ({told}): evaluate again") from error
+        raise DreamEnvsError(f"{path} is no Frontier Report of schema 4 ({told}): evaluate again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from dream_envs.frontier import estimators, exact, gain, intervals
 from dream_envs.frontier import schema as sc
-from dream_envs.frontier.protocol import SECOND_STAGE_DRAWS, Measured, Plan, evidence
-from dream_envs.frontier.suite import KINDS
+from dream_envs.frontier import verdict as rules
+from dream_envs.frontier.protocol import TRAINING_DRAWS, Measured, Plan, evidence
+from dream_envs.frontier.suite import PRACTISED
 from dream_envs.seeds import stream
 
 TAUS = (0.1, 0.25, 0.5, 0.9)
@@ -19,13 +21,6 @@ TAUS = (0.1, 0.25, 0.5, 0.9)
 KS = (1, 2, 4, 8, 16)
 #: Resamples of the sections' intervals; the headline has its own number.
 SECTION_DRAWS = 2000
-
-_SENTENCES = {
-    "Expansion": "The trained model reliably solves problems that the elicited base does not reach in {budget:,} draws",
-    "Sharpening": "More is solved at the first try, but nothing that {budget:,} draws of the base would not reach",
-    "Contraction": "The trained model lost more of what the base could do than it gained",
-    "Inconclusive": "The interval is too wide, or the change too small, for a verdict",
-}
 
 
 class Exact(msgspec.Struct):
@@ -44,8 +39,9 @@ class Exact(msgspec.Struct):
 class Sources(msgspec.Struct):
     """Where a report's numbers come from.
 
-    ``methods``: all, the second stage last.  ``exact``: where probabilities are known.  ``drawn``: draws made by this
-    process (the rest came from the cache).  ``departures``: how the base was elicited less than the suite registers.
+    ``methods``: all, in the order of their envelopes.  ``exact``: where probabilities are known.  ``drawn``: samples
+    made by this process (the rest came from the cache).  ``qualified``: what limits the word.  ``practised``: for each
+    stratum whether the run met its kind of problem; None where there is no record.
     """
 
     base: sc.ModelInfo
@@ -53,7 +49,8 @@ class Sources(msgspec.Struct):
     methods: Sequence[sc.MethodInfo]
     exact: Exact | None = None
     drawn: int = 0
-    departures: Sequence[str] = ()
+    qualified: Sequence[str] = ()
+    practised: Sequence[bool] | None = None
 
 
 def report(plan: Plan, found: Measured, sources: Sources, **measured: Any) -> sc.Report:
@@ -65,7 +62,7 @@ def report(plan: Plan, found: Measured, sources: Sources, **measured: Any) -> sc
 
 
 def exact_gain(plan: Plan, methods: np.ndarray, configured: np.ndarray, budget: int) -> np.ndarray:
-    """``float64[N]``: the expectation of R_i m_i(budget), second stage left out; arguments as in ``Exact``."""
+    """``float64[N]``: the expectation of R_i m_i(budget) against decoding; arguments as in ``Exact``."""
     from scipy.stats import binom
 
     reliable = binom.sf(plan.need - 1, plan.trained_draws, np.minimum(np.exp(configured), 1.0))
@@ -82,27 +79,31 @@ class _Sections:
         self.after = np.array([sum(c.right) for c in found.trained])
         self.before = np.array([sum(c.right) for c in found.base])
         # Where the base was not drawn to the end there is nothing to certify.
-        drawn = zip(found.first, found.followed, found.second_stage, strict=True)
-        misses = [(s.first - 1 if s.first else s.made) if kept and not solved else 0 for s, kept, solved in drawn]
+        drawn = zip(found.first, found.followed, strict=True)
+        misses = [(s.first - 1 if s.first else s.made) if kept else 0 for s, kept in drawn]
         self.certified = intervals.certified(0, np.array(misses)[self.chosen], self.after[self.chosen], self.n)
 
     def report(self, measured: dict[str, Any]) -> sc.Report:
         plan, n = self.plan, self.n
-        head = gain.headline(self.evidence, stream("frontier-headline", plan.seed), plan.budgets())
+        head = gain.headline(self.evidence, stream("frontier-headline", plan.seed))
         first_draw = np.stack([self.before / n, self.after / n, (self.after - self.before) / n], 1)
-        base, trained, change = self.means(first_draw, "pass1")
-        word = gain.verdict(head, int(self.certified.chosen.sum()), 100 * (change[1] or 0.0))
+        base, trained, change = self.means(first_draw, "pass1", self.chosen)
+        found, kept = self.found, measured.get("retention")
+        by_envelope = {e: evidence(plan, found, e)[0] for e in found.envelopes}
+        claims = rules.claims(by_envelope, [self.kind(int(self.strata[i])) for i in self.chosen])
+        reached = Counter(m for m in found.reached if m)
         return sc.Report(
             base=self.sources.base,
             trained=self.sources.trained,
             suite=self.suite(),
             protocol=self.protocol(),
             headline=head,
-            verdict=self.verdict(word),
+            verdict=rules.verdict(head, claims, change, kept, reached, self.sources.qualified, self.expected()),
             certified=self.certified_list(),
             pass1=sc.PassAt1(base=base, trained=trained, gain=change),
             pass_at_k=self.pass_at_k(),
             decay=self.decay(),
+            bounds=gain.beyond(self.evidence),
             problems=self.problems(),
             support=self.support(),
             cover=sc.Cover(tau=list(TAUS), base=self.cover("base"), trained=self.cover("trained")),
@@ -111,6 +112,19 @@ class _Sections:
             exact=self.exact(),
             **measured,
         )
+
+    def expected(self) -> tuple[float, float] | None:
+        """E(K) in points of these problems from exact probabilities, and the standard deviation of its estimate."""
+        if (known := self.sources.exact) is None:
+            return None
+        at, plan = self.chosen, self.plan
+        each = exact_gain(plan, known.methods[:, at], known.configured[at], plan.budget)
+        return 100 * float(each.mean()), 100 * float(np.sqrt((each * (1 - each)).sum())) / len(each)
+
+    def kind(self, stratum: int) -> str:
+        """What a gain on this stratum would show."""
+        practised = self.sources.practised
+        return PRACTISED if practised is not None and practised[stratum] else self.plan.suite.strata[stratum].kind
 
     def means(self, values: np.ndarray, label: str, chosen: np.ndarray | None = None) -> list[sc.Estimate]:
         """Mean of each column of ``float64[N, M]`` with its stratified bootstrap interval."""
@@ -135,44 +149,26 @@ class _Sections:
                 level=s.level,
                 chance=chances[i],
                 eligible=allowed[i],
-                held_out=s.held_out,
+                practised=None if self.sources.practised is None else self.sources.practised[i],
             )
             for i, s in enumerate(suite.strata)
         ]
         return sc.SuiteInfo(name=suite.name, seed=plan.seed, n=int(self.found.eligible.sum()), families=families)
 
     def protocol(self) -> sc.Protocol:
-        plan = self.plan
+        plan, found = self.plan, self.found
         return sc.Protocol(
             trained_draws=plan.trained_draws,
             need=plan.need,
-            budgets=list(plan.budgets()),
-            loss_budget=plan.loss_budget,
-            second_stage_draws=SECOND_STAGE_DRAWS,
+            budget=plan.budget,
+            training_draws=TRAINING_DRAWS,
             stage=plan.stage,
             follow=plan.follow,
-            methods=list(self.sources.methods),
-            configurations=self.found.configurations,
-            unavailable=self.found.unavailable,
+            envelopes=found.envelopes,
+            methods=[msgspec.structs.replace(m, idle=m.name in found.idle) for m in self.sources.methods],
+            configurations=found.configurations,
+            unavailable=found.unavailable,
         )
-
-    def verdict(self, word: str) -> sc.Verdict:
-        kinds = dict.fromkeys(KINDS[1:], 0)
-        for i in self.chosen[self.certified.chosen]:
-            kind = self.plan.suite.strata[self.strata[i]].kind
-            kinds[kind] = kinds.get(kind, 0) + 1
-        sentence = _SENTENCES[word].format(budget=self.plan.budget) + "."
-        if word == "Expansion":
-            seen = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-            new = (
-                "new facts among them"
-                if kinds["held-out operations"] >= gain.CERTIFIED
-                else "longer or new combinations of known facts, no new facts"
-            )
-            sentence += f" Certified: {seen}; {new}."
-        if self.sources.departures:
-            sentence += f" Not the registered protocol: {'; '.join(self.sources.departures)}."
-        return sc.Verdict(word=word, sentence=sentence, kinds=kinds)  # type: ignore[arg-type]
 
     def certified_list(self) -> list[sc.CertifiedProblem]:
         rows = []
@@ -202,10 +198,9 @@ class _Sections:
         known, methods = self.sources.exact, None
         if known is not None:
             ks = [4**i for i in range(8) if 4**i <= self.plan.budget]
-            names = [m.name for m in self.sources.methods if not m.second_stage]
             methods = {
                 name: sc.Curve(k=ks, mean=[float(exact.pass_at_k(p, k).mean()) for k in ks])
-                for name, p in zip(names, known.methods[:, self.chosen], strict=True)
+                for name, p in zip(self.found.turns, known.methods[:, self.chosen], strict=True)
             }
         return sc.PassAtK(base=curves["base"], trained=curves["trained"], methods=methods)
 
@@ -213,7 +208,7 @@ class _Sections:
         ks = [2**i for i in range(int(np.log2(self.plan.budget)) + 1)]
         if ks[-1] != self.plan.budget:
             ks.append(self.plan.budget)
-        return gain.expansion_curve(self.evidence, ks, stream("frontier-panel", self.plan.seed, "decay"), SECTION_DRAWS)
+        return gain.expansion_curve(self.evidence, ks)
 
     def problems(self) -> list[sc.ProblemRow]:
         found, n = self.found, self.n
@@ -239,7 +234,7 @@ class _Sections:
                     base_first=first.first or None,
                     base_draws=first.made,
                     base_upper=float(upper[i]),
-                    second_stage=found.second_stage[i] or None,
+                    reached=found.reached[i] or None,
                     loss_first=loss.first or None,
                     loss_draws=loss.made,
                     certified=bool(certified[i]),
@@ -289,16 +284,16 @@ class _Sections:
             for d in exact.DECODERS
         }
         methods, configured = known.methods[:, chosen], known.configured[chosen]
-        e = {str(k): 100 * float(exact_gain(plan, methods, configured, k).mean()) for k in plan.budgets()}
-        total = sum(s.made for s in found.first) + found.second_stage_draws
+        ks = [plan.budget // 8, plan.budget, *(m * plan.budget for m in gain.MULTIPLES)]
+        e = {str(k): 100 * float(exact_gain(plan, methods, configured, k).mean()) for k in ks}
+        total = sum(s.made for s in found.first) + sum(found.draws.values())
         tier = exact.tiers({d: v[chosen] for d, v in known.base.items()}, total)
         solved = np.exp(known.trained["T=1"][chosen]) > 0.5
         tiers = [
             sc.Tier(name=name, count=int((tier == i).sum()), solved=int((solved & (tier == i)).sum()))
             for i, name in enumerate(exact.TIERS)
         ]
-        late = sum(bool(v) for v in found.second_stage)
-        return sc.Exact(e=e[str(plan.budget)], by_budget=e, decoders=decoders, second_stage=late, tiers=tiers)
+        return sc.Exact(e=e[str(plan.budget)], by_budget=e, decoders=decoders, tiers=tiers)
 
     def cost(self) -> sc.Cost:
         found = self.found
@@ -308,7 +303,7 @@ class _Sections:
             base_draws=base + fixed,
             round_robin_draws=base,
             trained_draws=fixed + sum(s.made for s in found.losses),
-            second_stage_draws=found.second_stage_draws,
+            envelope_draws=found.draws,
             full_draws=self.plan.budget * len(self.chosen),
             tokens=sum(x.tokens for x in kept),
             drawn_now=self.sources.drawn,

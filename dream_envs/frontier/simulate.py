@@ -1,17 +1,15 @@
-"""What the Frontier Report would say of changes that are known because they were made: a simulation of its protocol.
+"""What a Frontier Report says of changes that are known because they were made: coverage and power, by simulation.
 
-A synthetic base solves each problem with a known probability under each of its elicitation methods; a synthetic
-training run sharpens it, makes it gain problems, makes it lose problems.  Draws, early stopping, FG* and its interval
-are those of the real report (``frontier.gain``).  Read the results as design numbers: they say what the protocol does
-to a world of this shape, not what any language model does.
+A synthetic base solves each problem with a known probability under each of its methods; a synthetic training run
+sharpens it, makes it gain problems, makes it lose problems.  Samples, early stopping, G(K) and its interval are those
+of the real report (``frontier.gain``); G(K)'s truth is exact.  Read the results as design numbers: they say what the
+protocol does to a world of this shape, not what any language model does.
 
-Limits: binomial draws, sharpening as a shift of logits, a checker without errors, a tail of the base's success rates
-like Beta(0.45, 1.3).  A base with a much heavier tail (a ratio per doubling above 0.9) would be under-corrected.
+Limits: binomial samples, sharpening as a shift of logits, a checker without errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,47 +17,98 @@ import numpy as np
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import checks, gain
-from dream_envs.frontier import intervals as iv
 from dream_envs.frontier.estimators import reliable
+from dream_envs.frontier.verdict import MARGIN
 
-#: Draws of each problem by the trained model, how many have to be right, draws after which a problem counts as lost.
-TRAINED_DRAWS, NEED, LOSS_CAP = 16, 4, 1024
+#: Samples of each problem by the trained model, and how many have to be right.
+TRAINED_DRAWS, NEED = 16, 4
 #: Share of problems that the base never solves, a and b of the Beta law of the other problems' success rates, and the
 #: success rate of the trained model on a gained problem.
 IMPOSSIBLE, SHAPE, GAINED_RATE = 0.25, (0.45, 1.3), 0.4
-
-
-class World(msgspec.Struct, frozen=True):
-    """A base and a set of problems."""
-
-    n: int = 2000  # problems
-    families: int = 20  # of equal size (+-1)
-    # elicitation methods of the base, drawn in turn; their logits vary around the problem's own (sd 1)
-    methods: int = 8
-    # of the problems unsolved after k / 64 base draws so many are drawn on (``gain.subsample``); 0: all
-    follow: int = 0
+#: Strata and problems of each, from which a report's problems are picked; methods of the base.
+STRATA, POOL, METHODS = 20, 1000, 8
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What training did: problems gained and lost, in points, and a shift of every other logit."""
+    """A base, and what training did to it.
+
+    ``gained``, ``lost``: points of problems; ``sharpen``: added to every other logit.  ``spread``: success rates of the
+    base are 10^-U(0, spread), 0: Beta variates and a quarter impossible.  ``profile``: success rate of the trained
+    model by stratum, in place of the rest; the base's then falls by a factor of 20 a stratum.
+    """
 
     name: str
     gained: float = 0.0
     lost: float = 0.0
     sharpen: float = 0.0
+    spread: float = 0.0
+    profile: tuple[float, ...] = ()
 
 
-#: The rows of the table that the protocol was designed by.
-CHANGES = (
-    Change("A/A"),
-    Change("sharpen +5", sharpen=5),
-    Change("sharpen +7", sharpen=7),
-    Change("sharpen +9", sharpen=9),
-    Change("2.35 gained", gained=2.35),
-    Change("2.35 gained, sharpen +5", gained=2.35, sharpen=5),
-    Change("2.35 gained, sharpen +7", gained=2.35, sharpen=7),
-    Change("4.45 gained, 2 lost", gained=4.45, lost=2),
+_FLAGSHIP = (*[0.97] * 8, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2, 0.0, 0.0)
+_EXPERT = (0.97, 0.95, 0.93, 0.9, 0.8, 0.65, 0.5, 0.3, 0.15, 0.08, 0.03, 0.01, *[0.0] * 8)
+#: Populations of the table of coverage, and of the table of power.
+COVERAGE = (
+    Change("base-like"),
+    Change("flagship-like", profile=_FLAGSHIP),
+    Change("expert-like", profile=_EXPERT),
+    Change("sharpened, L = 4", sharpen=7, spread=4),
+    Change("sharpened, L = 8", sharpen=7, spread=8),
+    Change("sharpened, L = 12", sharpen=7, spread=12),
+    Change("traded", gained=15, lost=8),
+    Change("mixed", gained=5, lost=2, sharpen=5),
 )
+POWER = tuple(Change(f"{n} points gained", gained=n) for n in (2, 5, 10))
+
+
+class World(msgspec.Struct, frozen=True):
+    """A population: exact success rates of a large pool of problems."""
+
+    base: np.ndarray  # ``float64[M, A]`` by method, in the order of their turns
+    trained: np.ndarray  # ``float64[M]``
+    stratum: np.ndarray  # ``int64[M]``
+
+    def truth(self, k: int) -> tuple[float, float]:
+        """G(k) and E(k) of the population, in points."""
+        share = np.array([(k - a + METHODS - 1) // METHODS for a in range(METHODS)])
+        with np.errstate(divide="ignore"):
+            missed = np.exp((share * np.log1p(-self.base)).sum(1))
+            lost = _tail(self.base[:, 0]) * np.exp(k * np.log1p(-self.trained))
+        e = 100 * float((_tail(self.trained) * missed).mean())
+        return e - 100 * float(lost.mean()), e
+
+
+def world(change: Change, rng: np.random.Generator) -> World:
+    """The population of this change.
+
+    Raises:
+        DreamEnvsError: if it has too few problems to gain or to lose.
+    """
+    from scipy.special import expit, logit
+
+    n, stratum = STRATA * POOL, np.repeat(np.arange(STRATA), POOL)
+    able = np.ones(n, bool)
+    if change.profile:
+        own = logit(np.clip(0.3 * 20.0 ** -stratum.astype(float), 1e-300, 1)) + rng.normal(size=n)
+    elif change.spread:
+        own = logit(np.clip(10 ** -(change.spread * rng.random(n)), 1e-300, 1 - 1e-9))
+    else:
+        x, y = rng.standard_gamma(SHAPE[0], n), rng.standard_gamma(SHAPE[1], n)
+        own = np.log(np.maximum(x, 1e-300)) - np.log(
+            np.maximum(y, 1e-300)
+        )  # logit of a Beta variate, exact at the ends
+        able = rng.random(n) >= IMPOSSIBLE
+    logits = own[:, None] + (rng.normal(size=(n, METHODS)) if not change.spread else 0.0)
+    rates = np.where(able[:, None], expit(np.broadcast_to(logits, (n, METHODS))), 0.0)
+    if change.profile:
+        mean = np.array(change.profile)[stratum]
+        trained = np.where(mean > 0, rng.beta(8 * mean + 1e-9, 8 * (1 - mean) + 1e-9), 0.0)
+        return World(rates, trained, stratum)
+    trained = np.where(able, expit(logits[:, 0] + change.sharpen), 0.0)
+    new = _picked(np.where(able, 0.0, _tail(np.full(n, GAINED_RATE))), change.gained, "gained", rng)
+    gone = _picked(np.where(rates[:, 0] >= 0.4, _tail(rates[:, 0]), 0.0), change.lost, "lost", rng)
+    trained[new], trained[gone] = GAINED_RATE, 0.0
+    return World(rates, trained, stratum)
 
 
 def first_success(p: np.ndarray, cap: int, rng: np.random.Generator) -> np.ndarray:
@@ -82,61 +131,29 @@ def first_success(p: np.ndarray, cap: int, rng: np.random.Generator) -> np.ndarr
     return np.where(possible & (first <= cap), first, 0)
 
 
-def draw(world: World, change: Change, k: int, rng: np.random.Generator) -> tuple[gain.Evidence, dict[str, float]]:
-    """One simulated comparison: what was drawn, and the truth behind it.
+def draw(chosen: World, per_stratum: int, k: int, rng: np.random.Generator, follow: int = 0) -> gain.Evidence:
+    """One simulated report: problems from the population, then samples of both models.
 
-    The trained model starts as the base's method 0 (its declared configuration): no change is an A/A comparison.
-
-    Returns:
-        The evidence with at most ``k`` base draws a problem, and facts: ``truth`` (expected points gained for ever,
-        less points lost), ``base_draws`` and ``loss_draws`` (per problem, after early stopping), ``base_pass1``
-        (method 0), ``base_pass1024`` (in turn) and ``trained_pass1``.
-
-    Raises:
-        DreamEnvsError: if the world has too few problems to gain or to lose.
+    ``follow``: survivors after k / 8 samples that are followed to k; 0: all.
     """
-    from scipy.special import expit
-
-    n, m = world.n, TRAINED_DRAWS
-    x, y = rng.standard_gamma(SHAPE[0], n), rng.standard_gamma(SHAPE[1], n)
-    own = np.log(np.maximum(x, 1e-300)) - np.log(np.maximum(y, 1e-300))  # logit of a Beta variate, exact near 0 and 1
-    able = rng.random(n) >= IMPOSSIBLE
-    logits = own[:, None] + rng.normal(size=(n, world.methods))
-    rates = np.where(able[:, None], expit(logits), 0.0)
-    trained = np.where(able, expit(logits[:, 0] + change.sharpen), 0.0)
-    base_reliable = _tail(rates[:, 0])
-    forgotten = 100 * float((base_reliable * (1 - trained) ** LOSS_CAP).mean())  # by dulling (sharpen < 0)
-    new = _picked(np.where(able, 0.0, _tail(np.full(n, GAINED_RATE))), change.gained, "gained", rng)
-    gone = _picked(np.where(rates[:, 0] >= 0.4, base_reliable, 0.0), change.lost, "lost", rng)
-    trained[new], trained[gone] = GAINED_RATE, 0.0
-
-    r_trained = reliable(m, rng.binomial(m, trained), NEED, m)
-    r_base = reliable(m, rng.binomial(m, rates[:, 0]), NEED, m)
-    first = np.where(r_trained > 0, first_success(rates, k, rng), 0)
-    trained_first = np.where(r_base > 0, first_success(trained[:, None], LOSS_CAP, rng), 0)
-    family = np.arange(n) * world.families // n
-    no = np.zeros(n, dtype=bool)
-    stage, followed = k // 64, np.ones(n, dtype=bool)
+    at = (np.arange(STRATA)[:, None] * POOL + rng.integers(POOL, size=(STRATA, per_stratum))).ravel()
+    base, trained = chosen.base[at], chosen.trained[at]
+    r_trained = reliable(TRAINED_DRAWS, rng.binomial(TRAINED_DRAWS, trained), NEED, TRAINED_DRAWS)
+    r_base = reliable(TRAINED_DRAWS, rng.binomial(TRAINED_DRAWS, base[:, 0]), NEED, TRAINED_DRAWS)
+    first = np.where(r_trained > 0, first_success(base, k, rng), 0)
+    trained_first = np.where(r_base > 0, first_success(trained[:, None], k, rng), 0)
+    stage, followed = k // 8, np.ones(len(at), bool)
     left = (r_trained > 0) & ((first == 0) | (first > stage))
-    if world.follow:
-        followed[left] = gain.subsample(np.zeros(left.sum(), dtype=int), world.follow, rng)
+    if follow and left.any():
+        followed[left] = gain.subsample(np.zeros(left.sum(), dtype=int), follow, rng)
         first = np.where(followed, first, 0)
-    some = (followed, stage) if world.follow else (None, 0)
-    evidence = gain.Evidence(r_trained, first, k, no, r_base, trained_first, LOSS_CAP, family, no, *some)
-    made = np.where(first > 0, first, np.where(followed, k, stage))
-    facts = {
-        "truth": change.gained - change.lost - forgotten,
-        "base_draws": float(made[r_trained > 0].sum() / n),
-        "loss_draws": float(np.where(trained_first == 0, LOSS_CAP, trained_first)[r_base > 0].sum() / n),
-        "base_pass1": float(rates[:, 0].mean()),
-        "base_pass1024": float(1 - (np.prod(1 - rates, axis=1) ** (1024 / world.methods)).mean()),
-        "trained_pass1": float(trained.mean()),
-    }
-    return evidence, facts
+    none = np.zeros(len(at), bool)
+    some = (None, 0) if followed.all() else (followed, stage)
+    return gain.Evidence(r_trained, first, k, none, r_base, trained_first, chosen.stratum[at], *some)
 
 
 def _tail(p: np.ndarray) -> np.ndarray:
-    """P(at least ``NEED`` of ``TRAINED_DRAWS`` draws are right)."""
+    """P(at least ``NEED`` of ``TRAINED_DRAWS`` samples are right)."""
     from scipy.special import betainc
 
     return betainc(NEED, TRAINED_DRAWS - NEED + 1, p)
@@ -151,76 +168,40 @@ def _picked(weight: np.ndarray, target: float, name: str, rng: np.random.Generat
 
 
 def simulate(
-    change: Change,
-    rng: np.random.Generator,
-    world: World | None = None,
-    k: int = 8192,
-    repetitions: int = 120,
-    draws: int = 1000,
+    change: Change, rng: np.random.Generator, per_stratum: int, k: int, repetitions: int, follow: int = 0
 ) -> dict[str, Any]:
-    """The report's results on ``repetitions`` fresh worlds that underwent the same change.
+    """What ``repetitions`` reports say of one population.
 
     Args:
-        change: gained, lost, sharpening.
+        change: the base and what training did.
         rng: the source of randomness.
-        world: the base and the problems; the default is 20 families x 100 problems.
-        k: the largest base budget, a multiple of 64; the small budget of the comparison is k / 8.
-        repetitions: simulated comparisons.
-        draws: bootstrap resamples of each.
+        per_stratum: problems of each of the ``STRATA`` strata.
+        k: K.
+        repetitions: simulated reports.
+        follow: see ``draw``.
 
     Returns:
-        One row, in points: the settings; ``truth``; ``fg_mean``, ``fg_median``, ``fg_sd``, ``fg_significant`` (share of
-        intervals above 0), ``fg_below`` (share below 0), ``fg_above_margin`` (share above 0.5), ``fg_covered`` (share
-        that hold the truth); the same FG* at k / 8 as ``small_fg_mean``, ``small_fg_significant``; the uncorrected
-        E - S at k / 8 as ``small_raw_mean``, ``small_raw_significant`` and at k as ``raw_mean``, ``raw_significant``;
-        and the means of ``draw``'s facts.
-
-    Raises:
-        DreamEnvsError: for a k that is no multiple of 64, or an impossible world or change.
+        One row, in points: ``truth`` (G(K)), ``mean`` and ``sd`` of its estimates, ``width`` of the interval; shares of
+        reports: ``covered`` (the interval holds the truth), ``beyond`` (its lower end is above the margin), ``bounds``
+        (E at every multiple of K lies within its bounds).
     """
-    world = World() if world is None else world
-    if world.families > world.n:
-        raise DreamEnvsError(f"families={world.families} of n={world.n} problems: at most one family a problem")
+    checks.whole("per_stratum", per_stratum, 1)
+    checks.whole("k", k, 8)
     for name in ("gained", "lost"):
         checks.numbers(name, getattr(change, name), 0, 100, ndim=0)
     checks.numbers("sharpen", change.sharpen, -100, 100, ndim=0)
-    if checks.whole("k", k, 64) % 64:
-        raise DreamEnvsError(f"k={k}: a multiple of 64, since budgets down to k / 64 are compared")
-    budgets = [k // 64 * 2**i for i in range(7)]
-    rows, facts = [], []
+    chosen = world(change, rng)
+    truth, later = chosen.truth(k)[0], [chosen.truth(m * k)[1] for m in gain.MULTIPLES]
+    found, held = [], []
     for _ in range(checks.whole("repetitions", repetitions, 1)):
-        evidence, fact = draw(world, change, k, rng)
-        rows.append(_report(evidence, budgets, rng, draws, fact["truth"]))
-        facts.append(fact)
-    mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-    spread = [row["fg_mean"] for row in rows]
+        evidence = draw(chosen, per_stratum, k, rng, follow)
+        found.append(gain.gain(evidence)[0])
+        bounds = gain.beyond(evidence)
+        held.append(all(b.low - 1e-9 <= e <= b.high + 1e-9 for b, e in zip(bounds, later, strict=True)))
+    value, low, high = np.array(found, dtype=float).T
     return {
-        "change": change.name, "gained": change.gained, "lost": change.lost, "sharpen": change.sharpen,
-        "n": world.n, "families": world.families, "k": k, "repetitions": repetitions,
-        **mean, "fg_median": float(np.median(spread)), "fg_sd": float(np.std(spread)),
-        **{key: float(np.mean([fact[key] for fact in facts])) for key in facts[0]},
+        "change": change.name, "n": STRATA * per_stratum, "k": k, "follow": follow, "repetitions": repetitions,
+        "truth": truth, "mean": float(value.mean()), "sd": float(value.std()), "width": float((high - low).mean()),
+        "covered": float(((low <= truth) & (truth <= high)).mean()), "beyond": float((low > MARGIN).mean()),
+        "bounds": float(np.mean(held)),
     }  # fmt: skip
-
-
-def _report(
-    evidence: gain.Evidence, budgets: Sequence[int], rng: np.random.Generator, draws: int, truth: float
-) -> dict[str, float]:
-    """One comparison's FG* and E - S at both sizes; all from the same resamples."""
-    table = gain.contributions(evidence, budgets)
-    means, resampled = table.mean(0), iv.bootstrap_means(table, rng, gain.pooled_strata(evidence.family), draws)
-    out: dict[str, float] = {}
-    for prefix, at in (("small_", 0), ("", 3)):
-        columns = [at, at + 1, at + 2, at + 3, *range(7, table.shape[1])]  # S, and what scales a subsample
-        low, high = gain.widened(table[:, columns], gain.points(resampled[:, columns]))
-        raw, plain = (gain.scaled(x[..., columns]) for x in (resampled, means))
-        raw_low, _ = iv.percentile(raw[:, 3] - raw[:, 4])
-        out |= {
-            f"{prefix}fg_mean": float(gain.points(means[columns])),
-            f"{prefix}fg_significant": float(low > 0),
-            f"{prefix}fg_below": float(high < 0),
-            f"{prefix}fg_above_margin": float(low > gain.MARGIN),
-            f"{prefix}fg_covered": float(low <= truth <= high),
-            f"{prefix}raw_mean": 100 * float(plain[3] - plain[4]),
-            f"{prefix}raw_significant": float(raw_low > 0),
-        }
-    return out

@@ -9,7 +9,7 @@ arguments (``registry``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -23,7 +23,9 @@ from dream_envs.tasks.countdown import Countdown
 from dream_envs.tasks.reverse_addition import ReverseAddition
 
 #: What a gain on a stratum would show.
-KINDS = ("inside support", "longer composition", "held-out pairs", "held-out operations", "harder problems")
+KINDS = ("declared support", "longer", "held-out combinations", "new facts", "harder")
+#: What a kind is called where the trained model's run has practised it.
+PRACTISED = "practised range"
 
 #: A stratum counts only if luck would solve at most this share of its problems in all of the base's draws.
 LUCK = 0.05
@@ -39,9 +41,15 @@ class Stratum(msgspec.Struct, frozen=True):
     family: TaskFamily  # checks the completions
     level: int  # difficulty in the family's own unit
     kind: str  # one of ``KINDS``
-    held_out: bool = False  # no training on the suite's families can have met these problems, by construction
     draw: Draw | None = None  # a problem from a generator; None draws ``family.generate(rng, level)``
-    practice: bool = False  # shown beside the others (retention, pass@1) and never counted
+    practice: bool = False  # the base's declared support: shown beside the others (retention) and never counted
+    # whether a problem that a run met makes this stratum a practised one; None: the same family at this level or above
+    met: Callable[[Task], bool] | None = None
+
+    def practised(self, tasks: Iterable[Task]) -> bool:
+        """Whether a run that met these problems has practised what this stratum holds."""
+        met = self.met or (lambda t: t.family == self.family.name and t.level >= self.level)
+        return any(map(met, tasks))
 
     def task(self, rng: np.random.Generator) -> Task:
         """One problem."""
@@ -61,7 +69,6 @@ class Suite(msgspec.Struct, frozen=True):
     name: str  # what the report calls it
     strata: tuple[Stratum, ...]  # all of them; those that luck could solve are shown and never counted
     methods: tuple[str, ...]  # names of ``methods.METHODS`` that elicit the base, in the order of their turns
-    second_stage: tuple[str, ...] = ()  # names of the second-stage methods
     instruction: str = ""  # put after every prompt; with ``final_field`` it asks for the line that is graded
     final_field: bool = False  # grade what stands after the last ``Answer:`` instead of the whole completion
     max_tokens: int = 0  # bound on a completion; 0: the family's own ``max_reply_tokens``
@@ -69,8 +76,11 @@ class Suite(msgspec.Struct, frozen=True):
     # every problem has one accepted completion, its ``answer``: a draw may stop at the first token that leaves it
     one_reply: bool = False
     # what a completion's form allows, from the prompt alone: for each position the tokens that may stand there; the
-    # ``forced`` methods need it.  None: there is no such form.
+    # ``forced`` methods need it, and the ``given`` ones ``fixed``, which allows only what the prompt itself names.
+    # None: there is no such form.
     form: Callable[[str], list[list[str]]] | None = None
+    fixed: Callable[[str], list[list[str]]] | None = None
+    followed: int = 0  # survivors followed to the last sample; 0: all, where samples are cheap
 
     def problems(self, seed: str, per_stratum: int, avoid: Collection[str] = ()) -> list[Problem]:
         """``per_stratum`` different problems a stratum (fewer where there are no more), none with an id of ``avoid``.
@@ -142,19 +152,22 @@ def nano() -> Suite:
     """
     known = Composition(max_level=16)
     wider = Composition(n_operations=10, held_out_pairs=0, max_level=16)
-    strata = [Stratum(f"d{d}", known, d, "inside support", practice=True) for d in (1, 2, 3)]
+    strata = [Stratum(f"d{d}", known, d, "declared support", practice=True) for d in (1, 2, 3)]
     strata += [msgspec.structs.replace(_pairs(known, d), practice=True) for d in (2, 3)]
-    strata += [Stratum(f"d{d}", known, d, "longer composition", d > 10) for d in range(4, 13)]
+    strata += [Stratum(f"d{d}", known, d, "longer") for d in range(4, 13)]
     strata += [_pairs(known, d) for d in range(4, 13)]
     strata += [_new_operations(wider, d) for d in (4, 6)]
     return Suite(
         "nano",
         tuple(strata),
-        methods=("plain", "cool", "hot_min_p", "few_shot", "cot_decoding", "forced", "forced_cool", "forced_hot"),
-        second_stage=("steering", "critique", "sae", "rlvr"),
+        methods=(
+            "plain", "cool", "hot_min_p", "few_shot", "cot_decoding", "forced", "forced_cool", "forced_hot", "given",
+            "given_cool", "decompose", "decompose_1", "steering", "critique", "sae", "rlvr",
+        ),
         one_reply=True,
         form=_trace_form,
-    )
+        fixed=_fixed_form,
+    )  # fmt: skip
 
 
 def _trace_form(prompt: str) -> list[list[str]]:
@@ -164,11 +177,19 @@ def _trace_form(prompt: str) -> list[list[str]]:
     return [list(names), list(STATE_NAMES[:16])] * len(operations)
 
 
+def _fixed_form(prompt: str) -> list[list[str]]:
+    """The same with the operations of the prompt, so that only the states are left to say."""
+    return [symbols for o in prompt.partition(":")[2] for symbols in ([o], list(STATE_NAMES[:16]))]
+
+
 def _pairs(family: Composition, depth: int) -> Stratum:
     def draw(rng: np.random.Generator) -> Task:
         return family.generate(rng, depth, pairs="held_out")
 
-    return Stratum(f"pairs-d{depth}", family, depth, "held-out pairs", depth > 10, draw)
+    def met(task: Task) -> bool:
+        return task.family == family.name and task.level >= depth and bool(task.meta.get("held_out"))
+
+    return Stratum(f"pairs-d{depth}", family, depth, "held-out combinations", draw, met=met)
 
 
 def _new_operations(family: Composition, depth: int) -> Stratum:
@@ -178,11 +199,14 @@ def _new_operations(family: Composition, depth: int) -> Stratum:
         start = family.states[int(rng.integers(len(family.states)))]
         return family.make(start, "".join(new[i] for i in rng.integers(len(new), size=depth).tolist()))
 
-    return Stratum(f"new-d{depth}", family, depth, "held-out operations", True, draw)
+    def met(task: Task) -> bool:
+        return task.family == family.name and bool(set(task.meta.get("ops", "")) & set(new))
+
+    return Stratum(f"new-d{depth}", family, depth, "new facts", draw, met=met)
 
 
 def english() -> Suite:
-    """Four families in English for chat models, five levels each, the two hardest of each held out.
+    """Four families in English for chat models, five levels each.
 
     Completions reason freely and end in ``Answer: ...``; only that line is graded.  Countdown can be guessed too well
     to count: it is shown beside the others.
@@ -194,20 +218,19 @@ def english() -> Suite:
         ("reverse_addition", ReverseAddition("english", max_level=24), (6, 8, 12, 16, 24)),
         ("countdown", Countdown("english", max_number=99, max_level=8, max_target=9999), (4, 5, 6, 7, 8)),
     ]
-    strata = [
-        Stratum(f"{name}-{level}", family, level, "harder problems", level in levels[-2:])
-        for name, family, levels in rows
-        for level in levels
-    ]
+    strata = [Stratum(f"{name}-{level}", family, level, "harder") for name, family, levels in rows for level in levels]
     return Suite(
         "english",
         tuple(strata),
-        methods=("zero_shot", "step_by_step", "few_shot_cool", "few_shot", "code", "cot_decoding", "hot_min_p", "plan"),
-        second_stage=("budget_forcing",),
+        methods=(
+            "zero_shot", "step_by_step", "few_shot_cool", "few_shot", "code", "cot_decoding", "hot_min_p", "decompose",
+            "least_to_most", "plan", "verify",
+        ),
         instruction="\nThink as long as you like, then finish with one line 'Answer: ' and the answer alone.",
         final_field=True,
         max_tokens=1024,
-    )
+        followed=512,
+    )  # fmt: skip
 
 
 def suite(name: str) -> Suite:

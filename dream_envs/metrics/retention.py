@@ -1,6 +1,6 @@
 """What a model could do before and should still do: paired success before and after, with what losses are not excluded.
 
-Sources: Lopez-Paz and Ranzato 2017 (backward transfer); the bound for no change at all is the rule of three.
+Sources: Lopez-Paz and Ranzato 2017 (backward transfer); no change at all is bounded as no event in so many problems.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import checks
-from dream_envs.frontier.intervals import bootstrap_means, rule_of_three
+from dream_envs.frontier.intervals import bootstrap_means, share_interval
 from dream_envs.frontier.schema import Estimate, Kept, Retention
 
 #: A suite that fell is flagged unless a loss of so much can be excluded at 95 % (one-sided): 1 point.
@@ -61,9 +61,9 @@ def retention(
 
 
 def _gain(value: float, resampled: np.ndarray, differences: np.ndarray) -> Estimate:
-    """Where no problem changed, zero events bound the change by the rule of three, not by 0."""
+    """Where no problem changed, zero events bound the change, not by 0."""
     if not differences.any() and not resampled.any():
-        bound = _round(rule_of_three(len(differences), 0.975))
+        bound = _round(share_interval(np.zeros(len(differences)))[2])
         return 0.0, -bound, bound
     return _with_ends(value, resampled)
 

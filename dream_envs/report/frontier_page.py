@@ -44,10 +44,12 @@ def render_frontier(data: Report) -> str:
         words=words,
         base=fr.label(data.base.name, 80),
         trained=fr.label(data.trained.name, 80),
-        word_class=word.lower() if word in ("Expansion", "Contraction") else "",
+        word_class={"Expansion": "expansion", "Trade": "trade", "Contraction": "contraction"}.get(word, ""),
+        phrase=visible(data.verdict.phrase, 600),
         sentence=visible(data.verdict.sentence, 600),
+        qualified=[visible(line, 400) for line in data.verdict.qualified],
         headline=fr.headline(data),
-        budget=whole(max(protocol.budgets)),
+        budget=whole(protocol.budget),
         configurations=_pairs(protocol.configurations),
         unavailable=_pairs(protocol.unavailable),
         retained=fr.points_text(fr.times100(data.retention.mean)) if data.retention else "",
@@ -68,18 +70,18 @@ def exact_note(data: Report) -> str:
     if data.exact is None:
         return ""
     return (
-        "Mean exact probability of the accepted reply under each decoder, not sampled. From exact probabilities E is "
-        f"{fr.points(data.exact.e)} points; from draws, the second stage included, {fr.points(data.headline.e)}."
+        f"Mean exact probability of the accepted reply under each decoder, not sampled. From exact probabilities E("
+        f"{whole(data.headline.k)}) is {fr.points(data.exact.e)} points; from samples {fr.points(data.headline.e[0])}."
     )
 
 
 def command(data: Report) -> str:
     """The command line that measures this again."""
-    size = {1024: "mini", 8192: "standard"}.get(max(data.protocol.budgets))
+    size = {1024: "mini", 8192: "standard"}.get(data.protocol.budget)
     argv = ["dream-envs", "frontier", "--base", data.base.name, "--trained", data.trained.run or data.trained.name]
     argv += ["--suite", data.suite.name, "--seed", data.suite.seed, *(["--size", size] if size else [])]
-    for flag, late in (("--methods", False), ("--second-stage", True)):
-        argv += [flag, ",".join(m.name for m in data.protocol.methods if m.second_stage == late) or "none"]
+    argv += ["--methods", ",".join(m.name for m in data.protocol.methods)]
+    argv += ["--envelopes", ",".join(data.protocol.envelopes)]
     return visible(shlex.join(argv), 2000)
 
 

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dream_envs.frontier.gain import MARGIN
 from dream_envs.frontier.schema import Curve, Estimate, Report
+from dream_envs.frontier.verdict import MARGIN
 from dream_envs.report import frontier_read as fr
 from dream_envs.report import svg
 from dream_envs.report.words import percent, probability, whole
@@ -104,28 +104,24 @@ def _whiskers(
 
 
 def headline(data: Report) -> Drawn:
-    """FG* with its intervals, against 0 and the verdict's margin."""
-    h = data.headline
-    rows: list[Row] = [("Resampling problems", (h.fg, h.low, h.high), "trained", "o")]
+    """G@K with its intervals, and by kind against each envelope, beside 0 and the margin of a gain."""
+    h, k = data.headline, data.headline.k
+    rows: list[Row] = [(f"G@{k}, problems{' and runs' if h.runs > 1 else ''} resampled", h.g, "trained", "o")]
     if h.family_interval is not None:
-        rows.append(("Resampling families", (h.fg, *h.family_interval), "trained", "s"))
-    if h.held_out is not None:
-        held = (h.held_out.fg, h.held_out.low, h.held_out.high)
-        rows.append(("Held-out families alone", held, "trained", "D"))
-    if h.runs is not None:
-        rows.append(("Over training runs", (h.runs.fg, h.runs.low, h.runs.high), "trained", "^"))
-    marks = ((0.0, "-"), (MARGIN, _DASHED))
-    alt = "FG* with 95 % intervals, in points."
-    return _whiskers(rows, fr.points_text, marks, "FG*, points of problems", (-0.5, 1.0), alt)
+        rows.append((f"G@{k}, families resampled", (h.g[0], *h.family_interval), "trained", "s"))
+    looks = dict(zip(data.protocol.envelopes, (("c1", "o"), ("c3", "D"), ("c2", "^")), strict=False))
+    rows += [
+        (f"{fr.label(c.kind, 24)}, {fr.label(c.envelope, 20)}", c.g, *looks.get(c.envelope, ("c2", "^")))
+        for c in data.verdict.claims
+    ]
+    alt = f"G@{k} with 95 % intervals, in points of all problems and of each kind's."
+    return _whiskers(rows, fr.points_text, ((0.0, "-"), (MARGIN, _DASHED)), "points of problems", (-0.5, 1.0), alt)
 
 
 def families(data: Report) -> Drawn | None:
     """The gain of each family with its interval."""
     known = [(f.info, f.gain) for f in fr.families(data) if f.gain is not None][:MAX_ROWS]
-    rows: list[Row] = [
-        (fr.label(f.name, 24) + (" *" if f.held_out else ""), gain, "trained", "D" if f.held_out else "o")
-        for f, gain in known
-    ]
+    rows: list[Row] = [(fr.label(f.name, 24), gain, "trained", "o" if f.practised else "D") for f, gain in known]
     unit, alt = "gain, points of the family's problems", "Gain in points by family."
     return _whiskers(rows, fr.points_text, ((0.0, "-"),), unit, (0.0, 1.0), alt) if rows else None
 
@@ -153,27 +149,28 @@ def ratio(data: Report) -> Drawn | None:
 
 
 def decay(data: Report) -> Drawn:
-    """E(k) as the base draws more, and the value extrapolated to infinitely many draws."""
-    curve, star, ink = data.decay, data.headline.e_star, svg.colour("trained")
+    """E(k) as the base is sampled more, and beyond K the bounds of it."""
+    curve, ink = data.decay, svg.colour("trained")
     xs = [math.log10(k) for k in curve.k]
     fig, (axes,) = svg.figure(height=280, right=20)
     _band(axes, xs, curve, ink)
     axes.plot(xs, curve.mean, color=ink, marker="o", markersize=4.5)
-    end = max(xs) + max(0.12 * (max(xs) - min(xs)), 0.3)
-    axes.plot([xs[-1], end], [curve.mean[-1], star], color=ink, linestyle=(0, (2, 2)), linewidth=1.4)
-    axes.plot([end], [star], color=svg.colour("c3"), marker="D", markersize=8, linestyle="none")
-    axes.annotate(
-        f"E* {fr.signed(star)}", (end, star), textcoords="offset points", ha="right",
-        xytext=(0, 9 if star >= curve.mean[-1] else -18), color=svg.colour("c3"),
-    )  # fmt: skip
-    hold(axes, [*curve.mean, *curve.low, *curve.high, star], 0.0, 1.0, pad=0.1)
-    hold(axes, [*xs, end], min(xs), end, axis="x")
+    after = [math.log10(b.k) for b in data.bounds]
+    for x, bound in zip(after, data.bounds, strict=True):
+        axes.plot([x, x], [bound.low, bound.high], color=svg.colour("c3"), linewidth=2.2, solid_capstyle="butt")
+    if data.exact:
+        known = [(math.log10(float(k)), e) for k, e in data.exact.by_budget.items()]
+        axes.plot(*zip(*known, strict=True), color=svg.colour("muted"), marker="x", linestyle="none", markersize=7)
+    ends = [e for b in data.bounds for e in (b.low, b.high)]
+    hold(axes, [*curve.mean, *curve.low, *curve.high, *ends], 0.0, 1.0, pad=0.1)
+    hold(axes, [*xs, *after], min(xs), max([*xs, *after]), axis="x")
     log_ticks(axes)
     axes.axhline(0, color=svg.colour("muted"), linewidth=1)
-    axes.set_xlabel("base draws per problem (right end: extrapolated)")
+    axes.set_xlabel("base samples per problem (bars: bounds, not measured)")
     axes.set_title("E(k), points", loc="left", fontsize=svg.FONT)
     told = "; ".join(f"{fr.points(y)} at {whole(k)}" for k, y in zip(curve.k, curve.mean, strict=True))
-    return fig, f"Points of problems gained, by base draws: {told}. Extrapolated: {fr.signed(star)}."
+    later = "; ".join(f"{fr.points(b.low)} to {fr.points(b.high)} at {whole(b.k)}" for b in data.bounds)
+    return fig, f"Points of problems gained, by base samples: {told}. Bounds: {later}."
 
 
 def _band(axes: Any, xs: Sequence[float], curve: Curve, ink: str) -> None:

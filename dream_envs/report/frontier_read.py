@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,21 +65,10 @@ def ratio_text(value: Estimate | None) -> str:
 
 
 def headline(data: Report) -> str:
-    """The line of the protocol: ``FG* +2.3 [+1.6, +3.0] · E 2.5 · S 0.2 · persistence 0.98 · ... · N=2,000``."""
+    """The line of the protocol: ``G@1024 +74.1 [+68.0, +79.3] · E 74.3 [...] · S 0.2 [...] · N=400``."""
     h = data.headline
-    e = f"E {points(h.e)}"
-    if signed(h.e) != signed(h.e_star):
-        e += f" (E* {signed(h.e_star)} after the tail correction)"
-    held = "not measured" if h.held_out is None else points_text((h.held_out.fg, h.held_out.low, h.held_out.high))
-    told = [
-        f"FG* {points_text((h.fg, h.low, h.high))}",
-        e,
-        f"S {points(h.s)}",
-        f"persistence {NONE if h.persistence is None else f'{h.persistence:.2f}'}",
-        f"held-out families {held}",
-        f"N={h.n:,}",
-    ]
-    return " · ".join(told if h.runs is None else [*told, f"runs={h.runs.n:,}"])
+    told = [f"G@{h.k} {points_text(h.g)}", f"E {points_text(h.e)}", f"S {points_text(h.s)}", f"N={h.n:,}"]
+    return " · ".join(told if h.runs == 1 else [*told, f"runs={h.runs:,}"])
 
 
 class FamilyFigures(NamedTuple):
@@ -127,28 +115,23 @@ def rate(value: Right) -> float:
 
 
 def base_solved(problem: ProblemRow) -> bool:
-    """Whether any draw of the base solved it: in turn, or in the second stage."""
-    return bool(problem.second_stage or problem.base_first)
+    """Whether a sample of the base solved it in turn over its decoding methods."""
+    return bool(problem.base_first)
 
 
 def gained(rows: Sequence[ProblemRow], data: Report) -> float:
-    """Problems of these that the trained model solves reliably and the base never does: their part of E.
+    """Problems of these that the trained model solves reliably and decoding never does: their part of E.
 
     Survivors that were not followed are counted at the share of the followed ones (``frontier.gain``).
     """
-    full = max(data.protocol.budgets)
+    full = data.protocol.budget
     drawn = [p for p in rows if p.trained[0] >= data.protocol.need and p.base_draws]
     open_ = [p for p in drawn if not base_solved(p) and p.base_draws < full]
     stage = max((p.base_draws for p in open_), default=full)
     missed = [p for p in drawn if not base_solved(p) and p.base_draws >= full]
-    late = [p for p in drawn if base_solved(p) and _solved_at(p) > stage]
+    late = [p for p in drawn if (p.base_first or 0) > stage]
     followed = len(missed) + len(late)
     return len(missed) + len(open_) * (len(missed) / followed if followed else 1.0)
-
-
-def _solved_at(problem: ProblemRow) -> float:
-    """The draw at which the base solved it; the second stage comes after all of them."""
-    return math.inf if problem.second_stage else problem.base_first or 0
 
 
 def certified_first(rows: Sequence[ProblemRow], cap: int) -> list[ProblemRow]:

@@ -17,27 +17,19 @@ Rows = list[list[str]]
 
 def tiles(data: Report) -> list[tuple[str, str, str]]:
     """(name, figure, remark) of the numbers that matter."""
-    h, top, pass1 = data.headline, whole(max(data.protocol.budgets)), data.pass1
-    if h.held_out is None:
-        held = ("Held-out families", "not measured", "the suite had none: nothing is said about new families")
-    else:
-        part = f"FG* {fr.bracket(h.held_out.low, h.held_out.high)} on {whole(h.held_out.n)} problems of families"
-        held = ("Held-out families", fr.signed(h.held_out.fg), f"{part} that were never shown")
+    h, k, pass1 = data.headline, whole(data.headline.k), data.pass1
     return [
-        ("FG*, points of problems", fr.signed(h.fg), f"95 % interval {fr.bracket(h.low, h.high)}, problems resampled"),
+        (f"G@{h.k}, points of problems", fr.signed(h.g[0]), f"95 % interval {fr.bracket(h.g[1], h.g[2])}"),
         (
             "E, gained",
-            fr.points(h.e),
-            f"points, reliably solved and never by the base in {top} draws; E* {fr.signed(h.e_star)} after the tail "
-            "correction",
+            fr.points(h.e[0]),
+            f"{fr.bracket(h.e[1], h.e[2])}: reliably solved, and by no decoding of the base in {k} samples",
         ),
-        ("S, lost", fr.points(h.s), "points, the base relied on them and training lost them"),
         (
-            "Persistence",
-            NONE if h.persistence is None else f"{h.persistence:.2f}",
-            "E at the largest budget / E at half of it: near 1 is expansion, falling is sharpening",
+            "S, lost",
+            fr.points(h.s[0]),
+            f"{fr.bracket(h.s[1], h.s[2])}: the base relied on them; {k} samples of the trained model miss them",
         ),
-        held,
         ("Certified problems", whole(len(data.certified)), "gained one by one, at a false discovery rate of 5 %"),
         (
             "pass@1",
@@ -47,8 +39,33 @@ def tiles(data: Report) -> list[tuple[str, str, str]]:
     ]
 
 
+def claim_rows(data: Report) -> Rows:
+    """Kind of problem, envelope, what is shown, G, share solved reliably, problems."""
+    return [
+        [
+            fr.label(c.kind, 40),
+            fr.label(c.envelope, 20),
+            c.word,
+            fr.points_text(c.g),
+            f"{fr.points(c.solved[0])} [{fr.points(c.solved[1])}, {fr.points(c.solved[2])}]",
+            whole(c.n),
+        ]
+        for c in data.verdict.claims
+    ]
+
+
+def bound_rows(data: Report) -> Rows:
+    """E at multiples of K: samples, bounds, and the exact value where it is known."""
+    exact = data.exact.by_budget if data.exact else {}
+    return [
+        [whole(b.k), f"{fr.points(b.low)} to {fr.points(b.high)}", fr.points(exact[key]) if key in exact else NONE]
+        for b in data.bounds
+        for key in [str(b.k)]
+    ]
+
+
 def family_rows(data: Report) -> Rows:
-    """Name, kind, problems, chance, eligible, held out, base reached, pass@1, gained, lost."""
+    """Name, kind, problems, chance, eligible, practised, base reached, pass@1, gained, lost."""
     return [
         [
             fr.label(f.info.name, 60),
@@ -56,7 +73,7 @@ def family_rows(data: Report) -> Rows:
             whole(f.info.n),
             probability(f.info.chance),
             "yes" if f.info.eligible else "no",
-            "yes" if f.info.held_out else "no",
+            {True: "yes", False: "no", None: "no record"}[f.info.practised],
             percent(f.reached) + ("" if f.reached is None else f" of {whole(f.tried)}"),
             probability(f.pass1),
             count(f.gained),
@@ -69,11 +86,6 @@ def family_rows(data: Report) -> Rows:
 def count(x: float | None) -> str:
     """A number of problems; one decimal where followed ones stand for others."""
     return NONE if x is None else f"{x:,.0f}" if x == round(x) else f"{x:,.1f}"
-
-
-def kind_rows(data: Report) -> Rows:
-    """What kinds of problem were certified, and how many of each."""
-    return [[fr.label(kind, 60), whole(number)] for kind, number in data.verdict.kinds.items()]
 
 
 def certified_rows(data: Report) -> Rows:
@@ -115,8 +127,8 @@ def problem_rows(data: Report) -> Rows:
 
 
 def _first(problem: ProblemRow) -> str:
-    if problem.second_stage:
-        return "second stage"
+    if problem.reached:
+        return fr.label(problem.reached, 40)
     if not problem.base_draws:
         return "not drawn"
     return whole(problem.base_first) if problem.base_first else "never"
@@ -182,12 +194,14 @@ def _card_text(value: Any) -> str:
 
 
 def method_rows(data: Report) -> Rows:
-    """Elicitation method, its turn, text, coverage at its last k."""
+    """Elicitation method, its envelope, text, coverage at its last k."""
     rows = []
     for m in data.protocol.methods:
         curve = (data.pass_at_k.methods or {}).get(m.name)
         last = f"{_share(curve.mean[-1])} at k={whole(curve.k[-1])}" if curve and curve.k else NONE
-        rows.append([fr.label(m.name, 60), "second stage" if m.second_stage else "in turn", visible(m.text, 400), last])
+        rows.append(
+            [fr.label(m.name, 60), fr.label(m.envelope, 20) + (", idle" if m.idle else ""), visible(m.text, 400), last]
+        )
     return rows
 
 
@@ -209,7 +223,7 @@ def cost_rows(data: Report) -> Rows:
         ["Draws of the base", whole(c.base_draws)],
         ["of which in turn, stopped early", whole(c.round_robin_draws)],
         ["in turn if nothing were stopped", whole(c.full_draws)],
-        ["Draws of the second stage", whole(c.second_stage_draws)],
+        *([f"Attempts by {fr.label(name, 20)}", whole(n)] for name, n in c.envelope_draws.items()),
         ["Draws of the trained model", whole(c.trained_draws)],
         ["Tokens generated", whole(c.tokens)],
     ]

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 _COLUMNS = (
     (0, Column("family", words=True)), (2, Column("problems", 2)), (3, Column("chance", 5)),
     (6, Column("base\nreached", 3)), (7, Column("trained\npass@1", 1)), (8, Column("gained")), (9, Column("lost")),
-    (4, Column("eligible", 6)), (5, Column("held\nout", 4)),
+    (4, Column("eligible", 6)), (5, Column("prac-\ntised", 4)),
 )  # fmt: skip
 _LEGEND = (
-    "gained: reliably solved by the trained model, never by the base (followed ones stand for the others); lost: the "
-    "reverse. Base reached: of the problems on which it was drawn, those where the trained model is reliable."
+    "gained: reliably solved by the trained model, by no decoding of the base (followed ones stand for the others); "
+    "lost: the reverse. Base reached: of the problems on which it was drawn, those where the trained model is reliable."
 )
 
 
@@ -31,14 +31,17 @@ def show_frontier(data: Report, console: Console) -> None:
     width = min(WIDTH, console.width)
     say(console, fr.headline(data), "bold")
     console.print()
-    say(console, f"{data.verdict.word}: {visible(data.verdict.sentence, 600)}", "bold")
-    if kinds := tables.kind_rows(data):
-        say(console, "Certified, by kind: " + ", ".join(f"{count} {kind}" for kind, count in kinds) + ".")
+    say(console, f"{visible(data.verdict.phrase, 600)}.", "bold")
+    say(console, visible(data.verdict.sentence, 600))
+    for line in data.verdict.qualified:
+        say(console, f"qualified: {visible(line, 300)}", "yellow")
+    console.print()
+    heads = [Column("kind of problem", words=True), Column("against"), Column("shown"), Column("gain, points", 1)]
+    heads += [Column("solved, %", 3), Column("problems", 2)]
+    console.print(table(heads, tables.claim_rows(data), width, (), console.encoding or "utf-8"), width=width)
     console.print()
     lines: list[tuple[list[str], str]] = []
-    for row in sorted(tables.family_rows(data), key=lambda row: row[5]):
-        if lines and row[5] == "yes" and lines[-1][0] and lines[-1][0][8] == "no":
-            lines.append(([], ""))
+    for row in tables.family_rows(data):
         lines.append(([fr.label(row[0], 24), *(row[i] for i, _ in _COLUMNS[1:])], "" if row[4] == "yes" else "dim"))
     rows, styles = zip(*lines, strict=True) if lines else ((), ())
     console.print(table([c for _, c in _COLUMNS], rows, width, styles, console.encoding or "utf-8"), width=width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,13 +51,15 @@ def table(
         shown.remove(max(shown, key=lambda i: (columns[i].priority, i)))
     spare = max(width - sum(least[i] for i in shown) - _GAP * (len(shown) - 1), 0)
     found = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    fits = "…".encode(encoding, "replace") != b"?"
+    cut: Any = "ellipsis" if fits else "crop"
     deepest = max((len(heads[i]) for i in shown), default=0)
     for i in shown:
         size = min(sizes[i], least[i] + spare)
         spare -= size - least[i]
         head = "\n".join([*heads[i], *[" "] * (deepest - len(heads[i]))])
-        side = "left" if columns[i].words else "right"
-        found.add_column(head, justify=side, no_wrap=True, overflow="ellipsis", min_width=size, max_width=size)  # type: ignore[arg-type]
+        side: Any = "left" if columns[i].words else "right"
+        found.add_column(head, justify=side, no_wrap=True, overflow=cut, min_width=size, max_width=size)
     for row, style in zip(rows, [*styles, *[""] * (len(rows) - len(styles))], strict=True):
         cells = (row[i].encode(encoding, "replace").decode(encoding) for i in shown) if row else ()
         found.add_row(*map(Text, cells), style=style)

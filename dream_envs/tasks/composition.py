@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ from dream_envs.tasks.family import Answers, Family
 STATE_NAMES = "abcdefghijklmnopqrstuvwxyz"
 OPERATION_NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TRIES = 256
+_PROMPT = re.compile(r"Start in state (\w) and apply, in this order: ([\w, ]+)\.")
 
 
 class Traces(Answers):
@@ -200,6 +202,24 @@ class Composition(Traces, Family):
         """Depth and every ordered pair of neighbouring operations."""
         ops = task.meta["ops"]
         return (f"depth={len(ops)}", *(f"pair={a}{b}" for a, b in itertools.pairwise(ops)))
+
+    def piece(self, prompt: str, said: Sequence[str], size: int) -> str | None:
+        """The next ``size`` operations of a prompt, from the state that the reply to the piece before ended in.
+
+        None where there is none: all are asked, a reply ended in no state, or the prompt is no problem of this family.
+        A scaffold cuts with this (``agents.elicitation.scaffolds``); it reads the prompt and the replies alone.
+        """
+        found = _PROMPT.search(prompt) if self._english else re.fullmatch(r"(\w):(\w+)", prompt)
+        start, ops = (found[1], found[2].replace(", ", "")) if found else ("", "")
+        state = said[-1].strip()[-1:] if said else start
+        left = ops[size * len(said) :][:size]
+        if not left or state not in self.states or (self._english and not set(ops) <= set(self.operations)):
+            return None
+        return self.make(state, left).prompt if self._english else f"{state}:{left}"
+
+    def joined(self, said: Sequence[str]) -> str:
+        """The replies to all pieces as one."""
+        return (", " if self._english else "").join(text.strip() for text in said)
 
     def _invite(self, wishes: str) -> str:
         return (

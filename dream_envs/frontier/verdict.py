@@ -1,0 +1,141 @@
+"""The verdict of a Frontier Report, by fixed rules: a claim for each kind of problem and envelope, and a word of them.
+
+- ``beyond``: the lower end of the kind's G(K) is above ``MARGIN``.
+- ``within``: the trained model solves the kind (lower end above ``WITHIN``) and the upper end of what the envelope does
+  not reach is at most ``WITHIN``.  Both ends are intervals': absence is shown, not inferred from want of significance.
+- ``not shown``: neither.
+
+*Expansion*: some kind is beyond decoding.  *Trade*: that, and a loss.  *Contraction*: a loss, or the whole interval of
+G(K) below 0, and nothing beyond.  *Sharpening*: nothing beyond, pass@1 rose, and at most ``SHARP`` points are out of
+the base's reach.  *Not shown*: none of these.  A loss: of more than ``LOSS`` points of success on a stratum of the
+base's declared support, or of more than ``MARGIN`` points of problems that it solved reliably (S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dream_envs.frontier import gain
+from dream_envs.frontier.gain import Evidence
+from dream_envs.frontier.intervals import share_interval
+from dream_envs.frontier.methods import ENVELOPES
+from dream_envs.frontier.schema import Claim, Estimate, Headline, Interval, Retention, Verdict
+
+#: In percentage points: what a gain has to exceed; what absence may leave open, of a kind and of all; a loss.
+MARGIN, WITHIN, SHARP, LOSS = 0.5, 10.0, 2.0, 5.0
+#: Standard deviations by which samples may miss what is known exactly.
+DEVIATIONS = 5.0
+ALARM = "What was sampled is not what the models' probabilities say: look at stop tokens, templates and engines."
+
+
+def claims(evidence: Mapping[str, Evidence], kinds: Sequence[str]) -> list[Claim]:
+    """A claim for every kind and envelope; ``evidence`` by envelope, ``kinds`` of its problems."""
+    of, found = np.array(kinds), list[Claim]()
+    for kind in dict.fromkeys(kinds):
+        for envelope, facts in evidence.items():
+            own = facts.of(of == kind)
+            g, e, _ = gain.gain(own)
+            solved = _points(share_interval(own.reliable, gain.pooled_strata(own.family)))
+            found.append(Claim(kind, envelope, len(own), solved, g, e, _word(g, e, solved)))  # type: ignore[arg-type]
+    return found
+
+
+def _word(g: Interval, e: Interval, solved: Interval) -> str:
+    if g[1] > MARGIN:
+        return "beyond"
+    return "within" if solved[1] > WITHIN and e[2] <= WITHIN else "not shown"
+
+
+def _points(value: Interval) -> Interval:
+    return 100 * value[0], 100 * value[1], 100 * value[2]
+
+
+def losses(head: Headline, kept: Retention | None) -> list[str]:
+    """What was lost, in words."""
+    shown = [s for s in kept.suites if s.gain[2] is not None and 100 * s.gain[2] < -LOSS] if kept else []
+    found = [f"{s.name} ({100 * s.gain[0]:+.0f} points of success)" for s in shown]
+    if head.s[1] > MARGIN:
+        found.append(f"{head.s[0]:.1f} points of problems that the base solved reliably")
+    return found
+
+
+def verdict(
+    head: Headline,
+    found: Sequence[Claim],
+    pass1_gain: Estimate,
+    kept: Retention | None,
+    reached: Mapping[str, int],
+    qualified: Sequence[str],
+    exact: tuple[float, float] | None = None,
+) -> Verdict:
+    """The word with its phrase and sentence.
+
+    Args:
+        head: G@K.
+        found: the claims.
+        pass1_gain: change of the mean success of one sample, a share.
+        kept: success on the declared support before and after.
+        reached: by method of a later envelope, how many problems it solved that decoding did not.
+        qualified: what limits the word: methods left out, a public seed, no record of the training.
+        exact: where success probabilities are known, E(K) in points of these very problems and the standard deviation
+            of its estimate; samples that contradict it end in *Alarm*.
+    """
+    if exact is not None and abs(head.e[0] - exact[0]) > DEVIATIONS * exact[1] + 100 / head.n:
+        said = f"E(K) is {head.e[0]:.1f} points by samples and {exact[0]:.1f} by exact probabilities: no verdict"
+        return Verdict("Alarm", f"Alarm: {said}", ALARM, list(found), [], list(qualified))
+    lost = losses(head, kept)
+    beyond = [c.kind for c in found if c.envelope == "decoding" and c.word == "beyond"]
+    word: Any = "Not shown"
+    if beyond:
+        word = "Trade" if lost else "Expansion"
+    elif lost or head.g[2] < 0:
+        word = "Contraction"
+    elif (pass1_gain[1] or 0) > 0 and head.e[2] <= SHARP:
+        word = "Sharpening"
+    parts = [f"{word} beyond decoding ({', '.join(beyond)})" if beyond else word]
+    tried = list(dict.fromkeys(c.envelope for c in found))
+    if beyond:
+        parts += [_against(envelope, beyond, found) for envelope in tried[1:]]
+        parts += [f"{envelope} not tried" for envelope in ENVELOPES if envelope not in tried]
+    parts += [f"lost: {', '.join(lost)}"] if lost else []
+    return Verdict(word, "; ".join(parts), _sentence(word, head, found, reached), list(found), lost, list(qualified))
+
+
+def _against(envelope: str, beyond: Sequence[str], found: Sequence[Claim]) -> str:
+    """How the kinds that are beyond decoding stand against a later envelope."""
+    words = {c.kind: c.word for c in found if c.envelope == envelope and c.kind in beyond}
+    groups = {word: [k for k, w in words.items() if w == word] for word in ("beyond", "within", "not shown")}
+    said = [
+        f"{word} {'against ' if word == 'not shown' else ''}{envelope}"
+        + (f" ({', '.join(some)})" if len(some) < len(words) or word == "beyond" else "")
+        for word, some in groups.items()
+        if some
+    ]
+    return ", ".join(said)
+
+
+def _sentence(word: str, head: Headline, found: Sequence[Claim], reached: Mapping[str, int]) -> str:
+    k = f"{head.k:,}"
+    if word in ("Expansion", "Trade"):
+        text = (
+            f"{head.e[0]:.1f} % of the problems are solved reliably by the trained model and missed by {k} samples of "
+            "the base"
+        )
+        if reached:
+            most, of = max(reached, key=lambda name: reached[name]), round(head.e[0] * head.n / 100)
+            text += f"; of these {of:,} the base solves {sum(reached.values()):,} by other means, most by `{most}`"
+        return text + "."
+    if word == "Sharpening":
+        return (
+            f"More is solved at the first try; what {k} samples of the base do not reach is at most {head.e[2]:.1f} "
+            "points of problems."
+        )
+    if word == "Contraction":
+        return "The trained model lost what the base could do, and no gain is shown."
+    return (
+        f"No gain is shown, and none is excluded: what {k} samples of the base do not reach lies between "
+        f"{head.e[1]:.1f} and {head.e[2]:.1f} points of problems."
+    )
