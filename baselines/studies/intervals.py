@@ -53,8 +53,10 @@ def sign(interval: Interval | None, direction: int = 1) -> str:
 
 
 def show(interval: Interval | None, digits: int = 2) -> str:
-    """``0.52 [0.50, 0.54]``, the mean alone of one seed, a dash of nothing."""
+    """``0.52 [0.50, 0.54]``; the mean alone of one seed, or where it is too small (``2.8e-12``); a dash of nothing."""
     if interval is None:
         return "-"
+    if digits and 0 < abs(interval[0]) < 0.5 * 10**-digits and max(map(abs, ends(interval))) < 10**-digits:
+        return f"{interval[0]:.1e}"
     mean, low, high = (f"{x + 0.0:,.{digits}f}" for x in interval)
     return mean if math.isnan(interval[1]) else f"{mean} [{low}, {high}]"

@@ -27,14 +27,14 @@ class Reported(msgspec.Struct, frozen=True):
     size: str = "mini"
 
 
-RUNS = ("full", "full-expert-equal", "fixed_depth")
+RUNS = ("sleep", "awake", "no_seeding", "no_self_data")
 SETTINGS = {
     **{name: Reported(run=name) for name in RUNS},
     **{f"control-{name}": Reported(control=name) for name in controls.CONTROLS},
 }
 GRIDS = {"all": tuple(SETTINGS)}
 MARKS = {"all": "frontier"}
-_HEAD = ("model", "verdict", "FG*", "E", "S", "held-out FG*", "pass@1 gain", "certified", "base draws")
+_HEAD = ("model", "verdict", "G@K", "E", "S", "pass@1 gain", "certified", "base samples")
 
 
 def run(settings: Reported, seed: str, out: Path) -> None:
@@ -45,13 +45,13 @@ def run(settings: Reported, seed: str, out: Path) -> None:
     """
     cache = out.parent / "cache" / out.name  # a cache belongs to one process
     if settings.control:
-        how: dict[str, Any] = {"size": settings.size, "seed": seed, "cache": cache, "quiet": True}
+        how: dict[str, Any] = {"size": settings.size, "cache": cache, "quiet": True}
         controls.run(settings.control, out, settings.base, **how)
         return
     trained = out.parent.parent / "flagship" / f"{settings.run}-{seed}"
     if not (trained / "summary.json").is_file():
         raise DreamEnvsError(f"{trained} is no finished run: run the study flagship --only {settings.run} first")
-    job.run(settings.base, str(trained), out, cache, job.Options(size=settings.size, seed=seed), quiet=True)
+    job.run(settings.base, str(trained), out, cache, job.Options(size=settings.size), quiet=True)
 
 
 def score(folder: Path) -> dict[str, Any]:
@@ -64,18 +64,15 @@ def table(rows: Sequence[Row], out: Path) -> str:
     lines = []
     for row in rows:
         data = row["report"]
-        head, gain, held = data.headline, data.pass1.gain, data.headline.held_out
+        head, gain, cost = data.headline, data.pass1.gain, data.cost
         lines.append(
             [
                 f"{row['name']}-{row['seed']}".replace("_", "\\_"),
-                data.verdict.word,
-                _interval(head.fg, head.low, head.high),
-                f"{head.e:.1f}",
-                f"{head.s:.1f}",
-                "-" if held is None else _interval(held.fg, held.low, held.high),
+                data.verdict.phrase,
+                *(_interval(*value) for value in (head.g, head.e, head.s)),
                 _interval(*(100 * (x or 0.0) for x in gain)),
                 str(len(data.certified)),
-                f"{data.cost.round_robin_draws + data.cost.second_stage_draws:,}",
+                f"{cost.round_robin_draws + sum(cost.envelope_draws.values()):,}",
             ]
         )
     return markdown(_HEAD, lines)
