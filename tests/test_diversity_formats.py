@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dream_envs.metrics.formats import FAMILIES, GENERIC, formats_of
+from dream_envs.metrics.formats import GENERIC, formats_of
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 
@@ -69,14 +69,19 @@ TINY_GSM = '''def simple_math_problem() -> int:
         (" -1,234.5 % ", "number"),
         ("3/4", "number"),
         ("42 apples", "prose"),
+        ("import os", "code"),
+        ("from os import path", "code"),
+        ("assert x", "code"),
+        ("raise e", "code"),
+        ("if x: y", "code"),
+        ("print(3)", "code"),
+        ("f(x)\ny = 3", "code"),
+        ("blah blah\n" * 20_000 + TINY_GSM, "code"),
     ],
+    ids=lambda text: repr(text[:20]),
 )  # fmt: skip
 def test_known_replies(text: str, label: str) -> None:
     assert GENERIC.label(text) == label
-
-
-def test_a_program_stays_one_however_much_text_is_around_it() -> None:
-    assert GENERIC.label("blah blah\n" * 20_000 + TINY_GSM) == "code"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ def test_a_program_stays_one_however_much_text_is_around_it() -> None:
 def test_hostile_text_has_a_label_soon(text: str) -> None:
     began = time.perf_counter()
     assert GENERIC.label(text) in NAMES
-    assert formats_of(Composition())(text, None) in {"trace", "states", "other", "empty"}
+    assert formats_of(Composition())(text) in {"trace", "states", "other", "empty"}
     assert time.perf_counter() - began < 5.0  # milliseconds alone; a quadratic step over 1 MB would take minutes
 
 
@@ -126,9 +131,8 @@ def test_every_text_has_exactly_one_label(text: str) -> None:
     label = GENERIC.label(text)
     assert label in NAMES
     assert (label == "empty") == (not text.strip())
-    assert [name for name, parser in GENERIC.parsers.items() if text.strip() and parser(text)][:1] == [
-        label
-    ] or label in ("prose", "empty")
+    found = [name for name, parser in GENERIC.parsers.items() if parser(text)]
+    assert label == (found or ["prose"])[0] or label == "empty"
 
 
 @pytest.mark.parametrize("notation", ["compact", "english"])
@@ -138,28 +142,9 @@ def test_composition(notation: str) -> None:
     for level in (1, 3, 8):
         task = family.generate(stream("formats", level), level)
         states = [s for s in task.answer if s in family.states]
-        assert label(task.answer, task) == "trace"
-        assert label(family.guess(task, stream("guess", level)), task) == "trace"  # wrong, but in form
-        assert label("".join(states), task) == label(", ".join(states), task) == "states"
+        assert label(task.answer) == "trace"
+        assert label(family.guess(task, stream("guess", level))) == "trace"  # wrong, but in form
+        assert label("".join(states)) == label(", ".join(states)) == "states"
     for text in ("the answer", "Bf D", "BfD", "fB", "Zf", "B -> f -> k", "B -> f,, D -> k", "c:BDA", "BfDz"):
-        assert label(text, None) == "other", text
-    assert label("", None) == "empty"
-
-
-def test_the_family_decides_if_it_wants_to() -> None:
-    class Shouting(Composition):
-        def formats(self, reply: str, task: object) -> str:
-            return "loud" if reply.isupper() else ""
-
-    label = formats_of(Shouting())
-    assert (label("AB", None), label("ab", None)) == ("loud", "other")
-    assert formats_of(None)("42", None) == "number"
-    assert set(FAMILIES) == {"composition"}
-
-
-SHORTEST = ["import os", "from os import path", "assert x", "raise e", "if x: y", "print(3)", "f(x)\ny = 3"]
-
-
-@pytest.mark.parametrize("text", SHORTEST)
-def test_the_shortest_programs_are_programs(text: str) -> None:
-    assert GENERIC.label(text) == "code"
+        assert label(text) == "other", text
+    assert label("") == "empty"

@@ -25,10 +25,12 @@ MAX_STEPS = 60
 
 
 class Walk:
-    """The base: ``step`` moves on and returns False at the end."""
+    """The base: ``step`` moves on and returns False at the end; ``over``: the next step is not one of the episode."""
+
+    over = truncated = False
 
     def __init__(self, env: Any, seed: int = 0, deface: bool = False, reset: bool = True) -> None:
-        self.env, self.seed, self.deface, self.steps, self.over = env, seed, deface, 0, False
+        self.env, self.seed, self.deface, self.steps = env, seed, deface, 0
         self.log: list[Any] = []
         self.returned: list[Any] = []
         self._spaces: dict[str, Any] = {}
@@ -57,9 +59,12 @@ class Walk:
             kept = (told[0], told[-1])
             # What the next move is made from is not the object that is looked at, and defaced.
             self._seen = copy.deepcopy(kept) if self.deface else kept
-            self.returned.append(kept)
-            if self.deface:
-                deface(kept)
+            self._keep(kept)
+
+    def _keep(self, returned: Any) -> None:
+        self.returned.append(returned)
+        if self.deface:
+            deface(returned)
 
     def _move(self, space: Any, agent: str = "", observation: Any = None, info: Any = None) -> Any:
         """A sample of the agent's action space, which is seeded once; an ``action_mask`` is kept to."""
@@ -120,9 +125,7 @@ class GameWalk(Walk):
         for agent in self.game.agents:
             view = self.game.view(self.table.state, agent)
             self.log.append((agent, plain(view)))
-            self.returned.append(view)
-            if self.deface:
-                deface(view)
+            self._keep(view)
 
 
 class GymWalk(Walk):
@@ -133,8 +136,7 @@ class GymWalk(Walk):
         if self.over or self.steps >= MAX_STEPS:
             return False
         result = self.env.step(self._move(self.env.action_space))
-        self.steps += 1
-        self.truncated = bool(result[3])
+        self.steps, self.truncated = self.steps + 1, bool(result[3])
         self.over = bool(result[2]) or self.truncated
         self._note(result)
         return True
@@ -151,10 +153,7 @@ class AecWalk(Walk):
         agent, told = env.agent_selection, env.last()
         self.log.append(agent)
         self._note(told)
-        action = None
-        if not (told[2] or told[3]):
-            action = self._move(env.action_space(agent), agent, *self._seen)
-        env.step(action)
+        env.step(None if told[2] or told[3] else self._move(env.action_space(agent), agent, *self._seen))
         self.steps += 1
         self.over = not env.agents or all(env.terminations[a] or env.truncations[a] for a in env.agents)
         return True
@@ -170,17 +169,17 @@ class ParallelWalk(Walk):
             return False
         look, infos = self._seen
         self._note(env.step({a: self._move(env.action_space(a), a, look.get(a), infos.get(a)) for a in env.agents}))
-        self.steps += 1
-        self.over = not env.agents
+        self.steps, self.over = self.steps + 1, not env.agents
         return True
 
 
-def walk(subject: Subject, env: Any, seed: int, *, deface: bool = False, reset: bool = True) -> Walk:
-    """A walk of the subject's kind through ``env``; ``reset=False`` goes on from where an environment stands."""
-    if subject.kind == "game":
-        return GameWalk(env, f"conformance/{seed}", subject.build_reward(env), deface=deface)
+def walk(part: Subject, seed: int, env: Any = None, *, deface: bool = False, reset: bool = True) -> Walk:
+    """A walk of the part's kind through ``env``, None: a new one; ``reset=False`` goes on from where it stands."""
+    env = part.new() if env is None else env
+    if part.kind == "game":
+        return GameWalk(env, f"conformance/{seed}", part.build_reward(env), deface=deface)
     kinds: dict[str, Any] = {"gymnasium": GymWalk, "aec": AecWalk, "parallel": ParallelWalk}
-    return kinds[subject.kind](env, seed, deface, reset)
+    return kinds[part.kind](env, seed, deface, reset)
 
 
 def default_players(game: Game) -> dict[str, Any]:
@@ -221,17 +220,13 @@ def plain(value: Any) -> Any:
 
 def deface(value: Any) -> None:
     """Spoil everything mutable in what an environment returned, as a careless user might."""
+    if isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            deface(item)
     if isinstance(value, dict):
-        for item in value.values():
-            deface(item)
-        for key in list(value):
-            if not isinstance(value[key], (dict, list)):
-                value[key] = "defaced"
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            deface(item)
-        if isinstance(value, list):
-            value.append("defaced")
+        value |= {key: "defaced" for key, item in value.items() if not isinstance(item, (dict, list))}
+    elif isinstance(value, list):
+        value.append("defaced")
     elif isinstance(value, np.ndarray) and value.flags.writeable and value.dtype.kind in "fiub":
         value[...] = 1
 
@@ -239,6 +234,12 @@ def deface(value: Any) -> None:
 def shared(one: Any, other: Any) -> bool:
     """Whether two returned structures have a mutable object in common, lists included."""
     return bool(_mutables(one) & _mutables(other))
+
+
+def _mutables(value: Any) -> set[int]:
+    found = {id(value)} if isinstance(value, (dict, list, np.ndarray)) else set()
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return found.union(*map(_mutables, inner))
 
 
 def difference(one: Sequence[Any], other: Sequence[Any]) -> str:
@@ -250,14 +251,3 @@ def difference(one: Sequence[Any], other: Sequence[Any]) -> str:
             start = max(0, at - 30)
             return f"entry {i}: …{left[start : at + 30]}… and …{right[start : at + 30]}…"
     return f"{len(one)} and {len(other)} entries"
-
-
-def _mutables(value: Any) -> set[int]:
-    found, stack = set[int](), [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, (dict, list, np.ndarray)):
-            found.add(id(item))
-        if isinstance(item, (dict, list, tuple)):
-            stack.extend(item.values() if isinstance(item, dict) else item)
-    return found
