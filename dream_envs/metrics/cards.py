@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -250,20 +250,19 @@ def _constant(plain: Sequence[Judgement]) -> bool | None:
     return len({_position(j, j.verdict) for j in told}) == 1
 
 
+#: Measure (value, low, high), when it is bad, and what is said then.
+_RULES: tuple[tuple[str, Callable[[list[float]], bool], str], ...] = (
+    ("kappa", lambda its: its[0] <= 0.4, "kappa {:.2f}: at most fair agreement with the truth"),
+    ("swap_flip", lambda its: its[0] > 0.2, "{:.2f} of the winners change with the order"),
+    ("first_position", lambda its: not its[1] <= 0.5 <= its[2], "the first of two wins {:.2f} of the time"),
+    ("cyclic_triads", lambda its: its[1] > RANDOM_CYCLES, "{:.2f} of the triples go in a circle"),
+    ("null_accepted", lambda its: its[0] > NULL_LIMIT, "{:.2f} of the null outputs pass"),
+)
+
+
 def _flags(card: dict[str, Any]) -> list[str]:
-    found = []
-    if card["labels"] < ENOUGH:
-        found.append(f"{card['labels']} known truths: {ENOUGH} or more are needed")
-    if card["kappa"] is not None and card["kappa"][0] <= 0.4:
-        found.append(f"kappa {card['kappa'][0]:.2f}: at most fair agreement with the truth")
-    if (flip := card.get("swap_flip")) is not None and flip[0] > 0.2:
-        found.append(f"{flip[0]:.2f} of the winners change with the order")
-    if (first := card.get("first_position")) is not None and not first[1] <= 0.5 <= first[2]:
-        found.append(f"the first of two wins {first[0]:.2f} of the time")
-    if (cycles := card.get("cyclic_triads")) is not None and cycles[1] > RANDOM_CYCLES:
-        found.append(f"{cycles[0]:.2f} of the triples go in a circle")
-    if (null := card["null_accepted"]) is not None and null[0] > NULL_LIMIT:
-        found.append(f"{null[0]:.2f} of the null outputs pass")
+    found = [f"{card['labels']} known truths: {ENOUGH} or more are needed"] if card["labels"] < ENOUGH else []
+    found += [words.format(its[0]) for name, bad, words in _RULES if (its := card.get(name)) and bad(its)]
     if card["constant"]:
         found.append("one verdict for everything")
     sens, spec = card.get("sensitivity"), card.get("specificity")

@@ -19,7 +19,7 @@ from dream_envs.curriculum.store import read_challenges, wilson
 from dream_envs.frontier.schema import Curriculum, Estimate
 from dream_envs.metrics.diversity import rounded
 from dream_envs.metrics.health import label_agreement, truth_of
-from dream_envs.metrics.summary import read_rows
+from dream_envs.metrics.rounds import read_rows
 from dream_envs.play import read_episodes
 
 #: Points of a series over the run.

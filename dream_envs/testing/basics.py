@@ -21,7 +21,7 @@ import numpy as np
 
 from dream_envs.play import roles_by_agent
 from dream_envs.testing.subject import Failure, Skip, Subject, need, resolve
-from dream_envs.testing.walks import GameWalk, Walk, difference, plain, sample, shared, walk
+from dream_envs.testing.walks import GameWalk, Walk, need_same, plain, sample, shared, walk
 
 SEEDS = (0, 1, 2)
 CYCLES = 60
@@ -74,8 +74,7 @@ def seed_determinism(part: Subject, parts: Sequence[Subject]) -> None:
         env = part.new()
         first = walk(part, seed, env).finish().log
         for what, other in (("a second copy", part.new()), ("the same copy again", env)):
-            if (again := walk(part, seed, other).finish().log) != first:
-                raise Failure(f"seed {seed} in {what}: {difference(first, again)}")
+            need_same(first, walk(part, seed, other).finish().log, f"seed {seed} in {what}")
 
 
 def process_determinism(part: Subject, parts: Sequence[Subject]) -> None:
@@ -123,16 +122,16 @@ def child() -> None:
 def siblings(part: Subject, parts: Sequence[Subject]) -> None:
     """Two episodes played in turns, in two copies and (games) in one, are those played alone."""
     alone = [walk(part, seed).finish().log for seed in SEEDS[:2]]
-    one = part.new()
-    pairs = {"two copies": (part.new(), part.new())} | ({"one game object": (one, one)} if part.kind == "game" else {})
+    pairs = {"two copies": (part.new(), part.new())}
+    if part.kind == "game":
+        pairs["one game object"] = (part.new(),) * 2
     for what, envs in pairs.items():
         trails = [walk(part, seed, env) for env, seed in zip(envs, SEEDS, strict=False)]
         moving = trails
         while moving:
             moving = [trail for trail in moving if trail.step()]
         for trail, log in zip(trails, alone, strict=True):
-            if trail.log != log:
-                raise Failure(f"{what} disturb each other: {difference(log, trail.log)}")
+            need_same(log, trail.log, f"{what} disturb each other")
 
 
 def fresh_returns(part: Subject, parts: Sequence[Subject]) -> None:
@@ -143,8 +142,7 @@ def fresh_returns(part: Subject, parts: Sequence[Subject]) -> None:
             fresh = not shared(clean.returned[j], later)
             need(fresh, f"returns {j} and {i} share a list, dict or array: return new ones")
     spoiled = walk(part, 1, deface=True).finish()
-    if spoiled.log != clean.log:
-        raise Failure(f"changing what was returned changes the episode: {difference(clean.log, spoiled.log)}")
+    need_same(clean.log, spoiled.log, "changing what was returned changes the episode")
 
 
 def pickling(part: Subject, parts: Sequence[Subject]) -> None:
@@ -167,8 +165,7 @@ def pickling(part: Subject, parts: Sequence[Subject]) -> None:
         trail, *others = [walk(part, 5, its, reset=False) for (its,) in (standing, *copies)]
     first = trail.finish().log
     for other in others:
-        if other.finish().log != first:
-            raise Failure(f"the copy goes on otherwise: {difference(first, other.log)}")
+        need_same(first, other.finish().log, "the copy goes on otherwise")
 
 
 def snapshot(part: Subject, parts: Sequence[Subject]) -> None:
@@ -189,8 +186,7 @@ def snapshot(part: Subject, parts: Sequence[Subject]) -> None:
             env.restore(taken)
             walk(part, 12, env, reset=False).finish()  # restored from the end of an episode, too
             env.restore(again)
-            if (log := _continuation(part, env)) != first:
-                raise Failure(f"restored{what} after {moves} moves: {difference(first, log)}")
+            need_same(first, _continuation(part, env), f"restored{what} after {moves} moves")
 
 
 def _continuation(part: Subject, env: Any) -> list[Any]:
@@ -287,8 +283,7 @@ def vector_text(part: Subject, parts: Sequence[Subject]) -> None:
         derived = "(derive the observation space from gymnasium.spaces.Space, as UnicodeText does)"
         others[f"worker processes with shared memory, the default, {derived} return"] = _vector_log(sharing)
     for who, log in others.items():
-        if log != sync:
-            raise Failure(f"{who} other text: {difference(sync, log)}")
+        need_same(sync, log, f"{who} other text")
 
 
 def _vector_log(vector: Any) -> list[Any]:

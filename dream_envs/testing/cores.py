@@ -18,7 +18,7 @@ from dream_envs.envs.gym import SeatEngine
 from dream_envs.envs.pettingzoo import AEC, Parallel
 from dream_envs.play import roles_by_agent, score, text_of
 from dream_envs.testing.subject import Failure, Skip, Subject, need
-from dream_envs.testing.walks import GameWalk, default_players, difference, plain, seat_players
+from dream_envs.testing.walks import GameWalk, default_players, need_same, plain, seat_players
 
 STATUSES = get_args(Status)
 #: Replies that have broken parsers before: sizes, encodings, numbers that are not numbers, other formats' syntax.
@@ -252,8 +252,7 @@ def adapters_agree(subject: Subject, parts: Sequence[Subject]) -> None:
         for name, episode in found.items():
             if episode is None:
                 raise Failure(f"{name}: the game is not over after the same moves")
-            one, two = _comparable(core), _comparable(episode)
-            need(one == two, f"{name} differs: {difference([one], [two])}")
+            need_same([_comparable(core)], [_comparable(episode)], f"{name} differs")
 
 
 def _comparable(episode: Episode) -> Any:

@@ -25,9 +25,10 @@ MAX_STEPS = 60
 
 
 class Walk:
-    """The base: ``step`` moves on and returns False at the end; ``over``: the next step is not one of the episode."""
+    """The base, for PettingZoo; ``over``: the next step is not one of the episode."""
 
     over = truncated = False
+    limit = MAX_STEPS
 
     def __init__(self, env: Any, seed: int = 0, deface: bool = False, reset: bool = True) -> None:
         self.env, self.seed, self.deface, self.steps = env, seed, deface, 0
@@ -40,6 +41,16 @@ class Walk:
 
     def step(self) -> bool:
         """One move; False when there is nothing more to do."""
+        if self.steps >= self.limit or not self._live():
+            return False
+        self.steps += 1
+        self._go()
+        return True
+
+    def _live(self) -> bool:
+        return bool(self.env.agents)
+
+    def _go(self) -> None:
         raise NotImplementedError
 
     def finish(self) -> Walk:
@@ -131,46 +142,37 @@ class GameWalk(Walk):
 class GymWalk(Walk):
     """A ``gymnasium.Env`` with sampled actions (random text where actions are text)."""
 
-    def step(self) -> bool:
-        """One step, unless the episode is over or ``MAX_STEPS`` are made."""
-        if self.over or self.steps >= MAX_STEPS:
-            return False
+    def _live(self) -> bool:
+        return not self.over
+
+    def _go(self) -> None:
         result = self.env.step(self._move(self.env.action_space))
-        self.steps, self.truncated = self.steps + 1, bool(result[3])
+        self.truncated = bool(result[3])
         self.over = bool(result[2]) or self.truncated
         self._note(result)
-        return True
 
 
 class AecWalk(Walk):
     """A PettingZoo ``AECEnv`` with sampled actions."""
 
-    def step(self) -> bool:
-        """The selected agent's move."""
+    limit = 4 * MAX_STEPS
+
+    def _go(self) -> None:
         env = self.env
-        if not env.agents or self.steps >= 4 * MAX_STEPS:
-            return False
         agent, told = env.agent_selection, env.last()
         self.log.append(agent)
         self._note(told)
         env.step(None if told[2] or told[3] else self._move(env.action_space(agent), agent, *self._seen))
-        self.steps += 1
-        self.over = not env.agents or all(env.terminations[a] or env.truncations[a] for a in env.agents)
-        return True
+        self.over = all(env.terminations[a] or env.truncations[a] for a in env.agents)
 
 
 class ParallelWalk(Walk):
     """A PettingZoo ``ParallelEnv`` with sampled actions."""
 
-    def step(self) -> bool:
-        """All live agents' moves."""
-        env = self.env
-        if not env.agents or self.steps >= MAX_STEPS:
-            return False
-        look, infos = self._seen
+    def _go(self) -> None:
+        env, (look, infos) = self.env, self._seen
         self._note(env.step({a: self._move(env.action_space(a), a, look.get(a), infos.get(a)) for a in env.agents}))
-        self.steps, self.over = self.steps + 1, not env.agents
-        return True
+        self.over = not env.agents
 
 
 def walk(part: Subject, seed: int, env: Any = None, *, deface: bool = False, reset: bool = True) -> Walk:
@@ -242,12 +244,14 @@ def _mutables(value: Any) -> set[int]:
     return found.union(*map(_mutables, inner))
 
 
-def difference(one: Sequence[Any], other: Sequence[Any]) -> str:
-    """Where two logs part, in a few words."""
-    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+def need_same(one: Sequence[Any], two: Sequence[Any], what: str) -> None:
+    """Raise ``Failure`` with ``what`` is wrong and where two logs part, if they do."""
+    if one == two:
+        return
+    for i, (a, b) in enumerate(zip(one, two, strict=False)):
         if a != b:
             left, right = repr(a), repr(b)
             at = next((k for k, (x, y) in enumerate(zip(left, right, strict=False)) if x != y), 0)
             start = max(0, at - 30)
-            return f"entry {i}: …{left[start : at + 30]}… and …{right[start : at + 30]}…"
-    return f"{len(one)} and {len(other)} entries"
+            raise Failure(f"{what}: entry {i}: …{left[start : at + 30]}… and …{right[start : at + 30]}…")
+    raise Failure(f"{what}: {len(one)} and {len(two)} entries")
