@@ -102,5 +102,6 @@ def roles_of(run: Path, game: Any, learns: Collection[str]) -> list[Role]:
         names = sorted({key.removeprefix(prefix) for row in rows for key in row if key.startswith(prefix)})
         statuses = {name: float(np.mean([row.get(prefix + name, 0.0) for row in rows])) for name in names}
         first, last = (float(np.mean(part)) if part else None for part in (means[:ENDS], means[-ENDS:]))
-        found.append(Role(spec.name, spec.reply, *spec.reward_range, spec.name in learns, first, last, statuses))
+        low, high = spec.reward_range
+        found.append(Role(spec.name, spec.reply, low, high, spec.name in learns, first, last, statuses))
     return found
