@@ -201,7 +201,8 @@ def write_run(path: Path, right: list[int], own: int) -> Path:
     made = [family.generate(stream("made", i), 1 + i // 10) for i in range(100)]
     rows = [Challenge(**msgspec.structs.asdict(t), round=i // 5) for i, t in enumerate(made)]
     (path / "challenges.jsonl").write_bytes(b"".join(encode(c) + b"\n" for c in rows))
-    metrics = [{"step": 20 * i, "curriculum/drift": 1.0 + 2 * i} for i in range(4)] + [{"step": 61}]
+    drifts = enumerate([1.0, 3.0, 5.0, 7.0, None])
+    metrics = [{"step": 20 * i, "curriculum/drift": drift} for i, drift in drifts]
     (path / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
     return path
 

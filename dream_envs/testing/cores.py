@@ -211,7 +211,7 @@ def rescoring(subject: Subject, parts: Sequence[Subject]) -> None:
     for maker, (game, reward) in zip(subject.variants, _games(subject), strict=True):
         chosen = enumerate(itertools.islice(_assignments(game), 20))
         episodes = [_play(game, players, f"rescore/{i}", reward) for i, players in chosen]
-        again = subject.build_reward(maker())
+        again = adapter.build_reward(subject.reward, maker())
         for episode in reversed(episodes):  # another order: a reward that remembers would show
             read = decode_episode(encode(episode))
             need(read == episode, "an episode read back from JSON is not the one that was stored")
@@ -224,7 +224,7 @@ def rescoring(subject: Subject, parts: Sequence[Subject]) -> None:
 def adapters_agree(subject: Subject, parts: Sequence[Subject]) -> None:
     """The same seed and moves give the same episode in AEC, Parallel, the single-role engine and the core."""
     game = subject.new()
-    reward = subject.build_reward(game)
+    reward = adapter.build_reward(subject.reward, game)
     for seed in range(6):
         label = adapter.new_label(adapter.generator(seed, None))
         players = seat_players(game, default_players(game))
@@ -272,7 +272,7 @@ def _games(subject: Subject) -> Iterator[tuple[Game, Any]]:
     """The game in each of its arrangements, with its reward."""
     for maker in subject.variants:
         game = maker()
-        yield game, subject.build_reward(game)
+        yield game, adapter.build_reward(subject.reward, game)
 
 
 def _play(game: Game, players: Mapping[str, Any], label: str, reward: Any) -> Episode:

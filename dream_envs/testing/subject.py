@@ -36,10 +36,6 @@ class Subject:
     reward: Any = None
     target: Any = None
 
-    def build_reward(self, game: Game) -> Any:
-        """The reward model for this game."""
-        return adapter.build_reward(self.reward, game)
-
 
 def resolve(target: Any, reward: Any = None, kwargs: Mapping[str, Any] | None = None) -> Subject:
     """A Subject from an id, ``module:Class``, a class, a function that makes one, or an object, and their arguments."""

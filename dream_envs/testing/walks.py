@@ -16,6 +16,7 @@ import numpy as np
 
 from dream_envs import seeds
 from dream_envs.core import Agent, Episode, Game, hook
+from dream_envs.envs._adapter import build_reward
 from dream_envs.play import MAX_STEPS as MAX_MOVES
 from dream_envs.play import Runner, Table, as_agent, assign_agents, episode_from, roles_by_agent, score
 from dream_envs.testing.subject import Failure, Subject
@@ -179,7 +180,7 @@ def walk(part: Subject, seed: int, env: Any = None, *, deface: bool = False, res
     """A walk of the part's kind through ``env``, None: a new one; ``reset=False`` goes on from where it stands."""
     env = part.new() if env is None else env
     if part.kind == "game":
-        return GameWalk(env, f"conformance/{seed}", part.build_reward(env), deface=deface)
+        return GameWalk(env, f"conformance/{seed}", build_reward(part.reward, env), deface=deface)
     kinds: dict[str, Any] = {"gymnasium": GymWalk, "aec": AecWalk, "parallel": ParallelWalk}
     return kinds[part.kind](env, seed, deface, reset)
 
