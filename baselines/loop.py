@@ -38,7 +38,7 @@ from dream_envs.curriculum.curriculum import Curriculum
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs._adapter import build_reward, full_id
 from dream_envs.metrics.retention import lessons
-from dream_envs.metrics.summary import roles_of
+from dream_envs.metrics.rounds import roles_of
 from dream_envs.play import as_agent
 from dream_envs.progress import Progress
 from dream_envs.rewards.algebra import per_role

@@ -14,8 +14,7 @@ import msgspec
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.metrics.collapse import collapse, log_spaced
 from dream_envs.metrics.diversity import histogram, js_distance, rounded
-from dream_envs.metrics.probes import Probe, ProbeSet, draw
-from dream_envs.metrics.replies import Replies, compare, measure, series
+from dream_envs.metrics.replies import ProbeSet, Replies, compare, measure, series
 from dream_envs.seeds import stream
 
 LEVELS = (2, 3, 4, 6)
@@ -43,9 +42,9 @@ class DiversityMonitor:
     def __init__(self, evaluation: Any, base: LocalAgent, metrics: Path, steps: int, every: int = 1) -> None:
         levels = [d for d in LEVELS if d in evaluation.levels] or evaluation.levels[:3]
         tasks = [t for d in levels for t in evaluation.tasks["any", d][:PER_LEVEL]]
-        self.probes = ProbeSet(tuple(Probe(t, evaluation.family, "probe") for t in tasks), "dream-probe")
+        self.probes = ProbeSet(tuple(tasks), evaluation.family, "dream-probe")
         self._metrics, self._steps, self._every = metrics, steps, every
-        self._base = draw(base, self.probes, DRAWS)
+        self._base = self.probes.draw(base, DRAWS)
         self._first = self._measured(self._base)
         self._points: list[tuple[int, dict[str, Any]]] | None = None
 
@@ -60,7 +59,7 @@ class DiversityMonitor:
 
     def look(self, step: int, agent: LocalAgent) -> dict[str, Any]:
         """Measures of the agent as it is before this step, for the step's row; ``alarms`` if any ring."""
-        point = self._measured(draw(agent, self.probes, DRAWS))
+        point = self._measured(self.probes.draw(agent, DRAWS))
         seen = self._seen()
         seen.append((step, point))
         alarms = self._alarms()
@@ -68,7 +67,7 @@ class DiversityMonitor:
 
     def block(self, trained: LocalAgent) -> dict[str, Any]:
         """The ``diversity`` block of the summary: base and trained, and the whole series."""
-        said = draw(trained, self.probes, DRAWS)
+        said = self.probes.draw(trained, DRAWS)
         points = [*self._seen(), (self._steps, self._measured(said))]
         found = msgspec.to_builtins(compare(self._base, said, stream("diversity", self.probes.hash)))
         self._points = points
@@ -76,7 +75,7 @@ class DiversityMonitor:
             **found,
             "series": series([s for s, _ in points], [p for _, p in points]),
             "alarm": "; ".join(self._alarms()) or None,
-            "probes": {"hash": self.probes.hash, "problems": len(self.probes.probes), "draws": DRAWS},
+            "probes": {"hash": self.probes.hash, "problems": len(self.probes.tasks), "draws": DRAWS},
         }
 
     def _measured(self, said: Replies) -> dict[str, Any]:

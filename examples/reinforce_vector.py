@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dream_envs
@@ -33,11 +32,10 @@ MAX_NEW_TOKENS = 34  # the game's own budget: operation and state for each of at
 
 @torch.no_grad()
 def sample(model: Any, tokenizer: Any, prompts: Sequence[str], rng: torch.Generator) -> tuple[list[str], tuple]:
-    """One completion a prompt, at temperature 1, with a KV cache.
+    """One completion a prompt, at temperature 1, with a KV cache: the texts, and what ``log_probs`` takes.
 
-    Returns:
-        The texts, and what ``log_probs`` takes: ``ids`` int[n, prompt + new] (prompts padded on the left, completions
-        on the right), ``mask`` int of the same shape, ``written`` bool[n, new], the sampled tokens with the end token.
+    That is ``ids`` int[n, prompt + new] (prompts padded on the left, completions on the right), ``mask`` int of the
+    same shape, and ``written`` bool[n, new], the sampled tokens with the end token.
     """
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     batch = tokenizer.apply_chat_template(
@@ -68,16 +66,6 @@ def log_probs(model: Any, ids: torch.Tensor, mask: torch.Tensor, written: torch.
     return (logits.log_softmax(-1).gather(2, targets)[:, :, 0] * written).sum(1)
 
 
-def next_games(envs: VectorEnv, obs: Sequence[str], over: np.ndarray) -> Sequence[str]:
-    """What the games that follow begin with, in each of gymnasium's autoreset modes; all games end together here."""
-    mode = envs.metadata["autoreset_mode"]
-    if mode is AutoresetMode.SAME_STEP:
-        return obs  # the step that ended them began the next ones
-    if mode is AutoresetMode.DISABLED:
-        return envs.reset(options={"reset_mask": over})[0]
-    return envs.step([""] * envs.num_envs)[0]  # the step after the end begins the next ones, and reads no action
-
-
 def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95 % Wilson interval of a rate."""
     p, scale = successes / n, 1 + z * z / n
@@ -106,21 +94,21 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(BASE, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(BASE)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-    exam, envs = [gymnasium.make_vec(ENV, n, levels=[args.level], solvers=1) for n in (args.exam, args.num_envs)]
+    given = {"levels": [args.level], "solvers": 1, "autoreset_mode": "SameStep"}  # a step begins the next game, too
+    exam, envs = (gymnasium.make_vec(ENV, n, **given) for n in (args.exam, args.num_envs))
     held_out, begun = examine("before", model, tokenizer, exam), time.time()
 
     obs, _ = envs.reset(seed=args.seed)
     for step in range(1, args.steps + 1):
         texts, tokens = sample(model, tokenizer, obs, rng)
-        after, rewards, terminated, truncated, _ = envs.step(texts)
         practised = torch.tensor([problem not in held_out for problem in obs])
+        obs, rewards, *_ = envs.step(texts)
         advantages = torch.tensor(rewards - rewards.mean(), dtype=torch.float32) * practised
         loss = -(advantages * log_probs(model, *tokens)).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        obs = next_games(envs, after, terminated | truncated)
         if step % 20 == 0:
             print(f"step {step:4d}  mean reward {rewards.mean():.3f}  {time.time() - begun:5.1f} s", flush=True)
     examine("after ", model, tokenizer, exam)

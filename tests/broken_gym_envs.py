@@ -78,8 +78,7 @@ class EchoForgets(Echo):
     """Its snapshot does not hold how many steps are left."""
 
     def restore(self, snapshot):
-        super().restore(snapshot)
-        self.left = 3
+        super().restore((snapshot[0], 3, snapshot[2]))
 
 
 @fails("snapshot")
@@ -99,7 +98,7 @@ class EchoText(Echo):
         self.observation_space = gymnasium.spaces.Text(100)
 
     def draw(self):
-        return NAMES[int(self.np_random.integers(8))]
+        return super().draw()[:3]
 
 
 @fails("vector_text")

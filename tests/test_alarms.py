@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 import pytest
 from _episodes import GOLD, play, solved
@@ -12,7 +10,8 @@ from hypothesis import strategies as st
 
 from dream_envs.core import Episode, Event, Reject, Score
 from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.metrics.health import Health, entropy, health, ring, shape
+from dream_envs.metrics.diversity import entropy
+from dream_envs.metrics.health import Health, health, ring, shape
 from dream_envs.rewards.presets import challenger_solver
 
 GAME = ChallengerSolver()
@@ -27,20 +26,19 @@ def but(**changed: float | None) -> Health:
 
 
 @pytest.mark.parametrize(
-    ("history", "words"),
+    ("changed", "words"),
     [
-        ([GOOD, but(valid=0.74)], ["0.95 to 0.74"]),
-        ([GOOD, but(unique=0.49)], ["0.49 of the proposals are distinct"]),
-        ([GOOD, but(duplicates=0.81)], ["0.81 of the proposals are known"]),
-        ([GOOD, but(learnable=0.04)], ["0.04 of the problems are partly solved"]),
-        ([GOOD, but(label_accuracy=0.89)], ["0.89 of the labels"]),
-        ([but(label_accuracy=0.5, learnable=0.0)], ["0.00 of the problems", "0.50 of the labels"]),
+        ({"valid": 0.74}, ["0.95 to 0.74"]),
+        ({"unique": 0.49}, ["0.49 of the proposals are distinct"]),
+        ({"duplicates": 0.81}, ["0.81 of the proposals are known"]),
+        ({"learnable": 0.04}, ["0.04 of the problems are partly solved"]),
+        ({"label_accuracy": 0.89}, ["0.89 of the labels"]),
+        ({"label_accuracy": 0.5, "learnable": 0.0}, ["0.00 of the problems", "0.50 of the labels"]),
     ],
 )
-def test_each_alarm_rings_for_its_own_failure(history: list[Health], words: list[str]) -> None:
-    alarms = ring(history)
-    assert len(alarms) == len(words)
-    assert all(word in alarm for word, alarm in zip(words, alarms, strict=True))
+def test_each_alarm_rings_for_its_own_failure(changed: dict[str, float], words: list[str]) -> None:
+    alarms = ring([GOOD, but(**changed)])
+    assert len(alarms) == len(words) and all(map(str.__contains__, alarms, words))
 
 
 def test_silence() -> None:
@@ -103,18 +101,8 @@ def test_a_repeated_unit_has_one_shape_whatever_its_number(text: str, n: int) ->
     assert shape(text) == shape(renamed)  # which letter it is makes no difference
 
 
-def test_known_entropies() -> None:
-    """Plug-in entropy plus (k - 1) / (2 n ln 2): a fair coin seen four times is 1 + 1 / (8 ln 2)."""
-    assert entropy([]) == 0.0 and entropy("aaaa") == 0.0
-    assert entropy("abab") == pytest.approx(1 + 1 / (8 * math.log(2)))
-    assert entropy("abcd") == pytest.approx(2 + 3 / (8 * math.log(2)))
-    assert entropy("aaab") == pytest.approx(0.811278 + 1 / (8 * math.log(2)), abs=1e-6)
-
-
 @given(st.lists(st.sampled_from(["a", "b", "c", GOLD, ""]), max_size=40), st.randoms())
 def test_entropy_is_not_negative_and_knows_no_order(items: list[str], random: object) -> None:
-    shuffled = list(items)
+    shuffled = [f"<{x}>" for x in items]
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert entropy(items) == entropy(shuffled) >= 0.0
-    renamed = [f"<{x}>" for x in items]
-    assert entropy(renamed) == entropy(items)

@@ -12,10 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 from _episodes import GOLD, play, solved
-from hypothesis import given
-from hypothesis import strategies as st
 
-from dream_envs.core import Challenge, DreamEnvsError, Event, encode
+from dream_envs.core import Challenge, DreamEnvsError, Event, Score, encode
 from dream_envs.metrics import cards
 from dream_envs.metrics import curriculum_card as cc
 from dream_envs.metrics.cards import Judgement, judge_card
@@ -30,9 +28,6 @@ NOMINAL = ("aabbdcccedda", "babbbccceddd")
 BINARY = ("0100000010", "1110010000")
 
 
-# ----------------------------------------------------------------------------------------------------------- agreement
-
-
 def contingency(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     labels = sorted({*a, *b})
     table = np.zeros((len(labels), len(labels)))
@@ -45,39 +40,24 @@ def test_alpha_of_the_published_tables() -> None:
     assert float(cards.alpha(contingency(*BINARY))) == pytest.approx(0.095, abs=5e-4)
 
 
-def test_kappa_of_known_tables() -> None:
-    assert float(cards.kappa([[20, 5], [10, 15]])) == pytest.approx(0.4)  # (0.7 - 0.5) / (1 - 0.5)
-    assert float(cards.kappa([[45, 15], [25, 15]])) == pytest.approx(0.1304, abs=1e-4)  # same agreement, other habits
-    assert float(cards.kappa([[25, 35], [5, 35]])) == pytest.approx(0.2593, abs=1e-4)
-    assert float(cards.kappa(np.diag([3, 4]))) == 1.0 and float(cards.kappa([[0, 5], [5, 0]])) == -1.0
-    assert math.isnan(float(cards.kappa([[7, 0], [0, 0]])))
-
-
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=2, max_size=40))
-def test_agreement_is_symmetric_and_at_most_one(pairs: list[tuple[str, str]]) -> None:
-    a, b = [x for x, _ in pairs], [y for _, y in pairs]
-    for statistic in (cards.kappa, cards.alpha):
-        one, two = float(statistic(contingency(a, b))), float(statistic(contingency(b, a)))
-        assert (math.isnan(one) and math.isnan(two)) or (one == pytest.approx(two) and one <= 1 + 1e-12)
+@pytest.mark.parametrize(
+    ("table", "kappa"),
+    [
+        ([[20, 5], [10, 15]], 0.4),  # (0.7 - 0.5) / (1 - 0.5)
+        ([[45, 15], [25, 15]], 0.1304),  # same agreement, other habits
+        ([[25, 35], [5, 35]], 0.2593),
+        (np.diag([3, 4]), 1.0),
+        ([[0, 5], [5, 0]], -1.0),
+        ([[7, 0], [0, 0]], math.nan),
+    ],
+)
+def test_kappa_of_known_tables(table: list[list[int]], kappa: float) -> None:
+    assert float(cards.kappa(table)) == pytest.approx(kappa, abs=1e-4, nan_ok=True)
 
 
 def pairs_of(candidates: str) -> list[tuple[str, str]]:
     """Every ordered pair of candidates."""
     return [pair for a, b in itertools.combinations(candidates, 2) for pair in ((a, b), (b, a))]
-
-
-def test_cyclic_triads() -> None:
-    ring = {("a", "b"): "a", ("b", "c"): "b", ("c", "a"): "c"}
-    assert cards.cyclic_triads(ring) == (1, 1)
-    assert cards.cyclic_triads({**ring, ("c", "a"): "a"}) == (0, 1)
-    assert cards.cyclic_triads({**ring, ("c", "a"): "tie"}) == (0, 0) == cards.cyclic_triads({})
-    names = "abcdefghi"
-    order = {(x, y): min(x, y) for x, y in pairs_of(names)}
-    assert cards.cyclic_triads(order) == (0, math.comb(9, 3))
-    rng, cycles = stream("coin"), 0
-    for _ in range(100):
-        cycles += cards.cyclic_triads({(x, y): x if rng.random() < 0.5 else y for x, y in pairs_of(names)[::2]})[0]
-    assert cycles / (100 * math.comb(9, 3)) == pytest.approx(0.25, abs=0.02)
 
 
 def test_rogan_gladen_by_hand_and_by_simulation() -> None:
@@ -92,16 +72,9 @@ def test_rogan_gladen_by_hand_and_by_simulation() -> None:
         low, high = cards.rogan_gladen(seen, 300, int(rng.binomial(80, 0.9)), 80, int(rng.binomial(80, 0.85)), 80)[1:]  # type: ignore[index]
         missed += not low <= 0.3 <= high
     assert missed <= 48  # 5 % of 600 is 30; P(more than 48) is 1e-3
-    with pytest.raises(DreamEnvsError, match="no more successes"):
-        cards.rogan_gladen(5, 4, 1, 2, 1, 2)
 
 
-# ---------------------------------------------------------------------------------------------------------- judge card
-
-
-def pairwise(
-    verdict: Callable[[str, str, np.random.Generator], str], items: int = 60, trials: int = 1
-) -> list[Judgement]:
+def pairwise(verdict: Verdict, items: int = 60, trials: int = 1) -> list[Judgement]:
     """A judge of four candidates an item, a the best to d the worst; every pair in both orders."""
     rng = stream("judge")
     return [
@@ -178,32 +151,27 @@ def test_null_outputs_must_not_pass() -> None:
     pairs = [Judgement(item="q", first="a", second="null", verdict="null", control="null")]
     assert judge_card(pairs, stream("card"))["null_accepted"][0] == 1.0
     few = judge_card([Judgement(item="a", verdict="no")], stream("card"))
-    assert (
-        few["accuracy"] is None and few["kappa"] is None and few["flags"] == ["0 known truths: 200 or more are needed"]
-    )
+    assert few["accuracy"] is few["kappa"] is None and few["flags"] == ["0 known truths: 200 or more are needed"]
+
+
+NAMELESS = {"item": "a", "verdict": "x", "first": "x"}
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
         ([], "no judgements"),
-        (
-            [Judgement(item="a", verdict="yes"), Judgement(item="a", verdict="x", first="x", second="y")],
-            "make a card of each",
-        ),
-        ([Judgement(item="a", verdict="x", first="x")], "two different names"),
-        ([Judgement(item="a", verdict="x", first="x", second="x")], "two different names"),
-        ([Judgement(item="a", verdict="first", first="x", second="y")], "verdict='first'"),
-        ([Judgement(item="a", verdict="x", first="x", second="y", truth="z")], "truth='z'"),
+        ([{"item": "a", "verdict": "yes"}, {**NAMELESS, "second": "y"}], "make a card of each"),
+        ([NAMELESS], "two different names"),
+        ([{**NAMELESS, "second": "x"}], "two different names"),
+        ([{**NAMELESS, "second": "y", "verdict": "first"}], "verdict='first'"),
+        ([{**NAMELESS, "second": "y", "truth": "z"}], "truth='z'"),
     ],
 )
-def test_records_that_say_nothing_are_refused(rows: list[Judgement], words: str) -> None:
+def test_records_that_say_nothing_are_refused(rows: list[dict[str, str]], words: str) -> None:
     with pytest.raises(DreamEnvsError, match=words) as caught:
-        judge_card(rows, stream("card"))
+        judge_card([Judgement(**row) for row in rows], stream("card"))
     assert "\n" not in str(caught.value)
-
-
-# ----------------------------------------------------------------------------------------------------- curriculum card
 
 
 def test_learnability_has_no_bias() -> None:
@@ -215,26 +183,11 @@ def test_learnability_has_no_bias() -> None:
 
 
 def test_linear_drift_on_a_line() -> None:
-    found = cc.linear_drift([0, 20, 40, 60], [1.0, -1.0, -3.0, -5.0])
-    assert found == (pytest.approx(-0.1), pytest.approx(-0.1), pytest.approx(-0.1))
-    noisy = cc.linear_drift([0, 1, 2], [0.0, 1.0, 0.0])
-    assert noisy is not None and noisy[0] == pytest.approx(0.0, abs=1e-12)
-    assert noisy[2] == pytest.approx(12.706 * math.sqrt(2 / 3 / 2), rel=1e-3)  # t with 1 degree of freedom
-    assert cc.linear_drift([0, 1], [0.0, 1.0]) is None
-
-
-def test_the_frontier_of_a_known_model() -> None:
-    levels = np.arange(1, 11)
-    found = cc.frontier_level(levels, 1 / (1 + np.exp(-2.0 * (6.4 - levels))), 100)
-    assert found is not None and found[0] == pytest.approx(6.4, abs=1e-6) and found[1] < 6.4 < found[2]
-    assert cc.frontier_level(levels, np.zeros(10), 8) is None and cc.frontier_level(levels, np.ones(10), 8) is None
-    assert cc.frontier_level(levels, levels / 10, 10) is None  # harder problems are solved more often
-    missed, b = 0, np.linspace(-3, 3, 40)
-    for i in range(200):
-        c = stream("anchors", i).binomial(4, 1 / (1 + np.exp(-(0.5 - b))))
-        _, low, high = cc.frontier_level(b, c / 4, 4)  # type: ignore[misc]
-        missed += not low <= 0.5 <= high
-    assert missed <= 22  # 5 % of 200 is 10; P(more than 22) is 2e-4
+    assert cc.linear_drift([(0, 1.0), (20, -1.0), (40, -3.0), (60, -5.0)]) == pytest.approx((-0.1, -0.1, -0.1))
+    noisy = cc.linear_drift([(0, 0.0), (1, 1.0), (2, 0.0)])
+    half = 12.706 * math.sqrt(2 / 3 / 2)  # t with 1 degree of freedom
+    assert noisy == pytest.approx((0.0, -half, half), rel=1e-3, abs=1e-12)
+    assert cc.linear_drift([(0, 0.0), (1, 1.0)]) is cc.linear_drift([]) is None
 
 
 def write_run(path: Path, right: list[int], own: int) -> Path:
@@ -246,11 +199,10 @@ def write_run(path: Path, right: list[int], own: int) -> Path:
         episodes.append(msgspec.structs.replace(episode, events=events, scores=challenger_solver()(episode)))
     (path / "episodes.jsonl").write_bytes(b"".join(encode(e) + b"\n" for e in episodes) + b'{"half')
     made = [family.generate(stream("made", i), 1 + i // 10) for i in range(100)]
-    fields = [f for f in made[0].__struct_fields__ if f != "id"]
-    rows = [Challenge(**{f: getattr(t, f) for f in fields}, round=i // 5) for i, t in enumerate(made)]
+    rows = [Challenge(**msgspec.structs.asdict(t), round=i // 5) for i, t in enumerate(made)]
     (path / "challenges.jsonl").write_bytes(b"".join(encode(c) + b"\n" for c in rows))
-    exact = {str(d): 1 / (1 + math.exp(2.0 * (d - 5.5))) for d in range(1, 11)}
-    metrics = [{"step": 20 * i, "drift": 1.0 + 2 * i, "exact": exact} for i in range(4)] + [{"step": 61, "drift": None}]
+    drifts = enumerate([1.0, 3.0, 5.0, 7.0, None])
+    metrics = [{"step": 20 * i, "curriculum/drift": drift} for i, drift in drifts]
     (path / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
     return path
 
@@ -265,33 +217,30 @@ def test_a_run_read_by_hand(tmp_path: Path) -> None:
     assert card.depth_series == [float(d) for d in range(1, 11)]
     # log-odds at -log10 P = 1, 3, 5, 7: close to -2.303 of each, a slope of about -4.6 in 20 steps
     assert card.drift_base[0] == pytest.approx(-0.2314, abs=2e-3) and len(card.drift_base_series) == 4
-    assert card.frontier[0] == pytest.approx(5.5, abs=1e-3) and len(card.frontier_series) == 4
 
 
 def test_a_folder_without_a_run_and_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(DreamEnvsError, match=r"no episodes\.jsonl"):
         curriculum_card(tmp_path)
     write_run(tmp_path, [4], own=1)
-    for name, words in (("metrics.jsonl", "not JSON"), ("episodes.jsonl", "no episode"), ("run.json", r"no run\.json")):
-        kept = (tmp_path / name).read_bytes() if (tmp_path / name).exists() else None
+    for name, words in (("metrics.jsonl", "not an object"), ("episodes.jsonl", "no episode")):
+        kept = (tmp_path / name).read_bytes()
         (tmp_path / name).write_text("[1\n")
         with pytest.raises(DreamEnvsError, match=words) as caught:
             curriculum_card(tmp_path)
         assert "\n" not in str(caught.value)
-        (tmp_path / name).unlink() if kept is None else (tmp_path / name).write_bytes(kept)
+        (tmp_path / name).write_bytes(kept)
     for name in ("metrics.jsonl", "challenges.jsonl"):
         (tmp_path / name).unlink()
     (tmp_path / "episodes.jsonl").write_bytes(b"")
     card = curriculum_card(tmp_path)
-    assert card.episodes == 0 and card.learnable is None and card.frontier is None and card.drift_base is None
+    assert card.episodes == 0 and card.learnable is card.depth_series is card.drift_base is None
 
 
 def test_a_vote_that_is_wrong_shows_in_the_labels(tmp_path: Path) -> None:
     """Scores that follow the crowd instead of the truth: two of five are right, three alike are wrong."""
     episode = play([GOLD, GOLD, "x", "x", "x"])
-    scores = challenger_solver()(episode)
-    voted = {a: msgspec.structs.replace(s, value=float(i >= 3)) if a.startswith("solver") else s
-             for i, (a, s) in enumerate(sorted(scores.items()))}  # fmt: skip
+    voted = {f"solver_{i}": Score(float(i >= 2)) for i in range(5)}
     wrong = msgspec.structs.replace(episode, scores=voted)
     (tmp_path / "episodes.jsonl").write_bytes(encode(wrong) + b"\n")
     assert curriculum_card(tmp_path).label_accuracy[0] == 0.0

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dream_envs.core import DreamEnvsError
 from dream_envs.metrics.collapse import collapse, cusum, log_spaced
 from dream_envs.metrics.replies import Replies, compare, measure, replies, series
 from dream_envs.seeds import stream
@@ -32,18 +31,17 @@ def sampled(label: str, prompts: int = 24, draws: int = 4, right: float = 0.5, p
             row.append(text[1::2] if rng.random() < prose else text)
         tasks.append(task)
         texts.append(row)
-    return replies(texts, tasks=tasks, families=[FAMILY] * len(tasks))
+    return replies(texts, tasks, [FAMILY] * len(tasks))
 
 
-# ------------------------------------------------------------------------------------------------- one model, measured
+def constant(text: str, prompts: int = 24) -> Replies:
+    return replies([[text] * 4] * prompts, [FAMILY.make("c", "BDA")] * prompts, [FAMILY] * prompts)
 
 
 def test_measures_worked_by_hand() -> None:
     tasks = [FAMILY.make("c", "B"), FAMILY.make("c", "D")]
     gold = [t.answer for t in tasks]
-    found = measure(
-        replies([[gold[0], gold[0], "Bz", "?"], [gold[1]] * 4], tasks=tasks, families=[FAMILY] * len(tasks))
-    )
+    found = measure(replies([[gold[0], gold[0], "Bz", "?"], [gold[1]] * 4], tasks, [FAMILY] * 2))
     assert found["accuracy"] == pytest.approx(6 / 8)
     assert found["top_share"] == pytest.approx(6 / 8)  # "Bz" and "?" are no traces: z is no state
     assert found["format_entropy_plug_in"] == pytest.approx(-0.75 * math.log2(0.75) - 0.25 * math.log2(0.25))
@@ -57,8 +55,7 @@ def test_learning_the_answer_is_no_loss_across_prompts() -> None:
     before, after = (measure(sampled("a", right=r, prose=0.0)) for r in (0.1, 1.0))
     assert after["vendi"] == pytest.approx(1.0) and before["vendi"] > 2.0  # within a prompt it looks like collapse
     assert after["vendi_across"] > 0.8 * before["vendi_across"]
-    constant = measure(replies([["BfDk"] * 4] * 24))
-    assert constant["vendi_across"] == pytest.approx(1.0)
+    assert measure(constant("BfDk"))["vendi_across"] == pytest.approx(1.0)
 
 
 def test_compare_fills_the_block() -> None:
@@ -86,30 +83,14 @@ def test_intervals_of_ratios_cover_one_for_equal_models() -> None:
 
 
 def test_nothing_to_divide_by_is_no_ratio() -> None:
-    same = replies([["7"] * 4] * 5)
-    block = compare(same, same, stream("same"))
+    block = compare(constant("7"), constant("7"), stream("same"))
     assert "answer_entropy" not in block.ratio and "format_entropy" not in block.ratio
     assert block.ratio["vendi"] == (1.0, 1.0, 1.0) and block.trained["js_to_base"] == 0.0
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: replies([]), "at least one prompt"),
-        (lambda: replies([["a"], []]), "at least one reply"),
-        (lambda: replies([["a"]], tasks=[]), "tasks has 0"),
-        (lambda: replies([["a"]], right=[[True, False]]), "one entry a reply"),
-        (lambda: compare(replies([["a"]]), replies([["a", "b"]]), stream("x")), "other numbers"),
-        (lambda: compare(replies([["a"]]), replies([["a"]], right=[[True]]), stream("x")), "one model only"),
-    ],
-)
-def test_mistakes_are_told(call, words: str) -> None:
-    with pytest.raises(DreamEnvsError, match=words) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-
-
-# ------------------------------------------------------------------------------------------------------------ the alarm
+def test_what_is_right_may_be_known_already() -> None:
+    said = replies([["x", "x", "y"]], [FAMILY.make("c", "B")], [FAMILY], right=[[True, True, False]])
+    assert measure(said)["accuracy"] == pytest.approx(2 / 3)
 
 
 def points(**changed: list[float | None]) -> list[dict[str, float | None]]:
@@ -159,8 +140,7 @@ def test_false_alarms_are_rare() -> None:
 
 def test_a_real_collapse_is_found_at_once() -> None:
     history = [measure(sampled("start", prose=0.45))]
-    gone = replies([["BfDkAa"] * 4] * 24, families=[FAMILY] * 24)
-    history += [measure(gone), measure(gone)]
+    history += [measure(constant("BfDkAa"))] * 2
     words = " / ".join(collapse(history))
     assert "Vendi" in words and "format" in words
 

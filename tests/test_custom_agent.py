@@ -16,9 +16,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "custom_agent.md"
 
 def example() -> str:
     """The page's one block of Python."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
-    assert len(blocks) == 1
-    return blocks[0]
+    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    return block
 
 
 def test_it_uses_none_of_our_learners() -> None:

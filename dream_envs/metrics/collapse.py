@@ -17,6 +17,7 @@ completions drawn from the base itself, 24 prompts of 4 draws each.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -33,18 +34,13 @@ def log_spaced(step: int, last: int | None = None, every: int = 1) -> bool:
     >>> [s for s in range(25) if log_spaced(s, last=24)]
     [0, 1, 2, 4, 8, 16, 24]
     """
-    if step == last:
-        return True
     count, rest = divmod(step, every)
-    return rest == 0 and count & (count - 1) == 0
+    return step == last or (rest == 0 and count & (count - 1) == 0)
 
 
 def cusum(values: Sequence[float], slack: float = SLACK) -> list[float]:
     """One-sided CUSUM: S_t = max(0, S_{t-1} + x_t - slack) at every point."""
-    path: list[float] = []
-    for value in values:
-        path.append(max(0.0, (path[-1] if path else 0.0) + value - slack))
-    return path
+    return list(itertools.accumulate(values, lambda s, x: max(0.0, s + x - slack), initial=0.0))[1:]
 
 
 def collapse(points: Sequence[Point]) -> list[str]:
@@ -55,27 +51,22 @@ def collapse(points: Sequence[Point]) -> list[str]:
     if len(points) < 2:
         return []
     base, now, key = points[0], points[-1], "vendi_across"
-    found = []
+    found, top = [], base.get("top_share")
     lost = [_halvings(base, p, key) for p in points[1:]]
     if _lasting([z is not None and z > -math.log2(VENDI) for z in lost]):
         found.append(f"Vendi score fell from {base[key]:.1f} to {now[key]:.1f}: replies have grown alike")
-    top = base.get("top_share")
     tops = [p.get("top_share") for p in points[1:]]
     if top is not None and top < BASE_TOP and _lasting([s is not None and s > TOP for s in tops]):
         found.append(f"one format has {tops[-1]:.2f} of the replies ({top:.2f} at first): the others are lost")
-    return found or _sinking(points)
-
-
-def _sinking(points: Sequence[Point]) -> list[str]:
-    found = []
-    measures = [("vendi_across", "Vendi score")]
-    if (points[0].get("top_share") or 0.0) < BASE_TOP:
-        measures.append(("effective_formats", "effective number of formats"))
-    for name, words in measures:
-        lost = [z for p in points[1:] if (z := _halvings(points[0], p, name)) is not None]
-        path = cusum(lost)
-        if path and path[-1] > LIMIT and lost[-1] > SLACK:
-            share = 2.0 ** -lost[-1]
+    if found:
+        return found
+    measures = {key: "Vendi score"}
+    if (top or 0.0) < BASE_TOP:
+        measures["effective_formats"] = "effective number of formats"
+    for name, words in measures.items():
+        known = [z for p in points[1:] if (z := _halvings(base, p, name)) is not None]
+        if known and (path := cusum(known))[-1] > LIMIT and known[-1] > SLACK:
+            share = 2.0 ** -known[-1]
             found.append(f"{words} at {share:.2f} of the base's, CUSUM {path[-1]:.2f}: variety is being lost slowly")
     return found
 

@@ -1,12 +1,7 @@
 """How many different things a model outputs: entropies, effective numbers, Vendi scores, and distances.
 
-Everything is measured on the same prompts, with the same number of draws and the same temperature for both models; the
-unit of resampling is the prompt.  Entropies are in bits and corrected after Miller and Madow unless the name says
-``plug_in``.  What is measured *within* a prompt falls when a model learns the only right answer, so a collapse is told
-from learning by what is measured across prompts or among wrong draws (``collapse``).
-
-Sources: Simpson 1949; Miller 1955; Hill 1973 (effective numbers); Lin 1991 (Jensen-Shannon); Friedman and Dieng 2022
-(Vendi score).
+Both models answer the same prompts, with the same number of draws and the same temperature.  Entropies are in bits.
+Sources: Simpson 1949; Miller 1955; Hill 1973 (effective numbers); Lin 1991; Friedman and Dieng 2022 (Vendi score).
 """
 
 from __future__ import annotations
@@ -18,27 +13,40 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dream_envs.core import DreamEnvsError
-from dream_envs.metrics.health import entropy as entropy
-
 Units = Literal["words", "characters"]
 #: Of a longer text only the first so many words or characters are compared.
 MAX_UNITS = 512
-#: A Vendi score of more different texts takes minutes.
-MAX_TEXTS = 4096
 
 
 def histogram(labels: Iterable[str]) -> dict[str, float]:
     """Share of each label, the largest first (equal ones by name); empty for no labels."""
     counts = Counter(labels)
-    n = sum(counts.values())
-    return {k: c / n for k, c in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))}
+    return {k: c / counts.total() for k, c in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))}
 
 
-def effective_number(labels: Iterable[str], corrected: bool = True) -> float:
-    """Exp of the entropy in nats: how many equally common labels would be as diverse; 1 for one label, 0 for none."""
+def entropy(items: Iterable[str], corrected: bool = True) -> float:
+    """Entropy in bits of what ``items`` were drawn from, whatever their order; see ``entropy_of_counts``."""
+    return float(entropy_of_counts(np.array(sorted(Counter(items).values())), corrected))
+
+
+def entropy_of_counts(counts: np.ndarray, corrected: bool = True) -> np.ndarray:
+    """Plug-in entropy in bits, plus (k - 1) / (2 n ln 2) for k labels in n draws if ``corrected`` (Miller, Madow).
+
+    ``counts``: ``[..., L]``, how often each label was seen.  Returns ``float64[...]``, 0 where nothing was drawn.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    n = counts.sum(-1)
+    p = counts / np.maximum(n, 1e-300)[..., None]
+    plug_in = -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1) + 0.0
+    if not corrected:
+        return plug_in
+    return plug_in + np.maximum((counts > 0).sum(-1) - 1, 0) / (2 * np.maximum(n, 1) * math.log(2))
+
+
+def effective_number(labels: Iterable[str]) -> float:
+    """2 to the entropy: how many equally common labels would be as diverse; 1 for one label, 0 for none."""
     items = list(labels)
-    return 2.0 ** entropy(items, corrected) if items else 0.0
+    return 2.0 ** entropy(items) if items else 0.0
 
 
 def simpson(labels: Iterable[str]) -> float:
@@ -49,11 +57,7 @@ def simpson(labels: Iterable[str]) -> float:
 
 
 def js_distance(p: Mapping[str, float], q: Mapping[str, float]) -> float:
-    """Jensen-Shannon distance of two histograms (shares or counts), a metric: 0 (the same) to 1 (no common label).
-
-    Raises:
-        DreamEnvsError: for an empty histogram or a negative share.
-    """
+    """Jensen-Shannon distance of two histograms (shares or counts), a metric: 0 (the same) to 1 (no common label)."""
     a, b = _aligned(p, q)
     m = (a + b) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -62,37 +66,24 @@ def js_distance(p: Mapping[str, float], q: Mapping[str, float]) -> float:
 
 
 def total_variation(p: Mapping[str, float], q: Mapping[str, float]) -> float:
-    """Half the summed absolute difference of two histograms: the share that changed label, 0 to 1; errors as above."""
+    """Half the summed absolute difference of two histograms: the share that changed label, 0 to 1."""
     a, b = _aligned(p, q)
     return min(1.0, float(np.abs(a - b).sum()) / 2)
 
 
-def _aligned(p: Mapping[str, float], q: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    keys = sorted({*p, *q})
-    found = []
-    for name, h in (("p", p), ("q", q)):
-        x = np.array([h.get(k, 0.0) for k in keys], dtype=np.float64)
-        if not np.isfinite(x).all() or (x < 0).any() or x.sum() <= 0:
-            raise DreamEnvsError(f"histogram {name}={dict(h)!r:.60}: shares or counts of 0 or more, not all 0")
-        found.append(x / x.sum())
-    return found[0], found[1]
+def _aligned(*histograms: Mapping[str, float]) -> list[np.ndarray]:
+    keys = sorted(set().union(*histograms))
+    counts = [np.array([h.get(k, 0.0) for k in keys], dtype=np.float64) for h in histograms]
+    return [x / x.sum() for x in counts]
 
 
 def majority(answers: Sequence[Hashable | None], right: Hashable) -> float:
-    """Probability that the commonest answer is ``right``, ties broken evenly; None is no vote.
-
-    This is true majority voting: every draw counts.
-    """
+    """Probability that the commonest of all answers is ``right``, ties broken evenly; None is no vote."""
     votes = Counter(a for a in answers if a is not None)
     if not votes:
         return 0.0
     most = max(votes.values())
     return (votes[right] == most) / sum(c == most for c in votes.values())
-
-
-def tokens_of(text: str, units: Units) -> list[str]:
-    """Words or characters of a text."""
-    return text.split() if units == "words" else list(text)
 
 
 def units_of(texts: Iterable[str]) -> Units:
@@ -108,7 +99,7 @@ def gram_kernel(texts: Sequence[str], units: Units) -> np.ndarray:
     """
     from scipy.sparse import csr_array
 
-    rows = [tokens_of(t, units)[:MAX_UNITS] for t in texts]
+    rows = [(t.split() if units == "words" else list(t))[:MAX_UNITS] for t in texts]
     kernel = np.zeros((len(rows), len(rows)))
     for order in (1, 2, 3, 4):
         places: dict[tuple[str, ...], int] = {}
@@ -124,17 +115,12 @@ def gram_kernel(texts: Sequence[str], units: Units) -> np.ndarray:
 
 
 def vendi(texts: Sequence[str], units: Units) -> float:
-    """Vendi score: the effective number of different texts, 1 (all alike) to n (nothing in common).
+    """Vendi score of one text or more: how many different ones there are, 1 (all alike) to n (nothing in common).
 
     Exp(-sum l ln l) over the eigenvalues l of diag(sqrt w) K diag(sqrt w), K the ``gram_kernel`` of the different
-    texts and w their shares.
-
-    Raises:
-        DreamEnvsError: for no texts, or too many different ones.
+    texts and w their shares; more than some thousands of them take minutes.
     """
     counts = Counter(texts)
-    if not 1 <= len(counts) <= MAX_TEXTS:
-        raise DreamEnvsError(f"Vendi score of {len(counts)} different texts: 1 to {MAX_TEXTS}; take a sample")
     kernel = gram_kernel(list(counts), units)
     w = np.array(list(counts.values()), dtype=np.float64)
     root = np.sqrt(w / w.sum())
@@ -143,12 +129,12 @@ def vendi(texts: Sequence[str], units: Units) -> float:
     return math.exp(max(0.0, float(-(kept * np.log(kept)).sum())))
 
 
-def rounded(values: Mapping[str, Any], digits: int = 6) -> dict[str, Any]:
-    """Metrics ready for JSON: plain floats, None for what is not a finite number."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, (float, np.floating)):
-            found[key] = round(float(value), digits) if math.isfinite(value) else None
-        else:
-            found[key] = value
-    return found
+def rounded(value: Any) -> Any:
+    """Ready for JSON, whatever it holds: floats of 6 digits, None for what is not a finite number."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(rounded, value))
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), 6) if math.isfinite(value) else None
+    return value

@@ -1,15 +1,13 @@
 r"""In which form a reply is written: structural labels, exclusive, and defined for any text.
 
-The parsers look at structure
-(a syntax tree, balanced braces, a delimiter row), never for a substring: a classifier that calls every text with
-``def`` in it code also counts "definition" and "undefined" (``openrlhf-pretrain``, the code of arXiv 2504.07912).
+The parsers look at structure (a syntax tree, balanced braces, a delimiter row), never for a substring: a classifier
+that calls every text with ``def`` in it code also counts "definition" and "undefined" (``openrlhf-pretrain``, the code
+of arXiv 2504.07912).
 
 >>> GENERIC.label("def f(x):\n    return x + 1")
 'code'
 >>> GENERIC.label("By definition, the answer is undefined.")
 'prose'
-
-A family can bring formats of its own: a method ``formats(reply, task) -> str``, or a row of ``FAMILIES``.
 """
 
 from __future__ import annotations
@@ -19,18 +17,17 @@ import itertools
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from dream_envs.core import Task, TaskFamily
+from dream_envs.core import TaskFamily
 
 #: What lies behind so many characters is not looked at.
 MAX_CHARS = 1 << 20
 #: Python's own parser sees at most so many characters at once (the tree of a long hostile text is huge).
 MAX_CODE_CHARS = 16_384
 _MAX_BLOCKS = 8
-EMPTY = "empty"
-Labeller = Callable[[str, "Task | None"], str]
 
 
 class Formats(NamedTuple):
@@ -39,33 +36,18 @@ class Formats(NamedTuple):
     parsers: dict[str, Callable[[str], bool]]
     rest: str = "other"
 
-    def label(self, text: str, task: Task | None = None) -> str:
-        """The format of a text, never empty; a text of blanks only is ``empty``.  ``task`` is not looked at."""
+    def label(self, text: str) -> str:
+        """The format of a text, never empty; a text of blanks only is ``empty``."""
         if not text or text.isspace():
-            return EMPTY
+            return "empty"
         text = text[:MAX_CHARS]
         return next((name for name, parser in self.parsers.items() if parser(text)), self.rest)
 
 
-def formats_of(family: TaskFamily | None = None) -> Labeller:
-    """``(completion, task) -> label``: the family's own ``formats`` method, its row of ``FAMILIES``, or general ones.
-
-    A family's own ``formats`` that returns anything but a non-empty str counts as ``other``.
-    """
-    own = getattr(family, "formats", None)
-    if callable(own):
-
-        def label(text: str, task: Task | None) -> str:
-            found = own(text, task)
-            return found if isinstance(found, str) and found else "other"
-
-        return label
-    if family is not None and (maker := FAMILIES.get(family.name)) is not None:
-        return maker(family).label
-    return GENERIC.label
-
-
-# Ordinary text
+def formats_of(family: TaskFamily) -> Callable[[str], str]:
+    """``completion -> label``, by the family's row of ``FAMILIES`` or else the general formats."""
+    own = FAMILIES.get(family.name)
+    return (own(family) if own else GENERIC).label
 
 
 def is_json(text: str) -> bool:
@@ -112,25 +94,21 @@ def is_code(text: str) -> bool:
 def _has_block(lines: Sequence[str]) -> bool:
     """A line that opens a fence, and a line with something on it before the fence is closed or the text ends."""
     closer = ""
-    for raw in lines:
-        line = raw.strip()
-        if closer:
-            if line.startswith(closer):
-                closer = ""
-            elif line:
-                return True
-        elif line.startswith("```") or line.startswith("~~~"):
+    for line in map(str.strip, lines):
+        if closer and line.startswith(closer):
+            closer = ""
+        elif closer and line:
+            return True
+        elif not closer and line.startswith(("```", "~~~")):
             closer = line[:3]
-        elif line.startswith("<llm-code>"):
+        elif not closer and line.startswith("<llm-code>"):
             closer = "</llm-code>"
     return False
 
 
 def _block(lines: Sequence[str], start: int) -> list[str]:
-    end = start + 1
-    while end < len(lines) and (lines[end][:1] in (" ", "\t") or not lines[end].strip()):
-        end += 1
-    return list(lines[start:end])
+    body = itertools.takewhile(lambda line: line[:1] in (" ", "\t") or not line.strip(), lines[start + 1 :])
+    return [lines[start], *body]
 
 
 def _is_program(text: str) -> bool:
@@ -142,15 +120,10 @@ def _is_program(text: str) -> bool:
             body = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         return False
-    if any(isinstance(node, _STATEMENTS) for node in body):
-        return True
-    calls = [n for n in body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
-    assigned = [n for n in body if isinstance(n, (ast.Assign, ast.AugAssign, ast.AnnAssign))]
-    return len(assigned) >= 2 or (bool(assigned) and bool(calls)) or any(_is_print(n.value) for n in calls)
-
-
-def _is_print(call: Any) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id == "print"
+    calls = [n.value for n in body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
+    prints = any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
+    assigned = sum(isinstance(n, (ast.Assign, ast.AugAssign, ast.AnnAssign)) for n in body)
+    return prints or assigned >= 2 or (assigned == 1 and bool(calls)) or any(isinstance(n, _STATEMENTS) for n in body)
 
 
 _RULE = re.compile(r":?-+:?")
@@ -158,72 +131,46 @@ _RULE = re.compile(r":?-+:?")
 
 def is_table(text: str) -> bool:
     """A Markdown table (a row of two or more cells over a delimiter row of as many) or a LaTeX ``tabular``."""
-    lines = text.split("\n")
-    for above, line in itertools.pairwise(lines):
+    for above, line in itertools.pairwise(text.split("\n")):
         if "-" in line and "|" in line:
             rule = _cells(line)
-            if len(rule) >= 2 and all(_RULE.fullmatch(c) for c in rule) and len(_cells(above)) == len(rule):
+            if len(rule) >= 2 and all(map(_RULE.fullmatch, rule)) and len(_cells(above)) == len(rule):
                 return True
-    return _in_order(text, "\\begin{tabular}", "\\end{tabular}")
+    return "\\end{tabular}" in text.partition("\\begin{tabular}")[2]
 
 
 def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
 
 
-def _in_order(text: str, opening: str, closing: str) -> bool:
-    at = text.find(opening)
-    return at >= 0 and text.find(closing, at) >= 0
-
-
 def is_boxed(text: str) -> bool:
     r"""A final answer in ``\boxed{...}`` or ``\fbox{...}``: braces balanced, something inside."""
     for command in ("\\boxed", "\\fbox"):
-        at = text.rfind(command)
-        if at < 0:
-            continue
-        rest = text[at + len(command) :].lstrip()
-        if not rest.startswith("{"):
-            continue
-        depth = 0
-        for i, character in enumerate(rest):
-            depth += (character == "{") - (character == "}")
-            if depth == 0:
-                if rest[1:i].strip():
-                    return True
-                break
+        _, found, rest = text.rpartition(command)
+        rest = rest.lstrip()
+        if found and rest.startswith("{"):
+            depths = itertools.accumulate((c == "{") - (c == "}") for c in rest)
+            end = next((i for i, depth in enumerate(depths) if depth == 0), 0)
+            if rest[1:end].strip():
+                return True
     return False
 
 
 _NUMBERED = re.compile(r"(?:#{1,6} |\*\*)?(?:[Ss]tep )?(\d{1,3})[.):](?: |\*|$)")
 _BULLETS = ("- ", "* ", "+ ", "\u2022 ", "\u2013 ")
+_NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d*)?(?:/\d+)?(?:[eE][-+]?\d+)?\s?%?\.?")
 
 
 def is_steps(text: str) -> bool:
     """Two or more lines that begin with rising numbers one apart: ``1.``, ``2)``, ``Step 3:``."""
-    before = -1
-    for line in text.split("\n"):
-        if found := _NUMBERED.match(line.lstrip()):
-            number = int(found.group(1))
-            if number == before + 1 and before >= 0:
-                return True
-            before = number
-    return False
+    found = [_NUMBERED.match(line.lstrip()) for line in text.split("\n")]
+    return any(after == before + 1 for before, after in itertools.pairwise(int(m.group(1)) for m in found if m))
 
 
 def is_bullets(text: str) -> bool:
     """Two or more lines that begin with the same bullet."""
-    seen: set[str] = set()
-    for line in text.split("\n"):
-        head = line.lstrip()[:2]
-        if head in _BULLETS:
-            if head in seen:
-                return True
-            seen.add(head)
-    return False
-
-
-_NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d*)?(?:/\d+)?(?:[eE][-+]?\d+)?\s?%?\.?")
+    heads = Counter(line.lstrip()[:2] for line in text.split("\n"))
+    return any(heads[bullet] >= 2 for bullet in _BULLETS)
 
 
 def is_number(text: str) -> bool:
@@ -242,9 +189,6 @@ GENERIC = Formats(
 )  # fmt: skip
 
 
-# Families
-
-
 def composition_formats(family: Any) -> Formats:
     """``trace`` (each operation with the state it leads to), ``states`` (the states alone) and ``other``.
 
@@ -255,20 +199,17 @@ def composition_formats(family: Any) -> Formats:
     def trace(text: str) -> bool:
         body = text.strip()
         if "->" in body:
-            steps = [part.split("->") for part in body.split(",")]
-            pairs = [(s[0].strip(), s[1].strip()) if len(s) == 2 else ("", "") for s in steps]
-            return all(o in operations and s in states for o, s in pairs)
+            steps = [[name.strip() for name in part.split("->")] for part in body.split(",")]
+            return all(len(step) == 2 and step[0] in operations and step[1] in states for step in steps)
         return len(body) % 2 == 0 and operations.issuperset(body[::2]) and states.issuperset(body[1::2])
 
     def only_states(text: str) -> bool:
         body = text.strip()
-        if any(c in body for c in ", >"):
-            names = body.replace("->", " ").replace(",", " ").split()
-            return bool(names) and states.issuperset(names)
-        return states.issuperset(body)
+        names = body.replace("->", " ").replace(",", " ").split() if any(c in body for c in ", >") else list(body)
+        return bool(names) and states.issuperset(names)
 
     return Formats({"trace": trace, "states": only_states})
 
 
-#: Formats of families that have no ``formats`` method, by the family's name.
+#: Formats of single families, by their name.
 FAMILIES: dict[str, Callable[[Any], Formats]] = {"composition": composition_formats}

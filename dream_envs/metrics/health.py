@@ -1,22 +1,21 @@
 """The health of a self-play round, and the rules that ring.
 
 A majority loop looks healthy from inside while truth collapses (``LOG.md``), so nothing here is evidence for a gain:
-these are reasons to stop and look.  Source of the rules: the published failures collected in the project's research
-notes (R-Zero's label rot, SGS's starvation, R-Diverse's cycles).
+these are reasons to stop and look: R-Zero's label rot, SGS's starvation, R-Diverse's cycles.
 """
 
 from __future__ import annotations
 
-import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from dream_envs.core import Episode, author_of, challenge_of, hook
 from dream_envs.curriculum.curriculum import rewarded
+from dream_envs.metrics.diversity import entropy
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -50,7 +49,6 @@ def health(episodes: Sequence[Episode], game: Any) -> Health:
     accepted = [c for e in own if (c := challenge_of(e)) is not None]
     rejects = Counter(str(e.outcome.facts.get("reject", "")) for e in own)
     solved = [v for e in episodes if (v := rewarded(e, role))] if role else []
-    rates = [sum(v) / len(v) for v in solved]
     answering = {role} if role else {r.name for r in game.roles}
     replies = [said for e in episodes if (said := [t.text for t in e.turns if t.role in answering])]
     levels = [c.level for c in accepted] if own else [e.tasks[-1].level for e in episodes if role and e.tasks]
@@ -58,14 +56,18 @@ def health(episodes: Sequence[Episode], game: Any) -> Health:
         valid=(len(accepted) + rejects["duplicate"]) / len(own) if own else None,
         duplicates=rejects["duplicate"] / len(own) if own else None,
         unique=len(set(texts)) / len(texts) if texts else None,
-        learnable=sum(max(v) > min(v) for v in solved) / len(solved) if solved else None,
-        depth=sum(levels) / len(levels) if levels else None,
-        solved=sum(rates) / len(rates) if rates else None,
+        learnable=_mean([max(v) > min(v) for v in solved]),
+        depth=_mean(levels),
+        solved=_mean([sum(v) / len(v) for v in solved]),
         label_accuracy=label_accuracy(episodes),
         features=len({f for c in accepted for f in family.features(c)}) if family is not None else 0,
         format_entropy=entropy(shape(t) for group in replies for t in group),
         answer_entropy=sum(entropy(group) for group in replies) / len(replies) if replies else 0.0,
     )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def label_accuracy(episodes: Sequence[Episode]) -> float | None:
@@ -97,13 +99,9 @@ def truth_of(episode: Episode) -> dict[str, float]:
 
 def label_agreement(episode: Episode) -> tuple[int, int]:
     """How many scores of solvers agree with the truth, and how many can be compared with it."""
-    agree = total = 0
-    for agent, value in truth_of(episode).items():
-        score = episode.scores.get(agent)
-        if score is not None and score.status == "ok":
-            total += 1
-            agree += (score.value > 0.5) == (value > 0.5)
-    return agree, total
+    scored = [(episode.scores[a], value) for a, value in truth_of(episode).items() if a in episode.scores]
+    agree = [(score.value > 0.5) == (value > 0.5) for score, value in scored if score.status == "ok"]
+    return sum(agree), len(agree)
 
 
 def shape(text: str) -> str:
@@ -114,44 +112,9 @@ def shape(text: str) -> str:
     classes = "".join("A" if c.isupper() else "a" if c.islower() else "0" if c.isdigit() else c for c in text[:512])
     best = list(classes)
     for size in (1, 2, 3, 4):
-        folded: list[str] = []
-        i = 0
-        while i < len(classes):
-            unit, n = classes[i : i + size], 1
-            while classes[i + n * size : i + (n + 1) * size] == unit and len(unit) == size:
-                n += 1
-            if n > 1:
-                folded.append(f"({unit})+")
-                i += n * size
-            else:
-                folded.append(classes[i])
-                i += 1
-        best = min(best, folded, key=len)  # the smaller unit where both are as short
+        runs = re.finditer(rf"(.{{{size}}})\1+|.", classes, re.DOTALL)
+        best = min(best, [f"({m[1]})+" if m[1] else m[0] for m in runs], key=len)  # of equals the smaller unit
     return "".join(best)
-
-
-def entropy(items: Iterable[str], corrected: bool = True) -> float:
-    """Entropy in bits of what ``items`` were drawn from, whatever their order; see ``entropy_of_counts``."""
-    return float(entropy_of_counts(np.array(sorted(Counter(items).values())), corrected))
-
-
-def entropy_of_counts(counts: np.ndarray, corrected: bool = True) -> np.ndarray:
-    """Plug-in entropy in bits, with the Miller-Madow correction (k - 1) / (2 n ln 2) if ``corrected``.
-
-    Args:
-        counts: ``[..., L]``, how often each of L labels was seen, 0 or more.
-        corrected: k is the number of labels that were seen, n the number of draws (Miller 1955).
-
-    Returns:
-        ``float64[...]``; 0 where nothing was drawn.
-    """
-    counts = np.asarray(counts, dtype=np.float64)
-    n = counts.sum(-1)
-    p = counts / np.maximum(n, 1e-300)[..., None]
-    plug_in = -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1) + 0.0
-    if not corrected:
-        return plug_in
-    return plug_in + np.maximum((counts > 0).sum(-1) - 1, 0) / (2 * np.maximum(n, 1) * math.log(2))
 
 
 def ring(history: Sequence[Health]) -> list[str]:

@@ -6,91 +6,99 @@ A measure *within* a prompt falls when a model learns the only right answer; ``a
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dream_envs.core import DreamEnvsError, Task, TaskFamily
+from dream_envs.core import AgentLike, DreamEnvsError, Limits, Request, Task, TaskFamily, content_hash
 from dream_envs.frontier.intervals import bootstrap_means
 from dream_envs.frontier.schema import Diversity, Estimate, Formats
 from dream_envs.metrics import diversity as dv
-from dream_envs.metrics.formats import Labeller, formats_of
-from dream_envs.metrics.health import entropy_of_counts
+from dream_envs.metrics.formats import formats_of
+from dream_envs.play import as_agent, ask
+from dream_envs.seeds import digest
 
+#: Requests of one call of an agent.
+ROWS = 4096
 _ACROSS = 4
+#: A Vendi score of more different texts takes minutes.
+_MAX_TEXTS = 4096
+_WRONG = "answer_entropy_wrong"
+#: What is measured of each prompt; that of wrong draws counts where ``n`` is 1, not 0: where there are two or more.
+_COLUMNS = ("answer_entropy", "answer_entropy_plug_in", "duplicates", "vendi", "accuracy", _WRONG, "n")
 #: Measures that have an interval in ``compare``.
-RATIOS = ("format_entropy", "effective_formats", "answer_entropy", "answer_entropy_wrong", "vendi")
+RATIOS = ("format_entropy", "effective_formats", "answer_entropy", _WRONG, "vendi")
 
 
 class Replies(msgspec.Struct, frozen=True):
-    """N prompts with their completions; every list is ``[N][draws]`` and has the same shape.
-
-    ``formats``: structural labels.  ``answers``: what is compared when answers are counted, without the blanks around.
-    ``right``: None where nobody knows.
-    """
+    """N prompts with their completions, structural labels and verdicts; every list is ``[N][draws]``."""
 
     texts: list[list[str]]
     formats: list[list[str]]
-    answers: list[list[str]]
-    right: list[list[bool]] | None = None
+    right: list[list[bool]]
 
 
 def replies(
     texts: Sequence[Sequence[str]],
-    *,
-    tasks: Sequence[Task] | None = None,
-    families: Sequence[TaskFamily] | None = None,
+    tasks: Sequence[Task],
+    families: Sequence[TaskFamily],
     right: Sequence[Sequence[bool]] | None = None,
 ) -> Replies:
-    """Label the completions of one model.
+    """Label the completions of one model: for each problem of ``tasks`` and ``families`` its draws, at least one.
 
-    Args:
-        texts: for each prompt its draws, at least one.
-        tasks: the problems, for families whose formats look at them, and for ``verify``.
-        families: one a prompt; they name the formats and, with ``tasks``, say which completions are right.  None:
-            general formats, and nobody knows what is right.
-        right: which completions are right, if ``verify`` is not to be called.
-
-    Raises:
-        DreamEnvsError: for no prompts, a prompt without draws, or lists whose lengths do not agree.
+    ``right``: which of them are right; None: what the families' ``verify`` says.
     """
-    n = len(texts)
-    if not n or not all(len(row) for row in texts):
-        raise DreamEnvsError(f"replies to {n} prompts: at least one prompt, and at least one reply to each")
-    each: list[TaskFamily | None] = [None] * n if families is None else list(families)
-    chores: list[Task | None] = [None] * n if tasks is None else list(tasks)
-    for name, there in (("tasks", chores), ("families", each), ("right", texts if right is None else right)):
-        if len(there) != n:
-            raise DreamEnvsError(f"{name} has {len(there)} entries for {n} prompts: one each")
-    labellers = {id(f): formats_of(f) for f in each}
     formats, verified = [], []
-    for row, task, family in zip(texts, chores, each, strict=True):
-        formats.append(_once(row, functools.partial(_label, labellers[id(family)], task)))
-        if right is None and task is not None and family is not None:
-            verified.append(_once(row, functools.partial(_right, family, task)))
-    known = [[bool(x) for x in row] for row in right] if right is not None else verified if len(verified) == n else None
-    if known is not None and [len(r) for r in known] != [len(r) for r in texts]:
-        raise DreamEnvsError("right does not have one entry a reply: give it in the shape of texts")
-    return Replies([list(row) for row in texts], formats, [[t.strip() for t in row] for row in texts], known)
+    for row, task, family in zip(texts, tasks, families, strict=True):
+        label, different = formats_of(family), set(row)
+        labels = {text: label(text) for text in different}
+        formats.append([labels[text] for text in row])
+        if right is None:
+            scores = {text: family.verify(task, text) for text in different}
+            verified.append([scores[text].status == "ok" and scores[text].value >= 1.0 for text in row])
+    return Replies([list(row) for row in texts], formats, verified if right is None else [list(row) for row in right])
 
 
-def _once(row: Sequence[str], f: Callable[[str], Any]) -> list[Any]:
-    found = {text: f(text) for text in dict.fromkeys(row)}
-    return [found[text] for text in row]
+class ProbeSet(msgspec.Struct, frozen=True):
+    """Frozen problems that models are queried on again and again, named by one hash; ``seed`` labels the samples."""
 
+    tasks: tuple[Task, ...]
+    family: TaskFamily
+    seed: str
 
-def _label(labeller: Labeller, task: Task | None, text: str) -> str:
-    return labeller(text, task)
+    @property
+    def hash(self) -> str:
+        """16 hex digits that name the problems, their order and the seed of the samples."""
+        source = ("probe", self.family.name, str(self.family.version))
+        return content_hash(self.seed, *[part for task in self.tasks for part in (*source, task.id)])
 
+    def draw(self, agent: AgentLike, draws: int) -> Replies:
+        """``draws`` completions of every problem; sample i of a problem has the same seed for every agent.
 
-def _right(family: TaskFamily, task: Task, text: str) -> bool:
-    score = family.verify(task, text)
-    return score.status == "ok" and score.value >= 1.0
+        Raises:
+            DreamEnvsError: if a completion does not come: a failed engine is no wrong answer.
+        """
+        requests = [
+            Request(
+                messages=[{"role": "user", "content": task.prompt}],
+                agent="solver_0",
+                role="solver",
+                seed=digest("probe", self.seed, task.id, i),
+                limits=Limits(max_tokens=self.family.max_reply_tokens),
+            )
+            for task in self.tasks
+            for i in range(draws)
+        ]
+        queried = as_agent(agent)
+        actions = [a for at in range(0, len(requests), ROWS) for a in ask(queried, requests[at : at + ROWS])]
+        if failed := sum(a.status != "ok" for a in actions):
+            raise DreamEnvsError(f"{failed} of {len(actions)} probes have no reply: see to the engine and ask again")
+        texts = [[a.text for a in actions[i : i + draws]] for i in range(0, len(actions), draws)]
+        return replies(texts, self.tasks, [self.family] * len(texts))
 
 
 def measure(said: Replies) -> dict[str, float]:
@@ -103,13 +111,16 @@ def measure(said: Replies) -> dict[str, float]:
         earlier answer) and ``vendi``; ``vendi_across``: of one completion a prompt; ``accuracy``.
     """
     units = dv.units_of(t for row in said.texts for t in row)
-    return _measured(said, *_rows(said, units), units)
+    return _measured(said, _rows(said, units), units)
 
 
-def _measured(said: Replies, rows: np.ndarray, names: Sequence[str], units: dv.Units) -> dict[str, float]:
+def _measured(said: Replies, rows: np.ndarray, units: dv.Units) -> dict[str, float]:
     kinds = [f for row in said.formats for f in row]
+    means = dict(zip(_COLUMNS, rows.mean(0).tolist(), strict=True))
+    share = means.pop("n")
+    means[_WRONG] = means[_WRONG] / share if share else math.nan
     return {
-        **_means(rows, names),
+        **means,
         "format_entropy": dv.entropy(kinds),
         "format_entropy_plug_in": dv.entropy(kinds, corrected=False),
         "effective_formats": dv.effective_number(kinds),
@@ -126,98 +137,73 @@ def vendi_across(texts: Sequence[Sequence[str]], units: dv.Units) -> float:
     same for everything has 1.
     """
     draws = min(_ACROSS, min(len(row) for row in texts))
-    step = max(1, math.ceil(len(texts) / dv.MAX_TEXTS))
+    step = max(1, math.ceil(len(texts) / _MAX_TEXTS))
     return float(np.mean([dv.vendi([row[j] for row in texts[::step]], units) for j in range(draws)]))
 
 
-_WRONG = "answer_entropy_wrong"
-
-
-def _rows(said: Replies, units: dv.Units) -> tuple[np.ndarray, list[str]]:
-    """A row a prompt: its measures; that of wrong draws as value and 1, or 0 and 0 where there are too few."""
-    table: list[dict[str, float]] = []
-    for i, texts in enumerate(said.texts):
-        answers = said.answers[i]
-        row = {
-            "answer_entropy": dv.entropy(answers),
-            "answer_entropy_plug_in": dv.entropy(answers, corrected=False),
-            "duplicates": 1 - len(set(answers)) / len(answers),
-            "vendi": dv.vendi(texts, units),
-        }
-        if said.right is not None:
-            wrong = [a for a, ok in zip(answers, said.right[i], strict=True) if not ok]
-            row["accuracy"] = 1 - len(wrong) / len(answers)
-            row[_WRONG], row["n"] = (dv.entropy(wrong), 1.0) if len(wrong) > 1 else (0.0, 0.0)
-        table.append(row)
-    return np.array([list(row.values()) for row in table]), list(table[0])
-
-
-def _means(rows: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    means = dict(zip(names, rows.mean(0).tolist(), strict=True))
-    if (share := means.pop("n", None)) is not None:
-        means[_WRONG] = means[_WRONG] / share if share else math.nan
-    return means
+def _rows(said: Replies, units: dv.Units) -> np.ndarray:
+    """``float64[N, 7]``: the ``_COLUMNS`` of each prompt; answers are compared without the blanks around."""
+    rows = []
+    for texts, right in zip(said.texts, said.right, strict=True):
+        answers = [t.strip() for t in texts]
+        wrong = [a for a, ok in zip(answers, right, strict=True) if not ok]
+        of_wrong = (dv.entropy(wrong), 1.0) if len(wrong) > 1 else (0.0, 0.0)
+        entropies = dv.entropy(answers), dv.entropy(answers, corrected=False)
+        repeated, accuracy = 1 - len(set(answers)) / len(answers), 1 - len(wrong) / len(answers)
+        rows.append((*entropies, repeated, dv.vendi(texts, units), accuracy, *of_wrong))
+    return np.array(rows)
 
 
 def compare(base: Replies, trained: Replies, rng: np.random.Generator, strata: ArrayLike | None = None) -> Diversity:
     """Both models' measures and their ratios, trained over base, without ``series`` and ``alarm`` (see ``collapse``).
 
-    The 95 % intervals of ratios are of paired resampling of prompts within ``strata`` (N labels).
-
-    Raises:
-        DreamEnvsError: if the completions are not of the same prompts and draws.
+    The prompts and the numbers of draws are the same: diversity grows with draws.  The 95 % intervals of ratios are of
+    paired resampling of prompts within ``strata`` (N labels).
     """
-    if [len(r) for r in base.texts] != [len(r) for r in trained.texts]:
-        raise DreamEnvsError("base and trained have other numbers of prompts or draws: diversity grows with draws")
-    if (base.right is None) != (trained.right is None):
-        raise DreamEnvsError("right is known for one model only: give it for both or for neither")
     sides = (base, trained)
     units = dv.units_of(t for said in sides for row in said.texts for t in row)
-    rows = [_rows(s, units) for s in sides]
-    labels = sorted({f for s in sides for row in s.formats for f in row})
+    rows = [_rows(said, units) for said in sides]
+    labels = sorted({f for said in sides for row in said.formats for f in row})
     counts = [np.array([[row.count(label) for label in labels] for row in s.formats], dtype=float) for s in sides]
-    table = np.concatenate([rows[0][0], rows[1][0], *counts], axis=1)
-    resampled = bootstrap_means(table, rng, strata, 2000)
-    names = rows[0][1]
-    found = [_derived(m, names, len(labels), len(table)) for m in (table.mean(0)[None], resampled)]
-    ratio = {n: _ratio(found[0][n], found[1][n]) for n in RATIOS if n in found[0] and found[0][n][0, 0] > 0}
-    measured = [_measured(said, *r, units) for said, r in zip(sides, rows, strict=True)]
+    table = np.concatenate([*rows, *counts], axis=1)
+    value, resampled = (
+        _derived(means, len(table)) for means in (table.mean(0)[None], bootstrap_means(table, rng, strata, 2000))
+    )
+    ratio = {name: _ratio(value[name][0], resampled[name]) for name in RATIOS if value[name][0, 0] > 0}
+    measured = [_measured(said, row, units) for said, row in zip(sides, rows, strict=True)]
     shares = [dv.histogram(f for row in s.formats for f in row) for s in sides]
     measured[1] |= {"js_to_base": dv.js_distance(*shares), "tv_to_base": dv.total_variation(*shares)}
     return Diversity(
         base=dv.rounded(measured[0]),
         trained=dv.rounded(measured[1]),
-        ratio={n: r for n, r in ratio.items() if r is not None},
+        ratio={name: r for name, r in ratio.items() if r[0] is not None},
         formats=Formats(base=dv.rounded(shares[0]), trained=dv.rounded(shares[1])),
     )
 
 
-def _derived(means: np.ndarray, names: Sequence[str], labels: int, n: int) -> dict[str, np.ndarray]:
+def _derived(means: np.ndarray, n: int) -> dict[str, np.ndarray]:
     """``float64[resamples, 2]`` (base, trained) of every measure in ``RATIOS`` from the means of all columns."""
-    found: dict[str, np.ndarray] = {}
-    width = len(names)
-    sides = np.stack([means[:, :width], means[:, width : 2 * width]], axis=-1)
+    width = len(_COLUMNS)
+    pairs = means[:, : 2 * width].reshape(len(means), 2, width)
+    found = {name: pairs[:, :, i] for i, name in enumerate(_COLUMNS)}
     with np.errstate(divide="ignore", invalid="ignore"):
-        for i, name in enumerate(names):
-            if name in RATIOS:
-                found[name] = sides[:, i] / (sides[:, names.index("n")] if name == _WRONG else 1.0)
-    kinds = np.stack([means[:, 2 * width : 2 * width + labels], means[:, 2 * width + labels :]], axis=1) * n
-    found["format_entropy"] = entropy_of_counts(np.round(kinds))
+        found[_WRONG] = found[_WRONG] / found["n"]
+    kinds = means[:, 2 * width :].reshape(len(means), 2, -1) * n
+    found["format_entropy"] = dv.entropy_of_counts(np.round(kinds))
     found["effective_formats"] = 2.0 ** found["format_entropy"]
     return found
 
 
-def _ratio(value: np.ndarray, resampled: np.ndarray) -> Estimate | None:
+def _ratio(value: np.ndarray, resampled: np.ndarray) -> Estimate:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = resampled[:, 1] / resampled[:, 0]
     ratios = ratios[~np.isnan(ratios)]
     ends = np.quantile(ratios, (0.025, 0.975), method="nearest") if len(ratios) else (math.nan, math.nan)
-    ratio, low, high = (round(float(x), 6) if math.isfinite(x) else None for x in (value[0, 1] / value[0, 0], *ends))
-    return None if ratio is None else (ratio, low, high)
+    return dv.rounded((value[1] / value[0], *ends))
 
 
 def series(steps: Iterable[int], measured: Iterable[Mapping[str, float | None]]) -> dict[str, list[Any]]:
     """``Diversity.series``: a list a measure and the steps, None where a step does not have it."""
     points = list(measured)
     keys = dict.fromkeys(k for m in points for k in m)
-    return {"step": list(steps), **{k: [dv.rounded({k: m.get(k)})[k] for m in points] for k in keys}}
+    return {"step": list(steps), **{k: [dv.rounded(m.get(k)) for m in points] for k in keys}}

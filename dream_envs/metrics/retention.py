@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import checks
 from dream_envs.frontier.intervals import bootstrap_means, share_interval
 from dream_envs.frontier.schema import Estimate, Kept, Retention
+from dream_envs.metrics.diversity import rounded
 
+#: Both ends of a 95 % interval.
+TAILS = (0.025, 0.975)
 #: A suite that fell is flagged unless a loss of so much can be excluded at 95 % (one-sided): 1 point.
 MARGIN = 0.01
 
@@ -26,7 +28,7 @@ def retention(
     """The change of each suite and of their mean; intervals resample problems, paired over the two models.
 
     Args:
-        before: scores of the base, 0 to 1: ``float[N_suite]`` by suite.
+        before: scores of the base, 0 to 1: ``float[N_suite]`` by suite, one suite at least.
         after: those of the trained model on the same problems.
         rng: resampling.
         draws: resamples.
@@ -35,46 +37,24 @@ def retention(
         A suite is flagged where the gain is negative and its lower one-sided 95 % bound below -1 point (more than that
         may be lost), and ``lost`` where the upper one is below 0 (a loss is shown).
     """
-    if not before or set(before) != set(after):
-        raise DreamEnvsError(f"suites {sorted(before)} before and {sorted(after)} after: score the same, at least one")
     suites, gains = [], []
     for name in before:
-        pair = [checks.numbers(name, x[name], 0.0, 1.0, 1) for x in (before, after)]
-        if len(pair[0]) != len(pair[1]):
-            raise DreamEnvsError(f"{name} has {len(pair[1])} scores after and {len(pair[0])} before: score the same")
-        scores = np.stack(pair, axis=1)
+        scores = np.stack([checks.numbers(name, x[name], 0.0, 1.0, 1) for x in (before, after)], axis=1)
         means = bootstrap_means(scores, rng, draws=draws)
         resampled, (was, now) = means[:, 1] - means[:, 0], scores.mean(0)
         gains.append(resampled)
-        gain = _gain(now - was, resampled, scores[:, 1] - scores[:, 0])
+        gain: Estimate = rounded((now - was, *np.quantile(resampled, TAILS)))
+        if (scores[:, 0] == scores[:, 1]).all():  # no event in so many is no certainty
+            bound = rounded(share_interval(np.zeros(len(scores)))[2])
+            gain = 0.0, -bound, bound
         lower, upper = np.quantile(resampled, (0.05, 0.95))
         flag = bool(gain[0] < 0 and lower < -MARGIN)
-        suites.append(
-            Kept(name=name, before=_round(was), after=_round(now), gain=gain, flag=flag, lost=bool(upper < 0))
-        )
+        suites.append(Kept(name, rounded(was), rounded(now), gain, flag, lost=bool(upper < 0)))
     value, total = float(np.mean([s.gain[0] for s in suites])), np.mean(gains, axis=0)
-    if not total.any():  # nothing changed anywhere: the mean of the suites' own bounds
-        mean, low, high = np.mean(np.array([s.gain for s in suites], dtype=float), axis=0)
-        return Retention(suites=suites, mean=(_round(mean), _round(low), _round(high)), flag=False)
+    own = np.array([s.gain for s in suites], dtype=float)  # where nothing changed anywhere
+    mean = (value, *np.quantile(total, TAILS)) if total.any() else tuple(own.mean(0))
     flag = bool(value < 0 and np.quantile(total, 0.05) < -MARGIN)
-    return Retention(suites=suites, mean=_with_ends(value, total), flag=flag)
-
-
-def _gain(value: float, resampled: np.ndarray, differences: np.ndarray) -> Estimate:
-    """Where no problem changed, zero events bound the change, not by 0."""
-    if not differences.any() and not resampled.any():
-        bound = _round(share_interval(np.zeros(len(differences)))[2])
-        return 0.0, -bound, bound
-    return _with_ends(value, resampled)
-
-
-def _with_ends(value: float, resampled: np.ndarray) -> Estimate:
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return _round(value), _round(low), _round(high)
-
-
-def _round(value: float) -> float:
-    return round(float(value), 6)
+    return Retention(suites=suites, mean=rounded(mean), flag=flag)
 
 
 def lessons(episodes: Sequence[Any]) -> dict[str, Any] | None:
@@ -86,10 +66,9 @@ def lessons(episodes: Sequence[Any]) -> dict[str, Any] | None:
     facts = next((e.outcome.facts for e in reversed(episodes) if "closed" in e.outcome.facts), None)
     if facts is None or not facts["closed"]:
         return None
-    kept = {k: v for k, v in facts.items() if k not in ("questions", "dreams")}
     own = sum(row[i] for i, row in enumerate(facts["closed"])) / len(facts["closed"])
     return {
-        **kept,
+        **{k: v for k, v in facts.items() if k not in ("questions", "dreams")},
         "levels": _by_level(facts["questions"]),
         "verdict": (
             f"Of {sum(facts['open']) / len(facts['open']):.2f} in context, {own:.2f} is known closed book after a "

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.metrics.summary import read_rows
+from dream_envs.metrics.rounds import read_rows
 from dream_envs.report.words import number, visible
 from dream_envs.runs import read_json
 from dream_envs.schema import SUMMARY, Summary, read_summary

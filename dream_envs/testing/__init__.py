@@ -12,39 +12,47 @@ skipped, so that the failures name causes.  A game core is tested with all its a
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.play import roles_by_agent
 from dream_envs.registry import unknown
 from dream_envs.testing import basics, cores
-from dream_envs.testing.subject import Check, Failure, Report, Skip, Subject, resolve, run_check
+from dream_envs.testing.subject import Check, Failure, Report, Skip, Subject, adapters_of, resolve, run_check
 
-__all__ = ["CHECKS", "Check", "Failure", "Report", "Rule", "Skip", "Subject", "check", "resolve"]
-
-_GAME, _GYM, _AEC, _PARALLEL = ("game",), ("game", "gymnasium"), ("game", "aec"), ("game", "parallel")
-_ALL = ("game", "gymnasium", "aec", "parallel")
+__all__ = ["CHECKS", "Check", "Report", "Rule", "check"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A check: its name is its function's; it runs on subjects of ``kinds`` if none of ``needs`` has failed."""
+class Rule(NamedTuple):
+    """A check, named as its function, of each part that is of one of ``kinds``, if none of ``needs`` has failed."""
 
-    function: Callable[..., None]
+    function: Callable[[Subject, Sequence[Subject]], None]
     needs: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = _ALL
+    kinds: tuple[str, ...] = ("game", "gymnasium", "aec", "parallel")
 
     @property
     def name(self) -> str:
         """The check's name."""
         return self.function.__name__
 
+    def run(self, parts: Sequence[Subject]) -> None:
+        """Raise what the first faulty part raises, or ``Skip`` if the check applies to none."""
+        skipped, mine = [], [part for part in parts if part.kind in self.kinds]
+        for part in mine:
+            try:
+                self.function(part, parts)
+            except Skip as why:
+                skipped.append(str(why))
+            except Failure as why:
+                raise Failure(str(why) if part is parts[0] else f"{part.name}: {why}") from why
+        if len(skipped) == len(mine):
+            raise Skip(skipped[0] if skipped else f"not for {parts[0].kind} environments")
+
 
 _SOUND = ("plays", "global_rng", "seed_determinism", "siblings")
 _SCORED = (*_SOUND, "hostile_replies", "reward_range")
 _APIS = (*_SCORED, "fresh_returns", "no_truncation_on_first_step", "pickling", "snapshot")
+_GAME, _GYM, _AEC, _PARALLEL = ("game",), ("gymnasium",), ("aec",), ("parallel",)
 CHECKS: tuple[Rule, ...] = (
     Rule(basics.plays),
     Rule(basics.global_rng, ("plays",)),
@@ -99,42 +107,12 @@ def check(
     parts = adapters_of(subject)
     done: dict[str, Check] = {}
     for rule in CHECKS:
-        if (only is None or rule.name in only) and rule.name not in skip:
-            done[rule.name] = _run(rule, subject, parts, done)
+        if (only is not None and rule.name not in only) or rule.name in skip:
+            continue
+        broken = [need for need in rule.needs if need in done and done[need].status == "failed"]
+        skipped = Check(rule.name, "skipped", f"after {broken[0]} failed") if broken else None
+        done[rule.name] = skipped or run_check(rule.name, rule.run, parts)
     report = Report(subject.name, tuple(done.values()))
     if raise_on_failure:
         report.raise_if_failed()
     return report
-
-
-def adapters_of(subject: Subject) -> list[Subject]:
-    """The subject and, for a game, its adapters: AEC, Parallel and one single-role view a role."""
-    if subject.kind != "game":
-        return [subject]
-    from dream_envs.envs.gym import SingleRole
-    from dream_envs.envs.pettingzoo import AEC, Parallel
-
-    parts = [subject]
-
-    def add(name: str, kind: str, adapter: Callable[..., Any], maker: Callable[[], Any], **kwargs: Any) -> None:
-        def new() -> Any:
-            return adapter(maker(), reward=subject.reward, **kwargs)
-
-        parts.append(Subject(f"{subject.name} {name}", kind, new, (new,), None, None))
-
-    for number, maker in enumerate(subject.variants):
-        suffix = "" if number == 0 else " (all roles)"
-        add(f"AEC{suffix}", "aec", AEC, maker)
-        add(f"Parallel{suffix}", "parallel", Parallel, maker)
-    for role in dict.fromkeys(roles_by_agent(subject.variants[-1]()).values()):
-        add(f"view of {role}", "gymnasium", SingleRole, subject.variants[-1], role=role)
-    return parts
-
-
-def _run(rule: Rule, subject: Subject, parts: Sequence[Subject], done: dict[str, Check]) -> Check:
-    if subject.kind not in rule.kinds:
-        return Check(rule.name, "skipped", f"not for {subject.kind} environments")
-    broken = [need for need in rule.needs if need in done and done[need].status == "failed"]
-    if broken:
-        return Check(rule.name, "skipped", f"after {broken[0]} failed")
-    return run_check(rule.name, rule.function, subject, parts)

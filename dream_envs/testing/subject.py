@@ -16,26 +16,25 @@ import pettingzoo
 from dream_envs import registry
 from dream_envs.core import DreamEnvsError, Game
 from dream_envs.envs import _adapter as adapter
+from dream_envs.envs.gym import SingleRole
+from dream_envs.envs.pettingzoo import AEC, Parallel
+from dream_envs.play import roles_by_agent
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
     """The thing under test: ``kind`` is ``game``, ``gymnasium``, ``aec`` or ``parallel``; ``new`` makes a fresh one.
 
-    ``variants``: for a game, a maker for each arrangement worth testing: as it is, and with its optional roles.
-    ``reward``: the one under test, None: the game's own.  ``target``: what ``resolve`` was given, for another process.
+    ``variants``: a maker for each arrangement worth testing: as it is, and a game with its optional roles.  ``reward``:
+    the one under test, None: the game's own.  ``target``: what ``resolve`` was given, for another process.
     """
 
     name: str
     kind: str
     new: Callable[[], Any]
-    variants: tuple[Callable[[], Any], ...]
-    reward: Any
-    target: Any
-
-    def build_reward(self, game: Game) -> Any:
-        """The reward model for this game."""
-        return adapter.build_reward(self.reward, game)
+    variants: tuple[Callable[[], Any], ...] = ()
+    reward: Any = None
+    target: Any = None
 
 
 def resolve(target: Any, reward: Any = None, kwargs: Mapping[str, Any] | None = None) -> Subject:
@@ -55,24 +54,17 @@ def resolve(target: Any, reward: Any = None, kwargs: Mapping[str, Any] | None = 
         return made.unwrapped if isinstance(made, gymnasium.Env) else made
 
     kind = _kind(new(), name)
-    if kind != "game":
-        return Subject(name, kind, new, (new,), None, (target, None, kwargs))
-    extra = _optional_roles(target, maker, new(), kwargs)
+    extra = _optional_roles(target, new(), kwargs) if kind == "game" else {}
     variants = (new, lambda: maker(**kwargs, **extra)) if extra else (new,)
     return Subject(name, kind, new, variants, reward, (target, reward, kwargs))
 
 
 def _kind(made: Any, name: str) -> str:
-    if isinstance(made, gymnasium.Env):
-        return "gymnasium"
-    if isinstance(made, pettingzoo.AECEnv):
-        return "aec"
-    if isinstance(made, pettingzoo.ParallelEnv):
-        return "parallel"
-    missing = [n for n in ("env_id", "version", "roles", "agents") if not hasattr(made, n)]
-    methods = ("start", "turns", "view", "apply", "outcome", "record")
-    missing += [n for n in methods if not callable(getattr(made, n, 0))]
-    if missing:
+    kinds = {"gymnasium": gymnasium.Env, "aec": pettingzoo.AECEnv, "parallel": pettingzoo.ParallelEnv}
+    if known := [kind for kind, base in kinds.items() if isinstance(made, base)]:
+        return known[0]
+    members = ["env_id", "version", "roles", "agents", "start", "turns", "view", "apply", "outcome", "record"]
+    if missing := [member for member in members if not hasattr(made, member)]:
         what = "no environment of Gymnasium or PettingZoo, and no game"
         raise DreamEnvsError(f"{name} is {what}: it lacks {', '.join(missing)}")
     return "game"
@@ -80,12 +72,11 @@ def _kind(made: Any, name: str) -> str:
 
 def _by_name(name: str) -> Callable[..., Any]:
     games = list(registry.rows("envs"))
-    for game in (name, adapter.NAMESPACE + name):
-        if game in games:
-            return lambda **kw: adapter.build_game(game, kw, resolve)
-    for role in (name, adapter.NAMESPACE + name):
-        if role in gymnasium.registry:
-            return lambda **kw: gymnasium.make(role, **kw)
+    for full in (name, adapter.NAMESPACE + name):
+        if full in games:
+            return lambda **kw: adapter.build_game(full, kw, resolve)
+        if full in gymnasium.registry:
+            return lambda **kw: gymnasium.make(full, **kw)
     for api in ("aec", "parallel"):
         if name in getattr(pettingzoo, f"{api}_registry"):
             return lambda **kw: pettingzoo.make(api, name, **kw)
@@ -106,7 +97,7 @@ def _copier(thing: Any) -> Callable[..., Any]:
     return copied
 
 
-def _optional_roles(target: Any, maker: Callable[..., Any], game: Game, kwargs: Mapping[str, Any]) -> dict[str, bool]:
+def _optional_roles(target: Any, game: Game, kwargs: Mapping[str, Any]) -> dict[str, bool]:
     """Roles that the registry names and the game does not seat by itself, where a keyword of that name seats them."""
     if not isinstance(target, str) or ":" in target:
         return {}
@@ -116,12 +107,37 @@ def _optional_roles(target: Any, maker: Callable[..., Any], game: Game, kwargs: 
     return {r: True for r in registry.roles(env_id) if r not in seated and r in parameters and r not in kwargs}
 
 
+def adapters_of(subject: Subject) -> list[Subject]:
+    """The subject and, for a game, its adapters: AEC, Parallel and one single-role view a role."""
+    parts = [subject]
+
+    def add(name: str, kind: str, wrap: Callable[..., Any], maker: Callable[[], Any], **kwargs: Any) -> None:
+        def new() -> Any:
+            return wrap(maker(), reward=subject.reward, **kwargs)
+
+        parts.append(Subject(f"{subject.name} {name}", kind, new))
+
+    if subject.kind == "game":
+        for maker, suffix in zip(subject.variants, ("", " (all roles)"), strict=False):
+            add(f"AEC{suffix}", "aec", AEC, maker)
+            add(f"Parallel{suffix}", "parallel", Parallel, maker)
+        for role in dict.fromkeys(roles_by_agent(subject.variants[-1]()).values()):
+            add(f"view of {role}", "gymnasium", SingleRole, subject.variants[-1], role=role)
+    return parts
+
+
 class Failure(AssertionError):
     """A check's finding: what is wrong, in one line."""
 
 
 class Skip(Exception):
     """A check that does not apply, and why."""
+
+
+def need(truth: bool, text: str) -> None:
+    """Raise ``Failure`` with this text unless it is true."""
+    if not truth:
+        raise Failure(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +186,7 @@ class Report:
         return tuple(check for check in self.checks if check.status == "failed")
 
     def __getitem__(self, name: str) -> Check:
-        for check in self.checks:
-            if check.name == name:
-                return check
-        raise KeyError(f"no check {name!r}; there are {', '.join(c.name for c in self.checks)}")
+        return {check.name: check for check in self.checks}[name]
 
     def raise_if_failed(self) -> None:
         """Raise an AssertionError with one line a failed check, if any failed."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from dream_envs import seeds
 from dream_envs.core import Agent, Episode, Game, hook
+from dream_envs.envs._adapter import build_reward
 from dream_envs.play import MAX_STEPS as MAX_MOVES
 from dream_envs.play import Runner, Table, as_agent, assign_agents, episode_from, roles_by_agent, score
 from dream_envs.testing.subject import Failure, Subject
@@ -25,10 +26,13 @@ MAX_STEPS = 60
 
 
 class Walk:
-    """The base: ``step`` moves on and returns False at the end."""
+    """The base, for PettingZoo; ``over``: the next step is not one of the episode."""
+
+    over = truncated = False
+    limit = MAX_STEPS
 
     def __init__(self, env: Any, seed: int = 0, deface: bool = False, reset: bool = True) -> None:
-        self.env, self.seed, self.deface, self.steps, self.over = env, seed, deface, 0, False
+        self.env, self.seed, self.deface, self.steps = env, seed, deface, 0
         self.log: list[Any] = []
         self.returned: list[Any] = []
         self._spaces: dict[str, Any] = {}
@@ -38,6 +42,16 @@ class Walk:
 
     def step(self) -> bool:
         """One move; False when there is nothing more to do."""
+        if self.steps >= self.limit or not self._live():
+            return False
+        self.steps += 1
+        self._go()
+        return True
+
+    def _live(self) -> bool:
+        return bool(self.env.agents)
+
+    def _go(self) -> None:
         raise NotImplementedError
 
     def finish(self) -> Walk:
@@ -57,9 +71,12 @@ class Walk:
             kept = (told[0], told[-1])
             # What the next move is made from is not the object that is looked at, and defaced.
             self._seen = copy.deepcopy(kept) if self.deface else kept
-            self.returned.append(kept)
-            if self.deface:
-                deface(kept)
+            self._keep(kept)
+
+    def _keep(self, returned: Any) -> None:
+        self.returned.append(returned)
+        if self.deface:
+            deface(returned)
 
     def _move(self, space: Any, agent: str = "", observation: Any = None, info: Any = None) -> Any:
         """A sample of the agent's action space, which is seeded once; an ``action_mask`` is kept to."""
@@ -120,67 +137,52 @@ class GameWalk(Walk):
         for agent in self.game.agents:
             view = self.game.view(self.table.state, agent)
             self.log.append((agent, plain(view)))
-            self.returned.append(view)
-            if self.deface:
-                deface(view)
+            self._keep(view)
 
 
 class GymWalk(Walk):
     """A ``gymnasium.Env`` with sampled actions (random text where actions are text)."""
 
-    def step(self) -> bool:
-        """One step, unless the episode is over or ``MAX_STEPS`` are made."""
-        if self.over or self.steps >= MAX_STEPS:
-            return False
+    def _live(self) -> bool:
+        return not self.over
+
+    def _go(self) -> None:
         result = self.env.step(self._move(self.env.action_space))
-        self.steps += 1
         self.truncated = bool(result[3])
         self.over = bool(result[2]) or self.truncated
         self._note(result)
-        return True
 
 
 class AecWalk(Walk):
     """A PettingZoo ``AECEnv`` with sampled actions."""
 
-    def step(self) -> bool:
-        """The selected agent's move."""
+    limit = 4 * MAX_STEPS
+
+    def _go(self) -> None:
         env = self.env
-        if not env.agents or self.steps >= 4 * MAX_STEPS:
-            return False
         agent, told = env.agent_selection, env.last()
         self.log.append(agent)
         self._note(told)
-        action = None
-        if not (told[2] or told[3]):
-            action = self._move(env.action_space(agent), agent, *self._seen)
-        env.step(action)
-        self.steps += 1
-        self.over = not env.agents or all(env.terminations[a] or env.truncations[a] for a in env.agents)
-        return True
+        env.step(None if told[2] or told[3] else self._move(env.action_space(agent), agent, *self._seen))
+        self.over = all(env.terminations[a] or env.truncations[a] for a in env.agents)
 
 
 class ParallelWalk(Walk):
     """A PettingZoo ``ParallelEnv`` with sampled actions."""
 
-    def step(self) -> bool:
-        """All live agents' moves."""
-        env = self.env
-        if not env.agents or self.steps >= MAX_STEPS:
-            return False
-        look, infos = self._seen
+    def _go(self) -> None:
+        env, (look, infos) = self.env, self._seen
         self._note(env.step({a: self._move(env.action_space(a), a, look.get(a), infos.get(a)) for a in env.agents}))
-        self.steps += 1
         self.over = not env.agents
-        return True
 
 
-def walk(subject: Subject, env: Any, seed: int, *, deface: bool = False, reset: bool = True) -> Walk:
-    """A walk of the subject's kind through ``env``; ``reset=False`` goes on from where an environment stands."""
-    if subject.kind == "game":
-        return GameWalk(env, f"conformance/{seed}", subject.build_reward(env), deface=deface)
+def walk(part: Subject, seed: int, env: Any = None, *, deface: bool = False, reset: bool = True) -> Walk:
+    """A walk of the part's kind through ``env``, None: a new one; ``reset=False`` goes on from where it stands."""
+    env = part.new() if env is None else env
+    if part.kind == "game":
+        return GameWalk(env, f"conformance/{seed}", build_reward(part.reward, env), deface=deface)
     kinds: dict[str, Any] = {"gymnasium": GymWalk, "aec": AecWalk, "parallel": ParallelWalk}
-    return kinds[subject.kind](env, seed, deface, reset)
+    return kinds[part.kind](env, seed, deface, reset)
 
 
 def default_players(game: Game) -> dict[str, Any]:
@@ -221,17 +223,13 @@ def plain(value: Any) -> Any:
 
 def deface(value: Any) -> None:
     """Spoil everything mutable in what an environment returned, as a careless user might."""
+    if isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            deface(item)
     if isinstance(value, dict):
-        for item in value.values():
-            deface(item)
-        for key in list(value):
-            if not isinstance(value[key], (dict, list)):
-                value[key] = "defaced"
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            deface(item)
-        if isinstance(value, list):
-            value.append("defaced")
+        value |= {key: "defaced" for key, item in value.items() if not isinstance(item, (dict, list))}
+    elif isinstance(value, list):
+        value.append("defaced")
     elif isinstance(value, np.ndarray) and value.flags.writeable and value.dtype.kind in "fiub":
         value[...] = 1
 
@@ -241,23 +239,20 @@ def shared(one: Any, other: Any) -> bool:
     return bool(_mutables(one) & _mutables(other))
 
 
-def difference(one: Sequence[Any], other: Sequence[Any]) -> str:
-    """Where two logs part, in a few words."""
-    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+def _mutables(value: Any) -> set[int]:
+    found = {id(value)} if isinstance(value, (dict, list, np.ndarray)) else set()
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return found.union(*map(_mutables, inner))
+
+
+def need_same(one: Sequence[Any], two: Sequence[Any], what: str) -> None:
+    """Raise ``Failure`` with ``what`` is wrong and where two logs part, if they do."""
+    if one == two:
+        return
+    for i, (a, b) in enumerate(zip(one, two, strict=False)):
         if a != b:
             left, right = repr(a), repr(b)
             at = next((k for k, (x, y) in enumerate(zip(left, right, strict=False)) if x != y), 0)
             start = max(0, at - 30)
-            return f"entry {i}: …{left[start : at + 30]}… and …{right[start : at + 30]}…"
-    return f"{len(one)} and {len(other)} entries"
-
-
-def _mutables(value: Any) -> set[int]:
-    found, stack = set[int](), [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, (dict, list, np.ndarray)):
-            found.add(id(item))
-        if isinstance(item, (dict, list, tuple)):
-            stack.extend(item.values() if isinstance(item, dict) else item)
-    return found
+            raise Failure(f"{what}: entry {i}: …{left[start : at + 30]}… and …{right[start : at + 30]}…")
+    raise Failure(f"{what}: {len(one)} and {len(two)} entries")
