@@ -12,6 +12,7 @@ from dream_envs.core import Episode, Event, Reject, Score
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.metrics.diversity import entropy
 from dream_envs.metrics.health import Health, health, ring, shape
+from dream_envs.metrics.rounds import round_metrics
 from dream_envs.rewards.presets import challenger_solver
 
 GAME = ChallengerSolver()
@@ -106,3 +107,12 @@ def test_entropy_is_not_negative_and_knows_no_order(items: list[str], random: ob
     shuffled = [f"<{x}>" for x in items]
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert entropy(items) == entropy(shuffled) >= 0.0
+
+
+def test_a_rounds_means_are_over_what_has_a_value() -> None:
+    """Rewards 1, an abstention and 0.5: the mean is 0.75, and a third of the scores is told to abstain."""
+    scores = {"solver_0": Score(1.0), "solver_1": Score(0.0, "abstain"), "solver_2": Score(0.5)}
+    found = round_metrics([msgspec.structs.replace(play(["xx", "", "xxxx"]), scores=scores)])
+    assert found["reward/solver/mean"] == 0.75 and found["reward/solver/std"] == 0.25
+    assert found["status/solver/abstain"] == pytest.approx(1 / 3) and found["status/solver/ok"] == pytest.approx(2 / 3)
+    assert found["length/solver"] == 2.0 and "reward/challenger/mean" not in found
