@@ -69,7 +69,8 @@ def table(rows: Sequence[Row], out: Path) -> str:
             [
                 f"{row['name']}-{row['seed']}".replace("_", "\\_"),
                 data.verdict.phrase,
-                *(_interval(*value) for value in (head.g, head.e, head.s)),
+                _interval(*head.g),
+                *(f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in (head.e, head.s)),
                 _interval(*(100 * (x or 0.0) for x in gain)),
                 str(len(data.certified)),
                 f"{cost.round_robin_draws + sum(cost.envelope_draws.values()):,}",
