@@ -106,14 +106,13 @@ def _whiskers(
 def headline(data: Report) -> Drawn:
     """G@K with its intervals, and by kind against each envelope, beside 0 and the margin of a gain."""
     h, k = data.headline, data.headline.k
-    rows: list[Row] = [(f"G@{k}, problems{' and runs' if h.runs > 1 else ''} resampled", h.g, "trained", "o")]
+    rows: list[Row] = [(f"G@{k}, these families", h.g, "trained", "o")]
     if h.family_interval is not None:
-        rows.append((f"G@{k}, families resampled", (h.g[0], *h.family_interval), "trained", "s"))
+        rows.append((f"G@{k}, new families", (h.g[0], *h.family_interval), "trained", "s"))
     looks = dict(zip(data.protocol.envelopes, (("c1", "o"), ("c3", "D"), ("c2", "^")), strict=False))
-    rows += [
-        (f"{fr.label(c.kind, 24)}, {fr.label(c.envelope, 20)}", c.g, *looks.get(c.envelope, ("c2", "^")))
-        for c in data.verdict.claims
-    ]
+    for c in data.verdict.claims:
+        name = fr.label(c.kind, 22) if c.envelope == "decoding" else f"… against {fr.label(c.envelope, 16)}"
+        rows.append((name, c.g, *looks.get(c.envelope, ("c2", "^"))))
     alt = f"G@{k} with 95 % intervals, in points of all problems and of each kind's."
     return _whiskers(rows, fr.points_text, ((0.0, "-"), (MARGIN, _DASHED)), "points of problems", (-0.5, 1.0), alt)
 
@@ -166,7 +165,7 @@ def decay(data: Report) -> Drawn:
     hold(axes, [*xs, *after], min(xs), max([*xs, *after]), axis="x")
     log_ticks(axes)
     axes.axhline(0, color=svg.colour("muted"), linewidth=1)
-    axes.set_xlabel("base samples per problem (bars: bounds, not measured)")
+    axes.set_xlabel("base samples per problem (bars: bounds)")
     axes.set_title("E(k), points", loc="left", fontsize=svg.FONT)
     told = "; ".join(f"{fr.points(y)} at {whole(k)}" for k, y in zip(curve.k, curve.mean, strict=True))
     later = "; ".join(f"{fr.points(b.low)} to {fr.points(b.high)} at {whole(b.k)}" for b in data.bounds)
