@@ -21,17 +21,13 @@ from test_report import NASTY, check
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier.schema import Cost, ProblemRow, Report, read_report
-from dream_envs.report import frontier_page as page_module
 from dream_envs.report import frontier_plots as plots
-from dream_envs.report import frontier_read as fr
 from dream_envs.report import frontier_tables as tables
-from dream_envs.report import svg
-from dream_envs.report.frontier_page import render_frontier, write_frontier
+from dream_envs.report import svg, words
 from dream_envs.report.frontier_plots import PLOTS, all_plots
-from dream_envs.report.frontier_terminal import show_frontier
-from dream_envs.report.page import write_report
-from dream_envs.report.tables import Column, table
-from dream_envs.report.terminal import show
+from dream_envs.report.page import frontier_command, render_frontier, write_report
+from dream_envs.report.sections import Column
+from dream_envs.report.terminal import show, show_frontier, table
 
 change = msgspec.structs.replace
 
@@ -69,13 +65,13 @@ def spots(drawing: str, role: str) -> list[tuple[float, float]]:
 def test_a_page_of_each_verdict(tmp_path: Path, word: str) -> None:
     small = world.frontier(12)
     source = change(small, verdict=change(small.verdict, word=word))
-    page = write_frontier(world.write(tmp_path, source)).read_text("utf-8")
+    page = write_report(world.write(tmp_path, source)).read_text("utf-8")
     found = check(page)
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
     for needed in ('name="viewport"', "prefers-color-scheme: dark", "default-src 'none'", 'lang="en"'):
         assert needed in page
     order = [
-        word, source.verdict.sentence, fr.headline(source), "Held-out families", "The headline and its intervals",
+        word, source.verdict.sentence, tables.headline(source), "Held-out families", "The headline and its intervals",
         "By family", "Certified problems", "What was kept", "Diversity of the replies", "Protocol and cost",
         "How to reproduce", "What can still fool it",
     ]  # fmt: skip
@@ -212,7 +208,7 @@ def test_hostile_text_is_shown_and_never_run(tmp_path: Path, text: str) -> None:
     hostile["pass_at_k"]["methods"] = {text: hostile["pass_at_k"]["base"]}
     hostile["protocol"]["configurations"] = hostile["protocol"]["unavailable"] = {text: text}
     hostile["verdict"]["kinds"] = {text: 3}
-    page = write_frontier(world.write(tmp_path, hostile)).read_text("utf-8")
+    page = write_report(world.write(tmp_path, hostile)).read_text("utf-8")
     shown = check(page)
     if text.isprintable() and "\u0351" not in text and len(text) < 200:
         assert shown.text.count(text) >= 8
@@ -227,7 +223,7 @@ def test_hostile_text_is_shown_and_never_run(tmp_path: Path, text: str) -> None:
 def test_what_does_not_decode_is_refused_in_one_line(tmp_path: Path) -> None:
     def told() -> str:
         with pytest.raises(DreamEnvsError) as caught:
-            write_frontier(tmp_path)
+            read_report(tmp_path)
         assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value) and "\x1b" not in str(caught.value)
         assert len(str(caught.value)) < 500
         return str(caught.value)
@@ -276,14 +272,14 @@ def test_the_line_by_hand(data: Report) -> None:
         held_out=change(data.headline.held_out, fg=1.9, low=0.8, high=3.1), runs=None,
     )  # fmt: skip
     told = "FG* +2.3 [+1.6, +3.0] · E 2.5 · S 0.2 · persistence 0.98 · held-out families +1.9 [+0.8, +3.1] · N=2,000"
-    assert fr.headline(change(data, headline=h)) == told
+    assert tables.headline(change(data, headline=h)) == told
     h = change(h, e_star=-0.3, fg=-0.01, s=0.004, held_out=None, persistence=None)
-    line = fr.headline(change(data, headline=h))
+    line = tables.headline(change(data, headline=h))
     assert line.startswith("FG* 0.0 [") and "E 2.5 (E* -0.3 after the tail correction) · S 0.004" in line
     assert "persistence - · held-out families not measured" in line
-    assert [fr.signed(x) for x in (0.04, -0.04, None)] == ["0.0", "0.0", "-"]
-    assert [fr.points(x) for x in (0.0, 0.004, 12.34)] == ["0.0", "0.004", "12.3"]
-    assert fr.label("x\n\ty" * 50, 10) == "x yx yx y…"
+    assert [words.signed(x) for x in (0.04, -0.04, None)] == ["0.0", "0.0", "-"]
+    assert [words.points(x) for x in (0.0, 0.004, 12.34)] == ["0.0", "0.004", "12.3"]
+    assert words.label("x\n\ty" * 50, 10) == "x yx yx y…"
 
 
 def test_gains_and_losses_of_a_family_by_hand(data: Report) -> None:
@@ -303,7 +299,7 @@ def test_gains_and_losses_of_a_family_by_hand(data: Report) -> None:
     one = data.suite.families[0]
     suite = change(data.suite, families=[change(one, name="f"), change(one, name="g")])
     protocol = change(data.protocol, need=4, budgets=[128, 256, 512, 1024])
-    f, g = fr.families(change(data, problems=rows, suite=suite, protocol=protocol))
+    f, g = tables.families(change(data, problems=rows, suite=suite, protocol=protocol))
     assert (f.gained, f.lost, f.tried) == (2 + 3 * 2 / 4, 1, 8)
     assert f.reached == 3 / 8 and f.pass1 == pytest.approx(sum(r.trained[0] for r in rows) / 16 / 13)
     assert f.gain is not None and f.gain[0] == pytest.approx(100 * 3.5 / 13)
@@ -319,7 +315,7 @@ def test_the_command_is_one_that_the_verb_takes(data: Report) -> None:
         data, protocol=change(data.protocol, budgets=[128, 256, 512, 1024]), suite=change(data.suite, seed="$(x)"),
         trained=change(data.trained, run="my run; rm -rf /"),
     )  # fmt: skip
-    lines = [page_module.command(d) for d in (data, mini)]
+    lines = [frontier_command(d) for d in (data, mini)]
     options = {o for p in typer.main.get_command(frontier_app).params for o in p.opts}
     for line in lines:
         argv = shlex.split(line)
@@ -344,12 +340,12 @@ def test_the_terminal_tells_the_same(tmp_path: Path, data: Report, monkeypatch: 
         lines = [line.split() for line in re.findall(r"^(?:compos|small-)[^,:\n]*$", out.getvalue(), re.MULTILINE)]
         for cells, row in zip(lines, sorted(tables.family_rows(data), key=lambda r: r[5]), strict=True):
             assert set(row[8:10]) <= set(cells[1:]) and "…" not in " ".join(cells[1:])  # numbers are whole
-    words = " ".join(out.getvalue().split())
-    assert fr.headline(data) in words and f"Expansion: {data.verdict.sentence}" in words
+    told = " ".join(out.getvalue().split())
+    assert tables.headline(data) in told and f"Expansion: {data.verdict.sentence}" in told
     for row in tables.family_rows(data):
         line = next(x for x in out.getvalue().splitlines() if x.startswith(row[0][:24]))
         assert all(cell in line for cell in (row[2], row[3], *row[6:10]))
-    assert "Vendi ratio" in words and f"{data.cost.tokens:,}" in words
+    assert "Vendi ratio" in told and f"{data.cost.tokens:,}" in told
     monkeypatch.setattr(plots, "PLOTS", {})
     folder = world.write(tmp_path, data)  # the verb `report` knows its folder
     assert write_report(folder).read_text("utf-8") == render_frontier(data)

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from dream_envs.core import DreamEnvsError, encode
-from dream_envs.report import plots, samples, words
+from dream_envs.report import page as page_module
+from dream_envs.report import plots, samples, svg
 from dream_envs.report.page import command, render, write_report
 
 VOID = {"meta", "br"}
@@ -147,7 +148,7 @@ def test_decoder_table_has_each_decoder_in_its_column(page: str) -> None:
 
 
 def test_the_template_itself_makes_text_visible(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "GLOSSARY", {"Level": "<b>\u202e\x00"})
+    monkeypatch.setattr(page_module, "command", lambda run: "<b>\u202e\x00")
     assert r"<b>\u202e\x00" in check(render(run)).text
 
 
@@ -166,9 +167,11 @@ def test_what_matters_stands_first_and_pictures_before_tables(page: str) -> None
 
 def test_the_plotted_line_is_the_data() -> None:
     data = folders.exact(held_out=False)
-    svg = next(p.svg for p in plots.evaluation_plots(data, 153_600) if p.name == "level-linear")
-    lines = [e.get("d", "") for e in ElementTree.fromstring(svg).iter("path") if "var(--trained)" in e.get("style", "")]
-    points = [[float(n) for n in re.findall(r"-?[\d.]+", d)] for d in lines if d.count("L") == 9 and "z" not in d]
+    with svg.style():
+        drawn = next(p.svg for p in plots.evaluation_plots(data, 153_600) if p.name == "level-linear")
+    paths = [e for e in ElementTree.fromstring(drawn).iter("path") if "var(--trained)" in e.get("style", "")]
+    lines = [d for e in paths if (d := e.get("d", "")).count("L") == 9 and "z" not in d]
+    points = [[float(n) for n in re.findall(r"-?[\d.]+", d)] for d in lines]
     assert len(points) == 1
     heights, means = points[0][1::2], [e.trained["T=1"].mean for e in data.levels]
     scale = (heights[9] - heights[0]) / (means[9] - means[0])
@@ -178,7 +181,8 @@ def test_the_plotted_line_is_the_data() -> None:
 
 
 def test_flat_pass_at_k_has_a_log_axis() -> None:
-    drawn = next(p.svg for p in plots.evaluation_plots(folders.exact(), 153_600) if p.name == "pass-at-k")
+    with svg.style():
+        drawn = next(p.svg for p in plots.evaluation_plots(folders.exact(), 153_600) if p.name == "pass-at-k")
     assert "pass@k, level 4" in drawn and "pass@k, level 4, log" not in drawn and "pass@k, level 8, log scale" in drawn
 
 

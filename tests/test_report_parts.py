@@ -51,7 +51,7 @@ def test_numbers_by_hand() -> None:
         "-10.0",
         "-33.6",
     ]
-    assert words.interval([0.5, 0.75]) == "0.500 to 0.750" and words.interval([0.5, None]) == ""
+    assert words.interval(0.5, 0.75) == "0.500 to 0.750" and words.interval(0.5, None) == "-"
     for nothing in (None, "0.5", True, math.nan, math.inf, [], 10**400):
         assert (
             words.probability(nothing) == words.whole(nothing) == words.percent(nothing) == words.log10(nothing) == "-"

@@ -31,7 +31,7 @@ from dream_envs.metrics.curriculum_card import curriculum_card
 from dream_envs.metrics.replies import compare, replies
 from dream_envs.metrics.retention import retention
 from dream_envs.progress import Progress
-from dream_envs.report.frontier_page import write_frontier
+from dream_envs.report.page import write_report
 from dream_envs.runs import provenance, write_json
 from dream_envs.schema import SUMMARY
 from dream_envs.seeds import stream
@@ -246,5 +246,5 @@ def run(
     after = load_model(trained, device) if isinstance(trained, str) else trained(before)
     with Progress(quiet) as tick:
         data = frontier(before, after, out, cache_folder(cache), options, tick)
-    write_frontier(out)
+    write_report(out)
     return data
