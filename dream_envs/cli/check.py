@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dream_envs import registry
-from dream_envs.cli import info as _info
+from dream_envs.cli.info import kind_of
 from dream_envs.core import DreamEnvsError
 from dream_envs.play import as_agent
+from dream_envs.rewards.base import as_reward
 from dream_envs.testing import Report
 from dream_envs.testing import check as check_env
 from dream_envs.testing.parts import check_agent, check_family, check_reward
@@ -25,7 +26,7 @@ def check(name: str, settings: Mapping[str, Any], only: Sequence[str] | None, sk
     """
     kinds = [kind for kind in registry.KINDS if name in registry.rows(kind)]
     if not kinds and ":" in name:
-        kinds = [_info.kind_of(registry.load("envs", name))]
+        kinds = [kind_of(registry.load("envs", name))]
     if not kinds or "envs" in kinds:
         return check_env(name, only=only or None, skip=skip, **settings)
     if only or skip:
@@ -34,27 +35,14 @@ def check(name: str, settings: Mapping[str, Any], only: Sequence[str] | None, sk
         raise DreamEnvsError(
             f"check tests environments, families, rewards and agents; {name} is among the {min(untested)}"
         )
-    reports = [_part(kind, name, settings) for kind in kinds]
-    return Report(name, tuple(check for report in reports for check in report.checks))
+    return Report(name, tuple(check for kind in kinds for check in _part(kind, name, settings)))
 
 
-def _part(kind: str, name: str, settings: Mapping[str, Any]) -> Report:
+def _part(kind: str, name: str, settings: Mapping[str, Any]) -> Sequence[Any]:
     if kind == "rewards":
-        from dream_envs.rewards.base import as_reward
-
-        return check_reward(as_reward(name, **settings), name)
+        return check_reward(as_reward(name, **settings), name).checks
     if kind == "agents":
-        return check_agent(lambda game: as_agent(name, game, **settings), name)
+        return check_agent(lambda game: as_agent(name, game, **settings), name).checks
     found = registry.load("tasks", name)
-    family = found
-    if inspect.isclass(found):
-        registry.check_kwargs(found, dict(settings), name)
-        family = found(**settings)
-    alone, played = check_family(family), check_env(GAME, family=family)
-    return Report(name, (*alone.checks, *played.checks))
-
-
-def as_data(report: Report) -> dict[str, Any]:
-    """The report for ``--json``."""
-    checks = [{"name": c.name, "status": c.status, "reason": c.reason, "seconds": c.seconds} for c in report.checks]
-    return {"subject": report.subject, "ok": report.ok, "checks": checks}
+    family = registry.create("tasks", name, **settings) if inspect.isclass(found) else found
+    return (*check_family(family).checks, *check_env(GAME, family=family).checks)

@@ -27,8 +27,7 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
         raise DreamEnvsError(f"name {name!r}: a letter, then letters, digits and _, as in HigherLower or higher_lower")
     snake, camel = "_".join(words).lower(), "".join(w[:1].upper() + w[1:] for w in words)
     # a reward's function has the registered name, so that its module needs another one, or it would hide it
-    module = f"{snake}_{kind}"
-    env_id = f"{snake}/{camel}-v0"
+    module, env_id = f"{snake}_{kind}", f"{snake}/{camel}-v0"
     row = env_id if kind == "env" else snake
     if keyword.iskeyword(snake) or module in sys.stdlib_module_names:
         raise DreamEnvsError(f"name {name!r}: {snake} is a word of Python's: choose another")
@@ -38,40 +37,27 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DreamEnvsError(f"{folder} is there already: choose another --out, nothing is overwritten")
     thing = {"reward": snake, "loop": "LOOP"}.get(kind, camel)
+    target = f"{module}:{thing}"
     fields = {
-        "dist": module.replace("_", "-"),
-        "group": KINDS[kind],
-        "row": row,
-        "target": f"{module}:{thing}" + (" [guesser]" if kind == "env" else ""),
-        "module": module,
-        "snake": snake,
-        "Class": camel,
-        "id": env_id,
-        "what": WHAT[kind],
-        "try": _try(kind, row),
-    }
+        "dist": module.replace("_", "-"), "group": KINDS[kind], "row": row,
+        "target": target + (" [guesser]" if kind == "env" else ""), "module": module, "snake": snake, "Class": camel,
+        "id": env_id, "what": WHAT[kind], "try": _try(kind, row),
+    }  # fmt: skip
     files = {"pyproject.toml.txt": "pyproject.toml", "README.md.txt": "README.md"}
     files |= {f"{kind}/module.py.txt": f"{module}.py", f"{kind}/test.py.txt": f"tests/test_{module}.py"}
-    home = Path(__file__).parent / "templates"
-    for source, target in files.items():
-        path = folder / target
+    for source, name_there in files.items():
+        path, text = folder / name_there, (Path(__file__).parent / "templates" / source).read_text("utf-8")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_fill((home / source).read_text("utf-8"), fields), "utf-8")
-    return {"kind": kind, "name": row, "out": str(folder), "files": list(files.values()), "target": f"{module}:{thing}"}
+        path.write_text(re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], text), "utf-8")
+    return {"kind": kind, "name": row, "out": str(folder), "files": list(files.values()), "target": target}
 
 
 def _try(kind: str, row: str) -> str:
     return f"train {row} --steps 1" if kind == "loop" else f"check {row}"
 
 
-def _fill(text: str, fields: dict[str, str]) -> str:
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], text)
-
-
 def new_text(made: dict[str, Any]) -> str:
     """What was written, and what to do next."""
     wrote = "\n".join(f"  {made['out']}/{name}" for name in made["files"])
-    return (
-        f"wrote {made['kind']} {made['name']}\n{wrote}\n"
-        f"next: pip install -e {made['out']} && dream-envs {_try(made['kind'], made['name'])}"
-    )
+    way = f"pip install -e {made['out']} && dream-envs {_try(made['kind'], made['name'])}"
+    return f"wrote {made['kind']} {made['name']}\n{wrote}\nnext: {way}"
