@@ -52,9 +52,8 @@ class Progress:
             self._estimated.add(what)
             if left > LONG:
                 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-                self._say(
-                    f"{what}: about {max(1, round(left / 60))} minutes on {cores} cores, by its first {steps} steps"
-                )
+                minutes = max(1, round(left / 60))
+                self._say(f"{what}: about {minutes} minutes on {cores} cores, by its first {steps} steps")
         if self._bar is not None:
             text = f"{what} {detail}".strip()
             self._bar.update(self._bar.task_ids[-1], completed=done, total=total, description=text)

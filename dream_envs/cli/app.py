@@ -21,8 +21,6 @@ from dream_envs.cli import common
 from dream_envs.cli import doctor as _doctor
 from dream_envs.cli import frontier as _frontier
 from dream_envs.cli import info as _info
-from dream_envs.cli import new as _new
-from dream_envs.cli import train as _train
 from dream_envs.cli.common import Cache, Json, Quiet
 from dream_envs.core import DreamEnvsError
 
@@ -145,9 +143,9 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Run the conformance kit; exit status 1 if a check fails."""
-    from dream_envs.cli import check as _check
+    from dream_envs.cli import plugins
 
-    report = _check.check(name, registry.values_of(settings or [], "--set"), only, skip or [])
+    report = plugins.check(name, registry.values_of(settings or [], "--set"), only, skip or [])
     data = {"subject": report.subject, "ok": report.ok, "checks": report.checks}
     common.emit(data, lambda _: str(report), as_json)
     if not report.ok:
@@ -162,7 +160,9 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Write a small working package with entry point and test."""
-    common.emit(_new.new(kind, name, out), _new.new_text, as_json)
+    from dream_envs.cli import plugins
+
+    common.emit(plugins.new(kind, name, out), plugins.new_text, as_json)
 
 
 @app.command()
@@ -215,7 +215,7 @@ def nano(
     common.emit(runs.nano(name, out, steps), lambda made: text.format(**made), as_json)
 
 
-@app.command(epilog=_train.epilog())
+@app.command(epilog=f"\b\nLoops (info LOOP tells more):\n  {', '.join(registry.rows('loops'))}")
 def train(
     loop: Annotated[str, typer.Argument(metavar="LOOP", help="A name from the list below, or module:object.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/LOOP.")] = None,
@@ -229,13 +229,14 @@ def train(
     cache: Cache = None, seed: Seed = "0", quiet: Quiet = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run a loop on any environment: train, measure, report."""
-    words = dict(locals())
-    _train.run(words.pop("loop"), words)
+    dream(**locals())
 
 
-def dream(**words: Any) -> None:
+def dream(loop: str = "dream", **words: Any) -> None:
     """``train dream``, as a verb of its own with the options of ``train``."""
-    _train.run("dream", words)
+    from dream_envs.cli import runs
+
+    runs.train(loop, words)
 
 
 _options = [p for name, p in inspect.signature(train, eval_str=True).parameters.items() if name != "loop"]

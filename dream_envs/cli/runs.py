@@ -1,4 +1,4 @@
-"""Verbs about runs: ``info RUN``, ``view``, ``rescore``, ``report``; and ``nano``, which makes a base."""
+"""Verbs about runs: ``train`` and ``dream``, ``info RUN``, ``view``, ``rescore``, ``report``; ``nano`` makes a base."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import msgspec
 
 from dream_envs import registry
 from dream_envs.cli import common
+from dream_envs.cli.frontier import show
 from dream_envs.cli.play import Means, episode_text, roles_text
 from dream_envs.core import Challenge, DreamEnvsError, Episode, encode
 from dream_envs.curriculum.store import read_challenges
@@ -34,6 +35,48 @@ from dream_envs.schema import SUMMARY, read_summary
 FILES = ("run.json", "episodes.jsonl", "challenges.jsonl", "metrics.jsonl")
 #: Episodes of a round that are scored in one call, at most.
 _AT_ONCE = 8192
+#: Options of ``train`` that a recipe takes as they are.
+_PLAIN = ("env", "family", "notation", "learner", "model", "steps", "seed")
+
+
+def _options(loop: str, words: dict[str, Any]) -> Any:
+    """``recipe.Options`` from the options of the command line; None leaves what the loop has."""
+    recipe = common.needs("dream_envs.baselines.recipe")
+    levels = words["levels"]
+    return recipe.Options(
+        loop=loop,
+        set=registry.values_of(words["settings"] or [], "--set"),
+        reward=by_role(words["reward"] or []),
+        seats=registry.pairs_of(words["seats"] or [], "--seats"),
+        levels=None if levels is None else tuple(n for span in common.ranges_of(levels, "--levels") for n in span),
+        **{name: words[name] for name in _PLAIN},
+    )
+
+
+def train(loop: str, words: dict[str, Any]) -> None:
+    """Run a loop and show what came of it; ``words`` are the verb's options.
+
+    Raises:
+        Interrupted: at Ctrl-C, with the way to go on.
+    """
+    registry.load("loops", loop)  # a wrong name is told before anything heavy is imported
+    options, as_json = _options(loop, words), words["as_json"]
+    runner = common.needs("dream_envs.baselines.loop")
+    folder = words["out"] or Path("runs") / loop.rpartition(":")[2].lower()
+    how = {name: words[name] for name in ("resume", "threads", "device")}
+    how |= {"quiet": words["quiet"] or as_json, "report_to": tuple(words["report_to"] or ())}
+    try:
+        summary = runner.conduct(options, folder, **how)
+        if not as_json:
+            common.say(f"{report_text({'run': str(folder), 'out': str(folder / 'report.html')})}\n")
+        report = runner.frontier_report(options, summary, folder, words["cache"], how) if words["frontier"] else None
+    except KeyboardInterrupt:
+        way = "the same command with --resume goes on from the last checkpoint"
+        raise common.Interrupted(f"interrupted, {folder} is kept; {way}") from None
+    if as_json:
+        common.emit({"run": summary, "frontier": report}, str, True)
+    elif report is not None:
+        show(report, folder / "frontier", "Frontier Report")
 
 
 def is_run(path: Path) -> bool:

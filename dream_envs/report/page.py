@@ -82,13 +82,7 @@ def _pairs(pairs: dict[str, str]) -> str:
 
 
 def _template(name: str) -> tuple[Any, Any]:
-    """A page's jinja2 template, in which every text is made visible and escaped, and what marks an SVG of ours as safe.
-
-    ``name``: a file beside this one; it may include others.
-
-    Raises:
-        DreamEnvsError: if jinja2 or matplotlib is not installed.
-    """
+    """A template, in which every text is made visible and escaped, and what marks an SVG of ours as safe."""
     try:
         import jinja2
         import markupsafe

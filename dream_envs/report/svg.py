@@ -118,12 +118,9 @@ def short(x: float) -> str:
 
 
 def inline(fig: Any, name: str, alt: str) -> str:
-    """The figure as an SVG element: one image to a screen reader, with ``alt`` as its text.
+    """The figure, drawn under ``style()``, as an SVG element: one image to a screen reader, with ``alt`` as its text.
 
-    Args:
-        fig: drawn under ``style()``.
-        name: unique in the page.
-        alt: what the picture says.
+    ``name``: unique in the page.
     """
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

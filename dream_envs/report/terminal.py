@@ -26,14 +26,10 @@ def table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, styles: Sequence[str] = (),
     encoding: str = "utf-8",
 ) -> Table:  # fmt: skip
-    """A table that fits: the least important columns are left out until every number is whole.
+    """A table in ``width`` characters: the least important columns are left out until every number is whole.
 
-    Args:
-        columns: their names and priorities.
-        rows: one text for each column; an empty row is a blank line.
-        width: characters there are.
-        styles: rich style of each row.
-        encoding: of the terminal; a character that it has not becomes ``?``.
+    ``rows``: one text for each column; an empty row is a blank line.  ``styles``: rich style of each row.
+    ``encoding``: of the terminal; a character that it has not becomes ``?``.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -69,10 +65,6 @@ def table(
 
 def show(run_dir: Path, console: Console) -> None:
     """Print the verdict, the numbers that matter, the tables and the alarms of a run, or a Frontier Report.
-
-    Args:
-        run_dir: the run folder.
-        console: where to; its width and its colours are respected.
 
     Raises:
         DreamEnvsError: if there is no run, or a file of it is damaged.

@@ -95,17 +95,12 @@ def ratio(value: Sequence[float | None] | None) -> str:
 def visible(text: Any, cap: int = 2000) -> str:
     """Text that cannot do anything: capped, with control, bidirectional and lone surrogate characters spelled out.
 
-    Line ends and tabs stay.  Markup is not escaped here: that is the template's job.
-
-    Args:
-        text: anything; what is not a str is written as ``str`` does.
-        cap: characters kept; the number of those left out is noted.
+    Line ends and tabs stay.  Markup is not escaped here: that is the template's job.  What is beyond ``cap`` characters
+    is counted.
     """
-    whole_text = text if isinstance(text, str) else str(text)
-    shown = whole_text[:cap]
-    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _spelled(c) for c in shown)
-    left = len(whole_text) - len(shown)
-    return clean if left <= 0 else f"{clean} ... ({left:,} more characters)"
+    text = str(text)
+    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _spelled(c) for c in text[:cap])
+    return clean if len(text) <= cap else f"{clean} ... ({len(text) - cap:,} more characters)"
 
 
 def _spelled(char: str) -> str:

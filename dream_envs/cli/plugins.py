@@ -1,16 +1,25 @@
-"""The verb ``new``: a small package of somebody's own, written from ``templates/``."""
+"""The verbs ``new``, a small package of one's own, and ``check``, the conformance kit on what a name stands for."""
 
 from __future__ import annotations
 
+import inspect
 import keyword
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dream_envs import registry
+from dream_envs.cli.info import kind_of
 from dream_envs.core import DreamEnvsError
+from dream_envs.play import as_agent
+from dream_envs.rewards.base import as_reward
+from dream_envs.testing import Report
+from dream_envs.testing import check as check_env
+from dream_envs.testing.parts import check_agent, check_family, check_reward
 
+GAME = "dream_envs/ChallengerSolver-v0"
 KINDS = {"env": "envs", "task": "tasks", "reward": "rewards", "agent": "agents", "loop": "loops"}
 WHAT = {"env": "An environment", "task": "A task family", "reward": "A reward", "agent": "An agent", "loop": "A loop"}
 
@@ -61,3 +70,32 @@ def new_text(made: dict[str, Any]) -> str:
     wrote = "\n".join(f"  {made['out']}/{name}" for name in made["files"])
     way = f"pip install -e {made['out']} && dream-envs {_try(made['kind'], made['name'])}"
     return f"wrote {made['kind']} {made['name']}\n{wrote}\nnext: {way}"
+
+
+def check(name: str, settings: Mapping[str, Any], only: Sequence[str] | None, skip: Sequence[str]) -> Report:
+    """Test an environment, or a family (by itself and in ``ChallengerSolver``), a reward or an agent.
+
+    ``name``: an id, a registered name, or ``module:attribute``; ``settings``: its arguments.  ``only``, ``skip``: names
+    of checks, for environments alone.
+    """
+    kinds = [kind for kind in registry.KINDS if name in registry.rows(kind)]
+    if not kinds and ":" in name:
+        kinds = [kind_of(registry.load("envs", name))]
+    if not kinds or "envs" in kinds:
+        return check_env(name, only=only or None, skip=skip, **settings)
+    if only or skip:
+        raise DreamEnvsError(f"--only and --skip are for environments; {name} is among the {kinds[0]}: leave them out")
+    if untested := {"loops", "learners", "suites"} & set(kinds):
+        tested = "environments, families, rewards and agents"
+        raise DreamEnvsError(f"check tests {tested}; {name} is among the {min(untested)}")
+    return Report(name, tuple(check for kind in kinds for check in _part(kind, name, settings)))
+
+
+def _part(kind: str, name: str, settings: Mapping[str, Any]) -> Sequence[Any]:
+    if kind == "rewards":
+        return check_reward(as_reward(name, **settings), name).checks
+    if kind == "agents":
+        return check_agent(lambda game: as_agent(name, game, **settings), name).checks
+    found = registry.load("tasks", name)
+    family = registry.create("tasks", name, **settings) if inspect.isclass(found) else found
+    return (*check_family(family).checks, *check_env(GAME, family=family).checks)
