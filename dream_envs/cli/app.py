@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+import dream_envs
 from dream_envs import registry
 from dream_envs.cli import common
 from dream_envs.cli import doctor as _doctor
@@ -68,8 +69,6 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or module:Class.")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        import dream_envs
-
         print(dream_envs.__version__)
         raise typer.Exit
 
@@ -247,9 +246,7 @@ app.command(help="Run the flagship loop: train dream.")(dream)
 
 @app.command()
 def report(
-    run: Run,
-    out: Annotated[Path | None, typer.Option(help="Default: RUN/report.html.")] = None,
-    as_json: Json = False,
+    run: Run, out: Annotated[Path | None, typer.Option(help="Default: RUN/report.html.")] = None, as_json: Json = False
 ) -> None:
     """Write a run's HTML report."""
     from dream_envs.cli import runs

@@ -22,7 +22,7 @@ from dream_envs import registry
 from dream_envs.cli import common
 from dream_envs.cli.frontier import show
 from dream_envs.cli.play import Means, episode_text, roles_text
-from dream_envs.core import Challenge, DreamEnvsError, Episode, encode
+from dream_envs.core import DreamEnvsError, Episode, encode
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.metrics.summary import read_rows
 from dream_envs.play import EpisodeWriter
@@ -86,10 +86,13 @@ def is_run(path: Path) -> bool:
 
 def state(path: Path) -> dict[str, Any]:
     """What was run, its summary if it is finished, how much there is of it, and how its curriculum stands."""
-    cells, truths = Counter[tuple[int, str]](), Counter[str]()
-    for challenge in _challenges(path / "challenges.jsonl"):
-        cells[challenge.level, challenge.author or challenge.origin] += 1
-        truths[challenge.truth] += 1
+    cells, truths, file = Counter[tuple[int, str]](), Counter[str](), path / "challenges.jsonl"
+    try:
+        for challenge in read_challenges(file) if file.is_file() else ():
+            cells[challenge.level, challenge.author or challenge.origin] += 1
+            truths[challenge.truth] += 1
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise DreamEnvsError(f"{file}: a line is not a challenge ({error})") from error
     authors = sorted({author for _, author in cells})
     levels = {level: {a: cells[level, a] for a in authors} for level in sorted({level for level, _ in cells})}
     rows = read_rows(path)
@@ -124,19 +127,11 @@ def state_text(found: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *([summary.verdict] if summary is not None else [])])
 
 
-def _challenges(path: Path) -> Iterator[Challenge]:
-    if path.is_file():
-        try:
-            yield from read_challenges(path)
-        except (msgspec.MsgspecError, UnicodeError) as error:
-            raise DreamEnvsError(f"{path}: a line is not a challenge ({error})") from error
-
-
 def _count(path: Path) -> int:
     if not path.is_file():
         return 0
     with open(path, "rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        return sum(line.endswith(b"\n") for line in file)
 
 
 def view(run: Path, role: str, status: str, index: str, limit: int, as_json: bool) -> None:

@@ -110,10 +110,9 @@ def command(run: dict[str, Any]) -> str:
     argv = run.get("argv")
     if not argv or not isinstance(argv, list) or not all(isinstance(a, str) for a in argv):
         return ""
+    program = ["python", argv[0]] if argv[0].endswith(".py") else argv[:1]
     if argv[0] in ("__main__.py", "cli.py"):
         program = ["python", "-m", "dream_envs.cli"]
-    else:
-        program = ["python", argv[0]] if argv[0].endswith(".py") else argv[:1]
     line = shlex.join([*program, *argv[1:]])
     if isinstance(commit := run.get("commit"), str) and commit:
         line = f"git checkout {shlex.quote(commit)}\n{line}"
