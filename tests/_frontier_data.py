@@ -31,7 +31,6 @@ FAMILIES = (
     ("composition/operations", "held-out operations", True, 4), ("small-answers", "inside support", False, 2),
 )  # fmt: skip
 METHODS = ("plain T=0.7", "step by step T=1.0", "four shots T=0.7", "format LoRA")
-OPTIONAL = ("exact", "retention", "diversity", "curriculum")
 
 
 class Toy:
