@@ -28,12 +28,9 @@ from dream_envs.core import DreamEnvsError
 app = typer.Typer(
     name="dream-envs",
     help="Environments in which language models write, escalate, reward and consolidate their own practice.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
+)  # fmt: skip
 app.add_typer(_frontier.frontier_app, name="frontier")
 
 Texts = list[str] | None

@@ -114,14 +114,12 @@ def rollout(
     """
     game, players, model = asked.build()
     config = {
-        "command": "rollout",
-        "env": game.env_id,
-        "version": game.version,
+        "command": "rollout", "env": game.env_id, "version": game.version,
         "seats": sorted(registry.pairs_of(asked.seats, "--seats").items()),
         "settings": sorted(registry.values_of(asked.settings, "--set").items()),
         "reward": str(getattr(model, "grader", "") or getattr(model, "__name__", type(model).__name__)),
         "seed": asked.seed,
-    }
+    }  # fmt: skip
     if asked.family or asked.notation:
         config["family"] = [asked.family, asked.notation]
     run, done = Run(out, config), 0

@@ -216,15 +216,10 @@ def rescore(run: Path, rewards: list[str], out: Path | None) -> dict[str, Any]:
     if model is None:
         raise DreamEnvsError(f"{path}: no episode in it")
     return {
-        "episodes": graders.total(),
-        "reward": model.grader,
-        "stored_graders": graders,
-        "stored": counts["stored"],
-        "reproduced": counts["reproduced"],
-        "first_difference": first,
-        "roles": means.result(),
+        "episodes": graders.total(), "reward": model.grader, "stored_graders": graders, "stored": counts["stored"],
+        "reproduced": counts["reproduced"], "first_difference": first, "roles": means.result(),
         "out": str(out) if out is not None else None,
-    }
+    }  # fmt: skip
 
 
 def _rounds(episodes: Iterator[Episode]) -> Iterator[list[Episode]]:
