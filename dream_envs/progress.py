@@ -17,9 +17,8 @@ class Progress:
     """``with Progress() as tick: tick("training", 3, 150, "solved 0.4")``; silent if ``quiet``."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._quiet, self._bar = quiet, cast(Any, None)
-        self._estimated = set[str]()
-        self._what, self._began, self._first, self._told = "", 0.0, 0, 0.0
+        self._quiet, self._bar, self._estimated = quiet, cast(Any, None), set[str]()
+        self._what, self._began, self._first, self._shown = "", 0.0, 0, 0.0
 
     def __enter__(self) -> Progress:
         if not self._quiet and sys.stderr.isatty():
@@ -42,35 +41,34 @@ class Progress:
             return
         now = time.monotonic()
         if what != self._what:
-            self._what, self._began, self._first, self._told = what, now, done, now - EVERY * 0.7
+            self._what, self._began, self._first, self._shown = what, now, done, now - EVERY * 0.7
             if self._bar is not None:
                 for old in self._bar.task_ids:
                     self._bar.remove_task(old)
                 self._bar.add_task(what, total=total, completed=done)
-        if steps := done - self._first:
-            self._estimate(what, (now - self._began) / steps * (total - done), steps)
+        spent, steps = now - self._began, done - self._first
+        left = spent / steps * (total - done) if steps else 0.0
+        if steps >= _FIRST and what not in self._estimated:
+            self._estimated.add(what)
+            if left > LONG:
+                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+                minutes = max(1, round(left / 60))
+                self._say(f"{what}: about {minutes} minutes on {cores} cores, by its first {steps} steps")
         if self._bar is not None:
             text = f"{what} {detail}".strip()
             self._bar.update(self._bar.task_ids[-1], completed=done, total=total, description=text)
-        elif now - self._told >= EVERY:
-            self._told = now
-            spent = now - self._began
-            left = f", {_clock(spent / steps * (total - done))} left" if steps else ""
-            print(f"{what} {done}/{total}  {_clock(spent)}{left}  {detail}".rstrip(), file=sys.stderr, flush=True)
+        elif now - self._shown >= EVERY:
+            self._shown = now
+            rest = f", {_clock(left)} left" if steps else ""
+            self._say(f"{what} {done}/{total}  {_clock(spent)}{rest}  {detail}".rstrip())
 
-    def _estimate(self, what: str, left: float, steps: int) -> None:
-        if steps < _FIRST or what in self._estimated:
-            return
-        self._estimated.add(what)
-        if left > LONG:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-            told = f"{what}: about {max(1, round(left / 60))} minutes on {cores} cores, by its first {steps} steps"
-            if self._bar is not None:
-                self._bar.console.print(told)
-            else:
-                print(told, file=sys.stderr, flush=True)
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
 
-def _clock(seconds: Any) -> str:
+def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}"

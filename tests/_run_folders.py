@@ -49,11 +49,9 @@ def exact(*, learnt: bool = True, held_out: bool = True, total: int = 153_600) -
             base = [before, before**0.85, before**0.55, before**0.14]
             rows.append(level(at, base, [after ** (1 - i / 8) for i in range(4)], split, total))
     ks = [4**i for i in range(11)]
+    known = (("base", base_t1, 1.0), ("trained", trained_t1, 0.7))
     curves = {
-        str(d): {
-            "base": [-math.expm1(k * math.log1p(-base_t1[d - 1])) for k in ks],
-            "trained": [-math.expm1(k * math.log1p(-trained_t1[d - 1] * 0.7)) for k in ks],
-        }
+        str(d): {who: [-math.expm1(k * math.log1p(-ps[d - 1] * part)) for k in ks] for who, ps, part in known}
         for d in (4, 6, 8)
     }
     example = {"prompt": "c:BDABCCAD", "level": 8, "held_out": False, "base_best_log10": -9.1, "trained": 0.93}
@@ -79,17 +77,14 @@ def played() -> Evaluation:
 
 def nights() -> list[dict[str, Any]]:
     """Two nights, as the summary has them; level 4 loses in the second."""
-    made = []
-    for i, after in enumerate((0.5, 0.2)):
-        before = {"1": 0.99, "4": 0.3 + 0.1 * i}
-        made.append(
-            {
-                "number": i, "lived": 1147, "tokens": 46_594, "divergence": [0.005, 0.008], "imitation": None,
-                "dreams": [{"kind": "memory"}] * 4, "good": 3 - i, "before": -0.017, "after": -0.018, "undone": i == 1,
-                "curve_before": before, "curve_after": {"1": 0.99, "4": after},
-            }
-        )  # fmt: skip
-    return made
+    return [
+        {
+            "number": i, "lived": 1147, "tokens": 46_594, "divergence": [0.005, 0.008], "imitation": None,
+            "dreams": [{"kind": "memory"}] * 4, "good": 3 - i, "before": -0.017, "after": -0.018, "undone": i == 1,
+            "curve_before": {"1": 0.99, "4": 0.3 + 0.1 * i}, "curve_after": {"1": 0.99, "4": after},
+        }
+        for i, after in enumerate((0.5, 0.2))
+    ]  # fmt: skip
 
 
 RETENTION: dict[str, Any] = {
@@ -106,23 +101,15 @@ def summary(**changes: Any) -> Summary:
     about = About("dream", "dream_envs/ChallengerSolver-v0", "grpo", "0", 160, "nano/compose", *hashes, 231.5)
     about = msgspec.structs.replace(about, family="composition", support=[1, 2, 3])
     roles = [Role(name, "text", 0.0, 1.0, True, low, high, {"ok": 0.9, "abstain": 0.1}) for name, low, high in _ROLES]
-    variety = {"format_entropy": 0.786, "top_share": 0.838}
-    made = Summary(
-        run=about,
-        verdict="Past the base: level 6 rose from 2.5e-9 to 0.863; 70 problems beyond the samples are now solved.",
-        roles=roles,
-        samples={"challenger": 10_240, "solver": 143_360, "total": 153_600},
-        evaluation=exact(),
-        entropy={"base": {"format": 2.31, "answer": 1.12}, "trained": {"format": 1.74, "answer": 0.33}},
-        diversity={
-            "base": variety,
-            "trained": {**variety, "top_share": 0.93},
-            "ratio": {"format_entropy": [0.5, 0.2, 0.7]},
-        },
-        label_accuracy=1.0,
-        nights=nights(),
-    )
-    return msgspec.structs.replace(made, **changes)
+    base, trained = {"format_entropy": 0.786, "top_share": 0.838}, {"format_entropy": 0.786, "top_share": 0.93}
+    blocks = {
+        "verdict": "Past the base: level 6 rose from 2.5e-9 to 0.863; 70 problems beyond the samples are now solved.",
+        "roles": roles, "samples": {"challenger": 10_240, "solver": 143_360, "total": 153_600}, "evaluation": exact(),
+        "entropy": {"base": {"format": 2.31, "answer": 1.12}, "trained": {"format": 1.74, "answer": 0.33}},
+        "diversity": {"base": base, "trained": trained, "ratio": {"format_entropy": [0.5, 0.2, 0.7]}},
+        "label_accuracy": 1.0, "nights": nights(),
+    }  # fmt: skip
+    return Summary(run=about, **{**blocks, **changes})
 
 
 def metric_rows(steps: int = 160) -> list[dict[str, Any]]:
@@ -160,15 +147,11 @@ def episodes() -> list[Episode]:
         play(["x", "", GOLD + GOLD], "d:CABDE"),
     ]  # fmt: skip
     noted = [Event("given", data={"author": "mutation"})]
-    return [
-        msgspec.structs.replace(
-            e,
-            index=i,
-            events=[*(noted if i in (2, 3, 4) else []), *e.events],
-            scores={t.agent: Score(0.125 * (i % 8)) for t in e.turns},
-        )
-        for i, e in enumerate(played)
-    ]
+    made = []
+    for i, e in enumerate(played):
+        scores, events = {t.agent: Score(0.125 * (i % 8)) for t in e.turns}, noted if i in (2, 3, 4) else []
+        made.append(msgspec.structs.replace(e, index=i, events=[*events, *e.events], scores=scores))
+    return made
 
 
 RUN: dict[str, Any] = {

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from dream_envs import cli, registry
+import dream_envs
+from dream_envs import cli, progress, registry
+from dream_envs.cli import info
+from dream_envs.cli.common import style
 from dream_envs.core import decode_episode, encode
 from dream_envs.play import read_episodes
 
@@ -30,8 +36,6 @@ def test_help_of_every_verb(verb):
 
 
 def test_version(verb_text):
-    import dream_envs
-
     assert verb_text("--version") == f"{dream_envs.__version__}\n"
 
 
@@ -39,7 +43,6 @@ MISTAKES = [
     (["lsit"], ["'lsit'", "'list'"]),
     (["list", "env"], ["'env'", "'envs'"]),
     (["info", "compositon"], ["'compositon'", "'composition'"]),
-    (["info", "nowhere/run"], ["'nowhere/run'"]),
     (["play", "ChalengerSolver-v0"], ["'dream_envs/ChallengerSolver-v0'"]),
     (["play", GAME, "--set", "sovlers=3"], ["'sovlers'", "'solvers'"]),
     (["play", GAME, "--set", "solvers=0"], ["solvers=0", "1 to 1024"]),
@@ -47,18 +50,15 @@ MISTAKES = [
     (["play", GAME, "--set", "solvers=2,solvers=3"], ["twice"]),
     (["play", GAME, "--seats", "solvr=oracle"], ["'solvr'", "'solver'"]),
     (["play", GAME, "--seats", "solver=oracel"], ["'oracel'", "'oracle'"]),
-    (["play", GAME, "--seats", "solver=generator(level=3)"], ["'level'", "'levels'"]),
     (["play", GAME, "--seats", "solver=generator(levels=3"], ["NAME(KEY=VALUE,...)"]),
     (["play", GAME, "--seats", "solver=no.such.module:Agent"], ["no.such.module"]),
     (["play", GAME, "--reward", "learnabilty"], ["'learnabilty'", "'learnability'"]),
     (["play", GAME, "--reward", "learnability(form=x)"], ["'x'", "azr"]),
     (["play", GAME, "--human", "slover"], ["'slover'", "'solver'"]),
     (["play", GAME, "--episodes", "0"], ["--episodes", "1"]),
-    (["play", GAME, "--episodes", "many"], ["--episodes", "integer"]),
     (["play", GAME, "--sed", "3"], ["--sed", "--seed"]),
     (["play"], ["ID"]),
     (["rollout", GAME], ["--out"]),
-    (["rollout", GAME, "--out", "x", "--width", "0"], ["--width"]),
     (["rollout", GAME, "--out", "/dev/null/x"], ["/dev/null/x"]),
     (["play", GAME, "--reward", "slover=format"], ["'slover'", "'solver'"]),
     (["play", GAME, "--family", "arithmetc"], ["'arithmetc'", "'arithmetic'"]),
@@ -67,18 +67,15 @@ MISTAKES = [
     (["train", "dream", "--set", "variants=full"], ["'variants'", "'variant'"]),
     (["train", "dream", "--reward", "solver=correctnes"], ["correctnes", "correctness"]),
     (["check", "dream"], ["dream", "loops"]),
-    (["check", "nothing"], ["'nothing'"]),
     (["check", GAME, "--only", "pickle"], ["'pickle'", "'pickling'"]),
     (["check", "composition", "--set", "n_state=3"], ["'n_state'", "'n_states'"]),
     (["check", "no_such_module:Class"], ["no_such_module"]),
     (["new", "game", "X"], ["'game'", "env, task, reward, agent, loop"]),
     (["new", "env", "../up"], ["'../up'"]),
-    (["new", "env", "9lives"], ["'9lives'"]),
     (["new", "task", "Composition"], ["'composition'", "another"]),
     (["new", "agent", "class"], ["class"]),
     (["view", "nowhere"], ["nowhere", "not there"]),
     (["view", "."], [". has no episodes.jsonl"]),
-    (["rescore", "nowhere"], ["nowhere"]),
     (["report", "nowhere"], ["nowhere"]),
     (["nano", "compoze"], ["'compoze'", "'compose'"]),
 ]
@@ -94,12 +91,7 @@ def test_a_mistake_is_one_line_with_the_way_out(verb, argv, words):
 
 
 def test_a_fault_of_ours_is_not_hidden(verb, monkeypatch):
-    from dream_envs.cli import info as _cli_info
-
-    def broken(kind: str) -> None:
-        raise ZeroDivisionError("ours")
-
-    monkeypatch.setattr(_cli_info, "listing", broken)
+    monkeypatch.setattr(info, "listing", lambda kind: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         verb("list")
 
@@ -111,7 +103,7 @@ def test_list(verb_json, verb_text):
     assert "composition" in verb_text("list", "tasks")
 
 
-def test_info_of_every_name(verb_json, verb_text):
+def test_info_of_every_name(verb_json):
     """Each manual page is there, and a family's examples are what its own verifier accepts."""
     for kind in registry.KINDS:
         for name in registry.rows(kind):
@@ -133,6 +125,7 @@ def test_info_of_an_environment(verb_json, verb_text):
     assert verb_json("info", page["gymnasium_ids"][1])["pages"] == [page]  # a role's id leads to the game
     text = verb_text("info", GAME)
     assert "What each sees" in text and "solver_3" in text and "(0, 1" not in text
+    assert [p["kind"] for p in verb_json("info", "random")["pages"]] == ["rewards", "agents"]  # in two registries
 
 
 @pytest.mark.parametrize("name", sorted(registry.rows("loops")))
@@ -170,10 +163,6 @@ def test_a_family_in_another_notation(verb_json):
     assert episode["tasks"][-1]["family"] == "arithmetic" and episode["scores"]["solver_0"]["value"] == 1.0
 
 
-def test_a_name_in_two_registries_shows_both(verb_json):
-    assert [p["kind"] for p in verb_json("info", "random")["pages"]] == ["rewards", "agents"]
-
-
 def test_play_shows_what_happened(verb_text):
     text = verb_text("play", GAME, "--seats", "solver=oracle", "--set", "solvers=2,level=3", "--episodes", "2")
     assert text.count("── challenger_0") == 2 and text.count("── solver_1") == 2
@@ -186,16 +175,13 @@ def test_play_and_rollout_are_the_same_episodes(verb_text, tmp_path):
     verb_text("rollout", GAME, "--episodes", "3", "--seed", "x", "--out", "r")
     here = [decode_episode(line) for line in lines]
     there = sorted(read_episodes(tmp_path / "r" / "episodes.jsonl"), key=lambda e: e.index)
-    assert [(e.seed, e.tasks, [t.text for t in e.turns], e.scores) for e in here] == [
-        (e.seed, e.tasks, [t.text for t in e.turns], e.scores) for e in there
-    ]
+    told, kept = ([(e.seed, e.tasks, [t.text for t in e.turns], e.scores) for e in side] for side in (here, there))
+    assert told == kept
     other = verb_text("play", GAME, "--episodes", "3", "--seed", "y", "--json").splitlines()
     assert not {e.tasks[-1].id for e in here} & {decode_episode(line).tasks[-1].id for line in other}
 
 
 def test_a_human_takes_a_seat(verb, monkeypatch):
-    import io
-
     monkeypatch.setattr(sys, "stdin", io.StringIO("c:BD\\\nA\nc:BDA\n"))
     status, out, err = verb("play", GAME, "--human", "challenger", "--episodes", "2", "--json")
     assert status == 0
@@ -203,12 +189,7 @@ def test_a_human_takes_a_seat(verb, monkeypatch):
     assert first.turns[0].text == "c:BD\nA" and not first.outcome.facts["valid"]
     assert second.turns[0].text == "c:BDA" and second.outcome.facts["valid"]
     assert "you are challenger_0" in err
-
-
-def test_a_human_who_leaves(verb, monkeypatch):
-    import io
-
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))  # who leaves
     status, out, err = verb("play", GAME, "--human", "judge")
     assert (status, out) == (2, "") and "judge_0 had to reply" in err.splitlines()[-1]
 
@@ -232,14 +213,9 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(tmp_path):
     argv += ["--episodes", "60", "--out", "r", "--json"]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     process = subprocess.Popen(
-        argv,
-        cwd=tmp_path,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        argv, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-    )
+    )  # fmt: skip
     file = tmp_path / "r" / "episodes.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not file.exists() or file.read_bytes().count(b"\n") < 4):
@@ -298,11 +274,6 @@ def test_doctor(verb_json, verb_text):
 
 def test_doctor_sees_a_link_that_became_a_text_file(verb_json, verb, monkeypatch, tmp_path):
     """What git leaves where links are not allowed; nothing of the real checkout is touched."""
-    import importlib.util
-    from pathlib import Path
-
-    import dream_envs
-
     (tmp_path / "agents").write_text("../agents")
     (tmp_path / "baselines").mkdir()
     real = importlib.util.find_spec
@@ -313,7 +284,6 @@ def test_doctor_sees_a_link_that_became_a_text_file(verb_json, verb, monkeypatch
     status, out, _ = verb("doctor", "--json")
     broken = {f["name"]: f["detail"] for f in json.loads(out)["findings"] if f["status"] == "broken"}
     assert status == 1 and list(broken) == ["dream_envs.agents"] and "core.symlinks" in broken["dream_envs.agents"]
-    assert Path(cli.__file__).exists()
 
 
 def test_nano_builds_a_base(verb_json, tmp_path):
@@ -325,22 +295,15 @@ def test_nano_builds_a_base(verb_json, tmp_path):
 
 
 def test_no_colour_when_asked_and_colour_in_a_terminal(monkeypatch):
-    class Terminal:
-        def isatty(self) -> bool:
-            return True
-
+    terminal = SimpleNamespace(isatty=lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    from dream_envs.cli.common import style
-
-    assert style("x", "1", Terminal()) == "\x1b[1mx\x1b[0m"
+    assert style("x", "1", terminal) == "\x1b[1mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert style("x", "1", Terminal()) == "x"
+    assert style("x", "1", terminal) == "x"
 
 
 def test_progress_says_how_long_it_takes_after_its_first_steps(monkeypatch, capsys):
-    from dream_envs import progress
-
     clock = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     with progress.Progress() as tick:

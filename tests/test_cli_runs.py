@@ -58,18 +58,15 @@ def test_a_broken_line_is_named(verb, played_run):
         assert status == 2 and "line 3" in err and err.count("\n") == 1
 
 
-def test_a_line_cut_short_by_a_kill_is_left_out(verb_json, played_run):
-    file = played_run / "episodes.jsonl"
-    file.write_bytes(file.read_bytes()[:-10])
-    assert verb_json("rescore", played_run)["episodes"] == 19
-
-
 def test_rescore_reproduces_and_counts_both_denominators(verb_json, verb_text, played_run):
     found = verb_json("rescore", played_run)
     assert found["stored"] == found["reproduced"] == 20 * 5
     bad = verb_json("rescore", played_run.parent / "bad")
     assert bad["roles"]["solver"] == {"mean": None, "n_ok": 0, "n_total": 40, "counts": {"abstain": 40}}
     assert "40 abstain" in verb_text("rescore", played_run.parent / "bad")
+    file = played_run / "episodes.jsonl"
+    file.write_bytes(file.read_bytes()[:-10])  # cut short by a kill
+    assert verb_json("rescore", played_run)["episodes"] == 19
 
 
 def test_rescore_finds_a_score_that_was_tampered_with(verb_json, played_run):
@@ -111,18 +108,13 @@ def test_info_and_report_of_a_finished_run(verb_json, verb_text, tmp_path):
     """What the runner writes, counted by hand; the summary as it is, and each path told once."""
     pytest.importorskip("matplotlib")
     folders.write(tmp_path / "run", metrics=folders.metric_rows(4))
-    made = [(1, "challenger", "executed"), (2, "challenger", "executed"), (2, "mutation", "verified")]
-    rows = [
-        Challenge(family="f", level=lv, prompt=f"p{i}", answer="a", author=a, truth=t, round=i)
-        for i, (lv, a, t) in enumerate(made)
-    ]
+    made = ((1, "challenger", "executed"), (2, "challenger", "executed"), (2, "mutation", "verified"))
+    rows = (Challenge(family="f", level=at, prompt="p", answer="a", author=a, truth=t) for at, a, t in made)
     (tmp_path / "run" / "challenges.jsonl").write_bytes(b"".join(encode(r) + b"\n" for r in rows) + b'{"cut')
     found, wanted = verb_json("info", "run"), json.loads(msgspec.json.encode(folders.summary()))
     assert found["summary"] == wanted
-    assert found["curriculum"]["levels"] == {
-        "1": {"challenger": 1, "mutation": 0},
-        "2": {"challenger": 1, "mutation": 1},
-    }
+    levels = {"1": {"challenger": 1, "mutation": 0}, "2": {"challenger": 1, "mutation": 1}}
+    assert found["curriculum"]["levels"] == levels
     assert found["curriculum"]["truth"] == {"executed": 2, "verified": 1} and found["metrics"]["step"] == 3
     text = verb_text("info", "run")
     assert "by mutation" in text and "Past the base" in text

@@ -40,7 +40,7 @@ from dream_envs.metrics.curriculum_card import curriculum_card
 from dream_envs.metrics.replies import compare, replies
 from dream_envs.metrics.retention import retention
 from dream_envs.progress import Progress
-from dream_envs.report.frontier_page import write_frontier
+from dream_envs.report.page import write_report
 from dream_envs.runs import provenance, write_json
 from dream_envs.schema import SUMMARY
 from dream_envs.seeds import digest, stream
@@ -299,5 +299,5 @@ def run(
         )
     with Progress(quiet) as tick:
         data = frontier(before, after, out, cache_folder(cache), options, tick)
-    write_frontier(out)
+    write_report(out)
     return data

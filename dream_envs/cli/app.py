@@ -10,35 +10,31 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+import dream_envs
 from dream_envs import registry
 from dream_envs.cli import common
 from dream_envs.cli import doctor as _doctor
 from dream_envs.cli import frontier as _frontier
 from dream_envs.cli import info as _info
-from dream_envs.cli import new as _new
-from dream_envs.cli import runs as _runs
-from dream_envs.cli import train as _train
+from dream_envs.cli.common import Cache, Json, Quiet
 from dream_envs.core import DreamEnvsError
 
 app = typer.Typer(
     name="dream-envs",
     help="Environments in which language models write, escalate, reward and consolidate their own practice.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
+)  # fmt: skip
+app.add_typer(_frontier.frontier_app, name="frontier")
 
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
-Seed = Annotated[str, typer.Option("--seed", help="Label that all randomness is made from.")]
 Texts = list[str] | None
+Seed = Annotated[str, typer.Option("--seed", help="Label that all randomness is made from.")]
 Set = Annotated[Texts, typer.Option("--set", metavar="KEY=VALUE", help="Arguments of the game.")]
 LoopSet = Annotated[
     Texts,
@@ -70,24 +66,23 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or module:Class.")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        import dream_envs
-
         print(dream_envs.__version__)
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]
-
-
 @app.callback()
-def _root(version: Version = False) -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     return None
 
 
 @app.command("list")
 def list_verb(kind: Annotated[str, typer.Argument(metavar="KIND")] = "", as_json: Json = False) -> None:
     """List environments, tasks, rewards, agents, learners, loops and suites, and their origin."""
-    common.emit(rows := _info.listing(kind), lambda: _info.listing_text(rows), as_json)
+    common.emit(_info.listing(kind), _info.listing_text, as_json)
 
 
 @app.command()
@@ -96,30 +91,26 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show a manual page, or a run and its curriculum."""
-    if _runs.is_run(Path(name)):
-        common.emit(state := _runs.state(Path(name)), lambda: _runs.state_text(state), as_json)
+    from dream_envs.cli import runs
+
+    if runs.is_run(Path(name)):
+        common.emit(runs.state(Path(name)), runs.state_text, as_json)
     else:
-        common.emit(pages := _info.pages(name), lambda: _info.pages_text(pages), as_json)
+        common.emit(_info.pages(name), _info.pages_text, as_json)
 
 
 @app.command()
 def play(
-    name: Id,
-    seats: Seats = None,
-    settings: Set = None,
-    family: Family = None,
-    notation: Notation = None,
+    name: Id, seats: Seats = None, settings: Set = None, family: Family = None, notation: Notation = None,
     episodes: Annotated[int, typer.Option(min=1, help="How many episodes.")] = 1,
     human: Annotated[str, typer.Option(metavar="ROLE", help="A role or seat that you play.")] = "",
-    reward: Rewards = None,
-    seed: Seed = "0",
-    as_json: Json = False,
-) -> None:
+    reward: Rewards = None, seed: Seed = "0", as_json: Json = False,
+) -> None:  # fmt: skip
     """Play in the terminal; seats that nobody takes are scripted."""
     from dream_envs.cli import play as _play
 
-    given = _play.Given(name, seats or [], settings or [], reward or [], seed, family or "", notation or "")
-    _play.play(given, episodes, human, as_json)
+    asked = _play.Asked(name, seats or [], settings or [], reward or [], family or "", notation or "", seed)
+    _play.play(asked, episodes, human, as_json)
 
 
 @app.command()
@@ -127,37 +118,32 @@ def rollout(
     name: Id,
     out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on where it stopped.")],
     episodes: Annotated[int, typer.Option(min=1, help="How many episodes in all.")] = 256,
-    seats: Seats = None,
-    settings: Set = None,
-    family: Family = None,
-    notation: Notation = None,
-    reward: Rewards = None,
+    seats: Seats = None, settings: Set = None, family: Family = None, notation: Notation = None, reward: Rewards = None,
     width: Annotated[int, typer.Option(min=1, help="Games in play at once.")] = 256,
     deadline: Annotated[float | None, typer.Option(help="Seconds that one batched call may take.")] = None,
-    seed: Seed = "0",
-    as_json: Json = False,
-) -> None:
+    seed: Seed = "0", as_json: Json = False,
+) -> None:  # fmt: skip
     """Play many episodes at once into OUT/episodes.jsonl."""
     from dream_envs.cli import play as _play
 
-    given = _play.Given(name, seats or [], settings or [], reward or [], seed, family or "", notation or "")
-    summary = _play.rollout(given, out, episodes, width, deadline, quiet=as_json)
-    common.emit(summary, lambda: _play.rollout_text(summary), as_json)
+    asked = _play.Asked(name, seats or [], settings or [], reward or [], family or "", notation or "", seed)
+    common.emit(_play.rollout(asked, out, episodes, width, deadline, quiet=as_json), _play.rollout_text, as_json)
 
 
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(metavar="ID|module:Class", help="Environment, task family, reward or agent.")],
     settings: Set = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run only this check (repeatable).")] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="Leave this check out (repeatable).")] = None,
+    only: Annotated[Texts, typer.Option(help="Run only this check (repeatable).")] = None,
+    skip: Annotated[Texts, typer.Option(help="Leave this check out (repeatable).")] = None,
     as_json: Json = False,
 ) -> None:
     """Run the conformance kit; exit status 1 if a check fails."""
-    from dream_envs.cli import check as _check
+    from dream_envs.cli import plugins
 
-    report = _check.check(name, common.values_of(settings or [], "--set"), only, skip or [])
-    common.emit(_check.as_data(report), str(report), as_json)
+    report = plugins.check(name, registry.values_of(settings or [], "--set"), only, skip or [])
+    data = {"subject": report.subject, "ok": report.ok, "checks": report.checks}
+    common.emit(data, lambda _: str(report), as_json)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -170,7 +156,9 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Write a small working package with entry point and test."""
-    common.emit(made := _new.new(kind, name, out), lambda: _new.new_text(made), as_json)
+    from dream_envs.cli import plugins
+
+    common.emit(plugins.new(kind, name, out), plugins.new_text, as_json)
 
 
 @app.command()
@@ -183,7 +171,9 @@ def view(
     as_json: Json = False,
 ) -> None:
     """Read a run's transcripts, a page at a time in a terminal."""
-    _runs.view(run, role, status, index, limit, as_json)
+    from dream_envs.cli import runs
+
+    runs.view(run, role, status, index, limit, as_json)
 
 
 @app.command()
@@ -194,16 +184,15 @@ def rescore(
     as_json: Json = False,
 ) -> None:
     """Compute a run's scores again from its episodes, round by round."""
-    common.emit(found := _runs.rescore(run, reward or [], out), lambda: _runs.rescore_text(found), as_json)
+    from dream_envs.cli import runs
 
-
-app.add_typer(_frontier.frontier_app, name="frontier")
+    common.emit(runs.rescore(run, reward or [], out), runs.rescore_text, as_json)
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what is missing and how to get it."""
-    common.emit(found := _doctor.examine(), lambda: _doctor.text(found), as_json)
+    common.emit(found := _doctor.examine(), _doctor.text, as_json)
     if not found["ok"]:
         raise typer.Exit(1)
 
@@ -216,62 +205,50 @@ def nano(
     as_json: Json = False,
 ) -> None:
     """Pre-train a nano base from its declared support."""
-    made = _runs.nano(name, out, steps)
-    common.emit(made, f"wrote {made['out']}: {made['parameters']} parameters, weights {made['weights_hash']}", as_json)
+    from dream_envs.cli import runs
+
+    text = "wrote {out}: {parameters} parameters, weights {weights_hash}"
+    common.emit(runs.nano(name, out, steps), lambda made: text.format(**made), as_json)
 
 
-@app.command(epilog=_train.epilog())
+@app.command(epilog=f"\b\nLoops (info LOOP tells more):\n  {', '.join(registry.rows('loops'))}")
 def train(
     loop: Annotated[str, typer.Argument(metavar="LOOP", help="A name from the list below, or module:object.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/LOOP.")] = None,
-    env: Env = None,
-    family: Family = None,
-    notation: Notation = None,
-    levels: Levels = None,
-    reward: Rewards = None,
-    seats: Frozen = None,
-    learner: Learner = None,
-    model: Model = None,
-    steps: Steps = None,
-    settings: LoopSet = None,
+    env: Env = None, family: Family = None, notation: Notation = None, levels: Levels = None, reward: Rewards = None,
+    seats: Frozen = None, learner: Learner = None, model: Model = None, steps: Steps = None, settings: LoopSet = None,
     resume: Resume = False,
     frontier: Annotated[bool, typer.Option(help="End in a Frontier Report (mini) in OUT/frontier.")] = True,
     device: Device = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
-    report_to: Annotated[list[str] | None, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,
-    cache: _frontier.Cache = None,
-    seed: Seed = "0",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Json = False,
-) -> None:
+    report_to: Annotated[Texts, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,
+    cache: Cache = None, seed: Seed = "0", quiet: Quiet = False, as_json: Json = False,
+) -> None:  # fmt: skip
     """Run a loop on any environment: train, measure, report."""
-    words = dict(locals())
-    _train.run(words.pop("loop"), words)
+    dream(**locals())
 
 
-def _flagship() -> Callable[..., None]:
-    """``train dream`` with the options of ``train``, as a verb of its own."""
-    whole = inspect.signature(train, eval_str=True)
+def dream(loop: str = "dream", **words: Any) -> None:
+    """``train dream``, as a verb of its own with the options of ``train``."""
+    from dream_envs.cli import runs
 
-    def dream(**words: Any) -> None:
-        _train.run("dream", words)
-
-    dream.__signature__ = whole.replace(parameters=[p for n, p in whole.parameters.items() if n != "loop"])  # type: ignore[attr-defined]
-    dream.__annotations__ = {name: p.annotation for name, p in dream.__signature__.parameters.items()}  # type: ignore[attr-defined]
-    return dream
+    runs.train(loop, words)
 
 
-app.command(name="dream", help="Run the flagship loop: train dream.")(_flagship())
+_options = [p for name, p in inspect.signature(train, eval_str=True).parameters.items() if name != "loop"]
+dream.__signature__ = inspect.Signature(_options)  # type: ignore[attr-defined]
+dream.__annotations__ = {p.name: p.annotation for p in _options}
+app.command(help="Run the flagship loop: train dream.")(dream)
 
 
 @app.command()
 def report(
-    run: Run,
-    out: Annotated[Path | None, typer.Option(help="Default: RUN/report.html.")] = None,
-    as_json: Json = False,
+    run: Run, out: Annotated[Path | None, typer.Option(help="Default: RUN/report.html.")] = None, as_json: Json = False
 ) -> None:
     """Write a run's HTML report."""
-    common.emit(made := _runs.report(run, out), lambda: _runs.report_text(made), as_json)
+    from dream_envs.cli import runs
+
+    common.emit(runs.report(run, out), runs.report_text, as_json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -315,7 +292,3 @@ def _fail(text: str, status: int) -> int:
     line = " ".join(text.split())
     print(f"{common.style('dream-envs:', common.RED, sys.stderr)} {line}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

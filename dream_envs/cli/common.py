@@ -1,20 +1,27 @@
-"""What the verbs of ``dream-envs`` share: output, values on the command line, games, agents and rewards from text."""
+"""What the verbs of ``dream-envs`` share: output, values on the command line, games and rewards from text."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
+
+import msgspec
+import typer
 
 from dream_envs import registry
-from dream_envs.core import AgentLike, DreamEnvsError, Episode, Game, encode
-from dream_envs.registry import pairs_of as pairs_of
-from dream_envs.registry import values_of as values_of
+from dream_envs.core import DreamEnvsError, Episode, Game, encode
 
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Where draws are kept for all reports; default: $DREAM_ENVS_CACHE or ~/.cache.")
+]
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 
 
@@ -34,12 +41,9 @@ def say(text: str) -> None:
         raise ReaderGone from None
 
 
-def emit(data: Any, text: str | Callable[[], str], as_json: bool) -> None:
-    """Print ``data`` as one line of JSON, or ``text`` for people."""
-    if as_json:
-        say(encode(data).decode())
-    else:
-        say(text() if callable(text) else text)
+def emit(data: Any, write: Callable[[Any], str], as_json: bool) -> None:
+    """Print ``data`` as one line of JSON, or what ``write`` makes of it for people."""
+    say(encode(data).decode() if as_json else write(data))
 
 
 def style(text: str, code: str, file: TextIO | None = None) -> str:
@@ -51,21 +55,31 @@ def style(text: str, code: str, file: TextIO | None = None) -> str:
 
 
 def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
-    """Columns padded with blanks, two apart; the last one is left as it is.  None is shown as ``-``."""
-    cells = [["-" if c is None else str(c) for c in row] for row in rows]
-    listed = [list(head), *cells] if head else cells
-    widths = [max((len(row[i]) for row in listed), default=0) for i in range(max(map(len, listed), default=0))]
-    lines = ["  ".join([c.ljust(w) for c, w in zip(row, widths, strict=False)]).rstrip() for row in listed]
+    """Columns padded with blanks, two apart.  None is shown as ``-``."""
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in [*([head] if head else []), *rows]]
+    widths = [max(map(len, column)) for column in itertools.zip_longest(*cells, fillvalue="")]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     if head:
         lines[0] = style(lines[0], DIM)
     return "\n".join(lines)
 
 
-def number(value: Any) -> str | None:
-    """A number in at most four significant digits; None stays None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None if value is None else str(value)
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+def number(value: Any) -> Any:
+    """A float in four significant digits; anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def game_id(name: str) -> str:
+    """The game behind the Gymnasium id of one of its roles; any other name as it is."""
+    import gymnasium
+
+    from dream_envs.envs._adapter import NAMESPACE
+
+    for full in (name, NAMESPACE + name):
+        spec = gymnasium.registry.get(full)
+        if spec is not None and "game" in spec.kwargs:
+            return spec.kwargs["game"]
+    return name
 
 
 def game_of(
@@ -76,36 +90,17 @@ def game_of(
     ``roles``: those that shall be there; an optional one is switched on.  ``family``, ``notation``: where its problems
     come from; "": the game's own.
     """
-    import gymnasium
-
     from dream_envs.envs import _adapter as adapter
 
-    for full in (name, adapter.NAMESPACE + name):
-        spec = gymnasium.registry.get(full)
-        if spec is not None and "game" in spec.kwargs:
-            name = spec.kwargs["game"]
-    factory = registry.load("envs", adapter.full_id(name))
+    name = adapter.full_id(game_id(name))
+    factory = registry.load("envs", name)
     parameters = inspect.signature(factory).parameters if callable(factory) else {}
-    wanted = [role for r in roles if (role := r.rpartition("_")[0] or r) in parameters or r in parameters]
+    wanted = {role for seat in roles for role in (seat, seat.rpartition("_")[0])}
     extra: dict[str, Any] = {role: True for role in wanted if role in parameters and role not in settings}
     if family or notation:
         words = {"notation": notation} if notation else {}
         extra["family"] = registry.create("tasks", family or "composition", **words)
     return adapter.build_game(name, {**settings, **extra})
-
-
-def seats_of(texts: Iterable[str], game: Game) -> dict[str, AgentLike]:
-    """``["solver=oracle,challenger=generator"]`` as agents by role or seat; equal texts are one agent."""
-    from dream_envs.play import as_agent, roles_by_agent
-
-    named = pairs_of(texts, "--seats")
-    role_of = roles_by_agent(game)
-    known = [*dict.fromkeys(role_of.values()), *game.agents]
-    for key in named:
-        if key not in known:
-            raise DreamEnvsError(registry.unknown(f"seats of {game.env_id}", key, known))
-    made = {text: as_agent(text, game) for text in dict.fromkeys(named.values())}
-    return {key: made[text] for key, text in named.items()}
 
 
 def reward_of(texts: Sequence[str], game: Game | None = None) -> Any:
@@ -118,11 +113,11 @@ def reward_of(texts: Sequence[str], game: Game | None = None) -> Any:
     if "" in asked:
         return asked[""]
     assert game is not None, "rewards by role need a game"
-    own = build_reward(None, game)
+    own, names = build_reward(None, game), [role.name for role in game.roles]
     for role in asked:
-        if role not in (names := [r.name for r in game.roles]):
+        if role not in names:
             raise DreamEnvsError(registry.unknown(f"roles of {game.env_id}", role, names))
-    return per_role({**{role.name: own for role in game.roles}, **asked}) if asked else own
+    return per_role({**dict.fromkeys(names, own), **asked}) if asked else own
 
 
 def ranges_of(text: str, option: str) -> list[range]:
@@ -157,17 +152,12 @@ def run_file(run: Path, name: str) -> Path:
 
 def episodes_of(path: Path) -> Iterator[Episode]:
     """The episodes of a file, one at a time; a line that is none is named."""
-    import msgspec
-
     from dream_envs.play import read_episodes
 
-    source, line = read_episodes(path), 0
-    while True:
-        line += 1
-        try:
-            episode = next(source, None)
-        except (msgspec.MsgspecError, UnicodeError) as error:
-            raise DreamEnvsError(f"{path}, line {line}: not an episode ({error})") from error
-        if episode is None:
-            return
-        yield episode
+    line = 1
+    try:
+        for episode in read_episodes(path):
+            yield episode
+            line += 1
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise DreamEnvsError(f"{path}, line {line}: not an episode ({error})") from error

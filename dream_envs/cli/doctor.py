@@ -9,7 +9,8 @@ import os
 import platform
 import re
 import shutil
-import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from dream_envs import registry
 from dream_envs.cli import common
 
 ROOMS = {"agents": "engines.scripted", "baselines": "nano.recipe"}
+Row = dict[str, str]
 
 
 def examine() -> dict[str, Any]:
     """Findings, each ``ok``, ``missing`` (an extra) or ``broken``; ``ok`` as a whole if nothing is broken."""
-    findings = [_python(), *_packages(), *_rooms(), *_plugins(), *_torch(), _disk()]
+    machine = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    disk = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free here"
+    findings = [_row("python", "ok", machine), *_packages(), *_rooms(), *_plugins(), *_torch()]
+    findings.append(_row("disk", "ok", disk))
     return {"ok": all(f["status"] != "broken" for f in findings), "findings": findings}
 
 
@@ -34,24 +39,19 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(common.style(r[0], colours[r[0]]) + line[len(r[0]) :] for r, line in zip(rows, shown, strict=True))
 
 
-def _row(name: str, status: str, detail: str) -> dict[str, str]:
+def _row(name: str, status: str, detail: str) -> Row:
     return {"name": name, "status": status, "detail": detail}
 
 
-def _python() -> dict[str, str]:
-    enough = sys.version_info >= (3, 11)
-    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return _row("python", "ok" if enough else "broken", detail + ("" if enough else "; 3.11 or newer is needed"))
-
-
-def _packages() -> list[dict[str, str]]:
+def _packages() -> Iterator[Row]:
     """Every requirement of the distribution, by extra, against what is installed."""
-    found = [_row("dream-envs", "ok", f"{dream_envs.__version__} in {Path(dream_envs.__file__).parent}")]
+    yield _row("dream-envs", "ok", f"{dream_envs.__version__} in {Path(dream_envs.__file__).parent}")
     try:
         wanted = importlib.metadata.requires("dream-envs") or []
     except importlib.metadata.PackageNotFoundError:
-        return [*found, _row("metadata", "broken", "dream-envs is not installed: pip install -e .")]
-    missing: dict[str, list[str]] = {}
+        yield _row("metadata", "broken", "dream-envs is not installed: pip install -e .")
+        return
+    missing = defaultdict[str, list[str]](list)
     for line in wanted:
         requirement, _, marker = line.partition(";")
         name = re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]
@@ -59,65 +59,57 @@ def _packages() -> list[dict[str, str]]:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            missing.setdefault(extra, []).append(name)
+            missing[extra].append(name)
             continue
-        if not extra or extra == "train":
-            found.append(_row(name, "ok", f"{version}  ({requirement.strip()})"))
+        if extra in ("", "train"):
+            yield _row(name, "ok", f"{version}  ({requirement.strip()})")
     for extra, names in missing.items():
-        label, status = (f"extra {extra}", "missing") if extra else ("core", "broken")
-        way = f"pip install 'dream-envs[{extra}]'" if extra else "pip install dream-envs"
-        found.append(_row(label, status, f"{', '.join(names)}: {way}"))
-    return found
+        label, status, way = "core", "broken", "pip install dream-envs"
+        if extra:
+            label, status, way = f"extra {extra}", "missing", f"pip install 'dream-envs[{extra}]'"
+        yield _row(label, status, f"{', '.join(names)}: {way}")
 
 
-def _rooms() -> list[dict[str, str]]:
+def _rooms() -> Iterator[Row]:
     """Whether the folders that a checkout links to are there as packages."""
-    found = []
     for room, module in ROOMS.items():
         name, folder = f"dream_envs.{room}", Path(dream_envs.__file__).parent / room
         try:
             there = importlib.util.find_spec(f"{name}.{module}") is not None
         except ModuleNotFoundError:
             there = False
-        detail = f"link to {os.readlink(folder)}" if folder.is_symlink() else "in the package"
-        if not there:  # git without link rights writes a link as a text file
-            text = f"{folder} is a text file, not a link: git config core.symlinks true, then check out again"
-            gone = f"cannot be imported: {folder} is missing; install dream-envs again"
-            detail = text if folder.is_file() else gone
-        found.append(_row(name, "ok" if there else "broken", detail))
-    return found
+        if there:
+            yield _row(name, "ok", f"link to {os.readlink(folder)}" if folder.is_symlink() else "in the package")
+        elif folder.is_file():  # git without link rights writes a link as a text file
+            way = "git config core.symlinks true, then check out again"
+            yield _row(name, "broken", f"{folder} is a text file, not a link: {way}")
+        else:
+            yield _row(name, "broken", f"cannot be imported: {folder} is missing; install dream-envs again")
 
 
-def _plugins() -> list[dict[str, str]]:
+def _plugins() -> Iterator[Row]:
     """Whether every row that another distribution brings can be loaded."""
-    found = []
     for kind in registry.KINDS:
         for point in importlib.metadata.entry_points(group=f"dream_envs.{kind}"):
             try:
                 registry.load(kind, point.name)
-                found.append(_row(f"{kind} {point.name}", "ok", point.value))
+                yield _row(f"{kind} {point.name}", "ok", point.value)
             except Exception as error:  # somebody's package: whatever it raises is the finding
-                found.append(_row(f"{kind} {point.name}", "broken", _one_line(error)))
-    return found
+                yield _row(f"{kind} {point.name}", "broken", _one_line(error))
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _torch() -> list[dict[str, str]]:
+def _torch() -> Iterator[Row]:
     if importlib.util.find_spec("torch") is None:
-        return []
+        return
     try:
         torch = importlib.import_module("torch")
     except Exception as error:
-        return [_row("torch", "broken", _one_line(error))]
+        yield _row("torch", "broken", _one_line(error))
+        return
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
-    gpu = ", ".join(names) or "none; everything runs on the CPU"
-    return [_row("torch threads", "ok", threads), _row("GPU", "ok", gpu)]
-
-
-def _disk() -> dict[str, str]:
-    free = shutil.disk_usage(".").free / 2**30
-    return _row("disk", "ok", f"{free:.1f} GiB free here")
+    yield _row("torch threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+    yield _row("GPU", "ok", ", ".join(names) or "none; everything runs on the CPU")

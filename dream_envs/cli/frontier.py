@@ -9,49 +9,38 @@ from typing import Annotated, Any
 import typer
 
 from dream_envs.cli import common
+from dream_envs.cli.common import Cache, Json, Quiet
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import stream
 
 frontier_app = typer.Typer(help="How far a trained model went past its base, with intervals.", add_completion=False)
 
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
 Seed = Annotated[str, typer.Option("--seed", help="Label that the simulated reports are drawn from.")]
 Fresh = Annotated[str, typer.Option("--seed", help="Label of the problems; default: one made of the trained weights.")]
-Cache = Annotated[
-    Path | None, typer.Option(help="Where draws are kept for all reports; default: $DREAM_ENVS_CACHE or ~/.cache.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Threads = Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice.")]
+Base = Annotated[str, typer.Option("--model", "--base", help="The base: nano/NAME, a folder or a hub id.")]
+Suite = Annotated[str, typer.Option(help="nano, english, or module:function.")]
+Size = Annotated[str, typer.Option(help="mini (20 problems a stratum, 1,024 draws) or standard (100; 8,192).")]
 
 
 @frontier_app.callback(invoke_without_command=True)
 def frontier(
     context: typer.Context,
-    base: Annotated[str, typer.Option("--model", "--base", help="The base: nano/NAME, a folder or a hub id.")] = (
-        "nano/compose"
-    ),
+    base: Base = "nano/compose",
     trained: Annotated[str, typer.Option(help="The trained model, or the folder of the run that trained it.")] = "",
-    suite: Annotated[str, typer.Option(help="nano, english, or module:function.")] = "nano",
-    size: Annotated[
-        str, typer.Option(help="mini (20 problems a stratum, 1,024 draws) or standard (100; 8,192).")
-    ] = "mini",
+    suite: Suite = "nano",
+    size: Size = "mini",
     out: Annotated[
         Path | None, typer.Option(help="The report's folder; default: RUN/frontier or runs/frontier.")
     ] = None,
-    methods: Annotated[
-        str, typer.Option("--methods", help="Elicitation methods, with commas; default: the suite's.")
-    ] = "",
-    envelopes: Annotated[
-        str, typer.Option("--envelopes", help="How the base is elicited: decoding, scaffolds, training.")
-    ] = "decoding,scaffolds",
+    methods: Annotated[str, typer.Option(help="Elicitation methods, with commas; default: the suite's.")] = "",
+    envelopes: Annotated[str, typer.Option(help="How the base is elicited: decoding, scaffolds, training.")] = (
+        "decoding,scaffolds"
+    ),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
-    threads: Threads = 1,
-    cache: Cache = None,
-    seed: Fresh = "",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
+    threads: Threads = 1, cache: Cache = None, seed: Fresh = "", quiet: Quiet = False, as_json: Json = False,
+) -> None:  # fmt: skip
     """Write the Frontier Report of a trained model against its base; the same command goes on where it stopped."""
     if context.invoked_subcommand is not None:
         return
@@ -59,18 +48,11 @@ def frontier(
         raise DreamEnvsError("--methods none: the base has to be asked somehow; leave it out for the suite's")
     if not trained:
         raise DreamEnvsError("--trained is missing: the folder of a run (runs/dream) or of a model")
-    job = _job()
-    options = job.Options(
-        suite,
-        seed,
-        size,
-        methods=_names(methods),
-        envelopes=_names(envelopes),
-        batch=batch,
-    )
+    job = common.needs("dream_envs.baselines.frontier.job")
+    options = job.Options(suite, seed, size, _names(methods), _names(envelopes), batch)
     folder = out or (Path(trained) / "frontier" if (Path(trained) / "run.json").is_file() else Path("runs/frontier"))
     data = job.run(base, trained, folder, cache, options, device=device, threads=threads, quiet=quiet or as_json)
-    _show(data, folder, as_json)
+    show(data, folder, "report", as_json)
 
 
 @frontier_app.command()
@@ -99,9 +81,7 @@ def simulate(
         raise DreamEnvsError(f"problems={problems}: a multiple of {simulation.STRATA}, the strata of the simulation")
     each, rng = problems // simulation.STRATA, stream("frontier-simulate", seed)
     rows = [simulation.simulate(change, rng, each, draws, repetitions, follow) for change in changes]
-    common.emit(
-        rows, lambda: _table(rows, ("change", "truth", "mean", "width", "covered", "beyond", "bounds")), as_json
-    )
+    common.emit(rows, _simulated, as_json)
 
 
 @frontier_app.command()
@@ -110,22 +90,14 @@ def control(
         str, typer.Argument(metavar="NAME", help="aa, sharpened, random_reward, format_only, guesser, ...")
     ],
     out: Annotated[Path | None, typer.Option(help="The report's folder; default: runs/frontier-NAME.")] = None,
-    base: Annotated[str, typer.Option("--model", "--base", help="The base.")] = "nano/compose",
-    suite: Annotated[str, typer.Option(help="The suite.")] = "nano",
-    size: Annotated[str, typer.Option(help="mini or standard.")] = "mini",
-    threads: Threads = 1,
-    cache: Cache = None,
-    seed: Fresh = "",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
+    base: Base = "nano/compose", suite: Suite = "nano", size: Size = "mini", threads: Threads = 1, cache: Cache = None,
+    seed: Fresh = "", quiet: Quiet = False, as_json: Json = False,
+) -> None:  # fmt: skip
     """Make a control (a model that must not show an expansion) and report on it."""
-    _job()
-    from dream_envs.baselines.frontier import controls
-
+    controls = common.needs("dream_envs.baselines.frontier.controls")
     folder = out or Path(f"runs/frontier-{name}")
     data = controls.run(name, folder, base, suite, size, seed, cache, threads=threads, quiet=quiet or as_json)
-    _show(data, folder, as_json)
+    show(data, folder, "report", as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -133,21 +105,20 @@ def _names(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _job() -> Any:
-    return common.needs("dream_envs.baselines.frontier.job")
-
-
-def _table(rows: list[dict[str, Any]], head: Sequence[str]) -> str:
+def _simulated(rows: list[dict[str, Any]]) -> str:
+    """What a reader of the simulation wants first; ``--json`` has the rest."""
+    head = ("change", "truth", "mean", "width", "covered", "beyond", "bounds")
     return common.table([[common.number(row[k]) for k in head] for row in rows], head)
 
 
-def _show(data: Any, folder: Path, as_json: bool) -> None:
+def show(data: Any, folder: Path, title: str, as_json: bool = False) -> None:
+    """Print a Frontier Report and where its page is."""
     if as_json:
-        common.emit(data, "", True)
+        common.emit(data, str, True)
         return
     from rich.console import Console
 
-    from dream_envs.report.frontier_terminal import show_frontier
+    from dream_envs.report.terminal import show_frontier
 
     show_frontier(data, Console())
-    common.say(f"report: {folder / 'report.html'}")
+    common.say(f"{title}: {folder / 'report.html'}")

@@ -11,22 +11,17 @@ from typing import Any
 
 import msgspec
 
+import dream_envs
 from dream_envs import registry, seeds
 from dream_envs.cli import common
 from dream_envs.core import DreamEnvsError
 
-Rows = list[dict[str, Any]]
 
-
-def listing(kind: str = "") -> Rows:
-    """One row a name: kind, name, where it lives, which distribution brought it.
-
-    Raises:
-        DreamEnvsError: for an unknown kind.
-    """
+def listing(kind: str = "") -> list[dict[str, Any]]:
+    """One row a name: kind, name, where it lives, which distribution brought it."""
     if kind and kind not in registry.KINDS:
         raise DreamEnvsError(registry.unknown("kinds", kind, list(registry.KINDS)))
-    found: Rows = []
+    found = []
     for one in [kind] if kind else registry.KINDS:
         brought = {p.name: p.dist for p in importlib.metadata.entry_points(group=f"dream_envs.{one}")}
         for name, target in registry.rows(one).items():
@@ -36,10 +31,9 @@ def listing(kind: str = "") -> Rows:
     return found
 
 
-def listing_text(rows: Rows) -> str:
+def listing_text(rows: list[dict[str, Any]]) -> str:
     """The rows as a table."""
-    cells = [[r["kind"], r["name"], r["target"], r["source"]] for r in rows]
-    return common.table(cells, ("kind", "name", "is", "from"))
+    return common.table([list(row.values()) for row in rows], ("kind", "name", "is", "from"))
 
 
 def pages(name: str) -> dict[str, Any]:
@@ -49,82 +43,58 @@ def pages(name: str) -> dict[str, Any]:
         DreamEnvsError: if there is nothing of that name.
     """
     found = []
-    for kind, full in places(name):
+    for kind, full in _places(name):
         thing = registry.load(kind, full)
-        page: dict[str, Any] = {"kind": kind, "name": full, "target": registry.rows(kind).get(full, full)}
-        page["manual"] = manual(thing)
-        page |= {"envs": _env, "tasks": _task, "loops": _loop, "learners": _learner}.get(kind, _signature)(full, thing)
-        found.append(page)
+        page = {"kind": kind, "name": full, "target": registry.rows(kind).get(full, full), "manual": _manual(thing)}
+        found.append(page | _FACTS.get(kind, _signature)(full, thing))
     return {"name": name, "pages": found}
 
 
-def places(name: str) -> list[tuple[str, str]]:
-    """``(kind, full name)`` of everything that goes by this name.
-
-    Raises:
-        DreamEnvsError: if there is nothing, with the nearest names of all kinds.
-    """
-    import gymnasium
-
+def _places(name: str) -> list[tuple[str, str]]:
+    """``(kind, full name)`` of everything that goes by this name; an error tells the nearest names of all kinds."""
     from dream_envs.envs._adapter import NAMESPACE
 
-    found = []
-    for kind in registry.KINDS:
-        rows = registry.rows(kind)
-        found += [(kind, full) for full in dict.fromkeys((name, NAMESPACE + name)) if full in rows]
-    for full in dict.fromkeys((name, NAMESPACE + name)):
-        spec = gymnasium.registry.get(full)
-        if not found and spec is not None and "game" in spec.kwargs:
-            found.append(("envs", spec.kwargs["game"]))
+    full_names = dict.fromkeys((name, NAMESPACE + name))
+    found = [(kind, full) for kind in registry.KINDS for full in full_names if full in registry.rows(kind)]
+    if not found and (game := common.game_id(name)) != name:
+        return [("envs", game)]
     if not found and ":" in name:
-        found.append((kind_of(registry.load("envs", name)), name))
+        return [(kind_of(registry.load("envs", name)), name)]
     if not found:
         known = [n for kind in registry.KINDS for n in registry.rows(kind)]
         raise DreamEnvsError(registry.unknown("names", name, known))
     return found
 
 
+#: The methods by which an object of each kind is known, the first match counting; anything else is a game.
+_MARKS = (
+    ("loops", ("recipe",)), ("learners", ("improve",)), ("tasks", ("verify", "generate")), ("agents", ("act",)),
+)  # fmt: skip
+
+
 def kind_of(thing: Any) -> str:
     """Which kind of row an object could be, by the methods it has."""
-    if callable(getattr(thing, "recipe", None)):
-        return "loops"
-    if callable(getattr(thing, "improve", None)):
-        return "learners"
-    if callable(getattr(thing, "verify", None)) and callable(getattr(thing, "generate", None)):
-        return "tasks"
-    if callable(getattr(thing, "act", None)):
-        return "agents"
-    if hasattr(thing, "reward_name") or hasattr(thing, "grader"):
-        return "rewards"
-    return "envs"
+    for kind, methods in _MARKS:
+        if all(callable(getattr(thing, method, None)) for method in methods):
+            return kind
+    return "rewards" if hasattr(thing, "reward_name") or hasattr(thing, "grader") else "envs"
 
 
-def manual(thing: Any) -> str:
+def _manual(thing: Any) -> str:
     """The docstrings of the thing's module (the manual page of games and families) and of the thing itself."""
-    module = sys.modules.get(getattr(thing, "__module__", ""))
-    parts = []
-    if inspect.isclass(thing) and module is not None:
-        parts.append(inspect.getdoc(module) or "")
-    parts.append(inspect.getdoc(thing) or "")
-    return "\n\n".join([part for part in parts if part])
+    things = (sys.modules[thing.__module__], thing) if inspect.isclass(thing) else (thing,)
+    return "\n\n".join(filter(None, map(inspect.getdoc, things)))
 
 
 def _env(name: str, thing: Any) -> dict[str, Any]:
-    import dream_envs
-
     game = common.game_of(name, {})
     roles = [
         {"role": r.name, "seats": r.count, "reply": r.reply, "reward_range": list(r.reward_range)} for r in game.roles
     ]
     named = registry.roles(name) or tuple(r.name for r in game.roles)
-    gym = [dream_envs.role_id(name, role) for role in named] if ":" not in name else []
-    return {
-        "version": game.version,
-        "agents": list(game.agents),
-        "roles": roles,
-        "gymnasium_ids": gym,
-        **_signature(name, thing),
-    }
+    ids = [dream_envs.role_id(name, role) for role in named] if ":" not in name else []
+    facts = {"version": game.version, "agents": list(game.agents), "roles": roles, "gymnasium_ids": ids}
+    return {**facts, **_signature(name, thing)}
 
 
 def _task(name: str, thing: Any) -> dict[str, Any]:
@@ -142,28 +112,24 @@ def _task(name: str, thing: Any) -> dict[str, Any]:
 def _loop(name: str, thing: Any) -> dict[str, Any]:
     """The loop's settings with their defaults, and the recipe that these make, in words."""
     common.needs("dream_envs.baselines.recipe")
-    module = sys.modules[thing.settings.__module__]
     recipe = thing.recipe(thing.settings(), thing.steps)
-    sources = {
-        k: v for k, v in msgspec.to_builtins(recipe.mixture).items() if isinstance(v, int) and v and k != "copies"
-    }
+    sources = {k: v for k, v in msgspec.to_builtins(recipe.mixture).items() if isinstance(v, int) and k != "copies"}
     words = {
-        "plays": f"{recipe.env} {_told(recipe.args)}".strip(),
-        "problems": f"{recipe.family} {_told(recipe.family_args)}".strip(),
-        "a round": ", ".join(f"{n} {source}" for source, n in sources.items()),
+        "plays": f"{recipe.env} {_pairs(recipe.args)}".strip(),
+        "problems": f"{recipe.family} {_pairs(recipe.family_args)}".strip(),
+        "a round": ", ".join(f"{n} {source}" for source, n in sources.items() if n),
         "turned away": ", ".join(recipe.gates),
-        "rewards": _told(recipe.reward) or "the game's own",
-        "seats": _told(recipe.seats),
+        "rewards": _pairs(recipe.reward) or "the game's own",
+        "seats": _pairs(recipe.seats),
         "phases": ", ".join(f"{p.name} ({p.steps} steps of {p.weights})" for p in recipe.phases),
-        "learner": f"{recipe.learner} {_told(recipe.learning)}".strip(),
+        "learner": f"{recipe.learner} {_pairs(recipe.learning)}".strip(),
         "nights": "" if recipe.nights is None else f"every {recipe.nights.every} steps",
         "measured by": f"eval.kind={recipe.eval.kind}, every {recipe.eval.every} steps",
         "steps": str(recipe.steps),
         "model": recipe.model,
     }
-    manual = "\n\n".join(filter(None, (inspect.getdoc(module), inspect.getdoc(thing.settings))))
-    settings = msgspec.to_builtins(thing.settings())
-    return {"says": thing.says, "manual": manual, "settings": settings, "recipe": {k: v for k, v in words.items() if v}}
+    settings, told = msgspec.to_builtins(thing.settings()), {k: v for k, v in words.items() if v}
+    return {"says": thing.says, "manual": _manual(thing.settings), "settings": settings, "recipe": told}
 
 
 def _learner(name: str, thing: Any) -> dict[str, Any]:
@@ -171,10 +137,10 @@ def _learner(name: str, thing: Any) -> dict[str, Any]:
     flat = dict[str, Any]()
     for key, value in msgspec.to_builtins(spec.settings).items():
         flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return {"says": spec.says, "settings": flat, "manual": manual(type(spec.settings))}
+    return {"says": spec.says, "settings": flat, "manual": _manual(type(spec.settings))}
 
 
-def _told(words: Any) -> str:
+def _pairs(words: Any) -> str:
     return ", ".join(f"{key}={value}" for key, value in words.items())
 
 
@@ -183,6 +149,9 @@ def _signature(name: str, thing: Any) -> dict[str, Any]:
         return {"arguments": re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(thing)))}
     except (TypeError, ValueError):
         return {"arguments": ""}
+
+
+_FACTS = {"envs": _env, "tasks": _task, "loops": _loop, "learners": _learner}
 
 
 def pages_text(found: dict[str, Any]) -> str:
@@ -202,8 +171,8 @@ def _page_text(page: dict[str, Any]) -> str:
         parts.append(f"version {page['version']}, notation {page['notation']}, levels {low} to {high}")
         for e in page["examples"]:
             rows = [["prompt", e["prompt"]], ["gold", e["gold"]], ["chance", f"{e['chance']:.3g}"]]
-            shown = common.table([[k, repr(v)[1:-1]] for k, v in [*rows, ["proposal", e["proposal"]]]])
-            parts.append(f"level {e['level']}\n" + "\n".join(f"  {line}" for line in shown.splitlines()))
+            shown = common.table([[f"  {k}", repr(v)[1:-1]] for k, v in [*rows, ["proposal", e["proposal"]]]])
+            parts.append(f"level {e['level']}\n{shown}")
     if "says" in page:
         parts.append(page["says"])
     parts.append(page["manual"] or "(no docstring)")

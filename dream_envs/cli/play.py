@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dream_envs import registry
 from dream_envs.cli import common
-from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game, Request, Score, encode
+from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game, Request, Score
 from dream_envs.envs import _adapter as adapter
-from dream_envs.play import assign_agents
+from dream_envs.play import as_agent, assign_agents
 from dream_envs.play import play as play_one
 from dream_envs.play import rollout as play_all
 from dream_envs.progress import Progress
@@ -37,34 +38,36 @@ class Human:
         print(common.style(f"── you are {request.agent}", common.BOLD, err), file=err)
         for message in request.messages:
             print(f"  {message['role']}: {adapter.shown(message['content'])}", file=err)
-        lines: list[str] = []
-        while not lines or lines[-1].endswith("\\"):
+        reply = ""
+        while True:
             print("  > ", end="", file=err, flush=True)
             line = sys.stdin.readline()
             if not line:
                 print(file=err)
                 raise DreamEnvsError(f"the input ended where {request.agent} had to reply: one line a reply on stdin")
-            lines.append(line.rstrip("\n"))
-        return "\n".join([line.removesuffix("\\") for line in lines[:-1]] + lines[-1:])
+            reply += line.rstrip("\n")
+            if not reply.endswith("\\"):
+                return reply
+            reply = reply.removesuffix("\\") + "\n"
 
 
-class Given(NamedTuple):
+class Asked(NamedTuple):
     """What was said on the command line: the game's id and arguments, its problems, who plays, rewards, the seed."""
 
     name: str
     seats: Sequence[str]
     settings: Sequence[str]
     rewards: Sequence[str]
+    family: str
+    notation: str
     seed: str
-    family: str = ""
-    notation: str = ""
 
     def build(self, human: str = "") -> tuple[Game, dict[str, AgentLike], Any]:
         """The game, an agent for every seat (scripted where nobody is named), the reward."""
-        named = [*common.pairs_of(self.seats, "--seats"), *([human] if human else [])]
-        settings = common.values_of(self.settings, "--set")
-        game = common.game_of(self.name, settings, named, self.family, self.notation)
-        seats = common.seats_of(self.seats, game)
+        named, settings = registry.pairs_of(self.seats, "--seats"), registry.values_of(self.settings, "--set")
+        game = common.game_of(self.name, settings, [*named, human], self.family, self.notation)
+        made = {text: as_agent(text, game) for text in dict.fromkeys(named.values())}  # equal texts are one agent
+        seats: dict[str, Any] = {key: made[text] for key, text in named.items()}
         if human:
             role, seat = (None, human) if human in game.agents else (human, None)
             seats[adapter.pick_seat(game, role, seat)[1]] = Human()
@@ -72,21 +75,20 @@ class Given(NamedTuple):
         return game, dict(filled), common.reward_of(self.rewards, game)
 
 
-def play(given: Given, episodes: int, human: str, as_json: bool) -> None:
+def play(asked: Asked, episodes: int, human: str, as_json: bool) -> None:
     """Play and print each episode as it ends; with ``as_json`` one JSON line an episode."""
-    game, players, model = given.build(human)
+    game, players, model = asked.build(human)
     for index in range(episodes):
         # the label of episode i of a rollout with this seed: the same problems there and here
-        episode = play_one(game, players, seed=f"{given.seed}/{index}", index=index, reward=model)
-        common.say(encode(episode).decode() if as_json else episode_text(episode))
+        episode = play_one(game, players, seed=f"{asked.seed}/{index}", index=index, reward=model)
+        common.emit(episode, episode_text, as_json)
 
 
 def episode_text(episode: Episode, role: str = "") -> str:
     """An episode for a terminal: its transcript, events, scores; ``role``: only turns of this role or seat."""
     turns = [t for t in episode.turns if role in ("", t.role, t.agent)]
     title = f"episode {episode.index}  round {episode.round}  {episode.env_id}  seed {episode.seed}"
-    head = common.style(title, common.BOLD)
-    parts = [head, adapter.transcript_of(turns)] if turns else [head]
+    parts = [common.style(title, common.BOLD), *([adapter.transcript_of(turns)] if turns else [])]
     for event in episode.events:
         facts = " ".join(f"{key}={adapter.shown(str(value), 200)}" for key, value in event.data.items())
         parts.append(common.style(f"  * {event.kind} {facts}".rstrip(), common.DIM))
@@ -102,7 +104,7 @@ def episode_text(episode: Episode, role: str = "") -> str:
 
 
 def rollout(
-    given: Given, out: Path, episodes: int, width: int, deadline: float | None, *, quiet: bool
+    asked: Asked, out: Path, episodes: int, width: int, deadline: float | None, *, quiet: bool
 ) -> dict[str, Any]:
     """Play what is not yet in ``out`` and sum up all that is.
 
@@ -110,51 +112,47 @@ def rollout(
         DreamEnvsError: if ``out`` holds a run with other settings.
         Interrupted: at Ctrl-C; what has ended is kept.
     """
-    game, players, model = given.build()
+    game, players, model = asked.build()
     config = {
-        "command": "rollout",
-        "env": game.env_id,
-        "version": game.version,
-        "seats": sorted(common.pairs_of(given.seats, "--seats").items()),
-        "settings": sorted(common.values_of(given.settings, "--set").items()),
+        "command": "rollout", "env": game.env_id, "version": game.version,
+        "seats": sorted(registry.pairs_of(asked.seats, "--seats").items()),
+        "settings": sorted(registry.values_of(asked.settings, "--set").items()),
         "reward": str(getattr(model, "grader", "") or getattr(model, "__name__", type(model).__name__)),
-        "seed": given.seed,
-    }
-    if given.family or given.notation:
-        config["family"] = [given.family, given.notation]
-    run = Run(out, config)
+        "seed": asked.seed,
+    }  # fmt: skip
+    if asked.family or asked.notation:
+        config["family"] = [asked.family, asked.notation]
+    run, done = Run(out, config), 0
     try:
         done = before = sum(e.index < episodes for e in common.episodes_of(run.episodes.path))
         began = time.monotonic()
         with Progress(quiet) as tick:
             tick("episodes", done, episodes)
-            played = play_all(
-                game, players, episodes, seed=given.seed, reward=model, out=run.episodes, width=width, deadline=deadline
-            )
-            try:
-                for _ in played:
-                    done += 1
-                    tick("episodes", done, episodes)
-            except KeyboardInterrupt:
-                text = f"interrupted after {done} of {episodes} episodes in {out}"
-                raise common.Interrupted(f"{text}; the same command goes on from there") from None
+            for _ in play_all(
+                game, players, episodes, seed=asked.seed, reward=model, out=run.episodes, width=width, deadline=deadline
+            ):
+                done += 1
+                tick("episodes", done, episodes)
         seconds = time.monotonic() - began
+    except KeyboardInterrupt:
+        text = f"interrupted after {done} of {episodes} episodes in {out}"
+        raise common.Interrupted(f"{text}; the same command goes on from there") from None
     finally:
         run.close()
-    means = summaries(e for e in common.episodes_of(run.episodes.path) if e.index < episodes)
+    sums = _summed(e for e in common.episodes_of(run.episodes.path) if e.index < episodes)
     rate = round((done - before) / seconds, 1) if done > before and seconds > 0 else None
-    return {"out": str(out), "episodes": episodes, "new": done - before, "per_second": rate, **means}
+    return {"out": str(out), "episodes": episodes, "new": done - before, "per_second": rate, **sums}
 
 
-def summaries(episodes: Any) -> dict[str, Any]:
+def _summed(episodes: Iterable[Episode]) -> dict[str, Any]:
     """Scores by role with both denominators, and what became of the proposals; one pass, in bounded memory."""
-    means, rejects, statuses = Means(), dict[str, int](), dict[str, int]()
+    means, rejects, statuses = Means(), Counter[str](), Counter[str]()
     for episode in episodes:
         for agent, score in episode.scores.items():
             means.add(role_of(agent), score)
-        statuses[episode.outcome.status] = statuses.get(episode.outcome.status, 0) + 1
+        statuses[episode.outcome.status] += 1
         if code := str(episode.outcome.facts.get("reject") or ""):
-            rejects[code] = rejects.get(code, 0) + 1
+            rejects[code] += 1
     return {"roles": means.result(), "outcomes": statuses, "rejects": rejects}
 
 
@@ -162,14 +160,15 @@ class Means:
     """Means of ``ok`` scores by group over a stream, with both denominators."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, Counter[str]] = {}
+        self._sums = defaultdict[str, float](float)
+        self._counts = defaultdict[str, Counter[str]](Counter)
 
     def add(self, group: str, score: Score) -> None:
         """One more score of a group; an ``ok`` one that is not finite can only come from outside: an ``error``."""
-        ok = score.status == "ok" and math.isfinite(score.value)
-        self._counts.setdefault(group, Counter())["error" if score.status == "ok" and not ok else score.status] += 1
-        self._sums[group] = self._sums.get(group, 0.0) + (score.value if ok else 0.0)
+        status = score.status if score.status != "ok" or math.isfinite(score.value) else "error"
+        self._counts[group][status] += 1
+        if status == "ok":
+            self._sums[group] += score.value
 
     def result(self) -> dict[str, Any]:
         """By group: ``mean`` over the ok scores (or None), ``n_ok``, ``n_total``, ``counts`` by status."""

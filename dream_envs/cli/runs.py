@@ -1,7 +1,8 @@
-"""Verbs about runs: ``info RUN``, ``view``, ``rescore``, ``report``; and ``nano``, which makes a base."""
+"""Verbs about runs: ``train`` and ``dream``, ``info RUN``, ``view``, ``rescore``, ``report``; ``nano`` makes a base."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -15,14 +16,67 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dream_envs import registry
 from dream_envs.cli import common
+from dream_envs.cli.frontier import show
+from dream_envs.cli.play import Means, episode_text, roles_text
 from dream_envs.core import DreamEnvsError, Episode, encode
+from dream_envs.curriculum.store import read_challenges
+from dream_envs.metrics.rounds import read_rows
+from dream_envs.play import EpisodeWriter
+from dream_envs.play import score as score_all
+from dream_envs.rewards.base import STATUS_ORDER, role_of
+from dream_envs.rewards.expressions import by_role
+from dream_envs.runs import read_json
 from dream_envs.schema import SUMMARY, read_summary
 
 FILES = ("run.json", "episodes.jsonl", "challenges.jsonl", "metrics.jsonl")
 #: Episodes of a round that are scored in one call, at most.
 _AT_ONCE = 8192
+#: Options of ``train`` that a recipe takes as they are.
+_PLAIN = ("env", "family", "notation", "learner", "model", "steps", "seed")
+
+
+def _options(loop: str, words: dict[str, Any]) -> Any:
+    """``recipe.Options`` from the options of the command line; None leaves what the loop has."""
+    recipe = common.needs("dream_envs.baselines.recipe")
+    levels = words["levels"]
+    return recipe.Options(
+        loop=loop,
+        set=registry.values_of(words["settings"] or [], "--set"),
+        reward=by_role(words["reward"] or []),
+        seats=registry.pairs_of(words["seats"] or [], "--seats"),
+        levels=None if levels is None else tuple(n for span in common.ranges_of(levels, "--levels") for n in span),
+        **{name: words[name] for name in _PLAIN},
+    )
+
+
+def train(loop: str, words: dict[str, Any]) -> None:
+    """Run a loop and show what came of it; ``words`` are the verb's options.
+
+    Raises:
+        Interrupted: at Ctrl-C, with the way to go on.
+    """
+    registry.load("loops", loop)  # a wrong name is told before anything heavy is imported
+    options, as_json = _options(loop, words), words["as_json"]
+    runner = common.needs("dream_envs.baselines.loop")
+    folder = words["out"] or Path("runs") / loop.rpartition(":")[2].lower()
+    how = {name: words[name] for name in ("resume", "threads", "device")}
+    how |= {"quiet": words["quiet"] or as_json, "report_to": tuple(words["report_to"] or ())}
+    try:
+        summary = runner.conduct(options, folder, **how)
+        if not as_json:
+            common.say(f"{report_text({'run': str(folder), 'out': str(folder / 'report.html')})}\n")
+        report = runner.frontier_report(options, summary, folder, words["cache"], how) if words["frontier"] else None
+    except KeyboardInterrupt:
+        way = "the same command with --resume goes on from the last checkpoint"
+        raise common.Interrupted(f"interrupted, {folder} is kept; {way}") from None
+    if as_json:
+        common.emit({"run": summary, "frontier": report}, str, True)
+    elif report is not None:
+        show(report, folder / "frontier", "Frontier Report")
 
 
 def is_run(path: Path) -> bool:
@@ -32,13 +86,13 @@ def is_run(path: Path) -> bool:
 
 def state(path: Path) -> dict[str, Any]:
     """What was run, its summary if it is finished, how much there is of it, and how its curriculum stands."""
-    from dream_envs.metrics.rounds import read_rows
-    from dream_envs.runs import read_json
-
-    cells, truths = Counter[tuple[int, str]](), Counter[str]()
-    for challenge in _challenges(path / "challenges.jsonl"):
-        cells[challenge.level, challenge.author or challenge.origin] += 1
-        truths[challenge.truth] += 1
+    cells, truths, file = Counter[tuple[int, str]](), Counter[str](), path / "challenges.jsonl"
+    try:
+        for challenge in read_challenges(file) if file.is_file() else ():
+            cells[challenge.level, challenge.author or challenge.origin] += 1
+            truths[challenge.truth] += 1
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise DreamEnvsError(f"{file}: a line is not a challenge ({error})") from error
     authors = sorted({author for _, author in cells})
     levels = {level: {a: cells[level, a] for a in authors} for level in sorted({level for level, _ in cells})}
     rows = read_rows(path)
@@ -73,23 +127,11 @@ def state_text(found: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *([summary.verdict] if summary is not None else [])])
 
 
-def _challenges(path: Path) -> Iterator[Any]:
-    import msgspec
-
-    from dream_envs.curriculum.store import read_challenges
-
-    if path.is_file():
-        try:
-            yield from read_challenges(path)
-        except (msgspec.MsgspecError, UnicodeError) as error:
-            raise DreamEnvsError(f"{path}: a line is not a challenge ({error})") from error
-
-
 def _count(path: Path) -> int:
     if not path.is_file():
         return 0
     with open(path, "rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        return sum(line.endswith(b"\n") for line in file)
 
 
 def view(run: Path, role: str, status: str, index: str, limit: int, as_json: bool) -> None:
@@ -98,31 +140,22 @@ def view(run: Path, role: str, status: str, index: str, limit: int, as_json: boo
     Raises:
         DreamEnvsError: for a wrong filter, or one that lets nothing through.
     """
-    from dream_envs.cli import play as _play
-    from dream_envs.rewards.base import STATUS_ORDER
-
     if status and status not in STATUS_ORDER:
         raise DreamEnvsError(registry.unknown("statuses", status, list(STATUS_ORDER)))
     path, wanted = common.run_file(run, "episodes.jsonl"), common.ranges_of(index, "--index")
     seen: set[str] = set()
 
     def chosen() -> Iterator[Episode]:
-        count = 0
         for episode in common.episodes_of(path):
             names = {name for t in episode.turns for name in (t.role, t.agent)}
             seen.update(names)
             if (not wanted or any(episode.index in span for span in wanted)) and (
-                (not role or role in names) and (not status or has_status(episode, status, role))
+                (not role or role in names) and (not status or _has_status(episode, status, role))
             ):
                 yield episode
-                count += 1
-                if count == limit:
-                    return
 
-    if as_json:
-        texts = (encode(episode).decode() for episode in chosen())
-    else:
-        texts = (_play.episode_text(episode, role) for episode in chosen())
+    episodes = itertools.islice(chosen(), limit or None)
+    texts = (encode(e).decode() if as_json else episode_text(e, role) for e in episodes)
     first = next(texts, None)
     if first is None:
         if role and role not in seen:
@@ -130,28 +163,22 @@ def view(run: Path, role: str, status: str, index: str, limit: int, as_json: boo
         filters = {"--role": role, "--status": status, "--index": index}
         asked = " ".join(f"{k} {v}" for k, v in filters.items() if v)
         raise DreamEnvsError(f"{path}: no episode{' with ' + asked if asked else ' in it'}")
-    _show(first, texts, paged=not as_json and sys.stdout.isatty())
+    _show(itertools.chain([first], texts), paged=not as_json and sys.stdout.isatty())
 
 
-def _show(first: str, rest: Iterator[str], paged: bool) -> None:
+def _show(texts: Iterator[str], paged: bool) -> None:
     pager = shlex.split(os.environ.get("PAGER") or "less -RFX") if paged else []
-    if pager and shutil.which(pager[0]):
-        with subprocess.Popen(pager, stdin=subprocess.PIPE, text=True) as reader:
-            assert reader.stdin is not None
-            try:
-                for text in itertools.chain([first], rest):
-                    reader.stdin.write(text + "\n")
-            except BrokenPipeError:  # the reader has seen enough
-                return
+    if not pager or not shutil.which(pager[0]):
+        for text in texts:
+            common.say(text)
         return
-    for text in itertools.chain([first], rest):
-        common.say(text)
+    # a broken pipe: the reader has seen enough
+    with contextlib.suppress(BrokenPipeError), subprocess.Popen(pager, stdin=subprocess.PIPE, text=True) as reader:
+        reader.stdin.writelines(f"{text}\n" for text in texts)  # type: ignore[union-attr]
 
 
-def has_status(episode: Episode, status: str, role: str = "") -> bool:
+def _has_status(episode: Episode, status: str, role: str) -> bool:
     """Whether the outcome, or a turn or score (of this role or seat), has this status."""
-    from dream_envs.rewards.base import role_of
-
     turns = [t.status for t in episode.turns if role in ("", t.role, t.agent)]
     scores = [s.status for a, s in episode.scores.items() if role in ("", a, role_of(a))]
     return status in [*turns, *scores, *([] if role else [episode.outcome.status])]
@@ -166,18 +193,13 @@ def rescore(run: Path, rewards: list[str], out: Path | None) -> dict[str, Any]:
         ``stored`` and ``reproduced`` count the scores that were there and those that came out the same in value and
         status; ``roles`` sums up the new ones.
     """
-    from dream_envs.cli import play as _play
-    from dream_envs.play import EpisodeWriter
-    from dream_envs.play import score as score_all
-    from dream_envs.rewards.base import role_of
-
     path = common.run_file(run, "episodes.jsonl")
     if out is not None and out.exists():
         raise DreamEnvsError(f"--out {out} is there already: choose another file, nothing is overwritten")
     model: Any = None
-    means, graders, counts, first = _play.Means(), Counter[str](), Counter[str](), None
-    writer = EpisodeWriter(out, tokens=True) if out is not None else None
-    try:
+    means, graders, counts, first = Means(), Counter[str](), Counter[str](), None
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(contextlib.closing(EpisodeWriter(out, tokens=True))) if out is not None else None
         for batch in _rounds(common.episodes_of(path)):
             model = model or _reward(path.parent, rewards, batch[0].env_id)
             for old, new in zip(batch, score_all(batch, model), strict=True):
@@ -191,21 +213,13 @@ def rescore(run: Path, rewards: list[str], out: Path | None) -> dict[str, Any]:
                             first = {"index": old.index, "agent": agent, "stored": was, "now": score}
                 if writer is not None:
                     writer.write(new)
-    finally:
-        if writer is not None:
-            writer.close()
     if model is None:
         raise DreamEnvsError(f"{path}: no episode in it")
     return {
-        "episodes": graders.total(),
-        "reward": model.grader,
-        "stored_graders": dict(graders),
-        "stored": counts["stored"],
-        "reproduced": counts["reproduced"],
-        "first_difference": first,
-        "roles": means.result(),
+        "episodes": graders.total(), "reward": model.grader, "stored_graders": graders, "stored": counts["stored"],
+        "reproduced": counts["reproduced"], "first_difference": first, "roles": means.result(),
         "out": str(out) if out is not None else None,
-    }
+    }  # fmt: skip
 
 
 def _rounds(episodes: Iterator[Episode]) -> Iterator[list[Episode]]:
@@ -217,9 +231,6 @@ def _rounds(episodes: Iterator[Episode]) -> Iterator[list[Episode]]:
 
 def _reward(run: Path, asked: list[str], env_id: str) -> Any:
     """The reward that is asked for, else the one that the run was trained with, else the game's own."""
-    from dream_envs.rewards.expressions import by_role
-    from dream_envs.runs import read_json
-
     trained = (read_json(run / "run.json") or {}).get("reward")
     if not asked and isinstance(trained, dict):
         asked = [f"{role}={text}" if role else text for role, text in trained.items()]
@@ -234,24 +245,21 @@ def _reward(run: Path, asked: list[str], env_id: str) -> Any:
 
 def rescore_text(found: dict[str, Any]) -> str:
     """The result for a terminal."""
-    from dream_envs.cli import play as _play
-
     graders = ", ".join(f"{n} by {name}" for name, n in found["stored_graders"].items())
     parts = [f"{found['episodes']} episodes scored by {found['reward']} (stored: {graders})"]
     if found["stored"]:
         parts.append(f"{found['reproduced']} of {found['stored']} stored scores reproduce")
     if d := found["first_difference"]:
-        texts = [f"{s.value:g} ({s.status})" for s in (d["stored"], d["now"])]
-        parts.append(f"first difference: episode {d['index']}, {d['agent']}: {texts[0]} stored, {texts[1]} now")
-    parts.append(_play.roles_text(found["roles"]))
+        was, now = (f"{s.value:g} ({s.status})" for s in (d["stored"], d["now"]))
+        parts.append(f"first difference: episode {d['index']}, {d['agent']}: {was} stored, {now} now")
+    parts.append(roles_text(found["roles"]))
     return "\n".join([*parts, *([f"wrote {found['out']}"] if found["out"] else [])])
 
 
 def nano(name: str, out: Path | None, steps: int | None) -> dict[str, Any]:
     """Pre-train a nano base; what its card says."""
     recipe = common.needs("dream_envs.baselines.nano.recipe")
-    if name not in recipe.BASES:
-        raise DreamEnvsError(registry.unknown("nano bases", name, sorted(recipe.BASES)))
+    registry.named("nano bases", name, recipe.BASES)
     where = out or Path("runs/nano") / name
     folder = recipe.build(name, where, steps=steps, log=lambda line: print(line, file=sys.stderr))
     return {"out": str(folder), **json.loads((folder / "nano.json").read_text())}
@@ -262,14 +270,8 @@ def report(run: Path, out: Path | None) -> dict[str, Any]:
     if not is_run(run) and not any((run / name).is_file() for name in (SUMMARY, "frontier.json")):
         what = "holds no run" if run.is_dir() else "is not there"
         raise DreamEnvsError(f"{run} {what}: give a run's folder, such as runs/demo")
-    page = common.needs("dream_envs.report.page")
-    if out is None:
-        out = page.write_report(run)
-    else:
-        text = page.render(run)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
-    return {"run": str(run), "out": str(out), "summary": read_summary(run)}
+    made = common.needs("dream_envs.report.page").write_report(run, out)
+    return {"run": str(run), "out": str(made), "summary": read_summary(run)}
 
 
 def report_text(made: dict[str, Any]) -> str:

@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dream_envs.frontier.schema import Curve, Estimate, Report
+from dream_envs.frontier.schema import Curve, Estimate, ProblemRow, Report
 from dream_envs.frontier.verdict import MARGIN
-from dream_envs.report import frontier_read as fr
+from dream_envs.report import frontier_tables as ft
 from dream_envs.report import svg
-from dream_envs.report.words import percent, probability, whole
+from dream_envs.report.words import estimate, label, percent, points, probability, ratio, readable, whole
 
 #: Points of the scatter; more problems are thinned, certified ones last.
 MAX_POINTS = 2000
@@ -24,17 +24,19 @@ _CELLS = (("P", "c1"), ("E", "c3"), ("S", "c2"), ("O", "muted"))
 #: How the two models' lines look.
 _LINES = (("base", (0, (5, 2)), "s"), ("trained", "-", "o"))
 _DASHED = (0, (2, 1))
+#: A figure and what it says in words.
+Drawn = tuple[Any, str]
+#: Name, estimate, colour, marker.
+Row = tuple[str, Estimate, str, str]
+#: Name, xs, ys.
+Line = tuple[str, list[float], list[float]]
 
 
 def all_plots(data: Report) -> dict[str, str]:
     """Every plot that there is data for, by its name."""
-    found = {}
-    for name, draw in PLOTS.items():
-        with svg.style():
-            made = draw(data)
-            if made is not None:
-                found[name] = svg.inline(made[0], name, made[1])
-    return found
+    with svg.style():
+        drawn = {name: draw(data) for name, draw in PLOTS.items()}
+        return {name: svg.inline(made[0], name, made[1]) for name, made in drawn.items() if made is not None}
 
 
 def _write(axes: Any, text: str, at: tuple[float, float], role: str = "ink", side: str = "left", up: int = 3) -> None:
@@ -47,8 +49,7 @@ def _write(axes: Any, text: str, at: tuple[float, float], role: str = "ink", sid
 
 def _rows_only(axes: Any, low: float, high: float) -> None:
     """A y axis of rows: these limits, and nothing drawn of it."""
-    axes.set_ylim(low, high)
-    axes.set_yticks([])
+    axes.set(ylim=(low, high), yticks=[])
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
 
@@ -73,18 +74,17 @@ def log_ticks(axes: Any) -> None:
     axes.set_xticks([math.log10(x) for x in named], [svg.short(x) for x in named])
 
 
-Drawn = tuple[Any, str]
-Row = tuple[str, Estimate, str, str]
-
-
 def _whiskers(
     rows: Sequence[Row], text: Callable[[Estimate], str], marks: Sequence[tuple[float, Any]], unit: str,
     least: tuple[float, float], alt: str,
-) -> Drawn:  # fmt: skip
+) -> Drawn | None:  # fmt: skip
     """Rows of a name above and a point with its interval below; the value is written at the right edge.
 
-    ``rows``: (name, estimate, colour, marker); ``marks``: vertical lines (x, line style); ``least``: shown of the axis.
+    ``marks``: vertical lines (x, line style); ``least``: shown of the axis.
     """
+    rows = rows[:MAX_ROWS]
+    if not rows:
+        return None
     fig, (axes,) = svg.figure(height=64 + 40 * len(rows), right=14, left=14)
     known = list[float]()
     for i, (name, value, role, marker) in enumerate(rows):
@@ -103,7 +103,7 @@ def _whiskers(
     return fig, f"{alt} {'; '.join(f'{name}: {text(value)}' for name, value, _, _ in rows)}."
 
 
-def headline(data: Report) -> Drawn:
+def headline(data: Report) -> Drawn | None:
     """G@K with its intervals, and by kind against each envelope, beside 0 and the margin of a gain."""
     h, k = data.headline, data.headline.k
     rows: list[Row] = [(f"G@{k}, these families", h.g, "trained", "o")]
@@ -111,40 +111,39 @@ def headline(data: Report) -> Drawn:
         rows.append((f"G@{k}, new families", (h.g[0], *h.family_interval), "trained", "s"))
     looks = dict(zip(data.protocol.envelopes, (("c1", "o"), ("c3", "D"), ("c2", "^")), strict=False))
     for c in data.verdict.claims:
-        name = fr.label(c.kind, 22) if c.envelope == "decoding" else f"… against {fr.label(c.envelope, 16)}"
+        name = label(c.kind, 22) if c.envelope == "decoding" else f"… against {label(c.envelope, 16)}"
         rows.append((name, c.g, *looks.get(c.envelope, ("c2", "^"))))
     alt = f"G@{k} with 95 % intervals, in points of all problems and of each kind's."
-    return _whiskers(rows, fr.points_text, ((0.0, "-"), (MARGIN, _DASHED)), "points of problems", (-0.5, 1.0), alt)
+    return _whiskers(rows, estimate, ((0.0, "-"), (MARGIN, _DASHED)), "points of problems", (-0.5, 1.0), alt)
 
 
 def families(data: Report) -> Drawn | None:
     """The gain of each family with its interval."""
-    known = [(f.info, f.gain) for f in fr.families(data) if f.gain is not None][:MAX_ROWS]
-    rows: list[Row] = [(fr.label(f.name, 24), gain, "trained", "o" if f.practised else "D") for f, gain in known]
+    rows: list[Row] = [
+        (label(f.info.name, 24), f.gain, "trained", "o" if f.info.practised else "D")
+        for f in ft.families(data)
+        if f.gain is not None
+    ]
     unit, alt = "gain, points of the family's problems", "Gain in points by family."
-    return _whiskers(rows, fr.points_text, ((0.0, "-"),), unit, (0.0, 1.0), alt) if rows else None
+    return _whiskers(rows, estimate, ((0.0, "-"),), unit, (0.0, 1.0), alt)
 
 
 def retention(data: Report) -> Drawn | None:
     """The change of each practised stratum with its interval."""
-    if data.retention is None:
-        return None
     rows: list[Row] = [
-        (fr.label(s.name, 26), fr.times100(s.gain), "c2" if s.flag else "c1", "X" if s.flag else "o")
-        for s in data.retention.suites[:MAX_ROWS]
+        (label(s.name, 26), ft.times100(s.gain), "c2" if s.flag else "c1", "X" if s.flag else "o")
+        for s in (data.retention.suites if data.retention is not None else ())
     ]
     alt = "Change of the score of each retained suite, in points."
-    return _whiskers(rows, fr.points_text, ((0.0, "-"),), "change of the score, points", (-1.0, 1.0), alt)
+    return _whiskers(rows, estimate, ((0.0, "-"),), "change of the score, points", (-1.0, 1.0), alt)
 
 
-def ratio(data: Report) -> Drawn | None:
+def diversity(data: Report) -> Drawn | None:
     """Trained / base of each diversity measure."""
-    if data.diversity is None or not data.diversity.ratio:
-        return None
-    some = list(data.diversity.ratio.items())[:MAX_ROWS]
-    rows: list[Row] = [(fr.words_of(name, 26), value, "trained", "o") for name, value in some]
+    found = data.diversity.ratio if data.diversity is not None else {}
+    rows: list[Row] = [(readable(name, 26), value, "trained", "o") for name, value in found.items()]
     marks, alt = ((1.0, "-"), (0.5, _DASHED)), "Diversity of the trained model relative to the base."
-    return _whiskers(rows, fr.ratio_text, marks, "trained / base", (0.4, 1.1), alt)
+    return _whiskers(rows, ratio, marks, "trained / base", (0.4, 1.1), alt)
 
 
 def decay(data: Report) -> Drawn:
@@ -152,7 +151,7 @@ def decay(data: Report) -> Drawn:
     curve, ink = data.decay, svg.colour("trained")
     xs = [math.log10(k) for k in curve.k]
     fig, (axes,) = svg.figure(height=280, right=20)
-    _band(axes, xs, curve, ink)
+    _band(axes, xs, curve.low, curve.high, ink)
     axes.plot(xs, curve.mean, color=ink, marker="o", markersize=4.5)
     after = [math.log10(b.k) for b in data.bounds]
     for x, bound in zip(after, data.bounds, strict=True):
@@ -165,93 +164,86 @@ def decay(data: Report) -> Drawn:
     hold(axes, [*xs, *after], min(xs), max([*xs, *after]), axis="x")
     log_ticks(axes)
     axes.axhline(0, color=svg.colour("muted"), linewidth=1)
-    axes.set_xlabel("base samples per problem (bars: bounds)")
-    axes.set_title("E(k), points", loc="left", fontsize=svg.FONT)
-    told = "; ".join(f"{fr.points(y)} at {whole(k)}" for k, y in zip(curve.k, curve.mean, strict=True))
-    later = "; ".join(f"{fr.points(b.low)} to {fr.points(b.high)} at {whole(b.k)}" for b in data.bounds)
+    axes.set(title="E(k), points", xlabel="base samples per problem (bars: bounds)")
+    told = "; ".join(f"{points(y)} at {whole(k)}" for k, y in zip(curve.k, curve.mean, strict=True))
+    later = "; ".join(f"{points(b.low)} to {points(b.high)} at {whole(b.k)}" for b in data.bounds)
     return fig, f"Points of problems gained, by base samples: {told}. Bounds: {later}."
 
 
-def _band(axes: Any, xs: Sequence[float], curve: Curve, ink: str) -> None:
-    if curve.low:
-        axes.fill_between(xs, curve.low, curve.high, color=ink, alpha=0.18, linewidth=0)
+def _band(axes: Any, xs: Sequence[float], low: Sequence[float], high: Sequence[float], ink: str) -> None:
+    if low:
+        axes.fill_between(xs, low, high, color=ink, alpha=0.18, linewidth=0)
+
+
+#: xs, ys, low and high ends of the band; the latter are empty where it is not known.
+_Coverage = tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]
 
 
 def _coverage(
-    curves: Mapping[str, tuple[Sequence[float], Curve | Sequence[float]]], unit: str, title: str, right: int,
-    thin: Sequence[Curve] = (),
-) -> tuple[Any, list[str]]:  # fmt: skip
-    """Coverage of both models over a logarithmic axis, with bands where they are known; what is drawn, in words."""
+    curves: Mapping[str, _Coverage], unit: str, title: str, right: int, alt: str, thin: Sequence[Curve] = ()
+) -> Drawn:
+    """Coverage of both models over a logarithmic axis, with bands where they are known."""
     fig, (axes,) = svg.figure(height=300, right=right)
-    everything, xs, told = [0.0], list[float](), []
+    everything, xs, said = [0.0], list[float](), []
     for curve in thin:
         at = [math.log10(k) for k in curve.k]
         axes.plot(at, curve.mean, color=svg.colour("base"), linewidth=0.9, alpha=0.55)
         everything, xs = [*everything, *curve.mean], xs + at
     for who, dash, marker in _LINES:
-        raw, curve_or_ys = curves[who]
-        ys = curve_or_ys.mean if isinstance(curve_or_ys, Curve) else curve_or_ys
-        pairs = [(math.log10(x), y) for x, y in zip(raw, ys, strict=True) if x > 0]
-        if not pairs:
+        raw, ys, low, high = curves[who]
+        if not raw:
             continue
-        at, ys = [x for x, _ in pairs], [y for _, y in pairs]
-        ink = svg.colour(who)
-        if isinstance(curve_or_ys, Curve):
-            _band(axes, at, curve_or_ys, ink)
-            everything = [*everything, *curve_or_ys.low, *curve_or_ys.high]
+        at, ink = [math.log10(x) for x in raw], svg.colour(who)
+        _band(axes, at, low, high, ink)
         axes.plot(at, ys, color=ink, linestyle=dash, marker=marker, markersize=4.5)
         axes.annotate(who, (at[-1], ys[-1]), xytext=(5, 0), textcoords="offset points", va="center", color=ink)
-        everything, xs = [*everything, *ys], xs + at
+        everything, xs = [*everything, *low, *high, *ys], xs + at
         ends = (f"{probability(ys[i])} at {svg.short(round(10 ** at[i]))}" for i in (0, -1))
-        told.append(f"{who}: {', '.join(ends)}")
+        said.append(f"{who}: {', '.join(ends)}")
     hold(axes, everything, 0.0, 1.0)
     hold(axes, xs, min(xs, default=0.0), max(max(xs, default=0.0), min(xs, default=0.0) + 1), axis="x", pad=0.02)
     log_ticks(axes)
-    axes.set_xlabel(unit)
-    axes.set_title(title, loc="left", fontsize=svg.FONT)
-    return fig, told
+    axes.set(title=title, xlabel=unit)
+    return fig, f"{alt}. {'; '.join(said)}."
 
 
 def pass_at_k(data: Report) -> Drawn:
     """pass@k of both, and of the base's methods one by one."""
     block = data.pass_at_k
-    curves = {"base": (block.base.k, block.base), "trained": (block.trained.k, block.trained)}
+    curves = {who: (c.k, c.mean, c.low, c.high) for who, c in (("base", block.base), ("trained", block.trained))}
     thin = list((block.methods or {}).values())
-    fig, told = _coverage(curves, "k (draws per problem)", "pass@k", 58, thin)
-    return fig, f"pass at k. {'; '.join(told)}."
+    return _coverage(curves, "k (draws per problem)", "pass@k", 58, "pass at k", thin)
 
 
 def compute(data: Report) -> Drawn:
     """Coverage against generated tokens per problem."""
-    both = {"base": data.compute.base, "trained": data.compute.trained}
-    curves = {who: (s.tokens, s.coverage) for who, s in both.items()}
-    title = "share of problems solved at least once"
-    fig, told = _coverage(curves, "generated tokens per problem", title, 64)
-    return fig, f"Coverage against generated tokens per problem. {'; '.join(told)}."
+    curves = dict[str, _Coverage]()
+    for who, spent in (("base", data.compute.base), ("trained", data.compute.trained)):
+        pairs = [(x, y) for x, y in zip(spent.tokens, spent.coverage, strict=True) if x > 0]
+        curves[who] = ([x for x, _ in pairs], [y for _, y in pairs], (), ())
+    title, alt = "share of problems solved at least once", "Coverage against generated tokens per problem"
+    return _coverage(curves, "generated tokens per problem", title, 64, alt)
 
 
 def cover(data: Report) -> Drawn:
     """The share of problems solved at a rate of at least tau."""
     fig, (axes,) = svg.figure(height=250, right=64)
-    everything, xs, labels, told = [0.0], list[float](), [], []
-    for who, dash, marker in _LINES:
-        rows = data.cover.base if who == "base" else data.cover.trained
-        at, ink = [tau + (-0.006 if who == "base" else 0.006) for tau in data.cover.tau], svg.colour(who)
+    everything, xs, labels, said = [0.0], list[float](), [], []
+    for (who, dash, marker), rows, aside in zip(_LINES, (data.cover.base, data.cover.trained), (-1, 1), strict=True):
+        at, ink = [tau + 0.006 * aside for tau in data.cover.tau], svg.colour(who)
         axes.plot(at, [v for v, _, _ in rows], color=ink, linestyle=dash, marker=marker, markersize=5)
         for x, (_, low, high) in zip(at, rows, strict=True):
             if low is not None and high is not None:
                 axes.plot([x, x], [low, high], color=ink, linewidth=1.6)
         labels.append((rows[-1][0], who, ink))
         everything, xs = [*everything, *(e for row in rows for e in row if e is not None)], xs + at
-        told.append(
-            f"{who}: " + ", ".join(f"{percent(v[0])} at {x:g}" for x, v in zip(data.cover.tau, rows, strict=True))
-        )
+        shares = (f"{percent(v[0])} at {x:g}" for x, v in zip(data.cover.tau, rows, strict=True))
+        said.append(f"{who}: {', '.join(shares)}")
     hold(axes, everything, 0.0, 1.0)
     hold(axes, xs, 0.0, 1.0, axis="x", pad=0.02)
     svg.end_labels(axes, labels)
-    axes.set_xlabel("tau (success rate of a single draw)")
-    axes.set_title("share of problems", loc="left", fontsize=svg.FONT)
-    return fig, f"Cover at tau. {'; '.join(told)}."
+    axes.set(title="share of problems", xlabel="tau (success rate of a single draw)")
+    return fig, f"Cover at tau. {'; '.join(said)}."
 
 
 def support(data: Report) -> Drawn | None:
@@ -259,24 +251,24 @@ def support(data: Report) -> Drawn | None:
     if not data.support:
         return None
     fig, (axes,) = svg.figure(height=100 + 46 * len(data.support), right=14, left=14)
-    told, ends = [], [1.0]
+    said, ends = [], [1.0]
     for i, row in enumerate(data.support):
-        start, said = 0.0, [(f"k = {whole(row.k)}", "ink")]
+        start, texts = 0.0, [(f"k = {whole(row.k)}", "ink")]
         for (key, role), cell in zip(_CELLS, (row.p, row.e, row.s, row.o), strict=True):
             axes.barh(
                 -i, cell[0], left=start, height=0.42, color=svg.colour(role), alpha=0.55 if key == "O" else 1.0,
                 edgecolor=svg.colour("ink"), linewidth=0.6,
             )  # fmt: skip
             start += cell[0]
-            said.append((f"{key} {percent(cell[0])}", "ink" if role == "muted" else role))
+            texts.append((f"{key} {percent(cell[0])}", "ink" if role == "muted" else role))
         ends.append(start)
-        for place, (text, role) in zip((0.0, 0.24, 0.43, 0.62, 0.81), said, strict=True):
+        for place, (text, role) in zip((0.0, 0.24, 0.43, 0.62, 0.81), texts, strict=True):
             _write(axes, text, (place, -i + 0.24), role, up=2)
-        told.append(f"{said[0][0]}: {', '.join(text for text, _ in said[1:])}")
+        said.append(f"{texts[0][0]}: {', '.join(text for text, _ in texts[1:])}")
     _rows_only(axes, -len(data.support) + 0.6, 0.75)
     hold(axes, ends, 0.0, 1.0, axis="x", pad=0.005)
     axes.set_xlabel("share of problems")
-    return fig, f"Share of problems reached by both, by one, by none. {'; '.join(told)}."
+    return fig, f"Share of problems reached by both, by one, by none. {'; '.join(said)}."
 
 
 def tiers(data: Report) -> Drawn | None:
@@ -284,16 +276,16 @@ def tiers(data: Report) -> Drawn | None:
     if data.exact is None or not data.exact.tiers:
         return None
     rows = data.exact.tiers[:MAX_BARS]
-    told = [f"{fr.label(t.name, 20)}: {whole(t.solved)} of {whole(t.count)} solved" for t in rows]
+    said = [f"{label(t.name, 20)}: {whole(t.solved)} of {whole(t.count)} solved" for t in rows]
     fig, (axes,) = svg.figure(height=78 + 44 * len(rows), right=14, left=14)
-    for i, (tier, text) in enumerate(zip(rows, told, strict=True)):
+    for i, (tier, text) in enumerate(zip(rows, said, strict=True)):
         axes.barh(-i, tier.count, height=0.38, color="none", edgecolor=svg.colour("base"), linewidth=1.4)
         axes.barh(-i, tier.solved, height=0.38, color=svg.colour("trained"), linewidth=0)
         _write(axes, text, (0, -i + 0.2))
     _rows_only(axes, -len(rows) + 0.6, 0.72)
     hold(axes, [float(x) for t in rows for x in (t.count, t.solved)], 0.0, 1.0, axis="x", pad=0.01)
     axes.set_xlabel("problems")
-    return fig, f"Problems by tier of the base. {'; '.join(told)}."
+    return fig, f"Problems by tier of the base. {'; '.join(said)}."
 
 
 def formats(data: Report) -> Drawn | None:
@@ -302,25 +294,26 @@ def formats(data: Report) -> Drawn | None:
         return None
     base, trained = data.diversity.formats.base, data.diversity.formats.trained
     names = sorted({*base, *trained}, key=lambda n: (-(base.get(n, 0.0) + trained.get(n, 0.0)), n))
-    shown, rest = names[:MAX_BARS], names[MAX_BARS:]
-    rows = [(fr.label(n, 28), base.get(n, 0.0), trained.get(n, 0.0)) for n in shown]
-    if rest:
-        sums = (math.fsum(shares.get(n, 0.0) for n in rest) for shares in (base, trained))
-        rows.append((f"{whole(len(rest))} others", *sums))  # type: ignore[arg-type]
+    rows = [(label(n, 28), base.get(n, 0.0), trained.get(n, 0.0)) for n in names[:MAX_BARS]]
+    if rest := names[MAX_BARS:]:
+        before, after = (math.fsum(shares.get(n, 0.0) for n in rest) for shares in (base, trained))
+        rows.append((f"{whole(len(rest))} others", before, after))
     fig, (axes,) = svg.figure(height=78 + 46 * len(rows), right=14, left=14)
-    told = [f"{name}: {percent(before)} → {percent(after)}" for name, before, after in rows]
-    for i, (text, (_, before, after)) in enumerate(zip(told, rows, strict=True)):
+    said = [f"{name}: {percent(before)} → {percent(after)}" for name, before, after in rows]
+    for i, (text, (_, before, after)) in enumerate(zip(said, rows, strict=True)):
         axes.barh(-i + 0.02, before, height=0.21, color=svg.colour("base"), linewidth=0)
         axes.barh(-i - 0.22, after, height=0.21, color=svg.colour("trained"), linewidth=0)
         _write(axes, text, (0, -i + 0.13), up=2)
     _rows_only(axes, -len(rows) + 0.55, 0.72)
     hold(axes, [v for _, *values in rows for v in values], 0.0, 1.0, axis="x", pad=0.005)
     axes.set_xlabel("share of replies (upper bar: base, lower bar: trained)")
-    return fig, f"Shares of reply formats, base to trained. {'; '.join(told)}."
+    return fig, f"Shares of reply formats, base to trained. {'; '.join(said)}."
 
 
-def _panels(lines: Sequence[tuple[str, list[float], list[float]]], ticks: Sequence[float], texts: Sequence[str]) -> Any:
-    """One panel a measure, for their units differ: (name, xs, ys) each."""
+def _panels(lines: Sequence[Line], ticks: Sequence[float], texts: Sequence[str], unit: str, alt: str) -> Drawn | None:
+    """One panel a measure, for their units differ."""
+    if not lines:
+        return None
     fig, panels = svg.figure(height=48 + 110 * len(lines), right=24, panels=len(lines))
     everything = [x for _, xs, _ in lines for x in xs]
     for axes, (name, xs, ys) in zip(panels, lines, strict=True):
@@ -330,63 +323,66 @@ def _panels(lines: Sequence[tuple[str, list[float], list[float]]], ticks: Sequen
         axes.locator_params(axis="y", nbins=4)
         axes.set_xticks(ticks, texts)
         axes.tick_params(labelbottom=axes is panels[-1])
-        axes.set_title(name, loc="left", fontsize=svg.FONT)
-    return fig, panels[-1]
-
-
-def _first_to_last(lines: Sequence[tuple[str, list[float], list[float]]]) -> str:
-    return "; ".join(f"{name}: {ys[0]:.3g} to {ys[-1]:.3g}" for name, _, ys in lines)
+        axes.set_title(name)
+    panels[-1].set_xlabel(unit)
+    said = "; ".join(f"{name}: {ys[0]:.3g} to {ys[-1]:.3g}" for name, _, ys in lines)
+    return fig, f"{alt}, first to last. {said}."
 
 
 def series(data: Report) -> Drawn | None:
     """Diversity while it learnt, at log-spaced steps."""
     block = dict((data.diversity and data.diversity.series) or {})
-    steps, lines = block.pop("step", []), []
+    steps, lines = block.pop("step", []), list[Line]()
     for name, values in block.items():
         pairs = [(s, v) for s, v in zip(steps, values, strict=False) if s is not None and s >= 0 and v is not None]
         if pairs:  # log(1 + step): the start is part of the story
-            lines.append((fr.words_of(name, 40), [math.log10(1 + s) for s, _ in pairs], [v for _, v in pairs]))
-    if not (lines := lines[:MAX_PANELS]):
-        return None
-    top = max(x for _, xs, _ in lines for x in xs)
+            lines.append((readable(name, 40), [math.log10(1 + s) for s, _ in pairs], [v for _, v in pairs]))
+    lines = lines[:MAX_PANELS]
+    top = max((x for _, xs, _ in lines for x in xs), default=0.0)
     ticks = [0.0, *(10.0**i for i in range(13) if math.log10(1 + 10.0**i) <= top)] if top > 0.4 else [0.0, 1.0]
-    fig, last = _panels(lines, [math.log10(1 + t) for t in ticks], [svg.short(t) for t in ticks])
-    last.set_xlabel("training step (log scale)")
-    return fig, f"Diversity over training steps, first to last. {_first_to_last(lines)}."
+    places, texts = [math.log10(1 + t) for t in ticks], [svg.short(t) for t in ticks]
+    return _panels(lines, places, texts, "training step (log scale)", "Diversity over training steps")
 
 
 def curriculum(data: Report) -> Drawn | None:
     """Every series of the curriculum card, over its own course."""
-    card, lines = data.curriculum, []
+    card, lines = data.curriculum, list[Line]()
     for name in () if card is None else card.__struct_fields__:
         values = getattr(card, name) if name.endswith("_series") else None
         known = [(i, v) for i, v in enumerate(values or []) if v is not None]
         if values and known:
-            title = fr.words_of(name.removesuffix("_series"), 40)
+            title = readable(name.removesuffix("_series"), 40)
             lines.append((title, [i / max(len(values) - 1, 1) for i, _ in known], [v for _, v in known]))
-    if not (lines := lines[:MAX_PANELS]):
-        return None
-    fig, last = _panels(lines, [0.0, 1.0], ["first", "last"])
-    last.set_xlabel("windows of the run, in order")
-    return fig, f"The curriculum's series, first to last. {_first_to_last(lines)}."
+    unit, alt = "windows of the run, in order", "The curriculum's series"
+    return _panels(lines[:MAX_PANELS], [0.0, 1.0], ["first", "last"], unit, alt)
 
 
 #: Groups of the scatter: text, colour, marker, size.
 _GROUPS = (("not eligible", "muted", "x", 4.0), ("eligible", "c2", "o", 3.6), ("certified", "c1", "D", 5.0))
 
 
+def _thinned(rows: Sequence[ProblemRow]) -> list[ProblemRow]:
+    """At most ``MAX_POINTS`` rows: all certified ones, then the others at even steps; the file's order stays."""
+    if len(rows) <= MAX_POINTS:
+        return list(rows)
+    marked = [i for i, r in enumerate(rows) if r.certified][:MAX_POINTS]
+    others = [i for i, r in enumerate(rows) if not r.certified]
+    left = MAX_POINTS - len(marked)
+    return [rows[i] for i in sorted({*marked, *(others[i * len(others) // left] for i in range(left))})]
+
+
 def scatter(data: Report) -> Drawn | None:
     """Each problem: what the base may still be capable of against what the trained model does."""
-    rows = fr.certified_first(data.problems, MAX_POINTS)
+    rows = _thinned(data.problems)
+    if not rows:
+        return None
     floor = min([math.log10(p.base_upper) for p in rows if p.base_upper > 0], default=-4.0)
     spots: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name, *_ in _GROUPS}
     for i, p in enumerate(rows):
         xs, ys = spots["certified" if p.certified else "eligible" if p.eligible else "not eligible"]
         x = math.log10(p.base_upper) if p.base_upper > 0 else floor - 0.3
         xs.append(x + 0.08 * (i * 0.7548776662 % 1 - 0.5))  # spread evenly, without any randomness
-        ys.append(fr.rate(p.trained) + 0.04 * (i * 0.6180339887 % 1 - 0.5))
-    if not rows:
-        return None
+        ys.append(ft.rate(p.trained) + 0.04 * (i * 0.6180339887 % 1 - 0.5))
     fig, (axes,) = svg.figure(height=340, right=14)
     for name, ink, marker, size in _GROUPS:
         axes.plot(
@@ -397,24 +393,21 @@ def scatter(data: Report) -> Drawn | None:
     hold(axes, xs, min([*xs, -1.0]), 0.1, axis="x", pad=0.02)
     hold(axes, ys, 0.0, 1.0)
     log_ticks(axes)
-    axes.set_xlabel("95 % upper bound of the base's success rate")
-    axes.set_title("trained success rate", loc="left", fontsize=svg.FONT)
+    axes.set(title="trained success rate", xlabel="95 % upper bound of the base's success rate")
     left, bottom, width, height = axes.get_position().bounds
     axes.set_position((left, bottom, width, height * 0.93))
     axes.legend(
         loc="lower center", bbox_to_anchor=(0.44, 1.075), ncols=3, frameon=False, fontsize=svg.FONT - 1,
         handletextpad=0.1, columnspacing=0.8, borderaxespad=0,
     )  # fmt: skip
-    told = ", ".join(f"{whole(len(xs))} {name}" for name, (xs, _) in spots.items())
-    return (
-        fig,
-        f"Problems by the base's upper bound and the trained rate: {told}. The table of problems has the numbers.",
-    )
+    said = ", ".join(f"{whole(len(xs))} {name}" for name, (xs, _) in spots.items())
+    alt = f"Problems by the base's upper bound and the trained rate: {said}."
+    return fig, f"{alt} The table of problems has the numbers."
 
 
 #: Every plot, in the page's order.
 PLOTS: dict[str, Callable[[Report], Drawn | None]] = {
     "fg": headline, "decay": decay, "passk": pass_at_k, "compute": compute, "support": support, "cover": cover,
-    "forest": families, "scatter": scatter, "tiers": tiers, "retention": retention, "formats": formats, "ratio": ratio,
-    "series": series, "curriculum": curriculum,
+    "forest": families, "scatter": scatter, "tiers": tiers, "retention": retention, "formats": formats,
+    "ratio": diversity, "series": series, "curriculum": curriculum,
 }  # fmt: skip

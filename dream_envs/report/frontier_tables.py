@@ -1,41 +1,47 @@
-"""The tables of a Frontier Report as text: the template and the terminal only lay them out."""
+"""The figures of a Frontier Report as text: the template and the terminal only lay them out."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from dream_envs.frontier.schema import Estimate, ProblemRow, Report, Right
-from dream_envs.report import frontier_read as fr
-from dream_envs.report.words import NONE, percent, probability, visible, whole
+from dream_envs.curriculum.store import wilson
+from dream_envs.frontier.schema import Estimate, Family, ProblemRow, Report, Right
+from dream_envs.report import words
+from dream_envs.report.words import NONE, bracket, estimate, label, percent, points, probability, signed, visible, whole
 
 CERTIFIED_ROWS = 50
 PROBLEM_ROWS = 200
 Rows = list[list[str]]
 
 
+def headline(data: Report) -> str:
+    """The line of the protocol: ``G@1024 +74.1 [+68.0, +79.3] · E 74.3 [...] · S 0.2 [...] · N=400``."""
+    h = data.headline
+    parts = [f"G@{h.k} {estimate(h.g)}", f"E {estimate(h.e)}", f"S {estimate(h.s)}", f"N={h.n:,}"]
+    return " · ".join(parts if h.runs == 1 else [*parts, f"runs={h.runs:,}"])
+
+
+def times100(value: Estimate) -> Estimate:
+    """Shares as percentage points."""
+    middle, low, high = value
+    return 100 * middle, None if low is None else 100 * low, None if high is None else 100 * high
+
+
 def tiles(data: Report) -> list[tuple[str, str, str]]:
     """(name, figure, remark) of the numbers that matter."""
     h, k, pass1 = data.headline, whole(data.headline.k), data.pass1
+    gained = f"{bracket(h.e[1], h.e[2])}: reliably solved, and by no decoding of the base in {k} samples"
+    lost = f"{bracket(h.s[1], h.s[2])}: the base relied on them; {k} samples of the trained model miss them"
+    rise = f"{probability(pass1.base[0])} → {probability(pass1.trained[0])}"
     return [
-        (f"G@{h.k}, points of problems", fr.signed(h.g[0]), f"95 % interval {fr.bracket(h.g[1], h.g[2])}"),
-        (
-            "E, gained",
-            fr.points(h.e[0]),
-            f"{fr.bracket(h.e[1], h.e[2])}: reliably solved, and by no decoding of the base in {k} samples",
-        ),
-        (
-            "S, lost",
-            fr.points(h.s[0]),
-            f"{fr.bracket(h.s[1], h.s[2])}: the base relied on them; {k} samples of the trained model miss them",
-        ),
+        (f"G@{h.k}, points of problems", signed(h.g[0]), f"95 % interval {bracket(h.g[1], h.g[2])}"),
+        ("E, gained", points(h.e[0]), gained),
+        ("S, lost", points(h.s[0]), lost),
         ("Certified problems", whole(len(data.certified)), "gained one by one, at a false discovery rate of 5 %"),
-        (
-            "pass@1",
-            f"{probability(pass1.base[0])} → {probability(pass1.trained[0])}",
-            f"{fr.points_text(fr.times100(pass1.gain))} points",
-        ),
+        ("pass@1", rise, f"{estimate(times100(pass1.gain))} points"),
     ]
 
 
@@ -43,47 +49,97 @@ def claim_rows(data: Report) -> Rows:
     """Kind of problem, envelope, what is shown, G, share solved reliably, problems."""
     return [
         [
-            fr.label(c.kind, 40),
-            fr.label(c.envelope, 20),
-            c.word,
-            fr.points_text(c.g),
-            f"{fr.points(c.solved[0])} [{fr.points(c.solved[1])}, {fr.points(c.solved[2])}]",
-            whole(c.n),
+            label(c.kind, 40), label(c.envelope, 20), c.word, estimate(c.g),
+            f"{points(c.solved[0])} [{points(c.solved[1])}, {points(c.solved[2])}]", whole(c.n),
         ]
         for c in data.verdict.claims
-    ]
+    ]  # fmt: skip
 
 
 def bound_rows(data: Report) -> Rows:
     """E at multiples of K: samples, bounds, and the exact value where it is known."""
     exact = data.exact.by_budget if data.exact else {}
     return [
-        [whole(b.k), f"{fr.points(b.low)} to {fr.points(b.high)}", fr.points(exact[key]) if key in exact else NONE]
+        [whole(b.k), f"{points(b.low)} to {points(b.high)}", points(exact[key]) if key in exact else NONE]
         for b in data.bounds
         for key in [str(b.k)]
     ]
+
+
+class FamilyFigures(NamedTuple):
+    """One family's figures.
+
+    ``tried`` is the number of problems on which the base was drawn at all (the protocol draws it only where the
+    trained model is reliable); ``reached`` the share of those that it solved.  ``gained`` and ``lost`` are in problems,
+    None where the family does not count; where only some of the base's survivors were followed to the last draw, what
+    became of those stands for the others, and ``gained`` need not be whole.  ``gain`` is in percentage points.
+    """
+
+    info: Family
+    tried: int
+    reached: float | None
+    pass1: float | None
+    gained: float | None
+    lost: int | None
+    gain: Estimate | None
+
+
+def families(data: Report) -> list[FamilyFigures]:
+    """The families in the file's order, with what their problems say about each."""
+    return [_family(f, [p for p in data.problems if p.family == f.name], data) for f in data.suite.families]
+
+
+def _family(info: Family, mine: list[ProblemRow], data: Report) -> FamilyFigures:
+    tried = [p for p in mine if p.base_draws]
+    reached = sum(_base_solved(p) for p in tried) / len(tried) if tried else None
+    pass1 = sum(rate(p.trained) for p in mine) / len(mine) if mine else None
+    if not (info.eligible and mine):
+        return FamilyFigures(info, len(tried), reached, pass1, None, None, None)
+    total = _gained(mine, data)
+    share = wilson(total, len(mine))
+    lost = sum(p.base[0] >= data.protocol.need and p.loss_draws > 0 and not p.loss_first for p in mine)
+    return FamilyFigures(info, len(tried), reached, pass1, total, lost, times100((share.p, share.low, share.high)))
+
+
+def rate(value: Right) -> float:
+    """``c / n`` of (right, samples)."""
+    return value[0] / value[1] if value[1] else 0.0
+
+
+def _base_solved(problem: ProblemRow) -> bool:
+    """Whether a sample of the base solved it in turn over its decoding methods."""
+    return bool(problem.base_first)
+
+
+def _gained(rows: Sequence[ProblemRow], data: Report) -> float:
+    """Problems of these that the trained model solves reliably and decoding never does: their part of E.
+
+    Survivors that were not followed are counted at the share of the followed ones (``frontier.gain``).
+    """
+    full = data.protocol.budget
+    drawn = [p for p in rows if p.trained[0] >= data.protocol.need and p.base_draws]
+    unfollowed = [p for p in drawn if not _base_solved(p) and p.base_draws < full]
+    stage = max((p.base_draws for p in unfollowed), default=full)
+    missed = [p for p in drawn if not _base_solved(p) and p.base_draws >= full]
+    late = [p for p in drawn if (p.base_first or 0) > stage]
+    followed = len(missed) + len(late)
+    return len(missed) + len(unfollowed) * (len(missed) / followed if followed else 1.0)
 
 
 def family_rows(data: Report) -> Rows:
     """Name, kind, problems, chance, eligible, practised, base reached, pass@1, gained, lost."""
     return [
         [
-            fr.label(f.info.name, 60),
-            fr.label(f.info.kind, 40),
-            whole(f.info.n),
-            probability(f.info.chance),
-            "yes" if f.info.eligible else "no",
-            {True: "yes", False: "no", None: "no record"}[f.info.practised],
-            percent(f.reached) + ("" if f.reached is None else f" of {whole(f.tried)}"),
-            probability(f.pass1),
-            count(f.gained),
-            count(f.lost),
+            label(f.info.name, 60), label(f.info.kind, 40), whole(f.info.n), probability(f.info.chance),
+            "yes" if f.info.eligible else "no", {True: "yes", False: "no", None: "no record"}[f.info.practised],
+            percent(f.reached) + ("" if f.reached is None else f" of {whole(f.tried)}"), probability(f.pass1),
+            _count(f.gained), _count(f.lost),
         ]
-        for f in fr.families(data)
-    ]
+        for f in families(data)
+    ]  # fmt: skip
 
 
-def count(x: float | None) -> str:
+def _count(x: float | None) -> str:
     """A number of problems; one decimal where followed ones stand for others."""
     return NONE if x is None else f"{x:,.0f}" if x == round(x) else f"{x:,.1f}"
 
@@ -91,16 +147,10 @@ def count(x: float | None) -> str:
 def certified_rows(data: Report) -> Rows:
     """Problem, family, prompt, base, trained, p-value."""
     return [
-        [
-            visible(c.problem, 60),
-            visible(c.family, 60),
-            visible(c.prompt, 300),
-            _of(c.base),
-            _of(c.trained),
-            probability(c.p_value),
-        ]
+        [visible(c.problem, 60), visible(c.family, 60), visible(c.prompt, 300), _of(c.base), _of(c.trained),
+         probability(c.p_value)]
         for c in data.certified[:CERTIFIED_ROWS]
-    ]
+    ]  # fmt: skip
 
 
 def _of(value: Right) -> str:
@@ -111,24 +161,18 @@ def problem_rows(data: Report) -> Rows:
     """The first problems: id, family, prompt, trained, interval, base draws, first success, bound, certified, log P."""
     return [
         [
-            visible(p.id, 60),
-            visible(p.family, 60),
-            visible(p.prompt, 120),
-            _of(p.trained),
-            f"{p.trained_interval[0]:.2f}–{p.trained_interval[1]:.2f}",
-            whole(p.base_draws),
-            _first(p),
-            probability(p.base_upper),
-            "yes" if p.certified else "",
+            visible(p.id, 60), visible(p.family, 60), visible(p.prompt, 120), _of(p.trained),
+            f"{p.trained_interval[0]:.2f}–{p.trained_interval[1]:.2f}", whole(p.base_draws), _first(p),
+            probability(p.base_upper), "yes" if p.certified else "",
             NONE if p.exact is None else f"{p.exact.base_best_log10:.1f} → {probability(p.exact.trained)}",
         ]
         for p in data.problems[:PROBLEM_ROWS]
-    ]
+    ]  # fmt: skip
 
 
 def _first(problem: ProblemRow) -> str:
     if problem.reached:
-        return fr.label(problem.reached, 40)
+        return label(problem.reached, 40)
     if not problem.base_draws:
         return "not drawn"
     return whole(problem.base_first) if problem.base_first else "never"
@@ -143,22 +187,17 @@ def support_rows(data: Report) -> list[list[tuple[str, str]]]:
 def _with_interval(value: Estimate | None) -> tuple[str, str]:
     if value is None:
         return NONE, ""
-    v, low, high = value
-    return f"{v:.3f}", "" if low is None or high is None else f"{low:.3f}–{high:.3f}"
+    middle, low, high = value
+    return f"{middle:.3f}", "" if low is None or high is None else f"{low:.3f}–{high:.3f}"
 
 
 def retention_rows(data: Report) -> Rows:
     """Suite, before, after, change with its interval in points, flag."""
     return [
-        [
-            fr.label(s.name, 60),
-            probability(s.before),
-            probability(s.after),
-            fr.points_text(fr.times100(s.gain)),
-            "loss shown" if s.lost else "loss not excluded" if s.flag else "",
-        ]
+        [label(s.name, 60), probability(s.before), probability(s.after), estimate(times100(s.gain)),
+         "loss shown" if s.lost else "loss not excluded" if s.flag else ""]
         for s in (data.retention.suites if data.retention else ())
-    ]
+    ]  # fmt: skip
 
 
 def diversity_rows(data: Report) -> Rows:
@@ -166,25 +205,19 @@ def diversity_rows(data: Report) -> Rows:
     if (d := data.diversity) is None:
         return []
     return [
-        [
-            fr.words_of(name),
-            probability(d.base.get(name)),
-            probability(d.trained.get(name)),
-            fr.ratio_text(d.ratio.get(name)),
-        ]
-        for name in dict.fromkeys((*d.base, *d.trained, *d.ratio))
+        [words.readable(k), probability(d.base.get(k)), probability(d.trained.get(k)), words.ratio(d.ratio.get(k))]
+        for k in dict.fromkeys((*d.base, *d.trained, *d.ratio))
     ]
 
 
-def card_rows(card: msgspec.Struct | None) -> Rows:
+def card_rows(card: msgspec.Struct) -> Rows:
     """A card's measures as text: numbers, intervals; of a list its ends."""
-    names = () if card is None else card.__struct_fields__
-    return [[fr.words_of(name), _card_text(getattr(card, name))] for name in names]
+    return [[words.readable(name), _card_text(getattr(card, name))] for name in card.__struct_fields__]
 
 
 def _card_text(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"{probability(value[0])} [{probability(value[1])}, {probability(value[2])}]"
+        return estimate(value, probability)
     if isinstance(value, list):
         ends = value if len(value) < 2 else (value[0], value[-1])
         return " → ".join(map(probability, ends)) + f" ({whole(len(value))} values)"
@@ -199,9 +232,8 @@ def method_rows(data: Report) -> Rows:
     for m in data.protocol.methods:
         curve = (data.pass_at_k.methods or {}).get(m.name)
         last = f"{_share(curve.mean[-1])} at k={whole(curve.k[-1])}" if curve and curve.k else NONE
-        rows.append(
-            [fr.label(m.name, 60), fr.label(m.envelope, 20) + (", idle" if m.idle else ""), visible(m.text, 400), last]
-        )
+        envelope = label(m.envelope, 20) + (", idle" if m.idle else "")
+        rows.append([label(m.name, 60), envelope, visible(m.text, 400), last])
     return rows
 
 
@@ -213,7 +245,7 @@ def _share(x: float) -> str:
 def decoder_rows(data: Report) -> Rows:
     """Exact mode: decoder, base's mean, trained's mean."""
     decoders = data.exact.decoders.items() if data.exact else ()
-    return [[fr.label(d, 40), probability(v.base), probability(v.trained)] for d, v in decoders]
+    return [[label(d, 40), probability(v.base), probability(v.trained)] for d, v in decoders]
 
 
 def cost_rows(data: Report) -> Rows:
@@ -223,7 +255,7 @@ def cost_rows(data: Report) -> Rows:
         ["Draws of the base", whole(c.base_draws)],
         ["of which in turn, stopped early", whole(c.round_robin_draws)],
         ["in turn if nothing were stopped", whole(c.full_draws)],
-        *([f"Attempts by {fr.label(name, 20)}", whole(n)] for name, n in c.envelope_draws.items()),
+        *([f"Attempts by {label(name, 20)}", whole(n)] for name, n in c.envelope_draws.items()),
         ["Draws of the trained model", whole(c.trained_draws)],
         ["Tokens generated", whole(c.tokens)],
     ]
@@ -233,3 +265,24 @@ def cost_rows(data: Report) -> Rows:
     s = c.seconds
     time = f"{s:,.0f} s" if s < 600 else f"{s / 60:,.0f} min" if s < 36000 else f"{s / 3600:,.1f} h"
     return [*rows, ["Draws made now, the others from the cache", whole(c.drawn_now)], ["Time", time]]
+
+
+def exact_note(data: Report) -> str:
+    """What exact probabilities make of E beside the sampled figure."""
+    if data.exact is None:
+        return ""
+    return (
+        f"Mean exact probability of the accepted reply under each decoder, not sampled. From exact probabilities E("
+        f"{whole(data.headline.k)}) is {points(data.exact.e)} points; from samples {points(data.headline.e[0])}."
+    )
+
+
+def about(data: Report) -> Rows:
+    """Names, hashes and labels of what was measured."""
+    rows = (
+        ("Base", data.base.name), ("Base, hash of the weights", data.base.weights_hash),
+        ("Trained", data.trained.name), ("Trained, hash of the weights", data.trained.weights_hash),
+        ("Training run", data.trained.run), ("Suite", data.suite.name), ("Seed of the problems", data.suite.seed),
+        ("Problems", str(data.suite.n)), ("Commit", data.commit),
+    )  # fmt: skip
+    return [[name, visible(value, 300)] for name, value in rows if value]

@@ -1,93 +1,98 @@
-"""``report.html``: one file that shows what a run did, what it shows and what it does not.
+"""``report.html``: one file that shows what a run, or a Frontier Report, measured, and what it does not show.
 
 The page needs no script and loads nothing; everything that came from a model or a file is capped, made visible and
-escaped.  The same run folder gives the same bytes.
+escaped.  The same folder gives the same bytes.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from dream_envs.core import DreamEnvsError
+from dream_envs.frontier.schema import Report, read_report
+from dream_envs.report import frontier_tables as ft
 from dream_envs.report import read, samples, sections, words
-from dream_envs.report.words import visible
-from dream_envs.runs import read_json
-
-_UNFINISHED = "The run is not finished: nothing has been measured yet, so nothing can be said about a gain."
+from dream_envs.report.words import label, visible, whole
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write ``report.html`` into a run's folder, finished or not; its path.
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the page of a run, finished or not, or of a Frontier Report, to ``out`` or FOLDER/report.html; its path.
 
     Raises:
         DreamEnvsError: if the folder holds no run, a file of it is damaged, or jinja2 or matplotlib is not installed.
     """
-    path = Path(run_dir) / "report.html"
-    text = render(Path(run_dir))
+    path, text = out or Path(folder) / "report.html", render(Path(folder))
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
     return path
 
 
-def is_frontier(folder: Path) -> bool:
-    """Whether this is the folder of a Frontier Report."""
-    data = read_json(folder / "frontier.json")
-    return isinstance(data, dict) and data.get("kind") == "frontier"
-
-
 def render(run_dir: Path) -> str:
     """The page as text; the folder of a Frontier Report gets that report's page."""
-    if is_frontier(run_dir):
-        from dream_envs.frontier.schema import read_report
-        from dream_envs.report.frontier_page import render_frontier
-
+    if read.is_frontier(run_dir):
         return render_frontier(read_report(run_dir))
-    template, markup = load_template("report.html")
-    found = read.load(run_dir)
-    run = found.summary.run if found.summary is not None else None
-    named = (run.loop, run.env.rpartition("/")[2], run.learner, f"seed {run.seed}") if run is not None else ()
-    made = [s._replace(plots=[p._replace(svg=markup(p.svg)) for p in s.plots]) for s in sections.sections(found)]
-    shown = samples.pick(run_dir)
-    used = {name for section in made for name in section.words}
+    template, markup = _template("report.html")
+    run = read.load(run_dir)
+    about = run.summary.run if run.summary is not None else None
+    named = (about.loop, about.env.rpartition("/")[2], about.learner, f"seed {about.seed}") if about is not None else ()
+    made = [s._replace(plots=[p._replace(svg=markup(p.svg)) for p in s.plots]) for s in sections.sections(run)]
     page: str = template.render(
         title=" ".join(visible(name, 60) for name in named if name),
-        question="What is left of each lesson?" if found.lessons else "Did the loop go past what the base could do?",
-        verdict=visible(found.summary.verdict, 600) if found.summary is not None else _UNFINISHED,
-        tiles=list(sections.tiles(found)),
+        run=run,
+        visible=visible,
+        tiles=list(sections.tiles(run)),
         sections=made,
-        samples=shown,
-        command=command(found.settings),
-        glossary=[(word, told) for word, told in words.GLOSSARY.items() if word in used],
-        cautions=sections.cautions(found.summary),
+        words={name for section in made for name in section.words},
+        samples=samples.pick(run_dir),
+        command=command(run.settings),
         frontier=(run_dir / "frontier" / "report.html").is_file(),
     )
     return page
 
 
-def load_template(name: str) -> tuple[Any, Any]:
-    """A page's jinja2 template, in which every text is made visible and escaped, and what marks an SVG of ours as safe.
+def render_frontier(data: Report) -> str:
+    """The page of a Frontier Report as text."""
+    from dream_envs.report.frontier_plots import MAX_POINTS, all_plots
 
-    ``name``: a file beside this one; it may include others.
+    template, markup = _template("frontier.html")
+    page: str = template.render(
+        data=data,
+        plots={name: markup(drawing) for name, drawing in all_plots(data).items()},  # ours, escaped there
+        tables=ft,
+        words=words,
+        base=label(data.base.name, 80),
+        trained=label(data.trained.name, 80),
+        budget=whole(data.protocol.budget),
+        configurations=_pairs(data.protocol.configurations),
+        unavailable=_pairs(data.protocol.unavailable),
+        max_points=MAX_POINTS,
+        command=frontier_command(data),
+    )
+    return page
 
-    Raises:
-        DreamEnvsError: if jinja2 or matplotlib is not installed.
-    """
+
+def _pairs(pairs: dict[str, str]) -> str:
+    """``base: forced_cool, trained: plain``."""
+    return ", ".join(f"{label(k, 40)}: {label(v, 200)}" for k, v in pairs.items())
+
+
+def _template(name: str) -> tuple[Any, Any]:
+    """A template, in which every text is made visible and escaped, and what marks an SVG of ours as safe."""
     try:
         import jinja2
         import markupsafe
         import matplotlib  # noqa: F401  (the plots need it; told here in one line)
     except ImportError as error:
         raise DreamEnvsError(f"the report needs {error.name}: pip install 'dream-envs[train]'") from error
-    loader = jinja2.FunctionLoader(lambda n: files("dream_envs.report").joinpath(n).read_text(encoding="utf-8"))
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_finalize, loader=loader
-    )
-    environment.trim_blocks = environment.lstrip_blocks = True
+        loader=jinja2.PackageLoader("dream_envs.report", ""), undefined=jinja2.StrictUndefined, autoescape=True,
+        finalize=_finalize, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     return environment.get_template(name), markupsafe.Markup
 
 
@@ -105,11 +110,20 @@ def command(run: dict[str, Any]) -> str:
     argv = run.get("argv")
     if not argv or not isinstance(argv, list) or not all(isinstance(a, str) for a in argv):
         return ""
+    program = ["python", argv[0]] if argv[0].endswith(".py") else argv[:1]
     if argv[0] in ("__main__.py", "cli.py"):
         program = ["python", "-m", "dream_envs.cli"]
-    else:
-        program = ["python", argv[0]] if argv[0].endswith(".py") else argv[:1]
-    found = shlex.join([*program, *argv[1:]])
+    line = shlex.join([*program, *argv[1:]])
     if isinstance(commit := run.get("commit"), str) and commit:
-        found = f"git checkout {shlex.quote(commit)}\n{found}"
-    return visible(found, 2000)
+        line = f"git checkout {shlex.quote(commit)}\n{line}"
+    return visible(line, 2000)
+
+
+def frontier_command(data: Report) -> str:
+    """The command line that measures this again."""
+    size = {1024: "mini", 8192: "standard"}.get(data.protocol.budget)
+    argv = ["dream-envs", "frontier", "--base", data.base.name, "--trained", data.trained.run or data.trained.name]
+    argv += ["--suite", data.suite.name, "--seed", data.suite.seed, *(["--size", size] if size else [])]
+    argv += ["--methods", ",".join(m.name for m in data.protocol.methods)]
+    argv += ["--envelopes", ",".join(data.protocol.envelopes)]
+    return visible(shlex.join(argv), 2000)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,10 +14,9 @@ from dream_envs.report.words import number, visible
 from dream_envs.runs import read_json
 from dream_envs.schema import SUMMARY, Summary, read_summary
 
-PARTS = ("run.json", SUMMARY, "metrics.jsonl", "episodes.jsonl")
+_FILES = ("run.json", SUMMARY, "metrics.jsonl", "episodes.jsonl")
 _MAX_ALARMS = 40
 Points = list[tuple[float, float]]
-T = TypeVar("T")
 
 
 class Alarm(msgspec.Struct):
@@ -69,27 +67,38 @@ class Diversity(msgspec.Struct, frozen=True):
     alarm: str | None = None
 
 
+class Blocks(msgspec.Struct, frozen=True):
+    """The blocks that ``Summary`` leaves untyped."""
+
+    nights: list[Night] = []
+    retention: Lessons | None = None
+    diversity: Diversity | None = None
+
+
 class Found(NamedTuple):
     """A run: ``settings`` of ``run.json``, and ``series``, the points (x, value) of every numeric metric.
 
     ``unit``: what x counts.  ``steps``: rows of metrics.
     """
 
-    path: Path
     settings: dict[str, Any]
     summary: Summary | None
+    blocks: Blocks
     series: dict[str, Points]
     unit: str
     steps: int
     alarms: list[Alarm]
-    nights: list[Night]
-    lessons: Lessons | None
-    diversity: Diversity | None
 
     def lines(self, prefix: str, names: Iterable[str] = ()) -> list[tuple[str, Points]]:
         """(label, points) of the metrics under a prefix; of these names, or all in order."""
         keys = names or sorted(key.removeprefix(prefix) for key in self.series if key.startswith(prefix))
         return [(name, self.series[prefix + name]) for name in keys if prefix + name in self.series]
+
+
+def is_frontier(folder: Path) -> bool:
+    """Whether this is the folder of a Frontier Report."""
+    data = read_json(folder / "frontier.json")
+    return isinstance(data, dict) and data.get("kind") == "frontier"
 
 
 def load(path: Path) -> Found:
@@ -98,9 +107,8 @@ def load(path: Path) -> Found:
     Raises:
         DreamEnvsError: if the folder holds no run, or a file is damaged.
     """
-    path = Path(path)
-    if not any((path / part).is_file() for part in PARTS):
-        raise DreamEnvsError(f"{path} holds no run: expected one of {', '.join(PARTS)} in it")
+    if not any((path / name).is_file() for name in _FILES):
+        raise DreamEnvsError(f"{path} holds no run: expected one of {', '.join(_FILES)} in it")
     summary, series, alarms, x, unit = read_summary(path), dict[str, Points](), dict[str, Alarm](), 0.0, "step"
     rows = read_rows(path)
     for row in rows:
@@ -115,22 +123,11 @@ def load(path: Path) -> Found:
     settings = read_json(path / "run.json") or {}
     if not isinstance(settings, dict):
         raise DreamEnvsError(f"{path / 'run.json'} holds no object: restore it from a copy or remove it")
-    nights = summary.nights if summary is not None else []
-    lessons = summary.retention if summary is not None else None
-    diversity = summary.diversity if summary is not None else None
-    return Found(
-        path, settings, summary, series, unit, len(rows), list(alarms.values()),
-        _converted(nights, list[Night], path, "nights"),
-        _converted(lessons, Lessons | None, path, "retention"),  # type: ignore[arg-type]
-        _converted(diversity, Diversity | None, path, "diversity"),  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
-def _converted(data: Any, kind: type[T], path: Path, what: str) -> T:
     try:
-        return msgspec.convert(data, kind)
+        blocks = Blocks() if summary is None else msgspec.convert(summary, Blocks, from_attributes=True)
     except msgspec.ValidationError as error:
-        raise DreamEnvsError(f"{path / SUMMARY}: {what}: {error}; restore it from a copy or remove it") from error
+        raise DreamEnvsError(f"{path / SUMMARY}: {error}; restore it from a copy or remove it") from error
+    return Found(settings, summary, blocks, series, unit, len(rows), list(alarms.values()))
 
 
 def _note_alarms(known: dict[str, Alarm], row: dict[str, Any]) -> None:
@@ -143,14 +140,3 @@ def _note_alarms(known: dict[str, Alarm], row: dict[str, Any]) -> None:
             old.text, old.last, old.times = visible(text, 300), step, old.times + 1
         elif len(known) < _MAX_ALARMS:
             known[key] = Alarm(visible(text, 300), step, step)
-
-
-def settings_of(run: dict[str, Any]) -> list[list[str]]:
-    """What was run, key by key; ``config`` repeats the others and is left out."""
-    rows = []
-    for key, value in run.items():
-        if key not in ("config", "schema", "argv"):
-            for name, item in value.items() if isinstance(value, dict) and value else ((None, value),):
-                text = item if isinstance(item, str) else json.dumps(item)
-                rows.append([visible(key if name is None else f"{key}.{name}", 60), visible(text, 200)])
-    return rows[:200]

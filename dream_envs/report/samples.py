@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,7 +21,7 @@ _DEEPEST, _FAILED = "Highest level that was solved", "Last that nobody solved"
 _BEST, _WORST = "Largest sum of rewards", "Smallest sum of rewards"
 
 
-class Move(msgspec.Struct, frozen=True):
+class Move(NamedTuple):
     """One completion, how many seats of a role gave it, and what came of it: right, wrong or a status."""
 
     who: str
@@ -29,7 +31,7 @@ class Move(msgspec.Struct, frozen=True):
     times: int
 
 
-class Sample(msgspec.Struct, frozen=True):
+class Sample(NamedTuple):
     """An episode cut down to what is shown; every text is capped and made visible."""
 
     title: str
@@ -40,7 +42,7 @@ class Sample(msgspec.Struct, frozen=True):
     more: int
 
 
-class Samples(msgspec.Struct, frozen=True):
+class Samples(NamedTuple):
     """The samples in reading order, how many episodes there are, and how many lines could not be read."""
 
     shown: list[Sample]
@@ -48,19 +50,17 @@ class Samples(msgspec.Struct, frozen=True):
     unread: int
 
 
-def lines(path: Path) -> Iterator[bytes | None]:
+def _lines(path: Path) -> Iterator[bytes | None]:
     """The finished lines of a file; None for one longer than ``MAX_LINE``; an unfinished last line is left out."""
     if not path.exists():
         return
     with open(path, "rb") as file:
-        while chunk := file.readline(MAX_LINE):
-            if chunk.endswith(b"\n"):
-                yield chunk
-                continue
-            too_long = len(chunk) == MAX_LINE
-            while chunk and not chunk.endswith(b"\n"):
-                chunk = file.readline(MAX_LINE)
-            if too_long:
+        while line := file.readline(MAX_LINE):
+            if line.endswith(b"\n"):
+                yield line
+            elif len(line) == MAX_LINE:
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_LINE)
                 yield None
 
 
@@ -68,7 +68,7 @@ def pick(run_dir: Path) -> Samples:
     """The first episode and the first rejection; the deepest solved and the last unsolved one, or best and worst."""
     kept: dict[str, Episode] = {}
     level, best, worst, seen, unread = -1, float("-inf"), float("inf"), 0, 0
-    for line in lines(run_dir / "episodes.jsonl"):
+    for line in _lines(run_dir / "episodes.jsonl"):
         try:
             episode = decode_episode(line or b"")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -103,9 +103,8 @@ def _truth(episode: Episode) -> dict[str, float | None]:
 
 
 def _sample(title: str, episode: Episode) -> Sample:
-    challenge = challenge_of(episode)
+    challenge, moves = challenge_of(episode), _moves(episode)
     task = challenge or next(iter(episode.tasks), None)
-    moves = _moves(episode)
     about = f"Episode {episode.index}, round {episode.round}"
     if challenge is not None:
         about += f": problem of level {challenge.level}, answer {challenge.truth}"
@@ -115,21 +114,18 @@ def _sample(title: str, episode: Episode) -> Sample:
         about += f"; outcome {episode.outcome.status}"
     prompt = task.prompt if task is not None else episode.turns[0].messages[-1]["content"]
     answer = task.answer if task is not None else ""
-    return Sample(
-        title, visible(about, 400), visible(prompt, _CAP), visible(answer, _CAP), moves[:_SHOWN],
-        sum(move.times for move in moves[_SHOWN:]),
-    )  # fmt: skip
+    more = sum(move.times for move in moves[_SHOWN:])
+    return Sample(title, visible(about, 400), visible(prompt, _CAP), visible(answer, _CAP), moves[:_SHOWN], more)
 
 
 def _moves(episode: Episode) -> list[Move]:
     """The completions in order, equal ones of a role counted together."""
-    truth, counted = _truth(episode), dict[tuple[str, str, str, str], int]()
+    truth, counted = _truth(episode), Counter[tuple[str, str, str, str]]()
     for turn in episode.turns:
         value, score = truth.get(turn.agent), episode.scores.get(turn.agent)
-        verdict: str = turn.status if turn.status != "ok" else ""
+        verdict = "" if turn.status == "ok" else str(turn.status)
         if value is not None:
             verdict = "right" if value > 0.5 else "wrong"
         reward = "" if score is None else decimal(score.value, 3) if score.status == "ok" else score.status
-        key = (turn.role, turn.text, verdict, reward)
-        counted[key] = counted.get(key, 0) + 1
+        counted[turn.role, turn.text, verdict, reward] += 1
     return [Move(visible(who, 40), visible(text, _CAP), v, r, n) for (who, text, v, r), n in counted.items()]

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
-from dream_envs.report import plots
+from dream_envs.core import Measure
+from dream_envs.metrics.rounds import ENDS
+from dream_envs.report import plots, svg
 from dream_envs.report.plots import SHARE, Plot, curves
-from dream_envs.report.read import Found, settings_of
-from dream_envs.report.tables import Column
+from dream_envs.report.read import Found
 from dream_envs.report.words import NONE, decimal, interval, log10, percent, probability, visible, whole
-from dream_envs.schema import Compared, Evaluation, Level, Stat, Summary
+from dream_envs.schema import Compared, Evaluation, Level, Stat
 
 TIERS = ("T0", "T1", "T2")
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    head: str  # its name, in one or several lines
+    priority: int = 0  # 0 always stays; of the others the one with the largest number goes first
+    words: bool = False  # words may be cut short, and stand on the left; numbers never are, and stand on the right
 
 
 class Grid(NamedTuple):
@@ -47,7 +58,8 @@ def _section(
 
 def sections(found: Found) -> list[Section]:
     """Those that have something to show, in reading order."""
-    return [section for make in _SECTIONS if (section := make(found)) is not None]
+    with svg.style():
+        return [section for make in _SECTIONS if (section := make(found)) is not None]
 
 
 def tables(found: Found) -> list[Grid]:
@@ -61,43 +73,42 @@ def tables(found: Found) -> list[Grid]:
 
 def tiles(found: Found) -> Iterator[tuple[str, str, str]]:
     """(name, figure, remark) of the numbers that matter."""
-    summary = found.summary
-    if summary is None:
+    if (summary := found.summary) is None:
         return
-    if found.lessons is not None:
-        left = found.lessons
+    if (left := found.blocks.retention) is not None:
         yield "Known closed book after the last night", probability(left.average_accuracy), "mean over all lessons"
         yield "Forgetting", probability(left.forgetting), "best success so far less success at the end, mean"
     elif summary.evaluation is not None:
         yield from _evaluated(summary.evaluation)
     for role in [r for r in summary.roles if r.learns][:2]:
-        ends = f"first and last {_ENDS} rounds; its range is {role.low:g} to {role.high:g}"
+        ends = f"first and last {ENDS} rounds; its range is {role.low:g} to {role.high:g}"
         yield f"Reward of the {visible(role.name, 30)}", _change(role.first, role.last), ends
     parts = ", ".join(f"{whole(n)} {visible(k, 20)}" for k, n in summary.samples.items() if k != "total")
     yield "Samples drawn", whole(summary.samples.get("total")), parts
 
 
-_ENDS = 5
-
-
-def _evaluated(found: Evaluation) -> Iterator[tuple[str, str, str]]:
-    gains = [(row.trained["T=1"].mean - row.base["T=1"].mean, row) for row in found.levels if row.split == "any"]
+def _evaluated(own: Evaluation) -> Iterator[tuple[str, str, str]]:
+    gains = [(row.trained["T=1"].mean - row.base["T=1"].mean, row) for row in own.levels if row.split == "any"]
     if gains:
         gain, most = max(gains, key=lambda pair: abs(pair[0]))
         before, after = most.base["T=1"], most.trained["T=1"]
-        remark = f"95 % interval after training {interval(after.ci)}"
-        yield (
-            f"Largest change: level {most.level}",
-            _change(before.mean, after.mean),
-            remark if gain else "nothing changed",
-        )
-    for row in found.measures[:2]:
-        ends = f"95 % interval after training {_ends(row.trained.low, row.trained.high)}" if row.trained.n else "exact"
+        remark = f"95 % interval after training {interval(*after.ci)}" if gain else "nothing changed"
+        yield f"Largest change: level {most.level}", _change(before.mean, after.mean), remark
+    for row in own.measures[:2]:
+        ends = f"95 % interval after training {_ends(row.trained)}" if row.trained.n else "exact"
         remark = "; ".join(filter(None, (ends, visible(row.says, 90))))
         yield visible(f"{row.role} {row.name}".strip(), 60), _change(row.base.value, row.trained.value), remark
-    if (past := found.beyond) is not None:
+    if (past := own.beyond) is not None:
         remark = f"{whole(past.structural)} of them absent from what the base was trained on (T3)"
         yield "Problems beyond the samples drawn, now solved", f"{whole(past.count)} of {whole(past.of)}", remark
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return f"{probability(before)} → {probability(after)}"
+
+
+def _ends(m: Measure) -> str:
+    return NONE if m.low == m.high else interval(m.low, m.high)
 
 
 def _rewards(found: Found) -> Section | None:
@@ -105,17 +116,15 @@ def _rewards(found: Found) -> Section | None:
     means = [(key.removesuffix("/mean"), points) for key, points in found.lines("reward/") if key.endswith("/mean")]
     means.sort(key=lambda line: names.index(line[0]) if line[0] in names else len(names))
     wide = {key.removesuffix("/std"): points for key, points in found.lines("reward/") if key.endswith("/std")}
-    plot = curves(
-        "reward", "Reward by role", "Mean of a round; band: one standard deviation over its episodes.", "reward",
-        found.unit, means, spread=wide,
-    )  # fmt: skip
     lost = [(key.replace("/", " "), points) for key, points in found.lines("status/") if not key.endswith("/ok")]
-    other = curves(
-        "statuses", "Scores without a value", "Share of scores that are no number: they are in no mean.", "share",
-        found.unit, lost, limits=SHARE,
-    )  # fmt: skip
-    says = f"First and last: means of {_ENDS} rounds. Rewards are the loop's own and prove no ability by themselves."
-    return _section("rewards", "Rewards by role", says, [plot, other], [_roles(found)])
+    made = [
+        curves("reward", "Reward by role", "Mean of a round; band: one standard deviation over its episodes.", "reward",
+               found.unit, means, spread=wide),
+        curves("statuses", "Scores without a value", "Share of scores that are no number: they are in no mean.",
+               "share", found.unit, lost, limits=SHARE),
+    ]  # fmt: skip
+    says = f"First and last: means of {ENDS} rounds. Rewards are the loop's own and prove no ability by themselves."
+    return _section("rewards", "Rewards by role", says, made, [_roles(found)])
 
 
 def _roles(found: Found) -> Grid:
@@ -161,18 +170,18 @@ def _levels(own: Evaluation) -> Grid:
         *([Column(f"{tier}:\nsolved", 4) for tier in TIERS] if exact else []),
         Column("chance", 7), Column("problems", 8),
     ]  # fmt: skip
+    rows = []
+    for row in own.levels:
+        before, after = row.base["T=1"], row.trained["T=1"]
+        cells = [_name(row), probability(before.mean), interval(*before.ci), probability(after.mean)]
+        cells.append(interval(*after.ci))
+        if exact:
+            cells += [log10(before.median_log10), log10(after.median_log10)]
+            cells += [probability(stat.mean) if (stat := m.get("forced")) else NONE for m in (row.base, row.trained)]
+            cells += [_tier(row, tier) for tier in TIERS]
+        rows.append([*cells, probability(row.chance), whole(row.n)])
     star = " (*: held-out split)" if any(row.split == "held_out" for row in own.levels) else ""
-    return Grid(f"success by level{star}", head, [_level(row, exact) for row in own.levels])
-
-
-def _level(row: Level, exact: bool) -> list[str]:
-    before, after = row.base["T=1"], row.trained["T=1"]
-    cells = [_name(row), probability(before.mean), interval(before.ci), probability(after.mean), interval(after.ci)]
-    if exact:
-        cells += [log10(before.median_log10), log10(after.median_log10)]
-        cells += [probability(stat.mean) if (stat := m.get("forced")) else NONE for m in (row.base, row.trained)]
-        cells += [_tier(row, tier) for tier in TIERS]
-    return [*cells, probability(row.chance), whole(row.n)]
+    return Grid(f"success by level{star}", head, rows)
 
 
 def _name(row: Level) -> str:
@@ -204,10 +213,8 @@ def _examples(own: Evaluation) -> Grid:
         Column("P, trained, T=1"),
     ]  # fmt: skip
     rows = [
-        [
-            visible(e.get("prompt", ""), 120), whole(e.get("level")), "yes" if e.get("held_out") else "no",
-            log10(e.get("base_best_log10")), probability(e.get("trained")),
-        ]
+        [visible(e.get("prompt", ""), 120), whole(e.get("level")), "yes" if e.get("held_out") else "no",
+         log10(e.get("base_best_log10")), probability(e.get("trained"))]
         for e in (own.beyond.examples if own.beyond is not None else ())[:12]
     ]  # fmt: skip
     return Grid("examples of problems beyond the samples drawn that are now solved", head, rows, folded=True)
@@ -221,17 +228,13 @@ def _measures(rows: Sequence[Compared]) -> Grid:
     ]  # fmt: skip
     cells = [
         [
-            visible(r.role, 30) or NONE, visible(r.name, 30), probability(r.base.value), _ends(r.base.low, r.base.high),
-            probability(r.trained.value), _ends(r.trained.low, r.trained.high),
-            whole(r.trained.n) if r.trained.n else "exact", visible(r.says, 120) or NONE,
+            visible(r.role, 30) or NONE, visible(r.name, 30), probability(r.base.value), _ends(r.base),
+            probability(r.trained.value), _ends(r.trained), whole(r.trained.n) if r.trained.n else "exact",
+            visible(r.says, 120) or NONE,
         ]
         for r in rows
     ]  # fmt: skip
     return Grid("measures", head, cells)
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    return NONE if low is None or high is None or low == high else f"{probability(low)} to {probability(high)}"
 
 
 def _learning(found: Found) -> Section | None:
@@ -239,18 +242,17 @@ def _learning(found: Found) -> Section | None:
     levels = sorted(((name, p) for name, p in lines if name.isdecimal()), key=lambda line: int(line[0]))
     other = [(name, p) for name, p in lines if not name.isdecimal()]
     made = [
-        curves(
-            "learning", "Success while learning", "One line a level, at T=1. A line that falls is forgetting.",
-            "mean success", found.unit, levels, limits=SHARE, ordered=True,
-        ),
+        curves("learning", "Success while learning", "One line a level, at T=1. A line that falls is forgetting.",
+               "mean success", found.unit, levels, limits=SHARE, ordered=True),
         curves("measured", "Measures while learning", "The game's own measures.", "value", found.unit, other),
     ]  # fmt: skip
     return _section("learning", "Learning curve", "Measured now and then on what is never trained on.", made)
 
 
-#: name, title, note, unit, limits, prefix, metrics (() for all under the prefix).
-_CURVES: dict[str, tuple[tuple[str, str, str, str, tuple[float, float] | None, str, tuple[str, ...]], ...]] = {
-    "curriculum": (
+#: Of a section that shows metrics as they are logged: its title, what it says, and its plots, each with name, title,
+#: note, unit, limits, prefix and metrics (() for all under the prefix).
+_LOGGED: dict[str, tuple[str, str, tuple[tuple[str, str, str, str, Any, str, tuple[str, ...]], ...]]] = {
+    "curriculum": ("Curriculum", "Seen from inside the loop: a loop that rewards mistakes looks healthy here.", (
         ("solving", "Learnable problems", "Solved: mean solve rate. Learnable: problems that some but not all attempts "
          "solve. Label accuracy: rewards that agree with the truth.", "share", SHARE, "curriculum/",
          ("learnable", "solved", "label_accuracy")),
@@ -263,22 +265,22 @@ _CURVES: dict[str, tuple[tuple[str, str, str, str, tuple[float, float] | None, s
          "proposals", None, "curriculum/reject/", ()),
         ("store", "Problems kept", "In the run's store, and different features among them.", "problems", None,
          "curriculum/", ("store", "features")),
-    ),
-    "completions": (
+    )),
+    "completions": ("Completions", "What the policy writes: how long, and how varied.", (
         ("length", "Length of a completion", "Tokens (characters where none are counted), by role.", "tokens", None,
          "length/", ()),
         ("token-entropy", "Entropy of a token", "Mean over sampled tokens.", "nats", None, "train/", ("entropy",)),
         ("format-entropy", "Entropy of formats and answers", "Of the shape of completions, and of the completions to "
          "one problem. Zero: one is left.", "bits", None, "curriculum/", ("format_entropy", "answer_entropy")),
-    ),
-    "judge": (
+    )),
+    "judge": ("Judge", "What the judge says, held against the executed truth.", (
         ("judge", "Judge", "Accuracy: on a right and a wrong answer. Flip: verdicts that change with the order. "
          "First: the one shown first wins. Truth: right answers.", "share", SHARE, "judge/",
          ("accuracy", "readable", "flip", "first", "cycles", "truth")),
         ("judged-length", "Length of judged answers", "A judge that likes length shows here.", "characters", None,
          "judge/", ("length",)),
-    ),
-    "optimiser": (
+    )),
+    "optimiser": ("Optimisation", "As logged by the trainer.", (
         ("loss", "Loss", "Of the policy and, where there is one, of the critic.", "loss", None, "train/",
          ("loss", "value/loss", "kl")),
         ("gradient", "Gradient norm", "Before clipping.", "norm", None, "train/", ("grad_norm",)),
@@ -287,31 +289,28 @@ _CURVES: dict[str, tuple[tuple[str, str, str, str, tuple[float, float] | None, s
          "critic.", "value", None, "train/", ("policy/approx_kl", "policy/clip_fraction")),
         ("groups", "Groups", "Groups of completions with different rewards, by role: only these train.", "groups", None,
          "groups/", ()),
-    ),
+    )),
 }  # fmt: skip
-_HEADS = {
-    "curriculum": ("Curriculum", "Seen from inside the loop: a loop that rewards mistakes looks healthy here."),
-    "completions": ("Completions", "What the policy writes: how long, and how varied."),
-    "judge": ("Judge", "What the judge says, held against the executed truth."),
-    "optimiser": ("Optimisation", "As logged by the trainer."),
-}
 
 
-def _logged(key: str) -> Callable[[Found], Section | None]:
-    def make(found: Found) -> Section | None:
-        if key == "curriculum" and not {"curriculum/valid", "curriculum/learnable"} & found.series.keys():
-            return None  # nobody writes problems here
-        made = [
-            curves(name, title, note, unit, found.unit, found.lines(prefix, names), limits=limits)
-            for name, title, note, unit, limits, prefix, names in _CURVES[key]
-        ]
-        accuracy = found.summary.label_accuracy if found.summary is not None and key == "curriculum" else None
-        points = [] if accuracy is None else [f"Last round: {percent(accuracy)} of the rewards agree with the truth."]
-        words = ("Learnable", "Drift", "Label accuracy") if key == "curriculum" else ()
-        title, says = _HEADS[key]
-        return _section(key, title, says, made, points=points if any(made) else (), words=words)
+def _logged(key: str, found: Found) -> Section | None:
+    title, says, rows = _LOGGED[key]
+    made = [
+        curves(name, heading, note, unit, found.unit, found.lines(prefix, names), limits=limits)
+        for name, heading, note, unit, limits, prefix, names in rows
+    ]
+    return _section(key, title, says, made)
 
-    return make
+
+def _curriculum(found: Found) -> Section | None:
+    if not {"curriculum/valid", "curriculum/learnable"} & found.series.keys():
+        return None  # nobody writes problems here
+    section = _logged("curriculum", found)
+    if section is None:
+        return None
+    accuracy = found.summary.label_accuracy if found.summary is not None else None
+    points = [] if accuracy is None else [f"Last round: {percent(accuracy)} of the rewards agree with the truth."]
+    return section._replace(points=points, words=("Learnable", "Drift", "Label accuracy"))
 
 
 def _slept(found: Found) -> list[Grid]:
@@ -319,20 +318,18 @@ def _slept(found: Found) -> list[Grid]:
         Column("night"), Column("experiences", 2), Column("tokens", 3), Column("dreams\ngood"), Column("divergence", 4),
         Column("imitation", 5), Column("probe\nbefore", 1), Column("probe\nafter", 1), Column("kept", 0),
     ]  # fmt: skip
+    nights = found.blocks.nights
     rows = [
         [
             str(n.number + 1), whole(n.lived), whole(n.tokens), f"{n.good} of {len(n.dreams)}" if n.dreams else NONE,
             NONE if n.divergence is None else f"{decimal(n.divergence[0], 3)} to {decimal(n.divergence[1], 3)}",
             decimal(n.imitation, 2), decimal(n.before, 3), decimal(n.after, 3), "undone" if n.undone else "yes",
         ]
-        for n in found.nights
+        for n in nights
     ]  # fmt: skip
-    names = list(dict.fromkeys(key for n in found.nights for key in n.curve_before))
-    changes = [
-        [str(n.number + 1), *(_change(n.curve_before.get(k), n.curve_after.get(k)) for k in names)]
-        for n in found.nights
-        if names
-    ]
+    names = list(dict.fromkeys(key for n in nights for key in n.curve_before))
+    changes = [[str(n.number + 1), *(_change(n.curve_before.get(k), n.curve_after.get(k)) for k in names)]
+               for n in nights if names]  # fmt: skip
     by_level = [Column("night"), *map(Column, names)]
     return [Grid("nights", head, rows), Grid("success before and after each night", by_level, changes, folded=True)]
 
@@ -342,15 +339,11 @@ def _nights(found: Found) -> Section | None:
         "Probe: mean log-likelihood per token of what the policy said before; a night that loses too much of it is "
         "undone. Divergence: from the teacher with its context, first and last steps, nats per token."
     )
-    return _section("nights", "Nights", says, [plots.night_plot(found.nights)], _slept(found))
-
-
-def _change(before: float | None, after: float | None) -> str:
-    return f"{probability(before)} → {probability(after)}"
+    return _section("nights", "Nights", says, [plots.night_plot(found.blocks.nights)], _slept(found))
 
 
 def _retention(found: Found) -> Section | None:
-    if (left := found.lessons) is None:
+    if (left := found.blocks.retention) is None:
         return None
     names = [visible(name, 20) for name in left.lessons]
     head = [Column("night"), Column("in context"), *(Column(n, 1 + i // 4) for i, n in enumerate(names))]
@@ -382,7 +375,7 @@ def _diversity(found: Found) -> Section | None:
                "base's formats.", "share", found.unit, [(k, p) for k, p in lines if k in shares], limits=SHARE),
     ]  # fmt: skip
     grids, points = [], []
-    if (own := found.diversity) is not None:
+    if (own := found.blocks.diversity) is not None:
         head = [Column("measure", words=True), Column("base"), Column("trained"), Column("ratio", 1), Column("95 %", 2)]
         rows = [
             [visible(key, 40), decimal(value, 3), decimal(own.trained.get(key), 3), *_ratio(own.ratio.get(key))]
@@ -391,8 +384,8 @@ def _diversity(found: Found) -> Section | None:
         grids = [Grid("diversity of completions", head, rows, folded=True)]
         points = [f"Alarm: {visible(own.alarm, 300)}"] if own.alarm else []
     if found.summary is not None and len(found.summary.entropy) == 2:
-        both = [found.summary.entropy[who] for who in plots.WHO]
-        points += [f"{k} entropy: {decimal(v, 2)} to {decimal(both[1].get(k), 2)} bits" for k, v in both[0].items()]
+        base, trained = (found.summary.entropy[who] for who in plots.WHO)
+        points += [f"{k} entropy: {decimal(v, 2)} to {decimal(trained.get(k), 2)} bits" for k, v in base.items()]
     return _section("diversity", "Variety", "Collapse shows here before it shows in the reward.", made, grids, points)
 
 
@@ -411,43 +404,22 @@ def _alarms(found: Found) -> Section | None:
         span = "" if alarm.first is None else f", steps {alarm.first} to {alarm.last}"
         points.append(f"{alarm.text} ({alarm.times} times{span})")
     quiet = f"None rang in {whole(found.steps)} logged steps. Silence is no evidence."
-    says = "Reasons to stop and look." if points else quiet
-    return Section("alarms", "Alarms", says, points=points)
+    return Section("alarms", "Alarms", "Reasons to stop and look." if points else quiet, points=points)
 
 
 def _settings(found: Found) -> Section | None:
+    """What was run, key by key; ``config`` repeats the others and is left out."""
+    rows = []
+    for key, value in found.settings.items():
+        if key not in ("config", "schema", "argv"):
+            for name, item in value.items() if isinstance(value, dict) and value else ((None, value),):
+                text = item if isinstance(item, str) else json.dumps(item)
+                rows.append([visible(key if name is None else f"{key}.{name}", 60), visible(text, 200)])
     head = [Column("setting", words=True), Column("value", words=True)]
-    grid = Grid("settings", head, settings_of(found.settings), folded=True)
-    return _section("settings", "What was run", "", [], [grid])
+    return _section("settings", "What was run", "", [], [Grid("settings", head, rows[:200], folded=True)])
 
 
 _SECTIONS: tuple[Callable[[Found], Section | None], ...] = (
-    _rewards, _evaluation, _learning, _retention, _nights, _logged("curriculum"), _logged("completions"),
-    _logged("judge"), _diversity, _alarms, _logged("optimiser"), _settings,
+    _rewards, _evaluation, _learning, _retention, _nights, _curriculum, partial(_logged, "completions"),
+    partial(_logged, "judge"), _diversity, _alarms, partial(_logged, "optimiser"), _settings,
 )  # fmt: skip
-
-
-def cautions(summary: Summary | None) -> list[str]:
-    """What may not be concluded from this run, with its own numbers where they decide it."""
-    if summary is None or (own := summary.evaluation) is None:
-        return []
-    found = []
-    if own.kind == "exact":
-        found.append(
-            "New facts. Every single operation is in the base's pre-training; what can be shown here is longer "
-            "composition of known facts."
-        )
-        if own.beyond is not None and not own.beyond.count:
-            found.append("A step beyond the base: no problem below 1 / samples is now solved; what rose is sharpening.")
-        if not any(row.split == "held_out" for row in own.levels):
-            found.append("Anything about held-out pairs of operations: this evaluation has none.")
-    if own.kind == "sampled":
-        found.append("A step past the base: more samples of the base might find the same. The Frontier Report says.")
-    if own.kind == "play":
-        found.append("Strength against anybody else: the other seats were the frozen base, or who the recipe names.")
-    return [
-        *found,
-        "That the recipe works in general: one run of one seed on one base. Intervals are not over runs.",
-        "Anything about large language models: nano models are small and their worlds synthetic.",
-        "That a healthy curriculum or a rising reward means a gain: both are seen from inside the loop.",
-    ]

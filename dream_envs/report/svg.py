@@ -39,6 +39,8 @@ def style() -> Any:
 
     ink, muted = colour("ink"), colour("muted")
     settings: dict[Any, Any] = {
+        "axes.titlelocation": "left", "axes.titlesize": FONT, "axes.grid": True, "axes.grid.axis": "y",
+        "xtick.major.size": 3, "ytick.major.size": 3,
         "svg.fonttype": "none", "svg.hashsalt": "dream-envs", "font.family": ["DejaVu Sans"], "font.size": FONT,
         "text.parse_math": False,  # a name from a file may hold a dollar
         "text.color": ink, "axes.edgecolor": muted, "axes.labelcolor": ink, "xtick.color": muted, "ytick.color": muted,
@@ -64,8 +66,6 @@ def figure(height: int = 260, right: int = 92, left: int = 48, panels: int = 1) 
         y = bottom + (panels - 1 - i) * (each + gap)
         axes = fig.add_axes((left / WIDTH, y / height, (WIDTH - left - right) / WIDTH, each / height))
         axes.patch.set_visible(False)
-        axes.grid(axis="y", linewidth=0.8)
-        axes.tick_params(length=3, labelsize=FONT)
         found.append(axes)
     return fig, found
 
@@ -118,16 +118,12 @@ def short(x: float) -> str:
 
 
 def inline(fig: Any, name: str, alt: str) -> str:
-    """The figure as an SVG element: one image to a screen reader, with ``alt`` as its text.
+    """The figure, drawn under ``style()``, as an SVG element: one image to a screen reader, with ``alt`` as its text.
 
-    Args:
-        fig: drawn under ``style()``.
-        name: unique in the page.
-        alt: what the picture says.
+    ``name``: unique in the page.
     """
     buffer = io.StringIO()
-    with style():
-        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     _, _, body = buffer.getvalue().partition("<svg ")
     head, _, body = body.partition(">")
     view = re.search(r'viewBox="([^"]*)"', head)

@@ -1,60 +1,106 @@
-"""The report's numbers for a terminal: at most 100 columns, readable without colour; columns go, no number is split."""
+"""A run's report for a terminal: at most 100 columns, readable without colour; columns go, no number is split."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dream_envs.frontier.schema import Report, read_report
+from dream_envs.report import frontier_tables as ft
 from dream_envs.report import read, sections
-from dream_envs.report.page import is_frontier
-from dream_envs.report.tables import table
-from dream_envs.report.words import visible
+from dream_envs.report.sections import Column
+from dream_envs.report.words import label, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 WIDTH = 100
+_GAP = 2
+#: A column of words may be cut to so many characters before another column goes.
+_WORDS = 8
+
+
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, styles: Sequence[str] = (),
+    encoding: str = "utf-8",
+) -> Table:  # fmt: skip
+    """A table in ``width`` characters: the least important columns are left out until every number is whole.
+
+    ``rows``: one text for each column; an empty row is a blank line.  ``styles``: rich style of each row.
+    ``encoding``: of the terminal; a character that it has not becomes ``?``.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    heads = [column.head.split("\n") for column in columns]
+    sizes = [max(map(cell_len, [*heads[i], *(row[i] for row in rows if row)])) for i in range(len(columns))]
+    least = [
+        min(size, max(_WORDS, *map(cell_len, head))) if column.words else size
+        for column, head, size in zip(columns, heads, sizes, strict=True)
+    ]
+    shown = list(range(len(columns)))
+
+    def spare() -> int:
+        return width - sum(least[i] + _GAP for i in shown) + _GAP
+
+    while spare() < 0 and any(columns[i].priority for i in shown):
+        shown.remove(max(shown, key=lambda i: (columns[i].priority, i)))
+    left = max(spare(), 0)
+    cut: Any = "ellipsis" if "…".encode(encoding, "replace") != b"?" else "crop"
+    made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    deepest = max((len(heads[i]) for i in shown), default=0)
+    for i in shown:
+        size = min(sizes[i], least[i] + left)
+        left -= size - least[i]
+        head = "\n".join([*heads[i], *[" "] * (deepest - len(heads[i]))])
+        side: Any = "left" if columns[i].words else "right"
+        made.add_column(head, justify=side, no_wrap=True, overflow=cut, min_width=size, max_width=size)
+    for row, style in zip(rows, [*styles, *[""] * (len(rows) - len(styles))], strict=True):
+        cells = (row[i].encode(encoding, "replace").decode(encoding) for i in shown) if row else ()
+        made.add_row(*map(Text, cells), style=style)
+    return made
 
 
 def show(run_dir: Path, console: Console) -> None:
     """Print the verdict, the numbers that matter, the tables and the alarms of a run, or a Frontier Report.
 
-    Args:
-        run_dir: the run folder.
-        console: where to; its width and its colours are respected.
-
     Raises:
         DreamEnvsError: if there is no run, or a file of it is damaged.
     """
     run_dir = Path(run_dir)
-    if is_frontier(run_dir):
-        from dream_envs.frontier.schema import read_report
-        from dream_envs.report.frontier_terminal import show_frontier
-
+    if read.is_frontier(run_dir):
         show_frontier(read_report(run_dir), console)
         return
-    found = read.load(run_dir)
-    if found.summary is None:
+    run = read.load(run_dir)
+    if run.summary is None:
         say(console, f"{run_dir} is not finished: it has no summary.json, and nothing can be said about a gain.")
     else:
-        say(console, visible(found.summary.verdict, 600), "bold")
+        say(console, visible(run.summary.verdict, 600), "bold")
         console.print()
-        for name, value, remark in sections.tiles(found):
+        for name, value, remark in sections.tiles(run):
             say(console, f"{name}: {_plain(value)}" + (f" ({remark})" if remark else ""))
-    width = min(WIDTH, console.width)
-    for grid in sections.tables(found):
+    for grid in sections.tables(run):
         console.print()
         say(console, grid.name, "dim")
-        cells = [[_plain(cell) for cell in row] for row in grid.rows]
-        console.print(table(grid.columns, cells, width, encoding=console.encoding or "utf-8"), width=width)
-    if found.alarms:
+        _lay(console, grid.columns, [[_plain(cell) for cell in row] for row in grid.rows])
+    if run.alarms:
         console.print()
-    for alarm in found.alarms:
+    for alarm in run.alarms:
         say(console, f"alarm ({alarm.times}x): {alarm.text}", "yellow")
 
 
 def _plain(text: str) -> str:
     return " ".join(text.replace("→", "->").split())
+
+
+def _lay(
+    console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
+) -> None:
+    width = min(WIDTH, console.width)
+    console.print(table(columns, rows, width, styles, console.encoding or "utf-8"), width=width)
 
 
 def say(console: Console, text: str, look: str = "") -> None:
@@ -63,3 +109,42 @@ def say(console: Console, text: str, look: str = "") -> None:
 
     plain = text.encode(console.encoding or "utf-8", "replace").decode(console.encoding or "utf-8", "replace")
     console.print(Text(plain, style=look), width=min(WIDTH, console.width), soft_wrap=False)
+
+
+#: The columns of a Frontier Report, and their places in ``frontier_tables.family_rows``.
+_FAMILY = (
+    (0, Column("family", words=True)), (2, Column("problems", 2)), (3, Column("chance", 5)),
+    (6, Column("base\nreached", 3)), (7, Column("trained\npass@1", 1)), (8, Column("gained")), (9, Column("lost")),
+    (4, Column("eligible", 6)), (5, Column("prac-\ntised", 4)),
+)  # fmt: skip
+_CLAIMS = (
+    Column("kind of problem", words=True), Column("against"), Column("shown"), Column("gain, points", 1),
+    Column("solved, %", 3), Column("problems", 2),
+)  # fmt: skip
+_LEGEND = (
+    "gained: reliably solved by the trained model, by no decoding of the base (followed ones stand for the others); "
+    "lost: the reverse. Base reached: of the problems on which it was drawn, those where the trained model is reliable."
+)
+
+
+def show_frontier(data: Report, console: Console) -> None:
+    """Print the headline, the verdict, the table by family, alarms and cost; the console's width is respected."""
+    say(console, ft.headline(data), "bold")
+    console.print()
+    say(console, f"{visible(data.verdict.phrase, 600)}.", "bold")
+    say(console, visible(data.verdict.sentence, 600))
+    for line in data.verdict.qualified:
+        say(console, f"qualified: {visible(line, 300)}", "yellow")
+    console.print()
+    _lay(console, _CLAIMS, ft.claim_rows(data))
+    console.print()
+    rows, styles = list[list[str]](), []
+    for row in ft.family_rows(data):
+        rows.append([label(row[0], 24), *(row[i] for i, _ in _FAMILY[1:])])
+        styles.append("" if row[4] == "yes" else "dim")
+    _lay(console, [column for _, column in _FAMILY], rows, styles)
+    say(console, _LEGEND)
+    if data.diversity and data.diversity.alarm:
+        say(console, f"alarm: {visible(data.diversity.alarm, 300)}", "yellow")
+    console.print()
+    say(console, "; ".join(f"{name.lower()} {value}" for name, value in ft.cost_rows(data)) + ".")

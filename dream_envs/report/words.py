@@ -1,9 +1,10 @@
-"""How the report writes numbers and hostile text, and what its words mean."""
+"""How the reports write numbers and hostile text."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Callable, Sequence
 from typing import Any
 
 NONE = "-"
@@ -60,27 +61,46 @@ def percent(value: Any) -> str:
     return "<1 %" if shown == "0 %" and x > 0 else shown
 
 
-def interval(value: Any) -> str:
-    """``0.832 to 0.891``, or nothing where there is no interval."""
-    if not isinstance(value, list | tuple) or len(value) != 2 or None in (number(value[0]), number(value[1])):
-        return ""
-    return f"{probability(value[0])} to {probability(value[1])}"
+def signed(x: float | None) -> str:
+    """Points with their sign: ``+2.3``, ``-0.4``, ``0.0``."""
+    shown = decimal(x)
+    return f"+{shown}" if shown not in (NONE, "0.0") and shown[0] != "-" else shown
+
+
+def points(x: float) -> str:
+    """Points without a sign for what cannot be negative: ``2.5``; small but not zero does not look like zero."""
+    return f"{x:.1g}" if x and decimal(x) == "0.0" else decimal(x)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """``0.832 to 0.891``."""
+    return NONE if low is None or high is None else f"{probability(low)} to {probability(high)}"
+
+
+def bracket(low: float | None, high: float | None, write: Callable[[Any], str] = signed) -> str:
+    """``[+1.6, +3.0]``, or nothing without both ends."""
+    return "" if low is None or high is None else f"[{write(low)}, {write(high)}]"
+
+
+def estimate(value: Sequence[float | None] | None, write: Callable[[Any], str] = signed) -> str:
+    """A value with its interval, such as ``+2.3 [+1.6, +3.0]``; by default points."""
+    return NONE if value is None else f"{write(value[0])} {bracket(value[1], value[2], write)}".strip()
+
+
+def ratio(value: Sequence[float | None] | None) -> str:
+    """``0.75 [0.65, 0.85]``."""
+    return estimate(value, "{:.2f}".format)
 
 
 def visible(text: Any, cap: int = 2000) -> str:
     """Text that cannot do anything: capped, with control, bidirectional and lone surrogate characters spelled out.
 
-    Line ends and tabs stay.  Markup is not escaped here: that is the template's job.
-
-    Args:
-        text: anything; what is not a str is written as ``str`` does.
-        cap: characters kept; the number of those left out is noted.
+    Line ends and tabs stay.  Markup is not escaped here: that is the template's job.  What is beyond ``cap`` characters
+    is counted.
     """
-    whole_text = text if isinstance(text, str) else str(text)
-    shown = whole_text[:cap]
-    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _spelled(c) for c in shown)
-    left = len(whole_text) - len(shown)
-    return clean if left <= 0 else f"{clean} ... ({left:,} more characters)"
+    text = str(text)
+    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _spelled(c) for c in text[:cap])
+    return clean if len(text) <= cap else f"{clean} ... ({len(text) - cap:,} more characters)"
 
 
 def _spelled(char: str) -> str:
@@ -88,41 +108,17 @@ def _spelled(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-#: What the tables and plots name; a page explains what it uses.
-GLOSSARY: dict[str, str] = {
-    "Success P": (
-        "The probability that the model solves a problem. Where the evaluation is exact: that it samples the one "
-        "accepted completion, a product of teacher-forced token probabilities; nothing is sampled. Else: the share of "
-        "sampled completions that are right."
-    ),
-    "Level": (
-        "Difficulty as the task family counts it; for compositions the number of operations. * marks problems with a "
-        "pair of operations that pre-training never showed."
-    ),
-    "T=1": "Decoder: plain sampling at temperature 1.",
-    "best_T": "Decoder: the best temperature of a grid, chosen for each problem with hindsight.",
-    "forced": ("Decoder: the grammar and the length of the completion are imposed, with the best temperature on top."),
-    "given": (
-        "Decoder: the operations are handed over and only the states are predicted. It shows the latent single-step "
-        "skill and does not set the tier."
-    ),
-    "T0, sharpening": (
-        "Tier: the base already has P of at least 0.01 under its best decoder of T=1, best_T and forced."
-    ),
-    "T1, edge": "Tier: the base's best decoder lies between 1 / samples and 0.01.",
-    "T2, beyond the samples": (
-        "Tier: the base's best decoder lies below 1 / all samples that the run drew, so that all of them together are "
-        "not expected to solve it once."
-    ),
-    "T3, absent": (
-        "The problem is longer than the base's pre-training, or uses a pair of operations held out from it; it can be "
-        "T2 as well."
-    ),
-    "Chance": "The success of somebody who knows the format but guesses what is not in the problem.",
-    "Learnable": "Share of problems that some but not all attempts solve: only these carry a learning signal.",
-    "Drift": (
-        "Mean -log10 P of the frozen base on the newest problems of the policy's own: difficulty on a scale that does "
-        "not move with the players."
-    ),
-    "Label accuracy": "Share of the rewards given for answers that agree with the executed truth.",
-}
+def label(value: str, cap: int = 28) -> str:
+    r"""A name on one line, fit for XML, at most ``cap`` characters.
+
+    >>> label("a\x00b\nc"), label("x" * 50, 5)
+    ('a\\x00b c', 'xxxx…')
+    """
+    text = " ".join(visible(value, 400).split())
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return text if len(text) <= cap else text[: cap - 1] + "…"
+
+
+def readable(name: str, cap: int = 60) -> str:
+    """The name of a measure, to be read: ``answer_entropy`` is ``answer entropy``."""
+    return label(name, cap).replace("_", " ")
