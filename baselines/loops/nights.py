@@ -2,7 +2,7 @@
 
 ``nano/context`` reads the table of a new operation a day and is asked about it, and about all earlier ones, without the
 table.  Nothing tells it whether it was right, so that what a run ends in is a retention matrix.  Several seeds side by
-side, with intervals: ``python -m dream_envs.baselines.studies.nights``.
+side, with intervals: ``python -m dream_envs.baselines.studies nights``.
 
 Departures from the papers:
     ``sleep`` ("Language Models Need Sleep", 2606.03979): see docs/sleep.md.  ``seal`` (2506.10943): self-edits are
