@@ -1,7 +1,8 @@
 """The one runner: it trains, measures and reports every recipe, from wherever its folder stands.
 
 A run is a list of phases; each plays rounds with a learner, asleep or not, and hands its weights on.  A killed run goes
-on from its newest checkpoint and ends in the same weights.
+on from its newest checkpoint and ends in the same weights.  ``conduct`` -> ``train`` -> ``walk`` (the phases) ->
+``PolicyLearner.improve`` -> TRL's loop over steps, which asks ``PolicyLearner._rows`` for the rows of each.
 """
 
 from __future__ import annotations

@@ -98,6 +98,7 @@ def nights_of(name: str) -> Any:
     from dream_envs.agents.sleep.seeding import SeedingSettings
 
     full = SleepSettings(
+        every=25,
         learning=SeedingSettings(steps=60, batch=96, lr=1e-3, lam=0.0, alpha=1.0, hard=1.0),
         dreaming=DreamSettings(dreams=4, memory=4, fiction=0, size=96, proposals=0.2, today=0.0),
         experience=2048,
@@ -131,6 +132,7 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
     gates = ("held_out", "archive", *(("novel",) if chosen.novelty < 1 else ()))
     imitates = not variant.review and "has no traces to imitate without a review: --set variant=full"
     return Recipe(
+        learner="grpo",
         args={"solvers": chosen.attempts},
         family_args={"max_level": MAX_LEVEL},
         mixture=variant.mixture,

@@ -12,7 +12,7 @@ later one (``beyond``).
 Where K samples of every survivor cost too much, all reliable problems are given ``stage`` samples and some of the
 survivors, picked at random, are followed to K; they stand for the others and add their own variance.
 
-Source: our own protocol; its coverage is measured by ``baselines.frontier.validate``.
+Source: our own protocol; its coverage is measured by ``baselines.studies.validate``.
 """
 
 from __future__ import annotations
