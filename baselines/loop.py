@@ -68,7 +68,7 @@ class Context:
     """
 
     def __init__(self, options: Options, out: Path, report_to: tuple[str, ...] = (), device: str = "cpu") -> None:
-        self.options, self.began = options, time.perf_counter()
+        self.options, self.began, self.busy = options, time.perf_counter(), time.process_time()
         self.loop, self.recipe = recipe.settled(options)
         self.base = LocalAgent(self.recipe.model, device=device)
         self.weights: dict[str, LocalAgent] = {}
@@ -364,6 +364,7 @@ def _looker(
         step += first
         seen = agent if phase.weights == ctx.recipe.final else ctx.agent(ctx.recipe.final)
         found: dict[str, Any] = {"seconds": time.perf_counter() - ctx.began}
+        found["processor_seconds"] = time.process_time() - ctx.busy  # since it was started or resumed
         if step % ctx.recipe.eval.every == 0:
             curve = ctx.eval.curve(seen)
             found |= {f"eval/{name}": value for name, value in curve.items()}

@@ -237,6 +237,8 @@ class PolicyLearner:
         rng = stream(self.seed, "rows", collector.offset + step, collector.rank)
         rows = builder.rows(episodes, rng, step / budget)
         self._extra |= {f"groups/{role}": count for role, count in builder.used.items()}
+        trained = sum(len(r.completion) for r in rows if r.advantage)
+        self._extra["train/tokens"] = trained * self.settings.updates.epochs
         return rows
 
     def _log(self, step: int, logs: dict[str, float], collector: Collector) -> None:

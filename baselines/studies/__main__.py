@@ -22,6 +22,11 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """A whole number of 0 or more; see ``positive``."""
+    return 0 if text == "0" else positive(text)
+
+
 def value(text: str) -> Any:
     """JSON, or the text as it is."""
     try:
@@ -37,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--grid", help="which settings, by the study's own name for them")
     made.add_argument("--only", help="names of settings with commas between them")
     made.add_argument("--seeds", type=positive, default=5)
+    made.add_argument("--first-seed", type=natural, default=0, help="seeds are FIRST, FIRST + 1, ...")
     made.add_argument("--out", type=Path, help="default: runs/STUDY")
     made.add_argument("--side-by-side", type=positive, default=2, help="runs at a time, one thread each")
     made.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="another value for every run")
@@ -51,7 +57,7 @@ def job(given: argparse.Namespace) -> str:
     names = given.only.split(",") if given.only else registry.named("grids", which, study.GRIDS)
     out = given.out or Path("runs") / given.study
     changes = {key: value(text) for key, _, text in (item.partition("=") for item in given.set)}
-    jobs = grid.plan(study, names, given.seeds, out, changes)
+    jobs = grid.plan(study, names, given.seeds, out, changes, given.first_seed)
     grid.run_all(jobs, given.side_by_side, lambda line: print(line, flush=True))
     made: str = study.table(grid.rows(study, jobs), out)
     (out / f"{which}.md").write_text(made, "utf-8")

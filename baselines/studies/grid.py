@@ -33,7 +33,7 @@ from dream_envs.runs import read_json, write_json
 
 #: A finished run: its setting's ``name``, its ``seed``, and what the study's ``score`` says.
 Row = dict[str, Any]
-STUDIES = ("flagship", "games", "nights", "self_judging", "echo", "upward", "verdicts", "validate")
+STUDIES = ("flagship", "equal", "games", "nights", "self_judging", "echo", "upward", "verdicts", "validate")
 RECORD = "study.json"
 
 
@@ -70,16 +70,22 @@ def study(name: str) -> Any:
 
 
 def plan(
-    chosen: Any, names: Sequence[str], seeds: int, out: Path, changes: Mapping[str, Any] | None = None
+    chosen: Any,
+    names: Sequence[str],
+    seeds: int,
+    out: Path,
+    changes: Mapping[str, Any] | None = None,
+    first: int = 0,
 ) -> list[Job]:
     """Every run, seed by seed, so that an early stop leaves whole seeds.
 
     Args:
         chosen: the study's module.
         names: of its settings.
-        seeds: runs of each, named "0", "1" and so on.
+        seeds: runs of each, named by whole numbers from ``first`` on.
         out: the study's folder.
         changes: other values for every run: fields of its settings; for ``Options``, what its ``set`` takes too.
+        first: the first seed.
 
     Raises:
         DreamEnvsError: for a setting that there is not.
@@ -91,7 +97,7 @@ def plan(
         raise DreamEnvsError(f"seeds={seeds}, {len(settings)} settings: 1 or more of each")
     return [
         Job(chosen.__name__, name, str(seed), one, Path(out) / f"{name}-{seed}")
-        for seed in range(seeds)
+        for seed in range(first, first + seeds)
         for name, one in settings.items()
     ]
 
@@ -145,7 +151,7 @@ def run_all(jobs: Sequence[Job], side_by_side: int = 2, tell: Callable[[str], No
 
 def _work(job: Job) -> float:
     """One run in this process; its seconds."""
-    began = time.monotonic()
+    began, busy = time.monotonic(), time.process_time()
     job.out.mkdir(parents=True, exist_ok=True)
     with (
         alone(job.out),
@@ -160,7 +166,8 @@ def _work(job: Job) -> float:
         prepare()
         importlib.import_module(job.study).run(job.settings, job.seed, job.out)
         seconds = time.monotonic() - began
-        write_json(job.out / RECORD, {**record, "seconds": round(seconds, 1)})
+        busy = time.process_time() - busy  # of what this process did: a run that was resumed has spent more
+        write_json(job.out / RECORD, {**record, "seconds": round(seconds, 1), "processor": round(busy, 1)})
     return seconds
 
 

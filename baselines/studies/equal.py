@@ -1,0 +1,153 @@
+"""Does sleep help at equal training? ``python -m dream_envs.baselines.studies equal --first-seed 20``.
+
+The flagship by day, and four ways of spending as many further optimiser steps on as many further tokens: ``awake``
+trains again on rows of the round; ``replay`` interleaves the run's own verified traces, which are what nights are made
+of; ``fine_tuning`` sleeps on them and on dreams by plain fine-tuning; ``sleep`` by Knowledge Seeding.  By day a round's
+rows make one update (``grpo``) or four (``grpo4``); an arm without nights spends the nights' updates by day as well,
+which makes four or eight a round.  Steps, trained tokens and completions of every arm stand in the table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dream_envs.agents.training.rows import Round
+from dream_envs.agents.training.trl_adapter import TrainingRow
+from dream_envs.baselines.loops import dream
+from dream_envs.baselines.recipe import Loop, Options, Recipe
+from dream_envs.baselines.studies.flagship import score as flagship_score
+from dream_envs.baselines.studies.grid import Row, difference, named, table_of, trained
+from dream_envs.baselines.studies.intervals import show, sign
+from dream_envs.core import DreamEnvsError
+from dream_envs.runs import read_json
+from dream_envs.schema import read_summary
+
+#: By day in one update or in four; then a night's updates and their rows, in total as many a day of 25 rounds as are
+#: spent awake by four or eight updates a round.
+DAYS = {"grpo": 1, "grpo4": 4}
+NIGHTS = {"grpo": (75, 76), "grpo4": (100, 57)}
+AWAKE = {"grpo": 4, "grpo4": 8}
+#: Rows that an arm without nights adds to a round, so that its tokens are those of the nights (found on seed 11).
+AGAIN, REPLAYED = 228, 228
+
+
+class Again:
+    """So many of the round's own rows of ``role`` a second time, with their advantages."""
+
+    def __init__(self, count: int, role: str = "solver") -> None:
+        self.count, self.role = count, role
+
+    def apply(self, rows: list[TrainingRow], round: Round, rng: np.random.Generator) -> list[TrainingRow]:
+        """The rows, and some of them again."""
+        own = [row for row in rows if row.role == self.role]
+        return [*rows, *(own[i] for i in rng.permutation(len(own))[: self.count])]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """``arm``: see above.  ``days``: a key of ``DAYS``."""
+
+    arm: str = "sleep"
+    days: str = "grpo"
+
+    def __post_init__(self) -> None:
+        if self.arm not in ARMS or self.days not in DAYS:
+            raise DreamEnvsError(
+                f"arm={self.arm!r}, days={self.days!r}: one of {', '.join(ARMS)}, and of {', '.join(DAYS)}"
+            )
+
+
+ARMS = ("awake", "replay", "fine_tuning", "sleep")
+
+
+def _sources(*more: Any) -> Any:
+    return lambda: (*dream.sources(), *more)
+
+
+def recipe(chosen: Settings, steps: int) -> Recipe:
+    """The flagship's day, with nights or with their updates and tokens spent awake."""
+    awake = dream.recipe(dream.Settings(variant="awake"), steps)
+    nights = {"fine_tuning": "no_seeding", "sleep": "full"}.get(chosen.arm)
+    if nights is None:
+        learning = {**awake.learning, "updates.minibatches": AWAKE[chosen.days]}
+        if chosen.arm == "replay":
+            learning["review"] = {"roles": ["solver"], "count": REPLAYED}
+        again = (Again(AGAIN),) if chosen.arm == "awake" else ()
+        return msgspec.structs.replace(awake, learning=learning, sources=_sources(*again))
+    count, batch = NIGHTS[chosen.days]
+    made = dream.nights_of(nights)
+    made = msgspec.structs.replace(made, learning=msgspec.structs.replace(made.learning, steps=count, batch=batch))
+    return msgspec.structs.replace(
+        awake, learning={**awake.learning, "updates.minibatches": DAYS[chosen.days]}, nights=made
+    )
+
+
+LOOP = Loop("equal", "the flagship at equal training, with and without nights", Settings, recipe, 150)
+SETTINGS = {
+    f"{arm}-{days}": Options(f"{__name__}:LOOP", set={"arm": arm, "days": days}) for days in DAYS for arm in ARMS
+}
+GRIDS = {"all": tuple(SETTINGS)}
+MARKS = {"all": "equal"}
+COLUMNS = {
+    "d1 to d3 (worst)": ("kept", 3),
+    "d6": ("6", 3),
+    "d8": ("8", 3),
+    "d8 at equal processor time": ("in time", 3),
+    "completions": ("samples", 0),
+    "optimiser steps": ("steps", 0),
+    "trained tokens": ("tokens", 0),
+    "processor s": ("processor", 0),
+}
+run = trained
+
+
+def score(folder: Path) -> dict[str, Any]:
+    """Success by level, what was trained on, and the learning curve at depth 8 over processor time."""
+    summary, config = read_summary(folder), read_json(folder / "run.json")["config"]
+    assert summary is not None
+    found = flagship_score(folder)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    night_steps = config["nights"]["learning"]["steps"] if config["nights"] else 0
+    updates = config["rule"]["updates"]["minibatches"] * config["rule"]["updates"]["epochs"]
+    busy = read_json(folder / "study.json")["processor"]
+    curve = [(r["processor_seconds"], r["eval/8"]) for r in rows if "eval/8" in r]
+    return {
+        **found,
+        "kept": min(found[depth] for depth in ("1", "2", "3") if depth in found),
+        "steps": summary.run.steps * updates + night_steps * len(summary.nights),
+        "tokens": sum(r.get("train/tokens", 0) for r in rows) + sum(n["tokens"] for n in summary.nights),
+        "processor": busy,
+        "curve": [*curve, (busy, found["8"])],
+    }
+
+
+def in_time(curve: Sequence[Sequence[float]], seconds: float) -> float:
+    """Success at the last point of the curve that lies within so many processor seconds."""
+    return [value for at, value in curve if at <= seconds][-1]
+
+
+def table(rows: list[Row], out: Path) -> str:
+    """Every arm, and what sleep is worth above each, paired by seed."""
+    spent = {name: [r["processor"] for r in own] for name, own in named(rows).items()}
+    least = min(sum(s) / len(s) for s in spent.values())
+    rows = [{**row, "in time": in_time(row["curve"], least)} for row in rows]
+    lines = [
+        table_of(rows, COLUMNS),
+        "Mean [95 % t-interval] over seeds; exact mean success at T=1. 'At equal processor time': at the last point of "
+        f"the learning curve within {least:.0f} s, the mean of the cheapest arm. Steps and tokens are those that lead "
+        "to the weights; a night's drafts and trials, and its dreams' completions, come on top.",
+        "",
+        "Exact success of the first less that of the second, paired by seed, each by itself:",
+        "",
+    ]
+    for days in DAYS:
+        for a, b in (("sleep", "awake"), ("sleep", "replay"), ("sleep", "fine_tuning"), ("fine_tuning", "replay")):
+            gains = [(d, difference(rows, f"{a}-{days}", f"{b}-{days}", d)) for d in ("6", "8")]
+            told = ", ".join(f"depth {d} {show(gain, 3)} ({sign(gain)})" for d, gain in gains)
+            lines.append(f"- `{days}`: `{a}` above `{b}`: {told}")
+    return "\n".join([*lines, ""])
