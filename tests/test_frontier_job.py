@@ -13,6 +13,7 @@ import torch
 
 from dream_envs import registry
 from dream_envs.agents.elicitation.scaffolds import Pieces, TwoTurns
+from dream_envs.agents.training.sft import fine_tune
 from dream_envs.baselines.frontier import controls, job
 from dream_envs.baselines.frontier.elicited import Elicited, Model, by_method, load_model, same_weights
 from dream_envs.core import Action, DreamEnvsError, Limits, Request, Usage
@@ -351,3 +352,27 @@ def test_other_stop_tokens_do_not_make_an_expansion(base, tmp_path):
     else:
         assert data.verdict.word == "Alarm" or data.headline.g[1] < 0.5
         assert any("stop tokens differ" in line for line in data.verdict.qualified)
+
+
+def test_several_runs_are_one_report(base, tmp_path):
+    """Two tuned copies: the recipe's gain is the runs' mean, its interval no narrower; each run has its own page."""
+    runs = []
+    for i in range(2):
+        gold = [t for p in small().problems(f"gold-{i}", 12) for t in [p.task]]
+        pairs = [(small().messages(t), t.answer) for t in gold]
+        tuned = fine_tune(base.engine, pairs, steps=40, lr=2e-3, seed=str(i), out=tmp_path / f"model-{i}")
+        tuned.tokenizer.save_pretrained(tmp_path / f"model-{i}")
+        runs.append(str(tmp_path / f"model-{i}"))
+    options = job.Options(suite="small", seed="test")
+    data = job.run("nano/compose", runs, tmp_path / "out", tmp_path / "cache", options, quiet=True)
+    alone = [read_report(tmp_path / "out" / row.folder) for row in data.runs]
+    assert data.headline.runs == 2 and [row.g for row in data.runs] == [r.headline.g for r in alone]
+    assert data.headline.g[0] == pytest.approx(np.mean([r.headline.g[0] for r in alone]))
+    widths = [r.headline.g[2] - r.headline.g[1] for r in alone]
+    assert data.headline.g[2] - data.headline.g[1] >= np.mean(widths) - 1e-9
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "run-1/report.html" in page and (tmp_path / "out" / "run-1" / "report.html").is_file()
+    one = job.run("nano/compose", runs[:1], tmp_path / "one", tmp_path / "cache", options, quiet=True)
+    assert one.headline == alone[0].headline and not one.runs
+    with pytest.raises(DreamEnvsError, match="same weights: give each run once"):
+        job.run("nano/compose", [runs[0], runs[0]], tmp_path / "twice", tmp_path / "cache", options, quiet=True)

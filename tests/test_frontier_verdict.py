@@ -41,7 +41,7 @@ def word(
         reached = reliable & (first == 0) & (stream("later").random(n) < np.array(scaffolds)[kind])
         facts["scaffolds"] = gain.Evidence(reliable=reliable, first=first, reached=reached, **plain)
     head = gain.headline(facts["decoding"], stream("h"), draws=50)
-    found = claims(facts, [KINDS[i] for i in kind])
+    found = claims({name: [some] for name, some in facts.items()}, [KINDS[i] for i in kind])
     d1 = Kept(name="d1", before=0.9, after=0.9 + kept, gain=(kept, kept - 0.03, kept + 0.03), flag=kept < 0, lost=False)
     support = Retention(suites=[d1], mean=d1.gain, flag=False)
     count = {"decompose": int(reached.sum())} if reached.any() else {}
@@ -110,7 +110,9 @@ def test_no_word_from_want_of_significance() -> None:
             reliable, np.zeros(400), 1024, np.zeros(400), np.zeros(400), np.zeros(400), np.arange(400) // 20
         )
         head = gain.headline(facts, stream("weak", i), draws=5)
-        words.append(verdict(head, claims({"decoding": facts}, ["harder"] * 400), (0.1, 0.05, 0.2), None, {}, []).word)
+        words.append(
+            verdict(head, claims({"decoding": [facts]}, ["harder"] * 400), (0.1, 0.05, 0.2), None, {}, []).word
+        )
     assert words.count("Sharpening") <= 5 and words.count("Expansion") >= 30
 
 

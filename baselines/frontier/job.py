@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import msgspec
 import numpy as np
 import torch
@@ -34,7 +32,7 @@ from dream_envs.frontier import methods, schema
 from dream_envs.frontier.draws import Method, SampleCache, cache_path
 from dream_envs.frontier.methods import METHODS, MethodSpec
 from dream_envs.frontier.protocol import EvaluatedModel, Measured, Plan, Tick, measure
-from dream_envs.frontier.sections import Sources, report
+from dream_envs.frontier.sections import Sources, recipe, report
 from dream_envs.frontier.suite import Suite, suite
 from dream_envs.metrics.curriculum_card import curriculum_card
 from dream_envs.metrics.replies import compare, replies
@@ -89,38 +87,71 @@ def plan_of(options: Options) -> tuple[Plan, list[MethodSpec]]:
 
 
 def frontier(
-    base: Model, trained: Model, out: Path, cache: Path, options: Options | None = None, tick: Tick | None = None
+    base: Model,
+    trained: Model | Sequence[Model],
+    out: Path,
+    cache: Path,
+    options: Options | None = None,
+    tick: Tick | None = None,
 ) -> schema.Report:
-    """Measure, and write ``frontier.json`` into ``out``.
+    """Measure, and write ``frontier.json`` into ``out``; of several runs also ``run-N/frontier.json`` of each.
 
     Args:
         base: the base.
-        trained: the trained model.
+        trained: the trained model, or several runs of one recipe: one report, with intervals across runs.
         out: the report's folder.
         cache: where draws are kept, for this and every other report.
         options: see ``Options``.
         tick: called with (what, done, of).
     """
+    runs = [trained] if isinstance(trained, Model) else list(trained)
     options = options or Options()
     if not options.seed:
-        options = msgspec.structs.replace(options, seed=seed_after(base, trained))
-    began = time.perf_counter()
+        options = msgspec.structs.replace(options, seed=seed_after(base, *runs))
     plan, specs = plan_of(options)
-    protocol = what_decides_a_draw(plan.suite)
-    out.mkdir(parents=True, exist_ok=True)
+    met = {task.id for model in runs for task in model.met or ()}
+    found = []
+    for i, model in enumerate(runs):
+        say = tick if len(runs) == 1 or tick is None else _numbered(tick, i, len(runs))
+        found.append(_one(plan, specs, base, model, cache, options, frozenset(met), say))
+        folder = out if len(runs) == 1 else out / f"run-{i}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "frontier.json", found[-1][2])
+    data = found[0][2]
+    if len(runs) > 1:
+        measured, sources, reports = zip(*found, strict=True)
+        data = recipe(plan, measured, sources, reports, _retention(plan, measured))
+        write_json(out / "frontier.json", data)
+    return data
+
+
+def _numbered(tick: Tick, i: int, of: int) -> Tick:
+    return lambda what, done, total: tick(f"run {i + 1} of {of}: {what}", done, total)
+
+
+def _one(
+    plan: Plan,
+    specs: Sequence[MethodSpec],
+    base: Model,
+    trained: Model,
+    cache: Path,
+    options: Options,
+    avoid: frozenset[str],
+    tick: Tick | None,
+) -> tuple[Measured, Sources, schema.Report]:
+    """Everything of one trained model, on problems that no run has met."""
+    began, protocol = time.perf_counter(), what_decides_a_draw(plan.suite)
     caches = [
         SampleCache(cache_path(cache, m.identity, DRAWS, protocol, side), side, _rows(m, options))
         for m, side in ((base, "base"), (trained, "trained"))
     ]
     try:
-        data = _measured(plan, specs, base, trained, caches, tick)
+        found, sources, data = _measured(plan, specs, base, trained, caches, avoid, tick)
     finally:
         for kept in caches:
             kept.close()
     cost = msgspec.structs.replace(data.cost, seconds=time.perf_counter() - began)
-    data = msgspec.structs.replace(data, cost=cost)
-    write_json(out / "frontier.json", data)
-    return data
+    return found, sources, msgspec.structs.replace(data, cost=cost)
 
 
 def _measured(
@@ -129,11 +160,10 @@ def _measured(
     base: Model,
     trained: Model,
     caches: Sequence[SampleCache],
+    avoid: frozenset[str],
     tick: Tick | None,
-) -> schema.Report:
+) -> tuple[Measured, Sources, schema.Report]:
     elicited, other = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
-    met = trained.met or ()
-    avoid = frozenset(task.id for task in met)
     drawn = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
     elicited.answers = other.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
     by_envelope = {e: [s for s in specs if s.envelope == e] for e in methods.ENVELOPES}
@@ -145,7 +175,7 @@ def _measured(
         EvaluatedModel(caches[1], [other.method(s) for s in by_envelope["decoding"]]),
     )
     found = measure(plan, *sides, avoid=avoid, tick=tick)
-    run, made = trained.run, provenance()
+    run, made, met = trained.run, provenance(), trained.met
     sources = Sources(
         base=schema.ModelInfo(name=base.name, weights_hash=base.identity),
         trained=schema.ModelInfo(name=trained.name, weights_hash=trained.identity, run=str(run) if run else None),
@@ -153,23 +183,24 @@ def _measured(
         exact=exact_sources(plan.suite, found, base, trained),
         drawn=sum(c.drawn for c in caches),
         qualified=[*qualified(plan, specs, found, trained), *differences(base, trained)],
-        practised=None if trained.met is None else [s.practised(met) for s in plan.suite.strata],
+        practised=None if met is None else [s.practised(met) for s in plan.suite.strata],
     )
-    return report(
+    data = report(
         plan,
         found,
         sources,
-        retention=_retention(plan, found),
+        retention=_retention(plan, [found]),
         diversity=_diversity(plan, found, sides, run),
         curriculum=_curriculum(run),
         commit=made["commit"],
         versions=made["versions"],
     )
+    return found, sources, data
 
 
-def seed_after(base: Model, trained: Model) -> str:
+def seed_after(base: Model, *trained: Model) -> str:
     """A label of problems that did not exist before the training had ended: it hangs on the trained weights."""
-    return f"after-{digest('frontier-seed', base.identity, trained.identity):016x}"
+    return f"after-{digest('frontier-seed', base.identity, *(m.identity for m in trained)):016x}"
 
 
 def what_decides_a_draw(chosen: Suite) -> str:
@@ -201,15 +232,16 @@ def qualified(plan: Plan, specs: Sequence[MethodSpec], found: Measured, trained:
     return lines
 
 
-def _retention(plan: Plan, found: Measured) -> schema.Retention | None:
-    """Success on the strata that do not count, which the base knows or luck can find."""
+def _retention(plan: Plan, found: Sequence[Measured]) -> schema.Retention | None:
+    """Success on the strata that do not count, which the base knows or luck can find; the mean over runs."""
     before: dict[str, list[float]] = {}
     after: dict[str, list[float]] = {}
-    for i, problem in enumerate(found.problems):
-        if not found.eligible[i]:
+    for i, problem in enumerate(found[0].problems):
+        if not found[0].eligible[i]:
             name = plan.suite.strata[problem.stratum].name
-            for rates, counts in ((before, found.base), (after, found.trained)):
-                rates.setdefault(name, []).append(sum(counts[i].right) / plan.trained_draws)
+            for rates, counts in ((before, [f.base for f in found]), (after, [f.trained for f in found])):
+                right = np.mean([sum(each[i].right) for each in counts])
+                rates.setdefault(name, []).append(float(right) / plan.trained_draws)
     return retention(before, after, stream("frontier-panel", plan.seed, "retention")) if before else None
 
 
@@ -264,7 +296,7 @@ def cache_folder(cache: Path | None) -> Path:
 
 def run(
     base: str,
-    trained: str | Callable[[Model], Model],
+    trained: str | Sequence[str] | Callable[[Model], Model],
     out: Path,
     cache: Path | None = None,
     options: Options | None = None,
@@ -277,7 +309,8 @@ def run(
 
     Args:
         base: name or folder of the base.
-        trained: name or folder of the trained model, or of its run; or what makes it of the base.
+        trained: name or folder of the trained model, or of its run; several runs of one recipe; or what makes it of
+            the base.
         out: the report's folder.
         cache: see ``cache_folder``.
         options: see ``Options``.
@@ -291,13 +324,20 @@ def run(
         torch.set_num_threads(threads)
     keep_memory()
     before = load_model(base, device)
-    after = load_model(trained, device) if isinstance(trained, str) else trained(before)
-    if isinstance(trained, str) and same_weights(before, after):
-        raise DreamEnvsError(
-            f"{trained} has the weights of {base}: nothing was trained; `dream-envs frontier control aa` measures a "
-            "base against itself"
-        )
+    named = [trained] if isinstance(trained, str) else [] if callable(trained) else list(trained)
+    after = [trained(before)] if callable(trained) else [load_model(name, device) for name in named]
+    for name, model in zip(named, after, strict=False):
+        if same_weights(before, model):
+            raise DreamEnvsError(
+                f"{name} has the weights of {base}: nothing was trained; `dream-envs frontier control aa` measures a "
+                "base against itself"
+            )
+    for i, model in enumerate(after):
+        for j in range(i):
+            if same_weights(after[j], model):
+                raise DreamEnvsError(f"{named[j]} and {named[i]} have the same weights: give each run once")
     with Progress(quiet) as tick:
-        data = frontier(before, after, out, cache_folder(cache), options, tick)
-    write_report(out)
+        data = frontier(before, after if len(after) > 1 else after[0], out, cache_folder(cache), options, tick)
+    for folder in (out, *(out / row.folder for row in data.runs)):
+        write_report(folder)
     return data

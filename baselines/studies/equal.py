@@ -34,7 +34,7 @@ DAYS = {"grpo": 1, "grpo4": 4}
 NIGHTS = {"grpo": (75, 76), "grpo4": (100, 57)}
 AWAKE = {"grpo": 4, "grpo4": 8}
 #: Rows that an arm without nights adds to a round, so that its tokens are those of the nights (found on seed 11).
-AGAIN, REPLAYED = 228, 228
+AGAIN, REPLAYED = 160, 228
 
 
 class Again:

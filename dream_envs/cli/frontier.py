@@ -27,7 +27,9 @@ Size = Annotated[str, typer.Option(help="mini (20 problems a stratum, 1,024 draw
 def frontier(
     context: typer.Context,
     base: Base = "nano/compose",
-    trained: Annotated[str, typer.Option(help="The trained model, or the folder of the run that trained it.")] = "",
+    trained: Annotated[
+        list[str] | None, typer.Option(help="The trained model, or its run's folder; again for runs of one recipe.")
+    ] = None,
     suite: Suite = "nano",
     size: Size = "mini",
     out: Annotated[
@@ -50,7 +52,8 @@ def frontier(
         raise DreamEnvsError("--trained is missing: the folder of a run (runs/dream) or of a model")
     job = common.needs("dream_envs.baselines.frontier.job")
     options = job.Options(suite, seed, size, _names(methods), _names(envelopes), batch)
-    folder = out or (Path(trained) / "frontier" if (Path(trained) / "run.json").is_file() else Path("runs/frontier"))
+    single = len(trained) == 1 and (Path(trained[0]) / "run.json").is_file()
+    folder = out or (Path(trained[0]) / "frontier" if single else Path("runs/frontier"))
     data = job.run(base, trained, folder, cache, options, device=device, threads=threads, quiet=quiet or as_json)
     show(data, folder, "report", as_json)
 

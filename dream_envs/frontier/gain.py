@@ -168,11 +168,24 @@ def headline(evidence: Evidence, rng: np.random.Generator, draws: int = 10_000) 
 def across_runs(evidence: Sequence[Evidence], rng: np.random.Generator, draws: int = 10_000) -> Headline:
     """The headline of a recipe: one or several training runs, measured on the same problems.
 
-    One run is a claim about a checkpoint.  Several are a claim about the recipe: each problem's part of E and S is
-    averaged over runs, and with two runs or more the interval of G is the crossed one (problem x run), which charges
-    R - 1 degrees of freedom for the runs; it is never narrower than that of the mean run.
+    One run is a claim about a checkpoint.  Several are a claim about the recipe, see ``over_runs``.
 
     ``evidence``: one entry a run; the same problems in the same order, with the same families and budget.
+    """
+    g, e, s = over_runs(evidence)
+    one, families = evidence[0], None
+    if len(np.unique(one.family)) > 1:
+        each = np.mean([gained(x, x.cap) - lost(x) for x in evidence], axis=0)
+        low, high = iv.percentile(100 * iv.family_means(each, one.family, rng, draws))
+        families = (min(low, g[1]), max(high, g[2]))
+    return Headline(k=one.cap, g=g, e=e, s=s, family_interval=families, n=len(one), runs=len(evidence))
+
+
+def over_runs(evidence: Sequence[Evidence]) -> tuple[Interval, Interval, Interval]:
+    """G(K), E(K) and S(K) in points, means over runs.
+
+    Each problem's part is averaged over runs, and with two runs or more the intervals are the crossed ones (problem x
+    run), which charge R - 1 degrees of freedom for the runs; they are never narrower than the runs' own on average.
     """
     if not evidence:
         raise DreamEnvsError("no runs: at least one Evidence is needed")
@@ -181,21 +194,21 @@ def across_runs(evidence: Sequence[Evidence], rng: np.random.Generator, draws: i
         if not np.array_equal(one.family, other.family) or one.cap != other.cap:
             raise DreamEnvsError("the runs were measured on different problems: the same ones, in the same order")
     parts = [gain(e) for e in evidence]
-    g, e, s = (_mean([part[i] for part in parts]) for i in range(3))
-    each = np.stack([gained(x, x.cap) - lost(x) for x in evidence], axis=1)
-    if len(evidence) > 1:
-        _, low, high = _points(iv.crossed_interval(each, pooled_strata(one.family)))
-        g = g[0], min(g[1], low), max(g[2], high)
-    families = None
-    if len(np.unique(one.family)) > 1:
-        low, high = iv.percentile(100 * iv.family_means(each.mean(1), one.family, rng, draws))
-        families = (min(low, g[1]), max(high, g[2]))
-    return Headline(k=one.cap, g=g, e=e, s=s, family_interval=families, n=len(one), runs=len(evidence))
+    if len(evidence) == 1:
+        return parts[0]
+    e, s = (np.stack(of, axis=1) for of in ([gained(x, x.cap) for x in evidence], [lost(x) for x in evidence]))
+    strata = pooled_strata(one.family)
+    found = []
+    for i, each in enumerate((e - s, e, s)):
+        value, low, high = np.mean([part[i] for part in parts], axis=0).tolist()
+        _, down, up = _points(iv.crossed_interval(each, strata))
+        found.append((value, min(low, down), max(high, up)))
+    (g, e_, s_) = found
+    return g, _shares(e_), _shares(s_)
 
 
-def _mean(values: Sequence[Interval]) -> Interval:
-    value, low, high = np.mean(values, axis=0).tolist()
-    return value, low, high
+def _shares(value: Interval) -> Interval:
+    return value[0], max(value[1], 0.0), min(value[2], 100.0)
 
 
 def beyond(evidence: Evidence, multiples: Sequence[int] = MULTIPLES) -> list[Bound]:

@@ -347,8 +347,21 @@ class Cost(msgspec.Struct, frozen=True):
     seconds: Number
 
 
+class RunRow(msgspec.Struct, frozen=True):
+    """One of several runs: its model, its G(K) in percentage points, its own verdict; its report is in ``folder``."""
+
+    model: ModelInfo
+    g: Interval
+    phrase: str
+    folder: str
+
+
 class Report(msgspec.Struct, frozen=True):
-    """The whole file; the optional blocks are None where there is nothing to measure."""
+    """The whole file; the optional blocks are None where there is nothing to measure.
+
+    ``runs``: of one recipe, where there are several: headline, verdict, pass@1, retention, decay, bounds and cost are
+    the recipe's then, and everything problem by problem is the first run's.
+    """
 
     base: ModelInfo
     trained: ModelInfo
@@ -372,6 +385,7 @@ class Report(msgspec.Struct, frozen=True):
     curriculum: Curriculum | None = None
     commit: str = ""
     versions: dict[str, str] = {}
+    runs: list[RunRow] = []
     kind: Literal["frontier"] = "frontier"
     schema: Literal[4] = 4
 

@@ -61,6 +61,65 @@ def report(plan: Plan, found: Measured, sources: Sources, **measured: Any) -> sc
     return _Sections(plan, found, sources).report(measured)
 
 
+def recipe(
+    plan: Plan,
+    found: Sequence[Measured],
+    sources: Sequence[Sources],
+    reports: Sequence[sc.Report],
+    kept: sc.Retention | None,
+) -> sc.Report:
+    """One report of several runs of a recipe on the same problems, see ``Report.runs``; the verdict speaks of all.
+
+    ``reports``: of each run by itself.  ``kept``: retention of the runs' mean.
+    """
+    both = [s.practised for s in sources]
+    known = [b for b in both if b is not None]
+    union = [any(each) for each in zip(*known, strict=True)] if len(known) == len(both) else None
+    each = [
+        _Sections(plan, f, msgspec.structs.replace(s, practised=union)) for f, s in zip(found, sources, strict=True)
+    ]
+    first, one, at = each[0], reports[0], each[0].chosen
+    envelopes = {e: [evidence(plan, f, e)[0] for f in found] for e in found[0].envelopes}
+    head = gain.across_runs(envelopes["decoding"], stream("frontier-headline", plan.seed))
+    claims = rules.claims(envelopes, [first.kind(int(first.strata[i])) for i in at])
+    changes = np.stack([(s.after - s.before)[at] / s.n for s in each], 1)
+    rise = intervals.crossed_interval(changes, gain.pooled_strata(first.strata[at]))
+    reached = Counter(m for f in found for m in f.reached if m)
+    qualified = list(dict.fromkeys(line for s in sources for line in s.qualified))
+    verdict = rules.verdict(head, claims, rise, kept, reached, qualified, None)
+    if alarms := [r.verdict for r in reports if r.verdict.word == "Alarm"]:
+        verdict = msgspec.structs.replace(alarms[0], claims=claims, qualified=qualified)
+    costs = [r.cost for r in reports]
+    summed = {
+        name: sum(getattr(c, name) for c in costs) for name in ("trained_draws", "tokens", "drawn_now", "seconds")
+    }
+    trained = np.mean([r.pass1.trained[0] for r in reports])
+    return msgspec.structs.replace(
+        one,
+        headline=head,
+        verdict=verdict,
+        pass1=sc.PassAt1(base=one.pass1.base, trained=(float(trained), None, None), gain=rise),
+        decay=_mean_curve([r.decay for r in reports]),
+        bounds=[
+            sc.Bound(
+                k=some[0].k, low=float(np.mean([b.low for b in some])), high=float(np.mean([b.high for b in some]))
+            )
+            for some in zip(*(r.bounds for r in reports), strict=True)
+        ],
+        cost=msgspec.structs.replace(one.cost, **summed),
+        retention=kept,
+        runs=[
+            sc.RunRow(model=r.trained, g=r.headline.g, phrase=r.verdict.phrase, folder=f"run-{i}")
+            for i, r in enumerate(reports)
+        ],
+    )
+
+
+def _mean_curve(curves: Sequence[sc.Curve]) -> sc.Curve:
+    mean, low, high = (np.mean([getattr(c, n) for c in curves], axis=0).tolist() for n in ("mean", "low", "high"))
+    return sc.Curve(k=curves[0].k, mean=mean, low=low, high=high)
+
+
 def exact_gain(plan: Plan, methods: np.ndarray, configured: np.ndarray, budget: int) -> np.ndarray:
     """``float64[N]``: the expectation of R_i m_i(budget) against decoding; arguments as in ``Exact``."""
     from scipy.stats import binom
@@ -89,7 +148,7 @@ class _Sections:
         first_draw = np.stack([self.before / n, self.after / n, (self.after - self.before) / n], 1)
         base, trained, change = self.means(first_draw, "pass1", self.chosen)
         found, kept = self.found, measured.get("retention")
-        by_envelope = {e: evidence(plan, found, e)[0] for e in found.envelopes}
+        by_envelope = {e: [evidence(plan, found, e)[0]] for e in found.envelopes}
         claims = rules.claims(by_envelope, [self.kind(int(self.strata[i])) for i in self.chosen])
         reached = Counter(m for m in found.reached if m)
         return sc.Report(

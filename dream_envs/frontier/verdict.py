@@ -31,15 +31,16 @@ DEVIATIONS = 5.0
 ALARM = "What was sampled is not what the models' probabilities say: look at stop tokens, templates and engines."
 
 
-def claims(evidence: Mapping[str, Evidence], kinds: Sequence[str]) -> list[Claim]:
-    """A claim for every kind and envelope; ``evidence`` by envelope, ``kinds`` of its problems."""
+def claims(evidence: Mapping[str, Sequence[Evidence]], kinds: Sequence[str]) -> list[Claim]:
+    """A claim for every kind and envelope; ``evidence`` of each run by envelope, ``kinds`` of its problems."""
     of, found = np.array(kinds), list[Claim]()
     for kind in dict.fromkeys(kinds):
-        for envelope, facts in evidence.items():
-            own = facts.of(of == kind)
-            g, e, _ = gain.gain(own)
-            solved = _points(share_interval(own.reliable, gain.pooled_strata(own.family)))
-            found.append(Claim(kind, envelope, len(own), solved, g, e, _word(g, e, solved)))  # type: ignore[arg-type]
+        for envelope, runs in evidence.items():
+            own = [facts.of(of == kind) for facts in runs]
+            g, e, _ = gain.over_runs(own)
+            each = [share_interval(facts.reliable, gain.pooled_strata(facts.family)) for facts in own]
+            solved = _points(np.mean(each, axis=0).tolist())
+            found.append(Claim(kind, envelope, len(own[0]), solved, g, e, _word(g, e, solved)))  # type: ignore[arg-type]
     return found
 
 
@@ -125,8 +126,9 @@ def _sentence(word: str, head: Headline, found: Sequence[Claim], reached: Mappin
             "the base"
         )
         if reached:
-            most, of = max(reached, key=lambda name: reached[name]), round(head.e[0] * head.n / 100)
-            text += f"; of these {of:,} the base solves {sum(reached.values()):,} by other means, most by `{most}`"
+            most, of = max(reached, key=lambda name: reached[name]), round(head.e[0] * head.n * head.runs / 100)
+            where, solved = f" (in {head.runs} runs)" if head.runs > 1 else "", sum(reached.values())
+            text += f"; of these {of:,}{where} the base solves {solved:,} by other means, most by `{most}`"
         return text + "."
     if word == "Sharpening":
         return (

@@ -56,6 +56,14 @@ def claim_rows(data: Report) -> Rows:
     ]  # fmt: skip
 
 
+def run_rows(data: Report) -> Rows:
+    """Several runs one by one: name, G, verdict, and where its own page is."""
+    return [
+        [label(r.model.name, 40), estimate(r.g), visible(r.phrase, 300), f"{label(r.folder, 20)}/report.html"]
+        for r in data.runs
+    ]
+
+
 def bound_rows(data: Report) -> Rows:
     """E at multiples of K: samples, bounds, and the exact value where it is known."""
     exact = data.exact.by_budget if data.exact else {}

@@ -122,7 +122,9 @@ def command(run: dict[str, Any]) -> str:
 def frontier_command(data: Report) -> str:
     """The command line that measures this again."""
     size = {1024: "mini", 8192: "standard"}.get(data.protocol.budget)
-    argv = ["dream-envs", "frontier", "--base", data.base.name, "--trained", data.trained.run or data.trained.name]
+    argv = ["dream-envs", "frontier", "--base", data.base.name]
+    for model in [row.model for row in data.runs] or [data.trained]:
+        argv += ["--trained", model.run or model.name]
     argv += ["--suite", data.suite.name, "--seed", data.suite.seed, *(["--size", size] if size else [])]
     argv += ["--methods", ",".join(m.name for m in data.protocol.methods)]
     argv += ["--envelopes", ",".join(data.protocol.envelopes)]

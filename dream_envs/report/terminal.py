@@ -121,6 +121,7 @@ _CLAIMS = (
     Column("kind of problem", words=True), Column("against"), Column("shown"), Column("gain, points", 1),
     Column("solved, %", 3), Column("problems", 2),
 )  # fmt: skip
+_RUNS = (Column("run", words=True), Column("gain, points"), Column("verdict by itself", words=True))
 _LEGEND = (
     "gained: reliably solved by the trained model, by no decoding of the base (followed ones stand for the others); "
     "lost: the reverse. Base reached: of the problems on which it was drawn, those where the trained model is reliable."
@@ -138,6 +139,9 @@ def show_frontier(data: Report, console: Console) -> None:
     console.print()
     _lay(console, _CLAIMS, ft.claim_rows(data))
     console.print()
+    if data.runs:
+        _lay(console, _RUNS, [row[:3] for row in ft.run_rows(data)])
+        say(console, "By family, of the first run:")
     rows, styles = list[list[str]](), []
     for row in ft.family_rows(data):
         rows.append([label(row[0], 24), *(row[i] for i, _ in _FAMILY[1:])])
