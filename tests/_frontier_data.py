@@ -17,7 +17,7 @@ import numpy as np
 from dream_envs.core import Task
 from dream_envs.frontier import schema as sc
 from dream_envs.frontier.draws import Count, SampleSequence
-from dream_envs.frontier.protocol import Measured, Plan
+from dream_envs.frontier.protocol import Measured, Panel, Plan
 from dream_envs.frontier.sections import Exact, Sources, report
 from dream_envs.frontier.suite import Problem, Stratum, Suite
 from dream_envs.metrics.retention import retention
@@ -101,7 +101,13 @@ def _measured(plan: Plan, problems: list[Problem], p: np.ndarray, q: np.ndarray,
         return made
 
     base, trained = counts(p), counts(q)
+    everything = [Count([1] * n, 0)] * len(p)
+    panel = {
+        name: Panel(sequences(rates, everything, plan.reach), rates > 0.5, None)
+        for name, rates in (("base", p), ("trained", q))
+    }
     return Measured(
+        panel=panel,
         problems=problems,
         eligible=eligible,
         trained=trained,

@@ -376,3 +376,24 @@ def test_several_runs_are_one_report(base, tmp_path):
     assert one.headline == alone[0].headline and not one.runs
     with pytest.raises(DreamEnvsError, match="same weights: give each run once"):
         job.run("nano/compose", [runs[0], runs[0]], tmp_path / "twice", tmp_path / "cache", options, quiet=True)
+
+
+def test_the_panel_is_what_exact_probabilities_say(base, tmp_path):
+    """pass@k at matched k in turn over methods is the teacher-forced product; isolated steps predict far more."""
+    if "panel" not in registry.rows("suites"):
+        registry.register("suites", "panel", lambda: msgspec.structs.replace(small(), name="panel", mini=25))
+    again, names = msgspec.structs.replace(base, name="again"), ("plain", "given")
+    options = job.Options("panel", "panel", methods=names)
+    data = job.frontier(base, again, tmp_path / "out", tmp_path / "cache", options)
+    chosen = registry.create("suites", "panel")
+    eligible = {f.name for f in data.suite.families if f.eligible}
+    problems = [p for p in chosen.problems("panel", 25) if chosen.strata[p.stratum].name in eligible]
+    one, other = np.exp(by_method(chosen, problems, base, [METHODS[n] for n in names]))
+    for k, mean in zip(data.pass_at_k.base.k, data.pass_at_k.base.mean, strict=True):
+        hit = 1 - (1 - one) ** -(-k // 2) * (1 - other) ** (k // 2)  # in turn, the first of them first
+        sd = np.sqrt((hit * (1 - hit)).sum()) / len(hit)
+        assert abs(mean - hit.mean()) < 4.5 * sd + 1e-9, (k, mean, hit.mean())
+    known = {f.name: f for f in data.suite.families}
+    assert data.pass_at_k.base.k[-1] == 1024 and data.cost.panel_draws > 0
+    assert known["d5"].base.atoms > 0.4 > 0.1 > known["d5"].base.greedy  # steps of 0.9 each, wholes of 8e-6
+    assert data.pass_at_k.zero >= 1 and data.pass_at_k.opened <= data.pass_at_k.zero

@@ -113,7 +113,7 @@ def test_no_plot_loses_a_point(data: Report, drawn: dict[str, str]) -> None:
     stamped = Counter(e.get("href", "") for e in ElementTree.fromstring(drawn["scatter"]).iter("use"))
     assert {certified, outside, len(rows) - certified - outside} <= {n - 1 for n in stamped.values()}  # 1: the legend
     for name, role, size in (
-        ("decay", "trained", len(data.decay.k)), ("passk", "base", 5), ("passk", "trained", 5), ("compute", "base", 5),
+        ("decay", "trained", len(data.decay.k)), ("passk", "base", 8), ("passk", "trained", 8), ("compute", "base", 5),
         ("cover", "trained", 4), ("cover", "base", 4), ("fg", "trained", 2), ("forest", "trained", 5),
         ("retention", "c2", 1), ("ratio", "trained", 2), ("series", "c1", 19), ("curriculum", "c1", 8),
     ):  # fmt: skip
@@ -172,12 +172,12 @@ def test_the_family_table_is_the_data(data: Report) -> None:
     for cells, (name, kind, practised, level) in zip(found, world.FAMILIES, strict=True):
         mine = [p for p in data.problems if p.family == name]
         assert cells[:3] == [name, kind, "40"] and cells[5] == ("yes" if practised else "no")
-        assert float(cells[7]) == pytest.approx(sum(p.trained[0] for p in mine) / 16 / 40, abs=6e-4)
+        assert float(cells[8]) == pytest.approx(sum(p.trained[0] for p in mine) / 16 / 40, abs=6e-4)
         if name != "small-answers":
             assert float(cells[3]) == pytest.approx(32.0**-level, rel=0.05)
-            assert int(cells[8]) == sum(p.base_draws == world.BUDGET and not p.base_first for p in mine)
+            assert int(cells[9]) == sum(p.base_draws == world.BUDGET and not p.base_first for p in mine)
         else:
-            assert cells[4] == "no" and cells[8] == cells[9] == "-"
+            assert cells[4] == "no" and cells[9] == cells[10] == "-"
 
 
 @pytest.mark.usefixtures("unplotted")
@@ -292,10 +292,10 @@ def test_gains_and_losses_of_a_family_by_hand(data: Report) -> None:
     suite = change(data.suite, families=[change(one, name="f"), change(one, name="g")])
     protocol = change(data.protocol, need=4, budget=1024)
     f, g = tables.families(change(data, problems=rows, suite=suite, protocol=protocol))
-    assert (f.gained, f.lost, f.tried) == (3 + 3 * 3 / 4, 1, 8)
-    assert f.reached == 2 / 8 and f.pass1 == pytest.approx(sum(r.trained[0] for r in rows) / 16 / 13)
+    assert (f.gained, f.lost) == (3 + 3 * 3 / 4, 1)
+    assert f.pass1 == pytest.approx(sum(r.trained[0] for r in rows) / 16 / 13)
     assert f.gain is not None and f.gain[0] == pytest.approx(100 * 5.25 / 13)
-    assert (g.gained, g.lost, g.reached, g.gain) == (None, None, None, None)
+    assert (g.gained, g.lost, g.gain) == (None, None, None)
 
 
 def test_the_command_is_one_that_the_verb_takes(data: Report) -> None:
@@ -315,7 +315,7 @@ def test_the_command_is_one_that_the_verb_takes(data: Report) -> None:
 
 
 def test_the_saving_by_hand(data: Report) -> None:
-    cost = Cost(146_528, 100_000, 9, {"scaffolds": 70}, 400_000, 1, 0, 5400)
+    cost = Cost(146_528, 100_000, 9, {"scaffolds": 70}, 5, 400_000, 1, 0, 5400)
     rows = dict(tables.cost_rows(change(data, cost=cost)))
     assert rows["Saved by early stopping"] == "75 % of the base's draws in turn (4.0x fewer)"
     assert rows["Time"] == "90 min" and rows["Attempts by scaffolds"] == "70"
@@ -327,12 +327,12 @@ def test_the_terminal_tells_the_same(tmp_path: Path, data: Report, monkeypatch: 
         assert all(len(line) <= min(width, 100) for line in text.splitlines())
         lines = [line.split() for line in re.findall(r"^(?:compos|small-)[^,:\n]*$", text, re.MULTILINE)]
         for cells, row in zip(lines, tables.family_rows(data), strict=True):
-            assert set(row[8:10]) <= set(cells[1:]) and "…" not in " ".join(cells[1:])  # numbers are whole
+            assert set(row[9:11]) <= set(cells[1:]) and "…" not in " ".join(cells[1:])  # numbers are whole
     told = " ".join(text.split())
     assert tables.headline(data) in told and f"{data.verdict.phrase}. {data.verdict.sentence}" in told
     for row in tables.family_rows(data):
         line = next(x for x in text.splitlines() if x.startswith(row[0][:24]))
-        assert all(cell in line for cell in (row[2], row[3], *row[6:10]))
+        assert all(cell in line for cell in (row[2], row[3], row[6], *row[8:11]))
     assert "Vendi ratio" in told and f"{data.cost.tokens:,}" in told
     monkeypatch.setattr(plots, "PLOTS", {})
     folder = world.write(tmp_path, data)  # the verb `report` knows its folder

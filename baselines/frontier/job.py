@@ -30,7 +30,7 @@ from dream_envs.baselines.frontier.elicited import (
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import methods, schema
 from dream_envs.frontier.draws import Method, SampleCache, cache_path
-from dream_envs.frontier.methods import METHODS, MethodSpec
+from dream_envs.frontier.methods import ATOMS, GREEDY, METHODS, MethodSpec
 from dream_envs.frontier.protocol import EvaluatedModel, Measured, Plan, Tick, measure
 from dream_envs.frontier.sections import Sources, recipe, report
 from dream_envs.frontier.suite import Suite, suite
@@ -82,6 +82,8 @@ def plan_of(options: Options) -> tuple[Plan, list[MethodSpec]]:
     chosen = suite(options.suite)
     times, budget = SIZES[options.size]
     plan = Plan(chosen, options.seed, chosen.mini * times, budget=budget, follow=chosen.followed)
+    if not chosen.followed:  # samples are cheap
+        plan = msgspec.structs.replace(plan, reach=budget)
     found = methods.chosen(options.methods or chosen.methods)
     return plan, [m for m in found if m.envelope in ("decoding", *options.envelopes)]
 
@@ -170,11 +172,18 @@ def _measured(
     later: dict[str, list[Method]] = {
         e: [elicited.method(s) for s in some] for e, some in by_envelope.items() if some and e != "decoding"
     }
-    sides = (
-        EvaluatedModel(caches[0], [elicited.method(s) for s in by_envelope["decoding"]], later),
-        EvaluatedModel(caches[1], [other.method(s) for s in by_envelope["decoding"]]),
-    )
-    found = measure(plan, *sides, avoid=avoid, tick=tick)
+    cuts = any(hasattr(s.family, "piece") for s in plan.suite.strata)
+    sides = [
+        EvaluatedModel(
+            kept,
+            [model.method(s) for s in by_envelope["decoding"]],
+            beyond,
+            model.method(GREEDY),
+            model.method(ATOMS) if cuts else None,
+        )
+        for kept, model, beyond in ((caches[0], elicited, later), (caches[1], other, {}))
+    ]
+    found = measure(plan, sides[0], sides[1], avoid=avoid, tick=tick)
     run, made, met = trained.run, provenance(), trained.met
     sources = Sources(
         base=schema.ModelInfo(name=base.name, weights_hash=base.identity),
@@ -209,7 +218,7 @@ def what_decides_a_draw(chosen: Suite) -> str:
     shown = [p.task.id for p in chosen.problems("elicitation", DEVELOPMENT)]
     mechanisms = {name: msgspec.structs.asdict(m) for name, m in MECHANISMS.items()}  # type: ignore[arg-type]
     suite_ = [chosen.name, chosen.instruction, chosen.max_tokens, chosen.final_field, chosen.one_reply, strata]
-    return msgspec.json.encode([suite_, list(METHODS.values()), mechanisms, SHOTS, shown]).decode()
+    return msgspec.json.encode([suite_, [*METHODS.values(), GREEDY, ATOMS], mechanisms, SHOTS, shown]).decode()
 
 
 def _rows(model: Model, options: Options) -> int:

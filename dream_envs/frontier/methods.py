@@ -95,6 +95,9 @@ _TRAINING = (
     MethodSpec("sae", "one feature of a sparse autoencoder raised at the first token", "mechanism"),
     MethodSpec("rlvr", "GRPO on problems that the base already solves", "mechanism"),
 )
+#: Not methods of an envelope: what the panel beside the headline asks of both models.
+GREEDY = MethodSpec("greedy", "the likeliest token at each step", temperature=0.01)
+ATOMS = MethodSpec("atoms", "each step by itself, T = 1", "pieces", 1.0, size=1)
 METHODS = {
     m.name: msgspec.structs.replace(m, envelope=envelope)
     for envelope, rows in zip(ENVELOPES, (_DECODING, _SCAFFOLDS, _TRAINING), strict=True)

@@ -2,9 +2,10 @@
 
 Steps: what each method does on development problems (those that solve none are idle); fixed samples of both models on
 every problem in their best method; the base, early-stopped and in turn over its decoding methods, only where the
-trained model is reliable; the later envelopes, each on what is left; the mirror image for losses.  Both models choose
-alike and decode alike, so that a model against itself has no gain and no loss.  Everything is a function of agents and
-a seed label: no model is loaded here.
+trained model is reliable; the later envelopes, each on what is left; the mirror image for losses; and for the panel
+beside the headline both models on every problem, in turn over the same methods.  Both models choose alike and decode
+alike, so that a model against itself has no gain and no loss.  Everything is a function of agents and a seed label: no
+model is loaded here.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from dream_envs.seeds import stream
 
 #: Samples of a trained copy of the base on what is left: making it is dear, and it is one model, not a way to ask.
 TRAINING_DRAWS = 256
-#: Samples of a method on each development problem.
-DEV_DRAWS = 4
+#: Samples of a method on each development problem, and of each problem by its isolated steps.
+DEV_DRAWS, ATOM_DRAWS = 4, 4
 #: Called with (what, done, of).
 Tick = Callable[[str, int, int], None]
 
@@ -42,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True):
     stage: int = 128  # samples of the base that every problem gets where the trained model is reliable
     follow: int = 0  # how many of those that are unsolved then are followed up to ``budget``; 0: all
     dev: int = 4  # development problems a stratum, from which each model's best method is told (never counted)
+    reach: int = 128  # samples of both models on every problem, early-stopped, for pass@k at matched k; at most budget
 
     def check(self) -> None:
         """Raise a one-line DreamEnvsError for a plan that cannot be carried out."""
@@ -51,17 +53,33 @@ class Plan(msgspec.Struct, frozen=True):
             raise DreamEnvsError(f"budget={self.budget}: 8 or more")
         if not 1 <= self.stage <= self.budget:
             raise DreamEnvsError(f"stage={self.stage}: 1 to budget={self.budget}")
-        for name, least in (("per_stratum", 1), ("dev", 1), ("follow", 0)):
+        for name, least in (("per_stratum", 1), ("dev", 1), ("follow", 0), ("reach", 1)):
             if (value := getattr(self, name)) < least:
                 raise DreamEnvsError(f"{name}={value}: {least} or more")
 
 
 class EvaluatedModel(msgspec.Struct):
-    """A model that is sampled: where its samples are kept, its decoding methods, and those of later envelopes."""
+    """A model that is sampled: where its samples are kept, its decoding methods, and those of later envelopes.
+
+    ``greedy``: one reply by the likeliest tokens.  ``atoms``: the problem step by step, each step by itself.
+    """
 
     cache: SampleCache
     methods: Sequence[Method]
     later: Mapping[str, Sequence[Method]] = {}
+    greedy: Method | None = None
+    atoms: Method | None = None
+
+
+class Panel(msgspec.Struct):
+    """What one model does on every problem: its sequence in turn, ``float64[N]`` of greedy replies and of steps.
+
+    ``greedy``, ``atoms``: None where it was not asked so.
+    """
+
+    sequences: list[SampleSequence]
+    greedy: np.ndarray | None = None
+    atoms: np.ndarray | None = None
 
 
 class Measured(msgspec.Struct):
@@ -83,6 +101,7 @@ class Measured(msgspec.Struct):
     reached: list[str]  # which method of a later envelope solved it, or ""
     envelopes: list[str]  # those that were tried, decoding first
     envelope_of: dict[str, str]  # by method of a later envelope
+    panel: dict[str, Panel] = {}  # by side, ``base`` and ``trained``
     draws: dict[str, int] = {}  # samples by later envelope
     unavailable: dict[str, str] = {}  # methods that the base gave nothing to work with, and why
 
@@ -130,6 +149,10 @@ def measure(
         reached=[""] * len(problems),
         envelopes=["decoding", *base.later],
         envelope_of={m.name: envelope for envelope, some in base.later.items() for m in some},
+        panel={
+            name: _panel(plan, model, ways, problems, eligible, _part(say, f"{name}, every problem"))
+            for name, model, ways in (("base", base, turns), ("trained", trained, their_turns))
+        },
     )
     left = [i for i in np.flatnonzero(reliable & followed).tolist() if not first[i].first]
     for envelope, some in base.later.items():
@@ -173,6 +196,23 @@ def _first(
     picked[left] = subsample(groups[left], plan.follow, stream("frontier-lots", plan.suite.name, plan.seed))
     later = _where(picked, draw(plan.budget), problems)
     return [b if p else a for a, b, p in zip(first, later, picked, strict=True)], ~left | picked
+
+
+def _panel(
+    plan: Plan,
+    model: EvaluatedModel,
+    ways: Sequence[Method],
+    problems: list[Problem],
+    eligible: np.ndarray,
+    tick: Callable[[int, int], None],
+) -> Panel:
+    cap = min(plan.reach, plan.budget)
+    found = Panel(_where(eligible, lambda some: model.cache.first(ways, some, cap, tick), problems))
+    for name, method, draws in (("greedy", model.greedy, 1), ("atoms", model.atoms, ATOM_DRAWS)):
+        if method is not None:
+            counts = model.cache.count(method, problems, draws)
+            setattr(found, name, np.array([sum(c.right) / draws for c in counts]))
+    return found
 
 
 def reliability(plan: Plan, counts: Sequence[Count]) -> np.ndarray:

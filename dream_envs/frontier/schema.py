@@ -32,10 +32,22 @@ class ModelInfo(msgspec.Struct, frozen=True):
     run: str | None = None
 
 
+class Reach(msgspec.Struct, frozen=True):
+    """Shares of a stratum's problems: solved in the panel's k samples, by one greedy reply, by its isolated steps.
+
+    ``atoms`` is what success at each step by itself predicts of the whole; None where the family cannot be cut.
+    """
+
+    any: Number | None
+    greedy: Number | None
+    atoms: Number | None
+
+
 class Family(msgspec.Struct, frozen=True):
     """A stratum of the suite; ``chance`` is the largest guess probability among its ``n`` problems.
 
-    ``practised``: whether the trained model's run met problems of this kind; None where there is no record.
+    ``practised``: whether the trained model's run met problems of this kind; None where there is no record.  ``base``,
+    ``trained``: what they reach, None where the stratum was not sampled so.
     """
 
     name: str
@@ -45,6 +57,8 @@ class Family(msgspec.Struct, frozen=True):
     chance: Number
     eligible: bool
     practised: bool | None = None
+    base: Reach | None = None
+    trained: Reach | None = None
 
 
 class SuiteInfo(msgspec.Struct, frozen=True):
@@ -167,11 +181,20 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 class PassAtK(msgspec.Struct, frozen=True):
-    """pass@k of both, and exactly of each of the base's methods alone (None where that is not known)."""
+    """pass@k of both in turn over methods, and exactly of each of the base's alone (None where that is not known).
+
+    ``greedy``: of the problems that each reaches at the last k, the share that one greedy reply solves.  ``zero``:
+    families of which the base reaches no problem at the last k; ``opened``: those of them of which the trained model
+    does; ``counted``: families in all.
+    """
 
     base: Curve
     trained: Curve
     methods: dict[str, Curve] | None
+    greedy: dict[str, Number | None] = {}
+    zero: Count = 0
+    opened: Count = 0
+    counted: Count = 0
 
 
 class ExactProblem(msgspec.Struct, frozen=True):
@@ -341,6 +364,7 @@ class Cost(msgspec.Struct, frozen=True):
     round_robin_draws: Count
     trained_draws: Count
     envelope_draws: dict[str, Count]  # of the later envelopes
+    panel_draws: Count  # of both models, for pass@k beside the headline alone
     full_draws: Count
     tokens: Count
     drawn_now: Count

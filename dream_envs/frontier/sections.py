@@ -12,7 +12,7 @@ import numpy as np
 from dream_envs.frontier import estimators, exact, gain, intervals
 from dream_envs.frontier import schema as sc
 from dream_envs.frontier import verdict as rules
-from dream_envs.frontier.protocol import TRAINING_DRAWS, Measured, Plan, evidence
+from dream_envs.frontier.protocol import ATOM_DRAWS, TRAINING_DRAWS, Measured, Plan, evidence
 from dream_envs.frontier.suite import PRACTISED
 from dream_envs.seeds import stream
 
@@ -186,9 +186,9 @@ class _Sections:
         return PRACTISED if practised is not None and practised[stratum] else self.plan.suite.strata[stratum].kind
 
     def means(self, values: np.ndarray, label: str, chosen: np.ndarray | None = None) -> list[sc.Estimate]:
-        """Mean of each column of ``float64[N, M]`` with its stratified bootstrap interval."""
+        """Mean of each column, over all problems ``chosen`` from or (None) the eligible ones, with its interval."""
         rows = values if chosen is None else values[chosen]
-        strata = self.strata if chosen is None else self.strata[chosen]
+        strata = self.strata[self.chosen if chosen is None else chosen]
         rng = stream("frontier-panel", self.plan.seed, label)
         samples = intervals.bootstrap_means(rows, rng, strata, SECTION_DRAWS)
         return [(float(m), *intervals.percentile(samples[:, i])) for i, m in enumerate(rows.mean(0))]
@@ -209,6 +209,8 @@ class _Sections:
                 chance=chances[i],
                 eligible=allowed[i],
                 practised=None if self.sources.practised is None else self.sources.practised[i],
+                base=self.reach("base", i),
+                trained=self.reach("trained", i),
             )
             for i, s in enumerate(suite.strata)
         ]
@@ -249,19 +251,54 @@ class _Sections:
         return rows
 
     def pass_at_k(self) -> sc.PassAtK:
-        ks, curves = [k for k in KS if k <= self.n], {}
+        """From the early-stopped sequences: whether the first success came within k is an unbiased pass@k."""
+        ks, curves = self.ks(), {}
         for who in ("trained", "base"):
-            columns = np.stack([estimators.pass_at_k(self.n, self.right(who), k) for k in ks], 1)
-            mean, low, high = zip(*self.means(columns, f"pass@k/{who}", self.chosen), strict=True)
+            columns = np.stack([self.hit(who, k) for k in ks], 1)
+            mean, low, high = zip(*self.means(columns, f"pass@k/{who}"), strict=True)
             curves[who] = sc.Curve(k=ks, mean=list(mean), low=list(low), high=list(high))
         known, methods = self.sources.exact, None
         if known is not None:
-            ks = [4**i for i in range(8) if 4**i <= self.plan.budget]
             methods = {
                 name: sc.Curve(k=ks, mean=[float(exact.pass_at_k(p, k).mean()) for k in ks])
                 for name, p in zip(self.found.turns, known.methods[:, self.chosen], strict=True)
             }
-        return sc.PassAtK(base=curves["base"], trained=curves["trained"], methods=methods)
+        last = {who: self.hit(who, ks[-1]) for who in curves}
+        strata = self.strata[self.chosen]
+        zero = [i for i in np.unique(strata) if not last["base"][strata == i].any()]
+        return sc.PassAtK(
+            base=curves["base"],
+            trained=curves["trained"],
+            methods=methods,
+            greedy={who: self.greedy(who, hits) for who, hits in last.items()},
+            zero=len(zero),
+            opened=sum(bool(last["trained"][strata == i].any()) for i in zero),
+            counted=len(np.unique(strata)),
+        )
+
+    def ks(self) -> list[int]:
+        """Powers of 2 up to the panel's samples, and those."""
+        most = min(self.plan.reach, self.plan.budget)
+        ks = [2**i for i in range(int(np.log2(most)) + 1)]
+        return ks if ks[-1] == most else [*ks, most]
+
+    def hit(self, who: str, k: int) -> np.ndarray:
+        """``float64[M]``: whether each eligible problem's first success in turn came within k samples."""
+        first = np.array([self.found.panel[who].sequences[i].first for i in self.chosen])
+        return ((first > 0) & (first <= k)).astype(float)
+
+    def greedy(self, who: str, reached: np.ndarray) -> float | None:
+        """Coverage-adjusted: of what it reaches, the share that one greedy reply solves."""
+        found = self.found.panel[who].greedy
+        return None if found is None or not reached.any() else float(found[self.chosen][reached > 0].mean())
+
+    def reach(self, who: str, stratum: int) -> sc.Reach:
+        """What it reaches of a stratum."""
+        panel, at = self.found.panel[who], np.flatnonzero(self.strata == stratum)
+        drawn = [panel.sequences[i] for i in at if panel.sequences[i].made]
+        shares = [None if x is None else float(x[at].mean()) for x in (panel.greedy, panel.atoms)]
+        any_ = float(np.mean([bool(s.first) for s in drawn])) if drawn else None
+        return sc.Reach(any=any_, greedy=shares[0], atoms=shares[1])
 
     def decay(self) -> sc.Curve:
         ks = [2**i for i in range(int(np.log2(self.plan.budget)) + 1)]
@@ -313,13 +350,12 @@ class _Sections:
         )
 
     def support(self) -> list[sc.Support]:
-        rows = []
-        for k in (1, 4, 16):
-            if k <= self.n:
-                b, t = (estimators.pass_at_k(self.n, c[self.chosen], k) for c in (self.before, self.after))
-                rng = stream("frontier-panel", self.plan.seed, "support", k)
-                shares: Any = estimators.support(b, t, rng, self.strata[self.chosen], SECTION_DRAWS)
-                rows.append(sc.Support(k=k, **shares))
+        rows, most = [], min(self.plan.reach, self.plan.budget)
+        for k in sorted({k for k in (16, 128) if k < most} | {most}):
+            b, t = self.hit("base", k), self.hit("trained", k)
+            rng = stream("frontier-panel", self.plan.seed, "support", k)
+            shares: Any = estimators.support(b, t, rng, self.strata[self.chosen], SECTION_DRAWS)
+            rows.append(sc.Support(k=k, **shares))
         return rows
 
     def cover(self, who: str) -> list[sc.Estimate]:
@@ -354,6 +390,15 @@ class _Sections:
         ]
         return sc.Exact(e=e[str(plan.budget)], by_budget=e, decoders=decoders, tiers=tiers)
 
+    def panel_draws(self) -> int:
+        """Samples that nothing but the panel needed."""
+        found, total = self.found, 0
+        for who, own in (("base", found.first), ("trained", found.losses)):
+            panel = found.panel[who]
+            total += sum(s.made for s, other in zip(panel.sequences, own, strict=True) if not other.made)
+            total += len(self.strata) * ((panel.greedy is not None) + ATOM_DRAWS * (panel.atoms is not None))
+        return total
+
     def cost(self) -> sc.Cost:
         found = self.found
         base, fixed = sum(s.made for s in found.first), self.n * len(found.problems)
@@ -363,6 +408,7 @@ class _Sections:
             round_robin_draws=base,
             trained_draws=fixed + sum(s.made for s in found.losses),
             envelope_draws=found.draws,
+            panel_draws=self.panel_draws(),
             full_draws=self.plan.budget * len(self.chosen),
             tokens=sum(x.tokens for x in kept),
             drawn_now=self.sources.drawn,

@@ -77,15 +77,12 @@ def bound_rows(data: Report) -> Rows:
 class FamilyFigures(NamedTuple):
     """One family's figures.
 
-    ``tried`` is the number of problems on which the base was drawn at all (the protocol draws it only where the
-    trained model is reliable); ``reached`` the share of those that it solved.  ``gained`` and ``lost`` are in problems,
-    None where the family does not count; where only some of the base's survivors were followed to the last draw, what
-    became of those stands for the others, and ``gained`` need not be whole.  ``gain`` is in percentage points.
+    ``gained`` and ``lost`` are in problems, None where the family does not count; where only some of the base's
+    survivors were followed to the last draw, what became of those stands for the others, and ``gained`` need not be
+    whole.  ``gain`` is in percentage points.
     """
 
     info: Family
-    tried: int
-    reached: float | None
     pass1: float | None
     gained: float | None
     lost: int | None
@@ -98,15 +95,13 @@ def families(data: Report) -> list[FamilyFigures]:
 
 
 def _family(info: Family, mine: list[ProblemRow], data: Report) -> FamilyFigures:
-    tried = [p for p in mine if p.base_draws]
-    reached = sum(_base_solved(p) for p in tried) / len(tried) if tried else None
     pass1 = sum(rate(p.trained) for p in mine) / len(mine) if mine else None
     if not (info.eligible and mine):
-        return FamilyFigures(info, len(tried), reached, pass1, None, None, None)
+        return FamilyFigures(info, pass1, None, None, None)
     total = _gained(mine, data)
     share = wilson(total, len(mine))
     lost = sum(p.base[0] >= data.protocol.need and p.loss_draws > 0 and not p.loss_first for p in mine)
-    return FamilyFigures(info, len(tried), reached, pass1, total, lost, times100((share.p, share.low, share.high)))
+    return FamilyFigures(info, pass1, total, lost, times100((share.p, share.low, share.high)))
 
 
 def rate(value: Right) -> float:
@@ -135,16 +130,43 @@ def _gained(rows: Sequence[ProblemRow], data: Report) -> float:
 
 
 def family_rows(data: Report) -> Rows:
-    """Name, kind, problems, chance, eligible, practised, base reached, pass@1, gained, lost."""
+    """Name, kind, problems, chance, eligible, practised, reach of base, of trained, pass@1, gained, lost."""
     return [
         [
             label(f.info.name, 60), label(f.info.kind, 40), whole(f.info.n), probability(f.info.chance),
             "yes" if f.info.eligible else "no", {True: "yes", False: "no", None: "no record"}[f.info.practised],
-            percent(f.reached) + ("" if f.reached is None else f" of {whole(f.tried)}"), probability(f.pass1),
-            _count(f.gained), _count(f.lost),
+            *(percent(side.any) if side and side.any is not None else NONE for side in (f.info.base, f.info.trained)),
+            probability(f.pass1), _count(f.gained), _count(f.lost),
         ]
         for f in families(data)
     ]  # fmt: skip
+
+
+def step_rows(data: Report) -> Rows:
+    """Family, what isolated steps predict of the whole and one greedy reply, each of the base and of the trained."""
+    return [
+        [
+            label(f.name, 60),
+            *(probability(getattr(s, what)) for what in ("atoms", "greedy") for s in (f.base, f.trained)),
+        ]
+        for f in data.suite.families
+        if f.base is not None and f.trained is not None and f.base.greedy is not None
+    ]
+
+
+def reach_note(data: Report) -> str:
+    """Families that the base does not reach at all, and how much of its reach each has at the first, greedy try."""
+    block = data.pass_at_k
+    k, said = whole(block.base.k[-1]), []
+    said.append(
+        f"The base reaches no problem in {k} samples in {block.zero} of {block.counted} families; of these the trained "
+        f"model reaches some in {block.opened}."
+    )
+    known = {who: v for who, v in block.greedy.items() if v is not None}
+    if known:
+        shares = " and ".join(f"{percent(v)} ({who})" for who, v in known.items())
+        said.append(f"Of what each reaches in {k} samples, one greedy reply solves {shares}.")
+    return " ".join(said)
 
 
 def _count(x: float | None) -> str:
@@ -265,6 +287,7 @@ def cost_rows(data: Report) -> Rows:
         ["in turn if nothing were stopped", whole(c.full_draws)],
         *([f"Attempts by {label(name, 20)}", whole(n)] for name, n in c.envelope_draws.items()),
         ["Draws of the trained model", whole(c.trained_draws)],
+        ["Further draws of both, for pass@k and steps", whole(c.panel_draws)],
         ["Tokens generated", whole(c.tokens)],
     ]
     if 0 < c.round_robin_draws <= c.full_draws:

@@ -68,6 +68,7 @@ def render_frontier(data: Report) -> str:
         base=label(data.base.name, 80),
         trained=label(data.trained.name, 80),
         budget=whole(data.protocol.budget),
+        reach=whole(data.pass_at_k.base.k[-1]),
         configurations=_pairs(data.protocol.configurations),
         unavailable=_pairs(data.protocol.unavailable),
         max_points=MAX_POINTS,

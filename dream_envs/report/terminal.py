@@ -114,7 +114,7 @@ def say(console: Console, text: str, look: str = "") -> None:
 #: The columns of a Frontier Report, and their places in ``frontier_tables.family_rows``.
 _FAMILY = (
     (0, Column("family", words=True)), (2, Column("problems", 2)), (3, Column("chance", 5)),
-    (6, Column("base\nreached", 3)), (7, Column("trained\npass@1", 1)), (8, Column("gained")), (9, Column("lost")),
+    (6, Column("base,\nany", 3)), (8, Column("trained\npass@1", 1)), (9, Column("gained")), (10, Column("lost")),
     (4, Column("eligible", 6)), (5, Column("prac-\ntised", 4)),
 )  # fmt: skip
 _CLAIMS = (
@@ -124,7 +124,7 @@ _CLAIMS = (
 _RUNS = (Column("run", words=True), Column("gain, points"), Column("verdict by itself", words=True))
 _LEGEND = (
     "gained: reliably solved by the trained model, by no decoding of the base (followed ones stand for the others); "
-    "lost: the reverse. Base reached: of the problems on which it was drawn, those where the trained model is reliable."
+    "lost: the reverse. Base, any: problems that it solves in all its samples, in turn over its methods."
 )
 
 
@@ -148,6 +148,7 @@ def show_frontier(data: Report, console: Console) -> None:
         styles.append("" if row[4] == "yes" else "dim")
     _lay(console, [column for _, column in _FAMILY], rows, styles)
     say(console, _LEGEND)
+    say(console, ft.reach_note(data))
     if data.diversity and data.diversity.alarm:
         say(console, f"alarm: {visible(data.diversity.alarm, 300)}", "yellow")
     console.print()
