@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -13,14 +14,17 @@ import torch
 
 from dream_envs import registry
 from dream_envs.agents.elicitation.scaffolds import Pieces, TwoTurns
+from dream_envs.agents.engines.local import resolve
 from dream_envs.agents.training.sft import fine_tune
 from dream_envs.baselines.frontier import controls, job
 from dream_envs.baselines.frontier.elicited import Elicited, Model, by_method, load_model, same_weights
-from dream_envs.core import Action, DreamEnvsError, Limits, Request, Usage
+from dream_envs.baselines.nano.recipe import weights_hash
+from dream_envs.core import Action, Challenge, DreamEnvsError, Limits, Request, Usage, encode
 from dream_envs.frontier import suite as suites
 from dream_envs.frontier.draws import SampleCache
 from dream_envs.frontier.methods import METHODS
 from dream_envs.frontier.schema import read_report
+from dream_envs.schema import About, Summary
 from dream_envs.seeds import digest
 
 
@@ -232,6 +236,7 @@ def test_fewer_ways_of_asking_than_registered_are_told(base, tmp_path):
     assert said[0].startswith("methods left out: cool, hot_min_p")
     whole = report(tmp_path, base, base, seed="0").verdict.qualified
     assert whole == [
+        "suite 'small' is not of this project (test_frontier_job)",
         'the problems are those of the public seed "0"',
         "the trained model came without a record of its training",
     ]
@@ -318,10 +323,6 @@ def test_an_english_problem_is_cut_with_its_tables():
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
-    import shutil
-
-    from dream_envs.agents.engines.local import resolve
-
     folder = tmp_path / "model"
     shutil.copytree(resolve("nano/compose"), folder)
     agent = load_model(str(folder)).engine
@@ -333,10 +334,6 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 def test_other_stop_tokens_do_not_make_an_expansion(base, tmp_path):
     """Equal weights, a base whose configuration stops at every state: the alarm rings, and the difference is told."""
-    import shutil
-
-    from dream_envs.agents.engines.local import resolve
-
     folder = tmp_path / "model"
     shutil.copytree(resolve("nano/compose"), folder)
     path = folder / "generation_config.json"
@@ -397,3 +394,135 @@ def test_the_panel_is_what_exact_probabilities_say(base, tmp_path):
     assert data.pass_at_k.base.k[-1] == 1024 and data.cost.panel_draws > 0
     assert known["d5"].base.atoms > 0.4 > 0.1 > known["d5"].base.greedy  # steps of 0.9 each, wholes of 8e-6
     assert data.pass_at_k.zero >= 1 and data.pass_at_k.opened <= data.pass_at_k.zero
+
+
+# -------------------------------------------------------------------------------------------------- what was tried
+
+
+def copied(base: Model, folder, **files):
+    """A model folder with the base's weights and other files: JSON by name, or what makes it of the old JSON."""
+    shutil.copytree(resolve("nano/compose"), folder)
+    for name, change in files.items():
+        path = folder / f"{name}.json"
+        old = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(change(old)))
+    return load_model(str(folder))
+
+
+def noisy(base: Model, folder) -> Model:
+    """The base with weights that differ by 1e-6."""
+    shutil.copytree(resolve("nano/compose"), folder)
+    agent = load_model(str(folder)).engine
+    for parameter in agent.model.parameters():
+        parameter.data += 1e-6
+    agent.model.save_pretrained(folder)
+    return load_model(str(folder))
+
+
+def test_a_base_of_another_configuration_is_told(base, tmp_path):
+    """A sliding window blinds the base to long prompts; weights and class are the same."""
+    window = {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["sliding_attention"] * 4}
+    layers = len(base.engine.model.config.layer_types)
+    window["layer_types"] = ["sliding_attention"] * layers
+    blind = copied(base, tmp_path / "blind", config=lambda old: {**old, **window})
+    data = report(tmp_path, noisy(base, tmp_path / "noisy"), blind)
+    assert any("configuration differs: sliding_window (base 8, trained None)" in q for q in data.verdict.qualified)
+
+
+def test_a_tokenizer_that_reads_otherwise_is_told(base, tmp_path):
+    """Same vocabulary and template; a normalizer garbles the start state of long prompts."""
+    rule = {"type": "Replace", "pattern": {"Regex": "^([a-p]):(?=.{4})"}, "content": "a:"}
+    garbled = copied(base, tmp_path / "garbled", tokenizer=lambda old: {**old, "normalizer": rule})
+    data = report(tmp_path, noisy(base, tmp_path / "noisy"), garbled)
+    assert any("problems are other tokens" in q for q in data.verdict.qualified), data.verdict.qualified
+
+
+def test_answers_in_a_tokenizer_ring_the_alarm_whatever_the_methods(base, tmp_path):
+    """The decoder writes another text than was sampled; a method without a closed form does not switch it off."""
+    swap = [{"type": "Replace", "pattern": {"String": a}, "content": b} for a, b in (("Aa", "Ab"), ("Bb", "Bc"))]
+
+    def writes(old):
+        return {**old, "decoder": {"type": "Sequence", "decoders": [*([old["decoder"]] if old.get("decoder") else []),
+                                                                    {"type": "Fuse"}, *swap]}}  # fmt: skip
+
+    odd = copied(base, tmp_path / "odd", tokenizer=writes)
+    odd = msgspec.structs.replace(odd, identity="odd")
+    chosen, names = small(), ("plain", "given", "zero_shot")
+    if "pairs-easy" not in registry.rows("suites"):
+        easy = msgspec.structs.replace(chosen, name="pairs-easy", mini=40)
+        registry.register("suites", "pairs-easy", lambda: easy)
+    data = report(tmp_path, odd, base, suite="pairs-easy", methods=names)
+    assert data.verdict.word == "Alarm" and "fixed samples" in data.verdict.phrase
+    assert any("zero_shot" in q and "does not have" in q for q in data.verdict.qualified)
+
+
+def minted(task) -> Challenge:
+    return Challenge(**msgspec.structs.asdict(task), author="challenger")
+
+
+def run_folder(tmp_path, model: Model, tasks=(), **about):
+    """A finished run's folder, as far as a report looks at it."""
+    folder, final = tmp_path / "run", tmp_path / "run" / "checkpoints" / "final"
+    shutil.copytree(model.name, final)
+    facts = About("dream", "x", "grpo", "0", 1, "nano/compose", "0" * 16, weights_hash(final), 1.0)
+    facts = msgspec.structs.replace(facts, **about)
+    (folder / "run.json").write_text("{}")
+    (folder / "challenges.jsonl").write_bytes(b"".join(encode(t) + b"\n" for t in tasks))
+    (folder / "summary.json").write_bytes(encode(Summary(facts, "", [], {"total": 1})))
+    return folder
+
+
+def test_a_run_without_a_sound_record_has_none(base, tmp_path):
+    model = noisy(base, tmp_path / "noisy")
+    met = [minted(small().problems("met", 1)[0].task)]
+    folder = run_folder(tmp_path, model, met)
+    assert load_model(str(folder)).met and load_model(str(folder)).began == ("nano/compose", "0" * 16)
+    (folder / "challenges.jsonl").write_bytes(b"")
+    assert load_model(str(folder)).met is None and "names no problem" in load_model(str(folder)).unrecorded
+    shutil.rmtree(folder)
+    folder = run_folder(tmp_path, model, met, trained_hash="f" * 16)
+    assert load_model(str(folder)).met is None and "other weights" in load_model(str(folder)).unrecorded
+    (folder / "summary.json").unlink()
+    assert load_model(str(folder)).met is None and "no summary.json" in load_model(str(folder)).unrecorded
+
+
+def test_a_run_is_measured_against_its_own_base_or_that_is_told(base, tmp_path):
+    other = noisy(base, tmp_path / "other")
+    folder = run_folder(tmp_path, other, [minted(small().problems("met", 1)[0].task)], weights_hash="e" * 16)
+    data = job.run("nano/compose", str(folder), tmp_path / "out", tmp_path / "c", job.Options("small"), quiet=True)
+    assert any("the run began from another base" in q for q in data.verdict.qualified)
+    shutil.rmtree(folder)
+    folder = run_folder(tmp_path, other, base=str(tmp_path / "other"))
+    with pytest.raises(DreamEnvsError, match="nothing was trained"):  # its own base, which is what it is
+        job.run("", str(folder), tmp_path / "out", tmp_path / "c", job.Options("small"), quiet=True)
+
+
+def test_draws_that_were_edited_are_found(base, tmp_path):
+    trained = noisy(base, tmp_path / "noisy")
+    report(tmp_path, trained, base)
+    path = max((tmp_path / "cache").iterdir(), key=lambda p: p.stat().st_size)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    hits = [row for row in lines if row.get("first")]
+    assert len(hits) > 3
+    for row in hits:
+        row["first"] = 0
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    with pytest.raises(DreamEnvsError, match="are not what the model draws"):
+        report(tmp_path, trained, base)
+    for wrong in ('{"arms":"plain","id":"x","made":"x","first":0}', '{"arms":"p","id":"x","made":1,"first":3}'):
+        path.write_text(wrong + "\n")
+        with pytest.raises(DreamEnvsError, match=f"{path}, line 1 is no line of draws"):
+            report(tmp_path, trained, base)
+
+
+def test_another_suite_of_a_name_shares_no_draws_and_is_told(base, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere.py").write_text(
+        "import msgspec\nfrom dream_envs.frontier import suite\n"
+        "def nano(): return msgspec.structs.replace(suite.nano(), mini=1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    theirs, ours = suites.suite("elsewhere:nano"), suites.suite("nano")
+    assert theirs.name == "elsewhere:nano" and job.what_decides_a_draw(theirs) != job.what_decides_a_draw(ours)
+    plan, specs = job.plan_of(job.Options("elsewhere:nano", "x"))
+    nothing = type("", (), {"envelopes": ["decoding", "scaffolds"], "unavailable": {}})
+    assert any("is not of this project" in q for q in job.qualified(plan, specs, nothing, base, base))

@@ -28,6 +28,8 @@ from dream_envs.frontier.methods import METHODS, MethodSpec
 from dream_envs.frontier.protocol import Measured, Tick
 from dream_envs.frontier.sections import Exact
 from dream_envs.frontier.suite import Problem, Suite
+from dream_envs.frontier.verdict import DEVIATIONS
+from dream_envs.schema import SUMMARY, read_summary
 from dream_envs.seeds import stream
 
 SHOTS = 4
@@ -45,6 +47,8 @@ class Model(msgspec.Struct):
     agent: Agent  # what is queried
     run: Path | None = None  # the run that trained it
     met: tuple[Task, ...] | None = None  # problems that it met in training; None: there is no record
+    unrecorded: str = ""  # why a run's record is none
+    began: tuple[str, str] | None = None  # name and weights hash of the base that its run began from
     wrap: Callable[[Agent], Agent] | None = None  # put around the agent of every method
 
     @property
@@ -72,7 +76,8 @@ def load_model(name: str, device: str = "cpu") -> Model:
             raise DreamEnvsError(
                 f"{name} is a run without checkpoints/final: let it end first (dream-envs dream --resume)"
             )
-        return Model(name, identity_of(folder), _agent(str(folder), device), run, practised(run))
+        met, why, began = record_of(run, weights_hash(folder))
+        return Model(name, identity_of(folder), _agent(str(folder), device), run, met, why, began)
     folder = Path(resolve(name))
     agent = _agent(name, device)
     identity = identity_of(folder) if (folder / "model.safetensors").is_file() else _fingerprint(agent)
@@ -103,24 +108,52 @@ def same_weights(base: Model, trained: Model) -> bool:
     )
 
 
-def differences(base: Model, trained: Model) -> list[str]:
-    """What decides a reply besides the weights and is not the same for both, in words for the verdict."""
+def differences(suite: Suite, problems: Sequence[Problem], base: Model, trained: Model) -> list[str]:
+    """What decides a reply besides the weights and is not the same for both, in words for the verdict.
+
+    Files are compared where they speak for themselves; how text becomes tokens and tokens text is compared as it is
+    done, on every problem.
+    """
     if not (isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent)):
         return []
-    sides = [_beside_weights(m.agent) for m in (base, trained) if isinstance(m.agent, LocalAgent)]
-    named = {"stop tokens", "architecture"}
-    return [
-        f"{what} differ" + (f" (base {one}, trained {other})" if what in named else "")
-        for (what, one), other in zip(sides[0].items(), sides[1].values(), strict=True)
-        if one != other
+    one, other = (_beside_weights(m.agent) for m in (base, trained) if isinstance(m.agent, LocalAgent))
+    found = [f"{what} differ" + _sides(one[what], other[what]) for what in one if one[what] != other[what]]
+    config = [m.engine.model.config.to_dict() for m in (base, trained)]
+    keys = sorted({*config[0], *config[1]} - _BOOKKEEPING)
+    found += [
+        f"configuration differs: {k}" + _sides(*(c.get(k) for c in config))
+        for k in keys
+        if config[0].get(k) != config[1].get(k)
     ]
+    if one["tokenizers"] == other["tokenizers"]:
+        seen = [_as_tokens(m.engine, suite, problems) for m in (base, trained)]
+        changed = sum(a != b for a, b in zip(*seen, strict=True))
+        if changed:
+            found.append(f"{changed} of {len(problems)} problems are other tokens, or other text, for each model")
+    return found
+
+
+#: Of a model's configuration, what says nothing of how it computes.
+_BOOKKEEPING = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+
+
+def _sides(one: Any, other: Any) -> str:
+    """Both values where they are short."""
+    said = f" (base {one}, trained {other})"
+    return said if len(said) < 160 else ""
+
+
+def _as_tokens(engine: LocalAgent, suite: Suite, problems: Sequence[Problem]) -> list[Any]:
+    answers = [engine.completion(suite.written(p.task.answer)) for p in problems]
+    prompts = [engine.encode(suite.messages(p.task)) for p in problems]
+    return list(zip(prompts, answers, engine.decode(answers), strict=True))
 
 
 def _beside_weights(agent: LocalAgent) -> dict[str, Any]:
     model, tokenizer = agent.model, agent.tokenizer
     size = sum(p.numel() for p in model.parameters())
     return {
-        "architecture": f"{type(model).__name__} of {size:,} parameters",
+        "architectures": f"{type(model).__name__} of {size:,} parameters",
         "stop tokens": sorted(agent.ends),
         "tokenizers": tokenizer.get_vocab(),
         "chat templates": tokenizer.chat_template,
@@ -147,10 +180,16 @@ def _fingerprint(agent: LocalAgent) -> str:
     return f"{total.hexdigest()[:16]}-{rest.hexdigest()[:8]}"
 
 
-def practised(run: Path) -> tuple[Task, ...] | None:
-    """The problems that a run met; None without a record."""
-    path = run / "challenges.jsonl"
-    return tuple(read_challenges(path)) if path.exists() else None
+def record_of(run: Path, weights: str) -> tuple[tuple[Task, ...] | None, str, tuple[str, str] | None]:
+    """The problems that a run met or, with why, None without a sound record; and the base that it began from."""
+    summary, path = read_summary(run), run / "challenges.jsonl"
+    if summary is None:
+        return None, f"{run} has no summary.json", None
+    began = (summary.run.base, summary.run.weights_hash)
+    if summary.run.trained_hash != weights:
+        return None, f"{run / SUMMARY} speaks of other weights than those of checkpoints/final", began
+    met = tuple(read_challenges(path)) if path.is_file() else ()
+    return (met, "", began) if met else (None, f"{path} names no problem that it met", began)
 
 
 class _Late:
@@ -248,15 +287,41 @@ class Elicited:
         return sorted(mine, key=lambda t: t.level)[:SOLVABLE]
 
 
+def contradicted(suite: Suite, found: Measured, base: Model, trained: Model) -> str:
+    """How either model's fixed samples contradict its exact probabilities, in a line; "" where they agree or unknown.
+
+    A reply that is read otherwise than its tokens say (a tokenizer that writes answers, say) shows here, whichever
+    methods the base was elicited with.
+    """
+    for side, model, counts in (("base", base, found.base), ("trained", trained, found.trained)):
+        spec = METHODS[found.configurations[side]]
+        if not _known(suite, found.problems, model) or not ex.has_exact(spec):
+            continue
+        p = np.exp(by_method(suite, found.problems, model, [spec])[0])
+        draws = np.array([len(c.right) for c in counts])
+        right, sd = sum(sum(c.right) for c in counts), float(np.sqrt((draws * p * (1 - p)).sum()))
+        if abs(right - float((draws * p).sum())) > DEVIATIONS * sd + 1:
+            n = int(draws.sum())
+            return (
+                f"the {side} model is right in {right / n:.1%} of its fixed samples and in {(draws * p).sum() / n:.1%} "
+                "by exact probabilities"
+            )
+    return ""
+
+
+def _known(suite: Suite, problems: Sequence[Problem], model: Model) -> bool:
+    """Whether each problem has one accepted completion whose probability can be computed."""
+    if not isinstance(model.agent, LocalAgent) or model.wrap is not None or suite.form is None:
+        return False
+    families = [suite.strata[p.stratum].family for p in problems]
+    return all(f.name == "composition" and f.notation == "compact" for f in families)
+
+
 def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model) -> Exact | None:
     """Exact log-probabilities where each problem has one accepted completion (compact Composition); None elsewhere."""
     specs = [METHODS[name] for name in found.turns]
     problems = found.problems
-    families = [suite.strata[p.stratum].family for p in problems]
-    local = isinstance(base.agent, LocalAgent) and isinstance(trained.agent, LocalAgent) and trained.wrap is None
-    if not local or suite.form is None or not all(map(ex.has_exact, specs)):
-        return None
-    if any(f.name != "composition" or f.notation != "compact" for f in families):
+    if not all(_known(suite, problems, m) for m in (base, trained)) or not all(map(ex.has_exact, specs)):
         return None
     before, after = ({d: np.zeros(len(problems)) for d in ex.DECODERS} for _ in range(2))
     for depth in sorted({p.task.level for p in problems}):

@@ -6,22 +6,29 @@ goes on where it was killed, and every report on the same base shares the base's
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 
+from dream_envs import registry
+from dream_envs.agents.elicitation import cot_decoding, scaffolds
 from dream_envs.agents.elicitation.elicit import MECHANISMS
+from dream_envs.agents.engines import decode, local
 from dream_envs.agents.engines.local import LocalAgent, keep_memory
 from dream_envs.baselines.frontier.elicited import (
     DEVELOPMENT,
     SHOTS,
     Elicited,
     Model,
+    contradicted,
     differences,
     exact_sources,
     load_model,
@@ -191,7 +198,8 @@ def _measured(
         methods=[schema.MethodInfo(name=s.name, text=s.text, envelope=s.envelope) for s in specs],
         exact=exact_sources(plan.suite, found, base, trained),
         drawn=sum(c.drawn for c in caches),
-        qualified=[*qualified(plan, specs, found, trained), *differences(base, trained)],
+        qualified=[*qualified(plan, specs, found, base, trained), *differences(plan.suite, drawn, base, trained)],
+        contradicted=contradicted(plan.suite, found, base, trained),
         practised=None if met is None else [s.practised(met) for s in plan.suite.strata],
     )
     data = report(
@@ -213,12 +221,22 @@ def seed_after(base: Model, *trained: Model) -> str:
 
 
 def what_decides_a_draw(chosen: Suite) -> str:
-    """The part of the cache's key that is not the model: suite, methods, mechanisms and their development problems."""
+    """The part of the cache's key that is not the model: suite, methods, mechanisms, and the code behind them."""
     strata = [[s.name, s.level, s.family.name, s.family.version, s.family.notation] for s in chosen.strata]
     shown = [p.task.id for p in chosen.problems("elicitation", DEVELOPMENT)]
     mechanisms = {name: msgspec.structs.asdict(m) for name, m in MECHANISMS.items()}  # type: ignore[arg-type]
     suite_ = [chosen.name, chosen.instruction, chosen.max_tokens, chosen.final_field, chosen.one_reply, strata]
-    return msgspec.json.encode([suite_, [*METHODS.values(), GREEDY, ATOMS], mechanisms, SHOTS, shown]).decode()
+    made_by: list[Any] = [cot_decoding, scaffolds, decode, local, chosen.form, chosen.fixed]
+    made_by += [part for s in chosen.strata for part in (type(s.family), s.draw)]
+    code = [_code(part) for part in made_by if part is not None]
+    facts = [suite_, [*METHODS.values(), GREEDY, ATOMS], mechanisms, SHOTS, shown, sorted(set(code))]
+    return msgspec.json.encode(facts).decode()
+
+
+def _code(part: Any) -> str:
+    """A hash of the file that this module, class or function stands in; its name where there is no file."""
+    path = inspect.getsourcefile(part) if not isinstance(part, str) else None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else repr(part)
 
 
 def _rows(model: Model, options: Options) -> int:
@@ -228,16 +246,25 @@ def _rows(model: Model, options: Options) -> int:
     return 0 if sum(p.numel() for p in model.engine.model.parameters()) < SMALL else LARGE_BATCH
 
 
-def qualified(plan: Plan, specs: Sequence[MethodSpec], found: Measured, trained: Model) -> list[str]:
-    """What limits the word: methods that were left out or not to be had, a public seed, no record of the training."""
+def qualified(plan: Plan, specs: Sequence[MethodSpec], found: Measured, base: Model, trained: Model) -> list[str]:
+    """What limits the word: other methods than the suite's, a public seed, no record of the training, another base."""
     wanted = [m for m in plan.suite.methods if methods.METHODS[m].envelope in found.envelopes]
-    missing = [m for m in wanted if m not in {s.name for s in specs}]
+    names = {s.name for s in specs}
+    missing, added = [m for m in wanted if m not in names], sorted(names - set(wanted))
     lines = [f"methods left out: {', '.join(missing)}"] if missing else []
+    lines += [f"methods that the suite does not have, with a share of the samples: {', '.join(added)}"] if added else []
     lines += [f"method {name} could not be made ({why})" for name, why in found.unavailable.items()]
+    maker = registry.load("suites", plan.suite.name).__module__
+    if not maker.startswith("dream_envs."):
+        lines.append(f"suite {plan.suite.name!r} is not of this project ({maker})")
     if plan.seed == PUBLIC_SEED:
         lines.append(f'the problems are those of the public seed "{PUBLIC_SEED}"')
     if trained.met is None:
-        lines.append("the trained model came without a record of its training")
+        why = f" ({trained.unrecorded})" if trained.unrecorded else ""
+        lines.append(f"the trained model came without a record of its training{why}")
+    if trained.began is not None and trained.began[1] != base.identity.partition("-")[0]:
+        name, weights = trained.began
+        lines.append(f"the run began from another base than this ({name}, weights {weights})")
     return lines
 
 
@@ -317,7 +344,7 @@ def run(
     """Load both models, measure, write the page; what the verb does.
 
     Args:
-        base: name or folder of the base.
+        base: name or folder of the base; "": what the trained model's run began from, else nano/compose.
         trained: name or folder of the trained model, or of its run; several runs of one recipe; or what makes it of
             the base.
         out: the report's folder.
@@ -332,9 +359,12 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     keep_memory()
-    before = load_model(base, device)
     named = [trained] if isinstance(trained, str) else [] if callable(trained) else list(trained)
-    after = [trained(before)] if callable(trained) else [load_model(name, device) for name in named]
+    after = [load_model(name, device) for name in named]
+    base = base or next((m.began[0] for m in after if m.began is not None), "nano/compose")
+    before = load_model(base, device)
+    if callable(trained):
+        after = [trained(before)]
     for name, model in zip(named, after, strict=False):
         if same_weights(before, model):
             raise DreamEnvsError(

@@ -26,7 +26,9 @@ Size = Annotated[str, typer.Option(help="mini (20 problems a stratum, 1,024 draw
 @frontier_app.callback(invoke_without_command=True)
 def frontier(
     context: typer.Context,
-    base: Base = "nano/compose",
+    base: Annotated[
+        str, typer.Option("--model", "--base", help="nano/NAME, a folder or hub id; default: what the run began from.")
+    ] = "",
     trained: Annotated[
         list[str] | None, typer.Option(help="The trained model, or its run's folder; again for runs of one recipe.")
     ] = None,

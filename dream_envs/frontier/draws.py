@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from dream_envs.core import Action, Agent, DreamEnvsError, Limits, Message, Request
 from dream_envs.frontier.suite import Problem
@@ -49,19 +51,36 @@ class Method(msgspec.Struct, frozen=True):
     quick: Agent | None = None
 
 
+Whole = Annotated[int, Meta(ge=0)]
+
+
 class SampleSequence(msgspec.Struct):
     """How far a problem's sequence has gone: draws made, index of the first success (1-based, 0: none), tokens."""
 
-    made: int = 0
-    first: int = 0
-    tokens: int = 0
+    made: Whole = 0
+    first: Whole = 0
+    tokens: Whole = 0
+
+    def __post_init__(self) -> None:
+        if self.first > self.made:
+            raise ValueError(f"first={self.first}: at most made={self.made}")
 
 
 class Count(msgspec.Struct, frozen=True):
     """A fixed number of draws: which were right (0 or 1), and the tokens they took."""
 
-    right: list[int]
-    tokens: int
+    right: list[Annotated[int, Meta(ge=0, le=1)]]
+    tokens: Whole
+
+
+class _Line(SampleSequence, kw_only=True):
+    """A line of the cache: of a sequence over ``arms``, or of fixed draws of one ``arm``."""
+
+    id: str
+    arms: str | None = None
+    arm: str | None = None
+    shared: bool = False
+    right: list[Annotated[int, Meta(ge=0, le=1)]] = []
 
 
 class SampleCache:
@@ -81,6 +100,7 @@ class SampleCache:
         self.sequences: dict[tuple[str, str], SampleSequence] = {}
         self.counts: dict[tuple[str, str, int, bool], Count] = {}
         self.drawn = 0  # by this process
+        self._before = set[tuple[str, str]]()  # sequences that were in the file
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._read(path)
@@ -210,6 +230,31 @@ class SampleCache:
             limits=Limits(max_tokens=method.limit(problem)),
         )
 
+    def check(self, methods: Sequence[Method], problems: Sequence[Problem], rng: np.random.Generator) -> None:
+        """Draw some of the sequences that were read from the file again, as many as fit into one call.
+
+        Raises:
+            DreamEnvsError: if two of them or more, and more than a tenth, are not what the file says.
+        """
+        name, room, drawn = "+".join(m.name for m in methods), self.rows, self.drawn
+        wrong = looked = 0
+        for i in rng.permutation(len(problems)).tolist():
+            key = name, problems[i].task.id
+            if key not in self._before:
+                continue
+            s = self.sequences[key]
+            if (last := s.first or s.made) > room:
+                continue
+            room, looked = room - last, looked + 1
+            right = self._sample([(methods[j % len(methods)], problems[i], name, j) for j in range(last)], quick=True)
+            wrong += right[0] != [int(j + 1 == s.first) for j in range(last)]
+        self.drawn = drawn
+        if wrong >= 2 and wrong > looked / 10:
+            raise DreamEnvsError(
+                f"{self.path}: {wrong} of {looked} sequences of {name} are not what the model draws: the file was "
+                "changed, or belongs to another model; remove it"
+            )
+
     def _write(self, row: dict[str, object]) -> None:
         if self.path is not None:
             self._file.write(msgspec.json.encode(row) + b"\n")
@@ -223,14 +268,14 @@ class SampleCache:
                 file.truncate(len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                row = msgspec.json.decode(line)
-                if "arms" in row:
-                    self.sequences[row["arms"], row["id"]] = SampleSequence(row["made"], row["first"], row["tokens"])
-                else:
-                    key = row["arm"], row["id"], len(row["right"]), row["shared"]
-                    self.counts[key] = Count(row["right"], row["tokens"])
-            except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+                row = msgspec.json.decode(line, type=_Line)
+            except (msgspec.MsgspecError, ValueError) as error:
                 raise DreamEnvsError(f"{path}, line {number} is no line of draws: remove the file") from error
+            if row.arms is not None:
+                self.sequences[row.arms, row.id] = SampleSequence(row.made, row.first, row.tokens)
+            else:
+                self.counts[row.arm or "", row.id, len(row.right), row.shared] = Count(row.right, row.tokens)
+        self._before = set(self.sequences)
 
 
 def _cut(s: SampleSequence, cap: int) -> SampleSequence:

@@ -158,6 +158,9 @@ def measure(
     for envelope, some in base.later.items():
         _later(plan, found, base.cache, envelope, some, left, say)
         left = [i for i in left if not found.reached[i]]
+    again = stream("frontier-check", plan.seed)
+    for model, ways in ((base, turns), (trained, their_turns)):
+        model.cache.check(ways, problems, again)
     return found
 
 
@@ -255,8 +258,10 @@ def _later(
         if not left:
             return
         cap, name = (plan.budget, envelope) if envelope != "training" else (TRAINING_DRAWS, group[0].name)
+        some_left = [found.problems[i] for i in left]
         try:
-            runs = cache.first(group, [found.problems[i] for i in left], cap, _part(say, f"base, {name}"))
+            runs = cache.first(group, some_left, cap, _part(say, f"base, {name}"))
+            cache.check(group, some_left, stream("frontier-check", plan.seed, name))
         except Unavailable as error:  # told in the report, not hidden
             found.unavailable[name] = str(error)
             continue

@@ -41,7 +41,8 @@ class Sources(msgspec.Struct):
 
     ``methods``: all, in the order of their envelopes.  ``exact``: where probabilities are known.  ``drawn``: samples
     made by this process (the rest came from the cache).  ``qualified``: what limits the word.  ``practised``: for each
-    stratum whether the run met its kind of problem; None where there is no record.
+    stratum whether the run met its kind of problem; None where there is no record.  ``contradicted``: how samples
+    contradict exact probabilities, "" if they do not.
     """
 
     base: sc.ModelInfo
@@ -51,6 +52,7 @@ class Sources(msgspec.Struct):
     drawn: int = 0
     qualified: Sequence[str] = ()
     practised: Sequence[bool] | None = None
+    contradicted: str = ""
 
 
 def report(plan: Plan, found: Measured, sources: Sources, **measured: Any) -> sc.Report:
@@ -151,13 +153,14 @@ class _Sections:
         by_envelope = {e: [evidence(plan, found, e)[0]] for e in found.envelopes}
         claims = rules.claims(by_envelope, [self.kind(int(self.strata[i])) for i in self.chosen])
         reached = Counter(m for m in found.reached if m)
+        told = (head, claims, change, kept, reached, self.sources.qualified)
         return sc.Report(
             base=self.sources.base,
             trained=self.sources.trained,
             suite=self.suite(),
             protocol=self.protocol(),
             headline=head,
-            verdict=rules.verdict(head, claims, change, kept, reached, self.sources.qualified, self.expected()),
+            verdict=rules.verdict(*told, self.expected(), self.sources.contradicted),
             certified=self.certified_list(),
             pass1=sc.PassAt1(base=base, trained=trained, gain=change),
             pass_at_k=self.pass_at_k(),

@@ -242,4 +242,4 @@ def suite(name: str) -> Suite:
     made = registry.create("suites", name)
     if not isinstance(made, Suite):
         raise DreamEnvsError(f"suite {name!r} makes a {type(made).__name__}, not a frontier.suite.Suite")
-    return made
+    return msgspec.structs.replace(made, name=name)  # what it is found by, whatever it calls itself

@@ -71,6 +71,7 @@ def verdict(
     reached: Mapping[str, int],
     qualified: Sequence[str],
     exact: tuple[float, float] | None = None,
+    contradicted: str = "",
 ) -> Verdict:
     """The word with its phrase and sentence.
 
@@ -83,10 +84,12 @@ def verdict(
         qualified: what limits the word: methods left out, a public seed, no record of the training.
         exact: where success probabilities are known, E(K) in points of these very problems and the standard deviation
             of its estimate; samples that contradict it end in *Alarm*.
+        contradicted: another contradiction of that kind, in words.
     """
     if exact is not None and abs(head.e[0] - exact[0]) > DEVIATIONS * exact[1] + 100 / head.n:
-        said = f"E(K) is {head.e[0]:.1f} points by samples and {exact[0]:.1f} by exact probabilities: no verdict"
-        return Verdict("Alarm", f"Alarm: {said}", ALARM, list(found), [], list(qualified))
+        contradicted = f"E(K) is {head.e[0]:.1f} points by samples and {exact[0]:.1f} by exact probabilities"
+    if contradicted:
+        return Verdict("Alarm", f"Alarm: {contradicted}: no verdict", ALARM, list(found), [], list(qualified))
     lost = losses(head, kept)
     beyond = [c.kind for c in found if c.envelope == "decoding" and c.word == "beyond"]
     word: Any = "Not shown"
