@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -400,6 +400,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
         limits = Limits(ctx.eval.family.max_reply_tokens)
         entropy = {n: eval_set.entropies(a, probe, limits) for n, a in (("base", base), ("trained", trained))}
     left = lessons(collector.newest)
+    nights = [msgspec.to_builtins(n) for n in getattr(learner, "nights", ())]
     about = About(
         loop=ctx.options.loop,
         env=ctx.recipe.env,
@@ -422,11 +423,23 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
         entropy=entropy,
         diversity=watch.block(trained) if watch is not None else None,
         label_accuracy=collector.history[-1].label_accuracy if collector.history else None,
-        nights=[msgspec.to_builtins(n) for n in getattr(learner, "nights", ())],
+        nights=nights,
         retention=left,
+        training=trained_on(ctx.run.path, nights),
     )
     ctx.run.write(SUMMARY, summary)
     return read_summary(ctx.run.path) or summary  # as it will be read: lists for tuples
+
+
+def trained_on(folder: Path, nights: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Optimiser steps and completion tokens that a run trained on, by its own files; nights that were undone count."""
+    config = (read_json(folder / "run.json") or {}).get("config", {})
+    rows = [msgspec.json.decode(line) for line in (folder / "metrics.jsonl").read_bytes().splitlines()]
+    updates = config["rule"]["updates"]
+    awake = config["steps"] * updates["minibatches"] * updates["epochs"]
+    asleep = config["nights"]["learning"]["steps"] * len(nights) if config["nights"] else 0
+    tokens = sum(row.get("train/tokens", 0) for row in rows) + sum(n["tokens"] for n in nights)
+    return {"steps": awake + asleep, "tokens": int(tokens)}
 
 
 def conduct(

@@ -111,7 +111,8 @@ class Summary(msgspec.Struct, frozen=True):
     """A finished run.  Sections without data are None or empty, and no page shows them.
 
     ``samples``: completions drawn, by role, and ``total``.  ``entropy``: bits, by model.  ``diversity``: see
-    ``metrics.replies``.  ``nights``: see ``agents.sleep``.  ``retention``: what is left of each lesson.
+    ``metrics.replies``.  ``nights``: see ``agents.sleep``.  ``retention``: what is left of each lesson.  ``training``:
+    optimiser ``steps`` and completion ``tokens`` of the steps that led to the weights, nights included.
     """
 
     run: About
@@ -124,6 +125,7 @@ class Summary(msgspec.Struct, frozen=True):
     label_accuracy: float | None = None
     nights: list[dict[str, Any]] = []
     retention: dict[str, Any] | None = None
+    training: dict[str, int] = {}
     schema: int = 2
     kind: str = "run"
 

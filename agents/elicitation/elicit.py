@@ -13,12 +13,13 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from dream_envs.agents.elicitation.attempts import Kinds, kinds, own_replies, pass_rates
+from dream_envs.agents.elicitation.attempts import Kinds, attempts, kinds, messages_of, own_replies, pass_rates
 from dream_envs.agents.elicitation.critique import CritiqueSettings, critique_tune
 from dream_envs.agents.elicitation.sae import SaeSettings, SparseAutoencoder, by_activation, by_attribution, train
 from dream_envs.agents.elicitation.steering import Steered, contrast_vector, gradient_vector, layers, residuals
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.core import Agent, DreamEnvsError, Task, TaskFamily
+from dream_envs.agents.training.sft import fine_tune
+from dream_envs.core import Agent, DreamEnvsError, Message, Task, TaskFamily
 from dream_envs.seeds import stream
 
 
@@ -162,7 +163,48 @@ class Rlvr(RlvrSettings, frozen=True):
         return rlvr(base, dev, family, self, seed)
 
 
-MECHANISMS: dict[str, Mechanism] = {"steering": Steering(), "critique": Critique(), "sae": Sae(), "rlvr": Rlvr()}
+class SelfTuning(msgspec.Struct, frozen=True):
+    """Fine-tune a copy on the base's own samples that the verifier calls right, each level alike (one round of STaR).
+
+    ``draws``: samples of each problem, at T = 1 and at each of ``cool``.  ``steps``, ``batch``, ``lr``: of fine-tuning;
+    where the run that is measured has a record, ``matched`` takes its optimiser steps and trained tokens.
+    """
+
+    draws: int = 64
+    cool: tuple[float, ...] = (0.5,)
+    steps: int = 400
+    batch: int = 128
+    lr: float = 5e-4
+    tokens: int = 0
+
+    def matched(self, steps: int, tokens: int) -> SelfTuning:
+        """The same, at so many optimiser steps and trained tokens."""
+        return msgspec.structs.replace(self, steps=steps, tokens=tokens)
+
+    def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
+        """See ``Mechanism``."""
+        by_level: dict[int, dict[tuple[str, str], list[Message]]] = {}
+        for heat in (1.0, *self.cool):
+            rows = attempts(base.decoding(temperature=heat), dev, family, self.draws, f"{seed}/{heat}")
+            for task, said in zip(dev, rows, strict=True):
+                for a in said:
+                    if a.value == 1.0:
+                        by_level.setdefault(task.level, {})[task.id, a.text] = messages_of(task)
+        if not by_level:
+            raise DreamEnvsError(f"none of its samples of {len(dev)} problems is right: there is nothing to tune on")
+        most = max(map(len, by_level.values()))
+        pairs = []
+        for right in by_level.values():  # each level alike, so that rare successes count
+            own = [(messages, text) for (_, text), messages in right.items()]
+            pairs += [own[i % len(own)] for i in range(most)]
+        length = float(np.mean([len(base.completion(text)) for _, text in pairs]))
+        batch = max(1, round(self.tokens / self.steps / length)) if self.tokens else self.batch
+        return fine_tune(base, pairs, steps=self.steps, lr=self.lr, seed=f"{seed}/tune", batch=batch)
+
+
+MECHANISMS: dict[str, Mechanism] = {
+    "steering": Steering(), "critique": Critique(), "sae": Sae(), "rlvr": Rlvr(), "self_tuning": SelfTuning(),
+}  # fmt: skip
 
 
 def some(dev: Sequence[Task], count: int, seed: str) -> list[Task]:

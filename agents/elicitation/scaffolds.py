@@ -1,8 +1,9 @@
 """Scaffolds of the unchanged base: several calls an attempt, and nothing but its own replies in between.
 
-``TwoTurns``: a second look after its first completion.  ``Pieces``: the family cuts the prompt into problems of the
-declared support (``tasks.family.Family.piece``), each is asked by itself with what came out before, and the replies are
-joined.  No checker and no fact enters: what is cut, and how replies are joined, is read off the prompt.
+``OneOfSeveral``: the likeliest, or what most say.  ``TwoTurns``: a second look after its first completion.  ``Pieces``:
+the family cuts the prompt into problems of the declared support (``tasks.family.Family.piece``), each is asked by
+itself with what came out before, and the replies are joined.  No checker and no fact enters: what is cut, and how
+replies are joined, is read off the prompt.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from dream_envs.core import Action, Agent, Request, TaskFamily
 from dream_envs.play import ask
-from dream_envs.seeds import digest
+from dream_envs.seeds import digest, stream
 
 #: Calls of one attempt at most.
 MOST = 64
+#: Samples at T = 1 with weights p^3 are samples of p^4, the paper's exponent.
+POWER = 3.0
 
 
 class TwoTurns:
@@ -34,6 +38,43 @@ class TwoTurns:
             messages: Any = [*r.messages, {"role": "assistant", "content": a.text}, last]
             again.append(msgspec.structs.replace(r, messages=messages, seed=digest("second-turn", r.seed)))
         return [_both(a, b, b.text) for a, b in zip(opened, ask(self.agent, again), strict=True)]
+
+
+class OneOfSeveral:
+    """Asks several times and answers once.
+
+    Args:
+        agent: answers, at T = 1 for a power of the likelihood.
+        count: completions an attempt.
+        read: the part of a reply that is an answer: what most say is taken, the first of them in a tie.  None: one of
+            the completions with probability p^``POWER``, which resamples them from the model's power distribution.
+    """
+
+    def __init__(self, agent: Agent, count: int, read: Callable[[str], str] | None = None) -> None:
+        self.agent, self.count, self.read = agent, count, read
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """One batched call; tokens of all completions are counted."""
+        rows = [
+            msgspec.structs.replace(r, seed=digest("one-of", r.seed, i)) for r in requests for i in range(self.count)
+        ]
+        said = list(ask(self.agent, rows))
+        groups = [said[i : i + self.count] for i in range(0, len(said), self.count)]
+        return [self._one(r, group) for r, group in zip(requests, groups, strict=True)]
+
+    def _one(self, request: Request, group: list[Action]) -> Action:
+        if self.read is not None:
+            answers = [self.read(a.text) for a in group]
+            chosen = max(group, key=lambda a: answers.count(self.read(a.text)))  # type: ignore[misc]
+        else:
+            weights = POWER * np.array([sum(a.logprobs or ()) for a in group])
+            weights = np.exp(weights - weights.max())
+            place = stream("power", request.seed).choice(len(group), p=weights / weights.sum())
+            chosen = group[int(place)]
+        tokens = sum(a.usage.completion_tokens for a in group)
+        failed = next((a.status for a in group if a.status != "ok"), "ok")
+        usage = msgspec.structs.replace(chosen.usage, completion_tokens=tokens)
+        return msgspec.structs.replace(chosen, usage=usage, status=failed, token_ids=None, logprobs=None)
 
 
 class Pieces:

@@ -148,6 +148,7 @@ class PolicyLearner:
         #: Asked after each step: true ends ``improve`` there, after a checkpoint (Ctrl-C); the same on every rank.
         self.stop: Callable[[], bool] = lambda: False
         self._extra: dict[str, Any] = {}
+        self._tokens = 0  # trained on since the last line of metrics
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Sample completions from the weights as they are now."""
@@ -238,13 +239,15 @@ class PolicyLearner:
         rows = builder.rows(episodes, rng, step / budget)
         self._extra |= {f"groups/{role}": count for role, count in builder.used.items()}
         trained = sum(len(r.completion) for r in rows if r.advantage)
-        self._extra["train/tokens"] = trained * self.settings.updates.epochs
+        self._tokens += trained * self.settings.updates.epochs
         return rows
 
     def _log(self, step: int, logs: dict[str, float], collector: Collector) -> None:
         done = step // self.settings.updates.steps - 1
         if done % self.settings.rows.play_every == 0:
-            collector.log(done, {**{f"train/{k}": v for k, v in logs.items()}, **self._extra})
+            told = {f"train/{k}": v for k, v in {**logs, "tokens": self._tokens}.items()}
+            collector.log(done, {**told, **self._extra})
+            self._tokens = 0
 
     def _complete(self, path: Path, collector: Collector, builder: RowBuilder) -> None:
         """The last file of a checkpoint: where it is, the checkpoint is whole."""

@@ -17,26 +17,27 @@ import torch
 
 from dream_envs.agents.elicitation import elicit
 from dream_envs.agents.elicitation.cot_decoding import CotDecoding
-from dream_envs.agents.elicitation.scaffolds import Pieces, TwoTurns
+from dream_envs.agents.elicitation.scaffolds import OneOfSeveral, Pieces, TwoTurns
 from dream_envs.agents.engines.local import LocalAgent, resolve
 from dream_envs.baselines.nano.recipe import weights_hash
-from dream_envs.core import Agent, DreamEnvsError, Message, Task, TaskFamily
+from dream_envs.core import Agent, DreamEnvsError, Limits, Message, Request, Task, TaskFamily, content_hash
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.frontier import exact as ex
 from dream_envs.frontier.draws import Method, Unavailable
 from dream_envs.frontier.methods import METHODS, MethodSpec
-from dream_envs.frontier.protocol import Measured, Tick
+from dream_envs.frontier.protocol import ATOM_DRAWS, Measured, Tick
 from dream_envs.frontier.sections import Exact
 from dream_envs.frontier.suite import Problem, Suite
 from dream_envs.frontier.verdict import DEVIATIONS
+from dream_envs.play import ask
 from dream_envs.schema import SUMMARY, read_summary
-from dream_envs.seeds import stream
+from dream_envs.seeds import digest, stream
 
 SHOTS = 4
 #: Problems a stratum that methods may look at.
 DEVELOPMENT = 8
-#: Development problems that the mechanisms may look at.
-SOLVABLE = 48
+#: Development problems that the mechanisms may look at; a stratum, for tuning on one's own right samples.
+SOLVABLE, OWN = 48, 64
 
 
 class Model(msgspec.Struct):
@@ -49,6 +50,7 @@ class Model(msgspec.Struct):
     met: tuple[Task, ...] | None = None  # problems that it met in training; None: there is no record
     unrecorded: str = ""  # why a run's record is none
     began: tuple[str, str] | None = None  # name and weights hash of the base that its run began from
+    spent: tuple[int, int] | None = None  # optimiser steps and trained tokens of its run
     wrap: Callable[[Agent], Agent] | None = None  # put around the agent of every method
 
     @property
@@ -76,8 +78,8 @@ def load_model(name: str, device: str = "cpu") -> Model:
             raise DreamEnvsError(
                 f"{name} is a run without checkpoints/final: let it end first (dream-envs dream --resume)"
             )
-        met, why, began = record_of(run, weights_hash(folder))
-        return Model(name, identity_of(folder), _agent(str(folder), device), run, met, why, began)
+        agent = _agent(str(folder), device)
+        return Model(name, identity_of(folder), agent, run, **record_of(run, weights_hash(folder)))
     folder = Path(resolve(name))
     agent = _agent(name, device)
     identity = identity_of(folder) if (folder / "model.safetensors").is_file() else _fingerprint(agent)
@@ -160,6 +162,18 @@ def _beside_weights(agent: LocalAgent) -> dict[str, Any]:
     }
 
 
+def weights_of(model: Model) -> str:
+    """A hash of the loaded weights in bfloat16, whatever files they came from; the identity of another agent."""
+    if not isinstance(model.agent, LocalAgent):
+        return model.identity
+    total = hashlib.sha256()
+    for key, value in sorted(model.agent.model.state_dict().items()):
+        total.update(
+            key.encode() + value.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
+        )
+    return total.hexdigest()[:16]
+
+
 def identity_of(folder: Path) -> str:
     """16 hex digits of the weights, then 8 of what else decides a reply: configuration, tokeniser, chat template."""
     rest = hashlib.sha256()
@@ -180,16 +194,21 @@ def _fingerprint(agent: LocalAgent) -> str:
     return f"{total.hexdigest()[:16]}-{rest.hexdigest()[:8]}"
 
 
-def record_of(run: Path, weights: str) -> tuple[tuple[Task, ...] | None, str, tuple[str, str] | None]:
-    """The problems that a run met or, with why, None without a sound record; and the base that it began from."""
+def record_of(run: Path, weights: str) -> dict[str, Any]:
+    """What a run's files say of its training, as fields of ``Model``; ``unrecorded`` where they are no sound record."""
     summary, path = read_summary(run), run / "challenges.jsonl"
     if summary is None:
-        return None, f"{run} has no summary.json", None
-    began = (summary.run.base, summary.run.weights_hash)
-    if summary.run.trained_hash != weights:
-        return None, f"{run / SUMMARY} speaks of other weights than those of checkpoints/final", began
+        return {"unrecorded": f"{run} has no summary.json"}
+    about, spent = summary.run, summary.training
+    found: dict[str, Any] = {"began": (about.base, about.weights_hash)}
+    if about.trained_hash != weights:
+        return {**found, "unrecorded": f"{run / SUMMARY} speaks of other weights than those of checkpoints/final"}
     met = tuple(read_challenges(path)) if path.is_file() else ()
-    return (met, "", began) if met else (None, f"{path} names no problem that it met", began)
+    if any(task.id != content_hash(task.family, task.prompt, task.answer) for task in met):
+        return {**found, "unrecorded": f"{path} holds problems under other ids than their own"}
+    if not met:
+        return {**found, "unrecorded": f"{path} names no problem that it met"}
+    return {**found, "met": met, "spent": (spent["steps"], spent["tokens"]) if spent else None}
 
 
 class _Late:
@@ -213,6 +232,8 @@ class Elicited:
         self.suite, self.model, self.tick = suite, model, tick
         self.dev = suite.problems("elicitation", DEVELOPMENT)
         self.answers: dict[str, str] = {}  # by prompt, of the problems that are drawn
+        self.spent: tuple[int, int] | None = None  # optimiser steps and tokens of the run that is measured
+        self._own: dict[str, str] = {}  # by development problem, the model's own right reply
         self._forms = {
             how: functools.lru_cache(maxsize=4096)(form) if form else None
             for how, form in (("forced", suite.form), ("given", suite.fixed))
@@ -223,32 +244,62 @@ class Elicited:
         mine = [p.task for p in self.dev if self.suite.strata[p.stratum].family.name == family.name]
         mine = sorted(mine, key=lambda t: t.level)[: 4 * SHOTS]
         order = stream("frontier-shots", self.suite.name, family.name).permutation(len(mine))
-        return [mine[i] for i in order[:SHOTS]]
+        if not self.suite.final_field:
+            return [mine[i] for i in order[:SHOTS]]
+        worked = [mine[i] for i in order if self._worked(mine[i], family)]
+        return (worked + [mine[i] for i in order if mine[i] not in worked])[:SHOTS]
+
+    def shown(self, family: TaskFamily) -> list[tuple[Task, str]]:
+        """The examples with a reply to each: where replies reason, the base's own that was right, else the answer."""
+        return [(t, self._worked(t, family) or self.suite.written(t.answer)) for t in self.examples(family)]
+
+    def _worked(self, task: Task, family: TaskFamily) -> str:
+        """A right reply of the model itself to a development problem; "" if it has none, or replies do not reason."""
+        if not self.suite.final_field:
+            return ""
+        if task.id not in self._own:
+            messages: Any = self.suite.messages(task)
+            limits = Limits(max_tokens=self.suite.max_tokens or family.max_reply_tokens)
+            seeds = [digest("frontier-shots", self.suite.name, task.id, i) for i in range(SHOTS)]
+            requests = [
+                Request(messages=messages, agent="solver_0", role="solver", seed=s, limits=limits) for s in seeds
+            ]
+            right = [a.text for a in ask(self.model.agent, requests) if self._grade(family, task, a.text)]
+            self._own[task.id] = min(right, key=len, default="")
+        return self._own[task.id]
 
     def method(self, spec: MethodSpec) -> Method:
         """This method, ready to sample."""
-        shots = {s.family.name: self.examples(s.family) for s in self.suite.strata} if spec.shots else {}
+        families = {s.family.name: s.family for s in self.suite.strata}
+        shots = functools.cache(lambda name: self.shown(families[name]) if spec.shots else [])
 
         def messages(problem: Problem) -> list[Message]:
-            family = self.suite.strata[problem.stratum].family.name
-            return spec.messages(self.suite, problem.task, shots.get(family, ()))
+            return spec.messages(self.suite, problem.task, shots(self.suite.strata[problem.stratum].family.name))
 
         agent = _Late(lambda: self._mechanism(spec)) if spec.how == "mechanism" else self._agent(spec)
         quick = self._quick(agent, spec)
-        return Method(spec.name, agent, messages, self._right, lambda p: self.suite.limit(p.stratum), quick)
+        key = f"{spec.name}@{self.spent}" if spec.name == "self_tuning" else ""
+        free = spec.how not in ("forced", "given")
+        return Method(spec.name, agent, messages, self._right, lambda p: self.suite.limit(p.stratum), quick, key, free)
 
     def _mechanism(self, spec: MethodSpec) -> Agent:
         if self.tick:
             self.tick(f"making {spec.name}", 0, 1)
         family, made_by = self.suite.strata[0].family, elicit.MECHANISMS[spec.name]
+        if isinstance(made_by, elicit.SelfTuning) and self.spent is not None:
+            made_by = made_by.matched(*self.spent)
+        dev = self._solvable(spec.name != "self_tuning")
         try:
-            made = made_by.make(self.model.engine, self._solvable(), family, f"elicit/{spec.name}")
+            made = made_by.make(self.model.engine, dev, family, f"elicit/{spec.name}")
         except DreamEnvsError as error:
             raise Unavailable(str(error)) from error
         return self._quick(made, spec) or made
 
     def _right(self, problem: Problem, text: str) -> bool:
-        return self.suite.strata[problem.stratum].family.verify(problem.task, self.suite.reply(text)).value == 1.0
+        return self._grade(self.suite.strata[problem.stratum].family, problem.task, text)
+
+    def _grade(self, family: TaskFamily, task: Task, text: str) -> bool:
+        return family.verify(task, self.suite.reply(text)).value == 1.0
 
     def _agent(self, spec: MethodSpec) -> Agent:
         agent = self._unwrapped(spec)
@@ -267,6 +318,8 @@ class Elicited:
             return engine.constrained(lambda request: form(request.messages[-1]["content"]))
         if spec.how == "two_turns":
             return TwoTurns(engine, spec.followup)
+        if spec.how in ("power", "majority"):
+            return OneOfSeveral(engine, spec.size, self.suite.reply if spec.how == "majority" else None)
         if spec.how == "pieces":
             families = list({id(s.family): s.family for s in self.suite.strata}.values())
             suite = self.suite
@@ -280,31 +333,35 @@ class Elicited:
             return None
         return agent.stopping(lambda request: self.answers[request.messages[-1]["content"].removesuffix(spec.suffix)])
 
-    def _solvable(self) -> list[Task]:
-        """Development problems of the first family from its easiest strata, for the methods that steer or train."""
-        family = self.suite.strata[0].family.name
-        mine = [p.task for p in self.dev if self.suite.strata[p.stratum].family.name == family]
-        return sorted(mine, key=lambda t: t.level)[:SOLVABLE]
+    def _solvable(self, easiest: bool = True) -> list[Task]:
+        """Development problems of the first family for the methods that steer or train; the easiest, or of all levels.
+
+        Those of all levels hold no problem of a stratum that asks for facts the base was never shown.
+        """
+        name = self.suite.strata[0].family.name
+        strata = [i for i, s in enumerate(self.suite.strata) if s.family.name == name and s.kind != "new facts"]
+        source = self.dev if easiest else self.suite.problems("own-samples", OWN)
+        mine = sorted((p.task for p in source if p.stratum in strata or easiest), key=lambda t: t.level)
+        mine = [t for t in mine if t.family == name]
+        return mine[:SOLVABLE] if easiest else mine
 
 
 def contradicted(suite: Suite, found: Measured, base: Model, trained: Model) -> str:
-    """How either model's fixed samples contradict its exact probabilities, in a line; "" where they agree or unknown.
+    """How either model's plain samples contradict its exact probabilities, in a line; "" where they agree or unknown.
 
     A reply that is read otherwise than its tokens say (a tokenizer that writes answers, say) shows here, whichever
     methods the base was elicited with.
     """
-    for side, model, counts in (("base", base, found.base), ("trained", trained, found.trained)):
-        spec = METHODS[found.configurations[side]]
-        if not _known(suite, found.problems, model) or not ex.has_exact(spec):
+    for side, model in (("base", base), ("trained", trained)):
+        shares = found.panel[side].plain
+        if shares is None or not _known(suite, found.problems, model):
             continue
-        p = np.exp(by_method(suite, found.problems, model, [spec])[0])
-        draws = np.array([len(c.right) for c in counts])
-        right, sd = sum(sum(c.right) for c in counts), float(np.sqrt((draws * p * (1 - p)).sum()))
-        if abs(right - float((draws * p).sum())) > DEVIATIONS * sd + 1:
-            n = int(draws.sum())
+        p = np.exp(by_method(suite, found.problems, model, [METHODS["plain"]])[0])
+        right, sd = ATOM_DRAWS * shares.sum(), float(np.sqrt((ATOM_DRAWS * p * (1 - p)).sum()))
+        if abs(right - ATOM_DRAWS * p.sum()) > DEVIATIONS * sd + 1:
             return (
-                f"the {side} model is right in {right / n:.1%} of its fixed samples and in {(draws * p).sum() / n:.1%} "
-                "by exact probabilities"
+                f"the {side} model is right in {shares.mean():.1%} of plain samples and in {p.mean():.1%} by exact "
+                "probabilities"
             )
     return ""
 

@@ -33,6 +33,7 @@ from dream_envs.baselines.frontier.elicited import (
     exact_sources,
     load_model,
     same_weights,
+    weights_of,
 )
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import methods, schema
@@ -173,6 +174,7 @@ def _measured(
     tick: Tick | None,
 ) -> tuple[Measured, Sources, schema.Report]:
     elicited, other = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
+    elicited.spent = trained.spent
     drawn = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
     elicited.answers = other.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
     by_envelope = {e: [s for s in specs if s.envelope == e] for e in methods.ENVELOPES}
@@ -187,6 +189,7 @@ def _measured(
             beyond,
             model.method(GREEDY),
             model.method(ATOMS) if cuts else None,
+            model.method(METHODS["plain"]) if plan.suite.one_reply else None,
         )
         for kept, model, beyond in ((caches[0], elicited, later), (caches[1], other, {}))
     ]
@@ -216,8 +219,13 @@ def _measured(
 
 
 def seed_after(base: Model, *trained: Model) -> str:
-    """A label of problems that did not exist before the training had ended: it hangs on the trained weights."""
-    return f"after-{digest('frontier-seed', base.identity, *(m.identity for m in trained)):016x}"
+    """A label of problems that did not exist before the training had ended: it hangs on the trained weights.
+
+    It hangs on the record of what was met as well, which could otherwise choose the problems by what it excludes.
+    """
+    met = [sorted(task.id for task in m.met or ()) for m in trained]
+    label = digest("frontier-seed", *(weights_of(m) for m in (base, *trained)), *(i for ids in met for i in ids))
+    return f"after-{label:016x}"
 
 
 def what_decides_a_draw(chosen: Suite) -> str:

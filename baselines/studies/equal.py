@@ -19,6 +19,7 @@ import numpy as np
 
 from dream_envs.agents.training.rows import Round
 from dream_envs.agents.training.trl_adapter import TrainingRow
+from dream_envs.baselines.loop import trained_on
 from dream_envs.baselines.loops import dream
 from dream_envs.baselines.recipe import Loop, Options, Recipe
 from dream_envs.baselines.studies.flagship import score as flagship_score
@@ -108,22 +109,14 @@ run = trained
 
 def score(folder: Path) -> dict[str, Any]:
     """Success by level, what was trained on, and the learning curve at depth 8 over processor time."""
-    summary, config = read_summary(folder), read_json(folder / "run.json")["config"]
+    summary = read_summary(folder)
     assert summary is not None
-    found = flagship_score(folder)
+    found, spent = flagship_score(folder), trained_on(folder, summary.nights)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    night_steps = config["nights"]["learning"]["steps"] if config["nights"] else 0
-    updates = config["rule"]["updates"]["minibatches"] * config["rule"]["updates"]["epochs"]
     busy = read_json(folder / "study.json")["processor"]
     curve = [(r["processor_seconds"], r["eval/8"]) for r in rows if "eval/8" in r]
-    return {
-        **found,
-        "kept": min(found[depth] for depth in ("1", "2", "3") if depth in found),
-        "steps": summary.run.steps * updates + night_steps * len(summary.nights),
-        "tokens": sum(r.get("train/tokens", 0) for r in rows) + sum(n["tokens"] for n in summary.nights),
-        "processor": busy,
-        "curve": [*curve, (busy, found["8"])],
-    }
+    kept = min(found[depth] for depth in ("1", "2", "3"))
+    return {**found, **spent, "kept": kept, "processor": busy, "curve": [*curve, (busy, found["8"])]}
 
 
 def in_time(curve: Sequence[Sequence[float]], seconds: float) -> float:

@@ -40,7 +40,8 @@ class Method(msgspec.Struct, frozen=True):
     """An elicitation method, ready to sample: the agent, a problem's prompt, the grader, the bound on tokens.
 
     ``quick``: an agent whose draws are right where those of ``agent`` are, and which may stop at the first token that
-    shows them to be wrong; it is used where only the first success matters.
+    shows them to be wrong; it is used where only the first success matters.  ``key``: what its draws are kept under,
+    where the name alone does not decide them.  ``free``: nothing but the model writes the reply.
     """
 
     name: str
@@ -49,6 +50,13 @@ class Method(msgspec.Struct, frozen=True):
     right: Callable[[Problem, str], bool]
     limit: Callable[[Problem], int]
     quick: Agent | None = None
+    key: str = ""
+    free: bool = True
+
+    @property
+    def kept(self) -> str:
+        """What its draws are kept under."""
+        return self.key or self.name
 
 
 Whole = Annotated[int, Meta(ge=0)]
@@ -130,7 +138,7 @@ class SampleCache:
             For each problem its sequence; draws beyond ``cap`` that an earlier report made are not looked at, so that
             the answer does not depend on what is in the cache.
         """
-        name = "+".join(m.name for m in methods)
+        name = "+".join(m.kept for m in methods)
         all_ = [(p, self.sequences.setdefault((name, p.task.id), SampleSequence())) for p in problems]
         while open_ := [(p, s) for p, s in all_ if not s.first and s.made < cap]:
             if tick:
@@ -159,7 +167,7 @@ class SampleCache:
         ``shared``: both models draw with the same random numbers, so that two models that are the same draw the same
         (for choices between methods; estimates of the two have to be independent).
         """
-        missing = [p for p in problems if (method.name, p.task.id, draws, shared) not in self.counts]
+        missing = [p for p in problems if (method.kept, p.task.id, draws, shared) not in self.counts]
         step = max(1, self.rows // draws)
         for at in range(0, len(missing), step):
             part = missing[at : at + step]
@@ -168,12 +176,12 @@ class SampleCache:
             for i, problem in enumerate(part):
                 places = slice(i * draws, (i + 1) * draws)
                 found = Count(right[places], sum(tokens[places]))
-                self.counts[method.name, problem.task.id, draws, shared] = found
-                row = {"arm": method.name, "id": problem.task.id, "right": found.right, "tokens": found.tokens}
+                self.counts[method.kept, problem.task.id, draws, shared] = found
+                row = {"arm": method.kept, "id": problem.task.id, "right": found.right, "tokens": found.tokens}
                 self._write({**row, "shared": shared})
             if tick:
                 tick(min(at + step, len(missing)), len(missing))
-        return [self.counts[method.name, p.task.id, draws, shared] for p in problems]
+        return [self.counts[method.kept, p.task.id, draws, shared] for p in problems]
 
     def _extend(self, name: str, methods: Sequence[Method], problems: Sequence[Problem], made: int, size: int) -> None:
         rows = [(methods[j % len(methods)], p, name, j) for p in problems for j in range(made, made + size)]
@@ -192,7 +200,7 @@ class SampleCache:
         right, tokens = [0] * len(rows), [0] * len(rows)
         by_method: dict[str, list[int]] = {}
         for place, row in enumerate(rows):
-            by_method.setdefault(row[0].name, []).append(place)
+            by_method.setdefault(row[0].kept, []).append(place)
         for places in by_method.values():
             method = rows[places[0]][0]
             agent = method.quick if quick and method.quick is not None else method.agent
@@ -226,7 +234,7 @@ class SampleCache:
             messages=method.messages(problem),
             agent="solver_0",
             role="solver",
-            seed=digest("frontier-draw", "" if label == SHARED else self.side, label, method.name, problem.task.id, j),
+            seed=digest("frontier-draw", "" if label == SHARED else self.side, label, method.kept, problem.task.id, j),
             limits=Limits(max_tokens=method.limit(problem)),
         )
 
@@ -236,7 +244,7 @@ class SampleCache:
         Raises:
             DreamEnvsError: if two of them or more, and more than a tenth, are not what the file says.
         """
-        name, room, drawn = "+".join(m.name for m in methods), self.rows, self.drawn
+        name, room, drawn = "+".join(m.kept for m in methods), self.rows, self.drawn
         wrong = looked = 0
         for i in rng.permutation(len(problems)).tolist():
             key = name, problems[i].task.id

@@ -9,7 +9,8 @@ methods is biased upward); each of A methods gets 1/A of the samples.  A method 
 none.  Methods are plain data here; ``baselines.frontier`` turns them into agents.
 
 Sources: eval protocol after Yue et al. (arXiv 2504.13837), CoT-decoding (2402.10200), min-p (2407.01082), least-to-most
-(2205.10625), budget forcing (s1, 2501.19393).
+(2205.10625), budget forcing (s1, 2501.19393), self-consistency (2203.11171), power sampling (2510.14901; by importance
+resampling instead of Metropolis-Hastings), tuning on own right samples (STaR, 2203.14465).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from dream_envs import registry
 from dream_envs.core import DreamEnvsError, Message, Task
 from dream_envs.frontier.suite import Suite
 
-How = Literal["sample", "forced", "given", "cot_decoding", "two_turns", "pieces", "mechanism"]
+How = Literal[
+    "sample", "forced", "given", "cot_decoding", "power", "majority", "two_turns", "pieces", "mechanism"
+]  # fmt: skip
 Envelope = Literal["decoding", "scaffolds", "training"]
 ENVELOPES: tuple[Envelope, ...] = ("decoding", "scaffolds", "training")
 
@@ -34,24 +37,25 @@ class MethodSpec(msgspec.Struct, frozen=True):
     name: str  # unique
     text: str  # the method in words, for the report
     # ``sample``; ``forced`` (only tokens that the completion's form allows); ``given`` (and of those only what the
-    # prompt itself names); ``cot_decoding`` (branch on the likeliest first tokens); ``two_turns`` (``followup`` is put
-    # after the first completion, and the second one is graded); ``pieces`` (the family cuts the problem, see
-    # ``core.TaskFamily``); ``mechanism`` (a steered or trained copy of the base, made by ``agents.elicitation``)
+    # prompt itself names); ``cot_decoding`` (branch on the likeliest first tokens); ``power`` (one of ``size`` samples,
+    # with a chance that grows with its likelihood); ``majority`` (what most of ``size`` samples answer); ``two_turns``
+    # (``followup`` is put after the first completion, and the second one is graded); ``pieces`` (the family cuts the
+    # problem, see ``core.TaskFamily``); ``mechanism`` (a steered or trained copy, made by ``agents.elicitation``)
     how: How = "sample"
-    temperature: float = 1.0  # of sampling, above 0
+    temperature: float = 1.0  # of sampling; 0 takes the likeliest token
     top_p: float = 1.0  # nucleus, 1 is off
     min_p: float = 0.0  # least share of the likeliest token's probability, 0 is off
     shots: int = 0  # solved problems of the development set put in front, as earlier turns
     suffix: str = ""  # put after the prompt
     followup: str = ""  # the second user turn of ``two_turns``
-    size: int = 0  # the largest level of a piece
+    size: int = 0  # the largest level of a piece; samples of ``power`` and ``majority``
     envelope: Envelope = "decoding"
 
-    def messages(self, suite: Suite, task: Task, examples: Sequence[Task]) -> list[Message]:
-        """The base's prompt; ``examples`` are solved development problems, the first ``shots`` are shown."""
+    def messages(self, suite: Suite, task: Task, examples: Sequence[tuple[Task, str]]) -> list[Message]:
+        """The base's prompt; ``examples`` are development problems with right replies, of which ``shots`` are shown."""
         seen: list[Message] = []
-        for example in examples[: self.shots]:
-            seen += [*suite.messages(example), {"role": "assistant", "content": suite.written(example.answer)}]
+        for example, reply in examples[: self.shots]:
+            seen += [*suite.messages(example), {"role": "assistant", "content": reply}]
         (last,) = suite.messages(task)
         return [*seen, {"role": "user", "content": last["content"] + self.suffix}]
 
@@ -74,6 +78,8 @@ _DECODING = (
     MethodSpec("few_shot_cool", "four solved problems in front, T = 0.7", shots=4, temperature=0.7),
     MethodSpec("code", "asked to reason as a program, T = 0.8", temperature=0.8, suffix=_CODE),
     MethodSpec("cot_decoding", "one of the 16 likeliest first tokens, then T = 1", "cot_decoding"),
+    MethodSpec("power", "one of 8 samples, by the third power of its likelihood", "power", size=8),
+    MethodSpec("majority", "what most of 16 samples answer, T = 0.7", "majority", 0.7, size=16),
     MethodSpec("forced", f"{_FORM}, T = 1", "forced"),
     MethodSpec("forced_cool", f"{_FORM}, T = 0.5", "forced", 0.5),
     MethodSpec("forced_hot", f"{_FORM}, T = 1.5", "forced", 1.5),
@@ -94,9 +100,10 @@ _TRAINING = (
     MethodSpec("critique", "fine-tuned on critiques of its own replies to one problem", "mechanism"),
     MethodSpec("sae", "one feature of a sparse autoencoder raised at the first token", "mechanism"),
     MethodSpec("rlvr", "GRPO on problems that the base already solves", "mechanism"),
+    MethodSpec("self_tuning", "fine-tuned on its own right samples, as many steps and tokens as the run", "mechanism"),
 )
 #: Not methods of an envelope: what the panel beside the headline asks of both models.
-GREEDY = MethodSpec("greedy", "the likeliest token at each step", temperature=0.01)
+GREEDY = MethodSpec("greedy", "the likeliest token at each step", temperature=0.0)
 ATOMS = MethodSpec("atoms", "each step by itself, T = 1", "pieces", 1.0, size=1)
 METHODS = {
     m.name: msgspec.structs.replace(m, envelope=envelope)

@@ -1,11 +1,11 @@
 """The protocol of the Frontier Report, step by step: which model is sampled how often, and what is made of it.
 
 Steps: what each method does on development problems (those that solve none are idle); fixed samples of both models on
-every problem in their best method; the base, early-stopped and in turn over its decoding methods, only where the
-trained model is reliable; the later envelopes, each on what is left; the mirror image for losses; and for the panel
-beside the headline both models on every problem, in turn over the same methods.  Both models choose alike and decode
-alike, so that a model against itself has no gain and no loss.  Everything is a function of agents and a seed label: no
-model is loaded here.
+every problem in their best method that leaves the reply free; the base, early-stopped and in turn over its decoding
+methods, only where the trained model is reliable; the later envelopes, each on what is left; the mirror image for
+losses; and for the panel beside the headline both models on every problem, in turn over the same methods.  Both models
+choose alike and decode alike, so that a model against itself has no gain and no loss.  Everything is a function of
+agents and a seed label: no model is loaded here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dream_envs.seeds import stream
 
 #: Samples of a trained copy of the base on what is left: making it is dear, and it is one model, not a way to ask.
 TRAINING_DRAWS = 256
-#: Samples of a method on each development problem, and of each problem by its isolated steps.
+#: Samples of a method on each development problem, and of each problem by its isolated steps and for the check.
 DEV_DRAWS, ATOM_DRAWS = 4, 4
 #: Called with (what, done, of).
 Tick = Callable[[str, int, int], None]
@@ -62,6 +62,7 @@ class EvaluatedModel(msgspec.Struct):
     """A model that is sampled: where its samples are kept, its decoding methods, and those of later envelopes.
 
     ``greedy``: one reply by the likeliest tokens.  ``atoms``: the problem step by step, each step by itself.
+    ``plain``: T = 1, for the check of samples against exact probabilities.
     """
 
     cache: SampleCache
@@ -69,17 +70,19 @@ class EvaluatedModel(msgspec.Struct):
     later: Mapping[str, Sequence[Method]] = {}
     greedy: Method | None = None
     atoms: Method | None = None
+    plain: Method | None = None
 
 
 class Panel(msgspec.Struct):
-    """What one model does on every problem: its sequence in turn, ``float64[N]`` of greedy replies and of steps.
+    """What one model does on every problem: its sequence in turn, and ``float64[N]`` shares of right replies.
 
-    ``greedy``, ``atoms``: None where it was not asked so.
+    ``greedy``, ``atoms``, ``plain``: None where it was not asked so.
     """
 
     sequences: list[SampleSequence]
     greedy: np.ndarray | None = None
     atoms: np.ndarray | None = None
+    plain: np.ndarray | None = None
 
 
 class Measured(msgspec.Struct):
@@ -165,9 +168,14 @@ def measure(
 
 
 def _working(plan: Plan, model: EvaluatedModel, say: Tick) -> tuple[Method, list[Method]]:
-    """The method that solves most of the development problems (the first of them in a tie), and all that solve any."""
+    """The method that solves most of the development problems (the first of them in a tie), and all that solve any.
+
+    The former writes its reply freely, if any method does: what a form or a grammar adds is not the model's.
+    """
     rates = [_solved(plan, model.cache, method, say) for method in model.methods]
-    return model.methods[int(np.argmax(rates))], [m for m, n in zip(model.methods, rates, strict=True) if n]
+    free = [i for i, m in enumerate(model.methods) if m.free] or list(range(len(rates)))
+    best = max(free, key=lambda i: rates[i])
+    return model.methods[best], [m for m, n in zip(model.methods, rates, strict=True) if n]
 
 
 def _solved(plan: Plan, cache: SampleCache, method: Method, say: Tick) -> int:
@@ -211,7 +219,8 @@ def _panel(
 ) -> Panel:
     cap = min(plan.reach, plan.budget)
     found = Panel(_where(eligible, lambda some: model.cache.first(ways, some, cap, tick), problems))
-    for name, method, draws in (("greedy", model.greedy, 1), ("atoms", model.atoms, ATOM_DRAWS)):
+    asked = (("greedy", model.greedy, 1), ("atoms", model.atoms, ATOM_DRAWS), ("plain", model.plain, ATOM_DRAWS))
+    for name, method, draws in asked:
         if method is not None:
             counts = model.cache.count(method, problems, draws)
             setattr(found, name, np.array([sum(c.right) / draws for c in counts]))

@@ -399,7 +399,8 @@ class _Sections:
         for who, own in (("base", found.first), ("trained", found.losses)):
             panel = found.panel[who]
             total += sum(s.made for s, other in zip(panel.sequences, own, strict=True) if not other.made)
-            total += len(self.strata) * ((panel.greedy is not None) + ATOM_DRAWS * (panel.atoms is not None))
+            several = (panel.atoms is not None) + (panel.plain is not None)
+            total += len(self.strata) * ((panel.greedy is not None) + ATOM_DRAWS * several)
         return total
 
     def cost(self) -> sc.Cost:

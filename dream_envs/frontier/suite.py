@@ -162,7 +162,7 @@ def nano() -> Suite:
         tuple(strata),
         methods=(
             "plain", "cool", "hot_min_p", "few_shot", "cot_decoding", "forced", "forced_cool", "forced_hot", "given",
-            "given_cool", "decompose", "decompose_1", "steering", "critique", "sae", "rlvr",
+            "given_cool", "decompose", "decompose_1", "steering", "critique", "sae", "rlvr", "self_tuning",
         ),
         one_reply=True,
         form=_trace_form,
@@ -223,8 +223,8 @@ def english() -> Suite:
         "english",
         tuple(strata),
         methods=(
-            "zero_shot", "step_by_step", "few_shot_cool", "few_shot", "code", "cot_decoding", "hot_min_p", "decompose",
-            "least_to_most", "plan", "verify",
+            "zero_shot", "step_by_step", "few_shot_cool", "few_shot", "code", "cot_decoding", "hot_min_p", "power",
+            "majority", "decompose", "least_to_most", "plan", "verify",
         ),
         instruction="\nThink as long as you like, then finish with one line 'Answer: ' and the answer alone.",
         final_field=True,
