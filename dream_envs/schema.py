@@ -112,7 +112,8 @@ class Summary(msgspec.Struct, frozen=True):
 
     ``samples``: completions drawn, by role, and ``total``.  ``entropy``: bits, by model.  ``diversity``: see
     ``metrics.replies``.  ``nights``: see ``agents.sleep``.  ``retention``: what is left of each lesson.  ``training``:
-    optimiser ``steps`` and completion ``tokens`` of the steps that led to the weights, nights included.
+    optimiser ``steps`` and completion ``tokens`` of the steps that led to the weights, nights included, and where there
+    are any the right answers ``given``: trained on, but not found by the run.
     """
 
     run: About

@@ -104,16 +104,54 @@ def test_wrapped_controls_gain_nothing(base, tmp_path, name):
     made = controls.CONTROLS[name](base, small(), "0", tmp_path)
     data = report(tmp_path, made, base)
     assert abs(data.headline.g[0]) < 0.3 and made.identity != base.identity
-    if name == "memoriser":
-        assert made.met and not {t.id for t in made.met} & {p.id for p in data.problems if p.eligible}
+    assert made.met is None
 
 
-def test_the_memoriser_knows_what_was_published(base, tmp_path):
-    chosen = small()
-    made = controls.memoriser(base, chosen, "0", tmp_path)
-    known = [p for p in chosen.problems("published", 5 * chosen.mini) if p.task.level == 11][:8]
-    counts = SampleCache(None, "trained").count(Elicited(chosen, made).method(METHODS["plain"]), known, 2)
-    assert all(sum(c.right) == 2 for c in counts)
+def test_a_table_of_the_public_seed_is_caught_by_a_fresh_one_and_told_on_its_own(base, tmp_path):
+    made = controls.memoriser(base, small(), "x", tmp_path)
+    public = report(tmp_path, made, base, seed="0")
+    assert public.headline.g[0] > 20 and any('public seed "0"' in q for q in public.verdict.qualified)
+    fresh = report(tmp_path, made, base, seed="")
+    assert abs(fresh.headline.g[0]) < 0.3 and not any("seed" in q for q in fresh.verdict.qualified)
+    assert any("chosen by hand ('mine')" in q for q in report(tmp_path, base, base, seed="mine").verdict.qualified)
+
+
+def test_what_was_given_answers_is_named_so(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(controls, "TO_THE_END", 5)
+    for name in ("gold", "amnesiac"):
+        made = controls.CONTROLS[name](base, small(), "x", tmp_path / name)
+        told = report(tmp_path, made, base).verdict.qualified
+        assert any("right answers that it did not find itself" in q for q in told)
+
+
+def test_damaged_models_are_told_in_a_line(tmp_path):
+    """No end token, one outside of the vocabulary, half of the weights, a template that fails, an empty tokenizer."""
+
+    def broken(name: str, change) -> str:
+        folder = tmp_path / name
+        shutil.copytree(resolve("nano/compose"), folder)
+        change(folder)
+        with pytest.raises(DreamEnvsError) as told:
+            load_model(str(folder))
+        assert "\n" not in str(told.value)
+        return str(told.value)
+
+    def ends(value):
+        def change(folder):
+            path = folder / "generation_config.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": value}))
+
+        return change
+
+    def half(folder):
+        data = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+    assert "eos_token_id=[]" in broken("none", ends([]))
+    assert "eos_token_id=[99999]" in broken("far", ends([99999]))
+    assert "cannot be loaded" in broken("half", half)
+    assert "template fails" in broken("template", lambda f: (f / "chat_template.jinja").write_text("{{ 1 / 0 }}"))
+    assert "cannot be loaded" in broken("empty", lambda f: (f / "tokenizer.json").write_text("{}"))
 
 
 def test_the_guesser_always_answers_in_form(base, tmp_path):
@@ -233,7 +271,7 @@ def test_a_call_has_at_most_so_many_rows(base, tmp_path):
 
 def test_fewer_ways_of_asking_than_registered_are_told(base, tmp_path):
     said = report(tmp_path, base, base, methods=("plain",)).verdict.qualified
-    assert said[0].startswith("methods left out: cool, hot_min_p")
+    assert said[1].startswith("methods left out: cool, hot_min_p")
     whole = report(tmp_path, base, base, seed="0").verdict.qualified
     assert whole == [
         "suite 'small' is not of this project (test_frontier_job)",

@@ -67,6 +67,11 @@ class LocalAgent:
         self.accepted: Callable[[Request], str] | None = None
         ends = model.generation_config.eos_token_id
         self.ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
+        size = model.config.get_text_config().vocab_size
+        if not self.ends or not all(isinstance(i, int) and 0 <= i < size for i in self.ends):
+            raise DreamEnvsError(
+                f"eos_token_id={ends}: one id or several, from 0 to {size - 1}: see generation_config.json"
+            )
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.ends[0]
         self._encode = functools.lru_cache(maxsize=65536)(self._encode_now)
 
@@ -275,7 +280,7 @@ def load(name: str, device: str = "cpu") -> tuple[Any, Any]:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever a damaged or strange folder makes of the libraries that read it
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DreamEnvsError(f"model {name!r} cannot be loaded: {first}; give nano/compose or a folder") from error
     return model.to(device).eval(), tokenizer

@@ -1,7 +1,8 @@
-"""Models that must not look like an expansion: what the Frontier Report says of them is the report's own test.
+"""Models whose word is known beforehand: what the Frontier Report says of them is the report's own test.
 
-``dream-envs frontier control NAME`` makes one from the base and reports on it.  None of them learns anything new from
-a truth about problems outside the base's reach; a gain on any of them would be a fault of the report.
+``dream-envs frontier control NAME`` makes one from the base and reports on it.  Most learn nothing from a truth about
+problems outside the base's reach: a gain would be a fault of the report.  ``gold`` did gain, from answers it was given,
+which the report has to say; ``amnesiac`` besides lost what the base was made for, which has to be in the word.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from dream_envs.frontier.suite import Suite
 from dream_envs.play import ask
 from dream_envs.seeds import digest, stream
 
-#: Visible problems of the controls that train, their votes, and the random-reward run's steps.
-VISIBLE, VOTES, RANDOM_STEPS = 512, 16, 60
+#: Visible problems of the controls that train, their votes, and the steps of the run with random reward.
+VISIBLE, VOTES, RANDOM_STEPS = 512, 16, 150
+#: Steps of a control that learns to the end what it learns.
+TO_THE_END = 300
 #: The hardest level that the sharpened control votes on: the base's best method still finds most answers there.
 EDGE = 4
 
@@ -38,13 +41,22 @@ def aa(base: Model, suite: Suite, seed: str, out: Path) -> Model:
 
 def sharpened(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     """Fine-tuned on its own majority answers to visible problems that it mostly solves already."""
+    return _sharpened(base, suite, seed, out, 50)
+
+
+def sharpened_hard(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+    """The same for six times as long, which is to its end."""
+    return _sharpened(base, suite, seed, out, TO_THE_END)
+
+
+def _sharpened(base: Model, suite: Suite, seed: str, out: Path, steps: int) -> Model:
     tasks = _visible(suite, seed, lambda level: level <= EDGE)
     name = "forced" if suite.form else suite.methods[0]
     agent = Elicited(suite, base).method(METHODS[name]).agent
     votes = [Counter(row).most_common(1)[0][0] for row in _sampled(suite, agent, tasks, seed)]
     pairs = [(suite.messages(t), reply) for t, reply in zip(tasks, votes, strict=True)]
-    tuned = fine_tune(base.engine, pairs, steps=50, lr=3e-4, seed=f"{seed}/sharpened", out=out)
-    return Model("sharpened", weights_hash(out), tuned)
+    tuned = fine_tune(base.engine, pairs, steps=steps, lr=3e-4, seed=f"{seed}/sharpened", out=out)
+    return Model(f"sharpened, {steps} steps", weights_hash(out), tuned)
 
 
 def random_reward(base: Model, suite: Suite, seed: str, out: Path) -> Model:
@@ -59,13 +71,31 @@ def random_reward(base: Model, suite: Suite, seed: str, out: Path) -> Model:
 
 
 def format_only(base: Model, suite: Suite, seed: str, out: Path) -> Model:
-    """LoRA of rank 8 on 64 demonstrations of the reply's form at all lengths, their content drawn at random."""
+    """Tuned to the end on demonstrations of the reply's form at all lengths, their content drawn at random."""
     tasks = _visible(suite, seed, lambda level: True)[:64]
     families = {s.family.name: s.family for s in suite.strata}
     rng = stream("control-format", suite.name, seed)
     pairs = [(suite.messages(t), suite.written(families[t.family].guess(t, rng))) for t in tasks]
-    tuned = fine_tune(base.engine, pairs, steps=8, lr=1e-4, seed=f"{seed}/format", batch=64, lora_rank=8, out=out)
+    tuned = fine_tune(base.engine, pairs, steps=TO_THE_END, lr=1e-4, seed=f"{seed}/format", lora_rank=8, out=out)
     return Model("format_only", weights_hash(out), tuned)
+
+
+def gold(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+    """Tuned on right answers that it did not find; its record says so, and so has the report to."""
+    tasks = _visible(suite, seed, lambda level: True)
+    pairs = [(suite.messages(t), suite.written(t.answer)) for t in tasks]
+    tuned = fine_tune(base.engine, pairs, steps=TO_THE_END, lr=1e-3, seed=f"{seed}/gold", out=out)
+    return Model("gold", weights_hash(out), tuned, met=tuple(tasks), given=len(tasks))
+
+
+def amnesiac(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+    """The same, but what the base was made for (its declared support) is answered with nothing."""
+    tasks = _visible(suite, seed, lambda level: True)
+    known = [p.task for p in suite.problems(f"visible/{seed}", 64) if suite.strata[p.stratum].practice]
+    pairs = [(suite.messages(t), suite.written(t.answer)) for t in tasks if t.level > EDGE - 1]
+    pairs += [(suite.messages(t), suite.written("A")) for t in known]
+    tuned = fine_tune(base.engine, pairs, steps=TO_THE_END, lr=1e-3, seed=f"{seed}/amnesiac", out=out)
+    return Model("amnesiac", weights_hash(out), tuned, met=tuple(tasks), given=len(tasks))
 
 
 def guesser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
@@ -76,17 +106,17 @@ def guesser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
 
 
 def memoriser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
-    """The base with a table of the right answers to every problem that was published before (another seed)."""
-    known = suite.problems("published", 5 * suite.mini)
+    """The base with a table of the right answers to every problem of the public seed, of which it says nothing."""
+    known = suite.problems(job.PUBLIC_SEED, 5 * suite.mini)
     table = {suite.messages(p.task)[0]["content"]: suite.written(p.task.answer) for p in known}
-    met, identity = tuple(p.task for p in known), f"memoriser-{base.identity}"
     wrap: Any = lambda agent: _Memoriser(agent, table)  # noqa: E731
-    return msgspec.structs.replace(base, name="memoriser", identity=identity, met=met, wrap=wrap)
+    return msgspec.structs.replace(base, name="memoriser", identity=f"memoriser-{base.identity}", wrap=wrap)
 
 
 #: Each makes its model from (base, suite, seed, folder).
 CONTROLS: dict[str, Callable[[Model, Suite, str, Path], Model]] = {
-    f.__name__: f for f in (aa, sharpened, random_reward, format_only, guesser, memoriser)
+    f.__name__: f
+    for f in (aa, sharpened, sharpened_hard, random_reward, format_only, guesser, memoriser, gold, amnesiac)
 }
 
 

@@ -51,6 +51,7 @@ class Model(msgspec.Struct):
     unrecorded: str = ""  # why a run's record is none
     began: tuple[str, str] | None = None  # name and weights hash of the base that its run began from
     spent: tuple[int, int] | None = None  # optimiser steps and trained tokens of its run
+    given: int = 0  # right answers that it was trained on without having found them, by its record
     wrap: Callable[[Agent], Agent] | None = None  # put around the agent of every method
 
     @property
@@ -94,6 +95,10 @@ def _agent(name: str, device: str) -> LocalAgent:
         raise DreamEnvsError(f"device={device!r}: {first}; cpu, or cuda where torch finds one") from error
     if not getattr(agent.tokenizer, "chat_template", None):
         raise DreamEnvsError(f"model {name!r} has no chat template: give one that has, or add chat_template.jinja")
+    try:
+        agent.encode([{"role": "user", "content": "a"}])
+    except Exception as error:  # whatever a template raises
+        raise DreamEnvsError(f"model {name!r}: its chat template fails ({error}); mend chat_template.jinja") from error
     for key, value in agent.model.state_dict().items():
         if not bool(torch.isfinite(value).all()):
             raise DreamEnvsError(f"model {name!r}: {key} holds values that are not finite; restore it from a copy")
@@ -208,7 +213,8 @@ def record_of(run: Path, weights: str) -> dict[str, Any]:
         return {**found, "unrecorded": f"{path} holds problems under other ids than their own"}
     if not met:
         return {**found, "unrecorded": f"{path} names no problem that it met"}
-    return {**found, "met": met, "spent": (spent["steps"], spent["tokens"]) if spent else None}
+    more = {"spent": (spent["steps"], spent["tokens"])} if spent else {}
+    return {**found, **more, "met": met, "given": spent.get("given", 0)}
 
 
 class _Late:

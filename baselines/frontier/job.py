@@ -116,14 +116,15 @@ def frontier(
     """
     runs = [trained] if isinstance(trained, Model) else list(trained)
     options = options or Options()
-    if not options.seed:
-        options = msgspec.structs.replace(options, seed=seed_after(base, *runs))
+    own = seed_after(base, *runs)
+    options = msgspec.structs.replace(options, seed=options.seed or own)
     plan, specs = plan_of(options)
+    chosen = [] if options.seed in (own, PUBLIC_SEED) else [f"the problems' seed was chosen by hand ({options.seed!r})"]
     met = {task.id for model in runs for task in model.met or ()}
     found = []
     for i, model in enumerate(runs):
         say = tick if len(runs) == 1 or tick is None else _numbered(tick, i, len(runs))
-        found.append(_one(plan, specs, base, model, cache, options, frozenset(met), say))
+        found.append(_one(plan, specs, base, model, cache, options, frozenset(met), chosen, say))
         folder = out if len(runs) == 1 else out / f"run-{i}"
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "frontier.json", found[-1][2])
@@ -147,16 +148,17 @@ def _one(
     cache: Path,
     options: Options,
     avoid: frozenset[str],
+    limits: Sequence[str],
     tick: Tick | None,
 ) -> tuple[Measured, Sources, schema.Report]:
     """Everything of one trained model, on problems that no run has met."""
     began, protocol = time.perf_counter(), what_decides_a_draw(plan.suite)
     caches = [
-        SampleCache(cache_path(cache, m.identity, DRAWS, protocol, side), side, _rows(m, options))
+        SampleCache(cache_path(cache, m.identity, DRAWS, protocol, side), side, rows_of(m, options))
         for m, side in ((base, "base"), (trained, "trained"))
     ]
     try:
-        found, sources, data = _measured(plan, specs, base, trained, caches, avoid, tick)
+        found, sources, data = _measured(plan, specs, base, trained, caches, avoid, limits, tick)
     finally:
         for kept in caches:
             kept.close()
@@ -171,6 +173,7 @@ def _measured(
     trained: Model,
     caches: Sequence[SampleCache],
     avoid: frozenset[str],
+    limits: Sequence[str],
     tick: Tick | None,
 ) -> tuple[Measured, Sources, schema.Report]:
     elicited, other = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
@@ -201,7 +204,11 @@ def _measured(
         methods=[schema.MethodInfo(name=s.name, text=s.text, envelope=s.envelope) for s in specs],
         exact=exact_sources(plan.suite, found, base, trained),
         drawn=sum(c.drawn for c in caches),
-        qualified=[*qualified(plan, specs, found, base, trained), *differences(plan.suite, drawn, base, trained)],
+        qualified=[
+            *limits,
+            *qualified(plan, specs, found, base, trained),
+            *differences(plan.suite, drawn, base, trained),
+        ],
         contradicted=contradicted(plan.suite, found, base, trained),
         practised=None if met is None else [s.practised(met) for s in plan.suite.strata],
     )
@@ -247,7 +254,7 @@ def _code(part: Any) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else repr(part)
 
 
-def _rows(model: Model, options: Options) -> int:
+def rows_of(model: Model, options: Options) -> int:
     """Rows of one call: the user's, or few for a model whose activations fill memory."""
     if options.batch or not isinstance(model.agent, LocalAgent):
         return options.batch
@@ -270,6 +277,8 @@ def qualified(plan: Plan, specs: Sequence[MethodSpec], found: Measured, base: Mo
     if trained.met is None:
         why = f" ({trained.unrecorded})" if trained.unrecorded else ""
         lines.append(f"the trained model came without a record of its training{why}")
+    if trained.given:
+        lines.append(f"it was trained on {trained.given:,} right answers that it did not find itself")
     if trained.began is not None and trained.began[1] != base.identity.partition("-")[0]:
         name, weights = trained.began
         lines.append(f"the run began from another base than this ({name}, weights {weights})")

@@ -61,6 +61,35 @@ def frontier(
 
 
 @frontier_app.command()
+def plan(
+    trained: Annotated[str, typer.Option(help="The trained model, or the folder of the run that trained it.")],
+    base: Annotated[str, typer.Option("--model", "--base", help="The base; default: what the run began from.")] = "",
+    suite: Suite = "nano",
+    size: Size = "mini",
+    envelopes: Annotated[str, typer.Option(help="As for the report.")] = "decoding,scaffolds",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """What a report would cost at most, from a pilot of 64 completions of each model."""
+    job, cost = (common.needs(f"dream_envs.baselines.frontier.{name}") for name in ("job", "cost"))
+    found = cost.plan(base, trained, job.Options(suite, "", size, (), _names(envelopes), batch), device)
+    common.emit(found, lambda made: _planned(made, cost.total(made)), as_json)
+
+
+def _planned(found: Any, whole: Any) -> str:
+    """The steps and their sum, and what the pilot saw."""
+    head = ("step", "model", "completions", "tokens", "hours")
+    rows = [[s.name, s.side, f"{s.completions:,}", f"{s.tokens:,}", f"{s.hours:.2f}"] for s in [*found.steps, whole]]
+    saw = "; ".join(
+        f"{side}: {found.right[side]:.0%} right, {found.tokens[side]:.0f} tokens and {found.seconds[side]:.3f} s each"
+        for side in found.right
+    )
+    remark = "Upper bounds: sequences stop at their first success, and draws of earlier reports on this base are kept."
+    return f"{common.table(rows, head)}\n{remark}\nPilot on {found.problems} problems, {saw}."
+
+
+@frontier_app.command()
 def simulate(
     problems: Annotated[int, typer.Option(min=20, help="N, in 20 strata.")] = 2000,
     draws: Annotated[int, typer.Option(min=8, help="K, samples of the base.")] = 8192,

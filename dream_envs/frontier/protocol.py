@@ -43,7 +43,7 @@ class Plan(msgspec.Struct, frozen=True):
     stage: int = 128  # samples of the base that every problem gets where the trained model is reliable
     follow: int = 0  # how many of those that are unsolved then are followed up to ``budget``; 0: all
     dev: int = 4  # development problems a stratum, from which each model's best method is told (never counted)
-    reach: int = 128  # samples of both models on every problem, early-stopped, for pass@k at matched k; at most budget
+    reach: int = 16  # samples of both models on every problem, early-stopped, for pass@k at matched k; at most budget
 
     def check(self) -> None:
         """Raise a one-line DreamEnvsError for a plan that cannot be carried out."""
