@@ -492,8 +492,12 @@ def frontier_report(options: Options, summary: Summary, out: Path, cache: Path |
     from dream_envs.baselines.frontier import job
     from dream_envs.frontier.schema import read_report
 
-    where = Path(out) / "frontier"
-    if not (where / "report.html").is_file():
+    where, there = Path(out) / "frontier", False
+    if (where / "report.html").is_file():
+        old = read_report(where)
+        hashes = (old.trained.weights_hash.partition("-")[0], old.base.weights_hash.partition("-")[0])
+        there = hashes == (summary.run.trained_hash, summary.run.weights_hash)  # else it is of another run
+    if not there:
         more = {name: how[name] for name in ("threads", "quiet", "device")}
         job.run(summary.run.base, str(out), where, cache, job.Options(), **more)
     return read_report(where)

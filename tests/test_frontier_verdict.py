@@ -8,7 +8,7 @@ import numpy as np
 
 from dream_envs.frontier import gain
 from dream_envs.frontier.schema import Headline, Kept, Retention
-from dream_envs.frontier.verdict import claims, verdict
+from dream_envs.frontier.verdict import claims, losses, verdict
 from dream_envs.seeds import stream
 
 KINDS = ("practised range", "longer", "held-out combinations", "new facts")
@@ -77,7 +77,8 @@ def test_what_scaffolds_do_not_reach_is_beyond_them() -> None:
 def test_a_gain_that_cost_the_declared_support_is_a_trade() -> None:
     found = word((1.0, 1.0, 1.0, 0.0), kept=-0.9)
     assert found.word == "Trade" and found.phrase.endswith("lost: d1 (-90 points of success)")
-    assert word((1.0, 1.0, 1.0, 0.0), kept=-0.06).word == "Expansion"  # five points are not shown to be gone
+    assert word((1.0, 1.0, 1.0, 0.0), kept=-0.04).word == "Expansion"  # no loss of 2.5 points is shown
+    assert word((1.0, 1.0, 1.0, 0.0), kept=-0.06).lost == ["declared support as a whole (-6 points of success)"]
     mixed = word((0.9, 0.0, 0.0, 0.0), lost=0.3)
     assert mixed.word == "Trade" and "points of problems that the base solved reliably" in mixed.lost[0]
 
@@ -118,3 +119,15 @@ def test_no_word_from_want_of_significance() -> None:
 
 def test_the_headline_is_in_the_schema() -> None:
     assert set(Headline.__struct_fields__) == {"k", "g", "e", "s", "family_interval", "n", "runs"}
+
+
+def test_a_loss_that_is_spread_over_the_declared_support_is_in_the_word() -> None:
+    """An eighth of each stratum is gone: no stratum of 20 shows it alone, all of them together do."""
+    suites = [
+        Kept(name=f"d{i}", before=1.0, after=0.87, gain=(-0.13, -0.3, -0.02), flag=True, lost=True) for i in range(5)
+    ]
+    head = Headline(k=1024, g=(50, 45, 55), e=(50, 45, 55), s=(0, 0, 0.4), family_interval=None, n=400)
+    assert losses(head, Retention(suites=suites, mean=(-0.13, -0.2, -0.06), flag=True)) == [
+        "declared support as a whole (-13 points of success)"
+    ]
+    assert losses(head, Retention(suites=suites, mean=(-0.03, -0.06, 0.0), flag=True)) == []

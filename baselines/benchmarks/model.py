@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
@@ -104,6 +105,51 @@ class _Clock(TrainerCallback):
         if self._last:
             self.seconds.append(now - self._last)
         self._last = now
+
+
+def draws(options: Options) -> list[Row]:
+    """Until the first success in turn over the decoding methods, stopped early, against all K samples of each."""
+    from dream_envs.baselines.frontier.elicited import Elicited, load_model
+    from dream_envs.baselines.frontier.job import Options as Report
+    from dream_envs.baselines.frontier.job import plan_of
+    from dream_envs.frontier.draws import SampleCache
+
+    plan, specs = plan_of(Report(seed="bench"))
+    base, k = load_model(MODEL), options.pick(32, 128, 1024)
+    wanted = [i for i, s in enumerate(plan.suite.strata) if s.name in ("d4", "d5", "pairs-d4")]
+    problems = [p for p in plan.suite.problems("bench", options.pick(4, 10, 20)) if p.stratum in wanted]
+    elicited = Elicited(plan.suite, base)
+    elicited.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in problems}
+    ways = [elicited.method(s) for s in specs if s.envelope == "decoding"]
+    whole = [msgspec.structs.replace(m, quick=None) for m in ways]
+    found = dict[str, list[bool]]()
+
+    def early() -> None:
+        found["early"] = [bool(s.first) for s in SampleCache(None, "base").first(ways, problems, k)]
+
+    def naive() -> None:
+        cache, hits = SampleCache(None, "base"), [False] * len(problems)
+        for method in whole:
+            counts = cache.count(method, problems, -(-k // len(whole)))
+            hits = [h or bool(sum(c.right)) for h, c in zip(hits, counts, strict=True)]
+        found["naive"] = hits
+
+    with one_thread():
+        times = side_by_side({"early": early, "naive": naive}, options.pick(2, 3, 5))
+    ratio = median_ratio(times["naive"], times["early"])
+    return [
+        Row(
+            what=f"{k} samples of the base on each of {len(problems)} problems at the edge of its reach",
+            unit="problems/s",
+            ours=len(problems) / statistics.median(times["early"]),
+            peer=len(problems) / statistics.median(times["naive"]),
+            peer_name="all samples, whole replies",
+            ratio=ratio,
+            target=">= 1.00",
+            met=ratio >= 1.0,
+            note=f"solved: {sum(found['early'])} stopped early, {sum(found['naive'])} of independent whole samples",
+        )
+    ]
 
 
 def training(options: Options) -> list[Row]:

@@ -8,7 +8,8 @@
 *Expansion*: some kind is beyond decoding.  *Trade*: that, and a loss.  *Contraction*: a loss, or the whole interval of
 G(K) below 0, and nothing beyond.  *Sharpening*: nothing beyond, pass@1 rose, and at most ``SHARP`` points are out of
 the base's reach.  *Not shown*: none of these.  A loss: of more than ``LOSS`` points of success on a stratum of the
-base's declared support, or of more than ``MARGIN`` points of problems that it solved reliably (S).
+base's declared support, of more than half of that on all of it together, or of more than ``MARGIN`` points of problems
+that it solved reliably (S).
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def losses(head: Headline, kept: Retention | None) -> list[str]:
     """What was lost, in words."""
     shown = [s for s in kept.suites if s.gain[2] is not None and 100 * s.gain[2] < -LOSS] if kept else []
     found = [f"{s.name} ({100 * s.gain[0]:+.0f} points of success)" for s in shown]
+    if kept and not found and kept.mean[2] is not None and 100 * kept.mean[2] < -LOSS / 2:
+        found.append(f"declared support as a whole ({100 * kept.mean[0]:+.0f} points of success)")
     if head.s[1] > MARGIN:
         found.append(f"{head.s[0]:.1f} points of problems that the base solved reliably")
     return found
