@@ -113,7 +113,7 @@ def test_no_plot_loses_a_point(data: Report, drawn: dict[str, str]) -> None:
     stamped = Counter(e.get("href", "") for e in ElementTree.fromstring(drawn["scatter"]).iter("use"))
     assert {certified, outside, len(rows) - certified - outside} <= {n - 1 for n in stamped.values()}  # 1: the legend
     for name, role, size in (
-        ("decay", "trained", len(data.decay.k)), ("passk", "base", 8), ("passk", "trained", 8), ("compute", "base", 5),
+        ("decay", "trained", len(data.decay.k)), ("passk", "base", 5), ("passk", "trained", 5), ("compute", "base", 5),
         ("cover", "trained", 4), ("cover", "base", 4), ("fg", "trained", 2), ("forest", "trained", 5),
         ("retention", "c2", 1), ("ratio", "trained", 2), ("series", "c1", 19), ("curriculum", "c1", 8),
     ):  # fmt: skip

@@ -131,3 +131,17 @@ def test_a_loss_that_is_spread_over_the_declared_support_is_in_the_word() -> Non
         "declared support as a whole (-13 points of success)"
     ]
     assert losses(head, Retention(suites=suites, mean=(-0.03, -0.06, 0.0), flag=True)) == []
+
+
+def test_a_gain_is_not_cancelled_by_a_loss_of_the_same_kind() -> None:
+    """Depth 8 is learnt, depths 4 and 5 are lost, all "longer": a trade, of which the gain is shown."""
+    n, place = 120, np.arange(120) / 120
+    reliable, gone = place < 0.3, place > 0.7
+    facts = gain.Evidence(
+        reliable=reliable, first=np.zeros(n), cap=1024, reached=np.zeros(n), base_reliable=gone,
+        trained_first=np.zeros(n), family=np.zeros(n, int),
+    )  # fmt: skip
+    head = gain.headline(facts, stream("trade"), draws=5)
+    found = claims({"decoding": [facts]}, ["longer"] * n)
+    assert head.g[1] < 0.5 and found[0].word == "beyond"
+    assert verdict(head, found, (0.0, -0.1, 0.1), None, {}, []).word == "Trade"

@@ -122,7 +122,7 @@ class Bound(msgspec.Struct, frozen=True):
 class Claim(msgspec.Struct, frozen=True):
     """What is shown of one kind of problem against one envelope of the base, in percentage points of its problems.
 
-    ``solved``: reliably, by the trained model.  ``word``: ``beyond`` (the gain is shown), ``within`` (the trained model
+    ``solved``: reliably, by the trained model.  ``word``: ``beyond`` (``e`` is shown), ``within`` (the trained model
     solves them and the envelope reaches what it solves), ``not shown`` (neither).
     """
 

@@ -181,9 +181,9 @@ def simulate(
         follow: see ``draw``.
 
     Returns:
-        One row, in points: ``truth`` (G(K)), ``mean`` and ``sd`` of its estimates, ``width`` of the interval; shares of
-        reports: ``covered`` (the interval holds the truth), ``beyond`` (its lower end is above the margin), ``bounds``
-        (E at every multiple of K lies within its bounds).
+        One row, in points: ``truth`` (G(K)), ``gained`` (E(K)), ``mean`` and ``sd`` of G's estimates, ``width`` of its
+        interval; shares of reports: ``covered`` (it holds the truth), ``beyond`` (E's lower end is above the margin),
+        ``bounds`` (E at every multiple of K lies within its bounds).
     """
     checks.whole("per_stratum", per_stratum, 1)
     checks.whole("k", k, 8)
@@ -191,17 +191,19 @@ def simulate(
         checks.numbers(name, getattr(change, name), 0, 100, ndim=0)
     checks.numbers("sharpen", change.sharpen, -100, 100, ndim=0)
     chosen = world(change, rng)
-    truth, later = chosen.truth(k)[0], [chosen.truth(m * k)[1] for m in gain.MULTIPLES]
+    (truth, gained), later = chosen.truth(k), [chosen.truth(m * k)[1] for m in gain.MULTIPLES]
     found, held = [], []
     for _ in range(checks.whole("repetitions", repetitions, 1)):
         evidence = draw(chosen, per_stratum, k, rng, follow)
-        found.append(gain.gain(evidence)[0])
+        g, e, _ = gain.gain(evidence)
+        found.append((*g, e[1]))
         bounds = gain.beyond(evidence)
         held.append(all(b.low - 1e-9 <= e <= b.high + 1e-9 for b, e in zip(bounds, later, strict=True)))
-    value, low, high = np.array(found, dtype=float).T
+    value, low, high, shown = np.array(found, dtype=float).T
     return {
         "change": change.name, "n": STRATA * per_stratum, "k": k, "follow": follow, "repetitions": repetitions,
-        "truth": truth, "mean": float(value.mean()), "sd": float(value.std()), "width": float((high - low).mean()),
-        "covered": float(((low <= truth) & (truth <= high)).mean()), "beyond": float((low > MARGIN).mean()),
+        "truth": truth, "gained": gained, "mean": float(value.mean()), "sd": float(value.std()),
+        "width": float((high - low).mean()),
+        "covered": float(((low <= truth) & (truth <= high)).mean()), "beyond": float((shown > MARGIN).mean()),
         "bounds": float(np.mean(held)),
     }  # fmt: skip

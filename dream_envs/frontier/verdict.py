@@ -1,6 +1,7 @@
 """The verdict of a Frontier Report, by fixed rules: a claim for each kind of problem and envelope, and a word of them.
 
-- ``beyond``: the lower end of the kind's G(K), at a level that is shared between the kinds, is above ``MARGIN``.
+- ``beyond``: the lower end of the kind's E(K), at a level that is shared between the kinds, is above ``MARGIN``; losses
+  are told by themselves and do not cancel a gain.
 - ``within``: the trained model solves the kind (lower end above ``WITHIN``) and the upper end of what the envelope does
   not reach is at most ``WITHIN``.  Both ends are intervals': absence is shown, not inferred from want of significance.
 - ``not shown``: neither.
@@ -41,16 +42,16 @@ def claims(evidence: Mapping[str, Sequence[Evidence]], kinds: Sequence[str]) -> 
             g, e, _ = gain.over_runs(own)
             each = [share_interval(facts.reliable, gain.pooled_strata(facts.family)) for facts in own]
             solved = _points(np.mean(each, axis=0).tolist())
-            word: Any = _word(_for_all(g, len(set(kinds))), e, solved)
+            word: Any = _word(_for_all(e, len(set(kinds))), e, solved)
             found.append(Claim(kind, envelope, len(own[0]), solved, g, e, word))
     return found
 
 
-def _for_all(g: Interval, kinds: int) -> float:
+def _for_all(e: Interval, kinds: int) -> float:
     """The lower end at a level that holds for all kinds at once (Bonferroni): any of them makes the word."""
     from scipy.special import ndtri
 
-    return g[0] - (g[0] - g[1]) * float(ndtri(1 - 0.025 / kinds) / ndtri(0.975))
+    return e[0] - (e[0] - e[1]) * float(ndtri(1 - 0.025 / kinds) / ndtri(0.975))
 
 
 def _word(low: float, e: Interval, solved: Interval) -> str:

@@ -104,7 +104,7 @@ def _whiskers(
 
 
 def headline(data: Report) -> Drawn | None:
-    """G@K with its intervals, and by kind against each envelope, beside 0 and the margin of a gain."""
+    """G@K with its intervals, and what was gained by kind against each envelope, beside 0 and the margin of a gain."""
     h, k = data.headline, data.headline.k
     rows: list[Row] = [(f"G@{k}, these families", h.g, "trained", "o")]
     if h.family_interval is not None:
@@ -112,8 +112,8 @@ def headline(data: Report) -> Drawn | None:
     looks = dict(zip(data.protocol.envelopes, (("c1", "o"), ("c3", "D"), ("c2", "^")), strict=False))
     for c in data.verdict.claims:
         name = label(c.kind, 22) if c.envelope == "decoding" else f"… against {label(c.envelope, 16)}"
-        rows.append((name, c.g, *looks.get(c.envelope, ("c2", "^"))))
-    alt = f"G@{k} with 95 % intervals, in points of all problems and of each kind's."
+        rows.append((name, c.e, *looks.get(c.envelope, ("c2", "^"))))
+    alt = f"G@{k} with 95 % intervals, in points of all problems, and what was gained of each kind's."
     return _whiskers(rows, estimate, ((0.0, "-"), (MARGIN, _DASHED)), "points of problems", (-0.5, 1.0), alt)
 
 

@@ -46,10 +46,10 @@ def tiles(data: Report) -> list[tuple[str, str, str]]:
 
 
 def claim_rows(data: Report) -> Rows:
-    """Kind of problem, envelope, what is shown, G, share solved reliably, problems."""
+    """Kind of problem, envelope, what is shown, E, share solved reliably, problems."""
     return [
         [
-            label(c.kind, 40), label(c.envelope, 20), c.word, estimate(c.g),
+            label(c.kind, 40), label(c.envelope, 20), c.word, estimate(c.e),
             f"{points(c.solved[0])} [{points(c.solved[1])}, {points(c.solved[2])}]", whole(c.n),
         ]
         for c in data.verdict.claims

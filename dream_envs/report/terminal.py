@@ -118,7 +118,7 @@ _FAMILY = (
     (4, Column("eligible", 6)), (5, Column("prac-\ntised", 4)),
 )  # fmt: skip
 _CLAIMS = (
-    Column("kind of problem", words=True), Column("against"), Column("shown"), Column("gain, points", 1),
+    Column("kind of problem", words=True), Column("against"), Column("shown"), Column("gained, points", 1),
     Column("solved, %", 3), Column("problems", 2),
 )  # fmt: skip
 _RUNS = (Column("run", words=True), Column("gain, points"), Column("verdict by itself", words=True))
