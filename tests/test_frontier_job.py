@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -566,8 +568,16 @@ def test_another_suite_of_a_name_shares_no_draws_and_is_told(base, tmp_path, mon
     theirs, ours = suites.suite("elsewhere:nano"), suites.suite("nano")
     assert theirs.name == "elsewhere:nano" and job.what_decides_a_draw(theirs) != job.what_decides_a_draw(ours)
     plan, specs = job.plan_of(job.Options("elsewhere:nano", "x"))
-    nothing = type("", (), {"envelopes": ["decoding", "scaffolds"], "unavailable": {}})
+    nothing: Any = SimpleNamespace(envelopes=["decoding", "scaffolds"], unavailable={}, problems=[], base=[])
     assert any("is not of this project" in q for q in job.qualified(plan, specs, nothing, base, base))
+
+
+def test_a_base_that_fails_on_what_it_was_made_for_is_told(base, tmp_path):
+    """A final norm that is far too small makes it as hot as no registered decoding is cold."""
+    hot = noisy(base, tmp_path / "hot")
+    hot.engine.model.model.norm.weight.data *= 0.1
+    told = report(tmp_path, base, msgspec.structs.replace(hot, identity="hot")).verdict.qualified
+    assert any(q.startswith("the base fails on its own declared support (d2:") for q in told), told
 
 
 def test_the_seed_hangs_on_weights_and_record_alone(base, tmp_path):

@@ -57,6 +57,8 @@ DIVERSE, REPLIES = 4, 16
 SMALL, LARGE_BATCH = 20_000_000, 64
 #: The protocol's version, a part of the cache's key: another way to draw must not find these draws.
 DRAWS = "frontier-draws-1"
+#: Share of the declared support that a base has to solve: below it something is wrong with how it is run.
+KNOWN = 0.5
 #: The seed whose problems everybody can see.
 PUBLIC_SEED = "0"
 #: Times the suite's problems a stratum, and K, samples of the base.
@@ -269,6 +271,8 @@ def qualified(plan: Plan, specs: Sequence[MethodSpec], found: Measured, base: Mo
     lines = [f"methods left out: {', '.join(missing)}"] if missing else []
     lines += [f"methods that the suite does not have, with a share of the samples: {', '.join(added)}"] if added else []
     lines += [f"method {name} could not be made ({why})" for name, why in found.unavailable.items()]
+    if weak := _failing(plan, found):
+        lines.append(f"the base fails on its own declared support ({', '.join(weak)})")
     maker = registry.load("suites", plan.suite.name).__module__
     if not maker.startswith("dream_envs."):
         lines.append(f"suite {plan.suite.name!r} is not of this project ({maker})")
@@ -283,6 +287,18 @@ def qualified(plan: Plan, specs: Sequence[MethodSpec], found: Measured, base: Mo
         name, weights = trained.began
         lines.append(f"the run began from another base than this ({name}, weights {weights})")
     return lines
+
+
+def _failing(plan: Plan, found: Measured) -> list[str]:
+    """Strata of the declared support of which the base solves less than ``KNOWN``, with its share."""
+    names = []
+    for i, stratum in enumerate(plan.suite.strata):
+        rates = [
+            sum(c.right) / plan.trained_draws for p, c in zip(found.problems, found.base, strict=True) if p.stratum == i
+        ]
+        if stratum.practice and rates and (share := float(np.mean(rates))) < KNOWN:
+            names.append(f"{stratum.name}: {share:.0%}")
+    return names
 
 
 def _retention(plan: Plan, found: Sequence[Measured]) -> schema.Retention | None:
