@@ -3,9 +3,9 @@
 Grid ``simulated``: coverage of the 95 % interval in 2,000 simulated reports of each population and size, the share that
 is called beyond, and whether E stays within its bounds at multiples of K.  A cell fails where the upper 95 % bound of
 its coverage is below 95 %, or a gain that is not there is called beyond in more than 2.5 %.  Grid ``power``: gains of
-2, 5 and 10 points.  Grid ``pair``: 100 pairs of base and half-trained models against exact truth, by teacher forcing on
-many more problems: models on the way from the base to the final weights of the runs of the study ``flagship``, setting
-``full``, in the folder of that name beside this study's.
+2, 5 and 10 points.  Grid ``pair`` (``--first-seed 20``): 100 pairs of base and half-trained models against exact truth,
+by teacher forcing on many more problems: models on the way from the base to the final weights of the runs ``RUN`` of
+the study ``equal``, in the folder of that name beside this study's.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from dream_envs.seeds import stream
 #: Problems a stratum for the truth.
 TRUTH = 800
 RESULT = "validate.json"
+#: The setting of the study ``equal`` whose runs are used.
+RUN = "awake-grpo"
 #: Models on the way, for each of five runs.
 STEPS, PER_SHARE = 20, 5
 #: Problems a stratum, K and survivors followed, by size.
@@ -195,14 +197,14 @@ def run(settings: Way | Cell, seed: str, out: Path) -> None:
 
 def measured(settings: Way, seed: str, out: Path) -> dict[str, Any]:
     """One report on this model, beside the truth."""
-    run_ = out.parent.parent / "flagship" / f"full-{seed}"
+    run_ = out.parent.parent / "equal" / f"{RUN}-{seed}"
     if not (run_ / "summary.json").is_file():
-        raise DreamEnvsError(f"{run_} is no finished run: run the study flagship --only full first")
+        raise DreamEnvsError(f"{run_} is no finished run: run the study equal --only {RUN} first, with these seeds")
     truth = _truth()
     agent = between(truth.model.engine, load_model(str(run_)).engine, settings.share)
     label = f"validate-{settings.number * PER_SHARE + int(seed)}"
     trained = Model(label.replace("validate", "pair"), label.replace("validate", "pair"), agent)
-    plan = msgspec.structs.replace(truth.plan, seed=label)
+    plan = msgspec.structs.replace(truth.plan, seed=label, reach=1)
     (g, low, high), found = pair(plan, truth.model, trained, truth.methods, out / "cache")
     exact = truth.gain(trained, found)
     return {"truth": exact, "g": g, "low": low, "high": high, "held": int(low <= exact <= high)}
