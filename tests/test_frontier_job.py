@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dream_envs import registry
 from dream_envs.agents.elicitation.scaffolds import Pieces, TwoTurns
@@ -152,6 +153,14 @@ def test_damaged_models_are_told_in_a_line(tmp_path):
     assert "eos_token_id=[]" in broken("none", ends([]))
     assert "eos_token_id=[99999]" in broken("far", ends([99999]))
     assert "cannot be loaded" in broken("half", half)
+
+    def without(folder):
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        del tensors[next(k for k in tensors if k.endswith("down_proj.weight"))]
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    assert "1 missing keys (model.layers" in broken("missing", without)
     assert "template fails" in broken("template", lambda f: (f / "chat_template.jinja").write_text("{{ 1 / 0 }}"))
     assert "cannot be loaded" in broken("empty", lambda f: (f / "tokenizer.json").write_text("{}"))
 
@@ -646,3 +655,40 @@ def test_shots_of_a_reasoning_suite_are_the_models_own_right_replies():
     messages = elicited.method(METHODS["few_shot"]).messages(problem)
     replies = [m["content"] for m in messages if m["role"] == "assistant"]
     assert len(replies) == 4 and all(r.startswith("Step by step.") for r in replies)
+
+
+def test_an_adapter_is_part_of_the_model(base, tmp_path):
+    """A folder of weights with a LoRA adapter beside them: its replies are not those of the weights alone."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path / "lora"
+    model = get_peft_model(load_model("nano/compose").engine.model, LoraConfig(r=4, target_modules=["q_proj"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=3.0)
+    shutil.copytree(resolve("nano/compose"), folder)
+    model.save_pretrained(folder)
+    adapted = load_model(str(folder))
+    problems = [p for p in small().problems("lora", 10) if small().strata[p.stratum].name == "d2"]
+    counts = [
+        SampleCache(None, "base").count(Elicited(small(), m).method(METHODS["plain"]), problems, 4)
+        for m in (base, adapted)
+    ]
+    plain, changed = (sum(sum(c.right) for c in found) for found in counts)
+    assert plain > 30 and changed < plain / 2
+
+
+def test_an_engine_that_takes_no_decoding_is_asked_plainly_and_that_is_told(base, tmp_path):
+    """Nothing is named that was not done: temperature, forms and branches are listed as not applied."""
+
+    class Endpoint:
+        def act(self, requests):
+            return base.engine.act(requests)
+
+    one, other = (Model(name, name, Endpoint()) for name in ("endpoint", "endpoint again"))
+    data = report(tmp_path, one, other, methods=("plain", "cool", "given", "decompose"))
+    assert set(data.protocol.unavailable) == {"cool", "given"}
+    assert any(
+        "method cool could not be made (Endpoint does not take its decoding)" in q for q in data.verdict.qualified
+    )
+    assert data.verdict.word != "Expansion"

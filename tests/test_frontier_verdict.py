@@ -145,3 +145,11 @@ def test_a_gain_is_not_cancelled_by_a_loss_of_the_same_kind() -> None:
     found = claims({"decoding": [facts]}, ["longer"] * n)
     assert head.g[1] < 0.5 and found[0].word == "beyond"
     assert verdict(head, found, (0.0, -0.1, 0.1), None, {}, []).word == "Trade"
+
+
+def test_what_is_solved_at_times_and_never_by_the_base_is_no_sharpening() -> None:
+    """pass@1 rose, nothing is reliable, but a tenth of the problems are solved now and then, and never by the base."""
+    head = Headline(k=1024, g=(0, -0.4, 0.4), e=(0, 0, 0.4), s=(0, 0, 0.4), family_interval=None, n=400)
+    rise = (0.02, 0.01, 0.03)
+    assert verdict(head, [], rise, None, {}, []).word == "Sharpening"
+    assert verdict(head, [], rise, None, {}, [], thin=10.0).word == "Not shown"

@@ -290,6 +290,7 @@ class LlamaForward:
             and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
             and not getattr(config, "quantization_config", None)
             and next(model.parameters()).dtype == torch.float32
+            and not hasattr(model, "peft_config")  # an adapter's matrices are not among the layers that are read here
         )
 
     def prefill(self, ids: Tensor, mask: Tensor, repeats: Tensor, room: int) -> Tensor:

@@ -278,9 +278,15 @@ def load(name: str, device: str = "cpu") -> tuple[Any, Any]:
     logging.disable_progress_bar()  # a bar for every load, where a job loads a dozen models
     path = resolve(name)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+        how: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        made: Any = AutoModelForCausalLM.from_pretrained(path, **how)
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # whatever a damaged or strange folder makes of the libraries that read it
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DreamEnvsError(f"model {name!r} cannot be loaded: {first}; give nano/compose or a folder") from error
+    model, told = made
+    for what in ("missing_keys", "mismatched_keys"):  # what is not in the file would be drawn at random
+        if wrong := sorted(map(str, told.get(what, ()))):
+            named = f"{len(wrong)} {what.replace('_', ' ')} ({wrong[0]})"
+            raise DreamEnvsError(f"model {name!r}: {named}; save it again, whole")
     return model.to(device).eval(), tokenizer

@@ -311,9 +311,18 @@ class Elicited:
         agent = self._unwrapped(spec)
         return agent if self.model.wrap is None else self.model.wrap(agent)
 
+    def unapplied(self, spec: MethodSpec) -> str:
+        """Why this engine cannot do what the method says; "" if it can.  Nothing is asked of it in another way."""
+        if isinstance(self.model.agent, LocalAgent) or spec.how in ("two_turns", "pieces", "majority"):
+            return ""  # a scaffold is more than the temperature of its calls
+        changes = (spec.temperature, spec.top_p, spec.min_p) != (1.0, 1.0, 0.0)
+        if spec.how != "sample" or (changes and not hasattr(self.model.agent, "decoding")):
+            return f"{type(self.model.agent).__name__} does not take its decoding"
+        return ""
+
     def _unwrapped(self, spec: MethodSpec) -> Agent:
         if not isinstance(self.model.agent, LocalAgent):
-            return self.model.agent
+            return self._elsewhere(self.model.agent, spec)
         engine = self.model.engine.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
         if spec.how in ("forced", "given"):
             form = self._forms[spec.how]
@@ -322,17 +331,27 @@ class Elicited:
                     f"method {spec.name!r}: suite {self.suite.name!r} has no form to force; leave it out"
                 )
             return engine.constrained(lambda request: form(request.messages[-1]["content"]))
-        if spec.how == "two_turns":
-            return TwoTurns(engine, spec.followup)
-        if spec.how in ("power", "majority"):
-            return OneOfSeveral(engine, spec.size, self.suite.reply if spec.how == "majority" else None)
-        if spec.how == "pieces":
-            families = list({id(s.family): s.family for s in self.suite.strata}.values())
-            suite = self.suite
-            return Pieces(engine, families, spec.size, suite.instruction, suite.reply, suite.written)
+        if spec.how == "power":
+            return OneOfSeveral(engine, spec.size)
+        if spec.how in ("two_turns", "majority", "pieces"):
+            return self._elsewhere(engine, spec)
         if spec.how == "cot_decoding":
             return CotDecoding(engine, k=ex.BRANCHES)
         return engine
+
+    def _elsewhere(self, agent: Any, spec: MethodSpec) -> Agent:
+        """An engine of another kind, with its own ``decoding(...)`` where it has one."""
+        if hasattr(agent, "decoding"):
+            agent = agent.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
+        if spec.how == "two_turns":
+            return TwoTurns(agent, spec.followup)
+        if spec.how == "majority":
+            return OneOfSeveral(agent, spec.size, self.suite.reply)
+        if spec.how == "pieces":
+            families = list({id(s.family): s.family for s in self.suite.strata}.values())
+            return Pieces(agent, families, spec.size, self.suite.instruction, self.suite.reply, self.suite.written)
+        made: Agent = agent
+        return made
 
     def _quick(self, agent: Agent, spec: MethodSpec) -> Agent | None:
         if not self.suite.one_reply or not isinstance(agent, (LocalAgent, CotDecoding)):

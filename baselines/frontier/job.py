@@ -182,7 +182,11 @@ def _measured(
     elicited.spent = trained.spent
     drawn = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
     elicited.answers = other.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
+    unapplied = {s.name: why for s in specs for m in (elicited, other) if (why := m.unapplied(s))}
+    specs = [s for s in specs if s.name not in unapplied]
     by_envelope = {e: [s for s in specs if s.envelope == e] for e in methods.ENVELOPES}
+    if not by_envelope["decoding"]:
+        raise DreamEnvsError(f"no method can be asked of these engines ({unapplied}): add --methods plain")
     later: dict[str, list[Method]] = {
         e: [elicited.method(s) for s in some] for e, some in by_envelope.items() if some and e != "decoding"
     }
@@ -199,6 +203,7 @@ def _measured(
         for kept, model, beyond in ((caches[0], elicited, later), (caches[1], other, {}))
     ]
     found = measure(plan, sides[0], sides[1], avoid=avoid, tick=tick)
+    found.unavailable |= unapplied
     run, made, met = trained.run, provenance(), trained.met
     sources = Sources(
         base=schema.ModelInfo(name=base.name, weights_hash=base.identity),
@@ -267,7 +272,8 @@ def qualified(plan: Plan, specs: Sequence[MethodSpec], found: Measured, base: Mo
     """What limits the word: other methods than the suite's, a public seed, no record of the training, another base."""
     wanted = [m for m in plan.suite.methods if methods.METHODS[m].envelope in found.envelopes]
     names = {s.name for s in specs}
-    missing, added = [m for m in wanted if m not in names], sorted(names - set(wanted))
+    missing = [m for m in wanted if m not in names and m not in found.unavailable]
+    added = sorted(names - set(wanted))
     lines = [f"methods left out: {', '.join(missing)}"] if missing else []
     lines += [f"methods that the suite does not have, with a share of the samples: {', '.join(added)}"] if added else []
     lines += [f"method {name} could not be made ({why})" for name, why in found.unavailable.items()]

@@ -88,7 +88,7 @@ def recipe(
     rise = intervals.crossed_interval(changes, gain.pooled_strata(first.strata[at]))
     reached = Counter(m for f in found for m in f.reached if m)
     qualified = list(dict.fromkeys(line for s in sources for line in s.qualified))
-    verdict = rules.verdict(head, claims, rise, kept, reached, qualified, None)
+    verdict = rules.verdict(head, claims, rise, kept, reached, qualified, None, thin=max(s.thin() for s in each))
     if alarms := [r.verdict for r in reports if r.verdict.word == "Alarm"]:
         verdict = msgspec.structs.replace(alarms[0], claims=claims, qualified=qualified)
     costs = [r.cost for r in reports]
@@ -160,7 +160,7 @@ class _Sections:
             suite=self.suite(),
             protocol=self.protocol(),
             headline=head,
-            verdict=rules.verdict(*told, self.expected(), self.sources.contradicted),
+            verdict=rules.verdict(*told, self.expected(), self.sources.contradicted, self.thin()),
             certified=self.certified_list(),
             pass1=sc.PassAt1(base=base, trained=trained, gain=change),
             pass_at_k=self.pass_at_k(),
@@ -174,6 +174,12 @@ class _Sections:
             exact=self.exact(),
             **measured,
         )
+
+    def thin(self) -> float:
+        """See ``verdict``; over the eligible problems."""
+        base = self.before[self.chosen] + self.hit("base", self.ks()[-1])
+        new = (self.after[self.chosen] > 0) & (base == 0)
+        return 100 * intervals.share_interval(new.astype(float), gain.pooled_strata(self.strata[self.chosen]))[2]
 
     def expected(self) -> tuple[float, float] | None:
         """E(K) in points of these problems from exact probabilities, and the standard deviation of its estimate."""

@@ -8,9 +8,9 @@
 
 *Expansion*: some kind is beyond decoding.  *Trade*: that, and a loss.  *Contraction*: a loss, or the whole interval of
 G(K) below 0, and nothing beyond.  *Sharpening*: nothing beyond, pass@1 rose, and at most ``SHARP`` points are out of
-the base's reach.  *Not shown*: none of these.  A loss: of more than ``LOSS`` points of success on a stratum of the
-base's declared support, of more than half of that on all of it together, or of more than ``MARGIN`` points of problems
-that it solved reliably (S).
+the base's reach, solved reliably or at all.  *Not shown*: none of these.  A loss: of more than ``LOSS`` points of
+success on a stratum of the base's declared support, of more than half of that on all of it together, or of more than
+``MARGIN`` points of problems that it solved reliably (S).
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def verdict(
     qualified: Sequence[str],
     exact: tuple[float, float] | None = None,
     contradicted: str = "",
+    thin: float = 0.0,
 ) -> Verdict:
     """The word with its phrase and sentence.
 
@@ -97,6 +98,8 @@ def verdict(
         exact: where success probabilities are known, E(K) in points of these very problems and the standard deviation
             of its estimate; samples that contradict it end in *Alarm*.
         contradicted: another contradiction of that kind, in words.
+        thin: upper end, in points, of what the trained model solved in any of its fixed samples and the base in none
+            of all of its own: what is not reliable may be new all the same.
     """
     if exact is not None and abs(head.e[0] - exact[0]) > DEVIATIONS * exact[1] + 100 / head.n:
         contradicted = f"E(K) is {head.e[0]:.1f} points by samples and {exact[0]:.1f} by exact probabilities"
@@ -109,7 +112,7 @@ def verdict(
         word = "Trade" if lost else "Expansion"
     elif lost or head.g[2] < 0:
         word = "Contraction"
-    elif (pass1_gain[1] or 0) > 0 and head.e[2] <= SHARP:
+    elif (pass1_gain[1] or 0) > 0 and max(head.e[2], thin) <= SHARP:
         word = "Sharpening"
     parts = [f"{word} beyond decoding ({', '.join(beyond)})" if beyond else word]
     tried = list(dict.fromkeys(c.envelope for c in found))
@@ -147,12 +150,12 @@ def _sentence(word: str, head: Headline, found: Sequence[Claim], reached: Mappin
         return text + "."
     if word == "Sharpening":
         return (
-            f"More is solved at the first try; what {k} samples of the base do not reach is at most {head.e[2]:.1f} "
-            "points of problems."
+            f"More is solved at the first try; what is solved reliably and out of reach of {k} samples of the base is "
+            f"at most {head.e[2]:.1f} points of problems."
         )
     if word == "Contraction":
         return "The trained model lost what the base could do, and no gain is shown."
     return (
-        f"No gain is shown, and none is excluded: what {k} samples of the base do not reach lies between "
-        f"{head.e[1]:.1f} and {head.e[2]:.1f} points of problems."
+        f"No gain is shown, and none is excluded: what is solved reliably and out of reach of {k} samples of the base "
+        f"lies between {head.e[1]:.1f} and {head.e[2]:.1f} points of problems."
     )
