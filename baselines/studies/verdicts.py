@@ -1,7 +1,7 @@
 """The README's table of Frontier Reports: ``python -m dream_envs.baselines.studies verdicts --seeds 1``.
 
-Runs of the flagship that should and models that must not look like an expansion.  The runs are those of the study
-``flagship``, in the folder of that name beside this study's.
+Recipes that should, models that must not look like an expansion, and two that gained from answers.  The recipes are
+arms of the study ``equal``, all runs of an arm in one report, from the folder of that name beside this study's.
 """
 
 from __future__ import annotations
@@ -16,42 +16,43 @@ from dream_envs.baselines.frontier import controls, job
 from dream_envs.baselines.studies.grid import Row, markdown
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier.schema import read_report
+from dream_envs.schema import SUMMARY
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """What is reported on: the flagship's ``run`` of this name, or a ``control``."""
+    """What is reported on: an ``arm`` of the study ``equal``, or a ``control``."""
 
-    run: str = ""
+    arm: str = ""
     control: str = ""
     base: str = "nano/compose"
     size: str = "mini"
 
 
-RUNS = ("sleep", "awake", "no_seeding", "no_self_data")
+ARMS = ("awake-grpo4", "sleep-grpo")
 SETTINGS = {
-    **{name: Reported(run=name) for name in RUNS},
+    **{name: Reported(arm=name) for name in ARMS},
     **{f"control-{name}": Reported(control=name) for name in controls.CONTROLS},
 }
 GRIDS = {"all": tuple(SETTINGS)}
 MARKS = {"all": "frontier"}
-_HEAD = ("model", "verdict", "G@K", "E", "S", "pass@1 gain", "certified", "base samples")
+_HEAD = ("model", "runs", "verdict", "G@K", "E", "S", "pass@1 gain", "certified", "base samples")
 
 
 def run(settings: Reported, seed: str, out: Path) -> None:
     """A report; base draws are kept in ``cache`` beside it.
 
     Raises:
-        DreamEnvsError: if the run that it is about is not finished.
+        DreamEnvsError: if there is no finished run that it is about.
     """
     cache = out.parent / "cache" / out.name  # a cache belongs to one process
     if settings.control:
         how: dict[str, Any] = {"size": settings.size, "cache": cache, "quiet": True}
         controls.run(settings.control, out, settings.base, **how)
         return
-    trained = out.parent.parent / "flagship" / f"{settings.run}-{seed}"
-    if not (trained / "summary.json").is_file():
-        raise DreamEnvsError(f"{trained} is no finished run: run the study flagship --only {settings.run} first")
-    job.run(settings.base, str(trained), out, cache, job.Options(size=settings.size), quiet=True)
+    found = sorted(p.parent for p in (out.parent.parent / "equal").glob(f"{settings.arm}-*/{SUMMARY}"))
+    if not found:
+        raise DreamEnvsError(f"{out.parent.parent / 'equal'} has no run of {settings.arm}: run the study equal first")
+    job.run(settings.base, [str(p) for p in found], out, cache, job.Options(size=settings.size), quiet=True)
 
 
 def score(folder: Path) -> dict[str, Any]:
@@ -67,8 +68,9 @@ def table(rows: Sequence[Row], out: Path) -> str:
         head, gain, cost = data.headline, data.pass1.gain, data.cost
         lines.append(
             [
-                f"{row['name']}-{row['seed']}".replace("_", "\\_"),
-                data.verdict.phrase,
+                row["name"].replace("_", "\\_"),
+                str(data.headline.runs),
+                data.verdict.phrase + _limits(data.verdict.qualified),
                 _interval(*head.g),
                 *(f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in (head.e, head.s)),
                 _interval(*(100 * (x or 0.0) for x in gain)),
@@ -77,6 +79,12 @@ def table(rows: Sequence[Row], out: Path) -> str:
             ]
         )
     return markdown(_HEAD, lines)
+
+
+def _limits(qualified: Sequence[str]) -> str:
+    """What limits the word besides the want of a record, which no control has."""
+    told = [line for line in qualified if "without a record" not in line]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _interval(value: float, low: float, high: float) -> str:
