@@ -184,24 +184,7 @@ def _measured(
     elicited.answers = other.answers = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in drawn}
     unapplied = {s.name: why for s in specs for m in (elicited, other) if (why := m.unapplied(s))}
     specs = [s for s in specs if s.name not in unapplied]
-    by_envelope = {e: [s for s in specs if s.envelope == e] for e in methods.ENVELOPES}
-    if not by_envelope["decoding"]:
-        raise DreamEnvsError(f"no method can be asked of these engines ({unapplied}): add --methods plain")
-    later: dict[str, list[Method]] = {
-        e: [elicited.method(s) for s in some] for e, some in by_envelope.items() if some and e != "decoding"
-    }
-    cuts = any(hasattr(s.family, "piece") for s in plan.suite.strata)
-    sides = [
-        EvaluatedModel(
-            kept,
-            [model.method(s) for s in by_envelope["decoding"]],
-            beyond,
-            model.method(GREEDY),
-            model.method(ATOMS) if cuts else None,
-            model.method(METHODS["plain"]) if plan.suite.one_reply else None,
-        )
-        for kept, model, beyond in ((caches[0], elicited, later), (caches[1], other, {}))
-    ]
+    sides = _sides(plan, specs, (elicited, other), caches)
     found = measure(plan, sides[0], sides[1], avoid=avoid, tick=tick)
     found.unavailable |= unapplied
     run, made, met = trained.run, provenance(), trained.met
@@ -230,6 +213,30 @@ def _measured(
         versions=made["versions"],
     )
     return found, sources, data
+
+
+def _sides(
+    plan: Plan, specs: Sequence[MethodSpec], both: Sequence[Elicited], caches: Sequence[SampleCache]
+) -> list[EvaluatedModel]:
+    """Base and trained model by the same methods; those of later envelopes are the base's alone."""
+    by_envelope = {e: [s for s in specs if s.envelope == e] for e in methods.ENVELOPES}
+    if not by_envelope["decoding"]:
+        raise DreamEnvsError("no decoding method can be asked of these engines: add --methods plain")
+    later: dict[str, list[Method]] = {
+        e: [both[0].method(s) for s in some] for e, some in by_envelope.items() if some and e != "decoding"
+    }
+    cuts = any(hasattr(s.family, "piece") for s in plan.suite.strata)
+    return [
+        EvaluatedModel(
+            kept,
+            [model.method(s) for s in by_envelope["decoding"]],
+            beyond,
+            model.method(GREEDY),
+            model.method(ATOMS) if cuts else None,
+            model.method(METHODS["plain"]) if plan.suite.one_reply else None,
+        )
+        for kept, model, beyond in zip(caches, both, (later, {}), strict=True)
+    ]
 
 
 def seed_after(base: Model, *trained: Model) -> str:

@@ -1,0 +1,23 @@
+"""A small suite on real weights, which the tests of the Frontier Report's job share."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dream_envs.baselines.frontier import job
+from dream_envs.baselines.frontier.elicited import Model
+from dream_envs.frontier import suite as suites
+
+
+def small() -> suites.Suite:
+    """Six strata of the nano suite, two problems each in a mini report."""
+    whole = suites.nano()
+    names = ("d2", "d3", "d4", "d5", "pairs-d4", "d11")
+    return msgspec.structs.replace(
+        whole, name="small", strata=tuple(s for s in whole.strata if s.name in names), mini=3
+    )
+
+
+def report(tmp_path, trained: Model, base: Model, **more):
+    options = job.Options(**{"suite": "small", "seed": "test", **more})
+    return job.frontier(base, trained, tmp_path / "out", tmp_path / "cache", options)
