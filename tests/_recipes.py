@@ -23,8 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "serl": {"prompts": 4, "batch": 3, "actors": 3, "judgements": 2, "schedule": "equal"},
     "serl_limited": {"seeds": 4, "instructions": 12, "batch": 5, "answers": 6, "round_steps": 1},
     "self_rewarding": {"iteration": 1, "prompts": 16, "batch": 4, "actors": 3},
-    "dream": {"attempts": 4, "nights.every": 2, "nights.learning.steps": 2, "nights.learning.batch": 8,
-              "nights.experience": 16, **DREAMS},
+    "dream": {"variant": "sleep", "attempts": 4, "nights.every": 2, "nights.learning.steps": 2,
+              "nights.learning.batch": 8, "nights.experience": 16, **DREAMS},
     "self_play": {"episodes": 8, "copies": 2, "eval.games": 4},
     "spiral": {"episodes": 8, "copies": 2, "eval.games": 4},
     **{name: {**_NIGHTS, **(DREAMS if name in ("sleep", "seal", "static_expert", "placebo") else {})}

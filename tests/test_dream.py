@@ -26,7 +26,7 @@ from dream_envs.schema import Stat, Summary, read_summary
 from dream_envs.seeds import stream
 
 DECODERS = ["T=1", "best_T", "forced", "given"]
-WHOLE = Options("dream", steps=3, set={"eval.problems": 64})
+WHOLE = Options("dream", steps=3, set={"variant": "sleep", "eval.problems": 64})
 
 
 def small(out: Path, variant: str = "full", set: dict[str, Any] | None = None, **more: Any) -> Summary:

@@ -25,6 +25,8 @@ WAITS = {"waits": True, "forget": True, "capacity": 100_000}
 def trained(out: Path, name: str = "dream", **more: Any) -> Summary:
     torch.set_num_threads(1)
     settings = {k if k.startswith("learner.") else f"nights.{k}": v for k, v in more.items()}
+    if name == "dream":
+        settings["variant"] = "sleep"
     return loop.train(options(name, steps=4, set=settings), out)
 
 

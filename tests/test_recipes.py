@@ -200,14 +200,14 @@ def test_what_is_written_is_new_unlike_the_known_and_not_reserved(tmp_path: Path
         ("no.such:LOOP", "no.such"), ("json:dumps", "dumps"), ("dream --set variant=ful", "full"),
         ("dream --set lerner.lr=1", "learner"), ("dream --set learner.lrr=1", "lr"),
         ("dream --set learner.rows.rows=x", "rows"), ("dream --set nights.dreaming.sise=4", "size"),
-        ("dream --set nights.waits=maybe", "waits"), ("dream --set nights.waits=true", "forget=True"),
+        ("dream --set nights.waits=maybe", "waits"), ("dream --set variant=sleep --set nights.waits=true", "forget=True"),
         ("azr --set mixture.challenger=-1", "challenger"), ("azr --set eval.kind=guess", "guess"),
         ("azr --set eval.every=0", "every"),
         ("azr --set game.solverz=2", "solvers"), ("azr --levels x", "--levels"),
         ("azr --family compositon", "composition"),
         ("azr --reward solvr=correctness", "solver"), ("azr --reward solver=corectness", "correctness"),
         ("azr --seats challenger=nobody", "nobody"), ("azr --env Kuhn-v1", "Kuhn-v0"),
-        ("dream --learner expert", "review"),
+        ("dream --set variant=sleep --learner expert", "review"),
         ("serl --learner expert", "expert"), ("self_rewarding --learner expert", "expert"),
         ("sleep --learner ppo", "learns only at night"), ("sleep --set nigths=2", "nights"),
         ("sleep --set probes=0", "probes"), ("sleep --set levels=[0]", "level"),
@@ -235,8 +235,9 @@ def test_every_loop_is_listed_and_makes_its_recipe(capsys: pytest.CaptureFixture
 
 
 def test_settings_by_dotted_name_change_what_they_name_and_nothing_else() -> None:
-    _, plain = settled(Options("dream"))
-    wanted = {"learner.rows.roles": {"solver": {"groups": 3}}, "learner.lr": 0.25, "nights.every": 3,
+    _, plain = settled(Options("dream", set={"variant": "sleep"}))
+    wanted = {"variant": "sleep", "learner.rows.roles": {"solver": {"groups": 3}}, "learner.lr": 0.25,
+              "nights.every": 3,
               "nights.learning.steps": 7, "mixture.challenger": 5, "game.solvers": 2, "eval.problems": 9}  # fmt: skip
     _, found = settled(Options("dream", levels=(4,), set=wanted, notation="english", learner="rloo"))
     assert (found.nights.every, found.nights.learning.steps, found.mixture.challenger, found.eval.problems) == (
@@ -249,7 +250,7 @@ def test_settings_by_dotted_name_change_what_they_name_and_nothing_else() -> Non
     rule = loop.rule_of(found)
     assert rule.lr == 0.25 and rule.baseline == "leave_one_out" and rule.rows.role("solver").groups == 3
     assert msgspec.structs.replace(found.nights, every=25, learning=plain.nights.learning) == plain.nights
-    _, off = settled(Options("dream", set={"nights.dreaming": None}))
+    _, off = settled(Options("dream", set={"variant": "sleep", "nights.dreaming": None}))
     assert off.nights.dreaming is None
     _, on = settled(Options("azr", set={"nights.every": 5}))
     assert on.nights.every == 5 and settled(Options("azr"))[1].nights is None  # any loop can sleep

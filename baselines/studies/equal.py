@@ -92,8 +92,11 @@ LOOP = Loop("equal", "the flagship at equal training, with and without nights", 
 SETTINGS = {
     f"{arm}-{days}": Options(f"{__name__}:LOOP", set={"arm": arm, "days": days}) for days in DAYS for arm in ARMS
 }
-GRIDS = {"all": tuple(SETTINGS)}
-MARKS = {"all": "equal"}
+#: What was chosen by it, on seeds of its own (30 to 34), beside the default before.
+DEFAULTS = {"dream": Options("dream"), "dream-sleep": Options("dream", set={"variant": "sleep"})}
+GRIDS = {"all": tuple(SETTINGS), "default": tuple(DEFAULTS)}
+SETTINGS |= DEFAULTS
+MARKS = {"all": "equal", "default": "default"}
 COLUMNS = {
     "d1 to d3 (worst)": ("kept", 3),
     "d6": ("6", 3),
@@ -104,6 +107,7 @@ COLUMNS = {
     "trained tokens": ("tokens", 0),
     "processor s": ("processor", 0),
 }
+_DEPTHS = {"6": "depth 6", "8": "depth 8", "in time": "depth 8 at equal processor time"}
 run = trained
 
 
@@ -138,9 +142,11 @@ def table(rows: list[Row], out: Path) -> str:
         "Exact success of the first less that of the second, paired by seed, each by itself:",
         "",
     ]
-    for days in DAYS:
-        for a, b in (("sleep", "awake"), ("sleep", "replay"), ("sleep", "fine_tuning"), ("fine_tuning", "replay")):
-            gains = [(d, difference(rows, f"{a}-{days}", f"{b}-{days}", d)) for d in ("6", "8")]
-            told = ", ".join(f"depth {d} {show(gain, 3)} ({sign(gain)})" for d, gain in gains)
-            lines.append(f"- `{days}`: `{a}` above `{b}`: {told}")
+    pairs = (("sleep", "awake"), ("sleep", "replay"), ("sleep", "fine_tuning"), ("fine_tuning", "replay"))
+    named_pairs = [(f"{a}-{days}", f"{b}-{days}") for days in DAYS for a, b in pairs] + [("dream", "dream-sleep")]
+    for a, b in named_pairs:
+        gains = [(d, difference(rows, a, b, d)) for d in ("6", "8", "in time")]
+        if any(gain is not None for _, gain in gains):
+            told = ", ".join(f"{_DEPTHS[d]} {show(gain, 3)} ({sign(gain)})" for d, gain in gains)
+            lines.append(f"- `{a}` above `{b}`: {told}")
     return "\n".join([*lines, ""])

@@ -28,7 +28,7 @@ class Reported(msgspec.Struct, frozen=True):
     size: str = "mini"
 
 
-ARMS = ("awake-grpo4", "sleep-grpo")
+ARMS = ("replay-grpo", "sleep-grpo")
 SETTINGS = {
     **{name: Reported(arm=name) for name in ARMS},
     **{f"control-{name}": Reported(control=name) for name in controls.CONTROLS},
