@@ -91,7 +91,7 @@ def test_answers_in_a_tokenizer_ring_the_alarm_whatever_the_methods(base, tmp_pa
         easy = msgspec.structs.replace(chosen, name="pairs-easy", mini=40)
         registry.register("suites", "pairs-easy", lambda: easy)
     data = report(tmp_path, odd, base, suite="pairs-easy", methods=names)
-    assert data.verdict.word == "Alarm" and "of plain samples" in data.verdict.phrase
+    assert data.verdict.word == "Alarm" and "of plain samples of d2" in data.verdict.phrase
     assert any("zero_shot" in q and "does not have" in q for q in data.verdict.qualified)
 
 
@@ -174,7 +174,7 @@ def test_another_suite_of_a_name_shares_no_draws_and_is_told(base, tmp_path, mon
 def test_a_base_that_fails_on_what_it_was_made_for_is_told(base, tmp_path):
     """A final norm that is far too small makes it as hot as no registered decoding is cold."""
     hot = noisy(base, tmp_path / "hot")
-    hot.engine.model.model.norm.weight.data *= 0.1
+    hot.engine.model.model.norm.weight.data *= 0.35
     told = report(tmp_path, base, msgspec.structs.replace(hot, identity="hot")).verdict.qualified
     assert any(q.startswith("the base fails on its own declared support (d2:") for q in told), told
 
@@ -282,3 +282,16 @@ def test_an_engine_that_takes_no_decoding_is_asked_plainly_and_that_is_told(base
         "method cool could not be made (Endpoint does not take its decoding)" in q for q in data.verdict.qualified
     )
     assert data.verdict.word != "Expansion"
+
+
+def test_a_base_that_knows_nothing_is_refused(base, tmp_path):
+    """A final norm of zero: a lucky forced first step is no knowledge."""
+    empty = noisy(base, tmp_path / "empty")
+    empty.engine.model.model.norm.weight.data *= 0.0
+    with pytest.raises(DreamEnvsError, match="the base solves no"):
+        report(tmp_path, base, msgspec.structs.replace(empty, identity="empty"))
+
+
+def test_a_shipped_base_is_no_path():
+    with pytest.raises(DreamEnvsError, match="shipped bases are"):
+        load_model("nano/../nano/compose")

@@ -29,7 +29,7 @@ def resolve(name: str) -> str:
         return name
     home = Path(dream_envs.__file__).parent / "baselines" / "nano"
     folder = home / name.removeprefix("nano/")
-    if not (folder / "config.json").exists():
+    if ".." in folder.parts or not (folder / "config.json").exists():
         there = ", ".join(f"nano/{p.parent.name}" for p in sorted(home.glob("*/config.json"))) or "none"
         raise DreamEnvsError(f"model {name!r}: shipped bases are {there}; dream-envs nano builds one")
     return str(folder)

@@ -130,6 +130,12 @@ def measure(
         )
     after = trained.cache.count(mine, problems, plan.trained_draws, tick=_part(say, "trained model"))
     before = base.cache.count(own, problems, plan.trained_draws, tick=_part(say, "base"))
+    known = [sum(c.right) for c, p in zip(before, problems, strict=True) if plan.suite.strata[p.stratum].practice]
+    if known and not any(known):
+        raise DreamEnvsError(
+            "the base solves nothing of its declared support in free replies: against it everything would be a gain; "
+            "check its weights, its configuration and its chat template, or give another base"
+        )
     reliable, their_turns = eligible & (reliability(plan, after) > 0), their_turns or list(trained.methods)
     first, followed = _first(plan, base, turns, problems, reliable, say)
     losses = _where(
