@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -57,11 +58,14 @@ def claim_rows(data: Report) -> Rows:
 
 
 def run_rows(data: Report) -> Rows:
-    """Several runs one by one: name, G, verdict, and where its own page is."""
+    """Several runs one by one: name, G, the verdict's word, and where its own page is."""
     return [
-        [label(r.model.name, 40), estimate(r.g), visible(r.phrase, 300), f"{label(r.folder, 20)}/report.html"]
+        [
+            label(r.model.name.rstrip("/").rpartition("/")[2], 40), estimate(r.g),
+            label(re.split(" beyond |[;:]", r.phrase)[0], 20), f"{label(r.folder, 20)}/report.html",
+        ]
         for r in data.runs
-    ]
+    ]  # fmt: skip
 
 
 def bound_rows(data: Report) -> Rows:

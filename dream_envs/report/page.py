@@ -66,7 +66,7 @@ def render_frontier(data: Report) -> str:
         tables=ft,
         words=words,
         base=label(data.base.name, 80),
-        trained=label(data.trained.name, 80),
+        trained=f"{len(data.runs)} runs" if data.runs else label(data.trained.name, 80),
         budget=whole(data.protocol.budget),
         reach=whole(data.pass_at_k.base.k[-1]),
         configurations=_pairs(data.protocol.configurations),
