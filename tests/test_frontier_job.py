@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from _children import child
 from _frontier_small import report, small
 from safetensors.torch import load_file, save_file
 
@@ -75,6 +79,34 @@ def test_a_report_goes_on_where_it_was_killed(base, tmp_path):
     assert msgspec.structs.replace(again, cost=whole.cost) == whole
     assert again.cost.tokens == whole.cost.tokens and report(tmp_path, base, base).cost.drawn_now == 0
     assert read_report(tmp_path / "out").headline == whole.headline
+
+
+def whole_report(trained: str, out, cache) -> None:
+    """A report in a process of its own."""
+    if "small" not in registry.rows("suites"):
+        registry.register("suites", "small", small)
+    job.run("nano/compose", trained, out, cache, job.Options("small"), quiet=True)
+
+
+def test_sigkill_and_the_same_command_end_in_the_same_file(base, tmp_path):
+    tuned = fine_tune(base.engine, [(small().messages(p.task), p.task.answer) for p in small().problems("gold", 20)],
+                      steps=30, lr=2e-3, seed="k", out=tmp_path / "model")  # fmt: skip
+    tuned.tokenizer.save_pretrained(tmp_path / "model")
+    given = (str(tmp_path / "model"), tmp_path / "out", tmp_path / "cache")
+    process = child(whole_report, *given, out=tmp_path / "said", path=str(Path(__file__).parent))
+    begun = time.monotonic()
+    while sum(p.stat().st_size for p in tmp_path.glob("cache/*.jsonl")) < 20_000 and process.is_alive():
+        assert time.monotonic() - begun < 120
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (tmp_path / "out" / "frontier.json").exists()
+    whole_report(*given)
+    whole_report(given[0], tmp_path / "fresh", tmp_path / "other cache")
+    found = [json.loads((tmp_path / name / "frontier.json").read_text()) for name in ("out", "fresh")]
+    for data in found:
+        data["cost"].update(drawn_now=0, seconds=0, envelope_seconds={})
+    assert found[0] == found[1]
 
 
 def test_the_base_against_itself(base, tmp_path):

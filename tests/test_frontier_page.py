@@ -315,10 +315,11 @@ def test_the_command_is_one_that_the_verb_takes(data: Report) -> None:
 
 
 def test_the_saving_by_hand(data: Report) -> None:
-    cost = Cost(146_528, 100_000, 9, {"scaffolds": 70}, 5, 400_000, 1, 0, 5400)
+    cost = Cost(146_528, 100_000, 9, {"scaffolds": 70}, {"scaffolds": 9}, 5, 400_000, 1, 0, 5400)
     rows = dict(tables.cost_rows(change(data, cost=cost)))
     assert rows["Saved by early stopping"] == "75 % of the base's draws in turn (4.0x fewer)"
     assert rows["Time"] == "90 min" and rows["Attempts by scaffolds"] == "70"
+    assert rows["Time of scaffolds, within the whole"] == "9 s"
 
 
 def test_the_terminal_tells_the_same(tmp_path: Path, data: Report, monkeypatch: pytest.MonkeyPatch) -> None:

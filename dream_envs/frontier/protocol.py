@@ -10,6 +10,7 @@ agents and a seed label: no model is loaded here.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
@@ -106,6 +107,7 @@ class Measured(msgspec.Struct):
     envelope_of: dict[str, str]  # by method of a later envelope
     panel: dict[str, Panel] = {}  # by side, ``base`` and ``trained``
     draws: dict[str, int] = {}  # samples by later envelope
+    seconds: dict[str, float] = {}  # and what it took, copies that were trained included
     unavailable: dict[str, str] = {}  # methods that the base gave nothing to work with, and why
 
 
@@ -165,7 +167,9 @@ def measure(
     )
     left = [i for i in np.flatnonzero(reliable & followed).tolist() if not first[i].first]
     for envelope, some in base.later.items():
+        began = time.perf_counter()
         _later(plan, found, base.cache, envelope, some, left, say)
+        found.seconds[envelope] = time.perf_counter() - began
         left = [i for i in left if not found.reached[i]]
     again = stream("frontier-check", plan.seed)
     for model, ways in ((base, turns), (trained, their_turns)):

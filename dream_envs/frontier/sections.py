@@ -418,6 +418,7 @@ class _Sections:
             round_robin_draws=base,
             trained_draws=fixed + sum(s.made for s in found.losses),
             envelope_draws=found.draws,
+            envelope_seconds=found.seconds,
             panel_draws=self.panel_draws(),
             full_draws=self.plan.budget * len(self.chosen),
             tokens=sum(x.tokens for x in kept),

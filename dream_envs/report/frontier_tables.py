@@ -297,9 +297,13 @@ def cost_rows(data: Report) -> Rows:
     if 0 < c.round_robin_draws <= c.full_draws:
         share, times = percent(1 - c.round_robin_draws / c.full_draws), c.full_draws / c.round_robin_draws
         rows.append(["Saved by early stopping", f"{share} of the base's draws in turn ({times:,.1f}x fewer)"])
-    s = c.seconds
-    time = f"{s:,.0f} s" if s < 600 else f"{s / 60:,.0f} min" if s < 36000 else f"{s / 3600:,.1f} h"
-    return [*rows, ["Draws made now, the others from the cache", whole(c.drawn_now)], ["Time", time]]
+    rows.append(["Draws made now, the others from the cache", whole(c.drawn_now)])
+    rows += [[f"Time of {label(name, 20)}, within the whole", _time(s)] for name, s in c.envelope_seconds.items()]
+    return [*rows, ["Time", _time(c.seconds)]]
+
+
+def _time(s: float) -> str:
+    return f"{s:,.0f} s" if s < 600 else f"{s / 60:,.0f} min" if s < 36000 else f"{s / 3600:,.1f} h"
 
 
 def exact_note(data: Report) -> str:
