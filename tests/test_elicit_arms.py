@@ -20,7 +20,7 @@ from dream_envs.agents.elicitation.attempts import (
     request,
 )
 from dream_envs.agents.elicitation.cot_decoding import CotDecoding
-from dream_envs.agents.elicitation.elicit import MECHANISMS, Critique, Rlvr, Sae, Steering
+from dream_envs.agents.elicitation.elicit import MECHANISMS, Critique, Rlvr, Sae, SelfTuning, Steering
 from dream_envs.agents.elicitation.sae import SaeSettings
 from dream_envs.agents.elicitation.steering import Steered, layer_of
 from dream_envs.agents.engines.local import LocalAgent
@@ -121,6 +121,7 @@ SMALL = {
     "sae": Sae(problems=8, draws=48, depths=(0.5,), scales=(1.0,), check=1, sae=SaeSettings(steps=40)),
     "critique": Critique(problems=8, tries=((4, 3e-4),), check=1),
     "rlvr": Rlvr(low=0.05, steps=3, problems=8),
+    "self_tuning": SelfTuning(draws=4, steps=3, batch=8),
 }
 
 

@@ -27,6 +27,10 @@ from dream_envs.seeds import stream
 TRAINING_DRAWS = 256
 #: Samples of a method on each development problem, and of each problem by its isolated steps and for the check.
 DEV_DRAWS, ATOM_DRAWS = 4, 4
+#: Why a base that can do nothing is refused.
+NOTHING = (
+    "against it everything would be a gain; check its weights, configuration and chat template, or give another base"
+)
 #: Called with (what, done, of).
 Tick = Callable[[str, int, int], None]
 
@@ -126,18 +130,10 @@ def measure(
     eligible = np.array([allowed[p.stratum] for p in problems])
     (own, turns), (mine, their_turns) = _working(plan, base, say), _working(plan, trained, say)
     if not turns:
-        raise DreamEnvsError(
-            "the base solves no development problem by any method: against it everything would be a gain; check its "
-            "weights and its chat template, or give another base"
-        )
+        raise DreamEnvsError(f"the base solves no development problem by any method: {NOTHING}")
     after = trained.cache.count(mine, problems, plan.trained_draws, tick=_part(say, "trained model"))
     before = base.cache.count(own, problems, plan.trained_draws, tick=_part(say, "base"))
-    known = [sum(c.right) for c, p in zip(before, problems, strict=True) if plan.suite.strata[p.stratum].practice]
-    if known and not any(known):
-        raise DreamEnvsError(
-            "the base solves nothing of its declared support in free replies: against it everything would be a gain; "
-            "check its weights, its configuration and its chat template, or give another base"
-        )
+    _knows_its_support(plan, before, problems)
     reliable, their_turns = eligible & (reliability(plan, after) > 0), their_turns or list(trained.methods)
     first, followed = _first(plan, base, turns, problems, reliable, say)
     losses = _where(
@@ -175,6 +171,12 @@ def measure(
     for model, ways in ((base, turns), (trained, their_turns)):
         model.cache.check(ways, problems, again)
     return found
+
+
+def _knows_its_support(plan: Plan, before: Sequence[Count], problems: Sequence[Problem]) -> None:
+    known = [sum(c.right) for c, p in zip(before, problems, strict=True) if plan.suite.strata[p.stratum].practice]
+    if known and not any(known):
+        raise DreamEnvsError(f"the base solves nothing of its declared support in free replies: {NOTHING}")
 
 
 def _working(plan: Plan, model: EvaluatedModel, say: Tick) -> tuple[Method, list[Method]]:
