@@ -315,7 +315,7 @@ def test_the_command_is_one_that_the_verb_takes(data: Report) -> None:
 
 
 def test_the_saving_by_hand(data: Report) -> None:
-    cost = Cost(146_528, 100_000, 9, {"scaffolds": 70}, {"scaffolds": 9}, 5, 400_000, 1, 0, 5400)
+    cost = Cost(146_528, 100_000, 9, {"scaffolds": 70}, 5, 400_000, 1, 0, 5400, {"scaffolds": 9})
     rows = dict(tables.cost_rows(change(data, cost=cost)))
     assert rows["Saved by early stopping"] == "75 % of the base's draws in turn (4.0x fewer)"
     assert rows["Time"] == "90 min" and rows["Attempts by scaffolds"] == "70"

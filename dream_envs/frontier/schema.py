@@ -364,12 +364,12 @@ class Cost(msgspec.Struct, frozen=True):
     round_robin_draws: Count
     trained_draws: Count
     envelope_draws: dict[str, Count]  # of the later envelopes
-    envelope_seconds: dict[str, Number]  # of the later envelopes, copies that were trained included
     panel_draws: Count  # of both models, for pass@k beside the headline alone
     full_draws: Count
     tokens: Count
     drawn_now: Count
     seconds: Number
+    envelope_seconds: dict[str, Number] = {}  # of the later envelopes, copies that were trained included
 
 
 class RunRow(msgspec.Struct, frozen=True):
