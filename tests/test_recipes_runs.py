@@ -131,12 +131,18 @@ def verb(words: list[str]) -> None:
     sys.exit(cli.main(words))
 
 
+def interruptible(words: list[str]) -> None:
+    """The verb, where SIGINT is what it is on a terminal: a shell's background jobs begin with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    verb(words)
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     """SIGINT after the first steps: a checkpoint, one line, status 130; without --resume one line, with it the end."""
     words = ["train", "azr", "--steps", "40", "--out", str(tmp_path / "run"), "--no-frontier"]
     words += [f"--set={k}={v}" for k, v in {**SMALL["azr"], "eval.problems": 4}.items()]
-    process = child(verb, words, out=tmp_path / "told")
+    process = child(interruptible, words, out=tmp_path / "told")
     rows = tmp_path / "run" / "metrics.jsonl"
     while process.is_alive() and not (rows.exists() and rows.stat().st_size):
         time.sleep(0.01)
