@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import msgspec
+import torch
 
+from dream_envs import registry
 from dream_envs.baselines.frontier import job
 from dream_envs.baselines.frontier.elicited import Model
 from dream_envs.frontier import suite as suites
@@ -21,3 +23,7 @@ def small() -> suites.Suite:
 def report(tmp_path, trained: Model, base: Model, **more):
     options = job.Options(**{"suite": "small", "seed": "test", **more})
     return job.frontier(base, trained, tmp_path / "out", tmp_path / "cache", options)
+
+
+torch.set_num_threads(1)
+registry.register("suites", "small", small)

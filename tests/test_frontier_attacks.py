@@ -26,13 +26,6 @@ from dream_envs.frontier.methods import METHODS
 from dream_envs.schema import About, Summary
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small_suite():
-    torch.set_num_threads(1)
-    if "small" not in registry.rows("suites"):
-        registry.register("suites", "small", small)
-
-
 @pytest.fixture(scope="module")
 def base() -> Model:
     return load_model("nano/compose")

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import torch
 from _children import child
 from _frontier_small import report, small
 from safetensors.torch import load_file, save_file
@@ -30,13 +29,6 @@ from dream_envs.frontier.draws import SampleCache
 from dream_envs.frontier.methods import METHODS
 from dream_envs.frontier.schema import read_report
 from dream_envs.seeds import digest
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_suite():
-    torch.set_num_threads(1)
-    if "small" not in registry.rows("suites"):
-        registry.register("suites", "small", small)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +75,6 @@ def test_a_report_goes_on_where_it_was_killed(base, tmp_path):
 
 def whole_report(trained: str, out, cache) -> None:
     """A report in a process of its own."""
-    if "small" not in registry.rows("suites"):
-        registry.register("suites", "small", small)
     job.run("nano/compose", trained, out, cache, job.Options("small"), quiet=True)
 
 

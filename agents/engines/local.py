@@ -283,6 +283,8 @@ def load(name: str, device: str = "cpu") -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # whatever a damaged or strange folder makes of the libraries that read it
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if not Path(path).exists():
+            first = f"there is no such folder, and as a hub id: {first}"
         raise DreamEnvsError(f"model {name!r} cannot be loaded: {first}; give nano/compose or a folder") from error
     model, told = made
     for what in ("missing_keys", "mismatched_keys"):  # what is not in the file would be drawn at random
