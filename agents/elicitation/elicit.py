@@ -24,7 +24,10 @@ from dream_envs.seeds import stream
 
 
 class Mechanism(Protocol):
-    """A way to make an elicited copy, with its settings."""
+    """A way to make an elicited copy, with its settings.
+
+    One with ``matched(steps, tokens)`` trains as much as the run that is measured, on problems of all levels.
+    """
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
         """The elicited copy.

@@ -286,7 +286,7 @@ class Elicited:
 
         agent = _Late(lambda: self._mechanism(spec)) if spec.how == "mechanism" else self._agent(spec)
         quick = self._quick(agent, spec)
-        key = f"{spec.name}@{self.spent}" if spec.name == "self_tuning" else ""
+        key = f"{spec.name}@{self.spent}" if hasattr(elicit.MECHANISMS.get(spec.name), "matched") else ""
         free = spec.how not in ("forced", "given")
         return Method(spec.name, agent, messages, self._right, lambda p: self.suite.limit(p.stratum), quick, key, free)
 
@@ -294,9 +294,10 @@ class Elicited:
         if self.tick:
             self.tick(f"making {spec.name}", 0, 1)
         family, made_by = self.suite.strata[0].family, elicit.MECHANISMS[spec.name]
-        if isinstance(made_by, elicit.SelfTuning) and self.spent is not None:
-            made_by = made_by.matched(*self.spent)
-        dev = self._solvable(spec.name != "self_tuning")
+        matched: Any = getattr(made_by, "matched", None)
+        if matched is not None and self.spent is not None:
+            made_by = matched(*self.spent)
+        dev = self._solvable(easiest=matched is None)
         try:
             made = made_by.make(self.model.engine, dev, family, f"elicit/{spec.name}")
         except DreamEnvsError as error:
