@@ -188,6 +188,17 @@ def test_suites_draw_fresh_problems():
         assert [p.task.id for p in one] == [p.task.id for p in chosen.problems("0", 12)]
 
 
+@pytest.mark.parametrize("name", ["nano", "english"])
+def test_no_stratum_is_small_enough_for_a_table(name):
+    """Of 400 draws at most 30 repeat: some 3,000 problems or more, of which a published seed shows one in thirty."""
+    chosen = suite(name)
+    problems = chosen.problems("0", 4)
+    for stratum, counts in zip(chosen.strata, chosen.eligible(problems, 1024), strict=True):
+        rng = stream("space", stratum.name)
+        seen = {stratum.task(rng).id for _ in range(400)} if counts else set(range(400))
+        assert len(seen) >= 370, (stratum.name, len(seen))
+
+
 def test_the_form_of_a_suite_fits_its_answers():
     chosen = suite("nano")
     assert chosen.form is not None and chosen.fixed is not None and chosen.one_reply
