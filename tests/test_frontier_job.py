@@ -339,7 +339,7 @@ def test_cut_into_pieces_the_base_solves_what_it_cannot_whole(base, name):
     counts = SampleCache(None, "base").count(Elicited(chosen, base).method(METHODS[name]), pool, 8)
     rate = {n: np.mean([c.right for c, m in zip(counts, names, strict=True) if m == n]) for n in set(names)}
     assert all(rate[n] >= 0.9 for n in ("d3", "d5", "d8", "d12", "pairs-d10")), rate
-    assert rate["new-d4"] == rate["new-d6"] == 0
+    assert rate["new-d8"] == rate["new-d12"] == 0
 
 
 def test_pieces_are_cut_from_the_prompt_alone():
