@@ -143,8 +143,7 @@ DIVERSITY = sc.Diversity(
 CURRICULUM = sc.Curriculum(
     episodes=4000, played=3000, learnable=(0.3, 0.28, 0.33), learnable_series=[0.2, 0.31, 0.45], learnability=0.1,
     solved=0.5, solved_series=[0.1], proposed=100, unique=(0.97, 0.9, 0.99), accepted=None, label_accuracy=None,
-    problems=1234, depth_series=None, drift_base=None, drift_base_series=[0.1, 1.4, 3.3, 4.0], frontier=None,
-    frontier_series=None, highest_level=None,
+    problems=1234, depth_series=None, drift_base=None, drift_base_series=[0.1, 1.4, 3.3, 4.0],
 )  # fmt: skip
 
 

@@ -352,9 +352,6 @@ class Curriculum(msgspec.Struct, frozen=True):
     depth_series: list[Number] | None
     drift_base: Estimate | None
     drift_base_series: list[Number] | None
-    frontier: Estimate | None
-    frontier_series: list[Number | None] | None
-    highest_level: Count | None
 
 
 class Cost(msgspec.Struct, frozen=True):

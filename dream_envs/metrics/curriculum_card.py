@@ -38,7 +38,7 @@ def curriculum_card(run: str | Path) -> Curriculum:
         0.2 to 0.8; its series is of tenths of the run), ``learnability`` (mean p (1 - p), unbiased), ``solved``,
         ``unique`` (of the challenger's own proposals those that it had not written before), ``accepted``,
         ``label_accuracy``, ``depth_series`` (mean level of the accepted problems), ``drift_base`` (change of the frozen
-        base's log-odds per step: negative is harder).  ``frontier``, its series and ``highest_level`` are not measured.
+        base's log-odds per step: negative is harder).
 
     Raises:
         DreamEnvsError: if there is no such run, or a file of it is damaged.
@@ -58,7 +58,6 @@ def curriculum_card(run: str | Path) -> Curriculum:
         "depth_series": [float(t.mean()) for t in _tenths(np.array(levels, dtype=np.float64))] or None,
         "drift_base": linear_drift(drift),
         "drift_base_series": [v for _, v in drift] or None,
-        **dict.fromkeys(("frontier", "frontier_series", "highest_level")),
     }
     return Curriculum(**rounded(card))
 
