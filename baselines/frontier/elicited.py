@@ -449,10 +449,12 @@ def by_method(suite: Suite, problems: Sequence[Problem], model: Model, specs: Se
     elicited = Elicited(suite, model)
     engine = model.engine
     grammars = {how: _grammars(form, problems, engine) for how, form in (("", suite.form), ("given", suite.fixed))}
-    rows = []
+    rows, read = [], dict[str, Any]()
     for spec in specs:
         prompts = [elicited.method(spec).messages(p) for p in problems]
-        logits, ids = engine.completion_logits(prompts, [p.task.answer for p in problems])
+        if (key := str(prompts)) not in read:  # most methods differ in how they sample, not in what they ask
+            read[key] = engine.completion_logits(prompts, [p.task.answer for p in problems])
+        logits, ids = read[key]
         own = grammars["given" if spec.how == "given" else ""]
         rows.append([ex.method_log_probability(spec, x, y, g) for x, y, g in zip(logits, ids, own, strict=True)])
     return np.array(rows)
