@@ -8,8 +8,8 @@ problem families: the policy in each role against the frozen base in the other s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from dream_envs.play import as_agent, rollout
 from dream_envs.play import score as score_all
 from dream_envs.schema import Beyond, Compared, Evaluation, Level, Stat
 from dream_envs.seeds import digest, stream
+from dream_envs.tasks import answers
+from dream_envs.tasks.answers import answer_limits
 
 HELD_OUT_LEVELS = (2, 3, 4, 6, 8)
 PASS_K = tuple(4**i for i in range(11))
@@ -129,7 +131,7 @@ class Exact(Problems):
     def _grammar(self, agent: LocalAgent, level: int) -> ex.Grammar:
         form = self.family.completion_form(level)
         allowed = [[agent.token(symbol) for symbol in symbols] for symbols, _ in form]
-        return ex.Grammar([*allowed, [agent.ends[0]]], [*(asked for _, asked in form), False])
+        return ex.Grammar([*allowed, [agent.end]], [*(asked for _, asked in form), False])
 
     def measure(self, agent: LocalAgent) -> dict[tuple[str, int], dict[str, np.ndarray]]:
         """Log-probabilities by split and level, then by decoder."""
@@ -212,23 +214,34 @@ class Sampled(Problems):
     def __init__(self, family: Any, levels: Sequence[int], count: int = 32, attempts: int = 8) -> None:
         super().__init__(family, levels, count)
         self.attempts = attempts
-        self.limits = Limits(family.max_reply_tokens, max(64, 8 * family.max_reply_tokens))
+        self.limits = answer_limits(family.max_reply_tokens)
 
-    def _rates(self, agent: LocalAgent, tasks: Sequence[Task], attempts: int) -> np.ndarray:
+    def _rates(self, agent: LocalAgent, tasks: Sequence[Task], attempts: int) -> Rates:
         actions = agent.act(requests(tasks, self.limits, attempts, "eval"))
-        values = [self.family.verify(tasks[i // attempts], a.text).value for i, a in enumerate(actions)]
-        return np.array(values).reshape(len(tasks), attempts).mean(1)
+        graded = [answers.graded(self.family, tasks[i // attempts], a) for i, a in enumerate(actions)]
 
-    def measure(self, agent: LocalAgent) -> dict[tuple[str, int], np.ndarray]:
+        def by_problem(values: Iterable[float]) -> np.ndarray:
+            return np.array(list(values), dtype=np.float64).reshape(len(tasks), attempts).mean(1)
+
+        return Rates(
+            by_problem(score.value for score, _ in graded),
+            by_problem(a.finish_reason == "length" for a in actions),
+            by_problem(answer == "" for _, answer in graded),
+        )
+
+    def measure(self, agent: LocalAgent) -> dict[tuple[str, int], Rates]:
         """Success rates of the problems by split and level."""
         return {key: self._rates(agent, tasks, self.attempts) for key, tasks in self.tasks.items()}
 
     def curve(self, agent: LocalAgent) -> dict[str, float]:
         """Mean success by level, of two completions of the first 16 problems."""
-        return {str(level): float(self._rates(agent, self.tasks["any", level][:16], 2).mean()) for level in self.levels}
+        return {
+            str(level): float(self._rates(agent, self.tasks["any", level][:16], 2).right.mean())
+            for level in self.levels
+        }
 
     def compare(self, base: Any, trained: Any, samples: int) -> Evaluation:
-        """Levels with intervals over problems."""
+        """Levels with intervals over problems; over all of them success, cut replies and replies without an answer."""
         rows = [
             Level(
                 level,
@@ -240,8 +253,33 @@ class Sampled(Problems):
             )
             for split, level in self.splits
         ]
-        told = f"{self.attempts} sampled completions of each of {self.count} held-out problems a level, strict"
-        return Evaluation("sampled", told, rows, [PLAIN])
+        told = f"{self.attempts} sampled completions of each of {self.count} held-out problems a level"
+        measures = []
+        for name, says in MEASURED.items():
+            before, after = (
+                np.concatenate([getattr(found[key], name) for key in self.splits]) for found in (base, trained)
+            )
+            gain = _interval(after - before, "gain", name, span=(-1.0, 1.0))
+            said = f"{says}; change {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over the same problems"
+            measures.append(Compared(LABELS[name], _interval(before, "all", name), _interval(after, "all", name), said))
+        return Evaluation("sampled", told, rows, [PLAIN], measures)
+
+
+class Rates(NamedTuple):
+    """Shares of each problem's completions, ``float64[N]``: right, cut off by the budget, without an answer."""
+
+    right: np.ndarray
+    cut: np.ndarray
+    unread: np.ndarray
+
+
+#: What is told of sampled completions beside their success.
+LABELS = {"right": "success", "cut": "replies cut off", "unread": "no answer read"}
+MEASURED = {
+    "right": "share of completions that are right, all levels; higher is better",
+    "cut": "share of completions that their budget cut off; lower is better",
+    "unread": "share of completions that no answer could be read from; lower is better",
+}
 
 
 class Play:
@@ -373,10 +411,11 @@ def _exact_stat(log_p: np.ndarray, split: str, level: int) -> Stat:
     return Stat(ci=(low, high), **ex.summary(log_p))
 
 
-def _sampled_stat(rates: np.ndarray, *labels: str | int) -> Stat:
-    found = _interval(rates, *labels)
+def _sampled_stat(rates: Rates, *labels: str | int) -> Stat:
+    found, right = _interval(rates.right, *labels), rates.right
     assert found.low is not None and found.high is not None
-    return Stat(found.value, (found.low, found.high), float((rates > 0.5).mean()), float(rates.max()))
+    ci, cut, unread = (found.low, found.high), float(rates.cut.mean()), float(rates.unread.mean())
+    return Stat(found.value, ci, float((right > 0.5).mean()), float(right.max()), cut=cut, unread=unread)
 
 
 def _interval(values: np.ndarray, *labels: str | int, span: tuple[float, float] = (0.0, 1.0)) -> Measure:

@@ -23,14 +23,15 @@ import msgspec
 import torch
 
 from dream_envs import registry
-from dream_envs.agents.engines.local import LocalAgent, keep_memory, resolve
+from dream_envs.agents.engines.local import LocalAgent, keep_memory
+from dream_envs.agents.engines.models import resolve, weights_hash
 from dream_envs.agents.sleep.consolidation import SleepConsolidation
 from dream_envs.agents.sleep.dreams import FamilyQuestions
 from dream_envs.agents.sleep.experience import Buffer
 from dream_envs.agents.training.collector import Collector
 from dream_envs.agents.training.learner import COMPLETE, LearnerSettings, PolicyLearner, newest_checkpoint, spec
+from dream_envs.agents.training.trl_adapter import accumulation
 from dream_envs.baselines import eval_set, recipe
-from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.baselines.recipe import Options, Phase, Recipe
 from dream_envs.baselines.watch import DiversityMonitor
 from dream_envs.core import DreamEnvsError, Limits, hook
@@ -70,7 +71,7 @@ class Context:
     def __init__(self, options: Options, out: Path, report_to: tuple[str, ...] = (), device: str = "cpu") -> None:
         self.options, self.began, self.busy = options, time.perf_counter(), time.process_time()
         self.loop, self.recipe = recipe.settled(options)
-        self.base = LocalAgent(self.recipe.model, device=device)
+        self.base = LocalAgent(self.recipe.model, device=device, **self.recipe.engine)
         self.weights: dict[str, LocalAgent] = {}
         self.drawn = Counter[str]()
         self._index: Any = None
@@ -94,10 +95,6 @@ class Context:
     def config(self) -> dict[str, Any]:
         """What the run's folder is bound to: all that decides the result."""
         folder = Path(resolve(self.recipe.model))
-        if not (folder / "model.safetensors").is_file():
-            raise DreamEnvsError(
-                f"model={self.recipe.model!r}: no {folder}/model.safetensors; give nano/compose or a folder"
-            )
         told = msgspec.to_builtins(msgspec.structs.replace(self.options, reward={}))
         learner = msgspec.to_builtins(self.rule)
         del learner["save_every"]  # decides where a resumed run starts again, not where it ends
@@ -110,6 +107,7 @@ class Context:
             "model": self.recipe.model,
             "steps": self.recipe.steps,
             "reward": {role: str(value) for role, value in {**self.recipe.reward, **self.options.reward}.items()},
+            "engine": dict(self.recipe.engine),
             "mixture": msgspec.to_builtins(self.recipe.mixture),
             "rule": learner,
             "nights": msgspec.to_builtins(self.recipe.nights),
@@ -122,10 +120,13 @@ class Context:
         factory = registry.load("envs", full_id(self.recipe.env))
         if "family" not in inspect.signature(factory).parameters or not self.recipe.family:
             return getattr(self._built({}), "family", None)
-        return registry.create("tasks", self.recipe.family, **self.recipe.family_args)
+        made = registry.create("tasks", self.recipe.family, **self.recipe.family_args)
+        if self.recipe.max_tokens is not None:  # the budget of games, evaluation, probes and dreams alike
+            made.max_reply_tokens = self.recipe.max_tokens
+        return made
 
     def _built(self, more: Mapping[str, Any]) -> Any:
-        return registry.create("envs", full_id(self.recipe.env), **{**self.recipe.args, **more})
+        return registry.create("envs", full_id(self.recipe.env), **{**more, **self.recipe.args})
 
     def game(self, chosen: tuple[str, ...] | None = None, store: ChallengeStore | None = None) -> Any:
         """The game, with these gates (None: the recipe's) where it has one."""
@@ -133,6 +134,8 @@ class Context:
         takes, more = inspect.signature(factory).parameters, dict[str, Any]()
         if "family" in takes and self.family is not None:
             more["family"] = self.family
+        if self.recipe.max_tokens is not None:
+            more |= {n: self.recipe.max_tokens for n in ("reply_tokens", "proposal_tokens") if n in takes}
         names = self.recipe.gates if chosen is None else chosen
         if names and "gate" in takes:
             made = {
@@ -204,7 +207,8 @@ def rule_of(chosen: Recipe) -> LearnerSettings:
     if spec(chosen.learner).imitates:  # it lives on its review: what it trains on stays its own
         changes = {k: v for k, v in changes.items() if not k.startswith(("rows.rows", "review", "baseline"))}
     made = recipe.changed(own, changes, "learner")
-    parts, rows = 2 * made.updates.minibatches, made.rows.rows
+    rows = made.rows.rows
+    parts = 2 * made.updates.minibatches * accumulation(rows or 0, made.updates, made.micro_batch)
     if rows is not None and rows % parts:  # masked rows fill the last minibatch
         made = recipe.changed(made, {"rows.rows": rows + -rows % parts}, "learner")
     return made
@@ -271,7 +275,7 @@ def walk(
         done = read_json(final / COMPLETE)
         if done is not None and number + 1 < len(phases):
             state, first = done["collector"], first + phase.steps
-            ctx.weights[phase.weights] = LocalAgent(str(final))
+            ctx.weights[phase.weights] = ctx.base.reloaded(final)
             continue
         collector = _collector(ctx, phase, number, first)
         learner = _learner(ctx, phase, number, place, _looker(ctx, phase, collector, watch, first, tick), save_every)
@@ -389,8 +393,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
     base, trained = ctx.base, ctx.agent(ctx.recipe.final)
     final = ctx.run.path / "checkpoints" / "final"
     if not final.is_dir():  # several phases: the run delivers one's weights
-        trained.model.save_pretrained(str(final))
-        trained.tokenizer.save_pretrained(str(final))
+        trained.save(final)
     samples = {**collector.samples, "total": sum(collector.samples.values())}
     found = ctx.eval.compare(ctx.eval.measure(base), ctx.eval.measure(trained), samples["total"])
     entropy = {}

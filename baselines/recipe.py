@@ -7,6 +7,7 @@ nothing heavy is imported before it does.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,7 +75,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     ``learner``: by name; ``learning``: dotted settings of it that the loop changes (a ``baseline`` only where the
     learner has the plain one).  ``sources``: makes the rows that are added to what was sampled.  ``nights``: how it
     sleeps (``agents.sleep.SleepSettings``).  ``learn``: makes the learner itself, where a loop learns in a way of its
-    own.  ``label``: names the curriculum's draws; "": the loop's name.  ``refused``: learners that it cannot run with.
+    own.  ``label``: names the curriculum's draws; "": the loop's name.  ``engine``: arguments of the base's
+    ``LocalAgent``.  ``max_tokens``: the budget of every reply; None: the game's.  ``refused``: learners that it cannot
+    run with.
     """
 
     env: str = CHALLENGER_SOLVER
@@ -97,6 +100,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     eval: EvalSettings = EvalSettings()
     steps: int = 100
     model: str = "nano/compose"
+    engine: Mapping[str, Any] = {}
+    max_tokens: int | None = None
     refused: Mapping[str, str] = {}
 
 
@@ -113,8 +118,10 @@ class Loop(msgspec.Struct, frozen=True):
 class Options(msgspec.Struct, frozen=True):
     """What decides a run's result, as it is asked for; None and {} leave what the loop has.
 
-    ``set``: the loop's own settings by name, and parts of the recipe by dotted name: ``game.``, ``mixture.``,
-    ``learner.``, ``nights.``, ``eval.``.  ``reward``: by role, an expression or a model.
+    ``set``: the loop's own settings by name, and parts of the recipe by dotted name: ``game.``, ``family.``,
+    ``mixture.``, ``learner.``, ``nights.``, ``eval.``, ``engine.``.  ``reward``: by role, an expression or a model.
+    ``preset``: ``nano`` or ``lm`` (see ``PRESETS``); "": by the size of the model's weights.  ``max_tokens``: of every
+    reply.
     """
 
     loop: str
@@ -128,7 +135,42 @@ class Options(msgspec.Struct, frozen=True):
     seats: Mapping[str, str] = {}
     learner: str | None = None
     model: str | None = None
+    preset: str = ""
+    dtype: str | None = None
+    max_tokens: int | None = None
     set: Mapping[str, Any] = {}
+
+
+#: Parts of a recipe that ``set`` reaches by dotted names.
+PARTS = ("game", "family", "mixture", "learner", "nights", "eval", "engine")
+#: What a size of model changes in a loop's learner, whose own numbers are a nano model's.
+PRESETS: dict[str, dict[str, Any]] = {
+    "nano": {},
+    "lm": {"lr": 1e-4, "lora_rank": 32, "micro_batch": 8},
+}
+_NANO_BYTES = 64 * 2**20
+
+
+def preset_of(name: str, model: str) -> str:
+    """The preset: as asked for, or ``nano`` for weights of at most 64 MiB and ``lm`` for others.
+
+    Raises:
+        DreamEnvsError: for another name.
+    """
+    if name:
+        registry.named("presets", name, PRESETS)
+        return name
+    if model.startswith("nano/"):
+        return "nano"
+    weights = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
+    return "nano" if 0 < weights <= _NANO_BYTES else "lm"
+
+
+def _takes_notation(recipe: Recipe) -> bool:
+    """Whether the recipe's problems are of a family with notations."""
+    if not recipe.family or "family" not in inspect.signature(registry.load("envs", recipe.env)).parameters:
+        return False
+    return "notation" in inspect.signature(registry.load("tasks", recipe.family)).parameters
 
 
 def loop(name: str) -> Loop:
@@ -187,6 +229,20 @@ def _member(data: Any, part: str, name: str) -> Any:
     return data[part]
 
 
+def _apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A loop's own settings, and those of each part of the recipe."""
+    own, parts = dict[str, Any](), {name: dict[str, Any]() for name in PARTS}
+    for key, value in settings.items():
+        part, dot, rest = key.partition(".")
+        if dot and part not in parts:
+            raise DreamEnvsError(registry.unknown("parts of a recipe", part, list(parts)))
+        if dot:
+            parts[part][rest] = value
+        else:
+            own[key] = value
+    return own, parts
+
+
 def settled(options: Options) -> tuple[Loop, Recipe]:
     """The loop and its recipe with everything that was asked for.
 
@@ -197,15 +253,8 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
     steps = found.steps if options.steps is None else options.steps
     if steps < 1:
         raise DreamEnvsError(f"steps={steps}: 1 or more")
-    own = {k: v for k, v in options.set.items() if "." not in k}
+    own, parts = _apart(options.set)
     recipe = found.recipe(changed(found.settings(), own, found.name), steps)
-    parts: dict[str, dict[str, Any]] = {"game": {}, "mixture": {}, "learner": {}, "nights": {}, "eval": {}}
-    for key, value in options.set.items():
-        part, dot, rest = key.partition(".")
-        if dot and part not in parts:
-            raise DreamEnvsError(registry.unknown("parts of a recipe", part, list(parts)))
-        if dot:
-            parts[part][rest] = value
     new: dict[str, Any] = {"steps": steps}
     for field in ("env", "family", "learner", "model"):
         if (value := getattr(options, field)) is not None:
@@ -215,7 +264,6 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
     if options.family is not None and options.family != recipe.family:
         new["family_args"] = {}
     recipe = msgspec.structs.replace(recipe, **new)
-    seats = {**recipe.seats, **options.seats}
     nights = recipe.nights
     if parts["nights"]:
         if nights is None:
@@ -224,17 +272,21 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
             nights = SleepSettings()
         nights = changed(nights, parts["nights"], "nights")
     levels = {"levels": options.levels} if options.levels is not None else {}
+    size = preset_of(options.preset, recipe.model)
+    dtype = {} if options.dtype is None else {"dtype": options.dtype}
+    notation = options.notation or ("english" if size == "lm" and _takes_notation(recipe) else None)
     recipe = msgspec.structs.replace(
         recipe,
+        family_args={**recipe.family_args, **({} if notation is None else {"notation": notation}), **parts["family"]},
         args={**recipe.args, **parts["game"]},
-        seats=seats,
+        seats={**recipe.seats, **options.seats},
         nights=nights,
         mixture=changed(recipe.mixture, {**levels, **parts["mixture"]}, "mixture"),
         eval=changed(recipe.eval, parts["eval"], "eval"),
-        learning={**recipe.learning, **parts["learner"]},
+        learning={**recipe.learning, **PRESETS[size], **parts["learner"]},
+        engine={**recipe.engine, **dtype, **parts["engine"]},
+        max_tokens=options.max_tokens,
     )
-    if options.notation is not None:
-        recipe = msgspec.structs.replace(recipe, family_args={**recipe.family_args, "notation": options.notation})
     if recipe.learn is not None and nights is not None:
         from dream_envs.agents.sleep.night import refuse
 

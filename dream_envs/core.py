@@ -93,7 +93,11 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent's move: what it saw, what it said.  ``seconds`` is the call's wall-clock share, for reports only."""
+    """One agent's move: what it saw, what it said.  ``seconds`` is the call's wall-clock share, for reports only.
+
+    ``finish_reason``: ``stop``, ``length`` (cut off by its budget), what else an engine says, "" where it says nothing.
+    ``extracted``: the answer that was read out of the text, "" if none could be, None where the text is the answer.
+    """
 
     agent: str
     role: str
@@ -104,6 +108,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[float] | None = None
     usage: Usage = Usage()
     seconds: float = 0.0
+    finish_reason: str = ""
+    extracted: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -187,13 +193,17 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Action(msgspec.Struct, frozen=True):
-    """What an agent answers: text, plus the sampled ids and log-probabilities where the engine has them."""
+    """What an agent answers: text, plus the sampled ids and log-probabilities where the engine has them.
+
+    ``finish_reason``: ``length`` for a reply that its budget cut off; see ``Turn``.
+    """
 
     text: str
     token_ids: list[int] | None = None
     logprobs: list[float] | None = None
     usage: Usage = Usage()
     status: Status = "ok"
+    finish_reason: str = ""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -333,6 +343,10 @@ class GameHooks:
     def group(self, episode: Episode, turn: Turn) -> str:
         """What this turn's return is compared with: turns of one group are exchangeable draws."""
         return f"{episode.tasks[-1].id if episode.tasks else ''}/{turn.role}"
+
+    def extracted(self, state: Any, agent: str, action: Action) -> str | None:
+        """The answer in this move at this state, for the record: "" if none can be read, None: the text is it."""
+        return None
 
     def scripted(self, kind: str, request: Request, rng: np.random.Generator) -> str | None:
         """The reply of the game's own ``oracle``, ``floor`` or ``guesser``; None where it has none."""

@@ -7,7 +7,6 @@ label, agent, turn): an episode is the same whatever runs beside it, and a resum
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
 import inspect
 import os
@@ -16,7 +15,7 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, NamedTuple, Self, get_args
 
 import msgspec
 
@@ -26,8 +25,6 @@ from dream_envs.rewards.base import Model, as_reward, clean, roles
 
 #: A game that has not ended after so many steps is taken to be endless.
 MAX_STEPS = 10_000
-_SLACK = 1.0  # seconds past the deadline after which an event loop is taken to be blocked by an agent
-_TIMEOUT = Action("", status="timeout")
 _STATUSES = get_args(core.Status)
 _MESSAGE_NAMES = {"messages", "conversation", "chat", "history"}
 RewardLike = core.RewardModel | Callable[[Episode], dict[str, Score]] | str
@@ -70,6 +67,31 @@ class FunctionAgent:
         answers = await asyncio.gather(*[self.function(self._argument(r)) for r in requests])
         return [as_action(answer, self.name) for answer in answers]
 
+    def act_guarded(
+        self, requests: Sequence[Request], failed: Callable[[BaseException, int], list[Action]]
+    ) -> Sequence[Action] | Awaitable[Sequence[Action]]:
+        """The same, but a call that fails is one completion as ``failed`` makes it."""
+        if self._is_async:
+            return self._act_async_guarded(requests, failed)
+        answers = list[Action]()
+        for request in requests:
+            try:
+                answers.append(as_action(self.function(self._argument(request)), self.name))
+            except Exception as error:
+                answers += failed(error, 1)
+        return answers
+
+    async def _act_async_guarded(
+        self, requests: Sequence[Request], failed: Callable[[BaseException, int], list[Action]]
+    ) -> Sequence[Action]:
+        async def one(request: Request) -> Action:
+            try:
+                return as_action(await self.function(self._argument(request)), self.name)
+            except Exception as error:
+                return failed(error, 1)[0]
+
+        return await asyncio.gather(*[one(request) for request in requests])
+
     def _argument(self, request: Request) -> Any:
         return [dict(m) for m in request.messages] if self._wants_messages else text_of(request.messages)
 
@@ -94,7 +116,8 @@ def as_agent(obj: AgentLike | str, game: Game | None = None, **config: Any) -> A
     it, or a function that needs no more than ``game``, is called, with ``config`` and with ``game`` if it takes that.
     """
     if isinstance(obj, str):
-        name, given = registry.spec_of(obj, "agent")
+        url = obj.startswith(("http://", "https://"))
+        name, given = ("openai", {"base_url": obj}) if url else registry.spec_of(obj, "agent")
         config = {**given, **config}
         found = registry.load("agents", name)
         if inspect.isclass(found) or not callable(getattr(found, "act", None)):
@@ -201,6 +224,15 @@ class Table:
         self.episode: Episode | None = None
 
 
+class _Asked(NamedTuple):
+    """A step: by table the moves so far, the seats, what was shown; and each policy's requests with their tables."""
+
+    moves: list[dict[str, Action]]
+    seats: list[list[core.Seat]]
+    seen: list[dict[str, list[Message]]]
+    calls: list[tuple[Agent, list[Request], list[int]]]
+
+
 class Runner:
     """Moves tables on.  ``policies`` maps agent names to Agents; the seats of nobody must be given to ``step``."""
 
@@ -209,6 +241,13 @@ class Runner:
 
     def step(self, tables: Sequence[Table], given: Sequence[Mapping[str, Action]] | None = None) -> None:
         """One move in each table, with one batched call a policy; ``given[i]``: moves already made at table i."""
+        asked = self._asked(tables, given)
+        began = time.perf_counter()
+        answers = self._ask_all([(policy, requests) for policy, requests, _ in asked.calls])
+        self._move(tables, asked, answers, time.perf_counter() - began)
+
+    def _asked(self, tables: Sequence[Table], given: Sequence[Mapping[str, Action]] | None = None) -> _Asked:
+        """Whom to ask what for the next move in each table."""
         game = self.game
         moves: list[dict[str, Action]] = [dict(g) for g in given] if given else [{} for _ in tables]
         seats = [game.turns(table.state) for table in tables]
@@ -228,18 +267,23 @@ class Runner:
                 _, requests, where = calls.setdefault(id(policy), (policy, [], []))
                 requests.append(request)
                 where.append(i)
-        began = time.perf_counter()
-        answers = self._ask_all([(policy, requests) for policy, requests, _ in calls.values()])
-        seconds = (time.perf_counter() - began) / max(1, sum(map(len, answers)))
-        for (_, requests, where), actions in zip(calls.values(), answers, strict=True):
+        return _Asked(moves, seats, seen, list(calls.values()))
+
+    def _move(self, tables: Sequence[Table], asked: _Asked, answers: Sequence[list[Action]], took: float) -> None:
+        """Make the moves, those that were given and those that were answered in ``took`` seconds."""
+        game, extracted = self.game, core.hook(self.game, "extracted")
+        seconds = took / max(1, sum(map(len, answers)))
+        for (_, requests, where), actions in zip(asked.calls, answers, strict=True):
             for i, request, action in zip(where, requests, actions, strict=True):
-                moves[i][request.agent] = action
-        for table, here, made, shown in zip(tables, seats, moves, seen, strict=True):
+                asked.moves[i][request.agent] = action
+        for table, here, made, shown in zip(tables, asked.seats, asked.moves, asked.seen, strict=True):
             move = {agent: storable(action) for agent, action in made.items()}
             for seat in here:
-                asked = seat.agent in shown
-                messages = shown[seat.agent] if asked else game.view(table.state, seat.agent)
-                table.turns.append(_turn(seat, messages, move[seat.agent], seconds if asked else 0.0))
+                known = seat.agent in shown
+                messages = shown[seat.agent] if known else game.view(table.state, seat.agent)
+                action = move[seat.agent]
+                answer = extracted(table.state, seat.agent, action) if action.status == "ok" else None
+                table.turns.append(_turn(seat, messages, action, seconds if known else 0.0, answer))
             table.state = game.apply(table.state, move)
 
     def _ask_all(self, calls: Sequence[tuple[Agent, list[Request]]]) -> list[list[Action]]:
@@ -257,72 +301,12 @@ def _request(game: Game, table: Table, seat: core.Seat, privileged: bool) -> Req
     return PrivilegedRequest(**msgspec.structs.asdict(plain), task=tasks[-1] if tasks else None, state=table.state)
 
 
-def _turn(seat: core.Seat, messages: list[Message], action: Action, seconds: float) -> Turn:
+def _turn(seat: core.Seat, messages: list[Message], action: Action, seconds: float, extracted: str | None) -> Turn:
     return Turn(
         agent=seat.agent, role=seat.role, messages=messages, text=action.text, status=action.status,
         token_ids=action.token_ids, logprobs=action.logprobs, usage=action.usage, seconds=seconds,
+        finish_reason=action.finish_reason, extracted=extracted,
     )  # fmt: skip
-
-
-class _GuardedRunner(Runner):
-    """A Runner whose calls cannot end a run: deadlines, failures as statuses, asynchronous policies side by side."""
-
-    def __init__(self, game: Game[Any], policies: Mapping[str, Agent], deadline: float | None) -> None:
-        super().__init__(game, policies)
-        self.deadline = deadline
-
-    def _ask_all(self, calls: Sequence[tuple[Agent, list[Request]]]) -> list[list[Action]]:
-        results = [self._call(policy, requests) for policy, requests in calls]
-        waiting = {
-            i: asyncio.run_coroutine_threadsafe(self._wait(*calls[i], result), _background_loop(os.getpid()))
-            for i, result in enumerate(results)
-            if inspect.isawaitable(result)
-        }
-        _, late = concurrent.futures.wait(waiting.values(), None if self.deadline is None else self.deadline + _SLACK)
-        if late:  # an agent blocks the event loop: leave it behind
-            _background_loop.cache_clear()
-        for i, future in waiting.items():
-            results[i] = [_TIMEOUT] * len(calls[i][1]) if future in late else future.result()
-        return results
-
-    def _call(self, policy: Agent, requests: list[Request]) -> Any:
-        """The actions, or the awaitable of an asynchronous policy."""
-        box: list[Any] = []
-        threaded = self.deadline is not None and not inspect.iscoroutinefunction(policy.act)
-
-        def call() -> None:
-            try:
-                answers = policy.act(requests)
-                box.append(answers if inspect.isawaitable(answers) else _checked(policy, answers, len(requests)))
-            except BaseException as error:
-                if not threaded and not isinstance(error, Exception):
-                    raise  # Ctrl-C; in a thread of ours sys.exit ends nothing: it is the agent's failure
-                box.append(_failed(error, len(requests)))
-
-        if not threaded:
-            call()
-            return box[0]
-        thread = threading.Thread(target=call, daemon=True)
-        thread.start()
-        thread.join(self.deadline)
-        return box[0] if box else [_TIMEOUT] * len(requests)
-
-    async def _wait(self, policy: Agent, requests: list[Request], result: Awaitable[Any]) -> list[Action]:
-        try:
-            task = asyncio.ensure_future(result)
-            # Not wait_for, which would wait for an agent that swallows its cancellation.
-            await asyncio.wait([task], timeout=self.deadline)
-            if not task.done():
-                task.cancel()
-                return [_TIMEOUT] * len(requests)
-            return _checked(policy, task.result(), len(requests))
-        except (Exception, asyncio.CancelledError) as error:
-            return _failed(error, len(requests))
-
-
-def _failed(error: BaseException, count: int) -> list[Action]:
-    warnings.warn(f"an agent failed: {_one_line(error)}; its completions have status 'error'", stacklevel=3)
-    return [Action("", status="error")] * count
 
 
 def _one_line(error: BaseException) -> str:
@@ -412,6 +396,18 @@ class EpisodeWriter:
         self._file.write(core.encode(episode) + b"\n")
         self._file.flush()
 
+    def drop(self, unwanted: Callable[[Episode], bool]) -> int:
+        """Take episodes out of the file, which is replaced as a whole; how many."""
+        kept = [e for e in read_episodes(self.path) if not unwanted(e)]
+        count = sum(1 for _ in read_episodes(self.path)) - len(kept)
+        if count:
+            part = self.path.with_name(self.path.name + ".part")
+            part.write_bytes(b"".join(core.encode(e) + b"\n" for e in kept))
+            self.close()
+            part.replace(self.path)
+            self._file = open(self.path, "ab+")  # noqa: SIM115
+        return count
+
     def position(self) -> int:
         """Bytes so far, for a checkpoint."""
         return self._file.tell()
@@ -463,8 +459,12 @@ def rollout(
     out: EpisodeWriter | None = None,
     width: int = 256,
     deadline: float | None = None,
+    retry: Sequence[str] = (),
 ) -> Iterator[Episode]:
-    """Play episodes and yield each as it ends, in an order that depends on the arguments alone.
+    """Play episodes and yield each as it ends.
+
+    With synchronous agents alone the games move on together, in an order that depends on the arguments alone; where an
+    agent is asynchronous each game goes on at its own pace (``dream_envs.pace``).  The episodes are the same.
 
     Args:
         game: the rules.
@@ -474,39 +474,31 @@ def rollout(
         reward: scores the episodes that end in one step together; None leaves ``scores`` empty.
         out: where episodes are written; those that it already holds are not played again.
         width: games in play at once, at least 1.
-        deadline: seconds for one batched call; past it all its completions have status ``timeout``, and it goes on in
-            the background.  An agent that fails gives completions of status ``error`` and one warning.
+        deadline: seconds for one call; past it all its completions have status ``timeout``, and it goes on in the
+            background.  An agent that fails gives completions of status ``error`` and one warning.
+        retry: episodes of ``out`` with a turn of one of these statuses are taken out of it and played again.
     """
     if width < 1:
         raise DreamEnvsError(f"width={width}: at least 1")
+    if unknown := set(retry) - {"error", "timeout"}:
+        raise DreamEnvsError(f"retry={sorted(unknown)}: error, timeout")
+    from dream_envs import pace  # which stands on this module
+
     model = None if reward is None else reward_model(reward)
-    runner = _GuardedRunner(game, assign_agents(game, seats), deadline)
+    runner = pace.GuardedRunner(game, assign_agents(game, seats), deadline)
+    if out is not None and retry:
+        out.drop(lambda e: any(t.status in retry for t in e.turns))
     done = {e.index for e in read_episodes(out.path)} if out is not None else set()
     todo = (core.Start(i) for i in range(starts)) if isinstance(starts, int) else iter(starts)
     waiting = (s for s in todo if s.index not in done)
-    live: list[tuple[core.Start, Table]] = []
-    while True:
-        while len(live) < width and (start := next(waiting, None)) is not None:
-            begins = f"{seed}/{start.index if start.draw is None else start.draw}"
-            live.append((start, Table(game, f"{seed}/{start.index}", start.task, begins)))
-        if not live:
-            return
-        # Only a new table can be over already; the others are here because they were not.
-        moving = [(s, t) for s, t in live if t.turns or game.outcome(t.state) is None]
-        runner.step([t for _, t in moving], [s.given if not t.turns else {} for s, t in moving])
-        episodes, running = [], []
-        for start, table in live:
-            if game.outcome(table.state) is not None:
-                episodes.append(_ended(game, start, table))
-            elif table.turns and len(table.turns) <= MAX_STEPS * len(game.agents):
-                running.append((start, table))
-            else:
-                raise DreamEnvsError(f"{game.env_id} has no outcome after {len(table.turns)} turns ({table.label})")
+    together = not any(map(pace.is_asynchronous, runner.policies.values()))
+    steps = (pace.together if together else pace.paced)(runner, waiting, str(seed), width)
+    for ended in steps:
+        episodes = [_ended(game, start, table) for start, table in ended]
         for episode in episodes if model is None else score(episodes, model, game.agents):
             if out is not None:
                 out.write(episode)
             yield episode
-        live = running
 
 
 def _ended(game: Game, start: core.Start, table: Table) -> Episode:

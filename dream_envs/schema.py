@@ -16,6 +16,8 @@ class Stat(msgspec.Struct, frozen=True):
     """Success probabilities of one model on the problems of a level: mean with its 95 % interval over problems.
 
     ``solved``: share of problems with more than 1/2; ``median_log10``: only where probabilities are exact.
+    ``cut``, ``unread``: shares of the completions that their budget cut off and that no answer could be read from,
+    where they were sampled.
     """
 
     mean: float
@@ -23,6 +25,8 @@ class Stat(msgspec.Struct, frozen=True):
     solved: float
     max: float
     median_log10: float | None = None
+    cut: float | None = None
+    unread: float | None = None
 
 
 class Level(msgspec.Struct, frozen=True):

@@ -79,12 +79,17 @@ def test_a_guess_succeeds_by_chance():
 @pytest.mark.parametrize(
     ("reply", "value"),
     [
-        *[(text, 1) for text in ("{a}", " {a}\n", "{a}.", "{A}", "\n{a}. ")],
-        *[(text, 0) for text in ("{a}..", "{a} .", "The answer is {a}", "{a} {a}", "'{a}'", "", ".", "{a}\u0301")],
-        *[(text, 0) for text in ("{a}" + " " * 100, "x" * 10**6)],
+        *[
+            (text, 1)
+            for text in ("{a}", " {a}\n", "{a}.", "{A}", "\n{a}. ", "The answer is {a}", "'{a}'", "They sold {a}.")
+        ],
+        *[
+            (text, 0)
+            for text in ("", ".", "{a}\u0301", "{a} or honey", "not {a}", "{a}s", "{a}, honey, bells", "x" * 10**6)
+        ],
     ],
 )
-def test_an_answer_is_the_value_and_nothing_else(reply, value):
+def test_an_answer_is_the_value_that_is_stated(reply, value):
     task = FAMILY.make(one_of("town"), "trade")
     said = reply.replace("{a}", task.answer).replace("{A}", task.answer.upper())
     assert FAMILY.verify(task, said).value == value
@@ -98,6 +103,11 @@ def test_proposals_by_hand():
     assert (right.answer, right.meta["truth"], right.meta["fact"]) == (captain, "executed", "captain")
     own = FAMILY.parse(lesson, f"Q: Name the first master of {name}?\nA: {captain}\n")
     assert (own.answer, own.meta["truth"]) == (captain, "claimed") and FAMILY.chance(own) == 1 / 8000
+    for chat in (
+        f"Here it is.\n\nQ: Who commands the {name}?\nA: {captain}",
+        f"**Q:** Who commands the {name}?\n**A:** {captain}",
+    ):
+        assert FAMILY.parse(lesson, chat).answer == captain
     for text, code in {
         "": "empty",
         "  \n": "empty",
@@ -105,8 +115,6 @@ def test_proposals_by_hand():
         f"Q: Who is {name}\u2019s captain?\nA: {captain}": "charset",
         f"Q: Who commands the {name}?": "grammar",
         f"Q: Who commands the {name}.\nA: {captain}": "grammar",
-        f"Here it is.\nQ: Who commands the {name}?\nA: {captain}": "grammar",
-        f"Q: Who commands the {name}?\nA: {captain}\nQ: x": "grammar",
         f"Q: Who commands her?\nA: {captain}": "grammar",
         f"Q: Who commands the {name}s?\nA: {captain}": "grammar",
         f"Q: Who commands the {name}?\nA: Nobody": "certificate",

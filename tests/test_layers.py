@@ -24,6 +24,7 @@ ROWS: list[set[str]] = [
     {"curriculum"},
     {"rewards"},
     {"play"},
+    {"pace"},
     {"api", "frontier"},
     {"metrics"},
     {"runs"},
@@ -37,12 +38,17 @@ RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 #: The API adapters in envs/: they stand to the right of the rewards that they build.
 API = {"pettingzoo", "gym", "vector", "_adapter"}
 #: Imports to the right that happen inside a function, when they are needed.
-LATE = {("api", "agents")}  # scripted agents fill the seats that nobody was named for
+LATE = {("api", "agents"), ("play", "pace")}  # scripted agents fill the seats that nobody was named for
 #: The package's own front door may name anything, late.
 FRONT = "__init__"
 
 #: Where torch's global generator may be seeded: inside fork_rng, or in a process that the file owns.
-TORCH_SEEDERS = {"baselines/nano/recipe.py", "agents/sleep/dreams.py", "agents/sleep/grow.py"}
+TORCH_SEEDERS = {
+    "baselines/nano/recipe.py",
+    "agents/training/adapters.py",
+    "agents/sleep/dreams.py",
+    "agents/sleep/grow.py",
+}
 
 
 def python_files(*folders: str) -> list[Path]:

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from dream_envs import core, registry
 from dream_envs.core import REJECT_CODES, DreamEnvsError, Reject, Score, Task
 from dream_envs.seeds import stream
+from dream_envs.tasks import answers
 
 NAMES = list(registry.rows("tasks"))
 CASES = [(name, notation) for name in NAMES for notation in ("compact", "english")]
@@ -63,15 +64,20 @@ def test_gold_scores_one_and_survives_the_record(name: str, notation: str) -> No
         assert all(method(back) == method(task) for method in (f.as_proposal, f.features, f.chance))
 
 
-def hostile(task: Task, gold: str, others: list[str]) -> list[str]:
-    """Replies that deserve nothing, whatever the family: none of them is the gold reply and nothing else."""
+def hostile(task: Task, gold: str, others: list[str], chat: bool) -> list[str]:
+    """Replies that deserve nothing, whatever the family.
+
+    ``chat``: what only the strict protocol turns away is left out; ``test_answers.py`` has what is read then.
+    """
     wide = gold.translate({c: c + 0xFEE0 for c in range(0x21, 0x7F)})  # NFKC makes the gold reply of it
     arabic = gold.translate({ord("0") + i: 0x660 + i for i in range(10)})
-    texts = ["", " ", "\n", "\x00", "None", "0" * 40, gold[:-1], gold + "x", "x" + gold, gold + gold, gold + "."]
-    texts += [task.prompt, task.prompt + gold, f"`{gold}`", f'"{gold}"', f"The answer is {gold}", f"{gold}\n{gold}"]
-    texts += [gold + odd for odd in ("\x00", "\u200b", "\u0301", "\u2028", "\u3000", f" or {gold}")]
-    texts += [odd + gold for odd in ("\ufeff", "\u00a0", "\u202e", "\ud800")] + [f"\\boxed{{{gold}}}"]
-    texts += [f"<answer>{gold}</answer>", gold.swapcase() + "!"]
+    texts = ["", " ", "\n", "\x00", "None", "0" * 40, gold[:-1], gold + "x", "x" + gold, gold + gold, task.prompt]
+    texts += [gold + odd for odd in ("\x00", "\u0301", f" or {gold}x")] + [odd + gold for odd in ("\u202e", "\ud800")]
+    if not chat:
+        texts += [gold + ".", task.prompt + gold, f"`{gold}`", f'"{gold}"', f"The answer is {gold}", f"{gold}\n{gold}"]
+        texts += [gold + odd for odd in ("\u200b", "\u2028", "\u3000", f" or {gold}")]
+        texts += [odd + gold for odd in ("\ufeff", "\u00a0")] + [f"\\boxed{{{gold}}}"]
+        texts += [f"<answer>{gold}</answer>", gold.swapcase() + "!"]
     texts += [separator.join([*others, gold]) for separator in ("\n", " ", ",", ", ", " or ", "=", "")]
     return texts + ([wide] if wide != gold else []) + ([arabic] if arabic != gold else [])
 
@@ -82,7 +88,7 @@ def test_anything_but_the_gold_reply_scores_nothing(name: str, notation: str) ->
     tasks = sample(name, notation, 40)
     golds = [f.gold(t) for t in tasks]
     for task, gold in zip(tasks, golds, strict=True):
-        for text in hostile(task, gold, [g for g in golds if g != gold]):
+        for text in hostile(task, gold, [g for g in golds if g != gold], notation == "english"):
             score = f.verify(task, text)
             assert (score.value, score.status) == (0.0, "ok"), (task, text[:80])
 
@@ -95,7 +101,6 @@ def test_blanks_around_a_reply(name: str, notation: str) -> None:
         gold = f.gold(task)
         for text in (gold + "\n", " " + gold, "\n\n" + gold, f"\t{gold} \r\n"):
             assert f.verify(task, text).value == float(notation == "english"), repr(text)
-        assert f.verify(task, gold + " " * HUGE).value == 0.0
 
 
 @every_case
@@ -178,9 +183,10 @@ def check_proposal(f: Any, text: str) -> None:
     found = f.parse(text)
     if isinstance(found, Reject):
         assert found.code in REJECT_CODES and "\n" not in found.detail
-        assert found.code == "empty" if not text else found.code != "empty"
+        assert found.code == "empty" if not text else found.code != "empty" or f.protocol == "chat"
         return
-    assert f.as_proposal(found) == text
+    form = f.as_proposal(found)  # in the chat protocol it is found in the text, markup and blanks left out
+    assert form == text if f.protocol == "strict" else answers.plain(text).find(form) >= 0
     assert found.level in f.levels and found.origin == "proposal"
     assert f.verify(found, f.gold(found)).value == 1.0 and len(f.gold(found)) < f.max_reply_tokens
     assert 0.0 <= f.chance(found) <= 1.0
@@ -252,6 +258,7 @@ LISTING = """
 import json
 from dream_envs import registry
 from dream_envs.seeds import stream
+from dream_envs.tasks import answers
 rows = {}
 for name in registry.rows("tasks"):
     for notation in ("compact", "english"):

@@ -39,6 +39,27 @@ class Sample(msgspec.Struct, frozen=True):
     ended: bool
 
 
+class Decoding(msgspec.Struct, frozen=True):
+    """How tokens are drawn: ``temperature`` 0 (greedy) to 10; ``top_p`` above 0 up to 1 (off); ``min_p`` 0 (off) to 1;
+    ``top_k`` 0 (off) or more.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 10:
+            raise DreamEnvsError(f"temperature={self.temperature}: 0 (greedy) to 10")
+        if not 0 < self.top_p <= 1:
+            raise DreamEnvsError(f"top_p={self.top_p}: above 0, up to 1 (off)")
+        if not 0 <= self.min_p <= 1:
+            raise DreamEnvsError(f"min_p={self.min_p}: 0 (off) to 1")
+        if self.top_k < 0:
+            raise DreamEnvsError(f"top_k={self.top_k}: 0 (off) or more")
+
+
 class Forward(Protocol):
     """Next-token logits, step by step, for a batch of rows of which some may be dropped on the way."""
 
@@ -61,12 +82,10 @@ def sample(
     *,
     end: Sequence[int],
     pad: int,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
     allowed: Allowed | None = None,
     expected: Sequence[Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
+    **decoding: Any,
 ) -> list[Sample]:
     """Sample one completion a prompt, in order; equal prompts are read once.
 
@@ -77,13 +96,12 @@ def sample(
         max_tokens: ``int[B]``, each row's bound.
         end: ids that end a completion.
         pad: id to pad prompts with.
-        temperature: 0 is greedy.  Log-probabilities are those of the distribution that was sampled from.
-        top_p: only the smallest set of most likely tokens with at least this mass is left; 1 is off.
-        min_p: only tokens at least so many times as likely as the most likely one are left; 0 is off.
         allowed: what may stand where; positions behind a row's list are free.  Probabilities are renormalised.
         expected: for each row the only ids that matter, the end included: it stops behind the first other token.
         device: where the engine runs.
+        decoding: see ``Decoding``.  Log-probabilities are those of the distribution that was sampled from.
     """
+    how = Decoding(**decoding)
     if not prompts:
         return []
     places: dict[tuple[int, ...], list[int]] = {}
@@ -103,7 +121,7 @@ def sample(
     def choose(logits: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         if barred is not None:
             logits = barred.mask(logits, rows, step)
-        return _pick(logits, draws[rows, step], temperature, top_p, min_p)
+        return _pick(logits, draws[rows, step], how)
 
     found = _loop(forward, logits, choose, limits, torch.tensor(list(end), device=device), wanted)
     samples = {
@@ -157,18 +175,21 @@ def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device
     return ids, mask
 
 
-def _pick(logits: Tensor, draw: Tensor, temperature: float, top_p: float, min_p: float) -> tuple[Tensor, Tensor]:
+def _pick(logits: Tensor, draw: Tensor, how: Decoding) -> tuple[Tensor, Tensor]:
     """Invert the cumulative distribution at ``draw[B]``: tokens ``[B]`` and their log-probabilities ``[B]``.
 
-    ``top_p`` and ``min_p`` are both of the tempered distribution, and what is in both sets is left: the order of
-    transformers' warpers, in which ``min_p`` comes last, gives the same.
+    ``top_k`` comes first, as in transformers; ``top_p`` and ``min_p`` are both of the tempered distribution that it
+    leaves, and what is in both sets is left.
     """
     logits = logits.float()
-    if temperature == 0:
+    if how.temperature == 0:
         return logits.argmax(-1), torch.zeros_like(draw, dtype=torch.float32)
-    logp = torch.log_softmax(logits / temperature, -1)
-    if top_p < 1 or min_p > 0:
-        logp = torch.log_softmax(_truncated(logp, top_p, min_p), -1)
+    logits = logits / how.temperature
+    if 0 < how.top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(how.top_k, -1).values[:, -1:], -math.inf)
+    logp = torch.log_softmax(logits, -1)
+    if how.top_p < 1 or how.min_p > 0:
+        logp = torch.log_softmax(_truncated(logp, how.top_p, how.min_p), -1)
     cumulative = logp.exp().double().cumsum(-1)
     tokens = (cumulative <= (draw * cumulative[:, -1])[:, None]).sum(-1)
     return tokens, logp.gather(-1, tokens[:, None])[:, 0]
@@ -263,6 +284,7 @@ class LlamaForward:
     """Models of the Llama layout from fused weights: built anew after each change of the weights (cheap)."""
 
     def __init__(self, model: Any) -> None:
+        model = model.get_base_model() if hasattr(model, "peft_config") else model
         config, core = model.config, model.model
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -274,8 +296,8 @@ class LlamaForward:
         self.layers = []
         for layer in core.layers:
             a, m = layer.self_attn, layer.mlp
-            qkv, gate_up = [a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], [m.gate_proj.weight, m.up_proj.weight]
-            matrices = [torch.cat(qkv), a.o_proj.weight, torch.cat(gate_up), m.down_proj.weight]
+            qkv, gate_up = [a.q_proj, a.k_proj, a.v_proj], [m.gate_proj, m.up_proj]
+            matrices = [torch.cat([_weight(x) for x in part]) for part in (qkv, [a.o_proj], gate_up, [m.down_proj])]
             norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
             self.layers.append((*norms, *[w.t().contiguous() for w in matrices]))
 
@@ -290,7 +312,7 @@ class LlamaForward:
             and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
             and not getattr(config, "quantization_config", None)
             and next(model.parameters()).dtype == torch.float32
-            and not hasattr(model, "peft_config")  # an adapter's matrices are not among the layers that are read here
+            and _plain_adapters(model)
         )
 
     def prefill(self, ids: Tensor, mask: Tensor, repeats: Tensor, room: int) -> Tensor:
@@ -343,6 +365,27 @@ class LlamaForward:
             x = x + (F.silu(gate) * up) @ down
         self.past = end
         return F.rms_norm(x, self.norm.shape, self.norm, self.eps)
+
+
+def _plain_adapters(model: Any) -> bool:
+    """Whether the model has no adapters, or LoRA of the simple kind, whose matrices can be added up."""
+    kinds = getattr(model, "peft_config", {}).values()
+    return all(
+        k.peft_type.value == "LORA" and not (k.use_dora or k.lora_bias or k.modules_to_save or k.lora_dropout)
+        for k in kinds
+    )
+
+
+@torch.no_grad()
+def _weight(linear: Any) -> Tensor:
+    """A linear layer's matrix, with its active adapters added."""
+    if not hasattr(linear, "lora_A"):
+        return linear.weight
+    weight = linear.get_base_layer().weight
+    for name in [] if linear.disable_adapters or linear.merged else linear.active_adapters:
+        if name in linear.lora_A:
+            weight = weight + linear.get_delta_weight(name)
+    return weight
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

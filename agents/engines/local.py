@@ -5,46 +5,44 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
-import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import torch
 
-import dream_envs
-from dream_envs.agents.engines.decode import Allowed, Forward, Sample, forward_for, sample
+from dream_envs.agents.engines.chat import Chat
+from dream_envs.agents.engines.decode import Allowed, Decoding, Forward, Sample, forward_for, sample
+from dream_envs.agents.engines.models import load as load
+from dream_envs.agents.engines.models import resolve as resolve
 from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
 
 #: For a request, the texts that may stand at each position of its reply.
 Form = Callable[[Request], Sequence[Sequence[str]]]
 
 
-def resolve(name: str) -> str:
-    """The folder of a model's name: ``nano/compose`` is shipped with the package, anything else is left as it is."""
-    if not name.startswith("nano/"):
-        return name
-    home = Path(dream_envs.__file__).parent / "baselines" / "nano"
-    folder = home / name.removeprefix("nano/")
-    if ".." in folder.parts or not (folder / "config.json").exists():
-        there = ", ".join(f"nano/{p.parent.name}" for p in sorted(home.glob("*/config.json"))) or "none"
-        raise DreamEnvsError(f"model {name!r}: shipped bases are {there}; dream-envs nano builds one")
-    return str(folder)
-
-
 class LocalAgent:
     """A Hugging Face causal language model that acts.
 
     Args:
-        model: ``nano/compose``, a folder with safetensors, a hub id, or a loaded model (then ``tokenizer`` is needed).
+        model: ``nano/compose``, ``smollm2``, a folder with safetensors (sharded or not, or an adapter's), a hub id,
+            or a loaded model (then ``tokenizer`` is needed).
         tokenizer: the loaded tokenizer, with a chat template.
         temperature: 0 to 10; 0 is greedy.
         top_p: above 0, up to 1; nucleus sampling, 1 is off.
         min_p: 0 to 1; tokens less likely than ``min_p`` times the most likely one are left out, 0 is off.
-        device: ``cpu``, ``cuda``, ``cuda:1`` ...; a loaded model stays where it is.
+        top_k: only so many most likely tokens are left, 0 is off.
+        sampling: ``model`` takes the four from the model's generation_config.json, where it has them.
+        system: stands before every conversation that has no system message.
+        template: arguments of the chat template (``{"enable_thinking": False}``); with ``chat_template`` among them
+            that text, or ``plain``, in place of the model's own.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``auto`` ...; a loaded model stays where it is.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the file's on an accelerator, float32 on a CPU).
+        batch: rows that are generated together; 0: all, halved for good where the device's memory does not hold them.
     """
 
     def __init__(
@@ -55,39 +53,47 @@ class LocalAgent:
         temperature: float = 1.0,
         top_p: float = 1.0,
         min_p: float = 0.0,
+        top_k: int = 0,
+        sampling: str = "",
+        system: str = "",
+        template: Mapping[str, Any] | None = None,
         device: str = "cpu",
+        dtype: str = "auto",
+        batch: int = 0,
     ) -> None:
-        self._set_decoding(temperature, top_p, min_p)
+        if sampling not in ("", "model"):
+            raise DreamEnvsError(f"sampling={sampling!r}: 'model', or leave it out")
+        if batch < 0:
+            raise DreamEnvsError(f"batch={batch}: 1 or more, or 0 for all that fits")
+        self.how = Decoding(temperature, top_p, min_p, top_k)
         if isinstance(model, str):
-            model, tokenizer = load(model, device)
+            model, tokenizer = load(model, device, dtype)
         if tokenizer is None:
             raise DreamEnvsError("a loaded model needs its tokenizer: LocalAgent(model, tokenizer=...)")
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.batch = model, tokenizer, batch
+        if sampling:
+            own = {n: getattr(model.generation_config, n, None) for n in Decoding.__struct_fields__}
+            self.how = msgspec.structs.replace(self.how, **{n: v for n, v in own.items() if v is not None})
         self.form: Form | None = None
         self.accepted: Callable[[Request], str] | None = None
-        ends = model.generation_config.eos_token_id
-        self.ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
-        size = model.config.get_text_config().vocab_size
-        if not self.ends or not all(isinstance(i, int) and 0 <= i < size for i in self.ends):
-            raise DreamEnvsError(
-                f"eos_token_id={ends}: one id or several, from 0 to {size - 1}: see generation_config.json"
-            )
+        self.chat = Chat(tokenizer, model, system, dict(template or {}))
+        self.ends, self.end = self.chat.ends, self.chat.end
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.ends[0]
-        self._encode = functools.lru_cache(maxsize=65536)(self._encode_now)
 
-    def _set_decoding(self, temperature: float, top_p: float, min_p: float) -> None:
-        if not 0 <= temperature <= 10:
-            raise DreamEnvsError(f"temperature={temperature}: 0 (greedy) to 10")
-        if not 0 < top_p <= 1:
-            raise DreamEnvsError(f"top_p={top_p}: above 0, up to 1 (off)")
-        if not 0 <= min_p <= 1:
-            raise DreamEnvsError(f"min_p={min_p}: 0 (off) to 1")
-        self.temperature, self.top_p, self.min_p = temperature, top_p, min_p
+    @property
+    def temperature(self) -> float:
+        """Of the decoding."""
+        return self.how.temperature
 
-    def decoding(self, **changed: float) -> Self:
-        """An agent over the same weights with another ``temperature``, ``top_p`` or ``min_p``."""
+    @property
+    def encode(self) -> Callable[[Sequence[Message]], tuple[int, ...]]:
+        """Ids of the templated messages, the generation prompt included."""
+        return self.chat.encode
+
+    def decoding(self, **changed: Any) -> Self:
+        """An agent over the same weights with another ``temperature``, ``top_p``, ``min_p`` or ``top_k``."""
         twin = copy.copy(self)
-        twin._set_decoding(**{"temperature": self.temperature, "top_p": self.top_p, "min_p": self.min_p, **changed})
+        twin.how = Decoding(**{**msgspec.structs.asdict(self.how), **changed})
         return twin
 
     def constrained(self, form: Form) -> Self:
@@ -127,9 +133,12 @@ class LocalAgent:
         samples = self.sample(prompts, seeds, limits, allowed, self.expected(requests))
         texts = self.decode([s.ids for s in samples])
         return [
-            Action(text, s.ids, s.logprobs, Usage(len(p), len(s.ids)))
-            for text, s, p in zip(texts, samples, prompts, strict=True)
-        ]
+            Action(
+                self.chat.opening(p) + text, s.ids, s.logprobs, Usage(len(p), len(s.ids)),
+                finish_reason="length" if len(s.ids) >= limit and not s.ended else "stop",
+            )
+            for text, s, p, limit in zip(texts, samples, prompts, limits, strict=True)
+        ]  # fmt: skip
 
     def expected(self, requests: Sequence[Request]) -> list[list[int]] | None:
         """Ids of the one accepted reply to each request, for an agent that stops where it is left; else None."""
@@ -147,11 +156,31 @@ class LocalAgent:
         allowed: Allowed | None = None,
         expected: Sequence[Sequence[int]] | None = None,
     ) -> list[Sample]:
-        """Token ids in, samples out; see ``decode.sample``."""
-        return sample(
-            self.engine(), prompts, seeds, max_tokens, end=self.ends, pad=self.pad, temperature=self.temperature,
-            top_p=self.top_p, min_p=self.min_p, allowed=allowed, expected=expected, device=self.device,
-        )  # fmt: skip
+        """Token ids in, samples out; see ``decode.sample``.
+
+        A row depends on itself alone, so that memory may split the batch: on a device that runs out of it ``batch`` is
+        halved, for good, and the rows are drawn again.
+        """
+        most, found = self.batch or len(prompts), list[Sample]()
+        while len(found) < len(prompts):
+            part = slice(len(found), len(found) + most)
+            try:
+                found += sample(
+                    self.engine(), prompts[part], seeds[part], max_tokens[part], end=self.ends, pad=self.pad,
+                    allowed=None if allowed is None else allowed[part],
+                    expected=None if expected is None else expected[part], device=self.device,
+                    **msgspec.structs.asdict(self.how),
+                )  # fmt: skip
+            except torch.OutOfMemoryError as error:
+                rows = len(prompts[part])
+                if rows == 1:
+                    raise DreamEnvsError(
+                        f"out of memory on {self.device} with one row of {len(prompts[part.start])} prompt tokens and "
+                        f"{max_tokens[part.start]} new ones: lower the budget (reply_tokens) or dtype"
+                    ) from error
+                self.batch = most = rows // 2
+                torch.cuda.empty_cache()
+        return found
 
     def engine(self) -> Forward:
         """What gives ``sample`` its logits, made from the weights as they are now."""
@@ -169,15 +198,6 @@ class LocalAgent:
         ids = {texts: [self.token(text) for text in texts] for texts in {texts for key in keys for texts in key}}
         rows = {key: [*(ids[texts] for texts in key), self.ends] for key in set(keys)}
         return [rows[key] for key in keys]
-
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Ids of the templated messages, the generation prompt included."""
-        return self._encode(tuple((m["role"], m["content"]) for m in messages))
-
-    def _encode_now(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
-        chat = [{"role": role, "content": content} for role, content in messages]
-        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Texts of completions, without special tokens."""
@@ -204,10 +224,11 @@ class LocalAgent:
     def probabilities(self, requests: Sequence[Request], texts: Sequence[str]) -> np.ndarray | None:
         """``float64[len(requests), len(texts)]``: how likely a completion is this text, token by token, and then ends.
 
-        None where that is not known from the logits alone: greedy, truncated (``top_p``, ``min_p``), ``constrained`` or
-        ``stopping`` decoding.
+        None where that is not known from the logits alone: greedy, truncated (``top_p``, ``min_p``, ``top_k``),
+        ``constrained`` or ``stopping`` decoding.
         """
-        if not self.temperature or self.top_p < 1 or self.min_p > 0 or self.form or self.accepted:
+        how = self.how
+        if not how.temperature or how.top_p < 1 or how.min_p > 0 or how.top_k or self.form or self.accepted:
             return None
         pairs = [(request.messages, text) for request in requests for text in texts]
         logits, ids = self.completion_logits([m for m, _ in pairs], [text for _, text in pairs])
@@ -220,7 +241,7 @@ class LocalAgent:
 
     def completion(self, text: str) -> list[int]:
         """Ids of a reply, the end token included."""
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.ends[0]]
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
 
     def read(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], **more: Any) -> Any:
         """The model's output on ids with given completions behind, padded on the right; ``more`` goes to its forward.
@@ -239,13 +260,34 @@ class LocalAgent:
         return nullcontext()
 
     def snapshot(self) -> Self:
-        """A frozen copy of the weights as they are now, decoding alike."""
-        twin = copy.copy(self)
-        twin.model = copy.deepcopy(self.model).requires_grad_(False).eval()
+        """A frozen copy of the weights as they are now, adapters merged in, decoding alike."""
+        twin = self.copied()
+        twin.model = copy.deepcopy(self.model)
         # A trainer puts a forward of its own on the model (TRL's fused head): a closure over the original, which the
         # copy would go on running.
         vars(twin.model).pop("forward", None)
+        if hasattr(twin.model, "peft_config"):
+            twin.model = twin.model.merge_and_unload()
+            vars(twin.model).pop("forward", None)
+        twin.model.requires_grad_(False).eval()
         return twin
+
+    def copied(self) -> Self:
+        """Another agent over the same weights."""
+        return copy.copy(self)
+
+    def reloaded(self, folder: str | Path) -> Self:
+        """An agent over the weights in a folder, on the same device, in everything else like this one."""
+        twin = self.copied()
+        kind = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        twin.model, _ = load(str(folder), str(self.device), kind)
+        return twin
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights, adapters merged in, and tokenizer as a plain Hugging Face folder."""
+        whole = self.snapshot().model if hasattr(self.model, "peft_config") else self.model
+        whole.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
 
 
 @contextlib.contextmanager
@@ -268,27 +310,3 @@ def keep_memory() -> bool:
         return bool(libc.mallopt(mmap_threshold, 1 << 30) and libc.mallopt(trim_threshold, (1 << 31) - 1))
     except (OSError, AttributeError):
         return False
-
-
-def load(name: str, device: str = "cpu") -> tuple[Any, Any]:
-    """A model and its tokenizer, in float32, safetensors only, never with remote code."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # a bar for every load, where a job loads a dozen models
-    path = resolve(name)
-    try:
-        how: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-        made: Any = AutoModelForCausalLM.from_pretrained(path, **how)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # whatever a damaged or strange folder makes of the libraries that read it
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        if not Path(path).exists():
-            first = f"there is no such folder, and as a hub id: {first}"
-        raise DreamEnvsError(f"model {name!r} cannot be loaded: {first}; give nano/compose or a folder") from error
-    model, told = made
-    for what in ("missing_keys", "mismatched_keys"):  # what is not in the file would be drawn at random
-        if wrong := sorted(map(str, told.get(what, ()))):
-            named = f"{len(wrong)} {what.replace('_', ' ')} ({wrong[0]})"
-            raise DreamEnvsError(f"model {name!r}: {named}; save it again, whole")
-    return model.to(device).eval(), tokenizer

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dream_envs import registry
-from dream_envs.agents.engines.local import LocalAgent, load, without_deprecations
+from dream_envs.agents.engines.local import LocalAgent, without_deprecations
+from dream_envs.agents.engines.models import load
+from dream_envs.agents.training.adapters import adapted, take_over
 from dream_envs.agents.training.advantages import BASELINES
 from dream_envs.agents.training.critic import FILE as HEAD
 from dream_envs.agents.training.critic import Critic, CriticSettings
@@ -40,6 +42,10 @@ class LearnerSettings(msgspec.Struct, frozen=True):
     ``save_every``: steps between checkpoints, which changes no result.  ``baseline``: one of
     ``advantages.BASELINES``.  ``critic``: the value head, with ``baseline="critic"`` alone.  ``review``: replay of the
     run's own good traces; None: none.
+
+    ``lora_rank``: train adapters of this rank on every linear layer but the head, 0: all weights.  ``micro_batch``:
+    rows in one forward pass, 0: all of an optimiser step.  ``checkpointing``: compute activations twice instead of
+    keeping them.
     """
 
     lr: float = 5e-4
@@ -52,6 +58,9 @@ class LearnerSettings(msgspec.Struct, frozen=True):
     updates: Updates = Updates()
     critic: CriticSettings | None = None
     review: ReviewSettings | None = None
+    lora_rank: int = 0
+    micro_batch: int = 0
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
@@ -64,6 +73,10 @@ class LearnerSettings(msgspec.Struct, frozen=True):
             )
         if self.lr <= 0 or self.save_every < 1 or self.kl < 0 or self.warmup < 0:
             raise DreamEnvsError(f"{self}: lr above 0, save_every 1 or more, kl and warmup 0 or more")
+        if self.lora_rank < 0 or self.micro_batch < 0:
+            raise DreamEnvsError(
+                f"lora_rank={self.lora_rank}, micro_batch={self.micro_batch}: 1 or more, or 0 for all weights and rows"
+            )
 
 
 class LearnerSpec(msgspec.Struct, frozen=True):
@@ -133,10 +146,11 @@ class PolicyLearner:
     ) -> None:
         if isinstance(model, str):
             model, tokenizer = load(model, device)
-        elif hasattr(model, "model"):
-            model, tokenizer = model.model, model.tokenizer
-        self.engine = LocalAgent(model, tokenizer=tokenizer)
         self.settings = spec(settings).settings if isinstance(settings, str) else settings
+        # an agent's decoding, system prompt and template arguments are the policy's
+        self.engine = model.copied() if isinstance(model, LocalAgent) else LocalAgent(model, tokenizer=tokenizer)
+        if self.settings.lora_rank:
+            self.engine.model = adapted(self.engine.model, self.settings.lora_rank, digest("lora", seed, bits=24))
         self.sources, self.seed, self.evaluate = tuple(sources), seed, evaluate
         if self.settings.review is not None:
             self.sources += (ReviewedTraces(self.settings.review),)
@@ -155,24 +169,26 @@ class PolicyLearner:
         return self.engine.act(requests)
 
     def snapshot(self) -> LocalAgent:
-        """A frozen copy."""
+        """A frozen copy, with adapters merged in."""
         return self.engine.snapshot()
 
     def adopt(self, agent: LocalAgent) -> None:
-        """Take over the weights of an agent, which is left as it is."""
-        self.engine.model.load_state_dict(agent.model.state_dict())
+        """Take over the weights of an agent, which is left as it is; adapters begin anew, at nothing."""
+        take_over(self.engine.model, agent.model)
 
     def save(self, path: str) -> None:
-        """Write the weights and the tokenizer as a plain Hugging Face folder; a critic's head lies beside them."""
-        self.engine.model.save_pretrained(path)
-        self.engine.tokenizer.save_pretrained(path)
+        """Write the weights, adapters merged in, and the tokenizer as a plain Hugging Face folder.
+
+        A critic's head lies beside them.
+        """
+        self.engine.save(path)
         if self.critic is not None:
             self.critic.save(Path(path))
 
     def load(self, path: str) -> None:
         """Take over the weights of a folder, and its value head where it has one and this learner a critic."""
         model, _ = load(path, str(self.engine.device))
-        self.engine.model.load_state_dict(model.state_dict())
+        take_over(self.engine.model, model)
         if self.critic is not None and (Path(path) / HEAD).is_file():
             self.critic.restore(Path(path))
 
@@ -225,6 +241,8 @@ class PolicyLearner:
             kl=chosen.kl,
             warmup=min(chosen.warmup, budget // 2),  # its first step has rate 0
             clip=chosen.clip,
+            micro_batch=chosen.micro_batch,
+            checkpointing=chosen.checkpointing,
             report_to=list(getattr(run, "report_to", ()) if rank == 0 else ()) or "none",
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -43,10 +43,10 @@ _BLOCK = 2  # TRL asks for at least two rows a block; nothing of ours depends on
 _CHUNK = 256  # rows at once where log-probabilities are only read and a step has no fixed number of rows
 _KEPT = ("loss", "grad_norm", "learning_rate", "kl", "entropy")  # of TRL's numbers; not those of blocks or filler rows
 _FIXED: dict[str, Any] = {
-    "gradient_accumulation_steps": 1, "num_generations": _BLOCK, "max_completion_length": 4096, "loss_type": "dapo",
+    "num_generations": _BLOCK, "max_completion_length": 4096, "loss_type": "dapo",
     "scale_rewards": "none", "shuffle_dataset": False, "lr_scheduler_type": "linear", "weight_decay": 0.0,
     "adam_beta1": 0.9, "adam_beta2": 0.95, "save_strategy": "steps", "save_total_limit": 3, "report_to": "none",
-    "disable_tqdm": True, "bf16": False, "gradient_checkpointing": False, "ddp_find_unused_parameters": False,
+    "disable_tqdm": True, "ddp_find_unused_parameters": False,
 }  # fmt: skip
 
 
@@ -111,11 +111,23 @@ def split(lengths: Sequence[int]) -> list[list[int]]:
     return [order[: best + 1], order[best + 1 :]]
 
 
+def accumulation(count: int, updates: Updates, micro_batch: int) -> int:
+    """Forward passes an optimiser step, so that no more than ``micro_batch`` of ``count`` rows (0: all) are in one."""
+    rows = count // updates.minibatches
+    return 1 if not micro_batch else -(-rows // max(_BLOCK, micro_batch))
+
+
+def bare_model(model: Any) -> Any:
+    """The model itself, under the adapters where it has any."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 class RowTrainer(GRPOTrainer):
     """TRL's GRPO trainer, fed by ``source(round) -> rows``; with a critic it is PPO's.
 
     A round is ``updates.steps`` optimiser steps; ``steps``, ``warmup`` and ``save_every`` are rounds.  GRPO, RLOO and
-    PPO differ in the advantages alone, and in the value loss that a critic adds.  ``config`` goes to ``GRPOConfig``.
+    PPO differ in the advantages alone, and in the value loss that a critic adds.  ``micro_batch``: rows in one forward
+    pass, 0 for all of an optimiser step; gradients are summed over them.  ``config`` goes to ``GRPOConfig``.
     """
 
     def __init__(
@@ -136,22 +148,30 @@ class RowTrainer(GRPOTrainer):
         kl: float = 0.0,
         warmup: int = 10,
         clip: float = 1.0,
+        micro_batch: int = 0,
+        checkpointing: bool = False,
         **config: Any,
     ) -> None:
-        part = _BLOCK * updates.minibatches
+        count = rows or _CHUNK * updates.minibatches
+        windows = accumulation(count, updates, micro_batch)
+        part = _BLOCK * updates.minibatches * windows
         if rows is not None and rows % part:
-            raise DreamEnvsError(f"rows={rows}: a multiple of {part} for the minibatches")
+            raise DreamEnvsError(f"rows={rows}: a multiple of {part} for the minibatches and micro_batch={micro_batch}")
         if updates.kl_in == "reward" and critic is None:
             raise DreamEnvsError("kl_in='reward' has no token rewards to go into without a critic: kl_in='loss'")
         self._source, self._row_count, self._updates, self._critic = source, rows, updates, critic
         self._rows, self._values, self._batch = list[TrainingRow](), list[torch.Tensor](), dict[str, Any]()
-        count = rows or _CHUNK * updates.minibatches
+        self._part = part
+        first = next(p for p in model.parameters() if p.device.type != "meta")
+        bf16 = first.device.type != "cpu" and first.dtype == torch.bfloat16
         args = GRPOConfig(
             output_dir=str(out), learning_rate=lr, beta=kl, max_grad_norm=clip, seed=seed,
-            per_device_train_batch_size=count // updates.minibatches, steps_per_generation=updates.minibatches,
+            per_device_train_batch_size=count // updates.minibatches // windows,
+            gradient_accumulation_steps=windows, steps_per_generation=updates.minibatches * windows,
             num_iterations=updates.epochs, epsilon=updates.epsilon, importance_sampling_level=updates.level,
             max_steps=steps * updates.steps, warmup_steps=warmup * updates.steps, logging_steps=updates.steps,
-            save_steps=save_every * updates.steps, use_cpu=next(model.parameters()).device.type == "cpu",
+            save_steps=save_every * updates.steps, use_cpu=first.device.type == "cpu",
+            bf16=bf16, gradient_checkpointing=checkpointing,
             **{**_FIXED, **config},
         )  # fmt: skip
         prompts = Dataset.from_dict({"prompt": ["-"] * (count * int(os.environ.get("WORLD_SIZE", "1")) // _BLOCK)})
@@ -176,7 +196,7 @@ class RowTrainer(GRPOTrainer):
         rows = self._source(self.state.global_step // self._updates.steps)
         count = self._row_count
         if count is None:
-            part = _BLOCK * self._updates.minibatches
+            part = self._part
             most = max(gather_object([len(rows)]))  # as many on every process
             count = max(part, most + -most % part)
         filler = TrainingRow((self._tokenizer.pad_token_id,), (self.eos_token_ids[0],), 0.0)
@@ -236,7 +256,7 @@ class RowTrainer(GRPOTrainer):
             found = self._packed(model, *args, **kwargs)
         else:
             head, values = self._critic, list[torch.Tensor]()
-            trunk = self.accelerator.unwrap_model(self.model).base_model
+            trunk = bare_model(self.accelerator.unwrap_model(self.model)).base_model
             hook = trunk.register_forward_hook(lambda module, given, output: values.append(head(output[0])))
             try:
                 found = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
@@ -332,8 +352,12 @@ class RowTrainer(GRPOTrainer):
         """TRL's; the critic is outside of the model, so its gradients are zeroed, averaged and clipped here."""
         if self._critic is None:
             return super().training_step(model, inputs, num_items_in_batch)
-        self._critic.zero_grad()
+        windows = self.args.gradient_accumulation_steps
+        if self._step % windows == 0:
+            self._critic.zero_grad()
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._step % windows:
+            return loss
         for parameter in self._critic.parameters():
             if parameter.grad is not None and self.accelerator.num_processes > 1:
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")

@@ -38,7 +38,11 @@ Seed = Annotated[str, typer.Option("--seed", help="Label that all randomness is 
 Set = Annotated[Texts, typer.Option("--set", metavar="KEY=VALUE", help="Arguments of the game.")]
 LoopSet = Annotated[
     Texts,
-    typer.Option("--set", metavar="KEY=VALUE", help="The loop's settings; game., mixture., learner., nights., eval."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="The loop's settings, and parts: mixture.replay, family.digits ...",
+    ),
 ]
 Seats = Annotated[
     Texts,
@@ -56,10 +60,10 @@ Family = Annotated[str | None, typer.Option(help="Where its problems come from: 
 Notation = Annotated[str | None, typer.Option(help="The family's: compact or english.")]
 Levels = Annotated[str | None, typer.Option(help="Of generated problems: 3, or 2,3, or 1-4.")]
 Learner = Annotated[str | None, typer.Option(help="grpo, ppo, rloo, rae, expert, or module:object.")]
-Model = Annotated[str | None, typer.Option(help="The base: nano/NAME, a folder; default: the loop's.")]
+Model = Annotated[str | None, typer.Option(help="nano/NAME, smollm2, a folder, a hub id; default: the loop's base.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Training steps; default: the loop's.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, auto.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or module:Class.")]
 
@@ -121,13 +125,14 @@ def rollout(
     seats: Seats = None, settings: Set = None, family: Family = None, notation: Notation = None, reward: Rewards = None,
     width: Annotated[int, typer.Option(min=1, help="Games in play at once.")] = 256,
     deadline: Annotated[float | None, typer.Option(help="Seconds that one batched call may take.")] = None,
+    retry: Annotated[str, typer.Option(metavar="error,timeout", help="Play episodes with such a turn again.")] = "",
     seed: Seed = "0", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Play many episodes at once into OUT/episodes.jsonl."""
     from dream_envs.cli import play as _play
 
     asked = _play.Asked(name, seats or [], settings or [], reward or [], family or "", notation or "", seed)
-    common.emit(_play.rollout(asked, out, episodes, width, deadline, quiet=as_json), _play.rollout_text, as_json)
+    common.emit(_play.rollout(asked, out, episodes, width, deadline, retry, quiet=as_json), _play.rollout_text, as_json)
 
 
 @app.command()
@@ -220,6 +225,15 @@ def train(
     resume: Resume = False,
     frontier: Annotated[bool, typer.Option(help="End in a Frontier Report (mini) in OUT/frontier.")] = True,
     device: Device = "cpu",
+    preset: Annotated[str, typer.Option(help="nano or lm (LoRA); default: by the model's size.")] = "",
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The learning rate.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(min=0, help="Train adapters of this rank; 0: all weights.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(min=0, help="Rows in one forward pass; 0: all.")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of every reply; default: the game's.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
     report_to: Annotated[Texts, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,
     cache: Cache = None, seed: Seed = "0", quiet: Quiet = False, as_json: Json = False,

@@ -104,7 +104,7 @@ def episode_text(episode: Episode, role: str = "") -> str:
 
 
 def rollout(
-    asked: Asked, out: Path, episodes: int, width: int, deadline: float | None, *, quiet: bool
+    asked: Asked, out: Path, episodes: int, width: int, deadline: float | None, retry: str = "", *, quiet: bool
 ) -> dict[str, Any]:
     """Play what is not yet in ``out`` and sum up all that is.
 
@@ -122,14 +122,23 @@ def rollout(
     }  # fmt: skip
     if asked.family or asked.notation:
         config["family"] = [asked.family, asked.notation]
-    run, done = Run(out, config), 0
+    run, done, again = Run(out, config), 0, [status for status in retry.split(",") if status]
     try:
-        done = before = sum(e.index < episodes for e in common.episodes_of(run.episodes.path))
+        kept = (e for e in common.episodes_of(run.episodes.path) if not any(t.status in again for t in e.turns))
+        done = before = sum(e.index < episodes for e in kept)
         began = time.monotonic()
         with Progress(quiet) as tick:
             tick("episodes", done, episodes)
             for _ in play_all(
-                game, players, episodes, seed=asked.seed, reward=model, out=run.episodes, width=width, deadline=deadline
+                game,
+                players,
+                episodes,
+                seed=asked.seed,
+                reward=model,
+                out=run.episodes,
+                width=width,
+                deadline=deadline,
+                retry=again,
             ):
                 done += 1
                 tick("episodes", done, episodes)

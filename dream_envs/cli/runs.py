@@ -36,16 +36,19 @@ FILES = ("run.json", "episodes.jsonl", "challenges.jsonl", "metrics.jsonl")
 #: Episodes of a round that are scored in one call, at most.
 _AT_ONCE = 8192
 #: Options of ``train`` that a recipe takes as they are.
-_PLAIN = ("env", "family", "notation", "learner", "model", "steps", "seed")
+_PLAIN = ("env", "family", "notation", "learner", "model", "steps", "seed", "preset", "dtype", "max_tokens")
+#: Options of ``train`` that are short for a setting of the learner.
+_LEARNER = {n: n for n in ("lr", "lora_rank", "micro_batch")} | {"gradient_checkpointing": "checkpointing"}
 
 
 def _options(loop: str, words: dict[str, Any]) -> Any:
     """``recipe.Options`` from the options of the command line; None leaves what the loop has."""
     recipe = common.needs("dream_envs.baselines.recipe")
     levels = words["levels"]
+    short = {f"learner.{name}": words[option] for option, name in _LEARNER.items() if words[option] is not None}
     return recipe.Options(
         loop=loop,
-        set=registry.values_of(words["settings"] or [], "--set"),
+        set={**short, **registry.values_of(words["settings"] or [], "--set")},
         reward=by_role(words["reward"] or []),
         seats=registry.pairs_of(words["seats"] or [], "--seats"),
         levels=None if levels is None else tuple(n for span in common.ranges_of(levels, "--levels") for n in span),

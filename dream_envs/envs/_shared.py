@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dream_envs import registry
-from dream_envs.core import Action, Challenge, DreamEnvsError, Task, TaskFamily
+from dream_envs.core import Action, Challenge, DreamEnvsError, Limits, Task, TaskFamily
+from dream_envs.tasks.answers import CHAT_TOKENS, answer_limits
 
 SILENT = Action("")
 
@@ -33,3 +34,19 @@ def minted(task: Task, author: str, parent: str = "") -> Challenge:
         family=task.family, level=task.level, prompt=task.prompt, answer=task.answer, meta=task.meta,
         origin=task.origin, id=task.id, author=author, parent=parent, truth=truth,
     )  # fmt: skip
+
+
+def reply_limits(family: Any, tokens: int | None = None) -> Limits:
+    """The bounds on an answer to a problem of this family; ``tokens``: another budget than its own."""
+    if tokens is not None:
+        check_whole("reply_tokens", tokens, 1, 2**20)
+    return answer_limits(tokens or family.max_reply_tokens)
+
+
+def proposal_limits(family: Any, tokens: int | None = None) -> Limits:
+    """The bounds on a proposal to this family: in the chat protocol as for any reply, else its longest text."""
+    if tokens is not None:
+        check_whole("proposal_tokens", tokens, 1, 2**20)
+    chat = getattr(family, "protocol", "strict") == "chat"
+    own = getattr(family, "max_proposal_tokens", CHAT_TOKENS if chat else family.max_chars)
+    return answer_limits(tokens or own) if chat else Limits(tokens or own, family.max_chars)

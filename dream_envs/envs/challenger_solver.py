@@ -9,9 +9,10 @@ What each sees
     nothing of the other solvers.  The judge sees the problem and the numbered answers, a judge of a panel the problem
     and its one answer, ``r|c:BDA|BhDnAj`` (``envs.judging``).  Nobody sees the truth.
 What a completion must look like
-    A proposal follows the family's grammar to its last character (``free_text=True`` takes the last line that parses).
-    A solver's is the family's accepted answer.  A judge's is one ``0`` or ``1`` an answer, separated by blanks; in a
-    panel ``0`` or ``1`` (a digit for a score), in english a last line ``Verdict: 1``.
+    A proposal follows the family's grammar to its last character; in english its last line that does counts.  A
+    solver's is the family's accepted answer; in english it is read out of what stands around it (``tasks.answers``).
+    A judge's is one ``0`` or ``1`` an answer, separated by blanks; in a panel ``0`` or ``1`` (a digit for a score), in
+    english the last ``Verdict: 1``.
 Rewards
     By default the solver's is correctness (0 or 1; chance is the family's) and the challenger's is learnability,
     1 - p where some but not all solvers are right, else 0 (0 to 1 - 1/n).
@@ -23,7 +24,7 @@ Arguments
 Source
     The game of Absolute Zero (arXiv 2505.03335) and R-Zero (arXiv 2508.05004); our own rules for what they leave open.
 Version history
-    0: first.
+    0: first.  1: english replies and proposals are read by ``tasks.answers``; ``free_text`` is gone.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from msgspec.structs import replace
 from dream_envs import core
 from dream_envs.core import Action, DreamEnvsError, Limits, Outcome, Reject, RoleSpec, Score, Seat, Task
 from dream_envs.envs import judge_facts
-from dream_envs.envs._shared import SILENT, check_whole, family_of, minted
+from dream_envs.envs._shared import SILENT, check_whole, family_of, minted, proposal_limits, reply_limits
 from dream_envs.envs.judging import NOTATIONS, RATINGS, Panel, Question, Verdict, worth
+from dream_envs.tasks import answers
 
 CHALLENGER, JUDGE = "challenger_0", "judge_0"
 Gate = Callable[[Task], Reject | None]
@@ -70,14 +72,15 @@ class ChallengerSolver:
             (0 to 10, a digit in compact) a panel, whose mean verdict on a reply counts; the truth is still recorded.
         judgements: how many judges of a panel each reply has.
         judge_notation: how a panel is asked, ``compact`` or ``english``; None: as the family.
-        free_text: accept a proposal inside other text: the last line that parses.
         gate: ``Task -> Reject | None``, asked after the family's own parser; ``curriculum.gates`` has ready ones.
         level: the level that the brief asks for (None: free).
+        reply_tokens: a solver's budget; None: the family's own (english: 1,024).
+        proposal_tokens: a challenger's; None: as many as the longest proposal has characters (english: 1,024).
         family_args: keyword arguments of the family, with a family's name.
     """
 
     env_id = "dream_envs/ChallengerSolver-v0"
-    version = 0
+    version = 1
     proposer = CHALLENGER
     solver_role = "solver"
 
@@ -90,16 +93,17 @@ class ChallengerSolver:
         judge: bool | str = False,
         judgements: int = 1,
         judge_notation: str | None = None,
-        free_text: bool = False,
         gate: Gate | None = None,
         level: int | None = None,
+        reply_tokens: int | None = None,
+        proposal_tokens: int | None = None,
         family_args: Mapping[str, Any] | None = None,
     ) -> None:
         check_whole("solvers", solvers, 1, 1024)
         self.family = family = family_of(family, notation, family_args)
         if level is not None and level not in family.levels:
             raise DreamEnvsError(f"level={level}: {family.name} has {family.levels.start} to {family.levels.stop - 1}")
-        self.solvers, self.judge, self.free_text, self.gate = solvers, judge, free_text, gate
+        self.solvers, self.judge, self.gate = solvers, judge, gate
         self.solver_names = tuple(f"solver_{i}" for i in range(solvers))
         self.panel = self._panel(judge, judgements, judge_notation)
         judges = self.panel.judges if self.panel is not None else (JUDGE,) if judge else ()
@@ -116,9 +120,7 @@ class ChallengerSolver:
         )
         if judge:
             self.roles += (RoleSpec("judge", len(judges), form, (0.0, 1.0)),)
-        chars = family.max_chars
-        propose = Limits(1024, 4 * chars + 4096) if free_text else Limits(chars, chars)
-        solve = Limits(family.max_reply_tokens, max(64, 8 * family.max_reply_tokens))
+        propose, solve = proposal_limits(family, proposal_tokens), reply_limits(family, reply_tokens)
         self._seats = {
             "propose": [Seat(CHALLENGER, "challenger", propose)],
             "solve": [Seat(name, "solver", solve) for name in self.solver_names],
@@ -208,6 +210,12 @@ class ChallengerSolver:
             facts["verdict_status"] = "ok" if values else facts["verdict_status"]
         return Outcome("ok", facts)
 
+    def extracted(self, state: State, agent: str, action: Action) -> str | None:
+        """A solver's answer as it is read."""
+        if state.phase != "solve" or state.challenge is None:
+            return None
+        return answers.graded(self.family, state.challenge, action)[1]
+
     def group(self, episode: core.Episode, turn: core.Turn) -> str:
         """All proposals of a round; the attempts at the problem of an episode; its judgements."""
         return "proposals" if turn.role == "challenger" else f"{episode.index}/{turn.role}"
@@ -225,7 +233,7 @@ class ChallengerSolver:
     def _propose(self, state: State, action: Action) -> State:
         found: Task | Reject = Reject("empty", f"the call ended in {action.status}")
         if action.status == "ok":
-            found = self._read(action.text)
+            found = self.family.parse(action.text)
         if isinstance(found, Task) and self.gate is not None and state.brief.origin != "replay":
             found = self.gate(found) or found
         if isinstance(found, Reject):
@@ -233,23 +241,9 @@ class ChallengerSolver:
         challenge = minted(found, CHALLENGER, state.brief.meta.get("reference", ""))
         return replace(state, phase="solve", proposal=action, challenge=challenge)
 
-    def _read(self, text: str) -> Task | Reject:
-        if not self.free_text:
-            return self.family.parse(text)
-        if len(text) > (cap := self._seats["propose"][0].limits.max_chars):
-            return Reject("too_long", f"{len(text)} characters, at most {cap}")
-        first = Reject("empty")
-        for line in reversed(text.splitlines()):
-            found = self.family.parse(line.strip().strip("`"))
-            if isinstance(found, Task):
-                return found
-            first = found if first.code == "empty" else first
-        return first
-
     def _truth(self, challenge: core.Challenge | None, reply: Action) -> Score:
         assert challenge is not None
-        ok = reply.status == "ok"
-        return self.family.verify(challenge, reply.text) if ok else Score(0.0, reply.status, grader="no reply")
+        return answers.graded(self.family, challenge, reply)[0]
 
     def _by_solver(self, scores: tuple[Score, ...]) -> dict[str, float | None]:
         return {n: s.value if s.status == "ok" else None for n, s in zip(self.solver_names, scores, strict=True)}
@@ -287,7 +281,10 @@ class ChallengerSolver:
         return replace(state, phase="end", verdicts=tuple(scores), panel=said)
 
     def _verdicts(self, action: Action) -> tuple[Score, ...]:
-        words = action.text[: 4 * self.solvers + 64].split() if action.status == "ok" else []
+        text = action.text
+        if self.family.notation == "english":  # the last line of a chat model's reply
+            text = answers.bare((answers.visible(text) or "").rstrip().rpartition("\n")[2])
+        words = text[: 4 * self.solvers + 64].split() if action.status == "ok" else []
         if len(words) != self.solvers or set(words) - {"0", "1"}:
             status = action.status if action.status != "ok" else "abstain"
             return tuple(Score(0.0, status, grader=JUDGE) for _ in self.solver_names)

@@ -22,8 +22,8 @@ one character and nothing else, no blank and no line end.
 
 ``english``, for chat models: a paragraph in which the prompt and each answer stand as quoted lines (``> `` before every
 line of theirs, so that no answer can end its own quotation; ``<|`` is shown as ``< |``, which no tokenizer takes for
-markup).  The verdict is the last line of the reply that is not blank: ``Verdict: 2``, or the number alone, in any case,
-also bold or in ``\boxed{}``; a score is 0 to 10, worth a tenth of it.
+markup).  The verdict is the last ``Verdict: 2`` of the reply, in any case and markup, a ``\boxed{2}``, or a number that
+is all of it (``tasks.answers.verdict``); a score is 0 to 10, worth a tenth of it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ import msgspec
 
 from dream_envs.core import Action, DreamEnvsError, Limits, Message, Seat, Status
 from dream_envs.envs._shared import SILENT, check_whole
+from dream_envs.tasks.answers import settled, verdict
 
 #: The kinds of question, their letter in compact notation and how many answers they hold.
 LETTERS = {"pairwise": "j", "score": "s", "rubric": "r"}
@@ -48,9 +49,6 @@ RATINGS |= {("score", "compact"): (0, 9), ("score", "english"): (0, 10)}
 MAX_SEATS = 4096
 _KIND_OF = {letter: kind for kind, letter in LETTERS.items()}
 _FIELD = re.compile(r"(?:[^\\|]|\\[\\|])*", re.S)
-_VERDICT = re.compile(
-    r"[\s*_`]*(?:verdict[\s*_`]*[:=]?[\s*_`]*)?(?:\\boxed\{\s*)?([0-9]{1,2})(?:\s*\})?[\s*_`.]*", re.I
-)
 _HEADS = {
     "pairwise": "Compare two answers to one task.",
     "score": "Rate an answer to a task.",
@@ -125,9 +123,7 @@ def rating_of(kind: str, notation: str, reply: str) -> int | None:
     if notation == "compact":
         rating = int(reply) if len(reply) == 1 and reply in "0123456789" else None
     else:
-        lines = reply.rstrip().splitlines()
-        found = _VERDICT.fullmatch(lines[-1]) if lines and len(lines[-1]) <= 80 else None
-        rating = int(found.group(1)) if found else None
+        rating = verdict(reply, *RATINGS[kind, notation])
     low, high = RATINGS[kind, notation]
     return rating if rating is not None and low <= rating <= high else None
 
@@ -214,7 +210,9 @@ class Panel:
         """What a judge's move amounts to; None: it was not asked."""
         if action is None or action.status != "ok":
             return Verdict(None, "abstain" if action is None else action.status)
-        rating = rating_of(self.kind, self.notation, action.text)
+        rating = rating_of(
+            self.kind, self.notation, settled(action, "verdict") if self.notation == "english" else action.text
+        )
         return Verdict(rating, "ok" if rating is not None else "invalid")
 
     def verdicts(self, answered: Sequence[bool], actions: Mapping[str, Action]) -> tuple[Verdict, ...]:

@@ -33,7 +33,7 @@ Source
     Self-Examining RL (SERL, arXiv 2511.07922) and its code; score and rubric after Self-Rewarding Language Models
     (arXiv 2401.10020) and Multi-Agent Evolve (arXiv 2510.23595).
 Version history
-    0: first.
+    0: first.  1: english replies and verdicts are read by ``tasks.answers``; ``think_end`` is gone.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ import numpy as np
 from msgspec.structs import replace
 
 from dream_envs import core
-from dream_envs.core import Action, DreamEnvsError, Limits, Message, Outcome, RoleSpec, Seat, Task
+from dream_envs.core import Action, DreamEnvsError, Message, Outcome, RoleSpec, Seat, Task
 from dream_envs.envs import judge_facts
 from dream_envs.envs._shared import SILENT, check_whole, family_of
 from dream_envs.envs.judging import ANSWERS, NOTATIONS, Panel, Question, Verdict
+from dream_envs.tasks import answers
 
 #: Facts that no agent is ever shown, at the end of the episode either.
 HIDDEN = ("truth", "judge_accuracy")
@@ -83,12 +84,11 @@ class SelfJudge:
         actor_tokens: an actor's budget; None: the family's, or 1024 for ``prompts``.
         judge_tokens: a judge's budget; None: 4 in compact, 512 in english.
         answer_chars: a judge sees so many characters of an answer; None: all that an actor may write.
-        think_end: what ends an actor's reasoning; without it the whole reply is the answer.
         family_args: keyword arguments of the family, with a family's name.
     """
 
     env_id = "dream_envs/SelfJudge-v0"
-    version = 0
+    version = 1
     solver_role = "actor"
 
     def __init__(
@@ -106,7 +106,6 @@ class SelfJudge:
         actor_tokens: int | None = None,
         judge_tokens: int | None = None,
         answer_chars: int | None = None,
-        think_end: str = "</think>",
         family_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.prompts = _checked_prompts(prompts)
@@ -120,7 +119,7 @@ class SelfJudge:
         self.actors = tuple(f"actor_{i}" for i in range(actors))
         own = self.family.notation if self.family is not None else notation
         asked_in = judge_notation if judge_notation is not None else own if own in NOTATIONS else "english"
-        self.judging, self.think_end = judging, think_end
+        self.judging = judging
         self.panel: Panel | None = None
         if judging != "none":
             how: dict[str, Any] = {"order_swap": order_swap, "max_tokens": judge_tokens}
@@ -136,8 +135,8 @@ class SelfJudge:
             self.roles += (RoleSpec("judge", len(judges), form, ranges.get("judge", (0.0, 1.0))),)
         # 1.25 is a limit: the length band is open.  With lengths alike, as scripted actors write, a clean sweep is 1.
         self.bounds = {"actor": (0.0, 1.0)}
-        tokens = actor_tokens or (self.family.max_reply_tokens if self.family is not None else 1024)
-        limits = Limits(tokens, max(64, 8 * tokens))
+        own_tokens = answers.CHAT_TOKENS if self.family is None else self.family.max_reply_tokens
+        limits = answers.answer_limits(actor_tokens or own_tokens)
         self.answer_chars = answer_chars or limits.max_chars
         self._actor_seats = [Seat(name, "actor", limits) for name in self.actors]
 
@@ -198,6 +197,12 @@ class SelfJudge:
         """What of the facts goes into ``info`` at the end: all but the truth and what is measured against it."""
         return self._facts(state) if state.phase == "end" else {}
 
+    def extracted(self, state: State, agent: str, action: Action) -> str | None:
+        """An actor's answer as it is read; None for open prompts."""
+        if state.phase != "answer" or self.family is None or state.task.family != self.family.name:
+            return None
+        return answers.graded(self.family, state.task, action)[1]
+
     def group(self, episode: core.Episode, turn: core.Turn) -> str:
         """The actors of an episode; the judgements of one pair (or answer) of it, in either order."""
         return f"{episode.index}/{episode.outcome.facts['groups'][turn.agent]}"
@@ -241,14 +246,14 @@ class SelfJudge:
         found: dict[str, float | None] = dict.fromkeys(self.actors)
         for name, reply in zip(self.actors, state.replies, strict=True):
             if family is not None and reply.status == "ok":
-                score = family.verify(state.task, self._shown(reply))
+                score, _ = answers.graded(family, state.task, reply)
                 found[name] = score.value if score.status == "ok" else None
         return found
 
     def _shown(self, reply: Action) -> str:
-        """The answer in a reply: what follows the last end of a reasoning block, the whole of it if there is none."""
-        _, mark, tail = reply.text.rpartition(self.think_end) if self.think_end else ("", "", reply.text)
-        return tail.lstrip() if mark else tail
+        """The reply without closed reasoning; nothing of one whose reasoning was never closed."""
+        shown = answers.visible(reply.text)
+        return "" if shown is None else shown.lstrip() if len(shown) < len(reply.text) else shown
 
     def _judges(self, replies: Sequence[Action]) -> list[Seat]:
         answered = [reply.status == "ok" for reply in replies]

@@ -32,7 +32,7 @@ Source
     The protocol of "Language Models Need Sleep" (arXiv 2606.03979); transfer after Lopez-Paz and Ranzato 2017,
     forgetting against the best after Chaudhry et al. 2018, as in ``metrics.retention``.
 Version history
-    0: first.
+    0: first.  1: english replies and dreams are read by ``tasks.answers``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ from msgspec.structs import replace
 
 from dream_envs import core
 from dream_envs.core import Action, Challenge, DreamEnvsError, Limits, Message, Outcome, RoleSpec, Seat, Task
-from dream_envs.envs._shared import SILENT, check_whole, minted
+from dream_envs.envs._shared import SILENT, check_whole, minted, proposal_limits, reply_limits
+from dream_envs.tasks import answers
 from dream_envs.tasks.lessons import Lesson, LessonFamily, Split, lesson_family
 
 #: A question (``value`` is None where a call failed: it counts in no mean, and is counted beside them) or a dream.
@@ -97,11 +98,13 @@ class SleepCycle:
         pretest: ask about lessons that have not been taught, before the first day and ahead of each.
         budget: tokens that a night may cost.  It is told in ``info`` and in the facts; dreamers' replies are held to
             it, each to an even part; nobody can hold an outside learner to it.
+        reply_tokens: a learner's budget; None: the lessons' own (english: 1,024).
+        proposal_tokens: a dreamer's, at most its part of ``budget``; None: the lessons' own (english: 1,024).
         lesson_args: the lessons' other arguments, with a name.
     """
 
     env_id = "dream_envs/SleepCycle-v0"
-    version = 0
+    version = 1
     default_reward = "closed_book"
 
     def __init__(
@@ -115,6 +118,8 @@ class SleepCycle:
         wakes: int = 2,
         pretest: bool = True,
         budget: int = 65_536,
+        reply_tokens: int | None = None,
+        proposal_tokens: int | None = None,
         lesson_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.lessons = family = lesson_family(lessons, notation=notation, args=lesson_args)
@@ -136,10 +141,10 @@ class SleepCycle:
             RoleSpec("learner", probes, "the answer in the lessons' notation", (0.0, 1.0)),
             *((RoleSpec("dreamer", dreams, "a question about the context", (0.0, 1.0)),) if dreams else ()),
         )
-        answer = Limits(family.max_reply_tokens, max(64, 8 * family.max_reply_tokens))
-        share = min(family.max_proposal_tokens, budget // dreams) if dreams else 1
-        self._learning = [Seat(name, "learner", answer) for name in self.learners]
-        self._dreaming = [Seat(name, "dreamer", Limits(share, family.max_chars)) for name in self.dreamers]
+        dream = proposal_limits(family, proposal_tokens)
+        share = Limits(min(dream.max_tokens, budget // dreams) if dreams else 1, dream.max_chars)
+        self._learning = [Seat(name, "learner", reply_limits(family, reply_tokens)) for name in self.learners]
+        self._dreaming = [Seat(name, "dreamer", share) for name in self.dreamers]
 
     def start(self, task: Task | None, rng: np.random.Generator) -> State:
         """Draw the lessons and every question; a task is refused: only the seed can choose lessons."""
@@ -183,6 +188,13 @@ class SleepCycle:
         """The facts named in the manual page."""
         facts = self.public_facts(state)
         return Outcome("ok", facts) if facts else None
+
+    def extracted(self, state: State, agent: str, action: Action) -> str | None:
+        """A learner's answer as it is read."""
+        step = self._now(state)
+        if agent not in self._place or not step.tasks:
+            return None
+        return answers.graded(self.lessons, step.tasks[self._place[agent]], action)[1]
 
     def group(self, episode: core.Episode, turn: core.Turn) -> str:
         """The answers to one question of an episode; all dreams of a round."""
@@ -272,7 +284,7 @@ class SleepCycle:
     def _answered(self, task: Task, action: Action) -> Result:
         if action.status != "ok":
             return _result(action, action.status)
-        score = self.lessons.verify(task, action.text)
+        score, _ = answers.graded(self.lessons, task, action)
         return _result(action, score.status, value=float(score.value) if score.status == "ok" else None)
 
     def _dreamt(self, lesson: Lesson, author: str, action: Action) -> Result:

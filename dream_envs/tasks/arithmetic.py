@@ -14,7 +14,7 @@ Chance: a guesser who knows the size of the operands and sees which signs occur 
 ``-m`` if there is a ``-``) to ``m = (level + 1) * (10 ** digits - 1)``, over 1 or, if there is a ``/``, over 1 to 9.
 
 Source: our own rules; a family of every suite since the DeepMind Mathematics Dataset (arXiv 1904.01557).
-Version history: 1.
+Version history: 1.  2: english replies are read by ``tasks.answers``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Reject, Task
 from dream_envs.tasks import _expressions as ex
+from dream_envs.tasks.answers import CHAT_TOKENS
 from dream_envs.tasks.family import Family
 
 _DENOMINATORS = 9
@@ -67,7 +68,7 @@ class Arithmetic(Family):
         # every pair of parentheses in a canonical text holds an operator of its own, and the outermost has none
         expression = (self.max_level + 1) * self.digits + self.max_level + 2 * (self.max_level - 1)
         self.max_chars = expression + (len("compute ") + 2 * self.max_level if self._english else len("="))
-        self.max_reply_tokens = 2 * len(str(self.max_magnitude)) + 3
+        self.max_reply_tokens = CHAT_TOKENS if self._english else 2 * len(str(self.max_magnitude)) + 3
 
     def generate(self, rng: np.random.Generator, level: int) -> Task:
         """A problem with ``level`` operators: every split into two sides, operator and operand equally likely.

@@ -12,7 +12,7 @@ Level = number of operations (depth).  Chance: a guesser who knows the format an
 state: ``n_states ** -depth``.
 
 Source: our own; the construction of nested unary functions follows "From f(x) and g(x) to f(g(x))" (arXiv 2509.25123).
-Version history: 1.
+Version history: 1.  2: english replies are read by ``tasks.answers``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Reject, Task
 from dream_envs.seeds import stream
+from dream_envs.tasks.answers import CHAT_TOKENS
 from dream_envs.tasks.family import Answers, Family
 
 STATE_NAMES = "abcdefghijklmnopqrstuvwxyz"
@@ -38,6 +39,12 @@ _PROMPT = re.compile(r"Start in state (\w) and apply, in this order: ([\w, ]+)\.
 
 class Traces(Answers):
     """How problems, replies and proposals of Composition World are written, in either notation."""
+
+    value = re.compile(r"(?<![A-Za-z])[A-Z]\s*-+>\s*[a-z]\b(?:[ \t]*[,;]?[ \t]*[A-Z]\s*-+>\s*[a-z]\b)*")
+
+    def tidy(self, text: str) -> str:
+        """``B -> f, D -> k``."""
+        return self._write([(step[0], step[-1]) for step in re.findall(r"[A-Z][^A-Z]*?[a-z]", text)])
 
     def _write(self, steps: Sequence[tuple[str, str]]) -> str:
         if not self._english:
@@ -129,7 +136,7 @@ class Composition(Traces, Family):
         self._characters = set(self.states + self.operations + ":" + ("start; apply," if self._english else ""))
         most, english = self.max_level, self._english
         self.max_chars = 40 + 5 * most if english else most + 2
-        self.max_reply_tokens = 8 * most + 8 if english else 2 * most + 2
+        self.max_reply_tokens = CHAT_TOKENS if english else 2 * most + 2
 
     def generate(self, rng: np.random.Generator, level: int, pairs: str = "any") -> Task:
         """A problem of depth ``level``; ``pairs``: ``any`` avoids held-out pairs, ``held_out`` has at least one.

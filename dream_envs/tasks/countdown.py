@@ -2,8 +2,8 @@
 
 - ``compact`` notation, prompt ``3,5,7:22=``, an accepted reply ``3*5+7``.  A proposal is the prompt, with or without a
   solution behind it: ``3,5,7:22=3*5+7``.
-- ``english`` notation: the prompt is a paragraph, a reply is ``3 * 5 + 7`` (blanks between tokens are free, and blanks
-  and line ends around the reply are forgiven), a proposal is ``make 22 from 3, 5, 7`` or
+- ``english`` notation: the prompt is a paragraph, a reply ends in ``3 * 5 + 7`` (blanks between
+  tokens are free), a proposal is ``make 22 from 3, 5, 7`` or
   ``make 22 from 3, 5, 7 by 3 * 5 + 7``.
 
 Many replies are right, and a reply is checked, not compared: it must be an expression of the grammar in
@@ -20,12 +20,13 @@ descending order with evenly drawn operators between them; all such replies are 
 
 Source: the numbers round of the television game; as a task for language models TinyZero (Pan et al. 2025), whose
 checker also asks for every number exactly once.
-Version history: 1.
+Version history: 1.  2: english replies are read by ``tasks.answers``.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
@@ -33,12 +34,12 @@ from fractions import Fraction
 import numpy as np
 
 from dream_envs.checks import check, one_of
-from dream_envs.core import DreamEnvsError, Reject, Score, Task, content_hash
+from dream_envs.core import DreamEnvsError, Reject, Task, content_hash
 from dream_envs.tasks import _expressions as ex
-from dream_envs.tasks.family import Family, trim
+from dream_envs.tasks.answers import CHAT_TOKENS
+from dream_envs.tasks.family import Family
 
 _DIGITS = frozenset("0123456789")
-_BLANK = frozenset(" ")
 _TRIES = 2000
 _REPLY_DEPTH = 16
 _NO_BOUND = 10**300  # at most 8 numbers of at most 4 digits: the length of a reply bounds its value
@@ -59,6 +60,7 @@ class Countdown(Family):
     name = "countdown"
     lowest = 2
     wish = " Use {} numbers."
+    value = re.compile(r"\(*\d+(?:[ \t()]*[-+*/][ \t()]*\d+(?!\.\d)[ \t)]*)+(?:\d+(?![ \t]*[-+*/(\d]))?(?!\w)")
 
     def __init__(
         self,
@@ -75,7 +77,6 @@ class Countdown(Family):
         self.max_target = check("max_target", max_target, 2, 999_999, whole=True)
         self.search_steps = check("search_steps", search_steps, 0, 10**7, whole=True)
         self.use_all = one_of("use_all", use_all, (True, False))
-        self._reply_characters = ex.CHARACTERS | _BLANK if self._english else ex.CHARACTERS
         letters = "make from, by" if self._english else ",:="
         self._characters = ex.CHARACTERS | frozenset(letters)
         size, most = len(str(self.max_number)), self.max_level
@@ -83,7 +84,7 @@ class Countdown(Family):
         numbers = most * size + (most - 1) * (2 if self._english else 1)
         rest = len("make  from  by ") if self._english else len(":=")
         self.max_chars = numbers + len(str(self.max_target)) + rest + gold
-        self.max_reply_tokens = gold + 2
+        self.max_reply_tokens = CHAT_TOKENS if self._english else gold + 2
         self._reply_chars = 2 * gold + 32
 
     def generate(self, rng: np.random.Generator, level: int) -> Task:
@@ -133,17 +134,23 @@ class Countdown(Family):
             return "'make 22 from 3, 5, 7' or 'make 22 from 3, 5, 7 by 3 * 5 + 7'"
         return "'3,5,7:22=' or '3,5,7:22=3*5+7'"
 
-    def verify(self, task: Task, reply: str) -> Score:
-        """1 for an expression over the task's numbers that equals its target, 0 for any other text."""
-        length = self._reply_chars
-        if self._english:
-            reply = trim(reply, length)
-        if len(reply) > length or not self._reply_characters.issuperset(reply):
-            return self._wrong
-        found = self._read(reply, canonical=False)
+    def tidy(self, text: str) -> str:
+        """Without blanks and without the end of a bracket that was opened before the expression."""
+        text = "".join(text.split())
+        while text.endswith(")") and text.count(")") > text.count("("):
+            text = text[:-1]
+        while text.startswith("(") and text.count("(") > text.count(")"):
+            text = text[1:]
+        return text
+
+    def accepts(self, task: Task, answer: str) -> bool:
+        """Whether it is an expression over the task's numbers that equals its target."""
+        if len(answer) > self._reply_chars or not ex.CHARACTERS.issuperset(answer):
+            return False
+        found = self._read(answer, canonical=False)
         if isinstance(found, Reject) or found.value != (task.meta["target"], 1):
-            return self._wrong
-        return self._right if self._allows(task.meta["numbers"], found.operands) else self._wrong
+            return False
+        return self._allows(task.meta["numbers"], found.operands)
 
     def chance(self, task: Task) -> float:
         """The share of right ones among all guesses: 4 ** (level - 1) of them are tried."""

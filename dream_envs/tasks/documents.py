@@ -5,7 +5,8 @@ year, a number, a colour.  Nothing in it can be known from elsewhere, and no two
 same thing.  A question names the thing and has one short answer; awake and in probes the same facts are asked in other
 words, so that what is remembered has to be the fact and not the sentence.
 
-Reply: the value alone.  Case, blanks around it and one full stop at its end are forgiven, nothing else.  Level: 1.
+Reply: the value alone, or a statement that names it and no other value of its kind but those of the question
+(``tasks.answers``); case is forgiven.  Level: 1.
 Chance: one over the number of values that a guesser who knows the format has to choose among: 8,000 names, 400 years,
 980 numbers, 12 months, 16 or 20 of everything else.  Words and wordings are in ``documents.toml``.
 
@@ -18,11 +19,12 @@ The question ends in ``?`` and names what the text is about; the answer is spell
 in the question.  In the family's own wording the answer must be the true one (``executed``); in other words it must be
 one of the text's values, and that it answers the question is the dreamer's claim (``claimed``).
 
-Source: our own.  Version history: 1.
+Source: our own.  Version history: 1.  2: replies are read by ``tasks.answers``.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -31,8 +33,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dream_envs.checks import check, one_of
-from dream_envs.core import Reject, Score, Task
-from dream_envs.tasks.family import Answers, trim
+from dream_envs.core import Reject, Task
+from dream_envs.tasks import answers
+from dream_envs.tasks.answers import CHAT_TOKENS, NUMBER, number
+from dream_envs.tasks.family import Answers
 from dream_envs.tasks.lessons import Lesson, Split, checked_split
 
 
@@ -50,6 +54,7 @@ class Attribute(NamedTuple):
 WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 FACTS = {kind: tuple(Attribute(*row) for row in its["facts"]) for kind, its in WORDS["kinds"].items()}
 _PROPOSAL = re.compile(r"Q: (\S[^\n]*\?)\nA: (\S[^\n]*)")
+_PAIR = re.compile(r"^[ \t*_>]*Q:[ \t*_]*(\S[^\n]*)\n+[ \t*_>]*A:[ \t*_]*(\S[^\n]*)$", re.M)
 _NOUNS = {"goods": "word", "animal": "animal"}
 
 
@@ -66,8 +71,8 @@ class DocumentLessons(Answers):
     levels = (1,)
     capacity = len(WORDS["subjects"])
     max_chars = 300
-    max_reply_tokens = 16
-    max_proposal_tokens = 96
+    max_reply_tokens = CHAT_TOKENS
+    max_proposal_tokens = CHAT_TOKENS
 
     def __init__(self, notation: str = "english", *, kinds: tuple[str, ...] | list[str] | None = None) -> None:
         super().__init__(one_of("notation", notation, ("english",)))
@@ -102,11 +107,17 @@ class DocumentLessons(Answers):
         asked = (attribute.wake if split == "wake" else attribute.probe).format(x=lesson.name)
         return self._task(lesson, attribute, asked, "generator", "executed")
 
-    def verify(self, task: Task, reply: str) -> Score:
-        """1 for the value but for case, blanks around it and one full stop at its end; 0 for everything else."""
-        said = trim(reply, len(task.answer) + 1)
-        said = said.removesuffix(".") if len(said) <= len(task.answer) + 1 else said
-        return self._right if said.isascii() and said.lower() == task.answer.lower() else self._wrong
+    def value_of(self, task: Task) -> re.Pattern[str]:
+        """A value of the kind that is asked for; years and numbers are both numbers."""
+        return _pattern(task.meta["of"])
+
+    def tidy(self, text: str) -> str:
+        """In lower case; numbers without separators."""
+        return number(text) if text[:1].isdigit() else text.lower()
+
+    def accepts(self, task: Task, answer: str) -> bool:
+        """Whether it is the value, in any case."""
+        return answer.lower() == task.answer.lower()
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """A value of the right kind."""
@@ -126,7 +137,10 @@ class DocumentLessons(Answers):
 
     def parse(self, lesson: Lesson, proposal: str) -> Task | Reject:
         """Two lines, ``Q: ...?`` and ``A: ...``, about this lesson; see the module's head."""
-        text = trim(proposal, self.max_chars)
+        if (shown := answers.visible(proposal)) is None:
+            return Reject("empty", "the reasoning was never closed")
+        pairs = _PAIR.findall(answers.plain(shown))
+        text = "Q: {}\nA: {}".format(*(part.strip("*_ \t") for part in pairs[-1])) if pairs else shown.strip()
         if not text:
             return Reject("empty")
         if len(text) > self.max_chars:
@@ -174,6 +188,20 @@ def count(kind: str) -> int:
     if kind in WORDS["numbers"]:
         return WORDS["numbers"][kind][1] - WORDS["numbers"][kind][0] + 1
     return len(WORDS["words"][kind])
+
+
+@functools.cache
+def _pattern(kind: str) -> re.Pattern[str]:
+    """What a value of this kind looks like."""
+    if kind in WORDS["numbers"]:
+        return NUMBER
+    if kind != "name":
+        return re.compile(rf"\b(?:{'|'.join(map(re.escape, WORDS['words'][kind]))})\b", re.I)
+    first, middle, end = (
+        "|".join(map(re.escape, words))
+        for words in (WORDS["others"] + WORDS["subjects"], WORDS["middles"], WORDS["ends"])
+    )
+    return re.compile(rf"\b(?:{first})(?:{middle})(?:{end})\b", re.I)
 
 
 def _value(kind: str, rng: np.random.Generator) -> str:

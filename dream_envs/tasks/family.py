@@ -1,44 +1,62 @@
 """What families share: the two notations, exact matching of replies, the first checks of a proposal, the prompt for it.
 
 ``compact`` notation forgives nothing around a reply, so that one accepted completion makes exact success probabilities
-possible; ``english`` forgives blanks and line ends, which chat templates and cut reasoning leave behind.
+possible; in ``english`` the answer is read out of what a chat model writes (``tasks.answers``).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set
 from typing import Any
 
 from dream_envs.checks import check, one_of
 from dream_envs.core import Reject, Score, Task
+from dream_envs.tasks import answers
+from dream_envs.tasks.answers import NUMBER, Protocol, number, read
 
 NOTATIONS = ("compact", "english")
-_BLANKS = " \t\r\n"
-_MARGIN = 64
-
-
-def trim(reply: str, length: int) -> str:
-    """``reply`` without surrounding ASCII white space; one more than 64 characters over ``length`` is left alone."""
-    return reply.strip(_BLANKS) if len(reply) <= length + _MARGIN else reply
 
 
 class Answers:
-    """One accepted reply to a task, its ``answer``; ``name``, ``version`` and notation of a family."""
+    """How a family's replies are read (``tasks.answers``) and compared with the one answer of a task.
+
+    ``protocol`` is ``strict`` in compact notation and ``chat`` in english.  ``value``: what an answer looks like.
+    """
 
     name: str
-    version = 1
+    version = 2
+    value = NUMBER
 
     def __init__(self, notation: str) -> None:
         self.notation = one_of("notation", notation, NOTATIONS)
         self._english = notation == "english"
+        self.protocol: Protocol = "chat" if self._english else "strict"
         grader = f"{self.name}-{self.version}"
         self._right, self._wrong = Score(1.0, grader=grader), Score(0.0, grader=grader)
 
+    def read(self, task: Task, reply: str) -> str | None:
+        """The answer that a reply states; None if it states none."""
+        if self.protocol == "strict":
+            return reply
+        return read(reply, self.value_of(task), task.prompt, tidy=self.tidy)
+
+    def value_of(self, task: Task) -> re.Pattern[str]:
+        """What an answer to this task looks like."""
+        return self.value
+
+    def tidy(self, text: str) -> str:
+        """The one spelling of an answer."""
+        return number(text)
+
     def verify(self, task: Task, reply: str) -> Score:
-        """1 for the answer and nothing else (``english``: or blanks around it), 0 otherwise."""
-        answer = task.answer
-        right = reply == answer or (self._english and trim(reply, len(answer)) == answer)
-        return self._right if right else self._wrong
+        """1 if the answer that the reply states is the task's, 0 otherwise."""
+        found = self.read(task, reply)
+        return self._right if found is not None and self.accepts(task, found) else self._wrong
+
+    def accepts(self, task: Task, answer: str) -> bool:
+        """Whether an answer, as it was read, is right."""
+        return answer == task.answer
 
     def gold(self, task: Task) -> str:
         """The answer."""
@@ -63,7 +81,15 @@ class Family(Answers):
         self.levels = range(self.lowest, self.max_level + 1)
 
     def parse(self, proposal: str) -> Task | Reject:
-        """The problem that a proposal of the form ``proposal_form`` describes; nothing before it, nothing after it."""
+        """The problem that a proposal of the form ``proposal_form`` describes; nothing before it, nothing after it.
+
+        In the chat protocol the last line of that form counts (``answers.proposal``).
+        """
+        if self.protocol == "chat":
+            return answers.proposal(proposal, self._parse_line)
+        return self._parse_line(proposal)
+
+    def _parse_line(self, proposal: str) -> Task | Reject:
         if not proposal:
             return Reject("empty")
         if len(proposal) > self.max_chars:

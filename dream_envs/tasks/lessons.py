@@ -15,7 +15,7 @@ occur awake and in probes; deeper ones are split in two halves by their content,
 Chance: a guesser who knows the known tables and draws a permutation for the new one: ``(n - m)! / n!`` for m different
 entries that the trace looks up.
 
-Source: our own.  Version history: 1.
+Source: our own.  Version history: 1.  2: english replies and proposals are read by ``tasks.answers``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ import numpy as np
 from dream_envs import registry
 from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Reject, Score, Task, content_hash
+from dream_envs.tasks import answers
+from dream_envs.tasks.answers import CHAT_TOKENS
 from dream_envs.tasks.composition import OPERATION_NAMES, Composition, Traces
 
 Split = Literal["wake", "probe"]
@@ -171,8 +173,8 @@ class OperationLessons(Traces):
         self.max_level = max(self.levels)
         most, english = self.max_level, self._english
         self.max_chars = 40 + 5 * most if english else 16 + most
-        self.max_reply_tokens = 8 + 8 * most if english else 2 + 2 * most
-        self.max_proposal_tokens = 16 + 4 * most if english else 3 + most
+        self.max_reply_tokens = CHAT_TOKENS if english else 2 + 2 * most
+        self.max_proposal_tokens = CHAT_TOKENS if english else 3 + most
         self._tables = known.tables
         self._drawing = {level: _Drawing(level, n_states, n_operations) for level in self.levels}
 
@@ -244,7 +246,15 @@ class OperationLessons(Traces):
         )
 
     def parse(self, lesson: Lesson, proposal: str) -> Task | Reject:
-        """``c:IA`` (compact) or ``start c; apply I, A`` (english), to the last character; the new operation occurs."""
+        """``c:IA`` (compact) or ``start c; apply I, A`` (english), to the last character; the new operation occurs.
+
+        In english the last line of that form counts (``answers.proposal``).
+        """
+        if self.protocol == "chat":
+            return answers.proposal(proposal, lambda line: self._parse(lesson, line))
+        return self._parse(lesson, proposal)
+
+    def _parse(self, lesson: Lesson, proposal: str) -> Task | Reject:
         if not proposal:
             return Reject("empty")
         if len(proposal) > self.max_chars:

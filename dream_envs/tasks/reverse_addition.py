@@ -12,14 +12,17 @@ whether the sum has one digit more (then it ends in 1) and draws the other digit
 ``1 / (2 * 9 * 10 ** (level - 1))`` or ``1 / (2 * 10 ** level)``.
 
 Source: "Self-Improving Transformers Overcome Easy-to-Hard and Length Generalization Challenges" (arXiv 2502.01612).
-Version history: 1.
+Version history: 1.  2: english replies are read by ``tasks.answers``.
 """
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from dream_envs.core import Reject, Task
+from dream_envs.tasks.answers import CHAT_TOKENS
 from dream_envs.tasks.family import Family
 
 _DIGITS = frozenset("0123456789")
@@ -35,6 +38,7 @@ class ReverseAddition(Family):
 
     name = "reverse_addition"
     wish = " Give each {} digits."
+    value = re.compile(r"(?<![\w.])\d+(?!\w|\.\d)")
 
     def __init__(self, notation: str = "compact", *, max_level: int = 32) -> None:
         super().__init__(notation, max_level, 1000)
@@ -43,7 +47,7 @@ class ReverseAddition(Family):
         self._characters = _DIGITS | frozenset(signs)
         # one digit more than the level allows, so that a proposal only just too long is told why
         self.max_chars = 2 * (self.max_level + 1) + len(signs)
-        self.max_reply_tokens = self.max_level + 2
+        self.max_reply_tokens = CHAT_TOKENS if self._english else self.max_level + 2
 
     def generate(self, rng: np.random.Generator, level: int) -> Task:
         """Two operands drawn evenly from all numbers of ``level`` digits."""
@@ -85,6 +89,10 @@ class ReverseAddition(Family):
     def proposal_form(self) -> str:
         """The proposal grammar, by example."""
         return repr(self._proposal("321", "879"))
+
+    def tidy(self, text: str) -> str:
+        """The digits as they are: a zero at either end counts."""
+        return text
 
     def chance(self, task: Task) -> float:
         """See the module's head."""
