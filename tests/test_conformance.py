@@ -40,7 +40,7 @@ def test_every_registered_role_view_passes_as_a_plain_environment(env_id):
     assert passed(env_id) >= {"gymnasium_api", "snapshot", "vector_text"}
 
 
-@pytest.mark.parametrize("arguments", [{"solvers": 1}, {"notation": "english"}, {"free_text": True, "judge": True}])
+@pytest.mark.parametrize("arguments", [{"solvers": 1}, {"notation": "english"}, {"notation": "english", "judge": True}])
 def test_other_arrangements_of_the_game_pass(arguments):
     # With one solver the challenger's default reward is an error by declaration; the rest has to hold all the same.
     passed("ChallengerSolver-v0", skip=("process_determinism", "vector_text"), **arguments)

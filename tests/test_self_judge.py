@@ -76,7 +76,7 @@ def test_the_compact_grammar_by_example():
         ("pairwise", "english", "2", 2),
         ("pairwise", "english", "**Verdict: 2**", 2),
         ("pairwise", "english", "verdict \\boxed{1}.", 1),
-        ("pairwise", "english", "Verdict: 1\nNo, wait.", None),
+        ("pairwise", "english", "Verdict: 1\nNo, wait.", 1),
         ("pairwise", "english", "Verdict: 1 or 2", None),
         ("pairwise", "english", "Verdict: 0", None),
         ("pairwise", "english", "x" * 400 + "1", None),
@@ -280,7 +280,7 @@ def test_golden_episode():
     from dream_envs.core import content_hash
 
     text = json.dumps([turns, json.loads(encode(episode.outcome))], sort_keys=True)
-    assert (episode.version, content_hash(text)) == (0, "5f42b23e53f5041c")
+    assert (episode.version, content_hash(text)) == (1, "5f42b23e53f5041c")
 
 
 def test_the_page_of_documentation_keeps_to_the_grammar():

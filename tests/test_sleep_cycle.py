@@ -366,4 +366,4 @@ def test_golden_episode(arguments, expected):
     episode = play(SleepCycle(**arguments), {"learner": "guesser", "dreamer": "oracle"}, seed="golden")
     turns = [(t.agent, t.messages, t.text) for t in episode.turns]
     text = json.dumps([turns, json.loads(encode(episode.outcome))], sort_keys=True)
-    assert (episode.version, content_hash(text)) == (0, expected)
+    assert (episode.version, content_hash(text)) == (1, expected)

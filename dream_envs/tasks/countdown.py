@@ -60,7 +60,9 @@ class Countdown(Family):
     name = "countdown"
     lowest = 2
     wish = " Use {} numbers."
-    value = re.compile(r"\(*\d+(?:[ \t()]*[-+*/][ \t()]*\d+(?!\.\d)[ \t)]*)+(?:\d+(?![ \t]*[-+*/(\d]))?(?!\w)")
+    value = re.compile(
+        r"(?<![\w.])\(*\d+(?:[ \t()]*[-+*/][ \t()]*\d+(?!\.\d)[ \t)]*)+(?:\d+(?![ \t]*[-+*/(\d]))?(?!\w)"
+    )
 
     def __init__(
         self,
