@@ -10,11 +10,13 @@ base's own skill; what a teacher would add is left out on purpose.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from dream_envs.agents.elicitation.attempts import Attempt, attempts
 from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.training.sft import fine_tune
 from dream_envs.core import DreamEnvsError, Message, Task, TaskFamily
 
 
@@ -61,26 +63,21 @@ def critique_tune(
 ) -> LocalAgent:
     """A copy of the base, fine-tuned on critiques of its own attempts at one of these problems.
 
-    The problem is the one on which the base is nearest to right half of the time.
-
-    Raises:
-        DreamEnvsError: if the base is right on none of the problems, or never wrong: there is nothing to tell apart.
+    The problem is the one on which the base is nearest to right half of the time; where it is right always or never on
+    each of them there is nothing to tell apart, which is an error.
     """
-    from dream_envs.agents.training.sft import fine_tune
-
     found = attempts(base, tasks, family, max(2, settings.candidates // len(tasks)), f"{seed}/search")
     rates = [sum(a.value for a in row) / len(row) for row in found]
     mixed = [i for i, rate in enumerate(rates) if 0 < rate < 1]
     if not mixed:
-        raise DreamEnvsError(
-            f"the base is right always or never on each of {len(tasks)} problems: a critique needs right and wrong ones"
-        )
+        why = "a critique needs right and wrong ones"
+        raise DreamEnvsError(f"the base is right always or never on each of {len(tasks)} problems: {why}")
     chosen = min(mixed, key=lambda i: abs(rates[i] - 0.5))
     (replies,) = attempts(base, [tasks[chosen]], family, settings.candidates, f"{seed}/candidates")
     kept = _kept([*replies, *found[chosen]], settings.kept)
     pairs = [(question(tasks[chosen], a.text), critique(family, tasks[chosen], a.text)) for a in kept]
-    steps, lr, batch = settings.steps, settings.lr, settings.batch
-    return fine_tune(base, pairs, steps=steps, lr=lr, seed=f"{seed}/critique", batch=batch)
+    how: Any = {"steps": settings.steps, "lr": settings.lr, "batch": settings.batch}
+    return fine_tune(base, pairs, seed=f"{seed}/critique", **how)
 
 
 def _kept(replies: Sequence[Attempt], count: int) -> list[Attempt]:
