@@ -118,9 +118,6 @@ def test_a_method_ends_in_its_matrix_and_after_a_kill_in_the_same(name: str, tmp
         return
     gone = broken(tmp_path / "whole", tmp_path / "broken", "nights/01/night.json")
     again = loop.train(options(name), gone)
-    assert (
-        again.retention == found.retention
-        and again.nights == found.nights
-        and weights(gone) == weights(tmp_path / "whole")
-    )
+    assert again.retention == found.retention and again.nights == found.nights
+    assert weights(gone) == weights(tmp_path / "whole")
     assert read_json(gone / "nights" / "01" / "night.json")["nights"] == found.nights

@@ -54,17 +54,11 @@ def test_every_form_has_a_hand_worked_row():
     assert {row[0]["form"] for row in table} == set(FORMS)
 
 
-@pytest.mark.parametrize(
-    ("knobs", "expected"),
-    [
-        *(({"form": form}, 0.0) for form in FORMS if form not in ("spice", "lsp")),
-        ({"form": "spice"}, -0.1),
-        ({"form": "lsp"}, -1.0),
-        ({"form": "azr", "zero_ends": -0.5}, -0.5),
-        ({"form": "azr", "invalid": -1.0}, -1.0),
-        ({"form": "spice", "invalid": 0}, 0.0),
-    ],
-)
+@pytest.mark.parametrize(("knobs", "expected"), [
+    *(({"form": form}, 0.0) for form in FORMS if form not in ("spice", "lsp")), ({"form": "spice"}, -0.1),
+    ({"form": "lsp"}, -1.0), ({"form": "azr", "zero_ends": -0.5}, -0.5), ({"form": "azr", "invalid": -1.0}, -1.0),
+    ({"form": "spice", "invalid": 0}, 0.0),
+])  # fmt: skip
 def test_an_invalid_proposal_has_an_explicit_value(knobs, expected):
     score = learnability(**knobs)(play(proposal="nonsense"))["challenger_0"]
     assert (score.status, score.value) == ("ok", expected)

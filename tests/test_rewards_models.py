@@ -32,27 +32,22 @@ def test_graders_name_what_matters():
     assert graders == {"learnability-1(form=azr)", "correctness-1"}
 
 
-@pytest.mark.parametrize(
-    ("make", "names"),
-    [
-        (lambda: learnability(fomr="azr"), ["fomr", "form"]),
-        (lambda: learnability(form="azt"), ["azt", "azr"]),
-        (lambda: learnability(form="spice", zero_ends=-0.5), ["zero_ends=-0.5", "azr"]),
-        (lambda: learnability(lo=0.2), ["lo=0.2", "band"]),
-        (lambda: learnability(form="band", lo=0.9, hi=0.1), ["lo=0.9", "hi=0.1"]),
-        (lambda: learnability(invalid=math.nan), ["nan", "finite"]),
-        (lambda: learnability(rate="truth"), ["truth", "majority"]),
-        (lambda: learnability("azr"), ["learnability", "form"]),
-        (lambda: majority(tie="first"), ["first", "abstain"]),
-        (lambda: format_reward(pattern="("), ["'('", "regular expression"]),
-        (lambda: as_reward("corectness"), ["corectness", "'correctness'"]),
-        (lambda: as_reward("novelty"), ["novelty", "reference"]),
-        (lambda: as_reward("correctness", roll="x"), ["roll", "role"]),
-        (lambda: as_reward(correctness(), role="x"), ["correctness-1", "arguments"]),
-        (lambda: as_reward(3), ["3", "function of an episode"]),
-        (lambda: as_reward(lambda a, b: {}), ["a, b", "one argument"]),
-    ],
-)
+@pytest.mark.parametrize(("make", "names"), [
+    (lambda: learnability(fomr="azr"), ["fomr", "form"]), (lambda: learnability(form="azt"), ["azt", "azr"]),
+    (lambda: learnability(form="spice", zero_ends=-0.5), ["zero_ends=-0.5", "azr"]),
+    (lambda: learnability(lo=0.2), ["lo=0.2", "band"]),
+    (lambda: learnability(form="band", lo=0.9, hi=0.1), ["lo=0.9", "hi=0.1"]),
+    (lambda: learnability(invalid=math.nan), ["nan", "finite"]),
+    (lambda: learnability(rate="truth"), ["truth", "majority"]),
+    (lambda: learnability("azr"), ["learnability", "form"]), (lambda: majority(tie="first"), ["first", "abstain"]),
+    (lambda: format_reward(pattern="("), ["'('", "regular expression"]),
+    (lambda: as_reward("corectness"), ["corectness", "'correctness'"]),
+    (lambda: as_reward("novelty"), ["novelty", "reference"]),
+    (lambda: as_reward("correctness", roll="x"), ["roll", "role"]),
+    (lambda: as_reward(correctness(), role="x"), ["correctness-1", "arguments"]),
+    (lambda: as_reward(3), ["3", "function of an episode"]),
+    (lambda: as_reward(lambda a, b: {}), ["a, b", "one argument"]),
+])  # fmt: skip
 def test_a_mistake_is_told_in_one_line(make, names):
     with pytest.raises(DreamEnvsError) as error:
         make()

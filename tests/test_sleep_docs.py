@@ -25,12 +25,8 @@ def test_the_blocks_run_one_after_the_other():
             assert closed[0][0] == closed[1][0] == closed[1][1] == closed[2][1] == closed[2][2] == 1.0
             assert closed[2][0] == 0.0 and names["facts"]["gap"] == 0.0 and names["facts"]["forgetting"] == 0.5
         if number == 2:
-            assert names["rewards"] == {
-                "learner_0": 1.0,
-                **{f"learner_{i}": 1.0 for i in range(1, 8)},
-                "dreamer_0": 1.0,
-                "dreamer_1": 1.0,
-            }
+            seats = [*(f"learner_{i}" for i in range(8)), "dreamer_0", "dreamer_1"]
+            assert names["rewards"] == dict.fromkeys(seats, 1.0)
     # Four lessons, room for two: the first two are lost but for what a guess finds.
     found = [episode.outcome.facts for episode in names["lives"]]
     assert len(found) == 3 and all(facts["gap"] == 0.0 and 0.4 < facts["forgetting"] <= 2 / 3 for facts in found)
@@ -50,12 +46,8 @@ def test_the_examples_of_operations_are_right():
 
 
 def test_the_examples_of_documents_are_right():
-    shown = {
-        k: " ".join(v.split())
-        for k, v in re.findall(
-            r"^(context|awake|probe|reply) +(The Vas.*?|Who .*?|Under .*?|Lor.*?)(?=\n\w|\n```)", PAGE, re.M | re.S
-        )
-    }
+    form = r"^(context|awake|probe|reply) +(The Vas.*?|Who .*?|Under .*?|Lor.*?)(?=\n\w|\n```)"
+    shown = {k: " ".join(v.split()) for k, v in re.findall(form, PAGE, re.M | re.S)}
     values = {
         "launched": "1829", "captain": "Loruban", "sails": "pink", "crew": "163", "figure": "seal", "cargo": "pepper",
     }  # fmt: skip
@@ -72,8 +64,7 @@ def test_the_examples_of_documents_are_right():
 
 def test_the_table_of_facts_names_them_all():
     table = PAGE.partition("## Facts")[2].partition("## ")[0]
-    named = set(
-        re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `")))
-    )
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(\w+)`", "\n".join(first)))
     facts = play(SleepCycle(nights=1), {"learner": "floor", "dreamer": "floor"}).outcome.facts
     assert named == set(facts) - {"agents"}
