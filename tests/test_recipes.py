@@ -58,15 +58,12 @@ def value(episode: Episode, agent: str = "challenger_0") -> float:
 # ------------------------------------------------------------------------------------------------------------ rewards
 
 
-@pytest.mark.parametrize(
-    ("proposal", "replies", "expected"),
-    [
-        ("c:BD", [RIGHT, WRONG, WRONG, WRONG], 0.75), ("c:BD", [RIGHT, RIGHT, RIGHT, WRONG], 0.25),
-        ("c:BD", [RIGHT] * 4, -0.5), ("c:BD", [WRONG] * 4, -0.5),  # the code's, not the text's: issue 37
-        ("c:BDABDABD", [], -1.0),  # longer than any problem
-        ("", [], -1.0), ("c;BD", [], -1.0), ("c:", [], -1.0), ("hello", [], -1.0),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("proposal", "replies", "expected"), [
+    ("c:BD", [RIGHT, WRONG, WRONG, WRONG], 0.75), ("c:BD", [RIGHT, RIGHT, RIGHT, WRONG], 0.25),
+    ("c:BD", [RIGHT] * 4, -0.5), ("c:BD", [WRONG] * 4, -0.5),  # the code's, not the text's: issue 37
+    ("c:BDABDABD", [], -1.0),  # longer than any problem
+    ("", [], -1.0), ("c;BD", [], -1.0), ("c:", [], -1.0), ("hello", [], -1.0),
+])  # fmt: skip
 def test_absolute_zero_pays_the_proposer_as_its_code_does(proposal: str, replies: list[str], expected: float) -> None:
     assert value(played(proposal, *replies, reward=paid())) == pytest.approx(expected)
 

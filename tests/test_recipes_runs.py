@@ -45,14 +45,10 @@ def killed(out: Path, given: dict[str, Any], at: int) -> int | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("given", "at"),
-    [
-        ({"name": "r_zero", "steps": 5, "set": {"challenger_steps": 2, "solver_steps": 2}}, 3),  # second phase's second
-        ({"name": "serl", "steps": 4}, 2),
-    ],
-    ids=["r_zero", "serl"],
-)
+@pytest.mark.parametrize(("given", "at"), [
+    ({"name": "r_zero", "steps": 5, "set": {"challenger_steps": 2, "solver_steps": 2}}, 3),  # second phase's second
+    ({"name": "serl", "steps": 4}, 2),
+], ids=["r_zero", "serl"])  # fmt: skip
 def test_sigkill_in_the_middle_of_a_phase_changes_nothing(given: dict[str, Any], at: int, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = walked(options(**given), whole, save_every=1)

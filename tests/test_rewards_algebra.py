@@ -76,10 +76,9 @@ def test_equal_names_keep_their_components_apart():
         weighted({"correctness": 1, correctness(): 1})
 
 
-@pytest.mark.parametrize(
-    ("by", "expected", "status"),
-    [(1.0, 0.7, "ok"), (0.0, 0, "ok"), (-1.0, 0, "ok"), (None, 0, "abstain"), (Score(0.0, "timeout"), 0, "timeout")],
-)
+@pytest.mark.parametrize(("by", "expected", "status"), [
+    (1.0, 0.7, "ok"), (0.0, 0, "ok"), (-1.0, 0, "ok"), (None, 0, "abstain"), (Score(0.0, "timeout"), 0, "timeout"),
+])  # fmt: skip
 def test_gate(by, expected, status):
     for model in (gate(constant(0.7), constant(by, "by")), weighted({constant(0.7): 1.0}, gate=constant(by, "by"))):
         score = one(model)

@@ -60,31 +60,28 @@ def test_the_compact_grammar_by_example():
         assert judging.read(text) is None, text
 
 
-@pytest.mark.parametrize(
-    ("kind", "notation", "reply", "mark"),
-    [
-        ("pairwise", "compact", "1", 1),
-        ("pairwise", "compact", "2", 2),
-        *[
-            ("pairwise", "compact", reply, None)
-            for reply in ("", "0", "3", "12", "1 ", "\n1", "\u00b2", "\u0661", "one")
-        ],
-        ("score", "compact", "9", 9),
-        ("score", "compact", "10", None),
-        ("rubric", "compact", "2", None),
-        ("pairwise", "english", "The second is wrong: 2 + 2 = 5.\n\nVerdict: 1\n", 1),
-        ("pairwise", "english", "2", 2),
-        ("pairwise", "english", "**Verdict: 2**", 2),
-        ("pairwise", "english", "verdict \\boxed{1}.", 1),
-        ("pairwise", "english", "Verdict: 1\nNo, wait.", None),
-        ("pairwise", "english", "Verdict: 1 or 2", None),
-        ("pairwise", "english", "Verdict: 0", None),
-        ("pairwise", "english", "x" * 400 + "1", None),
-        ("score", "english", "Verdict: 10", 10),
-        ("score", "english", "Verdict: 11", None),
-        ("rubric", "english", "Verdict: 0", 0),
+@pytest.mark.parametrize(("kind", "notation", "reply", "mark"), [
+    ("pairwise", "compact", "1", 1),
+    ("pairwise", "compact", "2", 2),
+    *[
+        ("pairwise", "compact", reply, None)
+        for reply in ("", "0", "3", "12", "1 ", "\n1", "\u00b2", "\u0661", "one")
     ],
-)
+    ("score", "compact", "9", 9),
+    ("score", "compact", "10", None),
+    ("rubric", "compact", "2", None),
+    ("pairwise", "english", "The second is wrong: 2 + 2 = 5.\n\nVerdict: 1\n", 1),
+    ("pairwise", "english", "2", 2),
+    ("pairwise", "english", "**Verdict: 2**", 2),
+    ("pairwise", "english", "verdict \\boxed{1}.", 1),
+    ("pairwise", "english", "Verdict: 1\nNo, wait.", None),
+    ("pairwise", "english", "Verdict: 1 or 2", None),
+    ("pairwise", "english", "Verdict: 0", None),
+    ("pairwise", "english", "x" * 400 + "1", None),
+    ("score", "english", "Verdict: 10", 10),
+    ("score", "english", "Verdict: 11", None),
+    ("rubric", "english", "Verdict: 0", 0),
+])  # fmt: skip
 def test_verdicts(kind, notation, reply, mark):
     assert judging.rating_of(kind, notation, reply) == mark
 

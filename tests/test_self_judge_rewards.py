@@ -61,10 +61,9 @@ def test_serl_without_length_control_and_with_the_band_alone():
     assert values(serl(length_control="band")(table()), "actor") == [1 / 4, 1 / 4, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("mine", "other", "worth"),
-    [(10, 10, 1), (8, 10, 0), (9, 10, 10 / 9), (12, 10, 0), (11, 10, 10 / 11), (0, 10, 0), (10, 0, 0), (0, 0, 0)],
-)
+@pytest.mark.parametrize(("mine", "other", "worth"), [
+    (10, 10, 1), (8, 10, 0), (9, 10, 10 / 9), (12, 10, 0), (11, 10, 10 / 11), (0, 10, 0), (10, 0, 0), (0, 0, 0),
+])  # fmt: skip
 def test_both_ends_of_the_length_band_are_open(mine, other, worth):
     episode = judged([words(mine), words(other)], prefers([0, 1]))
     assert values(serl()(episode), "actor") == pytest.approx([worth, 0.0])
