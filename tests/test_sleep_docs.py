@@ -1,9 +1,12 @@
-"""The page of SleepCycle: its Python runs as it stands there, and what it shows is what the environment shows."""
+"""The pages of SleepCycle and of sleep: their Python runs as it stands there, and what they show is so."""
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+
+import pytest
 
 from dream_envs.envs.sleep_cycle import SleepCycle
 from dream_envs.play import play
@@ -11,7 +14,8 @@ from dream_envs.seeds import stream
 from dream_envs.tasks.documents import DocumentLessons
 from dream_envs.tasks.lessons import OperationLessons
 
-PAGE = (Path(__file__).parent.parent / "docs" / "sleep_cycle.md").read_text("utf-8")
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, SLEEP = ((DOCS / name).read_text("utf-8") for name in ("sleep_cycle.md", "sleep.md"))
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 
 
@@ -68,3 +72,27 @@ def test_the_table_of_facts_names_them_all():
     named = set(re.findall(r"`(\w+)`", "\n".join(first)))
     facts = play(SleepCycle(nights=1), {"learner": "floor", "dreamer": "floor"}).outcome.facts
     assert named == set(facts) - {"agents"}
+
+
+def test_the_example_of_sleep_moves_a_table(tmp_path, monkeypatch):
+    pytest.importorskip("trl")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    (block,) = re.findall(r"^```python\n(.*?)^```$", SLEEP, re.M | re.S)
+    exec(compile(block, "sleep.md", "exec"), names)
+    right = ["I" + image for image in "fkmbaenohpcdgijl"]
+    score = {name: sum(a == b for a, b in zip(names[name], right, strict=True)) for name in ("before", "told", "after")}
+    assert score["told"] >= 15 and score["before"] <= 4 and score["after"] >= 13
+    assert {"night.json", "config.json"} <= {p.name for p in Path("runs/first_night/nights/00").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["night.SleepSettings", "seeding.SeedingSettings", "dreams.DreamSettings"])
+def test_the_tables_of_sleep_name_every_knob_with_its_default(name):
+    pytest.importorskip("trl")
+    module, _, kind = name.partition(".")
+    settings = getattr(importlib.import_module(f"dream_envs.agents.sleep.{module}"), kind)()
+    part = SLEEP[SLEEP.index(f"| `{kind}`") :].partition("\n\n")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", part, re.M))
+    told.pop(kind, None)  # the head of the table
+    nested = {"learning", "dreaming"}  # tables of their own
+    assert told == {name: str(getattr(settings, name)) for name in settings.__struct_fields__ if name not in nested}
