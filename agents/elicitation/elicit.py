@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from dream_envs.agents.elicitation.attempts import Kinds, attempts, kinds, messages_of, own_replies, pass_rates
-from dream_envs.agents.elicitation.critique import CritiqueSettings, critique_tune
+from dream_envs.agents.elicitation.critique import critiques
 from dream_envs.agents.elicitation.sae import SaeSettings, SparseAutoencoder, by_activation, by_attribution, train
 from dream_envs.agents.elicitation.steering import Steered, contrast_vector, gradient_vector, layers, residuals
 from dream_envs.agents.engines.local import LocalAgent
@@ -122,21 +122,25 @@ class Sae(msgspec.Struct, frozen=True):
 class Critique(msgspec.Struct, frozen=True):
     """Fine-tune a copy on critiques of its own attempts at one dev problem.
 
-    ``problems``: dev problems among which that one is looked for.  ``tune``: see ``CritiqueSettings``.  ``tries``:
+    ``problems``: dev problems among which that one is looked for, with ``candidates`` samples.  ``kept``: candidates
+    that are critiqued, right and wrong ones alike where there are enough.  ``batch``: of fine-tuning.  ``tries``:
     (steps, learning rate) of which the one most often right on the dev problems is taken, with ``check`` draws on each.
     """
 
     problems: int = 32
-    tune: CritiqueSettings = CritiqueSettings()
+    candidates: int = 256
+    kept: int = 96
+    batch: int = 32
     tries: tuple[tuple[int, float], ...] = ((20, 1e-4), (20, 3e-4), (40, 1e-4))
     check: int = 8
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
         """See ``Mechanism``."""
         tasks = some(dev, self.problems, seed)
-        rules = [msgspec.structs.replace(self.tune, steps=steps, lr=lr) for steps, lr in self.tries]
-        candidates = [critique_tune(base, tasks, family, rule, seed) for rule in rules]
-        return best(candidates, tasks, family, self.check, f"{seed}/choose")
+        pairs = critiques(base, tasks, family, self.candidates, self.kept, seed)
+        how: Any = {"seed": f"{seed}/critique", "batch": self.batch}
+        tuned = [fine_tune(base, pairs, steps=steps, lr=lr, **how) for steps, lr in self.tries]
+        return best(tuned, tasks, family, self.check, f"{seed}/choose")
 
 
 class Rlvr(msgspec.Struct, frozen=True):
