@@ -72,6 +72,14 @@ MISTAKES = [
     ("correctness\x00", "no expression"), ("random(seed='\ud800')", "no expression"),
     ("random(seed=f'x')", "a name, a call"), ("(" * 900 + "correctness" + ")" * 900, "no expression"),
     ("-" * 1900 + "correctness", "no expression"), ("correctness" + "+correctness" * 5000, "2000 characters"),
+    ("learnability(form=spice, zero_ends=-0.5)", "zero_ends=-0.5 .*azr"), ("learnability(lo=0.2)", "lo=0.2: .*band"),
+    ("learnability(form=band, lo=0.9, hi=0.1)", "lo=0.9, hi=0.1"), ("learnability(rate=truth)", "truth.*majority"),
+    ("majority(tie=first)", "first.*abstain"), ("format(pattern='(')", r"'\('.* regular expression"),
+    ("zero_sum(correctness, role=solver, against=solver)", "two sides"), ("random(rate=2)", "0 to 1"),
+    ("novelty(['c:BDA'], n=0)", "1 to 16"), ("repetition(distance=2)", "distance=2: 0 to 1"),
+    ("less_repetition(majority, distance=2)", "distance=2: 0 to 1"), ("in_range(majority, 0.5, 0.2)", "=0.5, high=0.2"),
+    ("serl(alpha=0)", "alpha=0"), ("serl(alpha=1.0)", "alpha"), ("serl(length_control=on)", "symmetric"),
+    ("serl(invalid=zero)", "'abstain'"), ("copeland(form=full)", "'net'"), ("bradley_terry(prior=0)", "prior=0"),
     ("os:replace", "needs src, dst"), ("os:sep()", "os:sep"), ("no_such_module:x", "no_such_module"), (None, "a text"),
 ]  # fmt: skip
 

@@ -26,7 +26,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dream_envs import registry
@@ -332,6 +332,21 @@ def show(value: Any) -> str:
         return type(value).__qualname__
     text = repr(value)
     return text if len(text) <= 80 else f"#{content_hash(text)}"
+
+
+class Shown:
+    """An argument that a grader shows as its size and a hash, and that is equal to another of the same contents."""
+
+    def __init__(self, texts: Collection[str]) -> None:
+        self._shown = f"{len(texts)}#{content_hash(*sorted(texts))}"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and repr(other) == repr(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return self._shown
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dream_envs.checks import check
-from dream_envs.core import DreamEnvsError, Episode, Score, Task, Turn, challenge_of, content_hash
+from dream_envs.core import DreamEnvsError, Episode, Score, Task, Turn, challenge_of
 from dream_envs.curriculum.novelty import MAX_TEXT_CHARS, Features, NoveltyIndex, grams
-from dream_envs.rewards.base import Scores, agents_of, by_agent, each, last_turns, reward
+from dream_envs.rewards.base import Scores, Shown, agents_of, by_agent, each, last_turns, reward
 
 #: ``reference=EARLIER``: ``novelty`` compares with the problems of the rounds that it has scored before.
 EARLIER = "earlier"
@@ -81,25 +81,18 @@ def repetition(episode: Episode, *, distance: float | None = None, role: str = "
     return each(episode, role, repeats)
 
 
-class Reference:
+class Reference(Shown):
     """What ``novelty`` compares with: sets of n-grams or features, fixed when it is made; every pair is compared."""
 
     def __init__(self, items: Iterable[Task | str], n: int, features: Features | None) -> None:
         self._n, self._features = n, features
         self._sets = tuple(dict.fromkeys(grams(item, n, features) for item in items))
+        super().__init__([chr(0).join(sorted(its)) for its in self._sets])
 
     def similarity(self, task: Task | str) -> float:
         """The largest Jaccard similarity, 0 to 1, with anything in the reference; 0 with an empty one."""
         mine = grams(task, self._n, self._features)
         return max((len(mine & its) / max(1, len(mine | its)) for its in self._sets), default=0.0)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reference) and repr(self) == repr(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"{len(self._sets)}#{content_hash(*sorted(chr(0).join(sorted(s)) for s in self._sets))}"
 
 
 class Earlier(NoveltyIndex):
