@@ -126,9 +126,8 @@ class NightRunner:
         least = int(chosen.dreaming is not None and not retained and len(lived) > 1)
         apart = max(least, int(chosen.apart * len(lived)))
         kept, lived = lived[:apart], lived[apart:]
-        probe = [*kept, *retained]
-        found = Night(number, len(buffer), before=likelihood(self.teacher, retained) if retained else None)
-        dreams: list[Dream] = []
+        probe, dreams = [*kept, *retained], list[Dream]()
+        before = likelihood(self.teacher, retained) if retained else None
         if chosen.dreaming is not None:
             draft = self.learnt(begins, lived, chosen.dreaming.draft, "draft")[0]
             dreams = self.dreams(chosen.dreaming, buffer, probe)
@@ -136,11 +135,11 @@ class NightRunner:
                 dreams = tried(draft, dreams, lived, probe, chosen.dreaming, f"{self.seed}/trial")
         good = [d for d in dreams if d.reward]
         student, took = self.learnt(begins, self.rows(lived, good), chosen.learning.steps, "seeding")
-        found = msgspec.structs.replace(found, **took, dreams=[row(d) for d in dreams], good=len(good))
         after, undone = likelihood(student, retained) if retained else None, False
-        if found.before is not None and after is not None and chosen.tolerance is not None:
-            undone = math.isnan(after) or found.before - after > chosen.tolerance
-        return student, msgspec.structs.replace(found, after=after, undone=undone)
+        if before is not None and after is not None and chosen.tolerance is not None:
+            undone = math.isnan(after) or before - after > chosen.tolerance
+        told: Any = {"dreams": [row(d) for d in dreams], "good": len(good), **took}
+        return student, Night(number, len(buffer), before=before, after=after, undone=undone, **told)
 
     def learnt(
         self, begins: LocalAgent, rows: Sequence[Experience], steps: int, label: str

@@ -114,7 +114,7 @@ def _columns(rows: Sequence[tuple[Episode, Turn]], conversational: bool, fields:
         "role": [turn.role for turn in turns], "agent": [turn.agent for turn in turns],
         "prompts": prompts, "completions": completions,
         "completion_ids": [list(turn.token_ids or ()) for turn in turns],
-        "trainer_state": None, "log_extra": _ignore, "log_metric": _ignore,
+        "trainer_state": None, **dict.fromkeys(("log_extra", "log_metric"), lambda *args, **kwargs: None),
     }  # fmt: skip
 
 
@@ -158,7 +158,3 @@ def _text(completion: Any) -> str:
         return completion
     content = completion[-1].get("content") if completion else ""
     return content if isinstance(content, str) else ""
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """In place of TRL's logging hooks."""

@@ -133,21 +133,19 @@ def novelty(
         0 (in the reference already) to 1 (nothing in common).  ``abstain`` if the proposal was turned away: combine
         with ``learnability``, which prices that.
     """
-    problems = [challenge_of(episode) for episode in episodes]
-    made = [_novelty(*pair, reference, role) for pair in zip(episodes, problems, strict=True)]
+    problems, made = [challenge_of(episode) for episode in episodes], list[Scores]()
+    for episode, problem in zip(episodes, problems, strict=True):
+        if problem is None:
+            made.append(by_agent(episode, role, lambda agent: None, "no problem was made"))
+            continue
+        similarity = float(reference.similarity(problem))
+        score = Score(1.0 - similarity, components={"similarity": similarity})
+        if not 0.0 <= similarity <= 1.0:
+            score = Score(0.0, "error", detail=f"similarity {similarity!r} is outside 0 to 1")
+        made.append(dict.fromkeys(agents_of(episode, role), score))
     if isinstance(reference, Earlier):
         reference.extend(problem for problem in problems if problem is not None)
     return made
-
-
-def _novelty(episode: Episode, problem: Task | None, reference: Any, role: str) -> Scores:
-    if problem is None:
-        return by_agent(episode, role, lambda agent: None, "no problem was made")
-    similarity = float(reference.similarity(problem))
-    score = Score(1.0 - similarity, components={"similarity": similarity})
-    if not 0.0 <= similarity <= 1.0:
-        score = Score(0.0, "error", detail=f"similarity {similarity!r} is outside 0 to 1")
-    return dict.fromkeys(agents_of(episode, role), score)
 
 
 def _overlap(units: list[list[str]], order: int) -> np.ndarray:
