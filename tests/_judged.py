@@ -14,13 +14,9 @@ Verdicts = Callable[[int, int, int], Any]
 
 
 def judged(
-    answers: Sequence[Any],
-    verdicts: Verdicts | None = None,
-    *,
-    task: Task | None = None,
-    reward: Any = None,
+    answers: Sequence[Any], verdicts: Verdicts | None = None, *, task: Task | None = None, reward: Any = None,
     **game: Any,
-) -> Episode:
+) -> Episode:  # fmt: skip
     """One episode: ``verdicts(first, second, trial)`` (pairwise) or ``(of, of, trial)`` gives each judge's reply."""
     rules = SelfJudge(**{"actors": len(answers), "judgements": 2, **game})
     table = Table(rules, "test", task)

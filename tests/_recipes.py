@@ -63,7 +63,14 @@ def walked(chosen: Options, out: Path, tick: Any = None, **more: Any) -> loop.Co
     return ctx
 
 
+def hashed(agent: Any) -> str:
+    return str(hash(tuple(p.detach().numpy().tobytes() for p in agent.model.parameters())))
+
+
 def hashes(ctx: loop.Context) -> dict[str, str]:
     """Every name's final weights, hashed by value."""
-    return {name: str(hash(tuple(p.detach().numpy().tobytes() for p in agent.model.parameters())))
-            for name, agent in ctx.weights.items()}  # fmt: skip
+    return {name: hashed(agent) for name, agent in ctx.weights.items()}
+
+
+def base_hash(ctx: loop.Context) -> str:
+    return hashed(ctx.base)

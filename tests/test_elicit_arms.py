@@ -10,15 +10,9 @@ import torch
 from _hidden import MARK, Marked, hidden, problems
 from _tiny import same, weights
 
-from dream_envs.agents.elicitation.attempts import (
-    attempts,
-    by_first_token,
-    by_length,
-    kinds,
-    messages_of,
-    pass_rates,
-    request,
-)
+from dream_envs.agents.elicitation.attempts import Attempt, attempts, by_first_token, by_length
+
+from dream_envs.agents.elicitation.attempts import kinds, messages_of, pass_rates, request  # isort: skip
 from dream_envs.agents.elicitation.cot_decoding import CotDecoding
 from dream_envs.agents.elicitation.elicit import MECHANISMS, Critique, Rlvr, Sae, SelfTuning, Steering
 from dream_envs.agents.elicitation.sae import SaeSettings
@@ -154,44 +148,31 @@ def test_stopping_early_changes_no_verdict(base: LocalAgent) -> None:
     texts = {r.messages[0]["content"]: MARK + t.answer for t, r in zip(TEST[:16], requests[::8], strict=True)}
     whole = agent.act(requests)
     short = agent.stopping(lambda r: texts[r.messages[0]["content"]]).act(requests)
-    right = [
-        [a.text == texts[r.messages[0]["content"]] for a, r in zip(part, requests, strict=True)]
-        for part in (whole, short)
-    ]
+    wanted = [texts[r.messages[0]["content"]] for r in requests]
+    right = [[a.text == text for a, text in zip(part, wanted, strict=True)] for part in (whole, short)]
     assert right[0] == right[1] and any(right[0])
     assert sum(len(a.token_ids or []) for a in short) < 0.6 * sum(len(a.token_ids or []) for a in whole)
 
 
 def test_kinds_are_told_apart_without_their_scores(base: LocalAgent) -> None:
     def labels(lengths: list[int], firsts: list[int]) -> list:
-        made = [_attempt(n, f) for n, f in zip(lengths, firsts, strict=True)]
+        made = [Attempt("", first, length, True, 0.0) for length, first in zip(lengths, firsts, strict=True)]
         return [by_length(made), by_first_token(made)]
 
-    assert labels([4, 4, 9, 5, 4], [7, 7, 7, 8, 7]) == [
-        [False, False, True, True, False],
-        [False, False, False, True, False],
-    ]
+    told = [[False, False, True, True, False], [False, False, False, True, False]]
+    assert labels([4, 4, 9, 5, 4], [7, 7, 7, 8, 7]) == told
     assert labels([4, 4], [7, 7]) == [[False, False]] * 2
     for pair in kinds(base, DEV, FAMILY, 64, "kinds"):
         assert len(pair.positive) == len(pair.negative) > 5
         assert [m for m, _ in pair.positive] == [m for m, _ in pair.negative]
-        assert np.mean([MARK in text for _, text in pair.positive]) > 10 * max(0.01, _marked(pair.negative))
+        marked = [np.mean([MARK in text for _, text in replies]) for replies in (pair.positive, pair.negative)]
+        assert marked[0] > 10 * max(0.01, marked[1])
         few = pair.fewer(4)
         assert [m for m, _ in few.positive] == [m for m, _ in few.negative] and len(few.positive) == 4
         assert few.positive[0] == pair.positive[0] and few.negative[-1] == pair.negative[-1]
         assert pair.fewer(10**6) == pair
     with pytest.raises(DreamEnvsError, match="all of one kind"):
         kinds(base.decoding(temperature=0.0), DEV[:4], FAMILY, 4, "kinds")
-
-
-def _marked(replies: list) -> float:
-    return float(np.mean([MARK in text for _, text in replies]))
-
-
-def _attempt(length: int, first: int) -> object:
-    from dream_envs.agents.elicitation.attempts import Attempt
-
-    return Attempt("", first, length, True, 0.0)
 
 
 def test_mistakes_are_one_line(base: LocalAgent) -> None:

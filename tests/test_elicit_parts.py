@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dream_envs.agents.elicitation.critique import CritiqueSettings, agreeing, critique, question
+from dream_envs.agents.elicitation.critique import agreeing, critique, question
+from dream_envs.agents.elicitation.elicit import Critique
 from dream_envs.agents.elicitation.sae import SaeSettings, by_activation, by_attribution, train
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
@@ -82,7 +83,7 @@ def test_critiques_by_hand() -> None:
     assert question(task, "Bf") == [{"role": "user", "content": "a:BDA=Bf?"}]
     english = Composition("english").make("a", "BDA")
     assert english.prompt in question(english, "B -> f")[0]["content"]
-    assert CritiqueSettings().kept % 2 == 0  # right and wrong alike
+    assert Critique().kept % 2 == 0  # right and wrong alike
 
 
 def test_a_fixed_list_is_gone_through_evenly() -> None:

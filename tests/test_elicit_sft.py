@@ -109,10 +109,9 @@ def test_lora_is_merged_and_leaves_the_rest(agent: LocalAgent, pairs: list, tmp_
     assert [a.text for a in read.act(requests)] == [a.text for a in tuned.act(requests)]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [({"steps": 0}, "steps=0"), ({"batch": 0}, "batch=0"), ({"lr": 0.0}, "lr=0.0"), ({"lora_rank": 0}, "lora_rank=0")],
-)
+@pytest.mark.parametrize(("wrong", "says"), [
+    ({"steps": 0}, "steps=0"), ({"batch": 0}, "batch=0"), ({"lr": 0.0}, "lr=0.0"), ({"lora_rank": 0}, "lora_rank=0"),
+])  # fmt: skip
 def test_numbers_out_of_range(agent: LocalAgent, pairs: list, wrong: dict, says: str) -> None:
     with pytest.raises(DreamEnvsError, match=says):
         fine_tune(agent, pairs, **{"steps": 1, "lr": LR, "seed": "a", **wrong})

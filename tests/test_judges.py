@@ -115,20 +115,15 @@ def test_persistent_noise_is_the_same_whoever_asks_again():
     assert all(len(marks) == 1 for marks in seen) and set.union(*seen) == {0, 1}
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: judges.Noisy(tpr=1.1), "tpr=1.1"),
-        (lambda: judges.Noisy(fpr=True), "fpr=True"),
-        (lambda: judges.LengthLover(pivot=0), "pivot=0"),
-        (lambda: judges.ConstantJudge(verdict="2"), "'high'"),
-        (lambda: registry.create("agents", "noisy", trp=1), "'tpr'"),
-        (lambda: ChallengerSolver(judge="pairwise"), "'rubric'"),
-        (lambda: ChallengerSolver(judge=True, judgements=2), "panel"),
-        (lambda: ChallengerSolver(judge_notation="english"), "panel"),
-        (lambda: ChallengerSolver(judge="rubric", judgements=0), "1 to 256"),
-    ],
-)
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: judges.Noisy(tpr=1.1), "tpr=1.1"), (lambda: judges.Noisy(fpr=True), "fpr=True"),
+    (lambda: judges.LengthLover(pivot=0), "pivot=0"), (lambda: judges.ConstantJudge(verdict="2"), "'high'"),
+    (lambda: registry.create("agents", "noisy", trp=1), "'tpr'"),
+    (lambda: ChallengerSolver(judge="pairwise"), "'rubric'"),
+    (lambda: ChallengerSolver(judge=True, judgements=2), "panel"),
+    (lambda: ChallengerSolver(judge_notation="english"), "panel"),
+    (lambda: ChallengerSolver(judge="rubric", judgements=0), "1 to 256"),
+])  # fmt: skip
 def test_a_wrong_argument_is_said_in_one_line(make, words):
     with pytest.raises(DreamEnvsError, match=words) as caught:
         make()

@@ -66,16 +66,12 @@ def test_a_run_that_was_broken_off_ends_in_the_same_weights(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("settings", "slept", "slow"),
-    [
-        (WAITS, [], []),
-        ({**WAITS, "reading": 1}, ["00", "01"], [False, False]),
-        ({**WAITS, "alert": 0.0, "learner.lr": 0.05}, ["00"], [False]),  # what is lost on the first day is lost
-        ({"block": 2}, ["00", "01"], [False, True]),
-    ],
-    ids=["waits", "reading", "alert", "block"],
-)
+@pytest.mark.parametrize(("settings", "slept", "slow"), [
+    (WAITS, [], []),
+    ({**WAITS, "reading": 1}, ["00", "01"], [False, False]),
+    ({**WAITS, "alert": 0.0, "learner.lr": 0.05}, ["00"], [False]),  # what is lost on the first day is lost
+    ({"block": 2}, ["00", "01"], [False, True]),
+], ids=["waits", "reading", "alert", "block"])  # fmt: skip
 def test_every_setting_works_in_the_flagship(
     settings: dict[str, Any], slept: list[str], slow: list[bool], whole: tuple[Path, Summary], tmp_path: Path
 ) -> None:
@@ -118,9 +114,6 @@ def test_a_method_ends_in_its_matrix_and_after_a_kill_in_the_same(name: str, tmp
         return
     gone = broken(tmp_path / "whole", tmp_path / "broken", "nights/01/night.json")
     again = loop.train(options(name), gone)
-    assert (
-        again.retention == found.retention
-        and again.nights == found.nights
-        and weights(gone) == weights(tmp_path / "whole")
-    )
+    assert again.retention == found.retention and again.nights == found.nights
+    assert weights(gone) == weights(tmp_path / "whole")
     assert read_json(gone / "nights" / "01" / "night.json")["nights"] == found.nights

@@ -20,25 +20,22 @@ E8 = 0.3720341859374524  # exp(-((7/64 - 1/4) ** 2) / 0.02)
 E0 = 0.0439369336234074  # exp(-3.125)
 
 
-@pytest.mark.parametrize(
-    ("knobs", "expected"),
-    [  # p =                         0     1/8   1/2   7/8    1
-        ({"form": "azr"}, (0, 0.875, 0.5, 0.125, 0)),
-        ({"form": "azr", "zero_ends": -0.5}, (-0.5, 0.875, 0.5, 0.125, -0.5)),
-        ({"form": "vhg"}, (1, 0.875, 0.5, 0.125, 0)),
-        ({"form": "r_zero"}, (0, 0.25, 1, 0.25, 0)),
-        ({"form": "r_zero_code"}, (0, 0.125, 0.5, 0.125, 0)),
-        ({"form": "sqlm"}, (0, 1, 1, 1, 0)),
-        ({"form": "spice"}, (E0, E8, 1, E8, E0)),
-        ({"form": "parabola"}, (0, 0.4375, 1, 0.4375, 0)),
-        ({"form": "band"}, (0, 0, 1, 0, 0)),
-        ({"form": "band", "lo": 0.125, "hi": 0.875}, (0, 1, 1, 1, 0)),
-        ({"form": "band", "lo": 0.0, "hi": 0.4}, (1, 1, 0, 0, 0)),
-        ({"form": "lsp"}, (0, -0.125, -0.5, -0.875, -1)),
-        ({"form": "pasodoble"}, (0, 0, 0.5, 0.125, 0)),
-        ({"form": "pasodoble", "lo": 0.125}, (0, 0.875, 0.5, 0.125, 0)),
-    ],
-)
+@pytest.mark.parametrize(("knobs", "expected"), [  # p = 0, 1/8, 1/2, 7/8, 1
+    ({"form": "azr"}, (0, 0.875, 0.5, 0.125, 0)),
+    ({"form": "azr", "zero_ends": -0.5}, (-0.5, 0.875, 0.5, 0.125, -0.5)),
+    ({"form": "vhg"}, (1, 0.875, 0.5, 0.125, 0)),
+    ({"form": "r_zero"}, (0, 0.25, 1, 0.25, 0)),
+    ({"form": "r_zero_code"}, (0, 0.125, 0.5, 0.125, 0)),
+    ({"form": "sqlm"}, (0, 1, 1, 1, 0)),
+    ({"form": "spice"}, (E0, E8, 1, E8, E0)),
+    ({"form": "parabola"}, (0, 0.4375, 1, 0.4375, 0)),
+    ({"form": "band"}, (0, 0, 1, 0, 0)),
+    ({"form": "band", "lo": 0.125, "hi": 0.875}, (0, 1, 1, 1, 0)),
+    ({"form": "band", "lo": 0.0, "hi": 0.4}, (1, 1, 0, 0, 0)),
+    ({"form": "lsp"}, (0, -0.125, -0.5, -0.875, -1)),
+    ({"form": "pasodoble"}, (0, 0, 0.5, 0.125, 0)),
+    ({"form": "pasodoble", "lo": 0.125}, (0, 0.875, 0.5, 0.125, 0)),
+])  # fmt: skip
 def test_learnability_by_hand(knobs, expected):
     model = learnability(**knobs)
     for k, value in zip((0, 1, 4, 7, 8), expected, strict=True):
@@ -54,17 +51,11 @@ def test_every_form_has_a_hand_worked_row():
     assert {row[0]["form"] for row in table} == set(FORMS)
 
 
-@pytest.mark.parametrize(
-    ("knobs", "expected"),
-    [
-        *(({"form": form}, 0.0) for form in FORMS if form not in ("spice", "lsp")),
-        ({"form": "spice"}, -0.1),
-        ({"form": "lsp"}, -1.0),
-        ({"form": "azr", "zero_ends": -0.5}, -0.5),
-        ({"form": "azr", "invalid": -1.0}, -1.0),
-        ({"form": "spice", "invalid": 0}, 0.0),
-    ],
-)
+@pytest.mark.parametrize(("knobs", "expected"), [
+    *(({"form": form}, 0.0) for form in FORMS if form not in ("spice", "lsp")), ({"form": "spice"}, -0.1),
+    ({"form": "lsp"}, -1.0), ({"form": "azr", "zero_ends": -0.5}, -0.5), ({"form": "azr", "invalid": -1.0}, -1.0),
+    ({"form": "spice", "invalid": 0}, 0.0),
+])  # fmt: skip
 def test_an_invalid_proposal_has_an_explicit_value(knobs, expected):
     score = learnability(**knobs)(play(proposal="nonsense"))["challenger_0"]
     assert (score.status, score.value) == ("ok", expected)

@@ -13,13 +13,16 @@ import pytest
 from _episodes import play, solved, states
 
 from dream_envs.core import DreamEnvsError, Score, encode
+from dream_envs.rewards.adapters import from_trl
 from dream_envs.rewards.algebra import clip, gate, per_role, weighted, zero_sum
 from dream_envs.rewards.base import as_reward, reward, roles
 from dream_envs.rewards.controls import shuffled
+from dream_envs.rewards.diversity import novelty
 from dream_envs.rewards.learnability import learnability
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.rewards.rounds import best_and_worst, in_range, less_repetition, shared
-from dream_envs.rewards.solver import correctness, format_reward, majority
+from dream_envs.rewards.self_judge_groups import role_weights
+from dream_envs.rewards.solver import correctness
 
 
 def test_graders_name_what_matters():
@@ -32,27 +35,18 @@ def test_graders_name_what_matters():
     assert graders == {"learnability-1(form=azr)", "correctness-1"}
 
 
-@pytest.mark.parametrize(
-    ("make", "names"),
-    [
-        (lambda: learnability(fomr="azr"), ["fomr", "form"]),
-        (lambda: learnability(form="azt"), ["azt", "azr"]),
-        (lambda: learnability(form="spice", zero_ends=-0.5), ["zero_ends=-0.5", "azr"]),
-        (lambda: learnability(lo=0.2), ["lo=0.2", "band"]),
-        (lambda: learnability(form="band", lo=0.9, hi=0.1), ["lo=0.9", "hi=0.1"]),
-        (lambda: learnability(invalid=math.nan), ["nan", "finite"]),
-        (lambda: learnability(rate="truth"), ["truth", "majority"]),
-        (lambda: learnability("azr"), ["learnability", "form"]),
-        (lambda: majority(tie="first"), ["first", "abstain"]),
-        (lambda: format_reward(pattern="("), ["'('", "regular expression"]),
-        (lambda: as_reward("corectness"), ["corectness", "'correctness'"]),
-        (lambda: as_reward("novelty"), ["novelty", "reference"]),
-        (lambda: as_reward("correctness", roll="x"), ["roll", "role"]),
-        (lambda: as_reward(correctness(), role="x"), ["correctness-1", "arguments"]),
-        (lambda: as_reward(3), ["3", "function of an episode"]),
-        (lambda: as_reward(lambda a, b: {}), ["a, b", "one argument"]),
-    ],
-)
+@pytest.mark.parametrize(("make", "names"), [
+    (lambda: learnability(invalid=math.nan), ["nan", "finite"]),
+    (lambda: learnability("azr"), ["learnability", "form"]), (lambda: as_reward("novelty"), ["novelty", "reference"]),
+    (lambda: as_reward("correctness", roll="x"), ["roll", "role"]),
+    (lambda: as_reward(correctness(), role="x"), ["correctness-1", "arguments"]),
+    (lambda: as_reward(3), ["3", "function of an episode"]),
+    (lambda: as_reward(lambda a, b: {}), ["a, b", "one argument"]), (lambda: per_role({"solver": 3}), ["3"]),
+    (lambda: weighted({}), ["correctness"]), (lambda: weighted({"correctness": math.inf}), ["inf"]),
+    (lambda: clip("correctness", math.nan, 0), ["lo <= hi"]), (lambda: novelty("c:BDA"), ["reference"]),
+    (lambda: from_trl(len, columns={"solution": "gold"}), ["gold"]), (lambda: role_weights(1.5), ["0 to 1"]),
+    (lambda: role_weights(0.5, "serll"), ["'serl'"]),
+])  # fmt: skip
 def test_a_mistake_is_told_in_one_line(make, names):
     with pytest.raises(DreamEnvsError) as error:
         make()

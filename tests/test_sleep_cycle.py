@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dream_envs.core import Action, Challenge, DreamEnvsError, Task, Usage, content_hash, decode_episode, encode
+from dream_envs.envs import sleep_cycle
 from dream_envs.envs.sleep_cycle import SleepCycle
 from dream_envs.play import Runner, Table, assign_agents, episode_from, play
 from dream_envs.rewards.sleep import closed_book
@@ -211,10 +213,8 @@ def test_groups_are_the_answers_to_one_question_and_all_dreams():
 @pytest.mark.parametrize("arguments", KINDS, ids=str)
 def test_oracle_amnesiac_and_floor(arguments):
     game = SleepCycle(probes=16, nights=3, **arguments)
-    facts = {
-        kind: play(game, {"learner": kind, "dreamer": kind}, seed="1").outcome.facts
-        for kind in ("oracle", "amnesiac", "floor")
-    }
+    kinds = ("oracle", "amnesiac", "floor")
+    facts = {kind: play(game, {"learner": kind, "dreamer": kind}, seed="1").outcome.facts for kind in kinds}
     assert facts["oracle"]["average_accuracy"] == 1.0 and facts["oracle"]["gap"] == 0.0
     assert facts["floor"]["open"] == [0.0] * 3 and facts["floor"]["dreaming"]["valid"] == 0
     assert facts["amnesiac"]["open"] == [1.0] * 3 and facts["amnesiac"]["gap"] < -0.7
@@ -225,11 +225,9 @@ def test_oracle_amnesiac_and_floor(arguments):
 
 def test_chance_is_what_a_guesser_gets():
     game = SleepCycle(probes=64, nights=2, lesson_args={"levels": 1})
-    hits = [
-        r["value"]
-        for i in range(20)
-        for r in play(game, {"learner": "guesser", "dreamer": "floor"}, seed=str(i)).outcome.facts["questions"]
-    ]
+    seats = {"learner": "guesser", "dreamer": "floor"}
+    rows = [r for i in range(20) for r in play(game, seats, seed=str(i)).outcome.facts["questions"]]
+    hits = [r["value"] for r in rows]
     assert abs(np.mean(hits) - 1 / 16) < 5 * math.sqrt(1 / 16 / len(hits)) and len(hits) > 10_000
 
 
@@ -311,36 +309,23 @@ def test_the_kit_finds_a_secret_among_the_running_infos():
     assert [c.name for c in report.failed] == ["private_information"] and "infos" in report.failed[0].reason
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"lessons": "documents", "nights": 2},
-        {"notation": "english", "nights": 2},
-        {"dreams": 0, "pretest": False, "nights": 1, "probes": 1, "wakes": 1},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("arguments", [
+    {"lessons": "documents", "nights": 2}, {"notation": "english", "nights": 2},
+    {"dreams": 0, "pretest": False, "nights": 1, "probes": 1, "wakes": 1},
+], ids=str)  # fmt: skip
 def test_other_arrangements_pass_the_kit(arguments):
     skip = ["process_determinism", "vector_text", "random_episodes"]
     report = check(GAME, skip=skip, **arguments)
     assert {c.status for c in report.checks} == {"passed"}, str(report)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"nights": 9}, "1 to 8 .operations has so many lessons"),
-        ({"lessons": "documents", "nights": 25}, "1 to 24"),
-        ({"probes": True}, "1 to 1024"),
-        ({"dreams": -1}, "0 to 1024"),
-        ({"budget": 3}, "4 dreamers"),
-        ({"budget": 1.5}, "a whole number"),
-        ({"pretest": 1}, "True or False"),
-        ({"lessons": "operation"}, "did you mean 'operations'"),
-        ({"lesson_args": {"level": 2}}, "'levels'"),
-        ({"lessons": OperationLessons(), "lesson_args": {"levels": 2}}, "the family object itself"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"nights": 9}, "1 to 8 .operations has so many lessons"), ({"lessons": "documents", "nights": 25}, "1 to 24"),
+    ({"probes": True}, "1 to 1024"), ({"dreams": -1}, "0 to 1024"), ({"budget": 3}, "4 dreamers"),
+    ({"budget": 1.5}, "a whole number"), ({"pretest": 1}, "True or False"),
+    ({"lessons": "operation"}, "did you mean 'operations'"), ({"lesson_args": {"level": 2}}, "'levels'"),
+    ({"lessons": OperationLessons(), "lesson_args": {"levels": 2}}, "the family object itself"),
+])  # fmt: skip
 def test_a_wrong_argument_is_said_in_one_line(arguments, words):
     with pytest.raises(DreamEnvsError, match=words) as caught:
         SleepCycle(**arguments)
@@ -352,18 +337,72 @@ def test_it_begins_from_no_task():
         SleepCycle().start(Task(family="operations", level=1, prompt="a:I"), None)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({}, "0524a3e1bb98054f"),
-        ({"notation": "english"}, "1845a35392aac931"),
-        ({"lessons": "documents"}, "9b80c5232fde6475"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ({}, "0524a3e1bb98054f"), ({"notation": "english"}, "1845a35392aac931"),
+    ({"lessons": "documents"}, "9b80c5232fde6475"),
+], ids=str)  # fmt: skip
 def test_golden_episode(arguments, expected):
     # The same seed and replies must give the same prompts, facts and ending: else the version goes up.
     episode = play(SleepCycle(**arguments), {"learner": "guesser", "dreamer": "oracle"}, seed="golden")
     turns = [(t.agent, t.messages, t.text) for t in episode.turns]
     text = json.dumps([turns, json.loads(encode(episode.outcome))], sort_keys=True)
     assert (episode.version, content_hash(text)) == (1, expected)
+
+
+# ---- what is made of its rows: against the formulas on the whole matrix, and with holes in it ----
+
+
+def row(phase, night, lesson, value, status="ok"):
+    return {"phase": phase, "night": night, "lesson": lesson, "value": value, "status": status}
+
+
+@given(st.integers(2, 5), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_transfer_is_that_of_the_whole_matrix_of_scores(nights, seed):
+    """From the filled matrix ``R[night, lesson]`` in numpy, as Lopez-Paz & Ranzato (arXiv 1706.08840) write it."""
+    full = stream("measures", seed).integers(2, size=(nights + 1, nights, 4)).astype(float)
+    rows = [row("wake", j, j, value) for j in range(nights) for value in full[0, j]]
+    for night, lesson in itertools.product(range(-1, nights), range(nights)):
+        phase = "before" if night < 0 else "recall" if lesson <= night else "ahead"
+        if lesson <= night + 1 or night < 0:
+            rows += [row(phase, night, lesson, value) for value in full[night + 1, lesson]]
+    r = full.mean(2)  # row 0 is the base, row i + 1 the model after night i
+    asked = np.tri(nights + 1, nights, 0, bool)
+    asked[0] = True  # of what is not asked, nothing may enter
+    found, old = sleep_cycle.measures(rows, nights, True), np.arange(nights - 1)
+    best = np.where(asked, r, -1.0)[:-1].max(0)
+    assert found["backward_transfer"] == pytest.approx((r[-1] - best)[:-1].mean(), abs=1e-5)
+    assert found["since_learnt"] == pytest.approx((r[-1, old] - r[old + 1, old]).mean(), abs=1e-5)
+    assert found["forward_transfer"] == pytest.approx((r[old + 1, old + 1] - r[0, old + 1]).mean(), abs=1e-5)
+    assert found["average_accuracy"] == pytest.approx(r[-1].mean(), abs=1e-5)
+
+
+def test_what_was_not_measured_is_none_and_leaves_the_rest_alone():
+    rows = [
+        row("wake", 0, 0, None, "timeout"), row("wake", 1, 1, 1.0), row("recall", 0, 0, 1.0),
+        row("recall", 1, 0, 0.0), row("recall", 1, 0, None, "error"), row("recall", 1, 1, None, "error"),
+    ]  # fmt: skip
+    found = sleep_cycle.measures(rows, 2, False)
+    assert found["open"] == [None, 1.0] and found["before"] is None
+    assert found["closed"] == [[1.0, None], [0.0, None]]
+    assert (found["average_accuracy"], found["backward_transfer"], found["forgetting"]) == (0.0, -1.0, 1.0)
+    assert found["forward_transfer"] is None and found["gap"] is None
+    assert found["failed"] == {"error": 2, "timeout": 1}
+
+
+def test_one_night_has_nothing_to_forget():
+    found = sleep_cycle.measures([row("wake", 0, 0, 1.0), row("recall", 0, 0, 0.5)], 1, True)
+    assert found["gap"] == -0.5 and found["average_accuracy"] == 0.5 and found["before"] == [None]
+    assert {found[f"{name}_transfer"] for name in ("backward", "forward")} == {None}
+    assert found["forgetting"] is found["since_learnt"] is None
+
+
+def test_the_same_dream_in_another_night_is_another_dream():
+    rows = [
+        {"night": night, "question": q, "valid": bool(q), "status": "ok", "reject": "" if q else "empty"}
+        for night, q in ((0, "x"), (0, "x"), (0, "y"), (0, ""), (0, ""), (1, "x"))
+    ]
+    assert [r["same"] for r in sleep_cycle.with_sames(rows)] == [1, 1, 0, 0, 0, 0]
+    assert sleep_cycle.dreaming(rows) == {
+        "asked": 6, "valid": 4, "distinct": 3, "failed": 0, "rejects": {"empty": 2},
+    }  # fmt: skip

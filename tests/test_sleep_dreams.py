@@ -16,17 +16,9 @@ import torch
 from _sleep import DREAMS, STATES, bits, day, generator, generators, reader, same, with_
 
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.agents.sleep.dreams import (
-    Dream,
-    FamilyQuestions,
-    answers,
-    fictions,
-    imagine,
-    importance,
-    likelihood,
-    random_expert,
-    tried,
-)
+from dream_envs.agents.sleep.dreams import Dream, FamilyQuestions, answers, fictions, imagine
+
+from dream_envs.agents.sleep.dreams import importance, likelihood, random_expert, tried  # isort: skip
 from dream_envs.agents.sleep.experience import Experience, context_of
 from dream_envs.core import Action, Reject, Score, Task
 from dream_envs.tasks.composition import Composition
@@ -37,7 +29,7 @@ TABLE = re.compile("[I-P]=" + "".join(f"{s}>[{STATES}]" for s in STATES))
 # ---- novelty ---------------------------------------------------------------------------------------------------
 
 
-def test_a_random_expert_is_there_inside_and_gone_behind() -> None:
+def test_a_random_expert_is_there_inside_and_gone_behind_an_exception_too() -> None:
     agent = reader().snapshot()
     before, head = bits(agent), agent.model.get_output_embeddings()
     with random_expert(agent.model, 0.1, 2, "x"):
@@ -57,11 +49,6 @@ def test_a_random_expert_is_there_inside_and_gone_behind() -> None:
         assert not same(bits(agent), inside)
     with random_expert(agent.model, 0.0, 2, "x"):
         assert same(bits(agent), before)
-
-
-def test_an_exception_inside_restores_the_weights_too() -> None:
-    agent = reader().snapshot()
-    before = bits(agent)
     with pytest.raises(KeyboardInterrupt), random_expert(agent.model, 5.0, 3, "x"):
         assert not same(bits(agent), before)
         raise KeyboardInterrupt
@@ -89,17 +76,13 @@ def templated(template: str) -> LocalAgent:
     return agent
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ raise_exception('System role not supported') }}",
-        "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}{% endif %}{% endfor %}",
-        "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}<|end|>{% endif %}{% endfor %}",
-        "nothing of what was said",
-        "{% for m in messages %}{{ m['content'] }}{% endfor %}",
-        "{{ messages[0]['content'] }}{{ messages[0]['content'] }}<|user|>{{ messages[1]['content'] }}",
-    ],
-)
+@pytest.mark.parametrize("template", [
+    "{{ raise_exception('System role not supported') }}",
+    "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}{% endif %}{% endfor %}",
+    "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}<|end|>{% endif %}{% endfor %}",
+    "nothing of what was said", "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+    "{{ messages[0]['content'] }}{{ messages[0]['content'] }}<|user|>{{ messages[1]['content'] }}",
+])  # fmt: skip
 def test_a_template_without_system_messages_has_no_fictions(template: str) -> None:
     """One that refuses the role, ones that drop it in silence, ones that leave no place to begin or to end."""
     assert fictions(templated(template), 4, "test") == []
@@ -121,30 +104,18 @@ def test_only_valid_new_and_allowed_questions_are_kept() -> None:
         assert whole.question(proposal.reply) == pair.messages[1:]
     ids = [task.id for p in proposals if isinstance(task := whole.family.parse(p.reply), Task)]
     assert len(ids) == len(pairs)
-    fewer, _ = imagine(
-        reader(), FamilyQuestions(whole.family, ids[::2]), "day", contexts_of_today(), 24, "test", novelty=0.1
-    )
+    fewer_questions = FamilyQuestions(whole.family, ids[::2])
+    fewer, _ = imagine(reader(), fewer_questions, "day", contexts_of_today(), 24, "test", novelty=0.1)
     left = [p for p, name in zip(pairs, ids, strict=True) if name not in ids[::2]]
     assert fewer == left and len(left) < len(pairs)
 
 
-def test_two_ways_to_say_one_question_are_one_question() -> None:
-    """In a notation that forgives, different texts may propose the same."""
-
-    class Forgiving(FamilyQuestions):
-        def question(self, text: str) -> Any:
-            return [{"role": "user", "content": "c:BA"}]
-
-    pairs, proposals = imagine(reader(), Forgiving(Composition()), "memory", [], 8, "test")
-    assert len(pairs) == len(proposals) == 1
-
-
-def test_nothing_valid_is_an_empty_dream() -> None:
-    class Deaf(FamilyQuestions):
-        def question(self, text: str) -> Any:
-            return None
-
-    assert imagine(reader(), Deaf(Composition()), "memory", [], 4, "test") == ([], [])
+@pytest.mark.parametrize(("read", "kept"), [([{"role": "user", "content": "c:BA"}], 1), (None, 0)])
+def test_what_says_the_same_again_or_nothing_is_left_out(read: Any, kept: int) -> None:
+    """In a notation that forgives, different texts may propose the same; where nothing is valid the dream is empty."""
+    questions = FamilyQuestions(Composition())
+    questions.question = lambda text: read  # type: ignore[method-assign]
+    assert [len(found) for found in imagine(reader(), questions, "memory", [], 8, "test")] == [kept, kept]
 
 
 class Liar(Composition):

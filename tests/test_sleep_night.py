@@ -1,9 +1,10 @@
-"""A night: it is undone when it is spoilt, each phase can be left out, what it starts from and what it leaves."""
+"""A night: when it is due, what it starts from and leaves, blocks of nights, phases left out, nights undone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,17 @@ from dream_envs.agents.sleep.experience import Buffer
 from dream_envs.agents.sleep.frozen import FrozenLearner
 from dream_envs.agents.sleep.night import Night, SleepSettings
 from dream_envs.agents.sleep.seeding import Seeded
-from dream_envs.core import DreamEnvsError, Limits, Request
+from dream_envs.core import Action, DreamEnvsError, Limits, Request, Usage
+
+
+def rested(settings: SleepSettings, agent: LocalAgent | None = None, **more: Any) -> SleepConsolidation:
+    """A reader before its first day; its weights are nobody else's."""
+    return SleepConsolidation(FrozenLearner(agent or reader().snapshot()), generator(), settings=settings, **more)
 
 
 def sleeper(settings: SleepSettings = SMALL, **more: Any) -> SleepConsolidation:
-    """A reader who has lived through a day; its weights are nobody else's."""
-    found = SleepConsolidation(FrozenLearner(reader().snapshot()), generator(), settings=settings, **more)
+    """A reader who has lived through a day."""
+    found = rested(settings, **more)
     found.live(day())
     return found
 
@@ -57,7 +63,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SleepConsolid
     return folder, one, night
 
 
-# ---- what it is and leaves ---------------------------------------------------------------------------------------
+# ---- what it is and leaves -----------------------------------------
 
 
 def test_a_night_leaves_its_weights_and_a_record(plain: tuple[Path, SleepConsolidation, Night]) -> None:
@@ -108,7 +114,7 @@ def test_another_seed_is_another_night_and_what_is_measured_enters_the_record_al
     assert sleeper(settings, seed="1").sleep(tmp_path / "2") == with_(night, curve_before={}, curve_after={})
 
 
-# ---- phases ----------------------------------------------------------------------------------------------------
+# ---- phases -----------------------------------------
 
 
 @pytest.mark.parametrize("seeding", [True, False])
@@ -168,7 +174,7 @@ def test_a_night_after_nothing_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "00").exists()
 
 
-# ---- what is lived through ---------------------------------------------------------------------------------------
+# ---- what is lived through -----------------------------------------
 
 
 def test_answers_with_a_context_are_lived_through_and_others_are_not() -> None:
@@ -196,7 +202,7 @@ def test_save_and_load_keep_buffer_and_nights(plain: tuple[Path, SleepConsolidat
     assert len(other.buffer) == 0 and other.nights == []
 
 
-# ---- rolling back ------------------------------------------------------------------------------------------------
+# ---- rolling back -----------------------------------------
 
 POISONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "noise": lambda w: w + torch.linspace(-1, 1, w.numel()).reshape(w.shape),
@@ -253,3 +259,136 @@ def test_an_undone_night_leaves_weights_and_curriculum_as_they_were(
     assert {**slept.state(), **told} == {**awake.state(), **told}
     assert texts(tmp_path / "slept") == texts(tmp_path / "awake")
     assert len(one.buffer) == len(slept.memory or ()) > 0  # nothing was consolidated, so nothing is forgotten
+
+
+# ---- fast and slow weights, and when it is time to sleep -----------------------------------------
+
+#: With next to no learning rate a night ends where it began.
+STILL = with_(SMALL, dreaming=None, learning=with_(LEARNING, lr=1e-12))
+
+
+def scaled(by: float) -> LocalAgent:
+    found = reader().snapshot()
+    with torch.no_grad():
+        for weight in found.model.parameters():
+            weight *= by
+    return found
+
+
+def close(folder: Path, agent: LocalAgent) -> bool:
+    found, expected = bits(LocalAgent(str(folder))), bits(agent)
+    return all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+
+
+@pytest.mark.parametrize(("block", "begins"), [(0, [1.0, 0.9, 0.8, 0.7]), (1, [1.1] * 4), (3, [1.0, 0.9, 1.1, 0.7])])
+def test_a_block_ends_in_the_weights_it_began_with(block: int, begins: list[float], tmp_path: Path) -> None:
+    """Every day scales the weights; the run is moved in the middle of a block, and its learner is read from disk."""
+    FrozenLearner(scaled(1.1)).save(str(tmp_path / "began"))
+    root = tmp_path / "one"
+    for number, by in enumerate((1.0, 0.9, 0.8, 0.7)):
+        one = rested(with_(STILL, block=block), scaled(by))
+        if number:
+            one.load(str(root / "state"))
+            one.learner = FrozenLearner(scaled(by))
+        one.live(day())
+        shutil.copytree(tmp_path / "began", root / "began" / str(number))
+        night = one.sleep(root / "nights" / str(number), root / "began" / str(number))
+        assert close(root / "nights" / str(number), scaled(begins[number]))
+        assert night.slow == (begins[number] == 1.1) and night.number == number
+        one.save(str(root / "state"))
+        if number == 0:
+            root = Path(shutil.move(root, tmp_path / "two"))
+
+
+def test_a_block_whose_slow_night_is_undone_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = rested(with_(SMALL, dreaming=None, block=2, tolerance=0.5))
+    nights = []
+    for number in range(4):
+        one.live(day())
+        with monkeypatch.context() as patch:
+            if number == 1:
+                values = iter([0.0, -9.0])
+                patch.setattr(night_module, "likelihood", lambda *a: next(values))  # noqa: B023
+            nights.append(one.sleep(tmp_path / str(number)))
+        assert (one.slow is None) == (number == 2), number
+    assert [(n.slow, n.undone) for n in nights] == [(False, False), (True, True), (True, False), (False, False)]
+
+
+def test_a_block_is_lived_through_until_its_slow_night(tmp_path: Path) -> None:
+    """Two days of a block of two: behind the fast night the first day is still there, behind the slow one nothing."""
+    one = rested(with_(STILL, block=2))
+    one.live(day("0"))
+    one.sleep(tmp_path / "0")
+    assert one.buffer.all() == day("0")
+    one.live(day("1", "J"))
+    slow = one.sleep(tmp_path / "1")
+    assert slow.slow and slow.lived == 32 and len(one.buffer) == 0
+
+
+def test_what_was_said_at_first_and_is_lost_awake_is_due(tmp_path: Path) -> None:
+    one = rested(with_(SMALL, alert=0.1))
+    inner: Any = one.learner
+    assert one.due() is None and one.rested is None  # nobody rested yet
+    one.rest()
+    assert one.rested is not None and len(one.rested[0]) > 0 and one.due() is None
+    inner.agent = scaled(0.5)
+    assert one.due() == "retention"
+    one.save(str(tmp_path / "saved"))
+    other = rested(with_(SMALL, alert=0.1))
+    other.load(str(tmp_path / "saved"))
+    assert other.due() == "retention" and other.rested == one.rested
+    inner.agent = scaled(float("nan"))
+    assert one.due() == "retention"
+    inner.agent = scaled(0.5)
+    one.live(day())
+    one.sleep(tmp_path / "night")
+    assert one.due() is None  # a new day: what is said now is what is to be kept
+
+
+class Ten:
+    """A learner whose every prompt has ten tokens."""
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        return [Action(f"reply {r.messages[-1]['content']}", usage=Usage(10, 1)) for r in requests]
+
+    def improve(self, collector: Any, budget: int, run: Any) -> Any:
+        raise NotImplementedError
+
+    def save(self, path: str) -> None:
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+    def load(self, path: str) -> None:
+        assert Path(path).is_dir()
+
+    def snapshot(self) -> Any:
+        return self
+
+
+def asked(text: str, context: bool = True, role: str = "learner") -> Request:
+    head = [{"role": "system", "content": "a context"}] if context else []
+    return Request(messages=[*head, {"role": "user", "content": text}], agent=f"{role}_0", role=role, seed=0)  # type: ignore[list-item]
+
+
+def test_the_context_budget_counts_what_was_read_with_a_context(tmp_path: Path) -> None:
+    one, other = (SleepConsolidation(Ten(), settings=SleepSettings(dreaming=None, reading=30)) for _ in range(2))
+    one.act([asked("a"), asked("b"), asked("c", context=False)])
+    assert one.due() is None and one.read == 20 and len(one.buffer) == 2
+    one.act([asked("d", role="dreamer")])
+    assert one.due() == "context" and len(one.buffer) == 2
+    one.save(str(tmp_path / "x"))
+    other.load(str(tmp_path / "x"))
+    assert other.due() == "context" and other.buffer.all() == one.buffer.all()
+
+
+def test_a_full_buffer_is_due() -> None:
+    one = SleepConsolidation(Ten(), settings=SleepSettings(dreaming=None, capacity=2))
+    one.act([asked("a")])
+    assert one.due() is None
+    one.act([asked("b")])
+    assert one.due() == "buffer"
+
+
+@pytest.mark.parametrize("bad", [{"block": -1}, {"alert": -0.1}, {"reading": 0}, {"waits": True, "forget": False}])
+def test_numbers_out_of_range_are_one_line(bad: dict[str, Any]) -> None:
+    with pytest.raises(DreamEnvsError, match=rf"\A[^\n]*{next(iter(bad))}=[^\n]*\Z"):
+        SleepSettings(**bad)

@@ -139,25 +139,15 @@ def test_the_others_are_drawn_and_not_the_next_largest():
     assert set(drawn) == set(range(1, 7)) and max(drawn.values()) < 150
 
 
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda: Buffer(0), "capacity=0"),
-        (lambda: SeedingSettings(lam=1.1), "lam=1.1"),
-        (lambda: SeedingSettings(beta=float("nan")), "beta=nan"),
-        (lambda: SeedingSettings(steps=0), "steps=0"),
-        (lambda: SeedingSettings(lr=0), "lr=0"),
-        (lambda: SeedingSettings(rank=0), "rank=0"),
-        (lambda: SeedingSettings(hard=-1), "hard=-1"),
-        (lambda: DreamSettings(dreams=2, memory=2, fiction=1), "fiction=1"),
-        (lambda: DreamSettings(top=0, random=0), "top=0"),
-        (lambda: DreamSettings(size=0), "size=0"),
-        (lambda: DreamSettings(proposals=2), "proposals=2"),
-        (lambda: SleepSettings(every=0), "every=0"),
-        (lambda: SleepSettings(apart=1.0), "apart=1.0"),
-        (lambda: SleepSettings(tolerance=-0.1), "tolerance=-0.1"),
-    ],
-)
+@pytest.mark.parametrize(("make", "says"), [
+    (lambda: Buffer(0), "capacity=0"), (lambda: SeedingSettings(lam=1.1), "lam=1.1"),
+    (lambda: SeedingSettings(beta=float("nan")), "beta=nan"), (lambda: SeedingSettings(steps=0), "steps=0"),
+    (lambda: SeedingSettings(lr=0), "lr=0"), (lambda: SeedingSettings(rank=0), "rank=0"),
+    (lambda: SeedingSettings(hard=-1), "hard=-1"), (lambda: DreamSettings(dreams=2, memory=2, fiction=1), "fiction=1"),
+    (lambda: DreamSettings(top=0, random=0), "top=0"), (lambda: DreamSettings(size=0), "size=0"),
+    (lambda: DreamSettings(proposals=2), "proposals=2"), (lambda: SleepSettings(every=0), "every=0"),
+    (lambda: SleepSettings(apart=1.0), "apart=1.0"), (lambda: SleepSettings(tolerance=-0.1), "tolerance=-0.1"),
+])  # fmt: skip
 def test_a_knob_out_of_its_range_is_one_line(make, says):
     with pytest.raises(DreamEnvsError) as caught:
         make()

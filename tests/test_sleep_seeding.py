@@ -136,9 +136,8 @@ def test_the_better_of_two_twins_becomes_likelier() -> None:
     told = agent.completion("If")
     wrong = agent.completion("Ik")
     rows = [SimpleNamespace(reply=told)] * 2
-    scene = SimpleNamespace(
-        _chosen=with_(LEARNING, gamma=0.5, z0=8), _decoder=agent, _rewards=[], _same=seeding.exactly
-    )
+    rule = with_(LEARNING, gamma=0.5, z0=8)
+    scene = SimpleNamespace(_chosen=rule, _decoder=agent, _rewards=[], _same=seeding.exactly)
     for replies in ([told, wrong], [wrong, told], [told, told]):
         logits = torch.zeros(2, 3, agent.model.config.vocab_size, requires_grad=True)
         labels = seeding._labels(replies, [1, 1])  # the first token was given

@@ -37,11 +37,7 @@ def request(task: Task, family: TaskFamily, *labels: str | int) -> Request:
 
 
 def attempts(agent: Agent, tasks: Sequence[Task], family: TaskFamily, draws: int, seed: str) -> list[list[Attempt]]:
-    """``draws`` replies to each problem, scored by the family's verifier.
-
-    Raises:
-        DreamEnvsError: for an agent that stops early, whose replies are no replies.
-    """
+    """``draws`` replies to each problem, scored by the family's verifier; an agent that stops early is an error."""
     if getattr(agent, "accepted", None) is not None:
         raise DreamEnvsError("this agent stops at its first wrong token: give the one that stopping() was called on")
     requests = [request(task, family, "attempts", seed, i) for task in tasks for i in range(draws)]
@@ -97,10 +93,8 @@ class Kinds(msgspec.Struct, frozen=True):
 def kinds(agent: Agent, tasks: Sequence[Task], family: TaskFamily, draws: int, seed: str) -> list[Kinds]:
     """The agent's own completions, told apart without a look at their scores: by length and by first token.
 
-    From each problem as many of the one kind as of the other, so that the two differ in kind and not in problems.
-
-    Raises:
-        DreamEnvsError: if no split finds two kinds.
+    From each problem as many of the one kind as of the other, so that the two differ in kind and not in problems.  If
+    no split finds two kinds, that is an error.
     """
     rows = attempts(agent, tasks, family, draws, seed)
     found = []
@@ -108,15 +102,13 @@ def kinds(agent: Agent, tasks: Sequence[Task], family: TaskFamily, draws: int, s
         pair = Kinds([], [])
         for task, replies in zip(tasks, rows, strict=True):
             labels = split(replies)
-            some = [a.text for a, label in zip(replies, labels, strict=True) if label is True]
-            others = [a.text for a, label in zip(replies, labels, strict=True) if label is False]
-            count = min(len(some), len(others))
-            pair.positive.extend((messages_of(task), text) for text in some[:count])
-            pair.negative.extend((messages_of(task), text) for text in others[:count])
+            some, others = ([a.text for a, is_ in zip(replies, labels, strict=True) if is_ is k] for k in (True, False))
+            for one, other in zip(some, others, strict=False):
+                pair.positive.append((messages_of(task), one))
+                pair.negative.append((messages_of(task), other))
         if pair.positive:
             found.append(pair)
     if not found:
-        raise DreamEnvsError(
-            f"{draws} draws on each of {len(tasks)} problems are all of one kind: nothing to steer between"
-        )
+        what = f"{draws} draws on each of {len(tasks)} problems"
+        raise DreamEnvsError(f"{what} are all of one kind: nothing to steer between")
     return found

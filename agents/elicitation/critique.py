@@ -11,25 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from dream_envs.agents.elicitation.attempts import Attempt, attempts
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import DreamEnvsError, Message, Task, TaskFamily
-
-
-class CritiqueSettings(msgspec.Struct, frozen=True):
-    """``candidates``: how many of the base's samples are looked at to find a problem's right and wrong ones.
-
-    ``kept``: candidates that are critiqued, right and wrong ones alike where there are enough.  ``steps``, ``lr``,
-    ``batch``: of ``sft.fine_tune``.
-    """
-
-    candidates: int = 256
-    kept: int = 96
-    steps: int = 60
-    lr: float = 5e-4
-    batch: int = 32
 
 
 def agreeing(family: TaskFamily, task: Task, reply: str) -> str:
@@ -56,31 +40,26 @@ def critique(family: TaskFamily, task: Task, reply: str) -> str:
     return f"{said} {verdict}" if said else verdict
 
 
-def critique_tune(
-    base: LocalAgent, tasks: Sequence[Task], family: TaskFamily, settings: CritiqueSettings, seed: str
-) -> LocalAgent:
-    """A copy of the base, fine-tuned on critiques of its own attempts at one of these problems.
+def critiques(
+    base: LocalAgent, tasks: Sequence[Task], family: TaskFamily, candidates: int, kept: int, seed: str
+) -> list[tuple[list[Message], str]]:
+    """Questions and critiques of ``kept`` of the base's own attempts at one of these problems.
 
-    The problem is the one on which the base is nearest to right half of the time.
-
-    Raises:
-        DreamEnvsError: if the base is right on none of the problems, or never wrong: there is nothing to tell apart.
+    The problem is the one on which the base is nearest to right half of the time; where it is right always or never on
+    each of them there is nothing to tell apart, which is an error.  ``candidates``: samples that are looked at to find
+    right and wrong ones.
     """
-    from dream_envs.agents.training.sft import fine_tune
-
-    found = attempts(base, tasks, family, max(2, settings.candidates // len(tasks)), f"{seed}/search")
+    found = attempts(base, tasks, family, max(2, candidates // len(tasks)), f"{seed}/search")
     rates = [sum(a.value for a in row) / len(row) for row in found]
     mixed = [i for i, rate in enumerate(rates) if 0 < rate < 1]
     if not mixed:
-        raise DreamEnvsError(
-            f"the base is right always or never on each of {len(tasks)} problems: a critique needs right and wrong ones"
-        )
+        why = "a critique needs right and wrong ones"
+        raise DreamEnvsError(f"the base is right always or never on each of {len(tasks)} problems: {why}")
     chosen = min(mixed, key=lambda i: abs(rates[i] - 0.5))
-    (replies,) = attempts(base, [tasks[chosen]], family, settings.candidates, f"{seed}/candidates")
-    kept = _kept([*replies, *found[chosen]], settings.kept)
-    pairs = [(question(tasks[chosen], a.text), critique(family, tasks[chosen], a.text)) for a in kept]
-    steps, lr, batch = settings.steps, settings.lr, settings.batch
-    return fine_tune(base, pairs, steps=steps, lr=lr, seed=f"{seed}/critique", batch=batch)
+    task = tasks[chosen]
+    (replies,) = attempts(base, [task], family, candidates, f"{seed}/candidates")
+    some = _kept([*replies, *found[chosen]], kept)
+    return [(question(task, a.text), critique(family, task, a.text)) for a in some]
 
 
 def _kept(replies: Sequence[Attempt], count: int) -> list[Attempt]:

@@ -7,19 +7,29 @@ Every mechanism is deterministic in (base, dev, seed) and leaves the base's weig
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
 from dream_envs.agents.elicitation.attempts import Kinds, attempts, kinds, messages_of, own_replies, pass_rates
-from dream_envs.agents.elicitation.critique import CritiqueSettings, critique_tune
+from dream_envs.agents.elicitation.critique import critiques
 from dream_envs.agents.elicitation.sae import SaeSettings, SparseAutoencoder, by_activation, by_attribution, train
 from dream_envs.agents.elicitation.steering import Steered, contrast_vector, gradient_vector, layers, residuals
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.agents.training.sft import fine_tune
+from dream_envs.agents.training.collector import Collector
+from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner
+from dream_envs.agents.training.rows import RoleSettings, RowSettings
+from dream_envs.agents.training.sft import fine_tune, quietly
 from dream_envs.core import Agent, DreamEnvsError, Message, Task, TaskFamily
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum.store import ChallengeStore
+from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.rewards.presets import challenger_solver
+from dream_envs.runs import Run
 from dream_envs.seeds import stream
 
 
@@ -30,16 +40,9 @@ class Mechanism(Protocol):
     """
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
-        """The elicited copy.
+        """The elicited copy; an error if there is nothing to work with on this base (no two kinds of replies, say).
 
-        Args:
-            base: the base; it is not changed.
-            dev: problems with verdicts that may be used up; none of the report's.
-            family: whose problems these are.
-            seed: the label of everything random.
-
-        Raises:
-            DreamEnvsError: if it has nothing to work with on this base (no two kinds of replies, say).
+        ``dev``: problems with verdicts that may be used up, none of the report's.
         """
 
 
@@ -111,37 +114,40 @@ class Sae(msgspec.Struct, frozen=True):
     def _ranked(self, base: LocalAgent, model: SparseAutoencoder, pair: Kinds, layer: int) -> list[int]:
         """The first features of both rankings."""
         slope = gradient_vector(base, pair.positive, pair.negative, layer)
-        said = [
-            np.concatenate([x[1:] for x in residuals(base, kind, layer)]) for kind in (pair.positive, pair.negative)
-        ]
-        rankings = by_attribution(model, slope), by_activation(model, *said)
+        said = [[x[1:] for x in residuals(base, kind, layer)] for kind in (pair.positive, pair.negative)]
+        rankings = by_attribution(model, slope), by_activation(model, *map(np.concatenate, said))
         return [int(f) for ranking in rankings for f in ranking[: self.features]]
 
 
 class Critique(msgspec.Struct, frozen=True):
     """Fine-tune a copy on critiques of its own attempts at one dev problem.
 
-    ``problems``: dev problems among which that one is looked for.  ``tune``: see ``CritiqueSettings``.  ``tries``:
+    ``problems``: dev problems among which that one is looked for, with ``candidates`` samples.  ``kept``: candidates
+    that are critiqued, right and wrong ones alike where there are enough.  ``batch``: of fine-tuning.  ``tries``:
     (steps, learning rate) of which the one most often right on the dev problems is taken, with ``check`` draws on each.
     """
 
     problems: int = 32
-    tune: CritiqueSettings = CritiqueSettings()
+    candidates: int = 256
+    kept: int = 96
+    batch: int = 32
     tries: tuple[tuple[int, float], ...] = ((20, 1e-4), (20, 3e-4), (40, 1e-4))
     check: int = 8
 
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
         """See ``Mechanism``."""
         tasks = some(dev, self.problems, seed)
-        candidates = [
-            critique_tune(base, tasks, family, msgspec.structs.replace(self.tune, steps=steps, lr=lr), seed)
-            for steps, lr in self.tries
-        ]
-        return best(candidates, tasks, family, self.check, f"{seed}/choose")
+        pairs = critiques(base, tasks, family, self.candidates, self.kept, seed)
+        how: Any = {"seed": f"{seed}/critique", "batch": self.batch}
+        tuned = [fine_tune(base, pairs, steps=steps, lr=lr, **how) for steps, lr in self.tries]
+        return best(tuned, tasks, family, self.check, f"{seed}/choose")
 
 
-class RlvrSettings(msgspec.Struct, frozen=True):
-    """The practice and the optimiser.
+class Rlvr(msgspec.Struct, frozen=True):
+    """A short GRPO run on dev problems that the base solves already, with nothing new to learn from.
+
+    It sharpens: what the base does most of the time it then does nearly always.  Whatever it solves, reinforcement with
+    a verifier brings out of the base without a curriculum, so a claim to have gone past the base has to go past it too.
 
     ``low``, ``high``: the base pass rates of the problems that are practised, measured with ``draws``; what is always
     right gives GRPO nothing to tell apart.  ``steps``, ``lr``: of GRPO.  ``problems``: a step; ``attempts``: at each.
@@ -155,15 +161,30 @@ class RlvrSettings(msgspec.Struct, frozen=True):
     problems: int = 32
     attempts: int = 8
 
-
-class Rlvr(RlvrSettings, frozen=True):
-    """GRPO on dev problems that the base solves already; the settings are those of ``RlvrSettings``."""
-
     def make(self, base: LocalAgent, dev: Sequence[Task], family: TaskFamily, seed: str) -> Agent:
         """See ``Mechanism``."""
-        from dream_envs.agents.elicitation.rlvr import rlvr
-
-        return rlvr(base, dev, family, self, seed)
+        rates = pass_rates(base, dev, family, self.draws, f"{seed}/support")
+        chosen = [t for t, rate in zip(dev, rates, strict=True) if self.low <= rate <= self.high]
+        if not chosen:
+            what = f"none of {len(dev)} problems has a base pass rate from {self.low} to {self.high}"
+            highest = f"(the highest is {rates.max():.3f})"
+            raise DreamEnvsError(f"{what} {highest}: there is nothing solved to practise on")
+        twin = base.snapshot()
+        twin.model.requires_grad_(True)
+        roles = RowSettings(roles={"solver": RoleSettings(self.problems)})
+        rule = LearnerSettings(lr=self.lr, warmup=min(5, self.steps), save_every=self.steps + 1, rows=roles)
+        game, mixture = ChallengerSolver(family, solvers=self.attempts), Mixture(0, 0, 0, dataset=self.problems)
+        how: Any = {"store": ChallengeStore(None), "dataset": chosen, "label": "fixed", "anew": True}
+        curriculum = Curriculum(game, mixture, seed=f"{seed}/tasks", **how)
+        seats = {"challenger": lambda text: ""}  # every proposal is given
+        with tempfile.TemporaryDirectory() as folder, quietly():
+            run = Run(Path(folder) / "run", {"command": "rlvr"})
+            collector = Collector(game, curriculum, challenger_solver(), run, seats=seats)
+            PolicyLearner(twin, settings=rule, seed=f"{seed}/grpo").improve(collector, self.steps, run)
+            run.close()
+        twin.model = twin.model.requires_grad_(False).eval()
+        vars(twin.model).pop("forward", None)  # TRL's fused head
+        return twin
 
 
 class SelfTuning(msgspec.Struct, frozen=True):
@@ -211,11 +232,7 @@ MECHANISMS: dict[str, Mechanism] = {
 
 
 def some(dev: Sequence[Task], count: int, seed: str) -> list[Task]:
-    """``count`` of the dev problems, all alike likely, in their order.
-
-    Raises:
-        DreamEnvsError: if there are none.
-    """
+    """``count`` of the dev problems, all alike likely, in their order."""
     if not dev:
         raise DreamEnvsError("dev is empty: an elicitation mechanism needs problems to look at")
     return [dev[i] for i in sorted(stream(seed, "dev").permutation(len(dev))[:count].tolist())]

@@ -33,13 +33,8 @@ class SaeSettings(msgspec.Struct, frozen=True):
 class SparseAutoencoder:
     """``x ~ mean + size * (codes @ decoder)``, at most ``active`` codes above zero; decoder rows have unit length.
 
-    Args:
-        encoder: ``float32[D, F]``.
-        bias: ``float32[F]``.
-        decoder: ``float32[F, D]``.
-        mean: ``float32[D]``, of the positions it was trained on.
-        size: their root mean square distance from it a dimension.
-        active: codes above zero at once.
+    ``encoder``: ``float32[D, F]``; ``bias``: ``float32[F]``; ``decoder``: ``float32[F, D]``; ``mean``: ``float32[D]``,
+    of the positions it was trained on; ``size``: their root mean square distance from it a dimension.
     """
 
     def __init__(self, encoder: Tensor, bias: Tensor, decoder: Tensor, mean: Tensor, size: float, active: int) -> None:
@@ -54,17 +49,12 @@ class SparseAutoencoder:
 
 
 def train(residuals: np.ndarray, settings: SaeSettings, seed: str) -> SparseAutoencoder:
-    """A sparse autoencoder of these positions, ``float[N, D]``; the same arguments give the same weights.
-
-    Raises:
-        DreamEnvsError: for settings that do not fit together.
-    """
+    """A sparse autoencoder of these positions, ``float[N, D]``; the same arguments give the same weights."""
     x = torch.from_numpy(np.asarray(residuals, np.float32))
     count = settings.features or 4 * x.shape[1]
     if not 1 <= settings.active <= count or min(settings.steps, settings.batch) < 1 or len(x) < 2:
-        raise DreamEnvsError(
-            f"{settings} on {len(x)} positions: 1 <= active <= features, steps, batch >= 1, 2 positions"
-        )
+        need = "1 <= active <= features, steps, batch >= 1, 2 positions"
+        raise DreamEnvsError(f"{settings} on {len(x)} positions: {need}")
     mean = x.mean(0)
     size = float((x - mean).square().mean().sqrt()) or 1.0
     x = (x - mean) / size

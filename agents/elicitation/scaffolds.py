@@ -41,13 +41,11 @@ class TwoTurns:
 
 
 class OneOfSeveral:
-    """Asks several times and answers once.
+    """Asks ``count`` times and answers once.
 
-    Args:
-        agent: answers, at T = 1 for a power of the likelihood.
-        count: completions an attempt.
-        read: the part of a reply that is an answer: what most say is taken, the first of them in a tie.  None: one of
-            the completions with probability p^``POWER``, which resamples them from the model's power distribution.
+    ``read``: the part of a reply that is an answer: what most say is taken, the first of them in a tie.  None: one of
+    the completions with probability p^``POWER``, which resamples those of an agent at T = 1 from the model's power
+    distribution.
     """
 
     def __init__(self, agent: Agent, count: int, read: Callable[[str], str] | None = None) -> None:
@@ -55,11 +53,10 @@ class OneOfSeveral:
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """One batched call; tokens of all completions are counted."""
-        rows = [
-            msgspec.structs.replace(r, seed=digest("one-of", r.seed, i)) for r in requests for i in range(self.count)
-        ]
+        change, count = msgspec.structs.replace, self.count
+        rows = [change(r, seed=digest("one-of", r.seed, i)) for r in requests for i in range(count)]
         said = list(ask(self.agent, rows))
-        groups = [said[i : i + self.count] for i in range(0, len(said), self.count)]
+        groups = [said[i : i + count] for i in range(0, len(said), count)]
         return [self._one(r, group) for r, group in zip(requests, groups, strict=True)]
 
     def _one(self, request: Request, group: list[Action]) -> Action:
@@ -80,24 +77,15 @@ class OneOfSeveral:
 class Pieces:
     """Asks for the pieces of a problem one after the other.
 
-    Args:
-        agent: answers a piece.
-        families: whoever can cut a prompt does; a prompt that nobody cuts is asked as a whole.
-        size: the largest level of a piece.
-        instruction: stands behind every prompt.
-        read: the part of a reply that is an answer.
-        written: an answer as a reply.
+    ``families``: whoever can cut a prompt does; a prompt that nobody cuts is asked as a whole.  ``size``: the largest
+    level of a piece.  ``instruction``: stands behind every prompt.  ``read``: the part of a reply that is an answer.
+    ``written``: an answer as a reply.
     """
 
     def __init__(
-        self,
-        agent: Agent,
-        families: Sequence[TaskFamily],
-        size: int,
-        instruction: str,
-        read: Callable[[str], str],
-        written: Callable[[str], str],
-    ) -> None:
+        self, agent: Agent, families: Sequence[TaskFamily], size: int, instruction: str,
+        read: Callable[[str], str], written: Callable[[str], str],
+    ) -> None:  # fmt: skip
         self.agent, self.size, self.instruction, self.read, self.written = agent, size, instruction, read, written
         self.families: list[Any] = [f for f in families if hasattr(f, "piece")]
 

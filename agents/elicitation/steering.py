@@ -24,32 +24,22 @@ from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import DreamEnvsError, Message
 
 Layer = int | str
+Replies = Sequence[tuple[Sequence[Message], str]]
 
 
 def layers(model: Any) -> dict[str, Any]:
-    """The decoder layers by their module names, in order: ``{"model.layers.0": ..., ...}``.
-
-    Raises:
-        DreamEnvsError: for a model that keeps its layers in no list of the configuration's length.
-    """
+    """The decoder layers by their module names, in order: ``{"model.layers.0": ..., ...}``."""
     depth = model.config.get_text_config().num_hidden_layers
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth
-    ]
-    if not found:
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    stacks = {name: module for name, module in lists.items() if len(module) == depth}
+    if not stacks:
         raise DreamEnvsError(f"{type(model).__name__} has no list of {depth} decoder layers: name a module yourself")
-    name, stack = min(found, key=lambda item: item[0].count("."))
-    return {f"{name}.{i}": layer for i, layer in enumerate(stack)}
+    name = min(stacks, key=lambda name: name.count("."))
+    return {f"{name}.{i}": layer for i, layer in enumerate(stacks[name])}
 
 
 def layer_of(model: Any, layer: Layer) -> Any:
-    """The module of a layer, by its number (negative: from the end) or its name.
-
-    Raises:
-        DreamEnvsError: naming the layers that there are.
-    """
+    """The module of a layer, by its number (negative: from the end) or its name."""
     known = layers(model)
     names = list(known)
     if isinstance(layer, int) and -len(names) <= layer < len(names):
@@ -80,9 +70,7 @@ def changed(model: Any, layer: Layer, change: Callable[[Tensor], Tensor | None])
 
 
 @torch.inference_mode()
-def residuals(
-    agent: LocalAgent, replies: Sequence[tuple[Sequence[Message], str]], layer: Layer, batch: int = 64
-) -> list[np.ndarray]:
+def residuals(agent: LocalAgent, replies: Replies, layer: Layer, batch: int = 64) -> list[np.ndarray]:
     """What a layer puts out while the agent reads these replies.
 
     Returns:
@@ -90,9 +78,7 @@ def residuals(
         which predicts the first token, row t the position of the reply's token t - 1.
     """
     found: list[np.ndarray] = []
-    for at in range(0, len(replies), batch):
-        prompts = [agent.encode(messages) for messages, _ in replies[at : at + batch]]
-        completions = [agent.completion(text) for _, text in replies[at : at + batch]]
+    for prompts, completions in _batches(agent, replies, batch):
         kept: list[Tensor] = []
         with changed(agent.model, layer, lambda hidden: kept.append(hidden.float().cpu())):  # noqa: B023
             agent.read(prompts, completions, logits_to_keep=1, use_cache=False)
@@ -101,26 +87,27 @@ def residuals(
     return found
 
 
-def contrast_vector(
-    agent: LocalAgent,
-    positive: Sequence[tuple[Sequence[Message], str]],
-    negative: Sequence[tuple[Sequence[Message], str]],
-    layer: Layer,
-) -> np.ndarray:
-    """The mean residual of the kind of completions to steer to minus that of the other, ``float32[D]``."""
+def _batches(agent: LocalAgent, replies: Replies, batch: int) -> Iterator[tuple[list[Any], list[list[int]]]]:
+    """Ids of prompts and of completions, ``batch`` rows at a time."""
+    for at in range(0, len(replies), batch):
+        rows = replies[at : at + batch]
+        yield [agent.encode(messages) for messages, _ in rows], [agent.completion(text) for _, text in rows]
+
+
+def _need_both(positive: Replies, negative: Replies) -> None:
     if not positive or not negative:
         raise DreamEnvsError(f"{len(positive)} positive and {len(negative)} negative replies: a contrast needs both")
+
+
+def contrast_vector(agent: LocalAgent, positive: Replies, negative: Replies, layer: Layer) -> np.ndarray:
+    """The mean residual of the kind of completions to steer to minus that of the other, ``float32[D]``."""
+    _need_both(positive, negative)
     means = [np.concatenate([x[1:] for x in residuals(agent, kind, layer)]).mean(0) for kind in (positive, negative)]
     return means[0] - means[1]
 
 
 def gradient_vector(
-    agent: LocalAgent,
-    positive: Sequence[tuple[Sequence[Message], str]],
-    negative: Sequence[tuple[Sequence[Message], str]],
-    layer: Layer,
-    first_tokens: int | None = 1,
-    batch: int = 8,
+    agent: LocalAgent, positive: Replies, negative: Replies, layer: Layer, first_tokens: int | None = 1, batch: int = 8
 ) -> np.ndarray:
     """The direction in which a shift raises the log-odds of one kind of replies against the other, ``float32[D]``.
 
@@ -128,34 +115,20 @@ def gradient_vector(
     means shows what follows a choice, this shows what makes it.  It is the first step of an optimised steering vector
     (Dunefsky and Cohan, arXiv 2502.18862), scaled to the length of the residuals at the prompt's last position.
 
-    Args:
-        agent: the base; its weights get no gradient.
-        positive: (messages, reply) of the kind to steer to.
-        negative: the kind to steer away from.
-        layer: number or module name.
-        first_tokens: the generation steps that the shift will be added at; None is all.
-        batch: replies a backward pass.
+    ``first_tokens``: the generation steps that the shift will be added at; None is all.  ``batch``: replies a backward
+    pass.
     """
-    if not positive or not negative:
-        raise DreamEnvsError(f"{len(positive)} positive and {len(negative)} negative replies: a contrast needs both")
+    _need_both(positive, negative)
     slopes = [_slope(agent, kind, layer, first_tokens, batch) for kind in (positive, negative)]
     difference = slopes[0] - slopes[1]
     size = np.mean([np.linalg.norm(x[0]) for x in residuals(agent, [*positive, *negative], layer)])
     return (difference * (size / max(np.linalg.norm(difference), 1e-30))).astype(np.float32)
 
 
-def _slope(
-    agent: LocalAgent,
-    replies: Sequence[tuple[Sequence[Message], str]],
-    layer: Layer,
-    first_tokens: int | None,
-    batch: int,
-) -> np.ndarray:
+def _slope(agent: LocalAgent, replies: Replies, layer: Layer, first_tokens: int | None, batch: int) -> np.ndarray:
     """Gradient of the replies' mean log-probability with respect to a shift, at a shift of zero."""
     total = np.zeros(agent.model.config.get_text_config().hidden_size)
-    for at in range(0, len(replies), batch):
-        prompts = [agent.encode(messages) for messages, _ in replies[at : at + batch]]
-        completions = [agent.completion(text) for _, text in replies[at : at + batch]]
+    for prompts, completions in _batches(agent, replies, batch):
         shift = Shift(layer, np.zeros(total.shape, np.float32), 1.0, first_tokens)
         shift.added.requires_grad_(True)
         starts = torch.tensor([len(p) - 1 for p in prompts], device=agent.device)
@@ -183,10 +156,6 @@ class Shift:
         self.layer, self.first_tokens = layer, first_tokens
         self.added = torch.as_tensor(scale * vector)
 
-    def at(self, step: int) -> bool:
-        """Whether this generation step is steered."""
-        return self.first_tokens is None or step < self.first_tokens
-
     def to(self, hidden: Tensor) -> Tensor:
         """What is added, as the model computes."""
         return self.added.to(hidden.device, hidden.dtype)
@@ -196,14 +165,8 @@ class Steered(LocalAgent):
     """An agent over the same weights that decodes with a shift of its residual stream.
 
     Decoding, constraints, teacher-forced logits and snapshots are those of ``LocalAgent``, all of them steered; a
-    steered agent can be steered again.
-
-    Args:
-        agent: the base; its weights are shared and never changed.
-        layer: number or module name of the decoder layer behind which to add.
-        vector: ``float[D]``.
-        scale: its factor.
-        first_tokens: how many generation steps are steered; None is all of them.
+    steered agent can be steered again.  ``scale * vector``, ``float[D]``, is added behind ``layer`` (number or module
+    name) at the first ``first_tokens`` generation steps; None is all of them.
     """
 
     def __init__(
@@ -220,14 +183,18 @@ class Steered(LocalAgent):
         """The modules themselves: the engine of fused weights would pass the hooks by."""
         return _SteeredForward(self.model, self.shifts)
 
-    @contextlib.contextmanager
-    def reading(self, starts: Sequence[int]) -> Iterator[None]:
+    def reading(self, starts: Sequence[int]) -> contextlib.AbstractContextManager[None]:
         """Steers teacher-forced forwards from each row's first generation step on."""
         rows = torch.tensor(list(starts), device=self.device)
-        with contextlib.ExitStack() as stack:
-            for shift in self.shifts:
-                stack.enter_context(changed(self.model, shift.layer, _behind(shift, rows)))
-            yield
+        return _shifted(self.model, self.shifts, lambda shift: _behind(shift, rows))
+
+
+@contextlib.contextmanager
+def _shifted(model: Any, shifts: Sequence[Shift], change: Callable[[Shift], Any]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for shift in shifts:
+            stack.enter_context(changed(model, shift.layer, change(shift)))
+        yield
 
 
 def _behind(shift: Shift, starts: Tensor) -> Callable[[Tensor], Tensor]:
@@ -257,13 +224,9 @@ class _SteeredForward(CachedForward):
         super().__init__(model)
         self.shifts = shifts
 
-    @contextlib.contextmanager
-    def _on(self, step: int) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for shift in self.shifts:
-                if shift.at(step):
-                    stack.enter_context(changed(self.model, shift.layer, _last(shift)))
-            yield
+    def _on(self, step: int) -> contextlib.AbstractContextManager[None]:
+        on = [shift for shift in self.shifts if shift.first_tokens is None or step < shift.first_tokens]
+        return _shifted(self.model, on, _last)
 
     def prefill(self, ids: Tensor, mask: Tensor, repeats: Tensor, room: int) -> Tensor:
         """See ``Forward``."""

@@ -45,36 +45,23 @@ class Day(msgspec.Struct, frozen=True):
 class SleepConsolidation:
     """A learner that consolidates at night what it experienced while awake.
 
-    Args:
-        learner: any Learner whose ``save`` writes a Hugging Face folder and whose ``load`` reads one.
-        generator: how it dreams, and makes up what is measured with; for ``settings.dreaming`` and ``alert``.
-        settings: when and how it sleeps.
-        seed: the label of everything random at night.
-        same: whether two completions mean the same, for the semantic reward; by default the same text.
-        curve: measures the weights before and after each night, for the record alone.
-
-    Raises:
-        DreamEnvsError: for dreaming or an alert without a generator.
+    ``learner``: any Learner whose ``save`` writes a Hugging Face folder and whose ``load`` reads one.  ``generator``:
+    how it dreams, and makes up what is measured with; ``settings.dreaming`` and ``alert`` need one.  ``seed``: the
+    label of everything random at night.  ``same``: whether two completions mean the same, for the semantic reward; by
+    default the same text.  ``curve``: measures the weights before and after each night, for the record alone.
     """
 
     name = "sleep"
 
     def __init__(
         self,
-        learner: Learner,
-        generator: QuestionGenerator | None = None,
-        *,
-        settings: SleepSettings | None = None,
-        seed: str = "0",
-        same: Same = exactly,
-        curve: Callable[[LocalAgent], dict[str, float]] | None = None,
-    ) -> None:
+        learner: Learner, generator: QuestionGenerator | None = None, *, settings: SleepSettings | None = None,
+        seed: str = "0", same: Same = exactly, curve: Callable[[LocalAgent], dict[str, float]] | None = None,
+    ) -> None:  # fmt: skip
         self.settings = settings or SleepSettings()
         if generator is None and (self.settings.dreaming is not None or self.settings.alert is not None):
-            raise DreamEnvsError(
-                "dreaming and alert need a question generator: FamilyQuestions(family), "
-                "or SleepSettings(dreaming=None, alert=None)"
-            )
+            other = "FamilyQuestions(family), or SleepSettings(dreaming=None, alert=None)"
+            raise DreamEnvsError(f"dreaming and alert need a question generator: {other}")
         self.learner, self.generator, self.seed, self.same, self.curve = learner, generator, seed, same, curve
         self.buffer = Buffer(self.settings.capacity)
         self.nights: list[Night] = []
@@ -171,14 +158,8 @@ class SleepConsolidation:
     def sleep(self, folder: Path, began: Path | None = None) -> Night:
         """One night: from the weights as they are now to those in ``folder``, with ``night.json`` as the last file.
 
-        A folder that holds a finished night is taken over; one that a kill left is begun again.
-
-        Args:
-            folder: of this night.
-            began: the folder of the weights with which the day began, for ``block``; None: those of now.
-
-        Raises:
-            DreamEnvsError: if there is no experience.
+        A folder that holds a finished night is taken over; one that a kill left is begun again.  ``began``: the folder
+        of the weights with which the day began, for ``block``; None: those of now.  No experience is an error.
         """
         done = read_json(folder / NIGHT)
         if done is not None:
@@ -199,7 +180,13 @@ class SleepConsolidation:
         night = msgspec.structs.replace(night, **told)
         if not night.undone:
             self._adopt(student, folder)
-        self._woken(night)
+        self.nights.append(night)
+        self.read = 0
+        if night.slow and not night.undone:
+            self.slow = None
+        if self.forgets(night):
+            self.buffer.clear()
+        self.rest()
         self.learner.save(str(folder))  # a critic's head as well
         write_json(folder / NIGHT, self.state(folder))
         return night
@@ -213,15 +200,6 @@ class SleepConsolidation:
         student.tokenizer.save_pretrained(str(folder))
         self.learner.load(str(folder))
 
-    def _woken(self, night: Night) -> None:
-        self.nights.append(night)
-        self.read = 0
-        if night.slow and not night.undone:
-            self.slow = None
-        if self.forgets(night):
-            self.buffer.clear()
-        self.rest()
-
     def _take(self, folder: Path, state: dict[str, Any]) -> None:
         self.learner.load(str(folder))
         self.restore(state, folder)
@@ -233,22 +211,14 @@ class SleepConsolidation:
 
     def _slow_tonight(self) -> bool:
         """Whether the block is as long as it is to be; one whose slow night was undone goes on to the next."""
-        since = 0
-        for night in reversed(self.nights):
-            if night.slow and not night.undone:
-                break
-            since += 1
-        return 0 < self.settings.block <= since + 1
+        ends = [i for i, night in enumerate(self.nights, 1) if night.slow and not night.undone]
+        return 0 < self.settings.block <= len(self.nights) - max(ends, default=0) + 1
 
     def improve(self, collector: Any, budget: int, run: Any) -> Progress:
         """Days of ``every`` steps until ``budget`` are done, each (or, with ``waits``, if due) with a night.
 
-        Goes on in the run's folder where it stopped.
-
-        Args:
-            collector: what the learner practises in; its ``memory`` (a ``Buffer``), if it has one, is the experience.
-            budget: steps awake in all.
-            run: ``path`` is its folder.
+        Goes on in the run's folder where it stopped.  The collector's ``memory`` (a ``Buffer``), if it has one, is the
+        experience.
         """
         if budget < 1:
             raise DreamEnvsError(f"budget={budget}: 1 step or more")
@@ -272,7 +242,8 @@ class SleepConsolidation:
             if not (night / NIGHT).is_file():
                 if not len(self.buffer) or (self.settings.waits and self.due() is None):
                     continue
-                self._night(collector, night, self._began(root, day))
+                self.sleep(night, self._began(root, day))
+                self._told(collector)
         return msgspec.structs.replace(progress, steps=budget)
 
     def _began(self, root: Path, day: int) -> Path:
@@ -294,10 +265,6 @@ class SleepConsolidation:
         write_json(folder / STATE, state)
         return progress
 
-    def _night(self, collector: Any, folder: Path, began: Path) -> None:
-        self.sleep(folder, began)
-        self._told(collector)
-
     def _told(self, collector: Any) -> None:
         """The newest night in the collector: it is logged, and what was consolidated is forgotten."""
         if self.forgets(self.nights[-1]) and getattr(collector, "memory", None) is not None:
@@ -310,8 +277,7 @@ class SleepConsolidation:
     def _recall(self, collector: Any, awake: Path, night: Path, following: Path) -> Progress:
         """Weights, buffer and curriculum as they were after the day and, if there was one, its night.
 
-        Where the ``following`` day has a checkpoint the learner goes on from that, and with it the collector: the run's
-        files are not cut back to before what it knows.
+        The collector goes on from a checkpoint of the ``following`` day: the run's files are not cut back before it.
         """
         state, done = read_json(awake / STATE), read_json(night / NIGHT)
         self._take(*((awake, state) if done is None else (night, done)))

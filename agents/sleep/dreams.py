@@ -24,7 +24,7 @@ import torch
 
 from dream_envs.agents.engines.decode import sample
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.agents.sleep.experience import KINDS, Experience, seen
+from dream_envs.agents.sleep.experience import KINDS, Experience, bounded, seen
 from dream_envs.agents.training.sft import Collator, Pair, fine_tune, lora, quietly, tokenized
 from dream_envs.core import DreamEnvsError, Limits, Message, Reject, Request, TaskFamily
 from dream_envs.rewards.imitation import dream_reward
@@ -50,9 +50,7 @@ class QuestionGenerator(Protocol):
 class FamilyQuestions:
     """Questions of a task family: its brief, its proposals' grammar.  What the verifier knows is not used.
 
-    Args:
-        family: the family.
-        avoid: ids of problems that are never asked (an evaluation's).
+    ``avoid``: ids of problems that are never asked (an evaluation's).
     """
 
     def __init__(self, family: TaskFamily, avoid: Collection[str] = ()) -> None:
@@ -110,19 +108,13 @@ class DreamSettings(msgspec.Struct, frozen=True):
     today: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("fictional", "proposals", "today"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
-                raise DreamEnvsError(f"{name}={share}: 0 to 1")
-        if min(self.memory, self.fiction) < 0 or self.memory + self.fiction > self.dreams:
-            raise DreamEnvsError(
-                f"memory={self.memory}, fiction={self.fiction}: 0 or more, {self.dreams} together at most"
-            )
-        for name in ("dreams", "size", "probe", "inner_steps", "inner_rank", "draft", "novel_rank"):
-            if (value := getattr(self, name)) < 1:
-                raise DreamEnvsError(f"{name}={value}: 1 or more")
-        if min(self.top, self.random, self.votes) < 0 or self.top + self.random < 1 or self.novelty < 0:
-            told = f"top={self.top}, random={self.random}, votes={self.votes}, novelty={self.novelty}"
-            raise DreamEnvsError(f"{told}: 0 or more, one tried")
+        bounded(self, 0, 1, "fictional", "proposals", "today")
+        bounded(self, 1, None, "dreams", "size", "probe", "inner_steps", "inner_rank", "draft", "novel_rank")
+        bounded(self, 0, None, "memory", "fiction", "top", "random", "votes", "novelty")
+        if self.memory + self.fiction > self.dreams:
+            raise DreamEnvsError(f"memory={self.memory}, fiction={self.fiction}: {self.dreams} together at most")
+        if self.top + self.random < 1:
+            raise DreamEnvsError(f"top={self.top}, random={self.random}: one or more are tried")
 
 
 class Dream(msgspec.Struct, frozen=True):
@@ -146,29 +138,13 @@ class Dream(msgspec.Struct, frozen=True):
 
 
 def imagine(
-    agent: LocalAgent,
-    generator: QuestionGenerator,
-    kind: str,
-    contexts: Sequence[list[Message]],
-    count: int,
-    seed: str,
-    *,
-    novelty: float = 0.0,
-    rank: int = 2,
-    votes: int = 0,
-) -> tuple[list[Experience], list[Experience]]:
+    agent: LocalAgent, generator: QuestionGenerator, kind: str, contexts: Sequence[list[Message]], count: int,
+    seed: str, *, novelty: float = 0.0, rank: int = 2, votes: int = 0,
+) -> tuple[list[Experience], list[Experience]]:  # fmt: skip
     """Made-up questions with the agent's own answers, and the proposals that they came from.
 
-    Args:
-        agent: proposes and answers.
-        generator: brief and grammar.
-        kind: of the dream, one of ``KINDS``.
-        contexts: proposal i is made with context i, from the front again where there are fewer; may be empty.
-        count: proposals; those that say nothing or the same again are left out.
-        seed: the label of everything random.
-        novelty: see ``DreamSettings``.
-        rank: of the random expert.
-        votes: see ``DreamSettings``.
+    ``contexts``: proposal i of ``count`` is made with context i, from the front again where there are fewer; may be
+    empty.  Proposals that say nothing or the same again are left out.  ``novelty``, ``votes``: see ``DreamSettings``.
     """
     heads = [contexts[i % len(contexts)] if contexts else [] for i in range(count)]
     asked = [[*head, *generator.brief()] for head in heads]
@@ -195,11 +171,8 @@ def answers(
     said = [a.text for a in asker.act(asked)]
     if not votes:
         return list(said)
-    found: list[str | None] = []
-    for i in range(len(questions)):
-        ((text, count),) = Counter(said[i * votes : (i + 1) * votes]).most_common(1)
-        found.append(text if 2 * count > votes else None)
-    return found
+    most = [Counter(said[i : i + votes]).most_common(1)[0] for i in range(0, len(said), votes)]
+    return [text if 2 * count > votes else None for text, count in most]
 
 
 def fictions(agent: LocalAgent, count: int, seed: str, max_tokens: int = 256) -> list[list[Message]]:
@@ -225,9 +198,8 @@ def fictions(agent: LocalAgent, count: int, seed: str, max_tokens: int = 256) ->
 
 
 def _request(generator: QuestionGenerator, messages: list[Message], *labels: str | int) -> Request:
-    return Request(
-        messages=messages, agent="dreamer_0", role="dreamer", seed=digest("dream", *labels), limits=generator.limits()
-    )
+    seed = digest("dream", *labels)
+    return Request(messages=messages, agent="dreamer_0", role="dreamer", seed=seed, limits=generator.limits())
 
 
 @contextlib.contextmanager
@@ -302,13 +274,9 @@ def likelihood(agent: LocalAgent, probe: Sequence[Experience]) -> float:
 
 
 def tried(
-    student: LocalAgent,
-    dreams: Sequence[Dream],
-    lived: Sequence[Experience],
-    probe: Sequence[Experience],
-    settings: DreamSettings,
-    seed: str,
-) -> list[Dream]:
+    student: LocalAgent, dreams: Sequence[Dream], lived: Sequence[Experience], probe: Sequence[Experience],
+    settings: DreamSettings, seed: str,
+) -> list[Dream]:  # fmt: skip
     """The dreams with what selection and trial said of them.
 
     A dream is held against as many steps on the day (``lived``), not against none: on a probe that the student knows by
@@ -316,16 +284,9 @@ def tried(
     """
 
     def behind(rows: Sequence[Experience]) -> float:
-        copy = fine_tune(
-            student,
-            as_pairs(rows),
-            steps=settings.inner_steps,
-            lr=settings.inner_lr,
-            seed=f"{seed}/try",  # one start for all: else an unlucky day would make every dream good
-            batch=32,
-            lora_rank=settings.inner_rank,
-        )
-        return likelihood(copy, probe)
+        how: Any = {"steps": settings.inner_steps, "lr": settings.inner_lr, "lora_rank": settings.inner_rank}
+        # One start for all: else an unlucky day would make every dream good.
+        return likelihood(fine_tune(student, as_pairs(rows), seed=f"{seed}/try", batch=32, **how), probe)
 
     weights = importance(student, dreams, settings.inner_rank, seed)
     chosen = [""] * len(dreams)

@@ -12,12 +12,20 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs.core import DreamEnvsError, Episode, Message, content_hash
+from dream_envs.checks import check
+from dream_envs.core import Episode, Message, content_hash
 
 #: ``day``: with a context of the day.  ``memory``: with none, so that what was learnt before is rehearsed.
 #: ``fiction``: with a context that is made up as well (from the chat template alone, as Magpie does, arXiv 2406.08464),
 #: so that reading is rehearsed; its context is never taken away.
 KINDS = ("day", "memory", "fiction")
+
+
+def bounded(settings: Any, low: float, high: float | None, *names: str) -> None:
+    """Refuse settings outside ``low`` to ``high`` (None: no bound); one that is None is off."""
+    for name in names:
+        if (value := getattr(settings, name)) is not None:
+            check(name, value, low, high)
 
 
 class Experience(msgspec.Struct, frozen=True):
@@ -57,16 +65,10 @@ def seen(one: Experience) -> list[Message]:
 
 
 class Buffer:
-    """The newest ``capacity`` experiences of each kind, none twice.
-
-    Args:
-        capacity: how many of a kind are kept; the oldest go first.
-    """
+    """The newest ``capacity`` experiences of each kind, none twice; the oldest go first."""
 
     def __init__(self, capacity: int = 512) -> None:
-        if capacity < 1:
-            raise DreamEnvsError(f"capacity={capacity}: 1 or more")
-        self.capacity = capacity
+        self.capacity = check("capacity", capacity, 1)
         self._kept: dict[str, dict[str, Experience]] = {}
 
     def __len__(self) -> int:
@@ -106,12 +108,9 @@ class Buffer:
 
 
 def solved(episodes: Sequence[Episode], role: str = "solver", most: int = 2) -> list[Experience]:
-    """What earned more than 1/2, as the run's own reward has it: ``most`` of an episode and role, each level a kind.
+    """What earned more than 1/2, as the run's own reward has it, each level a kind.
 
-    Args:
-        episodes: a round.
-        role: whose completions; "": every role's.
-        most: different completions.
+    ``role``: whose completions; "": every role's.  ``most``: different completions of an episode and role.
     """
     found: list[Experience] = []
     for episode in episodes:

@@ -12,8 +12,7 @@ from dream_envs.core import Action, Progress, Request
 class FrozenLearner:
     """A local model as a Learner whose ``improve`` leaves it as it is; wrapped, all that changes it is sleep.
 
-    Args:
-        model: a folder, a shipped base's name, or a ``LocalAgent``.
+    ``model``: a folder, a shipped base's name, or a ``LocalAgent``.
     """
 
     name = "frozen"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import digest
 
@@ -25,17 +26,11 @@ _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def widen(agent: LocalAgent, seed: str, noise: float = 0.5) -> LocalAgent:
     """A model of twice the width with the agent's function, and its tokenizer.
 
-    Args:
-        agent: a model whose layers have ``q_proj`` ... ``down_proj`` and nothing else with weights but norms.
-        seed: the label of the random split.
-        noise: size of the split's random part, relative to a weight matrix's deviation; 0 keeps the copies alike for
-            ever.
-
-    Raises:
-        DreamEnvsError: for another layout, or a noise below 0.
+    The layers have ``q_proj`` ... ``down_proj`` and nothing else with weights but norms; another layout is an error.
+    ``noise``: size of the split's random part, relative to a weight matrix's deviation; 0 keeps the copies alike for
+    ever.
     """
-    if noise < 0:
-        raise DreamEnvsError(f"noise={noise}: 0 or more")
+    check("noise", noise, 0)
     old = agent.model
     config = copy.deepcopy(old.config)
     for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"):
@@ -46,10 +41,8 @@ def widen(agent: LocalAgent, seed: str, noise: float = 0.5) -> LocalAgent:
         new = type(old)(config).to(agent.device)
     generator = torch.Generator().manual_seed(digest("widen", seed, bits=32))
     tied = bool(getattr(config, "tie_word_embeddings", False))
-    weights = {
-        name: _wider(name, weight, old.config.hidden_size, tied, noise, generator)
-        for name, weight in old.state_dict().items()
-    }
+    size = old.config.hidden_size
+    weights = {name: _wider(name, w, size, tied, noise, generator) for name, w in old.state_dict().items()}
     try:
         new.load_state_dict(weights)
     except RuntimeError as error:

@@ -25,7 +25,7 @@ from dream_envs.agents.sleep.dreams import (
     likelihood,
     tried,
 )
-from dream_envs.agents.sleep.experience import Experience, alike, closed, context_of
+from dream_envs.agents.sleep.experience import Experience, alike, bounded, closed, context_of
 from dream_envs.agents.sleep.seeding import Same, SeedingSettings, seed_knowledge
 from dream_envs.agents.training.sft import fine_tune
 from dream_envs.core import DreamEnvsError, Message
@@ -69,18 +69,12 @@ class SleepSettings(msgspec.Struct, frozen=True):
     tolerance: float | None = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("every", "experience", "capacity"):
-            if (value := getattr(self, name)) < 1:
-                raise DreamEnvsError(f"{name}={value}: 1 or more")
-        if self.reading is not None and self.reading < 1:
-            raise DreamEnvsError(f"reading={self.reading}: 1 or more, or None")
-        if self.block < 0 or (self.alert is not None and self.alert < 0):
-            raise DreamEnvsError(f"block={self.block}, alert={self.alert}: 0 or more; alert may be None")
+        bounded(self, 1, None, "every", "experience", "capacity", "reading")
+        bounded(self, 0, None, "block", "alert", "tolerance", "apart", "dreamt")
         if self.waits and not self.forget:
             raise DreamEnvsError("waits=True needs forget=True: a buffer that stays full is due every day")
-        if not 0 <= self.apart < 1 or not 0 <= self.dreamt < 1 or (self.tolerance is not None and self.tolerance < 0):
-            told = f"apart={self.apart}, dreamt={self.dreamt}, tolerance={self.tolerance}"
-            raise DreamEnvsError(f"{told}: apart and dreamt are 0 to below 1, tolerance is 0 or more, or None")
+        if not max(self.apart, self.dreamt) < 1:
+            raise DreamEnvsError(f"apart={self.apart}, dreamt={self.dreamt}: 0 to below 1")
 
 
 def refuse(settings: SleepSettings, names: Sequence[str], why: str) -> None:
@@ -116,15 +110,7 @@ class Night(msgspec.Struct, frozen=True):
 
 
 class NightRunner:
-    """What a night is made with.
-
-    Args:
-        teacher: the learner before consolidation.
-        generator: how it dreams.
-        settings: see ``SleepSettings``.
-        seed: the label of everything random in this night.
-        same: the semantic judge.
-    """
+    """What a night is made with: ``teacher`` is the learner before consolidation, ``same`` the semantic judge."""
 
     def __init__(
         self, teacher: LocalAgent, generator: QuestionGenerator | None, settings: SleepSettings, seed: str, same: Same
@@ -133,22 +119,15 @@ class NightRunner:
         self.seed, self.same = seed, same
 
     def night(self, begins: LocalAgent, buffer: Sequence[Experience], number: int) -> tuple[LocalAgent, Night]:
-        """The weights after consolidation, and what happened.
-
-        Args:
-            begins: the weights that the night begins with.
-            buffer: what was lived through.
-            number: of the night.
-        """
+        """The weights after consolidation, and what happened; ``begins``: the weights that the night begins with."""
         chosen = self.settings
         lived = alike(buffer, min(chosen.experience, len(buffer)), stream(self.seed, "experience"))
         retained = self.retained()
         least = int(chosen.dreaming is not None and not retained and len(lived) > 1)
         apart = max(least, int(chosen.apart * len(lived)))
         kept, lived = lived[:apart], lived[apart:]
-        probe = [*kept, *retained]
-        found = Night(number, len(buffer), before=likelihood(self.teacher, retained) if retained else None)
-        dreams: list[Dream] = []
+        probe, dreams = [*kept, *retained], list[Dream]()
+        before = likelihood(self.teacher, retained) if retained else None
         if chosen.dreaming is not None:
             draft = self.learnt(begins, lived, chosen.dreaming.draft, "draft")[0]
             dreams = self.dreams(chosen.dreaming, buffer, probe)
@@ -156,12 +135,11 @@ class NightRunner:
                 dreams = tried(draft, dreams, lived, probe, chosen.dreaming, f"{self.seed}/trial")
         good = [d for d in dreams if d.reward]
         student, took = self.learnt(begins, self.rows(lived, good), chosen.learning.steps, "seeding")
-        found = msgspec.structs.replace(found, **took, dreams=[row(d) for d in dreams], good=len(good))
-        after = likelihood(student, retained) if retained else None
-        undone = False
-        if found.before is not None and after is not None and chosen.tolerance is not None:
-            undone = math.isnan(after) or found.before - after > chosen.tolerance
-        return student, msgspec.structs.replace(found, after=after, undone=undone)
+        after, undone = likelihood(student, retained) if retained else None, False
+        if before is not None and after is not None and chosen.tolerance is not None:
+            undone = math.isnan(after) or before - after > chosen.tolerance
+        told: Any = {"dreams": [row(d) for d in dreams], "good": len(good), **took}
+        return student, Night(number, len(buffer), before=before, after=after, undone=undone, **told)
 
     def learnt(
         self, begins: LocalAgent, rows: Sequence[Experience], steps: int, label: str
@@ -170,19 +148,9 @@ class NightRunner:
         rule, seed = msgspec.structs.replace(self.settings.learning, steps=steps), f"{self.seed}/{label}"
         if self.settings.seeding:
             found = seed_knowledge(self.teacher, begins, rows, rule, seed, same=self.same)
-            took = {"tokens": found.tokens, "divergence": found.divergence, "imitation": found.reward}
-            return found.agent, took
-        agent = fine_tune(
-            begins,
-            as_pairs(rows),
-            steps=steps,
-            lr=rule.lr,
-            seed=seed,
-            batch=rule.batch,
-            lora_rank=rule.rank,
-            warmup=rule.warmup,
-            decay=rule.decay,
-        )
+            return found.agent, {"tokens": found.tokens, "divergence": found.divergence, "imitation": found.reward}
+        how: Any = {"batch": rule.batch, "lora_rank": rule.rank, "warmup": rule.warmup, "decay": rule.decay}
+        agent = fine_tune(begins, as_pairs(rows), steps=steps, lr=rule.lr, seed=seed, **how)
         tokens = sum(len(begins.completion(e.reply)) for e in rows) * steps * rule.batch // len(rows)
         return agent, {"tokens": tokens}
 
@@ -231,22 +199,13 @@ class NightRunner:
         kinds = ["memory"] * chosen.memory + ["fiction"] * chosen.fiction
         kinds += ["day"] * (chosen.dreams - len(kinds))
         known, found = {str(e.messages) for e in probe}, []
+        how: Any = {"novelty": chosen.novelty, "rank": chosen.novel_rank, "votes": chosen.votes}
         for i, kind in enumerate(kinds):
             contexts = self._contexts(kind, buffer, chosen.size, str(i))
             if contexts is None:
                 continue
             label = f"{self.seed}/dream/{i}"
-            pairs, proposals = imagine(
-                self.teacher,
-                self.generator,
-                kind,
-                contexts,
-                chosen.size,
-                label,
-                novelty=chosen.novelty,
-                rank=chosen.novel_rank,
-                votes=chosen.votes,
-            )
+            pairs, proposals = imagine(self.teacher, self.generator, kind, contexts, chosen.size, label, **how)
             found.append(Dream(kind, [e for e in pairs if str(e.messages) not in known], proposals, asked=chosen.size))
         return found
 
@@ -261,12 +220,8 @@ class NightRunner:
     def proposed(self, lived: Sequence[Experience]) -> list[Experience]:
         """Proposing what was asked in the day, so that it is dreamt of when its context is gone."""
         assert self.generator is not None
-        brief, found = self.generator.brief(), []
-        for one in lived:
-            text = self.generator.proposal(closed(one.messages))
-            if text is not None:
-                found.append(Experience([*context_of(one.messages), *brief], text, "day"))
-        return found
+        brief, found = self.generator.brief(), [(e, self.generator.proposal(closed(e.messages))) for e in lived]
+        return [Experience([*context_of(e.messages), *brief], text, "day") for e, text in found if text is not None]
 
 
 def row(dream: Dream) -> dict[str, Any]:

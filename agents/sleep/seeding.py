@@ -38,10 +38,10 @@ from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from dream_envs.agents.engines.decode import CachedForward, sample
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.agents.sleep.experience import Experience, seen
+from dream_envs.agents.sleep.experience import Experience, bounded, seen
 from dream_envs.agents.training.sft import IGNORED, epochs, lora, quietly
 from dream_envs.agents.training.trl_adapter import split
-from dream_envs.core import DreamEnvsError, Message
+from dream_envs.core import DreamEnvsError
 from dream_envs.rewards.imitation import imitation
 from dream_envs.seeds import digest, stream
 
@@ -82,16 +82,11 @@ class SeedingSettings(msgspec.Struct, frozen=True):
     decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("lam", "beta", "alpha", "gamma"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise DreamEnvsError(f"{name}={value}: 0 to 1")
-        for name in ("steps", "batch", "max_tokens"):
-            if (value := getattr(self, name)) < 1:
-                raise DreamEnvsError(f"{name}={value}: 1 or more")
-        if min(self.hard, self.decay) < 0:
-            raise DreamEnvsError(f"hard={self.hard}, decay={self.decay}: 0 or more")
-        if self.lr <= 0 or self.z0 < 0 or (self.rank is not None and self.rank < 1):
-            raise DreamEnvsError(f"lr={self.lr}, z0={self.z0}, rank={self.rank}: lr > 0, z0 >= 0, rank >= 1 or None")
+        bounded(self, 0, 1, "lam", "beta", "alpha", "gamma")
+        bounded(self, 1, None, "steps", "batch", "max_tokens", "rank")
+        bounded(self, 0, None, "hard", "decay", "z0")
+        if self.lr <= 0:
+            raise DreamEnvsError(f"lr={self.lr}: above 0")
 
 
 class Seeded(msgspec.Struct, frozen=True):
@@ -108,26 +103,14 @@ class Seeded(msgspec.Struct, frozen=True):
 
 
 def seed_knowledge(
-    teacher: LocalAgent,
-    student: LocalAgent,
-    experience: Sequence[Experience],
-    settings: SeedingSettings,
-    seed: str,
-    *,
-    same: Same = exactly,
-) -> Seeded:
+    teacher: LocalAgent, student: LocalAgent, experience: Sequence[Experience], settings: SeedingSettings, seed: str,
+    *, same: Same = exactly,
+) -> Seeded:  # fmt: skip
     """A copy of the student, taught to answer without the context as the teacher does with it.
 
-    Args:
-        teacher: sees each experience's messages whole.
-        student: sees them without the context; left as it is.  Of any size, with the teacher's tokenizer.
-        experience: what the teacher was asked, and what it answered.
-        settings: see ``SeedingSettings``.
-        seed: the label of everything random.
-        same: whether two replies mean the same (r_sem).
-
-    Raises:
-        DreamEnvsError: without experience, or for models of different vocabularies.
+    ``student``: left as it is; of any size, with the teacher's tokenizer (models of different vocabularies are an
+    error).  ``experience``: what the teacher was asked, the context included, and what it answered; none is an error.
+    ``seed``: the label of everything random.  ``same``: whether two replies mean the same (r_sem).
     """
     if not experience:
         raise DreamEnvsError("there is no experience to learn from: wake up first")
@@ -138,18 +121,12 @@ def seed_knowledge(
     copy.model.requires_grad_(True)
     order = epochs(len(experience), settings.steps * settings.batch, seed, "seeding-order")
     with tempfile.TemporaryDirectory() as folder, quietly():
+        args = _config(folder, settings, digest("seeding", seed, bits=24), cpu=copy.device.type == "cpu")
         trainer = _Trainer(
-            teacher,
-            _rows(teacher, student, experience),
-            settings,
-            seed,
-            same,
-            model=copy.model,
-            args=_config(folder, settings, digest("seeding", seed, bits=24), cpu=copy.device.type == "cpu"),
-            train_dataset=Dataset.from_dict({"row": order}),
-            processing_class=copy.tokenizer,
+            teacher, _rows(teacher, student, experience), settings, seed, same, model=copy.model, args=args,
+            train_dataset=Dataset.from_dict({"row": order}), processing_class=copy.tokenizer,
             peft_config=lora(settings.rank),
-        )
+        )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     model: Any = trainer.model
@@ -170,18 +147,11 @@ class _Row(msgspec.Struct, frozen=True):
 
 
 def _rows(teacher: LocalAgent, student: LocalAgent, experience: Sequence[Experience]) -> list[_Row]:
-    def ids(agent: LocalAgent, messages: Sequence[Message]) -> list[int]:
-        return list(agent.encode(messages))
-
-    return [
-        _Row(
-            ids(teacher, e.messages),
-            ids(student, seen(e)),
-            student.completion(e.reply),
-            e.kind not in ("memory", "fiction"),
-        )
-        for e in experience
-    ]
+    found = []
+    for e in experience:
+        whole, closed = list(teacher.encode(e.messages)), list(student.encode(seen(e)))
+        found.append(_Row(whole, closed, student.completion(e.reply), e.kind not in ("memory", "fiction")))
+    return found
 
 
 class _Trainer(GKDTrainer):
@@ -239,14 +209,12 @@ class _Trainer(GKDTrainer):
 
     def _continued(self, model: Any, rows: list[_Row], starts: list[int], step: int) -> list[list[int]]:
         """Each teacher's reply up to its start, and what the student says then."""
+        agent = self._decoder
         model.eval()
         prompts = [[*row.closed, *row.reply[:start]] for row, start in zip(rows, starts, strict=True)]
         seeds = np.array([digest(self._seed, "imitate", step, i) for i in range(len(rows))], dtype=np.uint64)
-        limits = np.full(len(rows), self._chosen.max_tokens)
-        agent = self._decoder
-        found = sample(
-            CachedForward(agent.model), prompts, seeds, limits, end=agent.ends, pad=agent.pad, device=agent.device
-        )
+        most, forward = np.full(len(rows), self._chosen.max_tokens), CachedForward(agent.model)
+        found = sample(forward, prompts, seeds, most, end=agent.ends, pad=agent.pad, device=agent.device)
         model.train()
         return [[*row.reply[:start], *s.ids] for row, start, s in zip(rows, starts, found, strict=True)]
 
@@ -263,12 +231,9 @@ class _Trainer(GKDTrainer):
         self._rewards += earned
         value = torch.tensor(earned, dtype=logits.dtype, device=logits.device).reshape(-1, 2)
         advantage = (value - value.flip(1)).reshape(-1)
-        kept = labels != IGNORED
-        logp = torch.log_softmax(logits, -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-        return -(advantage[:, None] * logp * kept).sum() / kept.sum().clamp(min=1)
+        return _mean_loss(advantage[:, None] * _logp(logits, labels), labels != IGNORED)
 
     def result(self, agent: LocalAgent) -> Seeded:
-        """What was learnt, and what it took."""
         tenth = max(1, len(self._told) // 10)
         first, last = float(np.mean(self._told[:tenth])), float(np.mean(self._told[-tenth:]))
         return Seeded(agent, self._tokens, (first, last), float(np.mean(self._rewards)) if self._rewards else None)
@@ -280,10 +245,7 @@ def _key(row: _Row) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @torch.no_grad()
 def _remembered(teacher: LocalAgent, rows: Sequence[_Row], batch: int) -> dict[Any, Tensor] | None:
-    """The teacher's logits for its own replies, ``float[T, V]`` each; None if they are too many to be kept.
-
-    The teacher does not change in the night, and most rows come many times.
-    """
+    """The teacher's logits for its own replies, ``float[T, V]`` each (most come often); None if they are too many."""
     own = list({_key(row): row for row in rows}.values())
     if sum(len(row.reply) for row in own) * teacher.model.config.get_text_config().vocab_size > REMEMBERED:
         return None
@@ -298,9 +260,15 @@ def _remembered(teacher: LocalAgent, rows: Sequence[_Row], batch: int) -> dict[A
 def _unlikely(logits: Tensor, labels: Tensor, counted: Sequence[bool]) -> Tensor:
     """Mean negative log-likelihood per token of the rows that count."""
     rows = torch.tensor(list(counted), device=logits.device)[:, None]
-    kept = (labels != IGNORED) & rows
-    logp = torch.log_softmax(logits, -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    return -(logp * kept).sum() / kept.sum().clamp(min=1)
+    return _mean_loss(_logp(logits, labels), (labels != IGNORED) & rows)
+
+
+def _logp(logits: Tensor, labels: Tensor) -> Tensor:
+    return torch.log_softmax(logits, -1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+
+
+def _mean_loss(gains: Tensor, kept: Tensor) -> Tensor:
+    return -(gains * kept).sum() / kept.sum().clamp(min=1)
 
 
 def _numbers(examples: Sequence[dict[str, int]]) -> dict[str, Tensor]:
@@ -308,10 +276,7 @@ def _numbers(examples: Sequence[dict[str, int]]) -> dict[str, Tensor]:
 
 
 def _logits(model: Any, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """``float[B, T, V]``: what predicts each token of the replies.
-
-    Few rows hold a context and are many times as long as the others: short and long ones go through the model apart.
-    """
+    """``float[B, T, V]``: what predicts each token of the replies; rows with a context go through the model apart."""
     longest = max(map(len, replies))
     parts = split([len(p) + len(r) for p, r in zip(prompts, replies, strict=True)])
     found = [_part(model, [prompts[i] for i in rows], [replies[i] for i in rows], longest, pad) for rows in parts]
@@ -345,27 +310,10 @@ def _labels(replies: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
 
 def _config(folder: str, settings: SeedingSettings, seed: int, *, cpu: bool) -> GKDConfig:
     return GKDConfig(
-        output_dir=folder,
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch,
-        gradient_accumulation_steps=1,
-        learning_rate=settings.lr,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup,
-        max_grad_norm=settings.clip,
-        weight_decay=settings.decay,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        lmbda=settings.lam,
-        beta=settings.beta,
-        max_length=None,
-        remove_unused_columns=False,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=cpu,
-        seed=seed,
-    )
+        output_dir=folder, max_steps=settings.steps, per_device_train_batch_size=settings.batch,
+        gradient_accumulation_steps=1, learning_rate=settings.lr, lr_scheduler_type="linear",
+        warmup_steps=settings.warmup, max_grad_norm=settings.clip, weight_decay=settings.decay, adam_beta1=0.9,
+        adam_beta2=0.95, lmbda=settings.lam, beta=settings.beta, max_length=None, remove_unused_columns=False,
+        save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, bf16=False,
+        gradient_checkpointing=False, use_cpu=cpu, seed=seed,
+    )  # fmt: skip

@@ -24,6 +24,7 @@ from dream_envs.baselines.recipe import Loop, Recipe
 from dream_envs.core import Episode, Score
 from dream_envs.curriculum.curriculum import Mixture
 from dream_envs.rewards import agents_of, rejected, reward
+from dream_envs.rewards.base import Scores
 from dream_envs.rewards.learnability import learnability
 from dream_envs.rewards.rounds import shared
 from dream_envs.rewards.solver import correctness, format_reward
@@ -46,9 +47,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 @reward("azr_proposer")
-def proposer(
-    episode: Episode, *, zero_ends: float = -0.5, wrong: float = -0.5, malformed: float = -1.0
-) -> dict[str, Score]:
+def proposer(episode: Episode, *, zero_ends: float = -0.5, wrong: float = -0.5, malformed: float = -1.0) -> Scores:
     """1 - p for 0 < p < 1, ``zero_ends`` at both ends, ``wrong`` for a problem turned away, ``malformed`` for none."""
     if (code := rejected(episode)) in MALFORMED:
         return dict.fromkeys(agents_of(episode, "challenger"), Score(malformed, detail=f"malformed: {code}"))
@@ -56,7 +55,7 @@ def proposer(
 
 
 @reward("azr_solver")
-def solver(episode: Episode, *, wrong: float = -0.5, malformed: float = -1.0) -> dict[str, Score]:
+def solver(episode: Episode, *, wrong: float = -0.5, malformed: float = -1.0) -> Scores:
     """1 for a right completion, ``wrong`` for another of the right form, ``malformed`` for the rest."""
     found, formed = correctness()(episode), format_reward()(episode)
     for agent, score in found.items():
@@ -69,16 +68,11 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
     """Both roles learn jointly; there is no replay of old traces."""
     penalties = {"wrong": chosen.wrong, "malformed": chosen.malformed}
     return Recipe(
-        args={"solvers": chosen.attempts},
-        family_args={"max_level": MAX_LEVEL},
+        args={"solvers": chosen.attempts}, family_args={"max_level": MAX_LEVEL}, steps=steps,
         mixture=Mixture(chosen.proposals, 0, chosen.replays, replays="uniform"),
-        reward={
-            "challenger": shared(proposer(zero_ends=chosen.zero_ends, **penalties)),
-            "solver": solver(**penalties),
-        },
+        reward={"challenger": shared(proposer(zero_ends=chosen.zero_ends, **penalties)), "solver": solver(**penalties)},
         learning={**rows(chosen.groups), "baseline": chosen.baseline},
-        steps=steps,
-    )
+    )  # fmt: skip
 
 
 LOOP = Loop("azr", "Absolute Zero (2505.03335): proposer, solver and a verifier", Settings, recipe, 150)

@@ -42,6 +42,9 @@ class Variant(msgspec.Struct, frozen=True):
     learner: str = "grpo"
 
 
+_SLEEPS: dict[str, Any] = {"nights": "full", "review": 0}
+_ALONE = Mixture(OWN + MUTATED, 0, REPLAYED)
+_UNPAID = {**TRUTH, "challenger": f"shared({RANDOM})"}
 _FIXED = Mixture(0, 0, REPLAYED, OWN + MUTATED, levels=(3,))
 _VOTE = {"challenger": "shared(learnability(rate=majority))", "solver": "majority()"}
 #: The full loop with sleep, and with one of its parts taken away: the ablation of the four ingredients.
@@ -49,27 +52,18 @@ ABLATION = ("sleep", "awake", "no_dreaming", "no_seeding", "no_self_data", "no_e
 VARIANTS: dict[str, Variant] = {
     # The default: what reached furthest in the same processor time (``baselines.studies.equal``).
     "replay": Variant("no nights: the run's own verified traces interleaved by day", review=228, learner="grpo4"),
-    "sleep": Variant("a night every 25 steps in place of the review", nights="full", review=0),
+    "sleep": Variant("a night every 25 steps in place of the review", **_SLEEPS),
     "awake": Variant("neither sleep nor review: what is learnt in a day is all there is", review=0),
     "no_dreaming": Variant("nights that only seed what was verified by day", nights="no_dreaming", review=0),
     "no_seeding": Variant("nights of plain fine-tuning on the day and on dreams", nights="no_seeding", review=0),
-    "no_self_data": Variant("sleep, on generated problems of depth 3", _FIXED, nights="full", review=0),
-    "no_escalation": Variant(
-        "sleep, no mutations, the challenger stays the base",
-        Mixture(OWN + MUTATED, 0, REPLAYED),
-        frozen=True,
-        nights="full",
-        review=0,
-    ),
+    "no_self_data": Variant("sleep, on generated problems of depth 3", _FIXED, **_SLEEPS),
+    "no_escalation": Variant("sleep, no mutations, the challenger stays the base", _ALONE, frozen=True, **_SLEEPS),
     "no_internal_reward": Variant(
-        "sleep, random reward in place of learnability for the challenger",
-        reward={**TRUTH, "challenger": f"shared({RANDOM})"},
-        nights="full",
-        review=0,
+        "sleep, random reward in place of learnability for the challenger", reward=_UNPAID, **_SLEEPS
     ),
     "full": Variant("own proposals, mutations, replays, verified reward, a review in place of nights"),
     "frozen_proposer": Variant("the challenger stays the base model", frozen=True),
-    "no_mutation": Variant("no mutations: the challenger alone escalates", Mixture(OWN + MUTATED, 0, REPLAYED)),
+    "no_mutation": Variant("no mutations: the challenger alone escalates", _ALONE),
     "fixed_depth": Variant("generated problems of depth 3, the end of the base's support", _FIXED),
     "hardest_only": Variant("generated problems of depth 8 only", Mixture(0, 0, REPLAYED, OWN + MUTATED, levels=(8,))),
     "majority_reward": Variant("the solvers' vote in place of the verifier", reward=_VOTE),
@@ -102,15 +96,10 @@ def nights_of(name: str) -> Any:
     from dream_envs.agents.sleep.seeding import SeedingSettings
 
     full = SleepSettings(
-        every=25,
+        every=25, experience=2048, apart=0.02, dreamt=0.4, forget=False, capacity=256,
         learning=SeedingSettings(steps=60, batch=96, lr=1e-3, lam=0.0, alpha=1.0, hard=1.0),
         dreaming=DreamSettings(dreams=4, memory=4, fiction=0, size=96, proposals=0.2, today=0.0),
-        experience=2048,
-        apart=0.02,
-        dreamt=0.4,
-        forget=False,
-        capacity=256,
-    )
+    )  # fmt: skip
     if name == "no_dreaming":
         return msgspec.structs.replace(full, dreaming=None)
     return msgspec.structs.replace(full, seeding=False) if name == "no_seeding" else full
@@ -133,25 +122,16 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
     """The flagship's recipe."""
     variant = VARIANTS[chosen.variant]
     review = {"review": {"roles": ["solver"], "count": variant.review}} if variant.review else {}
-    gates = ("held_out", "archive", *(("novel",) if chosen.novelty < 1 else ()))
-    imitates = not variant.review and "has no traces to imitate without a review: --set variant=full"
+    why = "has no traces to imitate without a review: --set variant=full"
     return Recipe(
-        learner=variant.learner,
-        args={"solvers": chosen.attempts},
-        family_args={"max_level": MAX_LEVEL},
-        mixture=variant.mixture,
-        gates=gates,
-        novelty=chosen.novelty,
-        reward=variant.reward,
-        seats={"challenger": "base"} if variant.frozen else {},
-        learning={**rows(), **review},
-        sources=sources,
+        args={"solvers": chosen.attempts}, family_args={"max_level": MAX_LEVEL}, mixture=variant.mixture,
+        gates=("held_out", "archive", *(("novel",) if chosen.novelty < 1 else ())), novelty=chosen.novelty,
+        reward=variant.reward, seats={"challenger": "base"} if variant.frozen else {},
+        learner=variant.learner, learning={**rows(), **review}, sources=sources,
         nights=nights_of(variant.nights) if variant.nights else None,
-        refused={"expert": imitates} if imitates else {},
-        steps=steps,
-    )
+        refused={} if variant.review else {"expert": why}, steps=steps,
+    )  # fmt: skip
 
 
-LOOP = Loop(
-    "dream", "the flagship: self-made problems, escalation and reward; with nights or without", Settings, recipe, 150
-)
+SAYS = "the flagship: self-made problems, escalation and reward; with nights or without"
+LOOP = Loop("dream", SAYS, Settings, recipe, 150)

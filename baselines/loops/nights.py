@@ -50,23 +50,19 @@ class Method(msgspec.Struct, frozen=True):
 
 
 _SFT = {"seeding": False, "dreaming": None}
-_SEAL = {"dreams": 6, "memory": 0, "fiction": 0, "top": 3, "random": 1, "size": 48, "fictional": 0.33}
+_ALL = {**_SFT, "forget": False, "experience": 1024}
+_GENTLY = {**_SFT, "learning.lr": 1e-3}
+_EDITS = {"dreams": 6, "memory": 0, "fiction": 0, "top": 3, "random": 1, "size": 48, "fictional": 0.33}
+_SEAL = {"seeding": False, **{f"dreaming.{k}": v for k, v in _EDITS.items()}}
 METHODS: dict[str, Method] = {
     "sleep": Method("seeding and dreaming"),
     "no_dreaming": Method("seeding of the day alone", {"dreaming": None}),
     "no_seeding": Method("fine-tuning on the day and on good dreams", {"seeding": False}),
     "in_context": Method("no night: what is not before the eyes is gone", None),
     "replay_sft": Method("fine-tuning on the day's completions", _SFT),
-    "replay_gently": Method(
-        "replay_sft at a quarter of the rate, which was found for sleep", {**_SFT, "learning.lr": 1e-3}
-    ),
-    "replay_all": Method(
-        "fine-tuning on the completions of all days so far, kept raw", {**_SFT, "forget": False, "experience": 1024}
-    ),
-    "seal": Method(
-        "SEAL (2506.10943): fine-tuning on self-made edits that help a copy",
-        {"seeding": False, **{f"dreaming.{k}": v for k, v in _SEAL.items()}},
-    ),
+    "replay_gently": Method("replay_sft at a quarter of the rate, which was found for sleep", _GENTLY),
+    "replay_all": Method("fine-tuning on the completions of all days so far, kept raw", _ALL),
+    "seal": Method("SEAL (2506.10943): fine-tuning on self-made edits that help a copy", _SEAL),
     "l2": Method("fine-tuning, pulled towards the weights before the night", {**_SFT, "learning.decay": 2.5}),
     "static_expert": Method("sleep, with one expert for all nights", static=True),
     "fast_slow": Method("sleep, every third night into slow weights", {"block": 3}),
@@ -92,12 +88,8 @@ def night_of(method: Method) -> Any:
 
     if method.changes is None:
         return None
-    full = SleepSettings(
-        learning=SeedingSettings(steps=240, lr=4e-3, lam=0.1),
-        dreaming=DreamSettings(fictional=0.4),
-        dreamt=0.7,
-        tolerance=None,
-    )
+    learning, dreaming = SeedingSettings(steps=240, lr=4e-3, lam=0.1), DreamSettings(fictional=0.4)
+    full = SleepSettings(learning=learning, dreaming=dreaming, dreamt=0.7, tolerance=None)
     return changed(full, method.changes, "nights")
 
 
@@ -119,9 +111,8 @@ class SleepAgent:
         self.lessons = ctx.game().lessons
         self._method, self._place, self._seed, self._night = method, place, seed, ctx.recipe.nights
         self._first, self._frozen = model, FrozenLearner(model.snapshot())
-        self.inner = SleepConsolidation(
-            self._frozen, lesson_questions(self.lessons), settings=ctx.recipe.nights, seed=seed
-        )
+        questions = lesson_questions(self.lessons)
+        self.inner = SleepConsolidation(self._frozen, questions, settings=self._night, seed=seed)
 
     @property
     def nights(self) -> list[Any]:
@@ -159,11 +150,9 @@ class SleepAgent:
         lesson = self.lessons.lesson(stream(self._seed, "lie", number), number)
         context: Message = {"role": "system", "content": lesson.context}
         told = [[context, *closed(e.messages)] for e in lived if context_of(e.messages)]
-        requests = [
-            Request(messages=m, agent="learner_0", role="learner", seed=digest(self._seed, "lie", number, i))
-            for i, m in enumerate(told)
-        ]
-        replies = self._frozen.agent.act(requests)
+        seeds = [digest(self._seed, "lie", number, i) for i in range(len(told))]
+        who: Any = {"agent": "learner_0", "role": "learner"}
+        replies = self._frozen.agent.act([Request(messages=m, seed=s, **who) for m, s in zip(told, seeds, strict=True)])
         return [Experience(m, a.text, "day") for m, a in zip(told, replies, strict=True)]
 
     def _project(self, rank: int) -> None:
@@ -211,19 +200,12 @@ def recipe(chosen: Settings, steps: int, *, method: str) -> Recipe:
     """One episode of days and nights."""
     args = {"nights": chosen.nights, "probes": chosen.probes, "wakes": chosen.wakes, "dreams": 8}
     return Recipe(
-        env=ENV,
-        args={**args, "lesson_args": {"levels": list(chosen.levels)}},
-        family="",
-        mixture=Mixture(1, 0, 0),
-        gates=(),
-        nights=night_of(METHODS[method]),
-        learn=functools.partial(sleeper, name=method),
-        label="sleeping",
+        env=ENV, args={**args, "lesson_args": {"levels": list(chosen.levels)}}, family="", model="nano/context",
+        mixture=Mixture(1, 0, 0), gates=(), label="sleeping", steps=steps,
+        nights=night_of(METHODS[method]), learn=functools.partial(sleeper, name=method),
         eval=EvalSettings("exact", family="composition", levels=(1, 2, 3), problems=64),
-        model="nano/context",
         refused={name: "learns only at night" for name in registry.rows("learners") if name != "grpo"},
-        steps=steps,
-    )
+    )  # fmt: skip
 
 
 def _loop(name: str) -> Loop:

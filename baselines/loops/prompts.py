@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dream_envs.baselines.recipe import Phase
 from dream_envs.core import DreamEnvsError, Limits, Message, Reject, Request, Task
 from dream_envs.curriculum import gates
+from dream_envs.curriculum.curriculum import Curriculum
 from dream_envs.seeds import digest, stream
 
 if TYPE_CHECKING:
     from dream_envs.baselines.loop import Context
 
 
+def listed(ctx: Context, game: Any, label: str, tasks: Sequence[Task]) -> tuple[Curriculum, dict[str, Any]]:
+    """What a phase's ``prepare`` returns: the recipe's mixture over these problems, and no reward of its own."""
+    return Curriculum(game, ctx.recipe.mixture, seed=label, store=ctx.store(), dataset=tasks), {}
+
+
+def from_generator(levels: Sequence[int], count: int, ctx: Context, game: Any, label: str) -> Any:
+    """A phase's ``prepare`` (behind the first two arguments): the problems of ``drawn``."""
+    return listed(ctx, game, label, drawn(ctx, levels, count, label))
+
+
+def rounds(name: str, each: int, steps: int, prepare: Callable[..., Any], *first: Any) -> tuple[Phase, ...]:
+    """Phases of ``each`` steps until ``steps`` are used up; ``prepare`` is given ``first`` and the phase's number."""
+    lengths = [min(each, steps - done) for done in range(0, steps, each)]
+    return tuple(Phase(name, n, prepare=functools.partial(prepare, *first, i)) for i, n in enumerate(lengths))
+
+
 def drawn(ctx: Context, levels: Sequence[int], count: int, seed: str) -> list[Task]:
     """``count`` problems of each level from the family's generator: none of the evaluation's, none twice.
 
-    Raises:
-        DreamEnvsError: for a level that the family does not have or that has too few problems.
+    The levels are those that the run was asked for, if it was, else ``levels``.
     """
     reserved = {t.id for t in ctx.eval.reserved()}
     found: dict[str, Task] = {}
-    for level in levels:
+    for level in ctx.recipe.mixture.levels or levels:
         if level not in ctx.family.levels:
             span = f"{ctx.family.levels.start} to {ctx.family.levels.stop - 1}"
             raise DreamEnvsError(f"levels={level}: {ctx.family.name} has {span}")
@@ -41,24 +59,15 @@ def written(
 ) -> tuple[list[Task], dict[str, int]]:
     """The problems that ``agent`` writes in ``count`` completions of the family's prompt, which names no example.
 
-    Args:
-        ctx: its family and reserved problems.
-        agent: who writes.
-        count: completions.
-        seed: the label of their draws.
-        known: problems that are not to come again.
-        rouge: what is more like a known or an accepted one than this (``rouge_l``) is turned away too.
-
-    Returns:
-        The accepted ones in the order they came; and how many were ``accepted`` or turned away, by reason.
+    The accepted ones in the order they came; and how many were ``accepted`` or turned away, by reason.  ``seed``: the
+    label of the draws.  ``known``: problems that are not to come again.  ``rouge``: what is more like a known or an
+    accepted one than this (``rouge_l``) is turned away too.
     """
     family, gate = ctx.family, gates.held_out(ctx.eval.reserved())
     prompt: list[Message] = [{"role": "user", "content": family.brief()}]
     limits = Limits(max_tokens=family.max_chars + 1)
-    asked = [
-        Request(messages=prompt, agent="challenger_0", role="challenger", seed=digest(seed, i), limits=limits)
-        for i in range(count)
-    ]
+    how: Any = {"messages": prompt, "agent": "challenger_0", "role": "challenger", "limits": limits}
+    asked = [Request(seed=digest(seed, i), **how) for i in range(count)]
     ids, texts = {t.id for t in known}, [family.as_proposal(t) for t in known]
     found: list[Task] = []
     reasons = Counter[str]()

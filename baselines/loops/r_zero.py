@@ -22,6 +22,7 @@ Floored at 0 as in the paper; in its code, malformed proposals earn -1 less thei
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -62,38 +63,32 @@ class Settings(msgspec.Struct, frozen=True):
     format: float = 0.1
 
 
-class Solver(msgspec.Struct):
-    """The solver's half: its curriculum is what the newest challenger writes, labelled by vote."""
-
-    chosen: Settings
-    number: int
-
-    def __call__(self, ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
-        """Candidates of middling agreement, and agreement with their labels as reward."""
-        candidates, label = ctx.game(("held_out",)), f"{label}/{self.number}"
-        seats = {"challenger": ctx.agent("challenger"), "solver": ctx.agent("solver")}
-        starts = [Start(i) for i in range(self.chosen.candidates)]
-        played = rollout(candidates, seats, starts, seed=f"{label}/candidates", reward=majority())
-        voted: dict[str, tuple[float, Task, str]] = {}
-        answers = 0
-        for episode in sorted(played, key=lambda e: e.index):
-            answers += sum(t.role == "solver" for t in episode.turns)
-            task = challenge_of(episode)
-            top = next((a for a, s in episode.scores.items() if s.status == "ok" and s.value == 1.0), None)
-            if task is not None and top is not None:
-                share = episode.scores[top].components["share"]
-                voted.setdefault(task.id, (share, task, last_turns(episode, "solver")[top].text))
-        near = sorted(voted.values(), key=lambda v: (abs(v[0] - 0.5), v[1].id))
-        low, high = self.chosen.low - 1e-9, self.chosen.high + 1e-9
-        kept = [v for i, v in enumerate(near) if i < FEWEST or low <= v[0] <= high]
-        shown = [{"prompt": t.prompt, "level": t.level, "share": share, "label": answer} for share, t, answer in kept]
-        accuracy = sum(answer == t.answer for _, t, answer in kept) / len(kept) if kept else None
-        ctx.note(f"labels-{self.number}.json", {"kept": len(kept), "label_accuracy": accuracy, "labels": shown})
-        ctx.count(challenger=self.chosen.candidates, solver=answers)
-        mixture = Mixture(0, 0, 0, dataset=self.chosen.round)
-        curriculum = Curriculum(game, mixture, seed=label, store=ctx.store(), dataset=[t for _, t, _ in kept])
-        labels = pseudo_label({t.id: answer for _, t, answer in kept})
-        return curriculum, {"solver": weighted({labels: 1 - self.chosen.format, format_reward(): self.chosen.format})}
+def labelled(chosen: Settings, number: int, ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
+    """The solver's half: what the newest challenger writes, labelled by vote, and agreement with that as reward."""
+    candidates, label = ctx.game(("held_out",)), f"{label}/{number}"
+    seats = {"challenger": ctx.agent("challenger"), "solver": ctx.agent("solver")}
+    starts = [Start(i) for i in range(chosen.candidates)]
+    played = rollout(candidates, seats, starts, seed=f"{label}/candidates", reward=majority())
+    voted: dict[str, tuple[float, Task, str]] = {}
+    answers = 0
+    for episode in sorted(played, key=lambda e: e.index):
+        answers += sum(t.role == "solver" for t in episode.turns)
+        task = challenge_of(episode)
+        top = next((a for a, s in episode.scores.items() if s.status == "ok" and s.value == 1.0), None)
+        if task is not None and top is not None:
+            share = episode.scores[top].components["share"]
+            voted.setdefault(task.id, (share, task, last_turns(episode, "solver")[top].text))
+    near = sorted(voted.values(), key=lambda v: (abs(v[0] - 0.5), v[1].id))
+    low, high = chosen.low - 1e-9, chosen.high + 1e-9
+    kept = [v for i, v in enumerate(near) if i < FEWEST or low <= v[0] <= high]
+    shown = [{"prompt": t.prompt, "level": t.level, "share": share, "label": answer} for share, t, answer in kept]
+    accuracy = sum(answer == t.answer for _, t, answer in kept) / len(kept) if kept else None
+    ctx.note(f"labels-{number}.json", {"kept": len(kept), "label_accuracy": accuracy, "labels": shown})
+    ctx.count(challenger=chosen.candidates, solver=answers)
+    mixture = Mixture(0, 0, 0, dataset=chosen.round)
+    curriculum = Curriculum(game, mixture, seed=label, store=ctx.store(), dataset=[t for _, t, _ in kept])
+    labels = pseudo_label({t.id: answer for _, t, answer in kept})
+    return curriculum, {"solver": weighted({labels: 1 - chosen.format, format_reward(): chosen.format})}
 
 
 def recipe(chosen: Settings, steps: int) -> Recipe:
@@ -107,17 +102,14 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
             half = Phase("challenger", min(left, chosen.challenger_steps), "challenger", {"solver": "solver"}, wanted)
         else:
             seats = {"challenger": "challenger"}
-            half = Phase("solver", min(left, chosen.solver_steps), "solver", seats, {}, (), Solver(chosen, len(phases)))
+            prepare = functools.partial(labelled, chosen, len(phases))
+            half = Phase("solver", min(left, chosen.solver_steps), "solver", seats, {}, (), prepare)
         phases.append(half)
     return Recipe(
-        args={"solvers": chosen.attempts},
-        family_args={"max_level": MAX_LEVEL},
-        mixture=Mixture(chosen.round, 0, 0),
-        phases=tuple(phases),
-        final="solver",
+        args={"solvers": chosen.attempts}, family_args={"max_level": MAX_LEVEL}, mixture=Mixture(chosen.round, 0, 0),
         learning={**rows(chosen.groups), "lr": chosen.lr, "warmup": 0},
-        steps=steps,
-    )
+        phases=tuple(phases), final="solver", steps=steps,
+    )  # fmt: skip
 
 
 LOOP = Loop("r_zero", "R-Zero (2508.05004): challenger and solver in turn, by vote", Settings, recipe, 60)

@@ -44,15 +44,9 @@ def recipe(chosen: Settings, steps: int, *, env: str = "dream_envs/ChallengerSol
 
         nights = SleepSettings(forget=False)
     return Recipe(
-        env=env,
-        mixture=Mixture(chosen.episodes, 0, 0, copies=chosen.copies),
-        gates=(),
-        learner=learner,
-        learning=learning,
-        nights=nights,
-        model=model,
-        steps=steps,
-    )
+        env=env, model=model, mixture=Mixture(chosen.episodes, 0, 0, copies=chosen.copies), gates=(),
+        learner=learner, learning=learning, nights=nights, steps=steps,
+    )  # fmt: skip
 
 
 spiral = functools.partial(recipe, env="dream_envs/Kuhn-v0", model="nano/kuhn", learner="rae", lr=1e-3, kl=0.1)

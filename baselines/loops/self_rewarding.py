@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dream_envs.baselines.loops.prompts import written
+from dream_envs.baselines.loops.prompts import listed, rounds, written
 from dream_envs.baselines.loops.serl import REFUSED
-from dream_envs.baselines.recipe import SELF_JUDGE, Loop, Phase, Recipe
-from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.baselines.recipe import SELF_JUDGE, Loop, Recipe
+from dream_envs.curriculum.curriculum import Mixture
 from dream_envs.rewards.rounds import best_and_worst
 from dream_envs.rewards.self_judge import self_rubric
 
@@ -50,48 +50,24 @@ class Settings(msgspec.Struct, frozen=True):
     lr: float = 2e-4
 
 
-class Iteration(msgspec.Struct):
+def iteration(chosen: Settings, number: int, ctx: Context, game: Any, label: str) -> Any:
     """Prompts that the base writes, the same in every iteration."""
-
-    chosen: Settings
-    number: int
-
-    def __call__(self, ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
-        """The prompts."""
-        tasks, _ = written(ctx, ctx.base, self.chosen.prompts, f"{label}/instructions")
-        label = f"{label}/{self.number}"
-        if self.number == 0:
-            ctx.count(challenger=self.chosen.prompts)
-        return Curriculum(game, ctx.recipe.mixture, seed=label, store=ctx.store(), dataset=tasks), {}
+    tasks, _ = written(ctx, ctx.base, chosen.prompts, f"{label}/instructions")
+    if number == 0:
+        ctx.count(challenger=chosen.prompts)
+    return listed(ctx, game, f"{label}/{number}", tasks)
 
 
 def recipe(chosen: Settings, steps: int) -> Recipe:
     """Iterations until ``steps`` are used up; no warm-up, since one is a few steps long."""
-    lengths = [min(chosen.iteration, steps - done) for done in range(0, steps, chosen.iteration)]
     return Recipe(
-        env=SELF_JUDGE,
-        args={"actors": chosen.actors, "judgements": chosen.judgements, "judging": "rubric"},
-        family_args={"max_level": 10},
-        mixture=Mixture(0, 0, 0, dataset=chosen.batch),
-        gates=(),
-        reward={"": best_and_worst(self_rubric())},
-        seats={"judge": "policy"},
-        phases=tuple(Phase("iteration", n, prepare=Iteration(chosen, i)) for i, n in enumerate(lengths)),
-        learning={
-            "rows.roles": {"actor": {"groups": chosen.batch}},
-            "lr": chosen.lr,
-            "warmup": 0,
-        },
-        model="nano/judge",
-        refused=REFUSED,
-        steps=steps,
-    )
+        env=SELF_JUDGE, args={"actors": chosen.actors, "judgements": chosen.judgements, "judging": "rubric"},
+        family_args={"max_level": 10}, model="nano/judge", mixture=Mixture(0, 0, 0, dataset=chosen.batch), gates=(),
+        reward={"": best_and_worst(self_rubric())}, seats={"judge": "policy"}, refused=REFUSED, steps=steps,
+        learning={"rows.roles": {"actor": {"groups": chosen.batch}}, "lr": chosen.lr, "warmup": 0},
+        phases=rounds("iteration", chosen.iteration, steps, iteration, chosen),
+    )  # fmt: skip
 
 
-LOOP = Loop(
-    "self_rewarding",
-    "Self-Rewarding LMs (2401.10020): scores its own answers, best against worst",
-    Settings,
-    recipe,
-    30,
-)
+SAYS = "Self-Rewarding LMs (2401.10020): scores its own answers, best against worst"
+LOOP = Loop("self_rewarding", SAYS, Settings, recipe, 30)

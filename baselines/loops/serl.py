@@ -24,18 +24,16 @@ slips and gains little deeper; while it does, the judge comes to prefer the firs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import Any
 
 import msgspec
 
-from dream_envs.baselines.loops.prompts import drawn
+from dream_envs.baselines.loops.prompts import from_generator
 from dream_envs.baselines.recipe import SELF_JUDGE, Loop, Phase, Recipe
-from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum.curriculum import Mixture
 from dream_envs.rewards.self_judge import serl
 from dream_envs.rewards.self_judge_groups import role_weights
-
-if TYPE_CHECKING:
-    from dream_envs.baselines.loop import Context
 
 #: Learners that self-judging cannot run with, and why.
 REFUSED = {"expert": "has no verified traces to imitate"}
@@ -58,10 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 def recipe(chosen: Settings, steps: int) -> Recipe:
     """Both roles learn in the same step; nothing here is verified, so there is no review."""
-
-    def prepare(ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
-        tasks = drawn(ctx, ctx.recipe.mixture.levels or chosen.levels, chosen.prompts, label)
-        return Curriculum(game, ctx.recipe.mixture, seed=label, store=ctx.store(), dataset=tasks), {}
+    prepare = functools.partial(from_generator, chosen.levels, chosen.prompts)
 
     def sources() -> tuple[Any, ...]:
         from dream_envs.agents.training.sources import RoleWeights
@@ -69,23 +64,12 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
         return (RoleWeights(lambda progress: role_weights(progress, chosen.schedule)),)
 
     return Recipe(
-        env=SELF_JUDGE,
-        args={"actors": chosen.actors, "judgements": chosen.judgements, "order_swap": chosen.swap},
-        family_args={"max_level": 10},
-        mixture=Mixture(0, 0, 0, dataset=chosen.batch),
-        gates=(),
-        reward={"": serl(alpha=chosen.alpha, length_control=chosen.control, length="chars")},
-        phases=(Phase("serl", steps, prepare=prepare),),
-        learning={
-            "rows.roles": {"actor": {"groups": chosen.batch}, "judge": {}},
-            "lr": chosen.lr,
-            "warmup": 2,
-        },
-        sources=sources,
-        model="nano/judge",
-        refused=REFUSED,
-        steps=steps,
-    )
+        env=SELF_JUDGE, args={"actors": chosen.actors, "judgements": chosen.judgements, "order_swap": chosen.swap},
+        family_args={"max_level": 10}, model="nano/judge", mixture=Mixture(0, 0, 0, dataset=chosen.batch), gates=(),
+        reward={"": serl(alpha=chosen.alpha, length_control=chosen.control, length="chars")}, sources=sources,
+        learning={"rows.roles": {"actor": {"groups": chosen.batch}, "judge": {}}, "lr": chosen.lr, "warmup": 2},
+        phases=(Phase("serl", steps, prepare=prepare),), refused=REFUSED, steps=steps,
+    )  # fmt: skip
 
 
 LOOP = Loop("serl", "SERL (2511.07922): one model answers, judges its answers in pairs", Settings, recipe, 30)

@@ -33,10 +33,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dream_envs.baselines.loops.dream import MAX_LEVEL, rows
-from dream_envs.baselines.loops.prompts import drawn, written
-from dream_envs.baselines.recipe import Loop, Phase, Recipe
+from dream_envs.baselines.loops.prompts import drawn, listed, rounds, written
+from dream_envs.baselines.recipe import Loop, Recipe
 from dream_envs.core import DreamEnvsError, Task
-from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum.curriculum import Mixture
 from dream_envs.rewards.rounds import in_range
 from dream_envs.rewards.solver import majority
 
@@ -66,47 +66,30 @@ class Settings(msgspec.Struct, frozen=True):
             raise DreamEnvsError(f"low={self.low}, high={self.high}: 0 <= low < high <= 1")
 
 
-class Round(msgspec.Struct):
-    """What the newest weights write for round ``number``, compared with the seeds and all earlier rounds."""
-
-    chosen: Settings
-    number: int
-
-    def __call__(self, ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
-        """The seeds and what was written."""
-        family = ctx.family
-        seeds = drawn(ctx, ctx.recipe.mixture.levels or self.chosen.levels, self.chosen.seeds, label)
-        label = f"{label}/{self.number}"
-        before = [ctx.run.read(f"instructions-{i}.json")["instructions"] for i in range(self.number)]
-        earlier = [family.parse(its["prompt"]) for rows in before for its in rows]
-        known = [*seeds, *[task for task in earlier if isinstance(task, Task)]]
-        count = self.chosen.instructions
-        tasks, counts = written(ctx, ctx.agent(), count, f"{label}/instructions", known, self.chosen.rouge)
-        shown = [{"prompt": family.as_proposal(t), "level": t.level} for t in tasks]
-        ctx.note(f"instructions-{self.number}.json", {"replies": counts, "instructions": shown})
-        ctx.count(challenger=count)
-        return Curriculum(game, ctx.recipe.mixture, seed=label, store=ctx.store(), dataset=[*seeds, *tasks]), {}
+def instructions(chosen: Settings, number: int, ctx: Context, game: Any, label: str) -> Any:
+    """The seeds, and what the newest weights write for round ``number``, unlike the seeds and all earlier rounds."""
+    family, count = ctx.family, chosen.instructions
+    seeds = drawn(ctx, chosen.levels, chosen.seeds, label)
+    label = f"{label}/{number}"
+    before = [ctx.run.read(f"instructions-{i}.json")["instructions"] for i in range(number)]
+    earlier = [family.parse(its["prompt"]) for rows in before for its in rows]
+    known = [*seeds, *[task for task in earlier if isinstance(task, Task)]]
+    tasks, counts = written(ctx, ctx.agent(), count, f"{label}/instructions", known, chosen.rouge)
+    shown = [{"prompt": family.as_proposal(t), "level": t.level} for t in tasks]
+    ctx.note(f"instructions-{number}.json", {"replies": counts, "instructions": shown})
+    ctx.count(challenger=count)
+    return listed(ctx, game, label, [*seeds, *tasks])
 
 
 def recipe(chosen: Settings, steps: int) -> Recipe:
     """Rounds until ``steps`` are used up; no warm-up, since a round is a few steps long."""
-    lengths = [min(chosen.round_steps, steps - done) for done in range(0, steps, chosen.round_steps)]
     return Recipe(
-        args={"solvers": chosen.answers},
-        family_args={"max_level": MAX_LEVEL},
-        mixture=Mixture(0, 0, 0, dataset=chosen.batch),
-        gates=(),
+        args={"solvers": chosen.answers}, family_args={"max_level": MAX_LEVEL}, seats={"challenger": "base"},
+        mixture=Mixture(0, 0, 0, dataset=chosen.batch), gates=(), steps=steps,
         reward={"solver": in_range(majority(), chosen.low, chosen.high)},
-        seats={"challenger": "base"},
-        phases=tuple(Phase("round", n, prepare=Round(chosen, i)) for i, n in enumerate(lengths)),
-        learning={
-            **rows(chosen.batch),
-            "lr": chosen.lr,
-            "warmup": 0,
-            "baseline": chosen.baseline,
-        },
-        steps=steps,
-    )
+        learning={**rows(chosen.batch), "lr": chosen.lr, "warmup": 0, "baseline": chosen.baseline},
+        phases=rounds("round", chosen.round_steps, steps, instructions, chosen),
+    )  # fmt: skip
 
 
 LOOP = Loop("serl_limited", "SeRL (2505.20347): few seeds, self-written, by vote", Settings, recipe, 60)

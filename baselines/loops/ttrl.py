@@ -17,20 +17,17 @@ as well, only made it faster.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
 
 import msgspec
 
 from dream_envs.baselines.loops.dream import MAX_LEVEL, rows
-from dream_envs.baselines.loops.prompts import drawn
+from dream_envs.baselines.loops.prompts import from_generator
 from dream_envs.baselines.recipe import Loop, Phase, Recipe
 from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum.curriculum import Mixture
 from dream_envs.rewards import reward
 from dream_envs.rewards.solver import majority
-
-if TYPE_CHECKING:
-    from dream_envs.baselines.loop import Context
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -61,22 +58,13 @@ def vote(episode: Episode, *, trained: int = 32) -> dict[str, Score]:
 
 def recipe(chosen: Settings, steps: int) -> Recipe:
     """Only the solver learns; of every group the trained half has rows."""
-
-    def prepare(ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
-        tasks = drawn(ctx, ctx.recipe.mixture.levels or chosen.levels, chosen.prompts, label)
-        return Curriculum(game, ctx.recipe.mixture, seed=label, store=ctx.store(), dataset=tasks), {}
-
+    prepare = functools.partial(from_generator, chosen.levels, chosen.prompts)
     return Recipe(
-        args={"solvers": chosen.votes},
-        family_args={"max_level": MAX_LEVEL},
-        mixture=Mixture(0, 0, 0, dataset=chosen.batch),
-        gates=(),
-        reward={"solver": vote(trained=chosen.trained)},
-        seats={"challenger": "base"},
-        phases=(Phase("ttrl", steps, prepare=prepare),),
+        args={"solvers": chosen.votes}, family_args={"max_level": MAX_LEVEL}, seats={"challenger": "base"},
+        mixture=Mixture(0, 0, 0, dataset=chosen.batch), gates=(), reward={"solver": vote(trained=chosen.trained)},
         learning={**rows(chosen.batch), "lr": chosen.lr, "kl": chosen.kl},
-        steps=steps,
-    )
+        phases=(Phase("ttrl", steps, prepare=prepare),), steps=steps,
+    )  # fmt: skip
 
 
 LOOP = Loop("ttrl", "TTRL (2504.16084): the majority's answer on unlabelled problems", Settings, recipe, 40)

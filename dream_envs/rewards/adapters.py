@@ -80,9 +80,7 @@ def to_trl(
     """
     found = as_reward(model)
 
-    def trl_reward(
-        *, prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Any = None, **columns: Any
-    ) -> list[float | None]:
+    def trl_reward(*, prompts: Any, completions: Any, completion_ids: Any = None, **columns: Any) -> list[float | None]:
         count = len(prompts)
         tasks, answers = (columns.get(name) or [None] * count for name in ("task", "answer"))
         ids = completion_ids or [None] * count
@@ -113,27 +111,24 @@ def _columns(rows: Sequence[tuple[Episode, Turn]], conversational: bool, fields:
         completions = [turn.text for turn in turns]
     return {
         **{name: [getattr(task, field, None) for task in tasks] for name, field in fields.items()},
-        "role": [turn.role for turn in turns],
-        "agent": [turn.agent for turn in turns],
-        "prompts": prompts,
-        "completions": completions,
+        "role": [turn.role for turn in turns], "agent": [turn.agent for turn in turns],
+        "prompts": prompts, "completions": completions,
         "completion_ids": [list(turn.token_ids or ()) for turn in turns],
-        "trainer_state": None,
-        "log_extra": _ignore,
-        "log_metric": _ignore,
-    }
+        "trainer_state": None, **dict.fromkeys(("log_extra", "log_metric"), lambda *args, **kwargs: None),
+    }  # fmt: skip
 
 
 def _episode(
     task: Task, messages: list[Message], said: Iterable[tuple[Any, Any]], family: TaskFamily | None, role: str
 ) -> Episode:
     """``said``: completions and their token ids (None: not known)."""
-    turns = [
-        Turn(agent=f"{role}_{i}", role=role, messages=messages, text=_text(c), token_ids=None if t is None else list(t))
-        for i, (c, t) in enumerate(said)
-    ]
-    verdicts = [None if family is None else family.verify(task, turn.text) for turn in turns]
-    correct = {t.agent: v.value if v and v.status == "ok" else None for t, v in zip(turns, verdicts, strict=True)}
+    turns, correct = [], dict[str, float | None]()
+    for i, (completion, ids) in enumerate(said):
+        agent, text = f"{role}_{i}", _text(completion)
+        ids = None if ids is None else list(ids)
+        turns.append(Turn(agent=agent, role=role, messages=messages, text=text, token_ids=ids))
+        verdict = None if family is None else family.verify(task, text)
+        correct[agent] = verdict.value if verdict and verdict.status == "ok" else None
     known = [value for value in correct.values() if value is not None]
     rate = math.fsum(known) / len(known) if known else None
     facts = {"agents": list(correct), "valid": True, "reject": "", "solve_rate": rate, "correct": correct}
@@ -163,7 +158,3 @@ def _text(completion: Any) -> str:
         return completion
     content = completion[-1].get("content") if completion else ""
     return content if isinstance(content, str) else ""
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    """In place of TRL's logging hooks."""

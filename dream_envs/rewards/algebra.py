@@ -10,7 +10,7 @@ reward never passes for a zero; to give different roles different rewards, use `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dream_envs.checks import check
@@ -44,10 +44,10 @@ def weighted(episodes: Sequence[Episode], parts: Mapping[Any, float], gate: Any 
     models, names = list(parts), [model.name for model in parts]
     labels = [model.name if names.count(model.name) == 1 else model.grader for model in models]
     found = yield models if gate is None else [*models, gate]
-    sums = [
-        _sums({label: (scores[i], m) for label, m, scores in zip(labels, models, found, strict=False)}, parts.values())
-        for i in range(len(episodes))
-    ]
+    sums = []
+    for i in range(len(episodes)):
+        by_label = {label: (scores[i], m) for label, m, scores in zip(labels, models, found, strict=False)}
+        sums.append(_sums(by_label, parts.values()))
     return sums if gate is None else [_gated(s, by, gate, 0.0, 0.0) for s, by in zip(sums, found[-1], strict=True)]
 
 
@@ -61,13 +61,18 @@ def gate(episodes: Sequence[Episode], model: Any, by: Any, *, above: float = 0.0
     return [_gated(its, key, by, above, closed) for its, key in zip(scores, keys, strict=True)]
 
 
-def _check_clip(given: dict[str, Any]) -> dict[str, Any]:
-    if not given["lo"] <= given["hi"]:  # refuses NaN as well
-        raise DreamEnvsError(f"lo={given['lo']!r}, hi={given['hi']!r}: lo <= hi")
-    return given
+def ordered(low: str, high: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A ``prepare`` that wants these two arguments in order."""
+
+    def prepare(given: dict[str, Any]) -> dict[str, Any]:
+        if not given[low] <= given[high]:  # refuses NaN as well
+            raise DreamEnvsError(f"{low}={given[low]!r}, {high}={given[high]!r}: {low} <= {high}")
+        return given
+
+    return prepare
 
 
-@reward("clip", prepare=_check_clip, models=("model",), batched=True)
+@reward("clip", prepare=ordered("lo", "hi"), models=("model",), batched=True)
 def clip(episodes: Sequence[Episode], model: Any, lo: float = 0.0, hi: float = 1.0) -> Combination:
     """The scores of ``model`` limited to ``lo`` .. ``hi``; what has no value is left as it is.
 

@@ -26,7 +26,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from dream_envs import registry
@@ -145,15 +145,12 @@ def reward(
 ) -> Callable[[RewardFunction], Callable[..., Model]]:  # fmt: skip
     """Turn a function ``(episode, *, arguments) -> {agent: Score}`` into a factory ``(arguments) -> Model``.
 
-    Args:
-        name: the name that graders carry; register it as well to be found by it.
-        version: raise it when the same episode would get another score.
-        batched: the function takes the episodes of a round and returns a list of dicts; see the module's head.
-        within: the smallest and the largest value of arguments that are numbers; None: any that is finite.
-        choices: the values that an argument may have.
-        prepare: checks and resolves the arguments once, when the model is made; a dict in, a dict out.
-        models: arguments that are rewards themselves (anything that ``as_reward`` takes), or dicts of them.
-        always: arguments that the grader shows even at their default.
+    ``name``: what graders carry; register it as well to be found by it.  ``version``: raise it when the same episode
+    would get another score.  ``batched``: see the module's head.  ``within``: the smallest and the largest value of
+    arguments that are numbers; None: any that is finite.  ``choices``: the values that an argument may have.
+    ``prepare``: checks and resolves the arguments once, when the model is made; a dict in, a dict out.  ``models``:
+    arguments that are rewards themselves (anything that ``as_reward`` takes), or dicts of them.  ``always``: arguments
+    that the grader shows even at their default.
     """
 
     def decorate(fn: RewardFunction) -> Callable[..., Model]:
@@ -166,14 +163,19 @@ def reward(
         @functools.wraps(fn)
         def factory(*args: Any, **kwargs: Any) -> Model:
             registry.check_kwargs(factory, kwargs, name)
-            bound = _bind(signature, name, args, kwargs)
-            changed = [key for key in bound if not _same(bound[key], default[key])]
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise DreamEnvsError(f"{name}: {error}; it takes {name}{signature}") from error
+            bound.apply_defaults()
+            given = bound.arguments
+            changed = [key for key in given if not _same(given[key], default[key])]
             for key in changed:
                 if within and key in within:
-                    check(key, bound[key], *within[key])
+                    check(key, given[key], *within[key])
                 elif choices and key in choices:
-                    one_of(key, bound[key], choices[key])
-            resolved = {key: _resolve(value) if key in models else value for key, value in bound.items()}
+                    one_of(key, given[key], choices[key])
+            resolved = {key: _resolve(value) if key in models else value for key, value in given.items()}
             resolved = prepare(resolved) if prepare else resolved
             shown = ",".join(f"{key}={show(resolved[key])}" for key in resolved if key in (*always, *changed))
             grader = f"{name}-{version}" + (f"({shown})" if shown else "")
@@ -332,13 +334,19 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else f"#{content_hash(text)}"
 
 
-def _bind(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise DreamEnvsError(f"{name}: {error}; it takes {name}{signature}") from error
-    bound.apply_defaults()
-    return dict(bound.arguments)
+class Shown:
+    """An argument that a grader shows as its size and a hash, and that is equal to another of the same contents."""
+
+    def __init__(self, texts: Collection[str]) -> None:
+        self._shown = f"{len(texts)}#{content_hash(*sorted(texts))}"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and repr(other) == repr(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return self._shown
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dream_envs.checks import check
-from dream_envs.core import DreamEnvsError, Episode, Score, Task, Turn, challenge_of, content_hash
+from dream_envs.core import DreamEnvsError, Episode, Score, Task, Turn, challenge_of
 from dream_envs.curriculum.novelty import MAX_TEXT_CHARS, Features, NoveltyIndex, grams
-from dream_envs.rewards.base import Scores, agents_of, by_agent, each, last_turns, reward
+from dream_envs.rewards.base import Scores, Shown, agents_of, by_agent, each, last_turns, reward
 
 #: ``reference=EARLIER``: ``novelty`` compares with the problems of the rounds that it has scored before.
 EARLIER = "earlier"
@@ -81,25 +81,18 @@ def repetition(episode: Episode, *, distance: float | None = None, role: str = "
     return each(episode, role, repeats)
 
 
-class Reference:
+class Reference(Shown):
     """What ``novelty`` compares with: sets of n-grams or features, fixed when it is made; every pair is compared."""
 
     def __init__(self, items: Iterable[Task | str], n: int, features: Features | None) -> None:
         self._n, self._features = n, features
         self._sets = tuple(dict.fromkeys(grams(item, n, features) for item in items))
+        super().__init__([chr(0).join(sorted(its)) for its in self._sets])
 
     def similarity(self, task: Task | str) -> float:
         """The largest Jaccard similarity, 0 to 1, with anything in the reference; 0 with an empty one."""
         mine = grams(task, self._n, self._features)
         return max((len(mine & its) / max(1, len(mine | its)) for its in self._sets), default=0.0)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reference) and repr(self) == repr(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"{len(self._sets)}#{content_hash(*sorted(chr(0).join(sorted(s)) for s in self._sets))}"
 
 
 class Earlier(NoveltyIndex):
@@ -140,21 +133,19 @@ def novelty(
         0 (in the reference already) to 1 (nothing in common).  ``abstain`` if the proposal was turned away: combine
         with ``learnability``, which prices that.
     """
-    problems = [challenge_of(episode) for episode in episodes]
-    made = [_novelty(*pair, reference, role) for pair in zip(episodes, problems, strict=True)]
+    problems, made = [challenge_of(episode) for episode in episodes], list[Scores]()
+    for episode, problem in zip(episodes, problems, strict=True):
+        if problem is None:
+            made.append(by_agent(episode, role, lambda agent: None, "no problem was made"))
+            continue
+        similarity = float(reference.similarity(problem))
+        score = Score(1.0 - similarity, components={"similarity": similarity})
+        if not 0.0 <= similarity <= 1.0:
+            score = Score(0.0, "error", detail=f"similarity {similarity!r} is outside 0 to 1")
+        made.append(dict.fromkeys(agents_of(episode, role), score))
     if isinstance(reference, Earlier):
         reference.extend(problem for problem in problems if problem is not None)
     return made
-
-
-def _novelty(episode: Episode, problem: Task | None, reference: Any, role: str) -> Scores:
-    if problem is None:
-        return by_agent(episode, role, lambda agent: None, "no problem was made")
-    similarity = float(reference.similarity(problem))
-    score = Score(1.0 - similarity, components={"similarity": similarity})
-    if not 0.0 <= similarity <= 1.0:
-        score = Score(0.0, "error", detail=f"similarity {similarity!r} is outside 0 to 1")
-    return dict.fromkeys(agents_of(episode, role), score)
 
 
 def _overlap(units: list[list[str]], order: int) -> np.ndarray:

@@ -87,12 +87,11 @@ def learnability(
     elif code:
         score = Score(float(invalid or 0.0), detail=f"proposal rejected: {code}")
     else:
-        values, seated = _attempts(episode, rate)
-        score = _too_few(values, seated) or _valid(values, form, zero_ends, lo or 0.0, 1.0 if hi is None else hi)
+        score = _worth(*_attempts(episode, rate), form, zero_ends, lo or 0.0, 1.0 if hi is None else hi)
     return dict.fromkeys(agents_of(episode, role), score)
 
 
-def _too_few(values: list[float], seated: int) -> Score | None:
+def _worth(values: list[float], seated: int, form: str, zero_ends: float, lo: float, hi: float) -> Score:
     if seated == 0:
         return Score(0.0, "error", detail="this game records no facts['correct']: nothing to estimate p from")
     if seated < MIN_ATTEMPTS:
@@ -100,10 +99,6 @@ def _too_few(values: list[float], seated: int) -> Score | None:
     if len(values) < MIN_ATTEMPTS:
         why = f"{len(values)} of {seated} verdicts, {MIN_ATTEMPTS} needed"
         return Score(0.0, "abstain", {"attempts": float(len(values))}, why)
-    return None
-
-
-def _valid(values: list[float], form: str, zero_ends: float, lo: float, hi: float) -> Score:
     p = math.fsum(values) / len(values)  # facts["solve_rate"], but not at the mercy of the solvers' order
     if not 0.0 <= p <= 1.0:
         return Score(0.0, "error", detail=f"success rate {p!r} is outside 0 to 1")

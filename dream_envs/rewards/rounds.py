@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Container, Sequence
 from typing import Any
 
-from dream_envs.checks import check
-from dream_envs.core import DreamEnvsError, Episode, Score, author_of, challenge_of
+from dream_envs.core import Episode, Score, author_of, challenge_of
+from dream_envs.rewards.algebra import ordered
 from dream_envs.rewards.base import Combination, Scores, agents_of, reward
 from dream_envs.rewards.diversity import repetition_penalty
+
+_RANGE = {"low": (None, None), "high": (None, None)}
 
 
 @reward("less_repetition", within={"distance": (0, 1), "floor": (None, None)}, models=("model",), batched=True)
@@ -53,14 +55,7 @@ def shared(episodes: Sequence[Episode], model: Any, *, role: str = "challenger")
     return made
 
 
-def _check_range(given: dict[str, Any]) -> dict[str, Any]:
-    low, high = check("low", given["low"]), check("high", given["high"])
-    if low > high:
-        raise DreamEnvsError(f"low={low!r}, high={high!r}: low <= high")
-    return given
-
-
-@reward("in_range", prepare=_check_range, models=("model",), batched=True)
+@reward("in_range", within=_RANGE, prepare=ordered("low", "high"), models=("model",), batched=True)
 def in_range(episodes: Sequence[Episode], model: Any, low: float, high: float, *, role: str = "solver") -> Combination:
     """Only episodes whose mean ok value of ``role`` lies in ``low`` to ``high``, inclusive, keep their scores (SeRL).
 
@@ -87,10 +82,9 @@ def best_and_worst(episodes: Sequence[Episode], model: Any, *, role: str = "acto
     made: list[Scores] = []
     for episode, scores in zip(episodes, found, strict=True):
         values = {agent: score.value for agent, score in _ok(episode, scores, role).items()}
-        pair: tuple[str, ...] = ()
-        if values and max(values.values()) > min(values.values()):
-            pair = (max(values, key=values.__getitem__), min(values, key=values.__getitem__))
-        made.append(_without(scores, [agent for agent in values if agent not in pair], "neither best nor worst"))
+        pair = {max(values, key=values.__getitem__), min(values, key=values.__getitem__)} if values else set()
+        left = pair if len(set(values.values())) > 1 else set()
+        made.append(_without(scores, values.keys() - left, "neither best nor worst"))
     return made
 
 

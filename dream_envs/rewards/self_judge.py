@@ -31,13 +31,9 @@ _LENGTHS = {"length_control": ("serl", "band", "symmetric", "off"), "length": ("
 
 @reward("serl", within={"alpha": (1e-6, 1 - 1e-6)}, choices=_LENGTHS | _INVALID)
 def serl(
-    episode: Episode,
-    *,
-    alpha: float = 0.2,
-    length_control: str = "serl",
-    length: str = "words",
+    episode: Episode, *, alpha: float = 0.2, length_control: str = "serl", length: str = "words",
     invalid: str = "penalty",
-) -> Scores:
+) -> Scores:  # fmt: skip
     """SERL's rewards (arXiv 2511.07922, as its code has them): a length-controlled win rate, and agreement with it.
 
     Actor i: ``R(i) = sum of beta over the judgements that i won, / ((N - 1) K)``.  A judgement won by i over j counts

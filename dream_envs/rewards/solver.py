@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Episode, Score, Turn, challenge_of, content_hash
-from dream_envs.rewards.base import Scores, agents_of, by_agent, each, last_turns, rejected, reward
+from dream_envs.core import DreamEnvsError, Episode, Score, Turn, challenge_of
+from dream_envs.rewards.base import Scores, Shown, agents_of, by_agent, each, last_turns, rejected, reward
 
 #: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).  Blanks around a
 #: reply are part of the form where the family forgives them in one of its notations.
@@ -140,19 +140,12 @@ def majority(episode: Episode, *, tie: str = "abstain", role: str = "solver") ->
     return each(episode, role, voted)
 
 
-class Labels:
-    """Labels by problem id, as they were when this was made; a grader shows their number and hash, not all of them."""
+class Labels(Shown):
+    """Labels by problem id, as they were when this was made."""
 
     def __init__(self, labels: Mapping[str, str]) -> None:
         self.of = dict(labels)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Labels) and self.of == other.of
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"{len(self.of)}#{content_hash(*sorted(f'{k}={v}' for k, v in self.of.items()))}"
+        super().__init__([f"{k}={v}" for k, v in self.of.items()])
 
 
 def _resolve_labels(given: dict[str, Any]) -> dict[str, Any]:
