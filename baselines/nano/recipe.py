@@ -130,10 +130,7 @@ BASES: dict[str, Recipe] = {
     "echo_wide": Recipe(support=ECHO, hidden=96, mlp=256, steps=500),
     # Solves with slips and judges with noise: the ground of self-judging (``studies.self_judging``).
     "judge": Grown(
-        support=Judged(copy=0.0, propose=0.05, formats={"trace": 0.8, "states": 0.2}),
-        layers=5,
-        steps=1200,
-        batch=64,
+        support=Judged(copy=0.0, propose=0.05, formats={"trace": 0.8, "states": 0.2}), layers=5, steps=1200, batch=64
     ),
     # Reads the table of an operation that it does not know: the ground of sleep (``studies.nights``).
     "context": Grown(support=Readers(copy=0.1, formats={"trace": 1.0}), layers=5, steps=2000, batch=96, stages=1),

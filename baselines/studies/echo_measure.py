@@ -37,13 +37,7 @@ class Exam:
     """
 
     def __init__(
-        self,
-        family: CompositionFormats,
-        tasks: Sequence[Task],
-        base: LocalAgent,
-        *,
-        seed: str,
-        draws: int = 64,
+        self, family: CompositionFormats, tasks: Sequence[Task], base: LocalAgent, *, seed: str, draws: int = 64
     ) -> None:
         self.family, self.tasks, self.draws = family, list(tasks), draws
         self.base = base
@@ -98,11 +92,7 @@ class Exam:
         texts = twin.decode([s.ids for s in found])
         right = [self.family.verify(t, text).value for t, text in zip(self.tasks, texts, strict=True)]
         share = self._shares(texts)
-        return {
-            "share": share,
-            "accuracy": float(np.mean(right)),
-            "gap": diversity.total_variation(share, sampled),
-        }
+        return {"share": share, "accuracy": float(np.mean(right)), "gap": diversity.total_variation(share, sampled)}
 
     def _divergence(self, ids: Sequence[list[int]], logps: Sequence[float]) -> float:
         """KL(model || base) a completion in nats: the mean log-ratio of completions that the model itself sampled."""

@@ -70,12 +70,7 @@ def study(name: str) -> Any:
 
 
 def plan(
-    chosen: Any,
-    names: Sequence[str],
-    seeds: int,
-    out: Path,
-    changes: Mapping[str, Any] | None = None,
-    first: int = 0,
+    chosen: Any, names: Sequence[str], seeds: int, out: Path, changes: Mapping[str, Any] | None = None, first: int = 0
 ) -> list[Job]:
     """Every run, seed by seed, so that an early stop leaves whole seeds.
 
