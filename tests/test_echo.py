@@ -23,7 +23,7 @@ from dream_envs.testing import check
 
 task: Any = pytest.importorskip("dream_envs.baselines.studies.echo_family")
 study: Any = pytest.importorskip("dream_envs.baselines.studies.echo")
-intervals: Any = pytest.importorskip("dream_envs.baselines.studies.intervals")
+grid: Any = pytest.importorskip("dream_envs.baselines.studies.grid")
 
 quick = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 TINY = {"n_states": 3, "n_operations": 2, "held_out_pairs": 0}
@@ -119,19 +119,18 @@ def test_the_game_on_this_family_passes_the_conformance_kit() -> None:
 
 
 def test_t_interval_by_hand() -> None:
-    mean, low, high = intervals.t_interval([1, 2, 3, 4, 5])  # s = sqrt(2.5), t(0.975, 4) = 2.776445
+    mean, low, high = grid.over([1, 2, None, 3, 4, 5])  # s = sqrt(2.5), t(0.975, 4) = 2.776445
     assert mean == 3 and (high - low) / 2 == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
-    assert intervals.t_interval([4.0])[0] == 4 and all(math.isnan(x) for x in intervals.t_interval([4.0])[1:])
-    for bad in ([], [1.0, math.nan]):
-        with pytest.raises(DreamEnvsError):
-            intervals.t_interval(bad)
+    assert grid.over([4.0])[0] == 4 and all(math.isnan(x) for x in grid.over([4.0])[1:]) and grid.over([]) is None
+    with pytest.raises(DreamEnvsError):
+        grid.over([1.0, math.nan])
 
 
 def test_t_interval_covers_as_often_as_it_says() -> None:
     rng = stream("test-echo", "coverage")
     hits = 0
     for _ in range(2000):
-        _, low, high = intervals.t_interval(rng.normal(3.0, 2.0, size=5))
+        _, low, high = grid.over(rng.normal(3.0, 2.0, size=5))
         hits += low <= 3.0 <= high
     assert abs(hits / 2000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
 
@@ -280,13 +279,12 @@ def test_the_corpus_has_the_declared_shares_and_only_right_answers(recipe: Any) 
 @pytest.mark.parametrize("name", ["nano/echo", "nano/echo_wide"])
 def test_a_base_says_the_formats_in_the_shares_of_its_corpus(recipe: Any, name: str) -> None:
     """Within 0.03 of what was declared, over both depths; and the commonest format is not the best one."""
-    measure = pytest.importorskip("dream_envs.baselines.studies.echo_measure")
     local = pytest.importorskip("dream_envs.agents.engines.local")
     base, family = local.LocalAgent(name), task.CompositionFormats(**study.world_of(name, 3))
     found = {}
     for depth in (2, 3):
         tasks = study.problems(family, depth, 1, 96)[1]
-        found[depth] = measure.Exam(family, tasks, base, seed="test")(base)
+        found[depth] = study.Exam(family, tasks, base, seed="test")(base)
     for form, share in recipe.BASES[name.removeprefix("nano/")].support.formats.items():
         said = np.mean([found[d]["share"][form] for d in (2, 3)])
         assert abs(said - share) < 0.03, (form, said)

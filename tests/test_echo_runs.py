@@ -16,9 +16,8 @@ pytest.importorskip("trl")
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.baselines.studies import echo as study
 from dream_envs.baselines.studies import grid
-from dream_envs.baselines.studies.echo import EchoSettings, marks, passes, problems
+from dream_envs.baselines.studies.echo import EchoSettings, Exam, log_likelihood, marks, passes, problems, rounds
 from dream_envs.baselines.studies.echo_family import LABELS, CompositionFormats, format_of
-from dream_envs.baselines.studies.echo_measure import Exam, log_likelihood, rounds
 from dream_envs.core import DreamEnvsError
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import read_episodes

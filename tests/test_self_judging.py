@@ -171,7 +171,6 @@ def test_below_wants_the_whole_interval() -> None:
 
 
 def test_one_seed_is_a_mean_without_an_interval() -> None:
-    from dream_envs.baselines.studies.intervals import over, show, sign
-
-    found = over([0.2, None])
-    assert found is not None and math.isnan(found[1]) and show(found) == "0.20" and sign(found, 1) == "yes (one seed)"
+    found = grid.over([0.2, None])
+    assert found is not None and math.isnan(found[1]) and grid.show(found) == "0.20"
+    assert grid.sign(found, 1) == "yes (one seed)"

@@ -88,9 +88,9 @@ def test_a_folder_of_other_settings_is_refused_before_anything_runs(made: Any, t
     with pytest.raises(DreamEnvsError, match=r"other settings") as caught:
         grid.run_all(other, 1)
     assert "\n" not in str(caught.value) and not (tmp_path / "two-0").exists()
-    for names, seeds, changes in ((("on",), 1, {}), (("one",), 0, {}), ((), 1, {}), (("one",), 1, {"valu": 1})):
+    for names, changes in ((("on",), {}), (("one",), {"valu": 1})):
         with pytest.raises(DreamEnvsError) as caught:
-            grid.plan(made, names, seeds, tmp_path, changes)
+            grid.plan(made, names, 1, tmp_path, changes)
         assert "\n" not in str(caught.value)
 
 
@@ -180,7 +180,7 @@ def test_no_number_of_seeds_shows_a_traceback(given: str, capsys: pytest.Capture
 def test_every_study_has_what_the_runner_asks_for(name: str, tmp_path: Path) -> None:
     study = grid.study(name)
     assert callable(study.run) and callable(study.score) and callable(study.table)
-    assert set(study.MARKS) <= set(study.GRIDS)
+    assert set(getattr(study, "MARKS", ())) <= set(study.GRIDS)
     for names in study.GRIDS.values():
         jobs = grid.plan(study, names, 2, tmp_path)
         assert len({j.out for j in jobs}) == len(jobs) == 2 * len(names)
