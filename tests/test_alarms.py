@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from dream_envs.core import Episode, Event, Reject, Score
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.metrics.diversity import entropy
-from dream_envs.metrics.health import Health, health, ring, shape
-from dream_envs.metrics.rounds import round_metrics
+from dream_envs.metrics.rounds import Health, health, ring, round_metrics, shape
 from dream_envs.rewards.presets import challenger_solver
 
 GAME = ChallengerSolver()

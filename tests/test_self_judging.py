@@ -20,7 +20,7 @@ from dream_envs.baselines.studies import grid
 from dream_envs.baselines.studies import self_judging as study
 from dream_envs.core import DreamEnvsError, Episode, Start
 from dream_envs.envs.self_judge import SelfJudge
-from dream_envs.metrics.health import label_accuracy
+from dream_envs.metrics.rounds import label_accuracy
 from dream_envs.play import rollout, score
 from dream_envs.rewards.self_judge import serl
 from dream_envs.seeds import stream

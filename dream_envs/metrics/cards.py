@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dream_envs.core import DreamEnvsError, Episode
-from dream_envs.curriculum.store import wilson
+from dream_envs.curriculum.store import share
 from dream_envs.envs import judge_facts
 from dream_envs.frontier.intervals import bootstrap_means, percentile
 from dream_envs.metrics.diversity import rounded
@@ -250,7 +250,7 @@ def _constant(plain: Sequence[Judgement]) -> bool | None:
     return len({_position(j, j.verdict) for j in told}) == 1
 
 
-#: Measure (value, low, high), when it is bad, and what is said then.
+#: Measure, when its (value, low, high) is bad, and what is said then.
 _RULES: tuple[tuple[str, Callable[[list[float]], bool], str], ...] = (
     ("kappa", lambda its: its[0] <= 0.4, "kappa {:.2f}: at most fair agreement with the truth"),
     ("swap_flip", lambda its: its[0] > 0.2, "{:.2f} of the winners change with the order"),
@@ -272,11 +272,8 @@ def _flags(card: dict[str, Any]) -> list[str]:
 
 
 def _share(hits: Sequence[bool]) -> list[float] | None:
-    """Share with its Wilson interval, None of nothing."""
-    if not hits:
-        return None
-    found = wilson(sum(hits), len(hits))
-    return [found.p, found.low, found.high]
+    found = share(sum(hits), len(hits))
+    return None if found is None else list(found)
 
 
 def records(episodes: Iterable[Episode]) -> list[Judgement]:
