@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -17,7 +16,7 @@ pytest.importorskip("torch")
 from dream_envs.agents.engines.local import LocalAgent, resolve
 from dream_envs.baselines.eval_set import Exact
 from dream_envs.baselines.nano import exams, judged
-from dream_envs.baselines.nano.recipe import BASES, examples, recipe_hash, weights_hash
+from dream_envs.baselines.nano.recipe import BASES, examples
 from dream_envs.core import Limits, Request
 from dream_envs.envs.judging import Question, rating_of, read, write
 from dream_envs.seeds import digest, stream
@@ -48,15 +47,6 @@ def solved(prompt: str) -> str:
 
 
 # ---- what it was shown -----------------------------------------------------------------------------------------
-
-
-def test_a_new_base_changes_no_other() -> None:
-    assert recipe_hash(BASES["compose"]) == "34a43da767b71895"
-    for name in ("compose", "discover", "echo", "echo_wide", "judge"):
-        card = json.loads((FOLDER.parent / name / "nano.json").read_text())
-        assert card["recipe_hash"] == recipe_hash(BASES[name]) and card["weights_hash"] == weights_hash(
-            FOLDER.parent / name
-        )
 
 
 def test_shares_of_the_kinds_are_those_declared(shown: Any) -> None:
@@ -152,8 +142,7 @@ def test_the_mask_weighs_answers_and_verdict_and_nothing_else() -> None:
 # ---- what it can do --------------------------------------------------------------------------------------------
 
 
-def test_the_folder_is_small_and_its_card_is_measured(agent: LocalAgent) -> None:
-    assert (FOLDER / "model.safetensors").stat().st_size < 4 * 2**20
+def test_its_card_is_measured(agent: LocalAgent) -> None:
     rows = re.findall(r"^\| ([1-6]) \| ([\d. |]+) \|$", (FOLDER / "README.md").read_text(), re.M)
     assert [int(depth) for depth, _ in rows] == [1, 2, 3, 4, 5, 6]
     for depth, cells in rows:
@@ -186,12 +175,7 @@ def test_exact_figures_agree_with_sampling(agent: LocalAgent) -> None:
     asked = []
     for pair in chosen:
         text = write(Question("pairwise", "compact", pair.task.prompt, (pair.task.answer, pair.wrong)))
-        said = [{"role": "user", "content": text}]
-        asked += [
-            Request(
-                messages=said, agent="judge_0", role="judge", seed=digest("sampling", text, k), limits=Limits(4, 64)
-            )
-            for k in range(50)
-        ]
+        how: Any = {"messages": [{"role": "user", "content": text}], "agent": "judge_0", "role": "judge"}
+        asked += [Request(**how, seed=digest("sampling", text, k), limits=Limits(4, 64)) for k in range(50)]
     share = np.mean([action.text == "1" for action in agent.act(asked)])
     assert abs(share - told[:, 0].mean()) < 4 * np.sqrt(0.25 / len(asked))
