@@ -115,10 +115,10 @@ class Asked(msgspec.Struct, frozen=True):
     answer: str
 
 
-def questions(depth: int, count: int, label: str = "exam") -> list[Asked]:
+def questions(depth: int, count: int) -> list[Asked]:
     """``count`` questions of a depth, each about a table of its own; the same on every call."""
     lessons = OperationLessons(levels=depth)
-    rng, found = stream("context-exam", label, depth), []
+    rng, found = stream("context-exam", "exam", depth), []
     for i in range(count):
         lesson = lessons.lesson(rng, i % lessons.capacity)
         task = lessons.question(lesson, rng, ("wake", "probe")[i % 2], depth)

@@ -322,9 +322,9 @@ def score(folder: Path) -> dict[str, Any]:
     return derive(read_json(folder / RESULT))
 
 
-def smooth(series: Sequence[float], window: int = WINDOW) -> np.ndarray:
-    """Centred mean over ``window`` steps, over fewer at the ends."""
-    x, half = np.asarray(series, dtype=np.float64), window // 2
+def smooth(series: Sequence[float]) -> np.ndarray:
+    """Centred mean over ``WINDOW`` steps, over fewer at the ends."""
+    x, half = np.asarray(series, dtype=np.float64), WINDOW // 2
     return np.array([x[max(0, i - half) : i + half + 1].mean() for i in range(len(x))])
 
 

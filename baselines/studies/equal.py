@@ -37,15 +37,12 @@ AGAIN, REPLAYED = 160, 228
 
 
 class Again:
-    """So many of the round's own rows of ``role`` a second time, with their advantages."""
-
-    def __init__(self, count: int, role: str = "solver") -> None:
-        self.count, self.role = count, role
+    """``AGAIN`` of the round's own rows of solvers a second time, with their advantages."""
 
     def apply(self, rows: list[TrainingRow], round: Round, rng: np.random.Generator) -> list[TrainingRow]:
         """The rows, and some of them again."""
-        own = [row for row in rows if row.role == self.role]
-        return [*rows, *(own[i] for i in rng.permutation(len(own))[: self.count])]
+        own = [row for row in rows if row.role == "solver"]
+        return [*rows, *(own[i] for i in rng.permutation(len(own))[:AGAIN])]
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -70,7 +67,7 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
         learning = {**awake.learning, "updates.minibatches": AWAKE[chosen.days]}
         if chosen.arm == "replay":
             learning["review"] = {"roles": ["solver"], "count": REPLAYED}
-        again = (Again(AGAIN),) if chosen.arm == "awake" else ()
+        again = (Again(),) if chosen.arm == "awake" else ()
         return msgspec.structs.replace(awake, learning=learning, sources=lambda: (*dream.sources(), *again))
     count, batch = NIGHTS[chosen.days]
     made = dream.nights_of(nights)

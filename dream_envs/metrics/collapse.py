@@ -38,9 +38,9 @@ def log_spaced(step: int, last: int | None = None, every: int = 1) -> bool:
     return step == last or (rest == 0 and count & (count - 1) == 0)
 
 
-def cusum(values: Sequence[float], slack: float = SLACK) -> list[float]:
-    """One-sided CUSUM: S_t = max(0, S_{t-1} + x_t - slack) at every point."""
-    return list(itertools.accumulate(values, lambda s, x: max(0.0, s + x - slack), initial=0.0))[1:]
+def cusum(values: Sequence[float]) -> list[float]:
+    """One-sided CUSUM: S_t = max(0, S_{t-1} + x_t - 1/2) at every point."""
+    return list(itertools.accumulate(values, lambda s, x: max(0.0, s + x - SLACK), initial=0.0))[1:]
 
 
 def collapse(points: Sequence[Point]) -> list[str]:
