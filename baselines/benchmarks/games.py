@@ -234,17 +234,14 @@ def _against(peers: Peers, options: Options, seeded: bool) -> list[Row]:
 
 def starting(options: Options) -> list[Row]:
     """Seconds that a process needs to import the package, and to print its help."""
-    lines = {
-        "python": ["-c", "pass"],
-        "import": ["-c", "import dream_envs"],
-        "help": ["-m", "dream_envs.cli", "--help"],
-    }
 
-    def work(line: Sequence[str]) -> Callable[[], Any]:
+    def work(*line: str) -> Callable[[], Any]:
         how: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "timeout": 60}
         return lambda: subprocess.run([sys.executable, *line], **how)
 
-    times = side_by_side({name: work(line) for name, line in lines.items()}, options.pick(3, 5, 9))
+    works = {"python": work("-c", "pass"), "import": work("-c", "import dream_envs")}
+    works["help"] = work("-m", "dream_envs.cli", "--help")
+    times = side_by_side(works, options.pick(3, 5, 9))
     python, helping = (statistics.median(times[name]) for name in ("python", "help"))
     own = statistics.median(a - b for a, b in zip(times["import"], times["python"], strict=True))
     imported = Row(

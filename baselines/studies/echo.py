@@ -108,12 +108,8 @@ def problems(family: CompositionFormats, depth: int, train: int, test: int) -> t
     """Distinct problems of this depth, the same for every run: ``train`` to learn from, ``test`` to be asked."""
     if depth not in family.levels:
         raise DreamEnvsError(f"depth={depth}: {family.levels.start} to {family.levels.stop - 1}")
-    every = [
-        family.make(start, "".join(ops))
-        for start in family.states
-        for ops in itertools.product(family.operations, repeat=depth)
-    ]
-    every = [t for t in every if not t.meta["held_out"]]
+    asked = itertools.product(family.states, *[family.operations] * depth)
+    every = [t for start, *ops in asked if not (t := family.make(start, "".join(ops))).meta["held_out"]]
     if len(every) < train + test:
         raise DreamEnvsError(f"train={train}, test={test}: this world has {len(every)} problems of depth {depth}")
     order = stream("echo-problems", family.world, depth).permutation(len(every))
@@ -253,7 +249,7 @@ def recipe(chosen: EchoSettings, steps: int) -> Recipe:
 
         return PolicyLearner(model, settings=ctx.rule, seed=seed, evaluate=look)
 
-    count = chosen.prompts * chosen.attempts
+    count, learning = chosen.prompts * chosen.attempts, {"kl": chosen.kl, "lr": chosen.lr, "warmup": chosen.warmup}
     return Recipe(
         args={"solvers": chosen.attempts},
         family="dream_envs.baselines.studies.echo_family:CompositionFormats",
@@ -262,12 +258,7 @@ def recipe(chosen: EchoSettings, steps: int) -> Recipe:
         mixture=Mixture(0, 0, 0, dataset=chosen.prompts),
         reward={"": "correctness()"},
         phases=(Phase("echo", steps, prepare=prepare),),
-        learning={
-            **row_settings(chosen.prompts, rows=count + count % 2),
-            "kl": chosen.kl,
-            "lr": chosen.lr,
-            "warmup": chosen.warmup,
-        },
+        learning=row_settings(chosen.prompts, rows=count + count % 2) | learning,
         learn=learn,
         eval=EvalSettings("sampled", levels=(chosen.depth,), problems=16, attempts=4),
         model=chosen.base,
@@ -449,12 +440,8 @@ def effects(rows: Sequence[Row]) -> list[tuple[str, str, str, Interval | None]]:
     for row in rows:
         least.setdefault(row["base"], row["name"])
     pairs = [(name, least[own[0]["base"]]) for name, own in named(rows).items()]
-    return [
-        (name, other, key, difference(rows, name, other, f"after/{key}"))
-        for name, other in pairs
-        if name != other
-        for key in ("entropy", "accuracy", "effective")
-    ]
+    keyed = itertools.product([p for p in pairs if p[0] != p[1]], ("entropy", "accuracy", "effective"))
+    return [(name, other, key, difference(rows, name, other, f"after/{key}")) for (name, other), key in keyed]
 
 
 def plot(rows: Sequence[Row], folder: Path) -> None:

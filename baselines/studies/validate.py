@@ -136,20 +136,8 @@ def score(folder: Path) -> dict[str, Any]:
 def table(rows: Sequence[Row], out: Path) -> str:
     """A line a cell, and how many intervals of pairs hold the truth."""
     cells, pairs = [r for r in rows if "covered" in r], [r for r in rows if "held" in r]
-    head = [
-        "population",
-        "problems",
-        "K",
-        "followed",
-        "truth",
-        "of it E",
-        "estimate",
-        "width",
-        "covered",
-        "beyond",
-        "in bounds",
-        "",
-    ]
+    figures = ("truth", "of it E", "estimate", "width", "covered", "beyond", "in bounds")
+    head = ("population", "problems", "K", "followed", *figures, "")
     lines = [
         [
             r["change"], f"{r['n']:,}", f"{r['k']:,}", f"{r['follow']}" if r["follow"] else "all",
