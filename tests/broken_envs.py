@@ -1,7 +1,5 @@
 """Games with one fault each, for the conformance kit to find; ``Sums``, which they derive from, passes every check."""
 
-from __future__ import annotations
-
 import random
 import threading
 

@@ -1,7 +1,5 @@
 """Gymnasium environments with one fault each; ``Echo``, which they derive from, is sound. See ``broken_envs``."""
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 import threading

@@ -1,7 +1,5 @@
 """Health and alarms on hand-made rounds; the shape of replies and the entropy against known values."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 from _episodes import GOLD, play, solved

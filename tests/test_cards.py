@@ -1,7 +1,5 @@
 """Judge and curriculum cards: published tables, judges with known vices, a real run's files, mistakes."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,7 +1,5 @@
 """Two models compared on one set of prompts, and the alarm on a series of checkpoints."""
 
-from __future__ import annotations
-
 import math
 
 import msgspec

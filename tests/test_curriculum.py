@@ -1,7 +1,5 @@
 """The curriculum: what is kept, what is drawn, what is planned, and that a restored one goes on as if never stopped."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

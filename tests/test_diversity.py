@@ -1,7 +1,5 @@
 """Diversity of replies, and their formats: hand-worked numbers, bounds and symmetries, known and hostile texts."""
 
-from __future__ import annotations
-
 import math
 import time
 

@@ -1,7 +1,5 @@
 """The echo study: formats, reward, bases of known shares; exams against exact figures; runs in miniature."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import math

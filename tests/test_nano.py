@@ -1,7 +1,5 @@
 """``nano/judge`` and ``nano/context``: they were shown what their recipes declare, and can do what their cards say."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Self-judging on weights: what is trained on, a run of the study in miniature, and how its answers are read off."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

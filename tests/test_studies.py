@@ -1,7 +1,5 @@
 """The studies' runner on a study of its own making: what is still to do, what is refused, what stops, what is shown."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

@@ -1,7 +1,5 @@
 """The study of nights: tiny runs, what methods differ in, answers from paired intervals; upward seeding."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -15,13 +15,15 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 
 from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.agents.training.learner import PolicyLearner
+from dream_envs.baselines.loop import Context
 from dream_envs.baselines.loops.dream import rows as row_settings
 from dream_envs.baselines.recipe import EvalSettings, Loop, Options, Phase, Recipe
 from dream_envs.baselines.studies.echo_family import FORMATS, LABELS, CompositionFormats, format_of
@@ -45,10 +47,6 @@ from dream_envs.metrics import diversity
 from dream_envs.play import read_episodes
 from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import digest, stream
-
-if TYPE_CHECKING:
-    from dream_envs.agents.training.learner import PolicyLearner
-    from dream_envs.baselines.loop import Context
 
 RESULT = "echo.json"
 BASES = ("nano/echo", "nano/echo_wide")
@@ -238,8 +236,6 @@ def recipe(chosen: EchoSettings, steps: int) -> Recipe:
         return passes(game, tasks, chosen.prompts, label), {}
 
     def learn(ctx: Context, model: LocalAgent, seed: str, place: Path) -> PolicyLearner:
-        from dream_envs.agents.training.learner import PolicyLearner
-
         exam, at = exam_of(chosen, seed, ctx.base), set(marks(steps))
 
         def look(step: int, agent: LocalAgent) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from dream_envs.agents.engines import judges
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.training.sources import RoleWeights
 from dream_envs.baselines.eval_set import log_success
+from dream_envs.baselines.loop import Context
 from dream_envs.baselines.nano.exams import pairs, pairwise_exam
 from dream_envs.baselines.recipe import SELF_JUDGE, Loop, Options, Phase, Recipe
 from dream_envs.baselines.studies.grid import Interval, Row, ends, named, over, own_settings, sign, table_of, trained
@@ -40,9 +41,6 @@ from dream_envs.rewards.solver import majority
 from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
-
-if TYPE_CHECKING:
-    from dream_envs.baselines.loop import Context
 
 RESULT = "self_judging.json"
 DIAL = ((0.3, 0.7), (0.4, 0.6), (0.5, 0.5), (0.6, 0.4), (0.7, 0.3), (0.9, 0.1))
