@@ -24,9 +24,9 @@ class Share(NamedTuple):
     high: float
 
 
-def share(count: int, n: int) -> tuple[float, float, float] | None:
+def share(count: int, n: int) -> Share | None:
     """A share with its Wilson interval; None of nothing."""
-    return tuple(wilson(count, n)) if n else None
+    return wilson(count, n) if n else None
 
 
 def wilson(successes: float, attempts: int) -> Share:
