@@ -214,11 +214,7 @@ def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, st
 
 
 def written(form: str, trace: str) -> str:
-    """A solved problem in one of the answer formats: ``BfDkAa`` as it is, ``fka`` or ``a``.
-
-    Raises:
-        KeyError: for a format that there is not.
-    """
+    """A solved problem in one of the answer formats: ``BfDkAa`` as it is, ``fka`` or ``a``."""
     return {"trace": trace, "states": trace[1::2], "final": trace[-1:]}[form]
 
 

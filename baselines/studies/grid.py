@@ -91,8 +91,7 @@ def _changed(settings: Any, changes: Mapping[str, Any], name: str) -> Any:
 def run_all(jobs: Sequence[Job], side_by_side: int = 2, tell: Callable[[str], None] = print) -> None:
     """Run what is missing, ``side_by_side`` processes of one thread at a time; ``tell`` one line a finished run.
 
-    Raises:
-        DreamEnvsError: if a folder holds other settings, or a run fails, with where its output is.
+    A folder of other settings is an error, and so is a run that fails: it says where the output is.
     """
     waiting = [job for job in jobs if "seconds" not in job.record()]
     if not waiting:
@@ -192,11 +191,7 @@ def named(found: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def over(values: Sequence[float | None]) -> Interval | None:
-    """Mean and Student's 95 % t-interval over seeds of what is there; None of nothing.
-
-    Raises:
-        DreamEnvsError: for a value that is not finite.
-    """
+    """Mean and Student's 95 % t-interval over seeds of what is there; None of nothing."""
     from scipy.stats import t
 
     x = np.array([v for v in values if v is not None], dtype=np.float64)

@@ -80,8 +80,7 @@ class ProbeSet(msgspec.Struct, frozen=True):
     def draw(self, agent: AgentLike, draws: int) -> Replies:
         """``draws`` completions of every problem; sample i of a problem has the same seed for every agent.
 
-        Raises:
-            DreamEnvsError: if a completion does not come: a failed engine is no wrong answer.
+        One that does not come is an error: a failed engine is no wrong answer.
         """
         queried, limits = as_agent(agent), Limits(max_tokens=self.family.max_reply_tokens)
         requests = []

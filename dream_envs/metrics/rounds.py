@@ -82,11 +82,7 @@ def judging(episodes: Sequence[Episode]) -> dict[str, float]:
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``, an unfinished last line left out.
-
-    Raises:
-        DreamEnvsError: for a line that is no object, with its number.
-    """
+    """The rows of ``metrics.jsonl``, an unfinished last line left out; any other that is no object is an error."""
     path, rows = Path(run) / "metrics.jsonl", list[dict[str, Any]]()
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     for number, line in enumerate(lines, 1):
