@@ -18,7 +18,7 @@ from dream_envs.baselines.recipe import EvalSettings
 from dream_envs.core import Agent, AgentLike, DreamEnvsError, Limits, Measure, Message, Request, Start, Task, hook
 from dream_envs.frontier import exact as ex
 from dream_envs.metrics.diversity import entropy
-from dream_envs.metrics.health import shape
+from dream_envs.metrics.rounds import shape
 from dream_envs.play import as_agent, rollout
 from dream_envs.play import score as score_all
 from dream_envs.schema import Beyond, Compared, Evaluation, Level, Stat

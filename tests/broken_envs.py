@@ -1,13 +1,11 @@
 """Games with one fault each, for the conformance kit to find; ``Sums``, which they derive from, passes every check."""
 
-from __future__ import annotations
-
 import random
 import threading
 
 import msgspec
 import numpy as np
-from broken_gym_envs import FAULTS, NAMES, fails
+from broken_gym_envs import FAULTS, NAMES, faults
 
 from dream_envs.core import Action, Outcome, RoleSpec, Score, Seat, Task
 
@@ -75,18 +73,6 @@ class YesNo(Sums):
         return [{"role": "system", "content": "Say yes or no."}, *super().view(state, agent)]
 
 
-@fails("seed_determinism")
-class CarriesOn(Sums):
-    """Draws from a generator of its own, so that the second episode of a seed is not the first."""
-
-    def __init__(self):
-        self.rng = np.random.default_rng(0)
-
-    def draw(self, rng):
-        return super().draw(self.rng)
-
-
-@fails("siblings")
 class SharedTable(Sums):
     """Keeps the running episode in the class: a second one running beside it takes its place."""
 
@@ -104,7 +90,6 @@ class SharedTable(Sums):
         return SharedTable.current[0]
 
 
-@fails("siblings")
 class StateOnSelf(Sums):
     """Keeps the running episode on the game object, which serves many episodes at once."""
 
@@ -123,56 +108,38 @@ class StateOnSelf(Sums):
         return super().view(State(state.task, ["x"] * self.said), agent)
 
 
-@fails("fresh_returns")
-class LiveMessages(Sums):
-    """Hands out the same list of messages every time."""
-
-    def __init__(self):
-        self.cache = {}
-
-    def view(self, state, agent):
-        return self.cache.setdefault((state.task.id, len(state.said), agent), super().view(state, agent))
+def keeps_messages(self, state, agent):
+    """The same list of messages every time."""
+    cache = self.__dict__.setdefault("cache", {})
+    return cache.setdefault((state.task.id, len(state.said), agent), Sums.view(self, state, agent))
 
 
-@fails("private_information")
-class LeaksMetaToOne(Sums):
+def tells_one(self, state, agent):
     """Only the second player is told, and only in the second round."""
-
-    def view(self, state, agent):
-        seen = super().view(state, agent)
-        if agent == "player_1" and len(state.said) == 2:
-            seen[0]["content"] += f" (animals: {state.task.meta['animals']})"
-        return seen
+    seen = Sums.view(self, state, agent)
+    if agent == "player_1" and len(state.said) == 2:
+        seen[0]["content"] += f" (animals: {state.task.meta['animals']})"
+    return seen
 
 
-@fails("pickling")
-class NotPicklable(Sums):
-    def __init__(self):
-        self.lock = threading.Lock()
-
-    def __deepcopy__(self, memo):
-        return NotPicklable()
-
-
-@fails("rescoring")
-class RemembersScores(Sums):
-    """A reward that pays less and less: scored again, the same episode has another score."""
-
-    paid = 0
-
-    def default_reward(self, episode):
-        RemembersScores.paid += episode.seed.startswith("rescore")
-        bonus = min(1.0, RemembersScores.paid / 1e6)
-        scores = {a: Score(s.value * (1 - bonus)) for a, s in super().default_reward(episode).items()}
-        return {**scores, "player_1": Score(bonus)}
+def pays_less_and_less(self, episode):
+    """Scored again, the same episode has another score."""
+    PAID.append(episode.seed.startswith("rescore"))
+    bonus = min(1.0, sum(PAID) / 1e6)
+    return {a: Score(s.value * (1 - bonus)) for a, s in Sums.default_reward(self, episode).items()} | {
+        "player_1": Score(bonus)
+    }
 
 
-def fault(check, name, **members):
-    """A class of this module that differs from ``Sums`` in these members alone."""
-    for key, member in members.items():
-        if callable(member):
-            member.__name__ = key  # a bound method is pickled by its name
-    globals()[name] = fails(check)(type(name, (Sums,), {"__module__": __name__, **members}))
+PAID: list[bool] = []
+
+
+def own_generator(self):
+    self.rng = np.random.default_rng(0)  # so that the second episode of a seed is not the first
+
+
+def locks(self):
+    self.lock = threading.Lock()
 
 
 def drawn(seed):
@@ -210,6 +177,13 @@ def not_a_number(self, episode):
     return dict.fromkeys(self.agents, Score(float("nan")))
 
 
+fault = faults(Sums)
+FAULTS |= {SharedTable: "siblings", StateOnSelf: "siblings"}
+fault("seed_determinism", "CarriesOn", __init__=own_generator, draw=lambda self, rng: Sums.draw(self, self.rng))
+fault("fresh_returns", "LiveMessages", view=keeps_messages)
+fault("private_information", "LeaksMetaToOne", view=tells_one)
+fault("pickling", "NotPicklable", __init__=locks, __deepcopy__=lambda self, memo: type(self)())
+fault("rescoring", "RemembersScores", default_reward=pays_less_and_less)
 fault("global_rng", "GlobalNumpy", apply=seeds_numpy)
 fault("global_rng", "GlobalRandom", draw=drawn(lambda rng: random.randrange(2**32)))
 fault("seed_determinism", "SeedIgnored", draw=drawn(lambda rng: None))

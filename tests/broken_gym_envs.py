@@ -1,8 +1,7 @@
 """Gymnasium environments with one fault each; ``Echo``, which they derive from, is sound. See ``broken_envs``."""
 
-from __future__ import annotations
-
 import multiprocessing
+import sys
 import threading
 
 import gymnasium
@@ -15,14 +14,18 @@ FAULTS: dict[type, str] = {}
 NAMES = ["ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen"]
 
 
-def fails(check):
-    """Note the check that has to find the fault of a class."""
+def faults(base):
+    """``fault(check, name, **members)``: a class that differs from ``base`` in these members alone, in its module."""
 
-    def note(broken):
-        FAULTS[broken] = check
-        return broken
+    def fault(check, name, **members):
+        for key, member in members.items():
+            if callable(member):
+                member.__name__ = key  # a bound method is pickled by its name
+        made = type(name, (base,), {"__module__": base.__module__, **members})
+        setattr(sys.modules[base.__module__], name, made)
+        FAULTS[made] = check
 
-    return note
+    return fault
 
 
 class Echo(gymnasium.Env):
@@ -55,76 +58,55 @@ class Echo(gymnasium.Env):
         self.word, self.left, self.np_random.bit_generator.state = snapshot
 
 
-@fails("no_truncation_on_first_step")
-class EchoTruncates(Echo):
-    def step(self, action):
-        observation, reward, *_, info = super().step(action)
-        return observation, reward, False, True, info
+def truncates(self, action):
+    observation, reward, *_, info = Echo.step(self, action)
+    return observation, reward, False, True, info
 
 
-@fails("fresh_returns")
-class EchoSharesInfo(Echo):
-    def reset(self, *, seed=None, options=None):
-        self.history: list[str] = []
-        return super().reset(seed=seed)[0], {"history": self.history}
-
-    def step(self, action):
-        self.history.append(action)
-        return *super().step(action)[:4], {"history": self.history}
+def clears_history(self, *, seed=None, options=None):
+    self.history: list[str] = []
+    return Echo.reset(self, seed=seed)[0], {"history": self.history}
 
 
-@fails("snapshot")
-class EchoForgets(Echo):
-    """Its snapshot does not hold how many steps are left."""
-
-    def restore(self, snapshot):
-        super().restore((snapshot[0], 3, snapshot[2]))
+def shares_history(self, action):
+    self.history.append(action)
+    return *Echo.step(self, action)[:4], {"history": self.history}
 
 
-@fails("snapshot")
-class EchoForgetsStream(Echo):
-    """Its snapshot does not hold the random stream: the first step is right, the words after it are not."""
-
-    def restore(self, snapshot):
-        self.word, self.left, _ = snapshot
+def forgets_stream(self, snapshot):
+    """The first step is right, the words after it are not."""
+    self.word, self.left, _ = snapshot
 
 
-@fails("vector_text")
-class EchoText(Echo):
+def short_text(self):
     """Text of Gymnasium's own space: zeros from worker processes with shared memory, and nobody says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.observation_space = gymnasium.spaces.Text(100)
-
-    def draw(self):
-        return super().draw()[:3]
+    Echo.__init__(self)
+    self.observation_space = gymnasium.spaces.Text(100)
 
 
-@fails("vector_text")
-class EchoWorker(Echo):
-    """Says other words in a worker process."""
-
-    def draw(self):
-        return super().draw() + ("" if multiprocessing.parent_process() is None else "!")
+def locks(self):
+    Echo.__init__(self)
+    self.lock = threading.Lock()
 
 
-@fails("pickling")
-class EchoUnpicklable(Echo):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
-
-    def __deepcopy__(self, memo):
-        return type(self)()
+def raises_rarely(self):
+    """Once in some dozens of episodes."""
+    word = Echo.draw(self)
+    if word == "hen ≤ é 🙂 gnu":
+        raise DreamEnvsError("a rare word")
+    return word
 
 
-@fails("random_episodes")
-class EchoRaises(Echo):
-    """Raises once in some dozens of episodes."""
+def other_in_a_worker(self):
+    return Echo.draw(self) + ("" if multiprocessing.parent_process() is None else "!")
 
-    def draw(self):
-        word = super().draw()
-        if word == "hen ≤ é 🙂 gnu":
-            raise DreamEnvsError("a rare word")
-        return word
+
+fault = faults(Echo)
+fault("no_truncation_on_first_step", "EchoTruncates", step=truncates)
+fault("fresh_returns", "EchoSharesInfo", reset=clears_history, step=shares_history)
+fault("snapshot", "EchoForgets", restore=lambda self, saved: Echo.restore(self, (saved[0], 3, saved[2])))
+fault("snapshot", "EchoForgetsStream", restore=forgets_stream)
+fault("vector_text", "EchoText", __init__=short_text, draw=lambda self: Echo.draw(self)[:3])
+fault("vector_text", "EchoWorker", draw=other_in_a_worker)
+fault("pickling", "EchoUnpicklable", __init__=locks, __deepcopy__=lambda self, memo: type(self)())
+fault("random_episodes", "EchoRaises", draw=raises_rarely)

@@ -1,7 +1,5 @@
 """Health and alarms on hand-made rounds; the shape of replies and the entropy against known values."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 from _episodes import GOLD, play, solved
@@ -11,8 +9,7 @@ from hypothesis import strategies as st
 from dream_envs.core import Episode, Event, Reject, Score
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.metrics.diversity import entropy
-from dream_envs.metrics.health import Health, health, ring, shape
-from dream_envs.metrics.rounds import round_metrics
+from dream_envs.metrics.rounds import Health, health, ring, round_metrics, shape
 from dream_envs.rewards.presets import challenger_solver
 
 GAME = ChallengerSolver()
@@ -22,21 +19,22 @@ GOOD = Health(
 )  # fmt: skip
 
 
+NOTHING = Health(None, None, None, None, None, None, None, 0, 0.0, 0.0)
+
+
 def but(**changed: float | None) -> Health:
     return msgspec.structs.replace(GOOD, **changed)
 
 
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"valid": 0.74}, ["0.95 to 0.74"]),
-        ({"unique": 0.49}, ["0.49 of the proposals are distinct"]),
-        ({"duplicates": 0.81}, ["0.81 of the proposals are known"]),
-        ({"learnable": 0.04}, ["0.04 of the problems are partly solved"]),
-        ({"label_accuracy": 0.89}, ["0.89 of the labels"]),
-        ({"label_accuracy": 0.5, "learnable": 0.0}, ["0.00 of the problems", "0.50 of the labels"]),
-    ],
-)
+RINGS: list[tuple[dict[str, float], list[str]]] = [
+    ({"valid": 0.74}, ["0.95 to 0.74"]), ({"unique": 0.49}, ["0.49 of the proposals are distinct"]),
+    ({"duplicates": 0.81}, ["0.81 of the proposals are known"]), ({"label_accuracy": 0.89}, ["0.89 of the labels"]),
+    ({"learnable": 0.04}, ["0.04 of the problems are partly solved"]),
+    ({"label_accuracy": 0.5, "learnable": 0.0}, ["0.00 of the problems", "0.50 of the labels"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changed", "words"), RINGS)
 def test_each_alarm_rings_for_its_own_failure(changed: dict[str, float], words: list[str]) -> None:
     alarms = ring([GOOD, but(**changed)])
     assert len(alarms) == len(words) and all(map(str.__contains__, alarms, words))
@@ -44,8 +42,7 @@ def test_each_alarm_rings_for_its_own_failure(changed: dict[str, float], words: 
 
 def test_silence() -> None:
     assert ring([]) == ring([GOOD]) == ring([GOOD, but(valid=0.76, unique=0.5, duplicates=0.8, learnable=0.05)]) == []
-    nothing = Health(None, None, None, None, None, None, None, 0, 0.0, 0.0)
-    assert ring([nothing, nothing]) == ring([GOOD, nothing]) == ring([nothing, GOOD]) == []
+    assert ring([NOTHING, NOTHING]) == ring([GOOD, NOTHING]) == ring([NOTHING, GOOD]) == []
     assert ring([but(valid=0.3), GOOD]) == []  # better than it began
 
 
@@ -68,7 +65,7 @@ def test_health_of_a_round_worked_by_hand() -> None:
     assert found.learnable == pytest.approx(1 / 3) and found.solved == pytest.approx((0.5 + 1 + 0) / 3)
     assert found.depth == 3.0 and found.label_accuracy == 1.0
     assert found.features == 3  # depth=3, BD, DA
-    assert health([], GAME) == Health(None, None, None, None, None, None, None, 0, 0.0, 0.0)
+    assert health([], GAME) == NOTHING
 
 
 def test_label_accuracy_is_against_the_truth_and_not_the_belief() -> None:

@@ -1,7 +1,5 @@
 """The benchmark's frame: what it prints and writes, what happens to a section that fails; no figure is asserted."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

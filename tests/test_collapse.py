@@ -1,7 +1,5 @@
 """Two models compared on one set of prompts, and the alarm on a series of checkpoints."""
 
-from __future__ import annotations
-
 import math
 
 import msgspec
@@ -10,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dream_envs.core import Task
 from dream_envs.metrics.collapse import collapse, cusum, log_spaced
 from dream_envs.metrics.replies import Replies, compare, measure, replies, series
 from dream_envs.seeds import stream
@@ -19,23 +18,19 @@ FAMILY = Composition()
 BASE = {"vendi": 8.0, "vendi_across": 20.0, "top_share": 0.5, "effective_formats": 2.0, "duplicates": 0.1}
 
 
-def sampled(label: str, prompts: int = 24, draws: int = 4, right: float = 0.5, prose: float = 0.4) -> Replies:
+def sampled(label: str, right: float = 0.5, prose: float = 0.4) -> Replies:
     """A model that writes traces, right or guessed, and lists of states, in shares that do not depend on the prompt."""
-    rng, tasks, texts = stream("replies", label), [], []
-    for i in range(prompts):
-        task = FAMILY.generate(stream("prompt", i), 3)
-        row = []
-        for _ in range(draws):
-            u = rng.random()
-            text = task.answer if u < right else FAMILY.guess(task, rng)
-            row.append(text[1::2] if rng.random() < prose else text)
-        tasks.append(task)
-        texts.append(row)
-    return replies(texts, tasks, [FAMILY] * len(tasks))
+    rng, tasks = stream("replies", label), [FAMILY.generate(stream("prompt", i), 3) for i in range(24)]
+
+    def said(task: Task) -> str:
+        text = task.answer if rng.random() < right else FAMILY.guess(task, rng)
+        return text[1::2] if rng.random() < prose else text
+
+    return replies([[said(task) for _ in range(4)] for task in tasks], tasks, [FAMILY] * 24)
 
 
-def constant(text: str, prompts: int = 24) -> Replies:
-    return replies([[text] * 4] * prompts, [FAMILY.make("c", "BDA")] * prompts, [FAMILY] * prompts)
+def constant(text: str) -> Replies:
+    return replies([[text] * 4] * 24, [FAMILY.make("c", "BDA")] * 24, [FAMILY] * 24)
 
 
 def test_measures_worked_by_hand() -> None:
@@ -139,19 +134,15 @@ def test_false_alarms_are_rare() -> None:
 
 
 def test_a_real_collapse_is_found_at_once() -> None:
-    history = [measure(sampled("start", prose=0.45))]
-    history += [measure(constant("BfDkAa"))] * 2
-    words = " / ".join(collapse(history))
+    words = " / ".join(collapse([measure(sampled("start", prose=0.45)), *[measure(constant("BfDkAa"))] * 2]))
     assert "Vendi" in words and "format" in words
 
 
-@given(st.lists(st.floats(-3, 3), max_size=20), st.floats(0, 1))
-def test_cusum_is_the_largest_sum_that_ends_here(values: list[float], slack: float) -> None:
-    path = cusum(values, slack)
-    expected = [
-        max(0.0, *(sum(v - slack for v in values[i : t + 1]) for i in range(t + 1))) for t in range(len(values))
-    ]
-    assert path == pytest.approx(expected, abs=1e-9)
+@given(st.lists(st.floats(-3, 3), max_size=20))
+def test_cusum_is_the_largest_sum_that_ends_here(values: list[float]) -> None:
+    for t, here in enumerate(cusum(values), 1):
+        ends_here = [sum(values[i:t]) - (t - i) / 2 for i in range(t)]
+        assert here == pytest.approx(max(0.0, *ends_here), abs=1e-9)
 
 
 def test_log_spaced_steps() -> None:

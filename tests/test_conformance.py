@@ -1,7 +1,5 @@
 """The conformance kit passes what is sound and names what is not."""
 
-from __future__ import annotations
-
 import random
 
 import broken_envs

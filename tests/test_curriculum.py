@@ -1,7 +1,5 @@
 """The curriculum: what is kept, what is drawn, what is planned, and that a restored one goes on as if never stopped."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -41,6 +39,13 @@ def store_with(*rows: tuple[Task, float | None, int]) -> ChallengeStore:
     return store
 
 
+def one_line(words: str, call: Any) -> None:
+    """The call is refused in one line that has these words."""
+    with pytest.raises(DreamEnvsError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
 def test_a_store_keeps_what_came_in_the_order_it_came(tmp_path: Path) -> None:
     store = ChallengeStore(tmp_path / "deep" / "c.jsonl")
     assert [store.add(t, round=i, author="challenger", parent="p") for i, t in enumerate(TASKS)] == [True] * 5
@@ -56,8 +61,7 @@ def test_records_add_up_and_the_newest_is_the_estimate() -> None:
     store = store_with((TASKS[0], 1, 8))
     store.record(TASKS[0].id, 6, 8, round=3)
     (entry,) = store
-    assert entry.round == 3
-    assert (entry.successes, entry.attempts, entry.rate, entry.n) == (7, 16, 0.75, 8)
+    assert entry == Entry(entry.challenge, successes=7, attempts=16, rate=0.75, n=8, round=3)
 
 
 @pytest.mark.parametrize("counts", [(3, 2), (-1, 2), (0, 0), (1, -1), (math.nan, 4)])
@@ -65,9 +69,7 @@ def test_impossible_counts_are_one_line_and_change_nothing(counts: tuple[float, 
     store = store_with((TASKS[0], 1, 8))
     before = store.state()
     for key in (TASKS[0].id, "nobody"):
-        with pytest.raises(DreamEnvsError) as caught:
-            store.record(key, *counts, round=1)
-        assert "\n" not in str(caught.value)
+        one_line(" ", lambda key=key: store.record(key, *counts, round=1))
     assert store.state() == before
 
 
@@ -108,8 +110,9 @@ def test_a_restored_store_goes_on_as_if_never_stopped(
         (folder / "killed.jsonl").unlink()  # the second time the file is gone, the checkpoint is not
 
 
-def test_select_the_newest() -> None:
+def test_select_the_newest_and_what_was_solved_once() -> None:
     store = store_with(*[(t, i % 2, 1) for i, t in enumerate(TASKS)])
+    store.record(TASKS[1].id, 0, 8, round=1)  # forgotten: it stays under review
     assert [e.challenge.level for e in store.select(solved)] == [1, 3]
     assert [e.challenge.id for e in store.select(lambda e: True, last=2)] == [t.id for t in TASKS[-2:]]
     assert store.select(solved, last=9) == store.select(solved)
@@ -145,12 +148,6 @@ def test_samplers_draw_from_their_distributions() -> None:
         assert chi2 < 4 + 5 * math.sqrt(2 * 4), (name, seen, expected)
 
 
-def test_what_was_solved_once_stays_under_review() -> None:
-    entries = list(store_with((TASKS[0], 0, 8), (TASKS[1], 8, 8), (TASKS[4], None, 0)))
-    entries[1].rate = 0.0  # forgotten
-    assert [solved(e) for e in entries] == [False, True, False]
-
-
 def test_gates() -> None:
     store = store_with((TASKS[0], None, 0))
     both = gates.every(gates.held_out([TASKS[1]]), gates.archive(store))
@@ -158,8 +155,8 @@ def test_gates() -> None:
     assert codes == ["duplicate", "held_out", "", "", ""]
     store.add(TASKS[2], round=1)
     assert both(TASKS[2]) == Reject("duplicate", TASKS[2].id)  # the gate asks the store as it is now
-    again = FAMILY.parse(FAMILY.as_proposal(TASKS[1]))
-    assert isinstance(again, Task) and both(again) is not None and both(again).code == "held_out"  # type: ignore[union-attr]
+    again: Any = FAMILY.parse(FAMILY.as_proposal(TASKS[1]))
+    assert both(again).code == "held_out"  # type: ignore[union-attr]
 
 
 GAME = ChallengerSolver(FAMILY, solvers=4)
@@ -181,8 +178,7 @@ class Player:
             if r.role == "challenger":
                 said.append(Action(FAMILY.as_proposal(FAMILY.generate(rng, int(rng.integers(1, 4))))))
             else:
-                task = FAMILY.parse(r.messages[0]["content"])
-                assert isinstance(task, Task)
+                task: Any = FAMILY.parse(r.messages[0]["content"])
                 said.append(Action(task.answer if rng.random() < 0.5 else "x"))
         return said
 
@@ -194,6 +190,16 @@ def play(plan: Curriculum, round: int, *, gate: gates.Gate | None = None) -> lis
     return list(rollout(game, seats, plan.plan(round), seed=plan.seed, reward=challenger_solver()))
 
 
+def given_text(start: Any) -> str:
+    return start.given["challenger_0"].text
+
+
+def given_task(start: Any) -> Task:
+    found = FAMILY.parse(given_text(start))
+    assert isinstance(found, Task)
+    return found
+
+
 def test_a_plan_is_a_function_of_seed_round_and_store() -> None:
     one, other = curriculum(), curriculum()
     for round in range(4):
@@ -202,7 +208,7 @@ def test_a_plan_is_a_function_of_seed_round_and_store() -> None:
         other.absorb(round, play(other, round)[::-1])  # in any order
         assert one.store.state() == other.store.state()
     one.plan(99)  # asking costs nothing
-    drawn = [[s.given["challenger_0"].text for s in one.plan(r) if s.given] for r in (4, 5)]
+    drawn = [[given_text(s) for s in one.plan(r) if s.given] for r in (4, 5)]
     assert one.plan(4) == other.plan(4) and drawn[0] != drawn[1]  # each round draws anew
     assert curriculum(one.store, seed="t").plan(4) != one.plan(4)
 
@@ -220,29 +226,25 @@ def test_a_restored_curriculum_plans_the_same(tmp_path: Path) -> None:
     again.absorb(3, play(again, 3))
     assert again.state() == one.state()
     for wrong, name in ((curriculum(seed="other"), "seed"), (curriculum(mixture=Mixture(1, 1, 1)), "mixture")):
-        with pytest.raises(DreamEnvsError, match=f"another {name} "):
-            wrong.restore(state)
+        one_line(f"another {name} ", lambda wrong=wrong: wrong.restore(state))
 
 
 def test_the_first_round_has_nothing_to_mutate_or_replay() -> None:
     assert all(not s.given and s.task is None for s in curriculum().plan(0))
     generated = curriculum(mixture=Mixture(0, 3, 3, 2, levels=(5,))).plan(0)
     assert [s.author for s in generated] == ["generator"] * 8  # nobody proposes in that arm: the generator does
-    found = [FAMILY.parse(s.given["challenger_0"].text) for s in generated]
-    assert all(isinstance(t, Task) and t.level == 5 for t in found) and len({t.id for t in found}) > 1  # type: ignore[union-attr]
+    found = [given_task(s) for s in generated]
+    assert {t.level for t in found} == {5} and len({t.id for t in found}) > 1
 
 
 def test_mutations_are_of_solved_parents_and_replays_reach_as_far_as_was_solved() -> None:
     store = store_with((TASKS[0], 0, 4), (TASKS[2], 1, 4), (TASKS[3], 0, 4), (TASKS[4], 0, 4))
     plan = curriculum(store, Mixture(1, 30, 30)).plan(0)
-    mutated = [s for s in plan if s.author == "mutation"]
-    replayed = {s.given["challenger_0"].text for s in plan if s.author == "replay"}
-    assert mutated and all(s.given["challenger_0"].text.startswith("a:AB") for s in mutated)
-    assert all(len(s.given["challenger_0"].text) == 5 for s in mutated)
-    assert len({s.given["challenger_0"].text for s in mutated}) == len(mutated)
-    assert "a:ABC" not in {s.given["challenger_0"].text for s in mutated}  # the store knows it
-    assert replayed == {"a:A", "a:AB"}  # level 3 and 4 were never solved: not yet
-    assert {s.task.meta["reference"] for s in mutated if s.task} == {TASKS[2].id}
+    mutated, replayed = ([given_text(s) for s in plan if s.author == name] for name in ("mutation", "replay"))
+    assert mutated and all(text.startswith("a:AB") and len(text) == 5 for text in mutated)
+    assert len(set(mutated)) == len(mutated) and "a:ABC" not in mutated  # which the store knows
+    assert set(replayed) == {"a:A", "a:AB"}  # level 3 and 4 were never solved: not yet
+    assert {s.task.meta["reference"] for s in plan if s.task and s.author == "mutation"} == {TASKS[2].id}
 
 
 def test_replays_pass_the_archive_and_proposals_do_not() -> None:
@@ -254,10 +256,8 @@ def test_replays_pass_the_archive_and_proposals_do_not() -> None:
     replayed, *_ = rollout(game, {"solver": Player()}, [starts["replay"]])
     assert replayed.outcome.facts["valid"] and author_of(replayed) == "replay"
     text = {"challenger_0": Action(FAMILY.as_proposal(known))}
-    for start in (
-        msgspec.structs.replace(starts["replay"], task=None, given=text),
-        msgspec.structs.replace(starts["mutation"], given=text),
-    ):
+    for author, changed in (("replay", {"task": None}), ("mutation", {})):
+        start = msgspec.structs.replace(starts[author], given=text, **changed)
         (turned_away,) = rollout(game, {"solver": Player()}, [start])
         assert turned_away.outcome.facts["reject"] == "duplicate"
 
@@ -311,7 +311,7 @@ def test_every_source_at_once_in_its_own_number_and_order() -> None:
     assert free >= 3 and [s.index for s in starts] == list(range(28, 42))
     given_: dict[str, list[Any]] = {}
     for start in starts[free:]:
-        given_.setdefault(start.author, []).append(FAMILY.parse(start.given["challenger_0"].text))
+        given_.setdefault(start.author, []).append(given_task(start))
     assert [t.level for t in given_["generator"]] == [2, 5, 2, 5]
     assert len(given_["dataset"]) == 3 and {t.id for t in given_["dataset"]} <= {t.id for t in TASKS}
     played = play(plan, 2)
@@ -323,7 +323,7 @@ def test_every_source_at_once_in_its_own_number_and_order() -> None:
 
 def test_a_dataset_is_passed_through_once_before_anything_comes_again() -> None:
     def ids(plan: Curriculum, rounds: int) -> list[str]:
-        return [FAMILY.parse(s.given["challenger_0"].text).id for r in range(rounds) for s in plan.plan(r)]  # type: ignore
+        return [given_task(s).id for r in range(rounds) for s in plan.plan(r)]
 
     own = {"mixture": Mixture(0, 0, 0, 0, 2), "dataset": TASKS}
     drawn = ids(curriculum(**own), 10)  # four passes of five, two a round
@@ -334,8 +334,7 @@ def test_a_dataset_is_passed_through_once_before_anything_comes_again() -> None:
     assert all(len({*anew[i : i + 2]}) == 2 for i in range(0, 20, 2))  # within a round each once
     assert any({*anew[i : i + 5]} != {t.id for t in TASKS} for i in range(0, 20, 5))
     restored = curriculum(**{**own, "dataset": TASKS[:4]})
-    with pytest.raises(DreamEnvsError, match="dataset"):
-        restored.restore(curriculum(**own).state())
+    one_line("dataset", lambda: restored.restore(curriculum(**own).state()))
 
 
 def test_problems_without_a_challenger_are_tasks_that_the_game_starts_from() -> None:
@@ -390,6 +389,4 @@ def test_what_is_like_something_accepted_is_turned_away_and_stays_so_after_a_res
     ],
 )  # fmt: skip
 def test_an_impossible_mixture_is_one_line(wrong: Any) -> None:
-    with pytest.raises(DreamEnvsError, match=r"0 or more|empty|family|levels=|'uniform'") as caught:
-        wrong()
-    assert "\n" not in str(caught.value)
+    one_line(r"0 or more|empty|family|levels=|'uniform'", wrong)

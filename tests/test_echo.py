@@ -1,7 +1,6 @@
-"""The echo study: three formats told apart, a reward that asks for the last state alone, bases of known shares."""
+"""The echo study: formats, reward, bases of known shares; exams against exact figures; runs in miniature."""
 
-from __future__ import annotations
-
+import hashlib
 import itertools
 import math
 import re
@@ -12,18 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("trl")
+
+from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.baselines.nano import recipe
+from dream_envs.baselines.studies import echo as study
+from dream_envs.baselines.studies import grid
+from dream_envs.baselines.studies.echo import EchoSettings, Exam, log_likelihood, marks, passes, problems, rounds
+from dream_envs.baselines.studies.echo_family import _FORMS, LABELS, CompositionFormats, format_of
 from dream_envs.core import DreamEnvsError, Reject
 from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import read_episodes
+from dream_envs.runs import read_json
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 from dream_envs.testing import check
-
-task: Any = pytest.importorskip("dream_envs.baselines.studies.echo_family")
-study: Any = pytest.importorskip("dream_envs.baselines.studies.echo")
-intervals: Any = pytest.importorskip("dream_envs.baselines.studies.intervals")
 
 quick = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 TINY = {"n_states": 3, "n_operations": 2, "held_out_pairs": 0}
@@ -44,20 +50,15 @@ def by_hand(text: str) -> str:
 @quick
 @given(st.one_of(st.text(max_size=12), st.text(alphabet="abAB", max_size=9), st.text(alphabet="aA \n-", max_size=6)))
 def test_every_text_has_exactly_one_format(text: str) -> None:
-    assert task.format_of(text) == by_hand(text)
-    assert sum(form.fullmatch(text) is not None for form in task._FORMS.values()) == (by_hand(text) != "other")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a\n", " a", "ä", "ａ", "A", "aA", "Aa B", "Aab", "BfDkA", "B->f", "1", "a b", "\x00", "ſ", "ı"]
-)
-def test_what_is_in_no_format(text: str) -> None:
-    assert task.format_of(text) == "other"
+    assert format_of(text) == by_hand(text)
+    assert sum(form.fullmatch(text) is not None for form in _FORMS.values()) == (by_hand(text) != "other")
 
 
 def test_hand_worked_formats() -> None:
-    found = [task.format_of(t) for t in ("a", "fka", "fk", "BfDkAa", "Bf")]
+    found = [format_of(t) for t in ("a", "fka", "fk", "BfDkAa", "Bf")]
     assert found == ["final", "states", "states", "trace", "trace"]
+    none = ("", "a\n", " a", "ä", "ａ", "A", "aA", "Aa B", "Aab", "BfDkA", "B->f", "1", "a b", "\x00", "ſ", "ı")
+    assert {format_of(text) for text in none} == {"other"}
 
 
 # ---- the reward ------------------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ def test_hand_worked_formats() -> None:
 
 def test_of_all_short_texts_exactly_the_right_ones_are_accepted() -> None:
     """Two steps in a world of three states: each text of up to five characters, against a list made from the table."""
-    family = task.CompositionFormats(**TINY)
+    family = CompositionFormats(**TINY)
     assert family.states == "abc" and family.operations == "AB"
     texts = ["".join(t) for n in range(6) for t in itertools.product("abcdABC", repeat=n)]
     for start, first, second in itertools.product("abc", "AB", "AB"):
@@ -78,14 +79,14 @@ def test_of_all_short_texts_exactly_the_right_ones_are_accepted() -> None:
 
 
 def test_the_strict_family_stays_strict() -> None:
-    strict, loose = Composition(**TINY), task.CompositionFormats(**TINY)
+    strict, loose = Composition(**TINY), CompositionFormats(**TINY)
     problem = strict.make("a", "AB")
     for reply, accepted in ((problem.answer, (1, 1)), (problem.answer[1::2], (0, 1)), (problem.answer[-1], (0, 1))):
         assert (strict.verify(problem, reply).value, loose.verify(problem, reply).value) == accepted
 
 
 def test_a_guess_is_right_as_often_as_chance_says_and_gold_always() -> None:
-    family, rng = task.CompositionFormats(n_operations=4), stream("test-echo", "guess")
+    family, rng = CompositionFormats(n_operations=4), stream("test-echo", "guess")
     drawn = [family.generate(rng, level) for level in (2, 3, 5) for _ in range(2000)]
     assert all(family.verify(t, family.gold(t)).value == 1.0 for t in drawn)
     rate = np.mean([family.verify(t, family.guess(t, rng)).value for t in drawn])
@@ -94,54 +95,39 @@ def test_a_guess_is_right_as_often_as_chance_says_and_gold_always() -> None:
 
 
 def test_one_step_is_refused_since_two_formats_would_be_one() -> None:
-    family = task.CompositionFormats(**TINY)
+    family = CompositionFormats(**TINY)
     found = family.parse("a:A")
     assert isinstance(found, Reject) and found.code == "limits"
     assert not isinstance(family.parse("a:AB"), Reject)
     for wrong in ({"max_level": 1}, {"notation": "english"}):
         with pytest.raises(DreamEnvsError) as caught:
-            task.CompositionFormats(**wrong)
+            CompositionFormats(**wrong)
         assert "\n" not in str(caught.value) and str(next(iter(wrong.values()))) in str(caught.value)
     with pytest.raises(DreamEnvsError):
         family.generate(stream("x"), 1)
 
 
-def game() -> ChallengerSolver:
-    return ChallengerSolver(task.CompositionFormats(max_level=4), solvers=3)
-
-
 def test_the_game_on_this_family_passes_the_conformance_kit() -> None:
-    report = check(game, skip=("process_determinism",))
-    assert report.ok, str(report)
+    game = ChallengerSolver(CompositionFormats(max_level=4), solvers=3)
+    check(game, skip=("process_determinism",), raise_on_failure=True)
 
 
 # ---- numbers over runs -----------------------------------------------------------------------------------------
 
 
 def test_t_interval_by_hand() -> None:
-    mean, low, high = intervals.t_interval([1, 2, 3, 4, 5])  # s = sqrt(2.5), t(0.975, 4) = 2.776445
+    mean, low, high = grid.over([1, 2, None, 3, 4, 5])  # s = sqrt(2.5), t(0.975, 4) = 2.776445
     assert mean == 3 and (high - low) / 2 == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
-    assert intervals.t_interval([4.0])[0] == 4 and all(math.isnan(x) for x in intervals.t_interval([4.0])[1:])
-    for bad in ([], [1.0, math.nan]):
-        with pytest.raises(DreamEnvsError):
-            intervals.t_interval(bad)
-
-
-def test_t_interval_covers_as_often_as_it_says() -> None:
-    rng = stream("test-echo", "coverage")
-    hits = 0
-    for _ in range(2000):
-        _, low, high = intervals.t_interval(rng.normal(3.0, 2.0, size=5))
-        hits += low <= 3.0 <= high
-    assert abs(hits / 2000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
+    assert grid.over([4.0])[0] == 4 and all(math.isnan(x) for x in grid.over([4.0])[1:]) and grid.over([]) is None
+    with pytest.raises(DreamEnvsError):
+        grid.over([1.0, math.nan])
 
 
 @quick
-@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.sampled_from([1, 3, 5]))
-def test_smooth_is_the_mean_of_what_is_within_reach(values: list[float], window: int) -> None:
-    reach = window // 2
-    expected = [np.mean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
-    assert study.smooth(values, window) == pytest.approx(expected, abs=1e-9)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30))
+def test_smooth_is_the_mean_of_what_is_within_reach(values: list[float]) -> None:
+    expected = [np.mean(values[max(0, i - 2) : i + 3]) for i in range(len(values))]
+    assert study.smooth(values) == pytest.approx(expected, abs=1e-9)
 
 
 def a_run(seed: str = "0", kl: float = 0.0, turn: int = 4, winner: str = "trace") -> dict[str, Any]:
@@ -159,7 +145,7 @@ def a_run(seed: str = "0", kl: float = 0.0, turn: int = 4, winner: str = "trace"
         }  # fmt: skip
 
     late = [step >= turn for step in range(20)]
-    shares = {f: [float(f == winner) if x else exam(0)["share"][f] for x in late] for f in task.LABELS}
+    shares = {f: [float(f == winner) if x else exam(0)["share"][f] for x in late] for f in LABELS}
     return {
         "settings": {"base": "b", "kl": kl, "seed": seed, "steps": 20, "prompts": 4, "attempts": 8, "lr": 1e-3},
         "epoch_steps": 5,
@@ -229,33 +215,19 @@ def test_the_report_shows_what_is_there(tmp_path: Path) -> None:
 # ---- the bases -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def recipe() -> Any:
-    return pytest.importorskip("dream_envs.baselines.nano.recipe")
-
-
-def home(name: str) -> Path:
-    import dream_envs
-
-    return Path(dream_envs.__file__).parent / "baselines" / "nano" / name
-
-
-def test_new_rows_leave_nano_compose_as_it_was(recipe: Any) -> None:
-    """Recipe, data and weights of the published base, as they were before the echo bases came."""
-    import hashlib
-
+def test_new_rows_leave_nano_compose_as_it_was() -> None:
+    """Recipe, data and weights of the published base, as they were before the others came."""
     made = recipe.BASES["compose"]
     first = list(itertools.islice(recipe.examples(made, stream("nano-data", made.seed)), 5000))
     assert recipe.recipe_hash(made) == "34a43da767b71895"
     assert hashlib.sha256(repr(first).encode()).hexdigest()[:16] == "254549b11130bfac"
-    assert recipe.weights_hash(home("compose")) == "aeb0216991e20894"
+    assert recipe.weights_hash(Path(resolve("nano/compose"))) == "aeb0216991e20894"
 
 
-@pytest.mark.parametrize("name", ["compose", "echo", "echo_wide"])
-def test_what_is_shipped_is_what_the_recipe_says(recipe: Any, name: str) -> None:
-    from dream_envs.runs import read_json
-
-    card, folder = read_json(home(name) / "nano.json"), home(name)
+@pytest.mark.parametrize("name", ["compose", "discover", "echo", "echo_wide", "judge", "context", "kuhn"])
+def test_what_is_shipped_is_what_the_recipe_says(name: str) -> None:
+    folder = Path(resolve(f"nano/{name}"))
+    card = read_json(folder / "nano.json")
     assert card["name"] == f"nano/{name}" and card["recipe_hash"] == recipe.recipe_hash(recipe.BASES[name])
     assert card["weights_hash"] == recipe.weights_hash(folder)
     assert (folder / "model.safetensors").stat().st_size <= 4 * 2**20
@@ -263,12 +235,12 @@ def test_what_is_shipped_is_what_the_recipe_says(recipe: Any, name: str) -> None
     assert f"{card['parameters']:,} parameters" in (folder / "README.md").read_text("utf-8")
 
 
-def test_the_corpus_has_the_declared_shares_and_only_right_answers(recipe: Any) -> None:
+def test_the_corpus_has_the_declared_shares_and_only_right_answers() -> None:
     made = recipe.BASES["echo"]
     support, n = made.support, 20_000
-    family = task.CompositionFormats(**support.family_args)
+    family = CompositionFormats(**support.family_args)
     pairs = list(itertools.islice(recipe.examples(made, stream("test-echo", "corpus")), n))
-    counts = Counter(task.format_of(reply) for _, reply in pairs)
+    counts = Counter(format_of(reply) for _, reply in pairs)
     for name, share in support.formats.items():
         assert abs(counts[name] / n - share) < 4 * math.sqrt(share * (1 - share) / n)
     for prompt, reply in pairs[:2000]:
@@ -278,18 +250,209 @@ def test_the_corpus_has_the_declared_shares_and_only_right_answers(recipe: Any) 
 
 
 @pytest.mark.parametrize("name", ["nano/echo", "nano/echo_wide"])
-def test_a_base_says_the_formats_in_the_shares_of_its_corpus(recipe: Any, name: str) -> None:
+def test_a_base_says_the_formats_in_the_shares_of_its_corpus(name: str) -> None:
     """Within 0.03 of what was declared, over both depths; and the commonest format is not the best one."""
-    measure = pytest.importorskip("dream_envs.baselines.studies.echo_measure")
-    local = pytest.importorskip("dream_envs.agents.engines.local")
-    base, family = local.LocalAgent(name), task.CompositionFormats(**study.world_of(name, 3))
+    base, family = LocalAgent(name), CompositionFormats(**study.world_of(name, 3))
     found = {}
     for depth in (2, 3):
         tasks = study.problems(family, depth, 1, 96)[1]
-        found[depth] = measure.Exam(family, tasks, base, seed="test")(base)
+        found[depth] = study.Exam(family, tasks, base, seed="test")(base)
     for form, share in recipe.BASES[name.removeprefix("nano/")].support.formats.items():
         said = np.mean([found[d]["share"][form] for d in (2, 3)])
         assert abs(said - share) < 0.03, (form, said)
     deep = found[3]["accuracy_in"]
     assert max(deep, key=deep.get) == "trace" and max(found[3]["share"], key=found[3]["share"].get) == "final"
     assert deep["trace"] - deep["final"] > 0.15 and 0.15 < deep["final"] < 0.7 and 0.75 < deep["trace"] < 0.92
+
+
+SMALL = {"steps": 4, "prompts": 4, "attempts": 4, "train": 8, "test": 4, "draws": 32}
+ECHO = "nano/echo"
+
+
+def family_of(base: str, depth: int) -> CompositionFormats:
+    return CompositionFormats(**study.world_of(base, depth))
+
+
+@pytest.fixture(scope="module")
+def base() -> LocalAgent:
+    torch.set_num_threads(1)
+    return LocalAgent(ECHO)
+
+
+# ---- problems and passes ---------------------------------------------------------------------------------------
+
+
+def test_problems_are_distinct_fixed_and_never_shared() -> None:
+    family = family_of(ECHO, 3)
+    train, test = problems(family, 3, 768, 256)
+    assert len({t.id for t in train} | {t.id for t in test}) == 1024 == 16 * 4**3
+    assert {t.level for t in train + test} == {3}
+    again = problems(family, 3, 100, 256)
+    assert again[1] == test and again[0] == train[:100]  # more to learn from changes nothing else
+    with pytest.raises(DreamEnvsError, match="1024"):
+        problems(family, 3, 800, 256)
+    with pytest.raises(DreamEnvsError, match="depth=1"):
+        problems(family, 1, 1, 1)
+
+
+def test_a_pass_is_every_problem_once_and_no_two_are_in_the_same_order() -> None:
+    family = family_of(ECHO, 3)
+    tasks, _ = problems(family, 3, 48, 4)
+    game = ChallengerSolver(family, solvers=2)
+    curriculum = passes(game, tasks, 8, "p")
+    plans = [[str(s.given["challenger_0"].text) for s in curriculum.plan(r)] for r in range(18)]
+    found = [[t for plan in plans[6 * e : 6 * e + 6] for t in plan] for e in range(3)]
+    assert all(sorted(p) == sorted(t.prompt for t in tasks) for p in found)
+    assert len({tuple(p) for p in found}) == 3
+    fresh = passes(game, tasks, 8, "p")  # a resumed run asks for round 11 first
+    assert [s.given["challenger_0"].text for s in fresh.plan(11)] == plans[11]
+    assert [s.index for s in fresh.plan(11)] == list(range(88, 96))
+    assert [s.given["challenger_0"].text for s in passes(game, tasks, 8, "q").plan(0)] != plans[0]
+
+
+def test_marks_are_log_spaced_and_end_where_the_run_ends() -> None:
+    assert marks(20) == [0, 1, 2, 3, 4, 6, 8, 11, 16, 20]
+    assert [marks(n) for n in (1, 2, 3, 16)] == [[0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4, 6, 8, 11, 16]]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"train": 10}, "train=10"), ({"draws": 48}, "draws=48"), ({"kl": -1.0}, "kl=-1"), ({"prompts": 0}, "prompts=0")],
+)
+def test_settings_that_cannot_be_run(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(DreamEnvsError) as caught:
+        EchoSettings(**{**{k: v for k, v in SMALL.items() if k != "steps"}, **change})
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_base_that_says_nothing_of_its_world_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DreamEnvsError, match=r"nano\.json"):
+        family_of(str(tmp_path), 3)
+
+
+# ---- exams -----------------------------------------------------------------------------------------------------
+
+
+class Parrot(LocalAgent):
+    """Says what ``reply`` gives for the problem and the number of the draw, whatever its weights would say."""
+
+    def __init__(self, base: LocalAgent, tasks: Any, reply: Any, draws: int) -> None:
+        super().__init__(base.model, tokenizer=base.tokenizer)
+        self.replies = [reply(t, i) for t in tasks for i in range(draws)]
+
+    def sample(self, prompts: Any, seeds: Any, max_tokens: Any) -> Any:
+        from dream_envs.agents.engines.decode import Sample
+
+        ids = [[*self.tokenizer(t, add_special_tokens=False)["input_ids"], self.ends[0]] for t in self.replies]
+        return [Sample(x, [-0.5] * len(x), True) for x in ids]
+
+
+def test_an_exam_of_replies_that_are_known(base: LocalAgent) -> None:
+    """Of 32 draws 16 are right traces, 8 wrong finals, 4 right states, 4 no format: hand-worked figures."""
+    family = family_of(ECHO, 3)
+    _, tasks = problems(family, 3, 1, 6)
+
+    def reply(task: Any, i: int) -> str:
+        wrong = next(s for s in family.states if s != task.answer[-1])
+        return [task.answer, wrong, task.answer, wrong if i % 8 == 1 else ["?", task.answer[1::2]][i % 8 // 4]][i % 4]
+
+    exam = Exam(family, tasks, base, seed="x", draws=32)
+    found = exam(Parrot(base, tasks, reply, 32))
+    kinds = Counter(format_of(reply(tasks[0], i)) for i in range(32))
+    assert kinds == {"trace": 16, "final": 8, "states": 4, "other": 4}
+    assert found["share"] == {k: kinds[k] / 32 for k in LABELS}
+    assert found["accuracy"] == 20 / 32 and found["accuracy_in"] == {"final": 0.0, "states": 1.0, "trace": 1.0}
+    blind = 1 - math.comb(12, 8) / math.comb(32, 8)  # eight of the 32 draws, picked blindly, are all wrong
+    assert found["pass@k"] == pytest.approx({"1": 20 / 32, "8": blind, "32": 1.0})
+    # each group of eight holds five right ones, a vote of 5 to 2; alone, a draw is right in 20 of 32
+    assert found["majority@k"] == {"1": 20 / 32, "8": 1.0, "32": 1.0}
+    plug_in = 0.5 + 0.5 + 2 * 0.125 * 3
+    assert found["entropy"] == pytest.approx(plug_in + 3 / (2 * 192 * math.log(2)))
+    assert found["effective"] == pytest.approx(2 ** found["entropy"])
+    asked = [[{"role": "user", "content": t.prompt}] for t in tasks for i in range(8)]
+    said = [reply(t, i) for t in tasks for i in range(8)]
+    logits, ids = base.completion_logits(asked, said)  # type: ignore[arg-type]
+    exact = [
+        float(torch.log_softmax(torch.from_numpy(x).double(), -1)[range(len(y)), y].sum())
+        for x, y in zip(logits, ids, strict=True)
+    ]
+    own = [-0.5 * len(y) for y in ids]
+    assert found["kl"] == pytest.approx(np.mean(np.array(own) - exact), rel=1e-5)
+
+
+def test_the_base_is_no_distance_from_itself_and_draws_the_same_twice(base: LocalAgent) -> None:
+    family = family_of(ECHO, 3)
+    _, tasks = problems(family, 3, 1, 12)
+    exam = Exam(family, tasks, base, seed="x")
+    found = exam(base)
+    assert abs(found["kl"]) < 1e-4 and found["js"] == 0 and exam(base.snapshot()) == found
+    assert Exam(family, tasks, base, seed="y")(base)["share"] != found["share"]
+    assert found["pass@k"]["1"] == pytest.approx(found["accuracy"]) == found["majority@k"]["1"]
+
+
+def test_likelihoods_do_not_depend_on_the_batch(base: LocalAgent) -> None:
+    prompts = [base.encode([{"role": "user", "content": p}]) for p in ("c:BDA", "a:AB", "p:DCB")]
+    replies = [[*base.tokenizer(t, add_special_tokens=False)["input_ids"], 1] for t in ("a", "fk", "DaCbBc")]
+    together = log_likelihood(base, prompts, replies)
+    alone = [log_likelihood(base, [p], [r], batch=1)[0] for p, r in zip(prompts, replies, strict=True)]
+    assert together == pytest.approx(alone, abs=1e-4) and (together < 0).all()
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    """Stands for the kill: nothing is saved or closed on the way."""
+
+
+def tiny(path: Path) -> grid.Job:
+    name, changes = "echo-kl0.01", {**SMALL, "learner.save_every": 2}
+    (job,) = grid.plan(study, (name,), 1, path, changes)
+    return job
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    torch.set_num_threads(1)
+    job = tiny(tmp_path_factory.mktemp("whole"))
+    study.run(job.settings, job.seed, job.out)
+    return job.out, read_json(job.out / study.RESULT)
+
+
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a coefficient above zero: the reference after a resume is the base, not the weights that were saved."""
+    job, asked, ask = tiny(tmp_path), [0], Exam.__call__
+
+    def killed(self: Exam, agent: LocalAgent) -> dict[str, Any]:
+        asked[0] += 1
+        if asked[0] == 4:  # the exam of step 3, after the checkpoint of step 2
+            raise Killed
+        return ask(self, agent)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Exam, "__call__", killed)
+        study.run(job.settings, job.seed, job.out)
+    study.run(job.settings, job.seed, job.out)
+    again = read_json(job.out / study.RESULT)
+    assert again == whole[1] and [e["step"] for e in again["exams"]] == marks(4)
+    found = study.score(job.out)
+    assert found["winner"] in LABELS and study.table([{"name": job.name, "seed": "0", **found}], tmp_path)
+
+
+def test_rounds_are_what_the_episodes_say(whole: Any) -> None:
+    path, result = whole
+    family, found = family_of(ECHO, 3), result["rounds"]
+    episodes = sorted(read_episodes(path / "episodes.jsonl"), key=lambda e: e.index)
+    assert found["step"] == [0, 1, 2, 3] and rounds(reversed(episodes), 4) == found
+    for step in range(4):
+        mine = episodes[4 * step : 4 * step + 4]
+        said = [(e.tasks[-1], t.text) for e in mine for t in e.turns if t.role == "solver"]
+        assert len(said) == 16
+        assert found["accuracy"][step] == np.mean([family.verify(p, text).value for p, text in said])
+        assert [found["share"][k][step] for k in LABELS] == [
+            sum(format_of(text) == k for _, text in said) / 16 for k in LABELS
+        ]
+    first = {t.prompt for e in episodes[:8] for t in e.tasks[-1:]}
+    assert first == {t.prompt for e in episodes[8:] for t in e.tasks[-1:]} and len(first) == 8  # two passes

@@ -1,7 +1,5 @@
 """The near-duplicate index: against brute force, across processes, after a restore; its gate and its reward."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Frozen probes and what is kept: hand-worked matrices, hashes, agents through the protocol."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

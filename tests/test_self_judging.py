@@ -1,7 +1,5 @@
 """Self-judging on weights: what is trained on, a run of the study in miniature, and how its answers are read off."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any
@@ -13,35 +11,33 @@ pytest.importorskip("trl")
 
 from dream_envs.agents.engines import judges
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.agents.training.rows import RoleSettings, RowBuilder, RowSettings, groups_of
-from dream_envs.agents.training.sources import RoleWeights
+from dream_envs.agents.training.rows import groups_of
 from dream_envs.baselines.recipe import changed
 from dream_envs.baselines.studies import grid
 from dream_envs.baselines.studies import self_judging as study
 from dream_envs.core import DreamEnvsError, Episode, Start
 from dream_envs.envs.self_judge import SelfJudge
-from dream_envs.metrics.health import label_accuracy
+from dream_envs.metrics.cards import judge_card, records
+from dream_envs.metrics.rounds import label_accuracy
 from dream_envs.play import rollout, score
 from dream_envs.rewards.self_judge import serl
 from dream_envs.seeds import stream
-
-BOTH = frozenset({"actor", "judge"})
+from dream_envs.tasks.composition import Composition
 
 
 @pytest.fixture(scope="module")
-def played() -> tuple[SelfJudge, LocalAgent, list[Episode]]:
+def played() -> tuple[SelfJudge, list[Episode]]:
     """One round in which the same weights answer and judge."""
     game, agent = SelfJudge("composition", actors=4, judgements=2, level=[2, 3]), LocalAgent("nano/judge")
-    assert game.family is not None
-    rng = stream("test-self-judging")
-    starts = [Start(i, game.family.generate(rng, 2 + i % 2)) for i in range(6)]
+    family, rng = Composition(), stream("test-self-judging")
+    starts = [Start(i, family.generate(rng, 2 + i % 2)) for i in range(6)]
     episodes = list(rollout(game, {"actor": agent, "judge": agent}, starts, seed="tiny"))
-    return game, agent, score(episodes, serl(length_control="off"), game.agents)
+    return game, score(episodes, serl(length_control="off"), game.agents)
 
 
 def test_groups_hold_one_role_one_prompt_and_one_pair(played: Any) -> None:
-    game, _, episodes = played
-    found = groups_of(game, episodes, BOTH)
+    game, episodes = played
+    found = groups_of(game, episodes, frozenset({"actor", "judge"}))
     actors, pairs = [g for g in found if g.role == "actor"], [g for g in found if g.role == "judge"]
     assert len(actors) == 6 and len(pairs) == 6 * 6 and len(found) == 42
     assert all(len({m["content"] for r in g.rows for m in r.messages}) == 1 and len(g.rows) == 4 for g in actors)
@@ -50,40 +46,12 @@ def test_groups_hold_one_role_one_prompt_and_one_pair(played: Any) -> None:
         assert len(texts) == 2 and texts[0][:2] == texts[1][:2] and texts[0][2:] == texts[1][2:][::-1]
 
 
-def test_the_roles_share_the_loss_as_weighted_and_each_group_sums_to_nothing(played: Any) -> None:
-    """With actor 1/4 and judge 3/4, the mean over all tokens is the weighted sum of the roles' own means."""
-    game, agent, episodes = played
-    weights = {"actor": 0.25, "judge": 0.75}
-    settings = RowSettings(400, {"actor": RoleSettings(6), "judge": RoleSettings()})
-    source = RoleWeights(lambda progress: weights)
-    rows = RowBuilder(game, settings, "group", BOTH, agent.encode, agent.completion, (source,)).rows(
-        episodes, stream("rows")
-    )
-    total = sum(len(r.completion) for r in rows)
-    for role, weight in weights.items():
-        own = [r for r in rows if r.role == role]
-        plain = weight * total / sum(len(r.completion) for r in own)
-        groups = [g for g in groups_of(game, episodes, BOTH) if g.role == role and g.informative]
-        expected = sorted(
-            plain * (v - np.mean(g.values)) / (np.std(g.values) + 1e-4)
-            for g in groups
-            for v in g.values
-            if v != np.mean(g.values)
-        )
-        assert own and sorted(r.advantage for r in own) == pytest.approx(expected)
-        assert abs(sum(r.advantage for r in own)) < 1e-6
-
-
 def test_label_accuracy_is_the_share_of_contests_that_the_right_answer_wins(played: Any) -> None:
-    _, _, episodes = played
-    won = of = 0.0
-    for episode in episodes:
-        truth = episode.outcome.facts["truth"]
-        for a, b in ((a, b) for a in truth for b in truth if truth[a] == 1 and truth[b] == 0):
-            of += 1
-            lead = episode.scores[a].value - episode.scores[b].value
-            won += 1.0 if lead > 0 else 0.5 if lead == 0 else 0.0
-    assert of > 5 and label_accuracy(episodes) == pytest.approx(won / of)
+    leads = []
+    for episode in played[1]:
+        truth, scores = episode.outcome.facts["truth"], episode.scores
+        leads += [scores[a].value - scores[b].value for a in truth for b in truth if truth[a] == 1 and truth[b] == 0]
+    assert len(leads) > 5 and label_accuracy(played[1]) == pytest.approx(np.mean((np.sign(leads) + 1) / 2))
 
 
 # ---- the study -------------------------------------------------------------------------------------------------
@@ -119,8 +87,6 @@ def test_every_variant_has_a_game_a_reward_and_its_judge() -> None:
 
 
 def test_the_cyclic_judge_is_flagged_and_an_honest_one_is_not() -> None:
-    from dream_envs.metrics.cards import judge_card, records
-
     made = study.recipe(chosen("cyclic"), 1)
     game = SelfJudge("composition", **made.args)
     for seats, flagged in ((made.seats, True), ({"judge": judges.Noisy(game, tpr=0.9, fpr=0.1)}, False)):
@@ -171,7 +137,6 @@ def test_below_wants_the_whole_interval() -> None:
 
 
 def test_one_seed_is_a_mean_without_an_interval() -> None:
-    from dream_envs.baselines.studies.intervals import over, show, sign
-
-    found = over([0.2, None])
-    assert found is not None and math.isnan(found[1]) and show(found) == "0.20" and sign(found, 1) == "yes (one seed)"
+    found = grid.over([0.2, None])
+    assert found is not None and math.isnan(found[1]) and grid.show(found) == "0.20"
+    assert grid.sign(found, 1) == "yes (one seed)"

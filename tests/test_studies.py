@@ -1,22 +1,29 @@
-"""The studies' runner on a study of its own making: what is still to do, what is refused, what stops, what is shown."""
+"""Studies: their runner on one of its own making, the flagship and nights in miniature, answers, upward seeding."""
 
-from __future__ import annotations
-
+import importlib
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import torch
 
 pytest.importorskip("trl")
 
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.sleep.experience import Experience, context_of
+from dream_envs.baselines.loop import Context, PhaseRun
+from dream_envs.baselines.loops.nights import lesson_questions, sleeper
 from dream_envs.baselines.recipe import Options, settled
 from dream_envs.baselines.studies import __main__ as command
-from dream_envs.baselines.studies import flagship, grid
+from dream_envs.baselines.studies import flagship, grid, nights, upward
 from dream_envs.core import DreamEnvsError
 from dream_envs.runs import read_json
+from dream_envs.seeds import stream
+from dream_envs.tasks.lessons import OperationLessons
 
 STUDY = """
 import time
@@ -52,8 +59,6 @@ def table(rows, out):
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The study, importable here and in the processes that the runner starts."""
-    import importlib
-
     (tmp_path / "made_study.py").write_text(STUDY)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(grid, "prepare", lambda: None)
@@ -88,9 +93,9 @@ def test_a_folder_of_other_settings_is_refused_before_anything_runs(made: Any, t
     with pytest.raises(DreamEnvsError, match=r"other settings") as caught:
         grid.run_all(other, 1)
     assert "\n" not in str(caught.value) and not (tmp_path / "two-0").exists()
-    for names, seeds, changes in ((("on",), 1, {}), (("one",), 0, {}), ((), 1, {}), (("one",), 1, {"valu": 1})):
+    for names, changes in ((("on",), {}), (("one",), {"valu": 1})):
         with pytest.raises(DreamEnvsError) as caught:
-            grid.plan(made, names, seeds, tmp_path, changes)
+            grid.plan(made, names, 1, tmp_path, changes)
         assert "\n" not in str(caught.value)
 
 
@@ -107,19 +112,16 @@ def test_a_run_that_fails_is_named_and_leaves_nobody_running(made: Any, tmp_path
 def test_two_processes_never_work_in_one_folder(tmp_path: Path) -> None:
     """A child that outlived its killed study holds the folder; the one that a new study starts waits for it."""
     pytest.importorskip("fcntl")
-    order: list[str] = []
+    entered = threading.Event()
 
     def second() -> None:
         with grid.alone(tmp_path):
-            order.append("second")
+            entered.set()
 
     with grid.alone(tmp_path):
-        waiting = threading.Thread(target=second)
-        waiting.start()
-        time.sleep(0.3)
-        order.append("first")
-    waiting.join(5)
-    assert order == ["first", "second"]
+        threading.Thread(target=second).start()
+        assert not entered.wait(0.3)
+    assert entered.wait(5)
 
 
 def test_tables_and_differences_are_paired_by_seed() -> None:
@@ -180,7 +182,7 @@ def test_no_number_of_seeds_shows_a_traceback(given: str, capsys: pytest.Capture
 def test_every_study_has_what_the_runner_asks_for(name: str, tmp_path: Path) -> None:
     study = grid.study(name)
     assert callable(study.run) and callable(study.score) and callable(study.table)
-    assert set(study.MARKS) <= set(study.GRIDS)
+    assert set(getattr(study, "MARKS", ())) <= set(study.GRIDS)
     for names in study.GRIDS.values():
         jobs = grid.plan(study, names, 2, tmp_path)
         assert len({j.out for j in jobs}) == len(jobs) == 2 * len(names)
@@ -210,3 +212,96 @@ def test_the_learners_grid_is_every_learner_at_equal_samples() -> None:
     assert {o.learner or "grpo" for o in own.values()} == {"grpo", "grpo4", "ppo", "rloo", "expert"}
     assert {o.steps for o in own.values()} == {None, flagship.EXPERT_EQUAL_STEPS}
     assert all(o.set == {"variant": "full"} for o in own.values())
+
+
+# ---- nights, and upward seeding ---------------------------------------------------------------------------------
+
+TINY: dict[str, Any] = {
+    "nights": 2, "probes": 4, "wakes": 2, "eval.problems": 4,
+    "nights.learning.steps": 2, "nights.learning.batch": 8, "nights.experience": 16,
+    "nights.dreaming.dreams": 2, "nights.dreaming.size": 8, "nights.dreaming.top": 1, "nights.dreaming.random": 0,
+    "nights.dreaming.memory": 1, "nights.dreaming.fiction": 0, "nights.dreaming.probe": 6,
+    "nights.dreaming.inner_steps": 1, "nights.dreaming.draft": 1,
+}  # fmt: skip
+
+
+def test_a_run_in_miniature_and_its_figures(tmp_path: Path) -> None:
+    (job,) = grid.plan(nights, ("sleep",), 1, tmp_path, TINY)
+    nights.run(job.settings, job.seed, job.out)
+    found = nights.score(job.out)
+    assert 0 <= found["open"] <= 1 and 0 <= found["closed"] <= 1 and found["tokens"] > 0 and found["known"] > 0.5
+    assert nights.table([{"name": "sleep", "seed": "0", **found}], tmp_path).startswith("| method")
+
+
+def test_a_static_expert_changes_no_matrix_by_more_than_its_rank(tmp_path: Path) -> None:
+    changes = {**TINY, "nights.learning.rank": 2, "nights.learning.lr": 1e-2}
+    (job,) = grid.plan(nights, ("static_expert",), 1, tmp_path, changes)
+    nights.run(job.settings, job.seed, job.out)
+    before = LocalAgent("nano/context").model.state_dict()
+    after = LocalAgent(str(job.out / "checkpoints" / "final")).model.state_dict()
+    name = "model.layers.4.mlp.down_proj.weight"
+    singular = torch.linalg.svdvals(after[name] - before[name])
+    assert singular[0] > 1e-4 and singular[2] < 1e-4 * singular[0]
+
+
+def test_the_placebo_is_shown_another_table(tmp_path: Path) -> None:
+    (job,) = grid.plan(nights, ("placebo",), 1, tmp_path, TINY)
+    ctx = Context(msgspec.structs.replace(job.settings, seed="0"), job.out)
+    agent = sleeper(ctx, ctx.base, "0", PhaseRun(job.out), "placebo")
+    lesson = agent.lessons.lesson(stream("test-sleeping"), 0)
+    task = agent.lessons.question(lesson, stream("test-sleeping"))
+    messages: Any = [{"role": "system", "content": lesson.context}, {"role": "user", "content": task.prompt}]
+    (misled,) = agent._misled([Experience(messages, task.answer, "day")], 0)
+    shown = context_of(misled.messages)[0]["content"]
+    assert shown != lesson.context and shown[:2] == lesson.context[:2] and misled.messages[-1] == messages[-1]
+    ctx.run.close()
+
+
+def test_nothing_is_made_up_that_is_kept_for_probes() -> None:
+    lessons = OperationLessons(levels=[1, 2])
+    questions, asked = lesson_questions(lessons), dict.fromkeys(("wake", "probe"), 0)
+    for start in lessons.states:
+        for other in lessons.operations:
+            half = lessons.half(start, f"I{other}")
+            asked[half] += 1
+            assert (questions.question(f"{start}:I{other}") is None) == (half == "probe")
+        assert questions.question(f"{start}:I") == [{"role": "user", "content": f"{start}:I"}]
+    assert min(asked.values()) > 30
+    assert questions.question("a:AB") is not None and questions.question("nonsense") is None
+
+
+def test_figures_of_a_matrix_worked_by_hand() -> None:
+    """Own nights 0.8, 0.6 and 0.4; after the last 0.2, 0.3 and 0.4 are left of them: 0.6 and 0.3 are gone."""
+    found = nights.matrix([[0.8, 0, 0], [0.5, 0.6, 0], [0.2, 0.3, 0.4]], [1.0, 0.9, 0.8])
+    assert found == pytest.approx(
+        {"open": 0.9, "closed": 0.6, "ratio": 2 / 3, "forgetting": 0.45, "forgotten": 0.45 / 0.7, "reading": 0.8}
+    )
+    assert nights.matrix([[0.05, 0], [0, 0.5]], [1.0, 1.0])["forgotten"] is None  # too little was learnt
+
+
+def row_of(method: str, seed: int, own: float, last: float) -> grid.Row:
+    figures = nights.matrix([[own, 0.0], [last, own]], [0.9, 0.9])
+    return {"name": method, "seed": str(seed), **figures, "last": (own + last) / 2, "known": 1.0, "tokens": 0.0}
+
+
+def test_answers_follow_from_paired_intervals() -> None:
+    """Forgetting: ours 0.1, theirs 0.6, so half of theirs is 0.3; every seed alike, so intervals are points."""
+    runs = [row_of("sleep", s, 0.8, 0.7) for s in range(3)]
+    runs += [row_of("replay_sft", s, 0.7, 0.1) for s in range(3)]
+    runs += [row_of("in_context", s, 0.05, 0.05) for s in range(3)]
+    runs += [row_of("placebo", s, 0.05 + 0.1 * (s - 1), 0.05) for s in range(3)]
+    found = nights.answers(runs)
+    assert found["closed book after sleep is at least 0.8 of in context (ratio - 0.8)"].startswith("yes")
+    assert found["sleep - in_context, closed book, is above 0.3 (difference - 0.3)"].startswith("yes, 0.45")
+    assert found["sleep forgets at most half of what replay_sft does (sleep - half)"].startswith("yes, -0.20")
+    assert found["placebo gains over in_context"].startswith("no change shown")
+    assert nights.answers(runs[3:]) == {}
+
+
+def test_upward_gives_every_student_the_same_rows(tmp_path: Path) -> None:
+    settings = upward.Settings(problems=6, draws=2, depths=(1, 2), steps=2, batch=8)
+    upward.run(settings, "0", tmp_path)
+    found = upward.score(tmp_path)
+    assert found["parameters"]["upward"] == found["parameters"]["alone"] > 3 * found["parameters"]["teacher"]
+    assert found["exact"]["upward"]["2"] > 0.8 > found["exact"]["alone"]["2"]
+    assert "upward above alone" in upward.table([{"name": "upward", "seed": "0", **found}], tmp_path)

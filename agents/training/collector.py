@@ -11,8 +11,7 @@ import msgspec
 from dream_envs.agents.sleep.experience import Buffer, solved
 from dream_envs.core import AgentLike, Episode, RewardModel, hook
 from dream_envs.curriculum.curriculum import Curriculum
-from dream_envs.metrics.health import Health, health, ring
-from dream_envs.metrics.rounds import judging, round_metrics
+from dream_envs.metrics.rounds import Health, health, judging, ring, round_metrics
 from dream_envs.play import rollout, score
 from dream_envs.runs import Run
 

@@ -9,8 +9,8 @@ that cannot run says why and the others go on.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
+import pkgutil
 import sys
 import time
 import warnings
@@ -41,13 +41,11 @@ SECTIONS: dict[str, tuple[str, str]] = {
 
 def run_section(name: str, options: Options) -> list[Row]:
     """The rows of a section; one row with the reason if it fails."""
-    title, target = registry.named("sections", name, SECTIONS)
-    module, _, function = target.partition(":")
+    title, target = SECTIONS[name]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found: list[Row] = getattr(importlib.import_module(module), function)(options)
-            return found
+            return pkgutil.resolve_name(target)(options)
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0]
         return [Row(what=title, note=f"failed: {type(error).__name__}: {text}"[:300])]

@@ -6,6 +6,7 @@ with the same two moves.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from dream_envs import seeds
-from dream_envs.baselines.benchmarks.rows import Options, Row, median_ratio, side_by_side
+from dream_envs.baselines.benchmarks.rows import Options, Row, compared, side_by_side
 from dream_envs.core import Action, Event, Message, Outcome, RoleSpec, Seat, Task
 from dream_envs.play import EpisodeWriter, rollout
 
@@ -51,16 +51,14 @@ class GuessNumber:
     env_id, version = "bench/GuessNumber-v0", 0
     agents: tuple[str, ...] = ("player_0",)
     roles: tuple[RoleSpec, ...] = (RoleSpec("player", 1, "a number in \\boxed{}", (0.0, 1.0)),)
+    low, high, turns_allowed = 1, 20, 10
     _form = re.compile(r"\\boxed{(\d+)}")
     _seats: Sequence[Seat] = (Seat("player_0", "player"),)
-
-    def __init__(self, low: int = 1, high: int = 20, turns_allowed: int = 10) -> None:
-        self.low, self.high, self.turns_allowed = low, high, turns_allowed
-        self._text = (
-            f"You are playing Guess The Number.\nFind the number between {low} and {high} (inclusive) within "
-            f"{turns_allowed} turns.\nEach guess is answered with 'higher' or 'lower'.\nOnly the number inside "
-            f"\\boxed{{}} counts, for example \\boxed{{{high}}}.\n"
-        )
+    _text = (
+        f"You are playing Guess The Number.\nFind the number between {low} and {high} (inclusive) within "
+        f"{turns_allowed} turns.\nEach guess is answered with 'higher' or 'lower'.\nOnly the number inside "
+        f"\\boxed{{}} counts, for example \\boxed{{{high}}}.\n"
+    )
 
     def start(self, task: Task | None, rng: np.random.Generator) -> Guessing:
         """A number from ``rng``."""
@@ -132,9 +130,9 @@ def guessing(episodes: int, seeded: bool) -> None:
         assert outcome is not None and outcome.facts["found"]
 
 
-def guessing_by_rollout(episodes: int, folder: Path) -> None:
+def guessing_by_rollout(episodes: int, options: Options) -> None:
     """The same through ``rollout``, each seeded by its label and one flushed line of a file."""
-    with tempfile.TemporaryDirectory(dir=folder) as inside, EpisodeWriter(Path(inside) / "episodes.jsonl") as out:
+    with options.folder() as inside, EpisodeWriter(inside / "episodes.jsonl") as out:
         played = list(rollout(GuessNumber(), {"player": Told()}, episodes, out=out))
         assert len(played) == episodes and all(e.outcome.facts["found"] for e in played)
         assert out.path.read_bytes().count(b"\n") == episodes
@@ -146,11 +144,10 @@ class Peers:
     def __init__(self, venv: Path) -> None:
         self.problem, self.process = _prepare(venv), None
         if not self.problem:
-            line, pipe = [str(_python(venv)), str(Path(__file__).with_name("peers.py"))], subprocess.PIPE
+            line = [str(_python(venv)), str(Path(__file__).with_name("peers.py"))]
             own = {**os.environ, "PYTHONPATH": "", "MPLCONFIGDIR": str(venv)}
-            self.process = subprocess.Popen(
-                line, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=own
-            )
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            self.process = subprocess.Popen(line, text=True, env=own, **pipes)
 
     def ask(self, what: str, episodes: int, seeded: bool) -> dict[str, Any]:
         """``seconds`` of this work, or ``error``."""
@@ -214,7 +211,7 @@ def _against(peers: Peers, options: Options, seeded: bool) -> list[Row]:
     reasons = {what: str(peers.ask(what, 10, seeded).get("error", "")) for what in NAMES}
     ours: dict[str, Callable[[], Any]] = {"on the core": lambda: guessing(count, seeded)}
     if seeded:  # with agents, requests, records and a file, none of which the peers have
-        ours["rolled out and recorded"] = lambda: guessing_by_rollout(count, options.folder())
+        ours["rolled out and recorded"] = lambda: guessing_by_rollout(count, options)
 
     def work(what: str) -> Callable[[], float]:
         return lambda: float(peers.ask(what, count, seeded)["seconds"])
@@ -223,38 +220,28 @@ def _against(peers: Peers, options: Options, seeded: bool) -> list[Row]:
     times = side_by_side({**ours, **there}, rounds)
     how = "each seeded by its own label" if seeded else "one stream for all"
     rows = []
-    for mine, what in [(mine, what) for mine in ours for what in NAMES]:
-        ratio = median_ratio(times[what], times[mine]) if what in times else None
-        target = what == "gem" and mine == "on the core"
-        rows.append(
-            Row(
-                what=f"number guessing {mine}, {how}",
-                unit="episodes/s",
-                ours=count / statistics.median(times[mine]),
-                peer=count / statistics.median(times[what]) if what in times else None,
-                peer_name=NAMES[what],
-                ratio=ratio,
-                target=">= 1.00" if target else "",
-                met=ratio >= 1.0 if target and ratio is not None else None,
-                note=reasons[what],
-            )
-        )
+    for mine, what in itertools.product(ours, NAMES):
+        more: dict[str, Any] = {"what": f"number guessing {mine}, {how}", "unit": "episodes/s", "note": reasons[what]}
+        more["peer_name"] = NAMES[what]
+        if (what, mine) != ("gem", "on the core"):  # what the target is about
+            more |= {"target": "", "met": None}
+        if what in times:
+            rows.append(compared(times[mine], times[what], lambda s: count / s, **more))
+        else:
+            rows.append(Row(ours=count / statistics.median(times[mine]), **{"target": ">= 1.00", **more}))
     return rows
 
 
 def starting(options: Options) -> list[Row]:
     """Seconds that a process needs to import the package, and to print its help."""
-    lines = {
-        "python": ["-c", "pass"],
-        "import": ["-c", "import dream_envs"],
-        "help": ["-m", "dream_envs.cli", "--help"],
-    }
 
-    def work(line: Sequence[str]) -> Callable[[], Any]:
+    def work(*line: str) -> Callable[[], Any]:
         how: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "timeout": 60}
         return lambda: subprocess.run([sys.executable, *line], **how)
 
-    times = side_by_side({name: work(line) for name, line in lines.items()}, options.pick(3, 5, 9))
+    works = {"python": work("-c", "pass"), "import": work("-c", "import dream_envs")}
+    works["help"] = work("-m", "dream_envs.cli", "--help")
+    times = side_by_side(works, options.pick(3, 5, 9))
     python, helping = (statistics.median(times[name]) for name in ("python", "help"))
     own = statistics.median(a - b for a, b in zip(times["import"], times["python"], strict=True))
     imported = Row(

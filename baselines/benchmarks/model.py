@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,7 +23,7 @@ from trl import GRPOTrainer
 
 from dream_envs.agents.engines.local import LocalAgent, keep_memory
 from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow
-from dream_envs.baselines.benchmarks.rows import Options, Row, median_ratio, side_by_side
+from dream_envs.baselines.benchmarks.rows import Options, Row, compared, side_by_side
 from dream_envs.baselines.recipe import Options as Training
 from dream_envs.core import Action, Message, Request
 from dream_envs.envs.challenger_solver import ChallengerSolver
@@ -61,8 +59,8 @@ def orchestration(options: Options) -> list[Row]:
             return agent.act(requests)
 
     def play(player: Any) -> list[Any]:
-        home, seats = options.folder(), {"challenger": player, "solver": player}
-        with tempfile.TemporaryDirectory(dir=home) as inside, EpisodeWriter(Path(inside) / "e.jsonl") as out:
+        seats = {"challenger": player, "solver": player}
+        with options.folder() as inside, EpisodeWriter(inside / "e.jsonl") as out:
             return list(rollout(game, seats, episodes, seed="bench", reward=reward, out=out, width=WIDTH))
 
     def bare() -> None:
@@ -76,20 +74,10 @@ def orchestration(options: Options) -> list[Row]:
             raise AssertionError("the replayed calls did not give the rollout's tokens")
         times = side_by_side({"rollout": lambda: play(agent), "engine": bare}, rounds)
     tokens = sum(len(t.token_ids or ()) for e in played for t in e.turns)
-    ratio = median_ratio(times["rollout"], times["engine"])
-    return [
-        Row(
-            what=f"rollout of {episodes} games with {SOLVERS} solvers, {tokens} tokens, against its engine calls alone",
-            unit="tokens/s",
-            ours=tokens / statistics.median(times["rollout"]),
-            peer=tokens / statistics.median(times["engine"]),
-            peer_name="engine alone",
-            ratio=ratio,
-            target="<= 1.05 x the engine's time",
-            met=ratio <= 1.05,
-            note="the same prompts, seeds and batches, recorded and replayed",
-        )
-    ]
+    what = f"rollout of {episodes} games with {SOLVERS} solvers, {tokens} tokens, against its engine calls alone"
+    note = "the same prompts, seeds and batches, recorded and replayed"
+    words = {"what": what, "unit": "tokens/s", "peer_name": "engine alone", "note": note}
+    return [compared(times["rollout"], times["engine"], lambda s: tokens / s, "the engine's", **words)]
 
 
 class _Clock(TrainerCallback):
@@ -136,20 +124,10 @@ def draws(options: Options) -> list[Row]:
 
     with one_thread():
         times = side_by_side({"early": early, "naive": naive}, options.pick(2, 3, 5))
-    ratio = median_ratio(times["naive"], times["early"])
-    return [
-        Row(
-            what=f"{k} samples of the base on each of {len(problems)} problems at the edge of its reach",
-            unit="problems/s",
-            ours=len(problems) / statistics.median(times["early"]),
-            peer=len(problems) / statistics.median(times["naive"]),
-            peer_name="all samples, whole replies",
-            ratio=ratio,
-            target=">= 1.00",
-            met=ratio >= 1.0,
-            note=f"solved: {sum(found['early'])} stopped early, {sum(found['naive'])} of independent whole samples",
-        )
-    ]
+    what = f"{k} samples of the base on each of {len(problems)} problems at the edge of its reach"
+    note = f"solved: {sum(found['early'])} stopped early, {sum(found['naive'])} of independent whole samples"
+    words = {"what": what, "unit": "problems/s", "peer_name": "all samples, whole replies", "note": note}
+    return [compared(times["early"], times["naive"], lambda s: len(problems) / s, **words)]
 
 
 def training(options: Options) -> list[Row]:
@@ -159,8 +137,8 @@ def training(options: Options) -> list[Row]:
 
     def run(make: Callable[[LocalAgent, list[TrainingRow], str, int], Any]) -> Callable[[], float]:
         def once() -> float:
-            with tempfile.TemporaryDirectory(dir=options.folder()) as inside:
-                trainer, clock = make(LocalAgent(MODEL), rows, inside, steps + 1), _Clock()
+            with options.folder() as inside:
+                trainer, clock = make(LocalAgent(MODEL), rows, str(inside), steps + 1), _Clock()
                 trainer.add_callback(clock)
                 trainer.train()
             return statistics.median(clock.seconds)
@@ -169,20 +147,10 @@ def training(options: Options) -> list[Row]:
 
     with one_thread():
         times = side_by_side({"ours": run(_ours), "trl": run(_plain)}, rounds)
-    ratio = median_ratio(times["ours"], times["trl"])
-    return [
-        Row(
-            what=f"GRPO step on {ROWS} given rows, one thread",
-            unit="ms",
-            ours=1000 * statistics.median(times["ours"]),
-            peer=1000 * statistics.median(times["trl"]),
-            peer_name="plain TRL",
-            ratio=ratio,
-            target="<= 1.05 x plain TRL's time",
-            met=ratio <= 1.05,
-            note=f"{rounds} x {steps} steps each, in turn; no game, no sampling",
-        )
-    ]
+    note = f"{rounds} x {steps} steps each, in turn; no game, no sampling"
+    what = f"GRPO step on {ROWS} given rows, one thread"
+    words = {"what": what, "unit": "ms", "peer_name": "plain TRL", "note": note}
+    return [compared(times["ours"], times["trl"], lambda s: 1000 * s, "plain TRL's", **words)]
 
 
 def _rows(agent: LocalAgent) -> list[TrainingRow]:
@@ -191,8 +159,8 @@ def _rows(agent: LocalAgent) -> list[TrainingRow]:
     for k in range(ROWS):
         task = family.generate(rng, 1 + k % 8)
         message: Message = {"role": "user", "content": task.prompt}
-        ids = agent.tokenizer(family.gold(task), add_special_tokens=False)["input_ids"]
-        rows.append(TrainingRow(agent.encode([message]), [*ids, agent.ends[0]], float(rng.normal()), float(k % 2)))
+        completion = agent.completion(family.gold(task))
+        rows.append(TrainingRow(agent.encode([message]), completion, float(rng.normal()), float(k % 2)))
     return rows
 
 
@@ -208,27 +176,16 @@ def _ours(agent: LocalAgent, rows: list[TrainingRow], out: str, steps: int) -> A
 
 def _plain(agent: LocalAgent, rows: list[TrainingRow], out: str, steps: int) -> Any:
     """TRL's own class, with a ``rollout_func`` that gives these rows; its configuration is the adapter's."""
-    given = {
-        "prompt_ids": [list(r.prompt) for r in rows],
-        "completion_ids": [list(r.completion) for r in rows],
-        "logprobs": None,
-        "value": [r.value for r in rows],
-    }
+    ids: dict[str, Any] = {"prompt_ids": [list(r.prompt) for r in rows]}
+    ids |= {"completion_ids": [list(r.completion) for r in rows], "logprobs": None, "value": [r.value for r in rows]}
     config = _ours(agent, rows, out, steps).args
 
     def value(value: Sequence[float | None], **_: Any) -> list[float | None]:
         return list(value)
 
-    rollout_func: Any = lambda prompts, trainer: given  # noqa: E731  TRL's annotation names its own trainer
-    trainer = GRPOTrainer(
-        model=agent.model,
-        reward_funcs=value,
-        rollout_func=rollout_func,
-        args=config,
-        train_dataset=Dataset.from_dict({"prompt": ["-"] * (ROWS // config.num_generations)}),
-        processing_class=agent.tokenizer,
-        callbacks=[_silent()],
-    )
+    given: dict[str, Any] = {"rollout_func": lambda prompts, trainer: ids, "processing_class": agent.tokenizer}
+    given["train_dataset"] = Dataset.from_dict({"prompt": ["-"] * (ROWS // config.num_generations)})
+    trainer = GRPOTrainer(agent.model, value, args=config, callbacks=[_silent()], **given)
     trainer.remove_callback(PrinterCallback)
     return _unsaved(trainer)
 
@@ -293,9 +250,9 @@ def flagship(options: Options) -> list[Row]:
 
     steps, every = options.pick(4, 25, 50), options.pick(2, 13, 25)
     chosen = Training("dream", "bench", steps, set={"nights.every": every})
-    with one_thread(), tempfile.TemporaryDirectory(dir=options.folder()) as inside, Sampler() as sampler:
+    with one_thread(), options.folder() as inside, Sampler() as sampler:
         began = time.perf_counter()
-        train(chosen, Path(inside) / "run")
+        train(chosen, inside / "run")
         seconds = time.perf_counter() - began
     total = max(1, sampler.seen.total())
     rows = [Row(what=name, unit="%", ours=100 * n / total) for name, n in sampler.seen.most_common()]

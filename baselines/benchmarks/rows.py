@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +43,19 @@ class Options(msgspec.Struct, frozen=True):
         """The count that goes with the size."""
         return {"quick": quick, "normal": normal, "full": full}[self.size]
 
-    def folder(self) -> Path:
-        """A folder of the benchmark's own under ``scratch``."""
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A folder under ``scratch`` that is gone afterwards."""
         path = Path(self.scratch) / "bench"
         path.mkdir(parents=True, exist_ok=True)
-        return path
+        with tempfile.TemporaryDirectory(dir=path) as inside:
+            yield Path(inside)
 
 
 def side_by_side(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each work, measured in turn (A B A B ...), so that a busy machine slows all of them alike.
+    """Seconds of each work, ``rounds`` times in turn (A B A B ...), so that a busy machine slows all of them alike.
 
-    Args:
-        works: what is timed, after one unmeasured round.  A work that returns a float has timed itself, in seconds.
-        rounds: how often each, 1 or more.
-
-    Returns:
-        By name, ``rounds`` times in seconds, in order: entries of the same position were measured next to each other.
+    The first round is not measured.  A work that returns a float has timed itself, in seconds.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
     for k in range(-1, rounds):
@@ -72,3 +71,18 @@ def side_by_side(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
     """The median of the quotients of neighbouring measurements."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def compared(
+    mine: Sequence[float], other: Sequence[float], figure: Callable[[float], float], whose: str = "", **more: Any
+) -> Row:
+    """A row of ours beside a peer's; ``figure`` of the median seconds is shown.
+
+    The target: to be at least as fast, or, if ``whose`` names the peer's time, to take at most 1.05 times as long.
+    """
+    ratio = median_ratio(mine, other) if whose else median_ratio(other, mine)
+    told: dict[str, Any] = {"target": ">= 1.00", "met": ratio >= 1.0}
+    if whose:
+        told = {"target": f"<= 1.05 x {whose} time", "met": ratio <= 1.05}
+    ours, peer = (figure(statistics.median(times)) for times in (mine, other))
+    return Row(ours=ours, peer=peer, ratio=ratio, **{**told, **more})

@@ -7,6 +7,7 @@ for each example, so that nothing about them can be learnt by heart.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +17,6 @@ import torch
 
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
 from dream_envs.tasks.composition import OPERATION_NAMES, Composition
-
-Example = tuple[str, str, str]
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -53,19 +52,13 @@ def grown(reading: Reading, step: int) -> bool:
     return not reading.growth or step >= reading.growth[-1][0]
 
 
-def shown(name: str, table: dict[str, str]) -> str:
-    """The context of an operation: ``I=a>fb>k...``."""
-    return f"{name}=" + "".join(f"{source}>{image}" for source, image in table.items())
-
-
-def example(family: Composition, reading: Reading, step: int, rng: np.random.Generator) -> Example:
+def example(family: Composition, reading: Reading, step: int, rng: np.random.Generator) -> tuple[str, str, str]:
     """A context, what is asked and what is answered."""
-    states = family.states
-    name = reading.names[int(rng.integers(len(reading.names)))]
+    states, name = family.states, reading.names[int(rng.integers(len(reading.names)))]
     images = rng.permutation(len(states))
     there = sorted(rng.permutation(len(states))[: entries(reading, step, rng)].tolist())
     table = {states[i]: states[images[i]] for i in there}
-    context = shown(name, table)
+    context = f"{name}=" + "".join(f"{source}>{image}" for source, image in table.items())
     if rng.random() < reading.recite[grown(reading, step)]:
         asked = [list(table)[i] for i in rng.permutation(len(table))[:8].tolist()]
         return context, f"{name}?{''.join(asked)}", "".join(s + table[s] for s in asked)
@@ -108,9 +101,12 @@ def batches(
     if set(reading.names) - set(OPERATION_NAMES) or set(reading.names) & set(family.operations):
         raise ValueError(f"names={reading.names!r}: letters that are no known operation")
     tokenizer = nano_tokenizer.build(pairs=True)
-    system, user = _ids(tokenizer, "<|system|><|user|>")
-    step = 0
-    while True:
+
+    def ids_of(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    system, user = ids_of("<|system|><|user|>")
+    for step in itertools.count():
         rows, starts = list[list[int]](), list[int]()
         for _ in range(batch):
             if rng.random() < reading.with_context[grown(reading, step)]:
@@ -118,7 +114,7 @@ def batches(
             else:
                 context, (prompt, reply) = "", next(plain)
             head = (f"<|system|>{context}" if context else "") + f"<|user|>{prompt}<|assistant|>"
-            first, last = _ids(tokenizer, head), _ids(tokenizer, reply + "<|end|>")
+            first, last = ids_of(head), ids_of(reply + "<|end|>")
             rows.append(first + last)
             starts.append(len(first))
         width = max(map(len, rows))
@@ -128,12 +124,6 @@ def batches(
             if row[0] == system and grown(reading, step):
                 mask[i, 1 : row.index(user) + 1] = reading.told
         yield torch.from_numpy(ids), torch.from_numpy(mask)
-        step += 1
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return found
 
 
 def wider(model: Any, begin: Any, rng: torch.Generator) -> None:

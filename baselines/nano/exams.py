@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -25,17 +25,19 @@ from dream_envs.tasks.lessons import OperationLessons
 DEPTHS = (1, 2, 3, 4, 5, 6)
 
 
+def said_by_user(texts: Iterable[str]) -> list[list[Message]]:
+    """Each text as a conversation of its own."""
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
 def success(agent: LocalAgent, asked: Sequence[Sequence[Message]], answers: Sequence[str]) -> np.ndarray:
     """``float64[N]``: probability at T = 1 of these completions, their end included."""
-    logits, ids = agent.completion_logits([list(m) for m in asked], list(answers))
-    return np.array([likelihood(row, target) for row, target in zip(logits, ids, strict=True)])
-
-
-def likelihood(logits: np.ndarray, ids: np.ndarray) -> float:
-    """Probability at T = 1 of a completion with these ids ``int[T]``, ``logits[T, V]`` being what predicted them."""
-    x = logits.astype(np.float64)
-    x = x - x.max(-1, keepdims=True)
-    return float(np.exp((x[np.arange(len(ids)), ids] - np.log(np.exp(x).sum(-1))).sum()))
+    found = []
+    for logits, ids in zip(*agent.completion_logits(asked, answers), strict=True):
+        x = logits.astype(np.float64)
+        x = x - x.max(-1, keepdims=True)
+        found.append(np.exp((x[np.arange(len(ids)), ids] - np.log(np.exp(x).sum(-1))).sum()))
+    return np.array(found)
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -63,9 +65,7 @@ def verdicts(agent: LocalAgent, kind: str, questions: Sequence[tuple[Task, tuple
     The end is included; what is missing to 1 is the probability of an unreadable reply.
     """
     marks = "12" if kind == "pairwise" else "01"
-    asked: list[list[Message]] = [
-        [{"role": "user", "content": write(Question(kind, "compact", t.prompt, a))}] for t, a in questions
-    ]
+    asked = said_by_user(write(Question(kind, "compact", t.prompt, a)) for t, a in questions)
     return np.stack([success(agent, asked, [mark] * len(asked)) for mark in marks], 1)
 
 
@@ -85,14 +85,11 @@ def pairwise_exam(agent: LocalAgent, chosen: Sequence[Pair]) -> dict[str, Any]:
     sure, right = np.maximum(both, 1 - both), (both > 0.5) + 0.5 * (both == 0.5)
     bins = np.minimum((sure * 10).astype(int), 9)
     off = [abs(float((sure[bins == b] - right[bins == b]).sum())) for b in range(10)]
-    kinds = sorted({p.kind for p in chosen})
-    by = {
-        k: float(np.mean([(a + b) / 2 for a, b, p in zip(one, two, chosen, strict=True) if p.kind == k])) for k in kinds
-    }
+    mean, kinds = (one + two) / 2, np.array([p.kind for p in chosen])
     return {
         "accuracy": float(both.mean()),
         "greedy": float(right.mean()),
-        "by_kind": by,
+        "by_kind": {k: float(mean[kinds == k].mean()) for k in sorted(set(kinds.tolist()))},
         "flip": float((one * (1 - two) + two * (1 - one)).mean()),
         "first": float((one + 1 - two).mean() / 2),
         "confidence": float(sure.mean()),
@@ -118,10 +115,10 @@ class Asked(msgspec.Struct, frozen=True):
     answer: str
 
 
-def questions(depth: int, count: int, label: str = "exam") -> list[Asked]:
+def questions(depth: int, count: int) -> list[Asked]:
     """``count`` questions of a depth, each about a table of its own; the same on every call."""
     lessons = OperationLessons(levels=depth)
-    rng, found = stream("context-exam", label, depth), []
+    rng, found = stream("context-exam", "exam", depth), []
     for i in range(count):
         lesson = lessons.lesson(rng, i % lessons.capacity)
         task = lessons.question(lesson, rng, ("wake", "probe")[i % 2], depth)
@@ -135,21 +132,17 @@ def reading_exam(agent: LocalAgent, depth: int, count: int = 256) -> dict[str, f
     ``chance``: of somebody who knows the known tables and draws a permutation for the new one.
     """
     chosen, lessons = questions(depth, count), OperationLessons(levels=depth)
-    user: list[list[Message]] = [[{"role": "user", "content": q.prompt}] for q in chosen]
-    whole: list[list[Message]] = [
-        [{"role": "system", "content": q.context}, *m] for q, m in zip(chosen, user, strict=True)
-    ]
-    answers = [q.answer for q in chosen]
+    closed, answers = said_by_user(q.prompt for q in chosen), [q.answer for q in chosen]
+    context: list[list[Message]] = [[{"role": "system", "content": q.context}] for q in chosen]
     family, rng = Composition(), stream("context-exam", "known", depth)
     tasks = [family.generate(rng, depth) for _ in range(count)]
-    known: list[list[Message]] = [[{"role": "user", "content": t.prompt}] for t in tasks]
     drawing = stream("context-exam", "chance", depth)
     chance = [lessons.chance(lessons.question(lessons.lesson(drawing, 0), drawing)) for _ in range(count)]
     return {
-        "open": float(success(agent, whole, answers).mean()),
-        "closed": float(success(agent, user, answers).mean()),
+        "open": float(success(agent, [[*c, *m] for c, m in zip(context, closed, strict=True)], answers).mean()),
+        "closed": float(success(agent, closed, answers).mean()),
         "chance": float(np.mean(chance)),
-        "known": float(success(agent, known, [t.answer for t in tasks]).mean()),
+        "known": float(success(agent, said_by_user(t.prompt for t in tasks), [t.answer for t in tasks]).mean()),
     }
 
 
@@ -180,8 +173,8 @@ def judge_rows(agent: LocalAgent, count: int) -> list[dict[str, float]]:
     for depth in DEPTHS:
         chosen = pairs(Composition(), depth, count)
         its, alone = pairwise_exam(agent, chosen), rubric_exam(agent, chosen)
-        row = {**{c: its[c] for c in columns}, "slip": its["by_kind"]["slip"]}
-        found.append({**row, "rubric tpr": alone["tpr"], "rubric fpr": alone["fpr"]})
+        own = {"slip": its["by_kind"]["slip"], "rubric tpr": alone["tpr"], "rubric fpr": alone["fpr"]}
+        found.append({c: its[c] for c in columns} | own)
     return found
 
 

@@ -103,15 +103,11 @@ def stepwise(family: Composition, task: Task, rng: np.random.Generator, kind: st
     state, text, checks = task.meta["start"], "", kind == "check"
     for operation in task.meta["ops"]:
         right = family.make(state, operation).answer[1]
-        given = _state(family, right, rng)
+        others = family.states.replace(right, "")
+        given = others[int(rng.integers(len(others)))] if rng.random() < WRONG_STEPS else right
         text += f"{operation}{given}{int(given == right) if checks else right}"
         state = given if checks else right
     return f"{CHECK if checks else REPAIR}|{task.prompt}", text
-
-
-def _state(family: Composition, right: str, rng: np.random.Generator) -> str:
-    others = family.states.replace(right, "")
-    return others[int(rng.integers(len(others)))] if rng.random() < WRONG_STEPS else right
 
 
 def judged(family: Composition, rule: Judging, rng: np.random.Generator, kind: str) -> tuple[str, str]:

@@ -130,10 +130,7 @@ BASES: dict[str, Recipe] = {
     "echo_wide": Recipe(support=ECHO, hidden=96, mlp=256, steps=500),
     # Solves with slips and judges with noise: the ground of self-judging (``studies.self_judging``).
     "judge": Grown(
-        support=Judged(copy=0.0, propose=0.05, formats={"trace": 0.8, "states": 0.2}),
-        layers=5,
-        steps=1200,
-        batch=64,
+        support=Judged(copy=0.0, propose=0.05, formats={"trace": 0.8, "states": 0.2}), layers=5, steps=1200, batch=64
     ),
     # Reads the table of an operation that it does not know: the ground of sleep (``studies.nights``).
     "context": Grown(support=Readers(copy=0.1, formats={"trace": 1.0}), layers=5, steps=2000, batch=96, stages=1),
@@ -160,26 +157,19 @@ def build_model(recipe: Recipe, seed: int) -> Any:
     """A ``SmolLM3ForCausalLM`` before its training; its initial weights depend on ``seed`` (and ``begin``) alone."""
     from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
-    begin = _begin(recipe)
+    from dream_envs.agents.engines.local import load
+
+    begin = load(f"nano/{recipe.begin}")[0] if isinstance(recipe, Grown) else None
     below = begin.config.num_hidden_layers if begin is not None else recipe.layers
     size = len(nano_tokenizer.SPECIAL) + len(nano_tokenizer.ALPHABET)
     reads = isinstance(recipe.support, Readers)
     config = SmolLM3Config(
-        vocab_size=size + len(nano_tokenizer.PAIRS) if reads else size,
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.mlp,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        no_rope_layers=[0] * below + [1] * (recipe.layers - below),
-        use_sliding_window=False,
-        tie_word_embeddings=True,
-        max_position_embeddings=1024,
-        initializer_range=recipe.init,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
+        vocab_size=size + len(nano_tokenizer.PAIRS) if reads else size, max_position_embeddings=1024,
+        hidden_size=recipe.hidden, intermediate_size=recipe.mlp, num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads, tie_word_embeddings=True,
+        no_rope_layers=[0] * below + [1] * (recipe.layers - below), use_sliding_window=False,
+        initializer_range=recipe.init, pad_token_id=0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = SmolLM3ForCausalLM(config)
@@ -193,15 +183,6 @@ def build_model(recipe: Recipe, seed: int) -> Any:
             for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 torch.nn.init.zeros_(part.weight)
     return model
-
-
-def _begin(recipe: Recipe) -> Any:
-    """The base that a recipe grows from; None."""
-    if not isinstance(recipe, Grown):
-        return None
-    from dream_envs.agents.engines.local import load
-
-    return load(f"nano/{recipe.begin}")[0]
 
 
 def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
@@ -233,11 +214,7 @@ def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, st
 
 
 def written(form: str, trace: str) -> str:
-    """A solved problem in one of the answer formats: ``BfDkAa`` as it is, ``fka`` or ``a``.
-
-    Raises:
-        KeyError: for a format that there is not.
-    """
+    """A solved problem in one of the answer formats: ``BfDkAa`` as it is, ``fka`` or ``a``."""
     return {"trace": trace, "states": trace[1::2], "final": trace[-1:]}[form]
 
 

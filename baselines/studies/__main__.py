@@ -35,21 +35,6 @@ def value(text: str) -> Any:
         return text
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options."""
-    made = argparse.ArgumentParser(prog="studies", description="run a study, as far as it is not done, and show it")
-    made.add_argument("study", help=", ".join(grid.STUDIES))
-    made.add_argument("--grid", help="which settings, by the study's own name for them")
-    made.add_argument("--only", help="names of settings with commas between them")
-    made.add_argument("--seeds", type=positive, default=5)
-    made.add_argument("--first-seed", type=natural, default=0, help="seeds are FIRST, FIRST + 1, ...")
-    made.add_argument("--out", type=Path, help="default: runs/STUDY")
-    made.add_argument("--side-by-side", type=positive, default=2, help="runs at a time, one thread each")
-    made.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="another value for every run")
-    made.add_argument("--readme", type=Path, help="write the table between the marks of this file")
-    return made
-
-
 def job(given: argparse.Namespace) -> str:
     """Everything that is asked for; the table."""
     study = grid.study(given.study)
@@ -62,9 +47,10 @@ def job(given: argparse.Namespace) -> str:
     made: str = study.table(grid.rows(study, jobs), out)
     (out / f"{which}.md").write_text(made, "utf-8")
     if given.readme is not None:
-        if which not in study.MARKS:
+        marks = getattr(study, "MARKS", {})
+        if which not in marks:
             raise DreamEnvsError(f"{given.study} {which} has no place in a README: leave --readme out")
-        grid.into_readme(made, given.readme, study.MARKS[which])
+        grid.into_readme(made, given.readme, marks[which])
     return made
 
 
@@ -74,7 +60,17 @@ def _stop(*_: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, and say in one line what went wrong."""
-    given = parser().parse_args(argv)
+    parser = argparse.ArgumentParser(prog="studies", description="run a study, as far as it is not done, and show it")
+    parser.add_argument("study", help=", ".join(grid.STUDIES))
+    parser.add_argument("--grid", help="which settings, by the study's own name for them")
+    parser.add_argument("--only", help="names of settings with commas between them")
+    parser.add_argument("--seeds", type=positive, default=5)
+    parser.add_argument("--first-seed", type=natural, default=0, help="seeds are FIRST, FIRST + 1, ...")
+    parser.add_argument("--out", type=Path, help="default: runs/STUDY")
+    parser.add_argument("--side-by-side", type=positive, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="another value for every run")
+    parser.add_argument("--readme", type=Path, help="write the table between the marks of this file")
+    given = parser.parse_args(argv)
     before = signal.signal(signal.SIGTERM, _stop)  # so that the children end with us
     try:
         print(job(given))

@@ -13,34 +13,48 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
+from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.agents.training.learner import PolicyLearner
+from dream_envs.baselines.loop import Context
 from dream_envs.baselines.loops.dream import rows as row_settings
 from dream_envs.baselines.recipe import EvalSettings, Loop, Options, Phase, Recipe
-from dream_envs.baselines.studies.echo_family import FORMATS, CompositionFormats
-from dream_envs.baselines.studies.echo_measure import Exam, K, rounds
-from dream_envs.baselines.studies.grid import Row, difference, named, table_of, trained
-from dream_envs.baselines.studies.intervals import Interval, over, show
-from dream_envs.core import DreamEnvsError, Task
+from dream_envs.baselines.studies.echo_family import FORMATS, LABELS, CompositionFormats, format_of
+from dream_envs.baselines.studies.grid import (
+    Interval,
+    Row,
+    difference,
+    named,
+    over,
+    own_settings,
+    show,
+    table_of,
+    trained,
+)
+from dream_envs.checks import check
+from dream_envs.core import DreamEnvsError, Episode, Message, Task, challenge_of
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.curriculum.store import ChallengeStore
+from dream_envs.frontier.estimators import pass_at_k
+from dream_envs.metrics import diversity
+from dream_envs.play import read_episodes
 from dream_envs.runs import read_json, write_json
-from dream_envs.seeds import stream
-
-if TYPE_CHECKING:
-    from dream_envs.agents.engines.local import LocalAgent
-    from dream_envs.agents.training.learner import PolicyLearner
-    from dream_envs.baselines.loop import Context
+from dream_envs.seeds import digest, stream
 
 RESULT = "echo.json"
 BASES = ("nano/echo", "nano/echo_wide")
 COEFFICIENTS = (0.0, 1e-3, 1e-2)
 STEPS = 96
+K = (1, 8, 32)
+#: Draws of a problem that the divergence from the base is estimated on.
+KL_DRAWS = 8
 WON = 0.9
 #: Steps over which a training series is averaged, centred: a step's 256 completions alone cross a line by chance.
 WINDOW = 5
@@ -69,24 +83,16 @@ class EchoSettings(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for name in ("prompts", "attempts", "train", "test"):
-            if (value := getattr(self, name)) < 1:
-                raise DreamEnvsError(f"{name}={value}: 1 or more")
+            check(name, getattr(self, name), 1)
+        check("kl", self.kl, 0)
         if self.train % self.prompts:
             raise DreamEnvsError(f"train={self.train}: a multiple of prompts={self.prompts}, so that epochs are whole")
         if self.draws % max(K) or self.draws < 1:
             raise DreamEnvsError(f"draws={self.draws}: a multiple of {max(K)}")
-        if not self.kl >= 0:
-            raise DreamEnvsError(f"kl={self.kl}: 0 or more")
 
 
 def world_of(base: str, depth: int) -> dict[str, Any]:
-    """Arguments of the family that a nano base was pre-trained on, by its ``nano.json``.
-
-    Raises:
-        DreamEnvsError: if the folder does not say.
-    """
-    from dream_envs.agents.engines.local import resolve
-
+    """Arguments of the family that a nano base was pre-trained on, by its ``nano.json``."""
     folder = Path(resolve(base))
     card = read_json(folder / "nano.json")
     try:
@@ -97,19 +103,11 @@ def world_of(base: str, depth: int) -> dict[str, Any]:
 
 
 def problems(family: CompositionFormats, depth: int, train: int, test: int) -> tuple[list[Task], list[Task]]:
-    """Distinct problems of this depth, the same for every run: ``train`` to learn from, ``test`` to be asked.
-
-    Raises:
-        DreamEnvsError: if the world does not have so many.
-    """
+    """Distinct problems of this depth, the same for every run: ``train`` to learn from, ``test`` to be asked."""
     if depth not in family.levels:
         raise DreamEnvsError(f"depth={depth}: {family.levels.start} to {family.levels.stop - 1}")
-    every = [
-        family.make(start, "".join(ops))
-        for start in family.states
-        for ops in itertools.product(family.operations, repeat=depth)
-    ]
-    every = [t for t in every if not t.meta["held_out"]]
+    asked = itertools.product(family.states, *[family.operations] * depth)
+    every = [t for start, *ops in asked if not (t := family.make(start, "".join(ops))).meta["held_out"]]
     if len(every) < train + test:
         raise DreamEnvsError(f"train={train}, test={test}: this world has {len(every)} problems of depth {depth}")
     order = stream("echo-problems", family.world, depth).permutation(len(every))
@@ -128,6 +126,101 @@ def passes(game: Any, tasks: Sequence[Task], prompts: int, seed: str) -> Curricu
     return Curriculum(game, mixture, seed=seed, store=ChallengeStore(None), dataset=tasks, label="pass")
 
 
+class Exam:
+    """Problems that are never trained on, ``draws`` completions each (a multiple of the largest of ``K``).
+
+    They and the ``base`` are asked the same way at every step: equal labels ``seed`` give equal random numbers.
+    """
+
+    def __init__(
+        self, family: CompositionFormats, tasks: Sequence[Task], base: LocalAgent, *, seed: str, draws: int = 64
+    ) -> None:
+        self.family, self.tasks, self.draws = family, list(tasks), draws
+        self.base = base
+        messages: list[list[Message]] = [[{"role": "user", "content": t.prompt}] for t in self.tasks]
+        self._prompts = [base.encode(m) for m in messages]
+        self._seeds = np.array(
+            [digest("echo-exam", seed, t.id, i) for t in self.tasks for i in range(draws)], dtype=np.uint64
+        )
+        self._base_share = self._shares(self._sampled(base)[0])
+
+    def __call__(self, agent: LocalAgent) -> dict[str, Any]:
+        """The numbers of this agent; shares and accuracies 0 to 1, entropies in bits, divergence in nats."""
+        texts, ids, logps = self._sampled(agent)
+        labels = [format_of(t) for t in texts]
+        last = [self.family.last_state(self.tasks[i // self.draws], t) for i, t in enumerate(texts)]
+        right = np.array([s == self.tasks[i // self.draws].answer[-1] for i, s in enumerate(last)])
+        by_problem = right.reshape(len(self.tasks), self.draws)
+        counts, share = by_problem.sum(1), self._shares(texts)
+        return {
+            "share": share,
+            "entropy": diversity.entropy(labels),
+            "effective": diversity.effective_number(labels),
+            "js": diversity.js_distance(share, self._base_share),
+            "accuracy": float(right.mean()),
+            "accuracy_in": accuracy_in(labels, right.tolist()),
+            "pass@k": {str(k): float(pass_at_k(self.draws, counts, k).mean()) for k in K},
+            "majority@k": {str(k): self._majority(last, k) for k in K},
+            "greedy": self._greedy(agent, share),
+            "kl": self._divergence(ids, logps),
+        }
+
+    def _sampled(self, agent: LocalAgent) -> tuple[list[str], list[list[int]], list[float]]:
+        prompts = [p for p in self._prompts for _ in range(self.draws)]
+        limits = np.full(len(prompts), self.family.max_reply_tokens)
+        found = agent.sample(prompts, self._seeds, limits)
+        return agent.decode([s.ids for s in found]), [s.ids for s in found], [sum(s.logprobs) for s in found]
+
+    def _shares(self, texts: Iterable[str]) -> dict[str, float]:
+        found = diversity.histogram(map(format_of, texts))
+        return {name: found.get(name, 0.0) for name in LABELS}
+
+    def _majority(self, last: Sequence[str | None], k: int) -> float:
+        """True majority: mean over problems and over their disjoint groups of ``k`` draws, ties shared evenly."""
+        groups = [(i // self.draws, last[i : i + k]) for i in range(0, len(last), k)]
+        return float(np.mean([diversity.majority(votes, self.tasks[i].answer[-1]) for i, votes in groups]))
+
+    def _greedy(self, agent: LocalAgent, sampled: dict[str, float]) -> dict[str, Any]:
+        """Shares and accuracy of the greedy completions; ``gap``: total variation from the sampled shares."""
+        twin = LocalAgent(agent.model, tokenizer=agent.tokenizer, temperature=0.0)
+        limits = np.full(len(self.tasks), self.family.max_reply_tokens)
+        found = twin.sample(self._prompts, self._seeds[:: self.draws], limits)
+        texts = twin.decode([s.ids for s in found])
+        right = [self.family.verify(t, text).value for t, text in zip(self.tasks, texts, strict=True)]
+        share = self._shares(texts)
+        return {"share": share, "accuracy": float(np.mean(right)), "gap": diversity.total_variation(share, sampled)}
+
+    def _divergence(self, ids: Sequence[list[int]], logps: Sequence[float]) -> float:
+        """KL(model || base) a completion in nats: the mean log-ratio of completions that the model itself sampled."""
+        picked = [i for i in range(len(ids)) if i % self.draws < KL_DRAWS]
+        prompts = [self._prompts[i // self.draws] for i in picked]
+        base = log_likelihood(self.base, prompts, [ids[i] for i in picked])
+        return float(np.mean(np.array([logps[i] for i in picked]) - base))
+
+
+@torch.inference_mode()
+def log_likelihood(
+    agent: LocalAgent, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]], batch: int = 512
+) -> np.ndarray:
+    """``float64[N]``: natural log of the probability that the model outputs ``ids`` after ``prompts``."""
+    found = []
+    for at in range(0, len(prompts), batch):
+        heads, tails = prompts[at : at + batch], ids[at : at + batch]
+        logp = torch.log_softmax(agent.read(heads, tails).logits.float(), -1)
+        for row, head, tail in zip(logp, heads, tails, strict=True):
+            found.append(float(row[range(len(head) - 1, len(head) + len(tail) - 1), tail].double().sum()))
+    return np.array(found)
+
+
+def accuracy_in(labels: Sequence[str], right: Sequence[float]) -> dict[str, float | None]:
+    """Accuracy among the completions of each format; None where there is none."""
+    found: dict[str, float | None] = {}
+    for name in FORMATS:
+        values = [r for label, r in zip(labels, right, strict=True) if label == name]
+        found[name] = float(np.mean(values)) if values else None
+    return found
+
+
 def exam_of(chosen: EchoSettings, seed: str, base: LocalAgent) -> Exam:
     """The run's exam."""
     family = CompositionFormats(**world_of(chosen.base, chosen.depth))
@@ -143,8 +236,6 @@ def recipe(chosen: EchoSettings, steps: int) -> Recipe:
         return passes(game, tasks, chosen.prompts, label), {}
 
     def learn(ctx: Context, model: LocalAgent, seed: str, place: Path) -> PolicyLearner:
-        from dream_envs.agents.training.learner import PolicyLearner
-
         exam, at = exam_of(chosen, seed, ctx.base), set(marks(steps))
 
         def look(step: int, agent: LocalAgent) -> dict[str, Any]:
@@ -154,7 +245,7 @@ def recipe(chosen: EchoSettings, steps: int) -> Recipe:
 
         return PolicyLearner(model, settings=ctx.rule, seed=seed, evaluate=look)
 
-    count = chosen.prompts * chosen.attempts
+    count, learning = chosen.prompts * chosen.attempts, {"kl": chosen.kl, "lr": chosen.lr, "warmup": chosen.warmup}
     return Recipe(
         args={"solvers": chosen.attempts},
         family="dream_envs.baselines.studies.echo_family:CompositionFormats",
@@ -163,12 +254,7 @@ def recipe(chosen: EchoSettings, steps: int) -> Recipe:
         mixture=Mixture(0, 0, 0, dataset=chosen.prompts),
         reward={"": "correctness()"},
         phases=(Phase("echo", steps, prepare=prepare),),
-        learning={
-            **row_settings(chosen.prompts, rows=count + count % 2),
-            "kl": chosen.kl,
-            "lr": chosen.lr,
-            "warmup": chosen.warmup,
-        },
+        learning=row_settings(chosen.prompts, rows=count + count % 2) | learning,
         learn=learn,
         eval=EvalSettings("sampled", levels=(chosen.depth,), problems=16, attempts=4),
         model=chosen.base,
@@ -183,38 +269,50 @@ SETTINGS = {
     for kl in COEFFICIENTS
 }
 GRIDS = {"all": tuple(SETTINGS)}
-MARKS: dict[str, str] = {}
+
+
+def rounds(episodes: Iterable[Episode], prompts: int) -> dict[str, Any]:
+    """What training itself sampled, ``prompts`` problems a step; the episodes of a run come in any order.
+
+    Returns:
+        Columns of equal length: ``step``, ``share`` by format, ``entropy`` (bits), ``accuracy``.
+    """
+    found: dict[int, tuple[list[str], list[float]]] = {}
+    for episode in episodes:
+        if challenge_of(episode) is not None:
+            turns = [t for t in episode.turns if t.role == "solver" and t.status == "ok"]
+            labels, values = found.setdefault(episode.index // prompts, ([], []))
+            labels += [format_of(t.text) for t in turns]
+            values += [float(episode.outcome.facts["correct"][t.agent]) for t in turns]
+    steps = sorted(found)
+    return {
+        "step": steps,
+        "entropy": [diversity.entropy(found[s][0]) for s in steps],
+        "accuracy": [float(np.mean(found[s][1])) for s in steps],
+        "share": {name: [found[s][0].count(name) / len(found[s][0]) for s in steps] for name in LABELS},
+    }
 
 
 def run(settings: Options, seed: str, out: Path) -> None:
     """Train, and collect the run's whole record in ``echo.json``."""
-    from dream_envs.agents.engines.local import LocalAgent
-    from dream_envs.baselines.recipe import changed
-    from dream_envs.play import read_episodes
-
-    summary = trained(settings, seed, out)
-    own = {k: v for k, v in settings.set.items() if "." not in k}
-    chosen = changed(EchoSettings(), own, "echo")
+    summary, chosen = trained(settings, seed, out), own_settings(LOOP, settings)
     last = exam_of(chosen, seed, LocalAgent(chosen.base))(LocalAgent(str(out / "checkpoints" / "final")))
     exams = [{"step": int(path.stem[-5:]), **read_json(path)} for path in sorted(out.glob("exam-*.json"))]
-    record = {
-        "settings": chosen,
-        "epoch_steps": chosen.train // chosen.prompts,
-        "exams": [*exams, {"step": summary.run.steps, **last}],
-        "rounds": rounds(read_episodes(out / "episodes.jsonl"), chosen.prompts),
-    }
+    exams.append({"step": summary.run.steps, **last})
+    told = rounds(read_episodes(out / "episodes.jsonl"), chosen.prompts)
+    record = {"settings": chosen, "epoch_steps": chosen.train // chosen.prompts, "exams": exams, "rounds": told}
     write_json(out / RESULT, record)
-
-
-def smooth(series: Sequence[float], window: int = WINDOW) -> np.ndarray:
-    """Centred mean over ``window`` steps, over fewer at the ends."""
-    x, half = np.asarray(series, dtype=np.float64), window // 2
-    return np.array([x[max(0, i - half) : i + half + 1].mean() for i in range(len(x))])
 
 
 def score(folder: Path) -> dict[str, Any]:
     """What one run shows; see ``derive``."""
     return derive(read_json(folder / RESULT))
+
+
+def smooth(series: Sequence[float]) -> np.ndarray:
+    """Centred mean over ``WINDOW`` steps, over fewer at the ends."""
+    x, half = np.asarray(series, dtype=np.float64), WINDOW // 2
+    return np.array([x[max(0, i - half) : i + half + 1].mean() for i in range(len(x))])
 
 
 def derive(run: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +328,8 @@ def derive(run: dict[str, Any]) -> dict[str, Any]:
     exams, told, epoch = run["exams"], run["rounds"], run["epoch_steps"]
     before, after = exams[0], exams[-1]
     winner = max(FORMATS, key=lambda f: after["share"][f])
-    steps = [e["step"] for e in exams]
+    steps, accuracy = [e["step"] for e in exams], [e["accuracy"] for e in exams]
+    gain = after["accuracy"] - before["accuracy"]
 
     def first(holds: np.ndarray) -> int | None:
         return int(told["step"][int(holds.argmax())]) if holds.any() else None
@@ -238,12 +337,12 @@ def derive(run: dict[str, Any]) -> dict[str, Any]:
     def at(step: float, values: Sequence[float]) -> float:
         return float(np.interp(step, steps, values))
 
+    def share_of_gain(value: float | None) -> float | None:
+        return None if value is None or gain < LEAST_GAIN else (value - before["accuracy"]) / gain
+
     won = first(smooth(told["share"][winner]) >= WON)
     half = first(smooth(told["entropy"]) <= before["entropy"] / 2)
-    gain = after["accuracy"] - before["accuracy"]
-    accuracy = [e["accuracy"] for e in exams]
     chosen = sum(after["share"][f] * (before["accuracy_in"][f] or 0.0) for f in FORMATS)
-    enough = gain >= LEAST_GAIN
     return {
         "base": run["settings"]["base"],
         "epoch_steps": epoch,
@@ -256,19 +355,20 @@ def derive(run: dict[str, Any]) -> dict[str, Any]:
         "half_step": half,
         "epoch_share": at(epoch, [e["share"][winner] for e in exams]),
         "gain": gain,
-        "gain_by_half": (at(half, accuracy) - before["accuracy"]) / gain if enough and half is not None else None,
-        "gain_by_epoch": (at(epoch, accuracy) - before["accuracy"]) / gain if enough else None,
-        "gain_by_choice": (chosen - before["accuracy"]) / gain if enough else None,
-        **{f"before/{k}": v for k, v in _flat(before).items()},
-        **{f"after/{k}": v for k, v in _flat(after).items()},
+        "gain_by_half": share_of_gain(None if half is None else at(half, accuracy)),
+        "gain_by_epoch": share_of_gain(at(epoch, accuracy)),
+        "gain_by_choice": share_of_gain(chosen),
+        **_flat("before/", before),
+        **_flat("after/", after),
         "exams": exams,
     }
 
 
-def _flat(exam: dict[str, Any]) -> dict[str, Any]:
+def _flat(prefix: str, exam: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in exam.items():
-        found |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        parts = {f"/{k}": v for k, v in value.items()} if isinstance(value, dict) else {"": value}
+        found |= {f"{prefix}{key}{k}": v for k, v in parts.items()}
     return found
 
 
@@ -312,34 +412,22 @@ def table(rows: list[Row], out: Path) -> str:
     parts: dict[str, Any] = {f"{f}: share": (f"before/share/{f}", 3) for f in FORMATS}
     parts |= {f"accuracy in {f}": f"before/accuracy_in/{f}" for f in FORMATS}
     parts |= {"accuracy": ("before/accuracy", 3), "greedy accuracy": "before/greedy/accuracy"}
-    claim: dict[str, Any] = {
-        "share after epoch 1": "epoch_share",
-        "entropy halved (epochs)": "half_epochs",
-        f"share {WON:.0%} (epochs)": "won_epochs",
-        "(step)": ("won_step", 0),
-        "gain made when halved": "gain_by_half",
-        "gain made by epoch 1": "gain_by_epoch",
-    }
+    claim: dict[str, Any] = {"share after epoch 1": "epoch_share", "entropy halved (epochs)": "half_epochs"}
+    claim |= {f"share {WON:.0%} (epochs)": "won_epochs", "(step)": ("won_step", 0)}
+    claim |= {"gain made when halved": "gain_by_half", "gain made by epoch 1": "gain_by_epoch"}
     pairs = ("accuracy", "entropy", "pass@k/8", "pass@k/32", "majority@k/8", "majority@k/32", "greedy/gap")
     ends = {f"{key} {when}": f"{when}/{key}" for key in pairs for when in ("before", "after")}
     ends |= {"gain by choice of format alone": "gain_by_choice", "effective formats": "after/effective"}
     ends |= {"JS distance to base": "after/js", "KL to base (nats a completion)": "after/kl"}
-    lines = [
+    lines = [verdict(rows), "\nBefore training:\n"]
+    lines.append(table_of([{**r, "name": r["base"]} for r in rows], parts, head="base"))
+    lines.append(table_of(rows, claim, {"format at the end": _winners, "claim": word}))
+    lines += [table_of(rows, ends), "What the KL coefficient changes, paired by seed:\n"]
+    lines += [
         f"- {name} against {other}, {key} at the end: {show(found, 3)}" for name, other, key, found in effects(rows)
     ]
     plot(rows, out)
-    return "\n".join(
-        [
-            verdict(rows),
-            "\nBefore training:\n",
-            table_of([{**r, "name": r["base"]} for r in rows], parts, head="base"),
-            table_of(rows, claim, {"format at the end": _winners, "claim": word}),
-            table_of(rows, ends),
-            "What the KL coefficient changes, paired by seed:\n",
-            *lines,
-            "\n![format entropy against accuracy](echo.svg)\n",
-        ]
-    )
+    return "\n".join([*lines, "\n![format entropy against accuracy](echo.svg)\n"])
 
 
 def effects(rows: Sequence[Row]) -> list[tuple[str, str, str, Interval | None]]:
@@ -348,15 +436,11 @@ def effects(rows: Sequence[Row]) -> list[tuple[str, str, str, Interval | None]]:
     for row in rows:
         least.setdefault(row["base"], row["name"])
     pairs = [(name, least[own[0]["base"]]) for name, own in named(rows).items()]
-    return [
-        (name, other, key, difference(rows, name, other, f"after/{key}"))
-        for name, other in pairs
-        if name != other
-        for key in ("entropy", "accuracy", "effective")
-    ]
+    keyed = itertools.product([p for p in pairs if p[0] != p[1]], ("entropy", "accuracy", "effective"))
+    return [(name, other, key, difference(rows, name, other, f"after/{key}")) for (name, other), key in keyed]
 
 
-def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
+def plot(rows: Sequence[Row], folder: Path) -> None:
     """``echo.svg`` and ``echo.png``: a row a base; shares by step, entropy by step, entropy against accuracy."""
     import matplotlib
 
@@ -368,10 +452,8 @@ def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
         figure = Figure(figsize=(10.5, 3.1 * len(bases)), layout="constrained")
         for axes, base in zip(figure.subplots(len(bases), 3, squeeze=False), bases, strict=True):
             _panels(axes, base, named([r for r in rows if r["base"] == base]))
-        paths = [folder / "echo.svg", folder / "echo.png"]
-        figure.savefig(paths[0], metadata={"Date": None})
-        figure.savefig(paths[1], dpi=140)
-    return paths
+        figure.savefig(folder / "echo.svg", metadata={"Date": None})
+        figure.savefig(folder / "echo.png", dpi=140)
 
 
 def _panels(axes: Any, base: str, settings: dict[str, list[Row]]) -> None:
@@ -379,7 +461,7 @@ def _panels(axes: Any, base: str, settings: dict[str, list[Row]]) -> None:
     steps = [e["step"] for e in first[0]["exams"]]
 
     def series(rows: Sequence[Row], *keys: str) -> np.ndarray:
-        values = [[_flat(e)["/".join(keys)] for e in r["exams"]] for r in rows]
+        values = [[_flat("", e)["/".join(keys)] for e in r["exams"]] for r in rows]
         return np.array([over(at) for at in zip(*values, strict=True)]).T
 
     def band(ax: Any, found: np.ndarray, label: str) -> None:

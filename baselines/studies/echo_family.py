@@ -26,11 +26,7 @@ FORMATS = ("final", "states", "trace")
 OTHER = "other"
 LABELS = (*FORMATS, OTHER)
 
-_FORMS = {
-    "final": re.compile(r"[a-z]"),
-    "states": re.compile(r"[a-z]{2,}"),
-    "trace": re.compile(r"(?:[A-Z][a-z])+"),
-}
+_FORMS = {"final": re.compile(r"[a-z]"), "states": re.compile(r"[a-z]{2,}"), "trace": re.compile(r"(?:[A-Z][a-z])+")}
 RIGHT, WRONG = Score(1.0, grader="composition_formats-1"), Score(0.0, grader="composition_formats-1")
 
 

@@ -9,8 +9,6 @@ which makes four or eight a round.  Steps, trained tokens and completions of eve
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ from dream_envs.baselines.loop import trained_on
 from dream_envs.baselines.loops import dream
 from dream_envs.baselines.recipe import Loop, Options, Recipe
 from dream_envs.baselines.studies.flagship import score as flagship_score
-from dream_envs.baselines.studies.grid import Row, difference, named, table_of, trained
-from dream_envs.baselines.studies.intervals import show, sign
-from dream_envs.core import DreamEnvsError
+from dream_envs.baselines.studies.grid import Row, difference, named, show, sign, table_of, trained
+from dream_envs.checks import one_of
+from dream_envs.metrics.rounds import read_rows
 from dream_envs.runs import read_json
 from dream_envs.schema import read_summary
 
@@ -39,15 +37,12 @@ AGAIN, REPLAYED = 160, 228
 
 
 class Again:
-    """So many of the round's own rows of ``role`` a second time, with their advantages."""
-
-    def __init__(self, count: int, role: str = "solver") -> None:
-        self.count, self.role = count, role
+    """``AGAIN`` of the round's own rows of solvers a second time, with their advantages."""
 
     def apply(self, rows: list[TrainingRow], round: Round, rng: np.random.Generator) -> list[TrainingRow]:
         """The rows, and some of them again."""
-        own = [row for row in rows if row.role == self.role]
-        return [*rows, *(own[i] for i in rng.permutation(len(own))[: self.count])]
+        own = [row for row in rows if row.role == "solver"]
+        return [*rows, *(own[i] for i in rng.permutation(len(own))[:AGAIN])]
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -57,17 +52,11 @@ class Settings(msgspec.Struct, frozen=True):
     days: str = "grpo"
 
     def __post_init__(self) -> None:
-        if self.arm not in ARMS or self.days not in DAYS:
-            raise DreamEnvsError(
-                f"arm={self.arm!r}, days={self.days!r}: one of {', '.join(ARMS)}, and of {', '.join(DAYS)}"
-            )
+        one_of("arm", self.arm, ARMS)
+        one_of("days", self.days, DAYS)
 
 
 ARMS = ("awake", "replay", "fine_tuning", "sleep")
-
-
-def _sources(*more: Any) -> Any:
-    return lambda: (*dream.sources(), *more)
 
 
 def recipe(chosen: Settings, steps: int) -> Recipe:
@@ -78,14 +67,13 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
         learning = {**awake.learning, "updates.minibatches": AWAKE[chosen.days]}
         if chosen.arm == "replay":
             learning["review"] = {"roles": ["solver"], "count": REPLAYED}
-        again = (Again(AGAIN),) if chosen.arm == "awake" else ()
-        return msgspec.structs.replace(awake, learning=learning, sources=_sources(*again))
+        again = (Again(),) if chosen.arm == "awake" else ()
+        return msgspec.structs.replace(awake, learning=learning, sources=lambda: (*dream.sources(), *again))
     count, batch = NIGHTS[chosen.days]
     made = dream.nights_of(nights)
     made = msgspec.structs.replace(made, learning=msgspec.structs.replace(made.learning, steps=count, batch=batch))
-    return msgspec.structs.replace(
-        awake, learning={**awake.learning, "updates.minibatches": DAYS[chosen.days]}, nights=made
-    )
+    learning = {**awake.learning, "updates.minibatches": DAYS[chosen.days]}
+    return msgspec.structs.replace(awake, learning=learning, nights=made)
 
 
 LOOP = Loop("equal", "the flagship at equal training, with and without nights", Settings, recipe, 150)
@@ -98,15 +86,10 @@ GRIDS = {"all": tuple(SETTINGS), "default": tuple(DEFAULTS)}
 SETTINGS |= DEFAULTS
 MARKS = {"all": "equal", "default": "default"}
 COLUMNS = {
-    "d1 to d3 (worst)": ("kept", 3),
-    "d6": ("6", 3),
-    "d8": ("8", 3),
-    "d8 at equal processor time": ("in time", 3),
-    "completions": ("samples", 0),
-    "optimiser steps": ("steps", 0),
-    "trained tokens": ("tokens", 0),
+    "d1 to d3 (worst)": ("kept", 3), "d6": ("6", 3), "d8": ("8", 3), "d8 at equal processor time": ("in time", 3),
+    "completions": ("samples", 0), "optimiser steps": ("steps", 0), "trained tokens": ("tokens", 0),
     "processor s": ("processor", 0),
-}
+}  # fmt: skip
 _DEPTHS = {"6": "depth 6", "8": "depth 8", "in time": "depth 8 at equal processor time"}
 run = trained
 
@@ -116,23 +99,17 @@ def score(folder: Path) -> dict[str, Any]:
     summary = read_summary(folder)
     assert summary is not None
     found, spent = flagship_score(folder), trained_on(folder, summary.nights)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     busy = read_json(folder / "study.json")["processor"]
-    curve = [(r["processor_seconds"], r["eval/8"]) for r in rows if "eval/8" in r]
+    curve = [(r["processor_seconds"], r["eval/8"]) for r in read_rows(folder) if "eval/8" in r]
     kept = min(found[depth] for depth in ("1", "2", "3"))
     return {**found, **spent, "kept": kept, "processor": busy, "curve": [*curve, (busy, found["8"])]}
-
-
-def in_time(curve: Sequence[Sequence[float]], seconds: float) -> float:
-    """Success at the last point of the curve that lies within so many processor seconds."""
-    return [value for at, value in curve if at <= seconds][-1]
 
 
 def table(rows: list[Row], out: Path) -> str:
     """Every arm, and what sleep is worth above each, paired by seed."""
     spent = {name: [r["processor"] for r in own] for name, own in named(rows).items()}
     least = min(sum(s) / len(s) for s in spent.values())
-    rows = [{**row, "in time": in_time(row["curve"], least)} for row in rows]
+    rows = [{**row, "in time": [value for at, value in row["curve"] if at <= least][-1]} for row in rows]
     lines = [
         table_of(rows, COLUMNS),
         "Mean [95 % t-interval] over seeds; exact mean success at T=1. 'At equal processor time': at the last point of "

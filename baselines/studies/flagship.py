@@ -12,8 +12,7 @@ from typing import Any
 from dream_envs import registry
 from dream_envs.baselines.loops.dream import ABLATION, VARIANTS
 from dream_envs.baselines.recipe import Options
-from dream_envs.baselines.studies.grid import Row, difference, named, table_of, trained
-from dream_envs.baselines.studies.intervals import show, sign
+from dream_envs.baselines.studies.grid import Row, difference, named, show, sign, table_of, trained
 from dream_envs.schema import read_summary
 
 LEARNERS = tuple(name for name in registry.rows("learners") if name not in ("grpo", "rae"))
@@ -22,30 +21,24 @@ LEARNERS = tuple(name for name in registry.rows("learners") if name not in ("grp
 EXPERT_STEPS, EXPERT_EQUAL_STEPS = 800, 1710
 
 
-def _settings() -> dict[str, Options]:
-    found = {name: Options("dream", set={"variant": name}) for name in VARIANTS}
-    full = {"variant": "full"}
-    found |= {f"full-{name}": Options("dream", learner=name, set=full) for name in LEARNERS if name != "expert"}
-    for name, steps in (("full-expert", EXPERT_STEPS), ("full-expert-equal", EXPERT_EQUAL_STEPS)):
-        found[name] = Options("dream", learner="expert", steps=steps, set=full)
-    return found
-
-
-SETTINGS = _settings()
+FULL = {"variant": "full"}
+OTHERS = {f"full-{name}": Options("dream", learner=name, set=FULL) for name in LEARNERS if name != "expert"}
+SETTINGS = {
+    **{name: Options("dream", set={"variant": name}) for name in VARIANTS},
+    **OTHERS,
+    "full-expert": Options("dream", learner="expert", steps=EXPERT_STEPS, set=FULL),
+    "full-expert-equal": Options("dream", learner="expert", steps=EXPERT_EQUAL_STEPS, set=FULL),
+}
 GRIDS = {
     "ablation": ABLATION,
     "variants": (*(name for name in VARIANTS if name not in ABLATION), "full-expert"),
-    "learners": ("full", *(f"full-{name}" for name in LEARNERS if name != "expert"), "full-expert-equal"),
+    "learners": ("full", *OTHERS, "full-expert-equal"),
 }
 MARKS = {"ablation": "nights", "variants": "study", "learners": "learners"}
 COLUMNS = {
-    "d3 to d5 (worst)": ("worst", 3),
-    "d6": ("6", 3),
-    "d8": ("8", 3),
-    "beyond budget": ("beyond", 0),
-    "label accuracy": ("labels", 3),
-    "samples": ("samples", 0),
-}
+    "d3 to d5 (worst)": ("worst", 3), "d6": ("6", 3), "d8": ("8", 3), "beyond budget": ("beyond", 0),
+    "label accuracy": ("labels", 3), "samples": ("samples", 0),
+}  # fmt: skip
 _FOOT = (
     "Mean [95 % t-interval] over seeds. d3 to d5, d6 and d8 are mean exact success at T=1; 'worst' is the smallest of "
     "the three. 'Beyond budget' counts problems that the base's best decoder leaves below 1 / samples and that are now "
@@ -63,13 +56,8 @@ def score(folder: Path) -> dict[str, Any]:
     found |= {f"base/{r.level}": r.base["T=1"].mean for r in rows}
     for prefix in ("", "base/"):
         found[f"{prefix}worst"] = min((found[at] for d in (3, 4, 5) if (at := f"{prefix}{d}") in found), default=None)
-    beyond = summary.evaluation.beyond
-    return {
-        **found,
-        "beyond": beyond.count if beyond is not None else None,
-        "labels": summary.label_accuracy,
-        "samples": summary.samples["total"],
-    }
+    beyond = summary.evaluation.beyond.count if summary.evaluation.beyond is not None else None
+    return {**found, "beyond": beyond, "labels": summary.label_accuracy, "samples": summary.samples["total"]}
 
 
 def table(rows: list[Row], out: Path) -> str:

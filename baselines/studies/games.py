@@ -15,25 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from dream_envs.baselines.recipe import Options
-from dream_envs.baselines.studies.grid import Row, markdown, named, trained
-from dream_envs.baselines.studies.intervals import over, show, sign
+from dream_envs.baselines.studies.grid import Row, markdown, named, over, show, sign, trained
 from dream_envs.schema import read_summary
 
 SETTINGS = {
     "kuhn": Options("spiral", steps=200),
     "debate": Options(
-        "self_play",
-        steps=200,
-        env="debate_env:Debate",
-        model="nano/judge",
+        "self_play", steps=200, env="debate_env:Debate", model="nano/judge", set={"eval.games": 1024},
         seats={"opener": "base", "judge": "base"},
-        set={"eval.games": 1024},
     ),
-}
+}  # fmt: skip
 GRIDS = {"all": tuple(SETTINGS)}
 MARKS = {"all": "games"}
 #: The measure of each, and which way is better.
-MEASURES = {"kuhn": ("", "exploitability", -1), "debate": ("replier", "win rate", 1)}
+MEASURES = {"kuhn": ("exploitability", -1), "debate": ("replier win rate", 1)}
 run = trained
 
 
@@ -51,9 +46,8 @@ def score(folder: Path) -> dict[str, Any]:
 def table(rows: list[Row], out: Path) -> str:
     """Before, after and the difference, mean and 95 % t-interval over seeds."""
     lines = []
-    for name in named(rows):
-        role, measure, better = MEASURES[name]
-        label, own = f"{role} {measure}".strip(), [r for r in rows if r["name"] == name]
+    for name, own in named(rows).items():
+        label, better = MEASURES[name]
         before, after = ([r[f"{when}/{label}"] for r in own] for when in ("before", "after"))
         gain = over([b - a for a, b in zip(before, after, strict=True)])
         cells = [show(over(before), 3), show(over(after), 3), show(gain, 3), sign(gain, better)]

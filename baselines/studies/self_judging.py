@@ -10,28 +10,37 @@ length variants a wider range of lengths than its 0.2, since answers are d (stat
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from dream_envs.agents.elicitation.attempts import attempts
+from dream_envs.agents.engines import judges
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.training.sources import RoleWeights
+from dream_envs.baselines.eval_set import log_success
+from dream_envs.baselines.loop import Context
+from dream_envs.baselines.nano.exams import pairs, pairwise_exam
 from dream_envs.baselines.recipe import SELF_JUDGE, Loop, Options, Phase, Recipe
-from dream_envs.baselines.studies.grid import Row, mean, named, table_of, trained
-from dream_envs.baselines.studies.intervals import Interval, ends, over, sign
-from dream_envs.core import DreamEnvsError, Task
+from dream_envs.baselines.studies.grid import Interval, Row, ends, named, over, own_settings, sign, table_of, trained
+from dream_envs.checks import check
+from dream_envs.core import Task
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.self_judge import SelfJudge
+from dream_envs.metrics.cards import judge_card, records
+from dream_envs.metrics.rounds import read_rows
+from dream_envs.play import read_episodes
+from dream_envs.rewards.self_judge import serl
+from dream_envs.rewards.self_judge_groups import role_weights
+from dream_envs.rewards.solver import majority
 from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
-
-if TYPE_CHECKING:
-    from dream_envs.agents.engines.local import LocalAgent
-    from dream_envs.baselines.loop import Context
 
 RESULT = "self_judging.json"
 DIAL = ((0.3, 0.7), (0.4, 0.6), (0.5, 0.5), (0.6, 0.4), (0.7, 0.3), (0.9, 0.1))
@@ -65,24 +74,8 @@ class Variant(msgspec.Struct, frozen=True):
     lr: float = 5e-4
 
     def __post_init__(self) -> None:
-        if min(self.prompts, self.train, self.test) < 1:
-            raise DreamEnvsError(f"{self}: prompts, train and test are 1 or more")
-
-
-def game_of(chosen: Variant) -> dict[str, Any]:
-    """The arguments of ``SelfJudge``."""
-    how = {"actors": chosen.actors, "judgements": chosen.judgements, "order_swap": chosen.swap}
-    return {**how, "judging": "pairwise" if chosen.judge else "none", "level": list(chosen.levels)}
-
-
-def seats_of(chosen: Variant) -> dict[str, Any]:
-    """The scripted judge, if there is one."""
-    from dream_envs.agents.engines import judges
-
-    kinds: dict[str, Any] = {"always_first": judges.AlwaysFirst, "cyclic": judges.Cyclic, "noisy": judges.Noisy}
-    if chosen.judge not in kinds:
-        return {}
-    return {"judge": kinds[chosen.judge](SelfJudge("composition", **game_of(chosen)), **chosen.noise)}
+        for name in ("prompts", "train", "test"):
+            check(name, getattr(self, name), 1)
 
 
 def problems(family: Any, count: int, label: str, levels: Sequence[int]) -> list[Task]:
@@ -96,9 +89,12 @@ def problems(family: Any, count: int, label: str, levels: Sequence[int]) -> list
 
 def recipe(chosen: Variant, steps: int) -> Recipe:
     """A fixed list of problems; who judges and what that earns is the variant's."""
-    from dream_envs.rewards.self_judge import serl
-    from dream_envs.rewards.self_judge_groups import role_weights
-    from dream_envs.rewards.solver import majority
+    args: dict[str, Any] = {"actors": chosen.actors, "judgements": chosen.judgements, "order_swap": chosen.swap}
+    args |= {"judging": "pairwise" if chosen.judge else "none", "level": list(chosen.levels)}
+    kinds: dict[str, Any] = {"always_first": judges.AlwaysFirst, "cyclic": judges.Cyclic, "noisy": judges.Noisy}
+    seats = {}
+    if chosen.judge in kinds:
+        seats["judge"] = kinds[chosen.judge](SelfJudge("composition", **args), **chosen.noise)
 
     def prepare(ctx: Context, game: Any, label: str) -> tuple[Curriculum, dict[str, Any]]:
         tasks = problems(game.family, chosen.train, f"train {chosen.levels}", chosen.levels)
@@ -106,25 +102,19 @@ def recipe(chosen: Variant, steps: int) -> Recipe:
         return Curriculum(game, ctx.recipe.mixture, seed=label, store=ChallengeStore(None), **listed), {}
 
     def sources() -> tuple[Any, ...]:
-        from dream_envs.agents.training.sources import RoleWeights
-
         return (RoleWeights(lambda progress: role_weights(progress, "equal")),) if chosen.judge == "self" else ()
 
     judged = serl(alpha=chosen.alpha, length_control=chosen.control, length="chars")
+    roles = {"actor": {"groups": chosen.prompts}, "judge": {}}
     return Recipe(
         env=SELF_JUDGE,
-        args=game_of(chosen),
+        args=args,
         mixture=Mixture(0, 0, 0, dataset=chosen.prompts),
         gates=(),
         reward={"": judged if chosen.judge else majority(role="actor")},
-        seats=seats_of(chosen),
+        seats=seats,
         phases=(Phase("self_judging", steps, prepare=prepare),),
-        learning={
-            "rows.rows": chosen.rows,
-            "rows.roles": {"actor": {"groups": chosen.prompts}, "judge": {}},
-            "lr": chosen.lr,
-            "warmup": 5,
-        },
+        learning={"rows.rows": chosen.rows, "rows.roles": roles, "lr": chosen.lr, "warmup": 5},
         sources=sources,
         label="self-judging",
         model="nano/judge",
@@ -157,40 +147,29 @@ def _settings() -> dict[str, Options]:
 
 SETTINGS = _settings()
 GRIDS = {"all": tuple(SETTINGS)}
-MARKS: dict[str, str] = {}
 
 
 class Exam:
-    """Problems and pairs that are never trained on, the same for every run of a variant.
+    """Problems and pairs of the variant's levels that are never trained on, the same for every run of it.
 
-    Args:
-        chosen: the variant; its levels are asked.
-        seed: the label of the sampled completions (for ``length`` and ``traces``).
-        draws: completions of a problem.
-        judged: pairs a depth.
+    ``seed``: the label of the sampled completions (for ``length`` and ``traces``).
     """
 
-    def __init__(self, chosen: Variant, seed: str, draws: int = 4, judged: int = 48) -> None:
-        from dream_envs.baselines.nano.exams import pairs
-
-        self.family, self.seed, self.draws = Composition(), seed, draws
+    def __init__(self, chosen: Variant, seed: str) -> None:
+        self.family, self.seed = Composition(), seed
         known = {t.id for t in problems(self.family, chosen.train, f"train {chosen.levels}", chosen.levels)}
         fresh = problems(self.family, chosen.test * 2, f"test {chosen.levels}", chosen.levels)
         self.tasks = [t for t in fresh if t.id not in known][: chosen.test]
-        self.pairs = [p for d in sorted({t.level for t in self.tasks}) for p in pairs(self.family, d, judged, "study")]
+        self.pairs = [p for d in sorted({t.level for t in self.tasks}) for p in pairs(self.family, d, 48, "study")]
 
     def __call__(self, agent: LocalAgent) -> dict[str, Any]:
         """``accuracy`` (mean exact probability of the accepted completion at T = 1; ``deepest``: at the deepest depth).
 
         ``length`` of a completion and the share of ``traces``; and ``judge/``: see ``nano.exams.pairwise_exam``.
         """
-        from dream_envs.agents.elicitation.attempts import attempts
-        from dream_envs.baselines.eval_set import log_success
-        from dream_envs.baselines.nano.exams import pairwise_exam
-
         exact = np.exp(log_success(agent, self.tasks))
         levels = np.array([t.level for t in self.tasks])
-        drawn = attempts(agent, self.tasks, self.family, self.draws, f"self-judging/{self.seed}")
+        drawn = attempts(agent, self.tasks, self.family, 4, f"self-judging/{self.seed}")
         texts = [(task, a.text) for task, row in zip(self.tasks, drawn, strict=True) for a in row]
         return {
             "accuracy": float(exact.mean()),
@@ -203,23 +182,15 @@ class Exam:
 
 def run(settings: Options, seed: str, out: Path) -> None:
     """Train, then examine what there was before and what there is after."""
-    from dream_envs.agents.engines.local import LocalAgent
-    from dream_envs.baselines.recipe import changed
-
-    summary = trained(settings, seed, out)
-    own = {k: v for k, v in settings.set.items() if "." not in k}
-    exam = Exam(changed(Variant(), own, "self_judging"), seed)
+    summary, exam = trained(settings, seed, out), Exam(own_settings(LOOP, settings), seed)
     before, after = (exam(LocalAgent(p)) for p in (summary.run.base, str(out / "checkpoints" / "final")))
     write_json(out / RESULT, {"first": before, "last": after, "card": card(out)})
 
 
-def card(folder: Path, share: float = 0.5) -> dict[str, Any] | None:
-    """The judge card of the last ``share`` of the recorded episodes; None where nobody judged."""
-    from dream_envs.metrics.cards import judge_card, records
-    from dream_envs.play import read_episodes
-
+def card(folder: Path) -> dict[str, Any] | None:
+    """The judge card of the second half of the recorded episodes; None where nobody judged."""
     episodes = sorted(read_episodes(folder / "episodes.jsonl"), key=lambda e: e.index)
-    last = episodes[-max(1, int(share * len(episodes))) :]
+    last = episodes[-max(1, len(episodes) // 2) :]
     if not any("judgements" in e.outcome.facts for e in last):
         return None
     return judge_card(records(last), stream("self-judging", "card"), draws=400)
@@ -232,28 +203,25 @@ def score(folder: Path) -> dict[str, Any]:
     the actors in its first and last quarter); ``labels``: label accuracy of the last quarter; ``collapsed``: accuracy
     ended below a tenth of its start; ``alarm``: the label alarm rang; ``flags``: of the judge card.
     """
-    exams = read_json(folder / RESULT)
-    metrics = [msgspec.json.decode(x) for x in (folder / "metrics.jsonl").read_bytes().splitlines()]
-    first, last = (
-        {**exams[which], "rewarded": _quarter(metrics, "curriculum/solved", which)} for which in ("first", "last")
-    )
+    exams, metrics = read_json(folder / RESULT), read_rows(folder)
+
+    def quarter(key: str, which: str) -> float | None:
+        values = [row[key] for row in metrics if row.get(key) is not None]
+        count = max(1, len(values) // 4)
+        part = values[:count] if which == "first" else values[-count:]
+        return fmean(part) if part else None
+
+    first, last = ({**exams[which], "rewarded": quarter("curriculum/solved", which)} for which in ("first", "last"))
     flags = (exams["card"] or {}).get("flags", ())
     return {
         **{f"first/{k}": v for k, v in first.items()},
         **{f"last/{k}": v for k, v in last.items()},
         **{f"gain/{k}": last[k] - v for k, v in first.items() if v is not None and last[k] is not None},
-        "labels": _quarter(metrics, "curriculum/label_accuracy", "last"),
+        "labels": quarter("curriculum/label_accuracy", "last"),
         "collapsed": last["accuracy"] < first["accuracy"] / 10,
         "alarm": any("labels agree" in a for row in metrics for a in row.get("alarms") or ()),
         "flags": [" ".join(w for w in f.split() if not w.replace(".", "").replace(":", "").isdigit()) for f in flags],
     }
-
-
-def _quarter(metrics: Sequence[dict[str, Any]], key: str, which: str) -> float | None:
-    values = [row[key] for row in metrics if row.get(key) is not None]
-    count = max(1, len(values) // 4)
-    part = values[:count] if which == "first" else values[-count:]
-    return mean(part) if part else None
 
 
 def answers(rows: Sequence[Row]) -> dict[str, str]:
@@ -265,32 +233,27 @@ def answers(rows: Sequence[Row]) -> dict[str, str]:
         return over([r.get(key) for r in by[name]])
 
     if "honest" in by:
+        calibration, sure = (of("honest", f"last/judge/{key}") for key in ("calibration", "overconfidence"))
         found["honest self-judging raises the actor's accuracy"] = sign(of("honest", "gain/accuracy"))
-        calibration = below(of("honest", "last/judge/calibration"), CALIBRATED)
-        found[f"its judge is calibrated (error at most {CALIBRATED})"] = calibration
-        sure = below(of("honest", "last/judge/overconfidence"), CALIBRATED)
-        found[f"its judge is overconfident by {CALIBRATED} at most"] = sure
+        found[f"its judge is calibrated (error at most {CALIBRATED})"] = below(calibration, CALIBRATED)
+        found[f"its judge is overconfident by {CALIBRATED} at most"] = below(sure, CALIBRATED)
         found["its judge loses accuracy"] = sign(of("honest", "gain/judge/accuracy"), -1)
-    for name in by:
-        if name.startswith("first_"):
-            order, control = name.split("_")[1:]
-            shorter = sign(of(name, "gain/length"), -1)
-            found[f"always-first, {order} order, length control {control}: shorter"] = shorter
+    for name in [name for name in by if name.startswith("first_")]:
+        order, control = name.split("_")[1:]
+        shorter = sign(of(name, "gain/length"), -1)
+        found[f"always-first, {order} order, length control {control}: shorter"] = shorter
     if "cyclic" in by:
-        flags = Counter(flag for r in by["cyclic"] for flag in set(r["flags"]))
-        every = flags["of the triples go in a circle"] == len(by["cyclic"])
-        found["the cyclic judge is flagged in every run"] = "yes" if every else "no"
-    dial = {float(name.removeprefix("dial_")): name for name in by if name.startswith("dial_")}
-    for value, name in sorted(dial.items()):
-        found[f"noise dial {value:+.1f}: accuracy rises"] = sign(of(name, "gain/accuracy"))
-    for name in ("majority", "vote"):
-        if own := by.get(name):
-            found[f"{name}: its reward rises"] = sign(of(name, "gain/rewarded"))
-            found[f"{name}: accuracy at the deepest depth falls"] = sign(of(name, "gain/deepest"), -1)
-            collapsed = f"in {sum(r['collapsed'] for r in own)} of {len(own)}"
-            found[f"{name}: accuracy falls below a tenth of what it was"] = collapsed
-            rings = all(r["alarm"] for r in own)
-            found[f"{name}: the label alarm rings in every run"] = "yes" if rings else "no"
+        flagged = all("of the triples go in a circle" in r["flags"] for r in by["cyclic"])
+        found["the cyclic judge is flagged in every run"] = "yes" if flagged else "no"
+    for name in sorted((name for name in by if name.startswith("dial_")), key=lambda name: float(name[5:])):
+        found[f"noise dial {name[5:]}: accuracy rises"] = sign(of(name, "gain/accuracy"))
+    for name in [name for name in ("majority", "vote") if name in by]:
+        own, of_all = by[name], len(by[name])
+        collapsed, rings = sum(r["collapsed"] for r in own), all(r["alarm"] for r in own)
+        found[f"{name}: its reward rises"] = sign(of(name, "gain/rewarded"))
+        found[f"{name}: accuracy at the deepest depth falls"] = sign(of(name, "gain/deepest"), -1)
+        found[f"{name}: accuracy falls below a tenth of what it was"] = f"in {collapsed} of {of_all}"
+        found[f"{name}: the label alarm rings in every run"] = "yes" if rings else "no"
     return found
 
 
@@ -305,15 +268,9 @@ def below(interval: Interval | None, bound: float) -> str:
 def table(rows: list[Row], out: Path) -> str:
     """The variants and the answers."""
     columns = {
-        "accuracy before": "first/accuracy",
-        "after": "last/accuracy",
-        "gain": "gain/accuracy",
-        "length gain": "gain/length",
-        "judge before": "first/judge/accuracy",
-        "judge after": "last/judge/accuracy",
-        "labels": "labels",
-        "rewarded at first": "first/rewarded",
-        "at last": "last/rewarded",
-    }
+        "accuracy before": "first/accuracy", "after": "last/accuracy", "gain": "gain/accuracy",
+        "length gain": "gain/length", "judge before": "first/judge/accuracy", "judge after": "last/judge/accuracy",
+        "labels": "labels", "rewarded at first": "first/rewarded", "at last": "last/rewarded",
+    }  # fmt: skip
     made = table_of(rows, columns, head="variant")
     return "\n".join([made, *(f"- {question}: **{answer}**" for question, answer in answers(rows).items()), ""])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -26,8 +27,7 @@ from dream_envs.agents.sleep.grow import fresh, widen
 from dream_envs.agents.sleep.seeding import SeedingSettings, seed_knowledge
 from dream_envs.agents.training.sft import fine_tune
 from dream_envs.baselines.eval_set import Exact
-from dream_envs.baselines.studies.grid import Row, mean, table_of
-from dream_envs.baselines.studies.intervals import over, show, sign
+from dream_envs.baselines.studies.grid import Row, over, show, sign, table_of
 from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
@@ -56,7 +56,6 @@ class Settings(msgspec.Struct, frozen=True):
 
 SETTINGS = {"upward": Settings()}
 GRIDS = {"upward": ("upward",)}
-MARKS: dict[str, str] = {}
 
 
 def run(settings: Settings, seed: str, out: Path) -> None:
@@ -86,25 +85,21 @@ def solved_by(teacher: LocalAgent, evaluation: Exact, settings: Settings, seed: 
 
 def students(teacher: LocalAgent, rows: Sequence[Experience], settings: Settings, seed: str) -> dict[str, LocalAgent]:
     """Every student after its training."""
-    wide, pairs, its = widen(teacher, seed), as_pairs(rows), settings
-    rule = SeedingSettings(steps=its.steps, batch=its.batch, lr=its.lr, rank=None, lam=0.0, alpha=1.0, hard=its.hard)
-
-    def tuned(agent: LocalAgent) -> LocalAgent:
-        how: dict[str, Any] = {"steps": its.steps, "lr": its.lr, "batch": its.batch, "warmup": rule.warmup}
-        return fine_tune(agent, pairs, seed=f"{seed}/tune", **how)
-
+    wide, pairs = widen(teacher, seed), as_pairs(rows)
+    how: dict[str, Any] = {"steps": settings.steps, "lr": settings.lr, "batch": settings.batch}
+    rule = SeedingSettings(**how, rank=None, lam=0.0, alpha=1.0, hard=settings.hard)
+    how |= {"warmup": rule.warmup, "seed": f"{seed}/tune"}
     return {
         "teacher": teacher,
         "upward": seed_knowledge(teacher, wide, rows, rule, f"{seed}/up").agent,
-        "alone": tuned(fresh(wide, f"{seed}/fresh")),
-        "teacher_too": tuned(teacher),
+        "alone": fine_tune(fresh(wide, f"{seed}/fresh"), pairs, **how),
+        "teacher_too": fine_tune(teacher, pairs, **how),
     }
 
 
 def score(folder: Path) -> dict[str, Any]:
     """``exact`` success and ``parameters`` by student."""
-    found: dict[str, Any] = read_json(folder / RESULT)
-    return found
+    return read_json(folder / RESULT)
 
 
 def table(rows: list[Row], out: Path) -> str:
@@ -113,6 +108,6 @@ def table(rows: list[Row], out: Path) -> str:
     columns: dict[str, Any] = {"parameters": ("parameters", 0), **{f"d{d}": d for d in DEPTHS}}
     lines = [table_of(each, columns, head="student")]
     for other in STUDENTS[:1] + STUDENTS[2:]:
-        gain = over([mean(list(r["exact"]["upward"].values())) - mean(list(r["exact"][other].values())) for r in rows])
+        gain = over([fmean(r["exact"]["upward"].values()) - fmean(r["exact"][other].values()) for r in rows])
         lines.append(f"- upward above {other}, mean of the depths: **{sign(gain)}, {show(gain)}**")
     return "\n".join([*lines, ""])

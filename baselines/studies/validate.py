@@ -60,16 +60,13 @@ class Cell(msgspec.Struct, frozen=True):
     reports: int = REPORTS
 
 
-_CHANGES = {"simulated": simulate.COVERAGE, "power": simulate.POWER}
 _CELLS = {
     kind: {f"{c.name.replace(' ', '-').replace(',', '')}-{size}": Cell(c, size) for c in some for size in SIZES}
-    for kind, some in _CHANGES.items()
+    for kind, some in {"simulated": simulate.COVERAGE, "power": simulate.POWER}.items()
 }
-_PAIRS = [Way(round(0.3 + 0.7 * (i + 0.5) / STEPS, 4), i) for i in range(STEPS)]
-_WAYS = {f"pair-{way.share:g}": way for way in _PAIRS}
+_WAYS = {f"pair-{way.share:g}": way for way in (Way(round(0.3 + 0.7 * (i + 0.5) / STEPS, 4), i) for i in range(STEPS))}
 SETTINGS: dict[str, Way | Cell] = {**_CELLS["simulated"], **_CELLS["power"], **_WAYS}
 GRIDS = {**{kind: tuple(cells) for kind, cells in _CELLS.items()}, "pair": tuple(_WAYS)}
-MARKS: dict[str, str] = {}
 
 
 def between(base: LocalAgent, trained: LocalAgent, share: float) -> LocalAgent:
@@ -110,22 +107,18 @@ class Truth:
         return 100 * float(np.mean([(e - s)[self.strata == i].mean() for i in np.unique(self.strata)]))
 
 
-@functools.cache
-def _truth() -> Truth:
-    """Once a process."""
-    return Truth()
+#: One a process.
+_truth = functools.cache(Truth)
 
 
 def pair(plan: Plan, base: Model, trained: Model, methods: Sequence[Any], cache: Path) -> tuple[Any, Measured]:
     """One report's G(K) with its interval, and what was measured."""
-    sides = []
+    asked = plan.suite.problems(plan.seed, plan.per_stratum)
+    answers, sides = {plan.suite.messages(p.task)[0]["content"]: p.task.answer for p in asked}, []
     for model, side in ((base, "base"), (trained, "trained")):
         path = cache_path(cache, base.identity, DRAWS, "validate") if side == "base" else None
         elicited = Elicited(plan.suite, model)
-        elicited.answers = {
-            plan.suite.messages(p.task)[0]["content"]: p.task.answer
-            for p in plan.suite.problems(plan.seed, plan.per_stratum)
-        }
+        elicited.answers = answers
         sides.append(EvaluatedModel(SampleCache(path, side), [elicited.method(m) for m in methods]))
     try:
         found = measure(plan, sides[0], sides[1])
@@ -137,27 +130,14 @@ def pair(plan: Plan, base: Model, trained: Model, methods: Sequence[Any], cache:
 
 def score(folder: Path) -> dict[str, Any]:
     """``held`` of ``reports``, and each pair's figures."""
-    found: dict[str, Any] = read_json(folder / RESULT)
-    return found
+    return read_json(folder / RESULT)
 
 
 def table(rows: Sequence[Row], out: Path) -> str:
     """A line a cell, and how many intervals of pairs hold the truth."""
     cells, pairs = [r for r in rows if "covered" in r], [r for r in rows if "held" in r]
-    head = [
-        "population",
-        "problems",
-        "K",
-        "followed",
-        "truth",
-        "of it E",
-        "estimate",
-        "width",
-        "covered",
-        "beyond",
-        "in bounds",
-        "",
-    ]
+    figures = ("truth", "of it E", "estimate", "width", "covered", "beyond", "in bounds")
+    head = ("population", "problems", "K", "followed", *figures, "")
     lines = [
         [
             r["change"], f"{r['n']:,}", f"{r['k']:,}", f"{r['follow']}" if r["follow"] else "all",
@@ -186,25 +166,26 @@ def fails(row: Row) -> bool:
 
 def run(settings: Way | Cell, seed: str, out: Path) -> None:
     """A cell, or a pair at one share of the way."""
-    if isinstance(settings, Cell):
-        each, k, follow = SIZES[settings.size]
-        rng = stream("validate", settings.change.name, settings.size, seed)
-        made: dict[str, Any] = simulate.simulate(settings.change, rng, each, k, settings.reports, follow)
-    else:
-        made = measured(settings, seed, out)
-    write_json(out / RESULT, made)
+    write_json(out / RESULT, measured(settings, seed, out) if isinstance(settings, Way) else simulated(settings, seed))
+
+
+def simulated(cell: Cell, seed: str) -> dict[str, Any]:
+    """What the simulated reports of a cell say."""
+    each, k, follow = SIZES[cell.size]
+    rng = stream("validate", cell.change.name, cell.size, seed)
+    return simulate.simulate(cell.change, rng, each, k, cell.reports, follow)
 
 
 def measured(settings: Way, seed: str, out: Path) -> dict[str, Any]:
     """One report on this model, beside the truth."""
-    run_ = out.parent.parent / "equal" / f"{RUN}-{seed}"
-    if not (run_ / "summary.json").is_file():
-        raise DreamEnvsError(f"{run_} is no finished run: run the study equal --only {RUN} first, with these seeds")
+    source = out.parent.parent / "equal" / f"{RUN}-{seed}"
+    if not (source / "summary.json").is_file():
+        raise DreamEnvsError(f"{source} is no finished run: run the study equal --only {RUN} first, with these seeds")
     truth = _truth()
-    agent = between(truth.model.engine, load_model(str(run_)).engine, settings.share)
-    label = f"validate-{settings.number * PER_SHARE + int(seed)}"
-    trained = Model(label.replace("validate", "pair"), label.replace("validate", "pair"), agent)
-    plan = msgspec.structs.replace(truth.plan, seed=label, reach=1)
+    agent = between(truth.model.engine, load_model(str(source)).engine, settings.share)
+    number = settings.number * PER_SHARE + int(seed)
+    trained = Model(f"pair-{number}", f"pair-{number}", agent)
+    plan = msgspec.structs.replace(truth.plan, seed=f"validate-{number}", reach=1)
     (g, low, high), found = pair(plan, truth.model, trained, truth.methods, out / "cache")
     exact = truth.gain(trained, found)
     return {"truth": exact, "g": g, "low": low, "high": high, "held": int(low <= exact <= high)}

@@ -39,15 +39,10 @@ _HEAD = ("model", "runs", "verdict", "G@K", "E", "S", "pass@1 gain", "certified"
 
 
 def run(settings: Reported, seed: str, out: Path) -> None:
-    """A report; base draws are kept in ``cache`` beside it.
-
-    Raises:
-        DreamEnvsError: if there is no finished run that it is about.
-    """
+    """A report; base draws are kept in ``cache`` beside it."""
     cache = out.parent / "cache" / out.name  # a cache belongs to one process
     if settings.control:
-        how: dict[str, Any] = {"size": settings.size, "cache": cache, "quiet": True}
-        controls.run(settings.control, out, settings.base, **how)
+        controls.run(settings.control, out, settings.base, size=settings.size, cache=cache, quiet=True)
         return
     found = sorted(p.parent for p in (out.parent.parent / "equal").glob(f"{settings.arm}-*/{SUMMARY}"))
     if not found:
@@ -65,26 +60,17 @@ def table(rows: Sequence[Row], out: Path) -> str:
     lines = []
     for row in rows:
         data = row["report"]
-        head, gain, cost = data.headline, data.pass1.gain, data.cost
-        lines.append(
-            [
-                row["name"].replace("_", "\\_"),
-                str(data.headline.runs),
-                data.verdict.phrase + _limits(data.verdict.qualified),
-                _interval(*head.g),
-                *(f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in (head.e, head.s)),
-                _interval(*(100 * (x or 0.0) for x in gain)),
-                str(len(data.certified)),
-                f"{cost.round_robin_draws + sum(cost.envelope_draws.values()):,}",
-            ]
-        )
+        head, cost = data.headline, data.cost
+        # What limits the word besides the want of a record, which no control has.
+        told = "; ".join(line for line in data.verdict.qualified if "without a record" not in line)
+        cells = [row["name"].replace("_", "\\_"), str(head.runs), data.verdict.phrase + f" ({told})" * bool(told)]
+        cells += [
+            _interval(*head.g),
+            *(f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in (head.e, head.s)),
+        ]
+        cells += [_interval(*(100 * (x or 0.0) for x in data.pass1.gain)), str(len(data.certified))]
+        lines.append([*cells, f"{cost.round_robin_draws + sum(cost.envelope_draws.values()):,}"])
     return markdown(_HEAD, lines)
-
-
-def _limits(qualified: Sequence[str]) -> str:
-    """What limits the word besides the want of a record, which no control has."""
-    told = [line for line in qualified if "without a record" not in line]
-    return f" ({'; '.join(told)})" if told else ""
 
 
 def _interval(value: float, low: float, high: float) -> str:

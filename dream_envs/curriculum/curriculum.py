@@ -5,6 +5,7 @@ All is drawn from ``stream(seed, "syllabus", round)`` and the store: a restored 
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,17 +29,15 @@ def solved(entry: Entry) -> bool:
     return entry.successes > 0
 
 
-def uniform(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
-    """Every entry alike."""
+def _uniform(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
     return entries[int(rng.integers(len(entries)))]
 
 
-def by_level(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
+def _by_level(entries: Sequence[Entry], rng: np.random.Generator) -> Entry:
     """Every level alike, then every entry of the level: rare levels are rehearsed as often as common ones."""
-    levels: dict[int, list[Entry]] = {}
-    for entry in entries:
-        levels.setdefault(entry.challenge.level, []).append(entry)
-    return uniform(levels[sorted(levels)[int(rng.integers(len(levels)))]], rng)
+    levels = sorted({entry.challenge.level for entry in entries})
+    level = levels[int(rng.integers(len(levels)))]
+    return _uniform([entry for entry in entries if entry.challenge.level == level], rng)
 
 
 def _by_rate(weight: Callable[[float], float]) -> Sampler:
@@ -52,8 +51,8 @@ def _by_rate(weight: Callable[[float], float]) -> Sampler:
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "uniform": uniform,
-    "by_level": by_level,
+    "uniform": _uniform,
+    "by_level": _by_level,
     "learnable": _by_rate(lambda p: p * (1 - p)),
     "regret": _by_rate(lambda p: 1 - p),  # an upper bound on the regret against a perfect solver
 }
@@ -118,8 +117,7 @@ class Curriculum:
         self.family: Any = getattr(game, "family", None)
         self.dataset, self._label, self._anew, self.index = list(dataset), label, anew, index
         self.proposer, self.role = hook(game, "proposer"), hook(game, "solver_role")
-        #: How many proposals were turned away in the newest round, by reason.
-        self.rejects: dict[str, int] = {}
+        self._rejects = Counter[str]()  # proposals turned away in the newest round, by reason
         if mixture.dataset and not self.dataset:
             raise DreamEnvsError("the dataset is empty: nothing passed its filter; widen the range or ask for more")
         if self.family is None and (mixture.mutation or mixture.replay or mixture.generator):
@@ -138,17 +136,16 @@ class Curriculum:
         given += self._generated(mixture.total - len(given) if alone else mixture.generator, rng)
         free, first, copies = mixture.total - len(given), round * mixture.total, mixture.copies
         starts = [Start(first + i, draw=first + i - i % copies if copies > 1 else None) for i in range(free)]
-        for i, (task, author, prompt) in enumerate(given, free):
+        for i, (task, author, prompt) in enumerate(given, first + free):
             if self.proposer and self.family is not None:
-                action = Action(self.family.as_proposal(task))
-                starts.append(Start(first + i, prompt, {self.proposer: action}, author))
+                starts.append(Start(i, prompt, {self.proposer: Action(self.family.as_proposal(task))}, author))
             else:
-                starts.append(Start(first + i, task, {}, author))
+                starts.append(Start(i, task, {}, author))
         return starts
 
     def absorb(self, round: int, episodes: Sequence[Episode]) -> None:
         """Add the accepted problems and count their attempts, as the run's own reward model believed them."""
-        self.rejects = dict(Counter(code for e in episodes if (code := str(e.outcome.facts.get("reject") or ""))))
+        self._rejects = Counter(code for e in episodes if (code := str(e.outcome.facts.get("reject") or "")))
         if not self.role:
             return
         for episode in sorted(episodes, key=lambda e: e.index):
@@ -166,7 +163,7 @@ class Curriculum:
 
     def metrics(self) -> dict[str, float]:
         """The store's size, and how many proposals of the newest round were turned away, by reason."""
-        found = {f"curriculum/reject/{code}": float(n) for code, n in sorted(self.rejects.items())}
+        found = {f"curriculum/reject/{code}": float(n) for code, n in sorted(self._rejects.items())}
         return found | ({"curriculum/store": float(len(self.store))} if self.role else {})
 
     def begin(self) -> None:
@@ -216,14 +213,14 @@ class Curriculum:
 
     def _dataset(self, round: int) -> list[Given]:
         count, size = self.mixture.dataset, len(self.dataset)
-        orders: dict[int, list[int]] = {}
-        chosen = []
-        for i in range(0 if self._anew else round * count, count if self._anew else (round + 1) * count):
-            turn, at = divmod(i, size)
-            if turn not in orders:
-                labels = (round, turn) if self._anew else (turn,)
-                orders[turn] = stream(self.seed, self._label, *labels).permutation(size).tolist()
-            chosen.append(self.dataset[orders[turn][at]])
+
+        @functools.cache
+        def order(turn: int) -> np.ndarray:
+            labels = (round, turn) if self._anew else (turn,)
+            return stream(self.seed, self._label, *labels).permutation(size)
+
+        first = 0 if self._anew else round * count
+        chosen = [self.dataset[order(i // size)[i % size]] for i in range(first, first + count)]
         return [(t, "dataset", _replay(t)) for t in chosen]
 
 

@@ -9,32 +9,36 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from dream_envs.core import Challenge, DreamEnvsError, Task, decode_task, encode
 
 
-class Difficulty(msgspec.Struct, frozen=True):
-    """Success rate ``p`` from ``attempts`` draws with its 95 % Wilson interval ``[low, high]``."""
+class Share(NamedTuple):
+    """A share ``p`` with the ends of its 95 % interval."""
 
     p: float
     low: float
     high: float
-    attempts: int
 
 
-def wilson(successes: float, attempts: int, z: float = 1.959963984540054) -> Difficulty:
+def share(count: int, n: int) -> Share | None:
+    """A share with its Wilson interval; None of nothing."""
+    return wilson(count, n) if n else None
+
+
+def wilson(successes: float, attempts: int) -> Share:
     """Wilson's score interval; 0 of 8 is [0, 0.32], so "never solved" in eight draws only means below a third."""
     if attempts < 1 or not 0 <= successes <= attempts:
         raise DreamEnvsError(f"successes={successes}, attempts={attempts}: 0 <= successes <= attempts, attempts >= 1")
-    p = successes / attempts
+    p, z = successes / attempts, 1.959963984540054
     scale = 1 + z * z / attempts
     centre = (p + z * z / (2 * attempts)) / scale
     half = z * math.sqrt(p * (1 - p) / attempts + z * z / (4 * attempts * attempts)) / scale
     # At 0 and at 1 the ends meet p exactly; in floating point they would miss it by a last digit.
-    return Difficulty(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), attempts)
+    return Share(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
 class Entry(msgspec.Struct):
@@ -74,8 +78,7 @@ class ChallengeStore:
         """Add a challenge; False if it is there already.  A plain Task becomes a Challenge of ``author``."""
         if task.id in self._entries:
             return False
-        fields = msgspec.structs.asdict(task)
-        made = Challenge(**{**fields, "round": round, "author": author, "parent": parent})
+        made = Challenge(**{**msgspec.structs.asdict(task), "round": round, "author": author, "parent": parent})
         self._entries[made.id] = Entry(made)
         if self._file is not None:
             self._file.write(encode(made) + b"\n")

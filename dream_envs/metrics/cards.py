@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dream_envs.core import DreamEnvsError, Episode
-from dream_envs.curriculum.store import wilson
+from dream_envs.curriculum.store import share
 from dream_envs.envs import judge_facts
 from dream_envs.frontier.intervals import bootstrap_means, percentile
 from dream_envs.metrics.diversity import rounded
@@ -77,17 +77,22 @@ def judge_card(judgements: Sequence[Judgement], rng: np.random.Generator, draws:
     passed = [j.verdict == (j.control if j.first else POSITIVE) for j in controls]
     plain = [j for j in judgements if not j.control]
     pairwise = any(j.first for j in judgements)
+    told, repeated = [j for j in plain if j.verdict], defaultdict[tuple[str, str, str], list[str]](list)
+    for j in told:
+        repeated[j.item, j.first, j.second].append(j.verdict)
+    truths = {_position(j, j.truth) for j in told if j.truth}
     card: dict[str, Any] = {
         "kind": "pairwise" if pairwise else "pointwise",
         "judgements": len(plain),
         "abstained": sum(not j.verdict for j in plain),
         **_against_truth(plain, rng, draws),
         **(_order(plain) if pairwise else {}),
-        "test_retest": _test_retest(plain),
+        "test_retest": _share([v[0] == v[1] for v in repeated.values() if len(v) > 1]),
         **({} if pairwise else _binary(plain)),
         "controls": len(controls),
         "null_accepted": _share(passed),
-        "constant": _constant(plain),
+        # where there was more than one truth, or both orders of a pair
+        "constant": len({_position(j, j.verdict) for j in told}) == 1 if len(truths) > 1 else None,
     }
     return rounded({**card, "flags": _flags(card)})
 
@@ -193,15 +198,6 @@ def _winner(counts: Counter[str]) -> str | None:
     return None if best == TIE or (rest and rest[0][1] == most) else best
 
 
-def _test_retest(plain: Sequence[Judgement]) -> list[float] | None:
-    """Share of repeated questions (same item, same order) whose verdicts are the same."""
-    queried: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for j in plain:
-        if j.verdict:
-            queried[j.item, j.first, j.second].append(j.verdict)
-    return _share([v[0] == v[1] for v in queried.values() if len(v) > 1])
-
-
 def _binary(plain: Sequence[Judgement]) -> dict[str, Any]:
     known = [j for j in plain if j.truth and j.verdict]
     sick = [j.verdict == POSITIVE for j in known if j.truth == POSITIVE]
@@ -241,16 +237,7 @@ def rogan_gladen(
     return [share, min(share, low), max(share, high)]
 
 
-def _constant(plain: Sequence[Judgement]) -> bool | None:
-    """One verdict for everything, though there was more than one truth (or both orders of a pair)."""
-    told = [j for j in plain if j.verdict]
-    truths = {_position(j, j.truth) for j in told if j.truth}
-    if len(told) < 2 or len(truths) < 2:
-        return None
-    return len({_position(j, j.verdict) for j in told}) == 1
-
-
-#: Measure (value, low, high), when it is bad, and what is said then.
+#: Measure, when its (value, low, high) is bad, and what is said then.
 _RULES: tuple[tuple[str, Callable[[list[float]], bool], str], ...] = (
     ("kappa", lambda its: its[0] <= 0.4, "kappa {:.2f}: at most fair agreement with the truth"),
     ("swap_flip", lambda its: its[0] > 0.2, "{:.2f} of the winners change with the order"),
@@ -272,11 +259,8 @@ def _flags(card: dict[str, Any]) -> list[str]:
 
 
 def _share(hits: Sequence[bool]) -> list[float] | None:
-    """Share with its Wilson interval, None of nothing."""
-    if not hits:
-        return None
-    found = wilson(sum(hits), len(hits))
-    return [found.p, found.low, found.high]
+    found = share(sum(hits), len(hits))
+    return None if found is None else list(found)
 
 
 def records(episodes: Iterable[Episode]) -> list[Judgement]:

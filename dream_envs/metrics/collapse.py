@@ -38,9 +38,9 @@ def log_spaced(step: int, last: int | None = None, every: int = 1) -> bool:
     return step == last or (rest == 0 and count & (count - 1) == 0)
 
 
-def cusum(values: Sequence[float], slack: float = SLACK) -> list[float]:
-    """One-sided CUSUM: S_t = max(0, S_{t-1} + x_t - slack) at every point."""
-    return list(itertools.accumulate(values, lambda s, x: max(0.0, s + x - slack), initial=0.0))[1:]
+def cusum(values: Sequence[float]) -> list[float]:
+    """One-sided CUSUM: S_t = max(0, S_{t-1} + x_t - 1/2) at every point."""
+    return list(itertools.accumulate(values, lambda s, x: max(0.0, s + x - SLACK), initial=0.0))[1:]
 
 
 def collapse(points: Sequence[Point]) -> list[str]:
@@ -52,18 +52,16 @@ def collapse(points: Sequence[Point]) -> list[str]:
         return []
     base, now, key = points[0], points[-1], "vendi_across"
     found, top = [], base.get("top_share")
-    lost = [_halvings(base, p, key) for p in points[1:]]
-    if _lasting([z is not None and z > -math.log2(VENDI) for z in lost]):
+    latest = points[1:][-RUN:] if len(points) > RUN else []
+    lost, tops = [_halvings(base, p, key) for p in latest], [p.get("top_share") for p in latest]
+    if latest and all(z is not None and z > -math.log2(VENDI) for z in lost):
         found.append(f"Vendi score fell from {base[key]:.1f} to {now[key]:.1f}: replies have grown alike")
-    tops = [p.get("top_share") for p in points[1:]]
-    if top is not None and top < BASE_TOP and _lasting([s is not None and s > TOP for s in tops]):
+    if latest and top is not None and top < BASE_TOP and all(s is not None and s > TOP for s in tops):
         found.append(f"one format has {tops[-1]:.2f} of the replies ({top:.2f} at first): the others are lost")
     if found:
         return found
-    measures = {key: "Vendi score"}
-    if (top or 0.0) < BASE_TOP:
-        measures["effective_formats"] = "effective number of formats"
-    for name, words in measures.items():
+    formats = {"effective_formats": "effective number of formats"} if (top or 0.0) < BASE_TOP else {}
+    for name, words in {key: "Vendi score", **formats}.items():
         known = [z for p in points[1:] if (z := _halvings(base, p, name)) is not None]
         if known and (path := cusum(known))[-1] > LIMIT and known[-1] > SLACK:
             share = 2.0 ** -known[-1]
@@ -75,7 +73,3 @@ def _halvings(base: Point, now: Point, key: str) -> float | None:
     """log2(base / now), None where either is missing or not positive."""
     a, b = base.get(key), now.get(key)
     return math.log2(a / b) if a and b and a > 0 and b > 0 and math.isfinite(a) and math.isfinite(b) else None
-
-
-def _lasting(rings: Sequence[bool]) -> bool:
-    return len(rings) >= RUN and all(rings[-RUN:])

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dream_envs.core import DreamEnvsError, Episode, author_of, challenge_of
-from dream_envs.curriculum.store import read_challenges, wilson
+from dream_envs.curriculum.store import read_challenges, share
 from dream_envs.frontier.schema import Curriculum, Estimate
 from dream_envs.metrics.diversity import rounded
-from dream_envs.metrics.health import label_agreement, truth_of
-from dream_envs.metrics.rounds import read_rows
+from dream_envs.metrics.rounds import label_agreement, read_rows, truth_of
 from dream_envs.play import read_episodes
 
 #: Points of a series over the run.
@@ -63,27 +62,25 @@ def curriculum_card(run: str | Path) -> Curriculum:
 
 
 def _played(episodes: Iterable[Episode]) -> dict[str, Any]:
-    """What one pass over the episodes counts; ``right`` and ``tried`` have an entry each time a problem was played."""
-    count = proposed = accepted = agree = compared = 0
-    played: list[tuple[int, int]] = []
-    texts: set[str] = set()
+    """What one pass over the episodes counts."""
+    count, texts = 0, set[str]()
+    accepted, agree, played = list[bool](), list[bool](), list[tuple[int, int]]()
     for episode in episodes:
         count += 1
         made = challenge_of(episode) is not None
         if author_of(episode) == "challenger" and episode.turns:
-            proposed, accepted = proposed + 1, accepted + made
+            accepted.append(made)
             texts.add(episode.turns[0].text)
         if made and (truth := truth_of(episode)):
             played.append((sum(v > 0.5 for v in truth.values()), len(truth)))
-        right, of = label_agreement(episode)
-        agree, compared = agree + right, compared + of
+        agree += label_agreement(episode)
     found: dict[str, Any] = {
         "episodes": count,
         "played": len(played),
-        "proposed": proposed,
-        "unique": _share(len(texts), proposed),
-        "accepted": _share(accepted, proposed),
-        "label_accuracy": _share(agree, compared),
+        "proposed": len(accepted),
+        "unique": share(len(texts), len(accepted)),
+        "accepted": share(sum(accepted), len(accepted)),
+        "label_accuracy": share(sum(agree), len(agree)),
         **dict.fromkeys(("learnable", "learnable_series", "learnability", "solved", "solved_series")),
     }
     if played:
@@ -91,7 +88,7 @@ def _played(episodes: Iterable[Episode]) -> dict[str, Any]:
         rate = table[:, 0] / table[:, 1]
         inside = (rate >= LEARNABLE[0] - 1e-12) & (rate <= LEARNABLE[1] + 1e-12)
         found |= {
-            "learnable": _share(int(inside.sum()), len(inside)),
+            "learnable": share(int(inside.sum()), len(inside)),
             "learnable_series": [float(t.mean()) for t in _tenths(inside)],
             "learnability": learnability(*table.T),
             "solved": float(table[:, 0].sum() / table[:, 1].sum()),
@@ -136,11 +133,3 @@ def linear_drift(points: Sequence[tuple[float, float]]) -> Estimate | None:
     rest = y - y.mean() - slope * centred
     half = float(stdtrit(len(x) - 2, 0.975)) * math.sqrt(float((rest**2).sum()) / (len(x) - 2) / spread)
     return slope, slope - half, slope + half
-
-
-def _share(count: int, n: int) -> Estimate | None:
-    """Share with its Wilson interval, None of nothing."""
-    if not n:
-        return None
-    found = wilson(count, n)
-    return found.p, found.low, found.high

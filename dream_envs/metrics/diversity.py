@@ -134,7 +134,7 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(rounded, value))
+        return (list if isinstance(value, list) else tuple)(map(rounded, value))
     if isinstance(value, (float, np.floating)):
         return round(float(value), 6) if math.isfinite(value) else None
     return value

@@ -6,6 +6,7 @@ A measure *within* a prompt falls when a model learns the only right answer; ``a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dream_envs.core import AgentLike, DreamEnvsError, Limits, Request, Task, TaskFamily, content_hash
+from dream_envs.core import AgentLike, DreamEnvsError, Limits, Message, Request, Task, TaskFamily, content_hash
 from dream_envs.frontier.intervals import bootstrap_means
 from dream_envs.frontier.schema import Diversity, Estimate, Formats
 from dream_envs.metrics import diversity as dv
@@ -79,21 +80,13 @@ class ProbeSet(msgspec.Struct, frozen=True):
     def draw(self, agent: AgentLike, draws: int) -> Replies:
         """``draws`` completions of every problem; sample i of a problem has the same seed for every agent.
 
-        Raises:
-            DreamEnvsError: if a completion does not come: a failed engine is no wrong answer.
+        One that does not come is an error: a failed engine is no wrong answer.
         """
-        requests = [
-            Request(
-                messages=[{"role": "user", "content": task.prompt}],
-                agent="solver_0",
-                role="solver",
-                seed=digest("probe", self.seed, task.id, i),
-                limits=Limits(max_tokens=self.family.max_reply_tokens),
-            )
-            for task in self.tasks
-            for i in range(draws)
-        ]
-        queried = as_agent(agent)
+        queried, limits = as_agent(agent), Limits(max_tokens=self.family.max_reply_tokens)
+        requests = []
+        for task, i in itertools.product(self.tasks, range(draws)):
+            asked, seed = Message(role="user", content=task.prompt), digest("probe", self.seed, task.id, i)
+            requests.append(Request(messages=[asked], agent="solver_0", role="solver", seed=seed, limits=limits))
         actions = [a for at in range(0, len(requests), ROWS) for a in ask(queried, requests[at : at + ROWS])]
         if failed := sum(a.status != "ok" for a in actions):
             raise DreamEnvsError(f"{failed} of {len(actions)} probes have no reply: see to the engine and ask again")

@@ -195,10 +195,10 @@ def _continuation(part: Subject, env: Any) -> list[Any]:
     return [*log, plain(env.last() if part.kind == "aec" else result)]
 
 
-def random_episodes(part: Subject, parts: Sequence[Subject], episodes: int = 200) -> None:
-    """Many episodes with random moves raise nothing."""
+def random_episodes(part: Subject, parts: Sequence[Subject]) -> None:
+    """200 episodes with random moves, shared by the parts, raise nothing."""
     env = part.new()
-    for seed in range(100, 100 + max(1, episodes // len(parts))):
+    for seed in range(100, 100 + max(1, 200 // len(parts))):
         try:
             walk(part, seed, env).finish()
         except Exception as error:

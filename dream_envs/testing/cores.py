@@ -156,16 +156,16 @@ def _hostile_assignments(game: Game) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def oracle_top(subject: Subject, parts: Sequence[Subject]) -> None:
     """In every role the scripted oracle, with the best others, reaches the top of the role's range."""
-    _extremes(subject, "oracle", best=True)
+    _extremes(subject, "oracle")
 
 
 def floor_bottom(subject: Subject, parts: Sequence[Subject]) -> None:
     """In every role the scripted floor, with the worst others, reaches the bottom of the role's range."""
-    _extremes(subject, "floor", best=False)
+    _extremes(subject, "floor")
 
 
-def _extremes(subject: Subject, kind: str, best: bool) -> None:
-    side, reached = 1 if best else 0, False
+def _extremes(subject: Subject, kind: str) -> None:
+    best, reached = kind == "oracle", False
     for game, reward in _games(subject):
         bounds = hook(game, "bounds")
         if not bounds and not hasattr(game, "family") and not hasattr(game, "scripted"):
@@ -174,8 +174,8 @@ def _extremes(subject: Subject, kind: str, best: bool) -> None:
             seats = [agent for agent, role in roles_by_agent(game).items() if role == spec.name]
             if not seats:
                 continue
-            end = bounds.get(spec.name, (None, None))[side]
-            target = end if isinstance(end, (int, float)) else spec.reward_range[side]
+            end = bounds.get(spec.name, (None, None))[best]
+            target = end if isinstance(end, (int, float)) else spec.reward_range[best]
             tried = [end] if isinstance(end, Mapping) else list(_with_others(game, seats[0], kind))
             values = []
             for players in tried:
@@ -186,11 +186,9 @@ def _extremes(subject: Subject, kind: str, best: bool) -> None:
                 continue
             reached, found = True, max(values) if best else min(values)
             at, end = ("best", "top") if best else ("worst", "bottom")
-            need(
-                found >= target - 1e-6 if best else found <= target + 1e-6,
-                f"{spec.name}: {kind} gets {found:.4g} at {at} in {len(tried)} assignments; the {end} of its range "
-                f"is {target:g} (the hook `bounds` says what can be reached, or who has to play for it)",
-            )
+            told = f"{spec.name}: {kind} gets {found:.4g} at {at} in {len(tried)} assignments; the {end} of its range "
+            told += f"is {target:g} (the hook `bounds` says what can be reached, or who has to play for it)"
+            need(found >= target - 1e-6 if best else found <= target + 1e-6, told)
     if not reached:
         raise Skip("no assignment of agents gave any role a score with status ok")
 

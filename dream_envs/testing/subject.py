@@ -109,21 +109,17 @@ def _optional_roles(target: Any, game: Game, kwargs: Mapping[str, Any]) -> dict[
 
 def adapters_of(subject: Subject) -> list[Subject]:
     """The subject and, for a game, its adapters: AEC, Parallel and one single-role view a role."""
-    parts = [subject]
 
-    def add(name: str, kind: str, wrap: Callable[..., Any], maker: Callable[[], Any], **kwargs: Any) -> None:
-        def new() -> Any:
-            return wrap(maker(), reward=subject.reward, **kwargs)
+    def part(name: str, kind: str, wrap: Callable[..., Any], maker: Callable[[], Any], **kwargs: Any) -> Subject:
+        return Subject(f"{subject.name} {name}", kind, lambda: wrap(maker(), reward=subject.reward, **kwargs))
 
-        parts.append(Subject(f"{subject.name} {name}", kind, new))
-
-    if subject.kind == "game":
-        for maker, suffix in zip(subject.variants, ("", " (all roles)"), strict=False):
-            add(f"AEC{suffix}", "aec", AEC, maker)
-            add(f"Parallel{suffix}", "parallel", Parallel, maker)
-        for role in dict.fromkeys(roles_by_agent(subject.variants[-1]()).values()):
-            add(f"view of {role}", "gymnasium", SingleRole, subject.variants[-1], role=role)
-    return parts
+    if subject.kind != "game":
+        return [subject]
+    parts, whole = [subject], subject.variants[-1]
+    for maker, suffix in zip(subject.variants, ("", " (all roles)"), strict=False):
+        parts += [part(f"AEC{suffix}", "aec", AEC, maker), part(f"Parallel{suffix}", "parallel", Parallel, maker)]
+    views = dict.fromkeys(roles_by_agent(whole()).values())
+    return parts + [part(f"view of {role}", "gymnasium", SingleRole, whole, role=role) for role in views]
 
 
 class Failure(AssertionError):
