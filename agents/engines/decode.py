@@ -311,7 +311,7 @@ class LlamaForward:
             and not any(name.endswith("bias") for name, _ in model.named_parameters())
             and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
             and not getattr(config, "quantization_config", None)
-            and next(model.parameters()).dtype == torch.float32
+            and model.get_input_embeddings().weight.dtype in (torch.float32, torch.bfloat16)
             and _plain_adapters(model)
         )
 
@@ -320,7 +320,8 @@ class LlamaForward:
         count, width = ids.shape
         self.past = 0
         shape = (len(self.layers), count, self.groups, width, self.size)
-        self.keys, self.values = torch.zeros(shape, device=ids.device), torch.zeros(shape, device=ids.device)
+        empty = torch.zeros(shape, device=ids.device, dtype=self.embed.dtype)
+        self.keys, self.values = empty, empty.clone()
         causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
         self.positions = mask.sum(-1)
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
@@ -384,7 +385,7 @@ def _weight(linear: Any) -> Tensor:
     weight = linear.get_base_layer().weight
     for name in [] if linear.disable_adapters or linear.merged else linear.active_adapters:
         if name in linear.lora_A:
-            weight = weight + linear.get_delta_weight(name)
+            weight = (weight + linear.get_delta_weight(name)).to(weight.dtype)
     return weight
 
 

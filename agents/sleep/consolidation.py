@@ -172,7 +172,7 @@ class SleepConsolidation:
             self.slow = began if began is not None else folder / "before"
             if began is None:
                 self.learner.save(str(self.slow))
-        begins = LocalAgent(str(self.slow)) if slow else teacher
+        begins = teacher.reloaded(self.slow) if slow and self.slow is not None else teacher
         student, night = self._runner(teacher, "night").night(begins, self.buffer.all(), len(self.nights))
         told: dict[str, Any] = {"slow": slow}
         if self.curve is not None:
@@ -196,8 +196,7 @@ class SleepConsolidation:
         if hasattr(self.learner, "adopt"):
             self.learner.adopt(student)
             return
-        student.model.save_pretrained(str(folder))
-        student.tokenizer.save_pretrained(str(folder))
+        student.save(folder)
         self.learner.load(str(folder))
 
     def _take(self, folder: Path, state: dict[str, Any]) -> None:

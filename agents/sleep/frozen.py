@@ -30,12 +30,11 @@ class FrozenLearner:
 
     def save(self, path: str) -> None:
         """Write weights and tokenizer as a Hugging Face folder."""
-        self.agent.model.save_pretrained(path)
-        self.agent.tokenizer.save_pretrained(path)
+        self.agent.save(path)
 
     def load(self, path: str) -> None:
         """Take over the weights of a folder."""
-        self.agent = LocalAgent(path, temperature=self.agent.temperature, device=str(self.agent.device))
+        self.agent = self.agent.reloaded(path)
 
     def adopt(self, agent: LocalAgent) -> None:
         """Act with the weights of this agent from now on."""

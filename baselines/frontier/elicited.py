@@ -439,7 +439,7 @@ def _grammars(
         key = tuple("".join(texts) for texts in form)
         if key not in made:
             allowed = [[token(text) for text in texts] for texts in form]
-            made[key] = ex.Grammar([*allowed, [engine.ends[0]]], [i % 2 == 1 for i in range(len(form))] + [False])
+            made[key] = ex.Grammar([*allowed, [engine.end]], [i % 2 == 1 for i in range(len(form))] + [False])
         found.append(made[key])
     return found
 
