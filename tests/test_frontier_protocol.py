@@ -62,7 +62,7 @@ PLAN = Plan(TOY, per_stratum=150, budget=256, stage=16, follow=40, dev=24)
 def report(plan: Plan, base, trained, **more):
     sides = side(base, "base"), side(trained, "trained")
     found = measure(plan, *sides, **more)
-    return found, gain.headline(evidence(plan, found)[0], stream("h"), draws=200)
+    return found, gain.headline([evidence(plan, found)[0]], stream("h"), draws=200)
 
 
 def truth(plan: Plan) -> float:

@@ -1,4 +1,4 @@
-"""pass@k, reliability, support and Cover@tau: against enumeration of every draw, exact binomial sums, known worlds."""
+"""pass@k, support and Cover@tau: against enumeration of every draw, exact binomial sums, known worlds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dream_envs.frontier import estimators as es
 from dream_envs.seeds import stream
 
 
-def share_of_subsets(n: int, c: int, k: int, need: int) -> float:
-    """Among all ways to pick k of n draws of which the first c are right, the share with at least ``need`` right."""
+def share_of_subsets(n: int, c: int, k: int) -> float:
+    """Among all ways to pick k of n draws of which the first c are right, the share with one right or more."""
     picks = list(itertools.combinations(range(n), k))
-    return sum(sum(i < c for i in pick) >= need for pick in picks) / len(picks)
+    return sum(any(i < c for i in pick) for pick in picks) / len(picks)
 
 
 def binomial(n: int, p: float) -> np.ndarray:
@@ -30,9 +30,7 @@ def binomial(n: int, p: float) -> np.ndarray:
 def test_every_subset_is_counted(n: int) -> None:
     for c in range(n + 1):
         for k in range(1, n + 1):
-            assert es.pass_at_k(n, c, k) == pytest.approx(share_of_subsets(n, c, k, 1), abs=1e-12)
-            for need in range(1, k + 2):
-                assert es.reliable(n, c, need, k) == pytest.approx(share_of_subsets(n, c, k, need), abs=1e-12)
+            assert es.pass_at_k(n, c, k) == pytest.approx(share_of_subsets(n, c, k), abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -40,10 +38,8 @@ def test_every_subset_is_counted(n: int) -> None:
 def test_unbiased_for_every_rate(n: int, p: float, data: st.DataObject) -> None:
     """The expectation over c, summed exactly, is the probability that is estimated."""
     k = data.draw(st.integers(1, n))
-    need = data.draw(st.integers(1, k))
     weight, c = binomial(n, p), np.arange(n + 1)
     assert weight @ es.pass_at_k(n, c, k) == pytest.approx(1 - (1 - p) ** k, abs=1e-9)
-    assert weight @ es.reliable(n, c, need, k) == pytest.approx(binomial(k, p)[need:].sum(), abs=1e-9)
 
 
 @given(st.integers(1, 3000), st.data())
@@ -65,7 +61,6 @@ def test_large_n_keeps_its_digits() -> None:
     ("call", "words"),
     [
         (lambda: es.pass_at_k(4, 2, 5), "^k=5 from n=4 draws"),
-        (lambda: es.reliable(4, 2, 1, 5), "^k=5 from n=4 draws"),
         (lambda: es.pass_at_k(4, 5, 1), "c=5 of n=4"),
         (lambda: es.pass_at_k(4, -1, 1), "c holds -1"),
         (lambda: es.pass_at_k(4, math.nan, 1), "c holds nan"),
@@ -84,14 +79,6 @@ def test_a_mistake_is_told_in_one_line(call, words: str) -> None:
     with pytest.raises(DreamEnvsError, match=words) as told:
         call()
     assert "\n" not in str(told.value)
-
-
-@pytest.mark.parametrize(("p", "expected"), [(0.01, 1.7e-5), (0.05, 0.007), (0.1, 0.068), (0.25, 0.595), (0.4, 0.935)])
-def test_reliability_table(p: float, expected: float) -> None:
-    """P(4 of 16), as printed in the protocol; with 16 draws the estimate is the indicator, with 64 a mixture."""
-    for n in (16, 64):
-        assert binomial(n, p) @ es.reliable(n, np.arange(n + 1)) == pytest.approx(expected, rel=0.05)
-    assert es.reliable(16, [3, 4, 16]).tolist() == [0, 1, 1]
 
 
 def test_support_is_unbiased_and_adds_up() -> None:

@@ -39,7 +39,7 @@ def test_gains_and_losses_by_hand() -> None:
     assert gain.gained(facts, 1023).tolist() == [1, 0, 0, 0.5, 0, 0]
     assert gain.gained(facts, 299).tolist() == [1, 1, 0, 0.5, 0, 0]
     assert gain.lost(facts).tolist() == [0, 0, 0, 0, 0.75, 0]
-    head = gain.headline(facts, stream("hand"), draws=200)
+    head = gain.headline([facts], stream("hand"), draws=200)
     assert (head.k, head.n, head.runs) == (1024, 6, 1)
     assert [head.e[0], head.s[0], head.g[0]] == pytest.approx([100 / 6, 12.5, 100 / 6 - 12.5])
 
@@ -72,9 +72,9 @@ def test_e_is_unbiased() -> None:
 def test_nothing_and_everything_are_not_printed_as_certainty() -> None:
     """Nothing happened to 2,000 problems: 0 events bound E and S at 1 - 0.025^(1/2000) each, squared and added."""
     family, unseen = np.arange(2000) // 100, 100 * -math.expm1(math.log(0.025) / 2000)
-    none = gain.headline(evidence(2000, family=family), stream("zero"), draws=100)
+    none = gain.headline([evidence(2000, family=family)], stream("zero"), draws=100)
     assert none.e == pytest.approx((0, 0, unseen)) and none.g == pytest.approx((0, -unseen, unseen))
-    every = gain.headline(evidence(2000, reliable=np.ones(2000), family=family), stream("all"), draws=100)
+    every = gain.headline([evidence(2000, reliable=np.ones(2000), family=family)], stream("all"), draws=100)
     assert every.e == pytest.approx((100, 100 - unseen, 100))
     assert every.g == pytest.approx((100, 100 - math.hypot(unseen, unseen), 100))
 
@@ -82,12 +82,12 @@ def test_nothing_and_everything_are_not_printed_as_certainty() -> None:
 def test_problems_are_counted_within_their_families() -> None:
     """One family gained whole, the others not at all: only another set of families could have shown anything else."""
     facts = evidence(400, reliable=np.arange(400) < 100, family=np.arange(400) // 100)
-    found = gain.headline(facts, stream("within"), draws=2000)
+    found = gain.headline([facts], stream("within"), draws=2000)
     assert 23 < found.g[1] < 25 < found.g[2] < 27
     assert found.family_interval is not None and found.family_interval[1] >= 75 > 1 > found.family_interval[0]
-    mixed = gain.headline(evidence(400, reliable=np.arange(400) % 4 == 0, family=np.arange(400) // 100), stream("m"))
+    mixed = gain.headline([evidence(400, reliable=np.arange(400) % 4 == 0, family=np.arange(400) // 100)], stream("m"))
     assert mixed.g[0] == 25 and mixed.g[1] < 21.5 and mixed.g[2] > 28.5  # a binomial of 400
-    assert gain.headline(evidence(40, family=np.zeros(40)), stream("one"), draws=10).family_interval is None
+    assert gain.headline([evidence(40, family=np.zeros(40))], stream("one"), draws=10).family_interval is None
 
 
 @pytest.mark.parametrize(
@@ -177,18 +177,16 @@ def runs(count: int, spread: float, *labels: Any) -> list[gain.Evidence]:
 
 
 def test_runs_that_differ_widen_the_recipe() -> None:
-    alike, apart = (gain.across_runs(runs(5, s, "a"), stream("b"), draws=200) for s in (0.0, 0.2))
+    alike, apart = (gain.headline(runs(5, s, "a"), stream("b"), draws=200) for s in (0.0, 0.2))
     width = [h.g[2] - h.g[1] for h in (alike, apart)]
     assert (alike.runs, apart.runs) == (5, 5) and width[1] > 2 * width[0]
-    one = runs(1, 0.0, "e")
-    assert gain.across_runs(one, stream("f"), draws=500) == gain.headline(one[0], stream("f"), draws=500)
 
 
 def test_the_recipes_interval_covers() -> None:
     """Truth: 0.3 of the 30 % hard problems, 9 points; new problems and new runs each time."""
     hits = 0
     for i in range(120):
-        _, low, high = gain.across_runs(runs(4, 0.15, "cover", i), stream("g", i), draws=10).g
+        _, low, high = gain.headline(runs(4, 0.15, "cover", i), stream("g", i), draws=10).g
         hits += low <= 9 <= high
     assert hits >= 107
 
@@ -196,9 +194,9 @@ def test_the_recipes_interval_covers() -> None:
 def test_two_thousand_problems_take_less_than_a_second() -> None:
     rng = stream("speed")
     facts = evidence(2000, reliable=rng.random(2000), family=np.arange(2000) // 100)
-    gain.headline(facts, stream("warm"), draws=10)
+    gain.headline([facts], stream("warm"), draws=10)
     start = time.process_time()
-    gain.headline(facts, stream("clock"))
+    gain.headline([facts], stream("clock"))
     assert time.process_time() - start < 1.0
 
 
@@ -214,8 +212,8 @@ def test_two_thousand_problems_take_less_than_a_second() -> None:
         (lambda: evidence(2, reached=[0, 2]), "reached holds 2"),
         (lambda: evidence(2, cap=0), "cap=0"),
         (lambda: gain.gained(evidence(4), 2048), "budget 2048: 1 to 1024"),
-        (lambda: gain.across_runs([], stream("x")), "no runs"),
-        (lambda: gain.across_runs([evidence(4), evidence(5)], stream("x")), "different problems"),
+        (lambda: gain.headline([], stream("x")), "no runs"),
+        (lambda: gain.headline([evidence(4), evidence(5)], stream("x")), "different problems"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(call, words: str) -> None:

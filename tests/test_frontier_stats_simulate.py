@@ -34,6 +34,12 @@ def test_first_success_at_the_ends() -> None:
     assert (tiny == 0).mean() == pytest.approx(math.exp(-0.08192), abs=0.01)
 
 
+def test_reliability_table() -> None:
+    """P(at least 4 of 16 are right), as the protocol has it."""
+    found = si._tail(np.array([0.01, 0.05, 0.1, 0.25, 0.4]))
+    assert found == pytest.approx([1.7e-5, 0.007, 0.068, 0.595, 0.935], rel=0.05)
+
+
 @pytest.mark.parametrize("name", ["flagship-like", "sharpened, L = 4", "mixed"])
 def test_reports_are_of_the_population(name: str) -> None:
     """The mean over 60 reports is the exact truth, which follows from the rates alone."""

@@ -40,7 +40,7 @@ def word(
     if scaffolds is not None:
         reached = reliable & (first == 0) & (stream("later").random(n) < np.array(scaffolds)[kind])
         facts["scaffolds"] = gain.Evidence(reliable=reliable, first=first, reached=reached, **plain)
-    head = gain.headline(facts["decoding"], stream("h"), draws=50)
+    head = gain.headline([facts["decoding"]], stream("h"), draws=50)
     found = claims({name: [some] for name, some in facts.items()}, [KINDS[i] for i in kind])
     d1 = Kept(name="d1", before=0.9, after=0.9 + kept, gain=(kept, kept - 0.03, kept + 0.03), flag=kept < 0, lost=False)
     support = Retention(suites=[d1], mean=d1.gain, flag=False)
@@ -110,7 +110,7 @@ def test_no_word_from_want_of_significance() -> None:
         facts = gain.Evidence(
             reliable, np.zeros(400), 1024, np.zeros(400), np.zeros(400), np.zeros(400), np.arange(400) // 20
         )
-        head = gain.headline(facts, stream("weak", i), draws=5)
+        head = gain.headline([facts], stream("weak", i), draws=5)
         words.append(
             verdict(head, claims({"decoding": [facts]}, ["harder"] * 400), (0.1, 0.05, 0.2), None, {}, []).word
         )
@@ -141,7 +141,7 @@ def test_a_gain_is_not_cancelled_by_a_loss_of_the_same_kind() -> None:
         reliable=reliable, first=np.zeros(n), cap=1024, reached=np.zeros(n), base_reliable=gone,
         trained_first=np.zeros(n), family=np.zeros(n, int),
     )  # fmt: skip
-    head = gain.headline(facts, stream("trade"), draws=5)
+    head = gain.headline([facts], stream("trade"), draws=5)
     found = claims({"decoding": [facts]}, ["longer"] * n)
     assert head.g[1] < 0.5 and found[0].word == "beyond"
     assert verdict(head, found, (0.0, -0.1, 0.1), None, {}, []).word == "Trade"

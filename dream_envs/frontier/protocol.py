@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier import estimators
 from dream_envs.frontier.draws import Count, Method, SampleCache, SampleSequence, Unavailable
 from dream_envs.frontier.gain import Evidence, subsample
 from dream_envs.frontier.suite import Problem, Suite
@@ -134,10 +133,10 @@ def measure(
     after = trained.cache.count(mine, problems, plan.trained_draws, tick=_part(say, "trained model"))
     before = base.cache.count(own, problems, plan.trained_draws, tick=_part(say, "base"))
     _knows_its_support(plan, before, problems)
-    reliable, their_turns = eligible & (reliability(plan, after) > 0), their_turns or list(trained.methods)
+    reliable, their_turns = eligible & reliability(plan, after), their_turns or list(trained.methods)
     first, followed = _first(plan, base, turns, problems, reliable, say)
     losses = _where(
-        eligible & (reliability(plan, before) > 0),
+        eligible & reliability(plan, before),
         lambda some: trained.cache.first(their_turns, some, plan.budget, _part(say, "losses")),
         problems,
     )
@@ -197,12 +196,7 @@ def _solved(plan: Plan, cache: SampleCache, method: Method, say: Tick) -> int:
 
 
 def _first(
-    plan: Plan,
-    base: EvaluatedModel,
-    turns: Sequence[Method],
-    problems: list[Problem],
-    reliable: np.ndarray,
-    say: Tick,
+    plan: Plan, base: EvaluatedModel, turns: Sequence[Method], problems: list[Problem], reliable: np.ndarray, say: Tick
 ) -> tuple[list[SampleSequence], np.ndarray]:
     """The base's sequences, and ``bool[N]`` which were not given up at the stage."""
 
@@ -240,9 +234,8 @@ def _panel(
 
 
 def reliability(plan: Plan, counts: Sequence[Count]) -> np.ndarray:
-    """``float64[N]``: unbiased estimate of P(at least ``need`` of ``trained_draws`` are right)."""
-    c = np.array([sum(x.right) for x in counts])
-    return estimators.reliable(plan.trained_draws, c, plan.need, plan.trained_draws)
+    """``bool[N]``: whether at least ``need`` of the draws are right: 59.5 % of problems at p = 0.25."""
+    return np.array([sum(c.right) >= plan.need for c in counts])
 
 
 def evidence(plan: Plan, found: Measured, envelope: str = "decoding") -> tuple[Evidence, np.ndarray]:

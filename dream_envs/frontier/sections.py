@@ -82,10 +82,10 @@ def recipe(
     ]
     first, one, at = each[0], reports[0], each[0].chosen
     envelopes = {e: [evidence(plan, f, e)[0] for f in found] for e in found[0].envelopes}
-    head = gain.across_runs(envelopes["decoding"], stream("frontier-headline", plan.seed))
+    head = gain.headline(envelopes["decoding"], stream("frontier-headline", plan.seed))
     claims = rules.claims(envelopes, [first.kind(int(first.strata[i])) for i in at])
     changes = np.stack([(s.after - s.before)[at] / s.n for s in each], 1)
-    rise = intervals.crossed_interval(changes, gain.pooled_strata(first.strata[at]))
+    rise = intervals.crossed_interval(changes, first.strata[at])
     reached = Counter(m for f in found for m in f.reached if m)
     qualified = list(dict.fromkeys(line for s in sources for line in s.qualified))
     verdict = rules.verdict(head, claims, rise, kept, reached, qualified, None, thin=max(s.thin() for s in each))
@@ -146,7 +146,7 @@ class _Sections:
 
     def report(self, measured: dict[str, Any]) -> sc.Report:
         plan, n = self.plan, self.n
-        head = gain.headline(self.evidence, stream("frontier-headline", plan.seed))
+        head = gain.headline([self.evidence], stream("frontier-headline", plan.seed))
         first_draw = np.stack([self.before / n, self.after / n, (self.after - self.before) / n], 1)
         base, trained, change = self.means(first_draw, "pass1", self.chosen)
         found, kept = self.found, measured.get("retention")
@@ -179,7 +179,7 @@ class _Sections:
         """See ``verdict``; over the eligible problems."""
         base = self.before[self.chosen] + self.hit("base", self.ks()[-1])
         new = (self.after[self.chosen] > 0) & (base == 0)
-        return 100 * intervals.share_interval(new.astype(float), gain.pooled_strata(self.strata[self.chosen]))[2]
+        return 100 * intervals.share_interval(new.astype(float), self.strata[self.chosen])[2]
 
     def expected(self) -> tuple[float, float] | None:
         """E(K) in points of these problems from exact probabilities, and the standard deviation of its estimate."""

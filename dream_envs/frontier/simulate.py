@@ -17,7 +17,6 @@ import numpy as np
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import checks, gain
-from dream_envs.frontier.estimators import reliable
 from dream_envs.frontier.verdict import MARGIN
 
 #: Samples of each problem by the trained model, and how many have to be right.
@@ -138,12 +137,12 @@ def draw(chosen: World, per_stratum: int, k: int, rng: np.random.Generator, foll
     """
     at = (np.arange(STRATA)[:, None] * POOL + rng.integers(POOL, size=(STRATA, per_stratum))).ravel()
     base, trained = chosen.base[at], chosen.trained[at]
-    r_trained = reliable(TRAINED_DRAWS, rng.binomial(TRAINED_DRAWS, trained), NEED, TRAINED_DRAWS)
-    r_base = reliable(TRAINED_DRAWS, rng.binomial(TRAINED_DRAWS, base[:, 0]), NEED, TRAINED_DRAWS)
-    first = np.where(r_trained > 0, first_success(base, k, rng), 0)
-    trained_first = np.where(r_base > 0, first_success(trained[:, None], k, rng), 0)
+    r_trained = rng.binomial(TRAINED_DRAWS, trained) >= NEED
+    r_base = rng.binomial(TRAINED_DRAWS, base[:, 0]) >= NEED
+    first = np.where(r_trained, first_success(base, k, rng), 0)
+    trained_first = np.where(r_base, first_success(trained[:, None], k, rng), 0)
     stage, followed = k // 8, np.ones(len(at), bool)
-    left = (r_trained > 0) & ((first == 0) | (first > stage))
+    left = r_trained & ((first == 0) | (first > stage))
     if follow and left.any():
         followed[left] = gain.subsample(np.zeros(left.sum(), dtype=int), follow, rng)
         first = np.where(followed, first, 0)

@@ -40,8 +40,8 @@ def claims(evidence: Mapping[str, Sequence[Evidence]], kinds: Sequence[str]) -> 
         for envelope, runs in evidence.items():
             own = [facts.of(of == kind) for facts in runs]
             g, e, _ = gain.over_runs(own)
-            each = [share_interval(facts.reliable, gain.pooled_strata(facts.family)) for facts in own]
-            solved = _points(np.mean(each, axis=0).tolist())
+            each = [share_interval(facts.reliable, facts.family) for facts in own]
+            solved = gain.points(np.mean(each, axis=0).tolist())
             word: Any = _word(_for_all(e, len(set(kinds))), e, solved)
             found.append(Claim(kind, envelope, len(own[0]), solved, g, e, word))
     return found
@@ -58,10 +58,6 @@ def _word(low: float, e: Interval, solved: Interval) -> str:
     if low > MARGIN:
         return "beyond"
     return "within" if solved[1] > WITHIN and e[2] <= WITHIN else "not shown"
-
-
-def _points(value: Interval) -> Interval:
-    return 100 * value[0], 100 * value[1], 100 * value[2]
 
 
 def losses(head: Headline, kept: Retention | None) -> list[str]:
