@@ -22,7 +22,7 @@ def small() -> suites.Suite:
 
 def report(tmp_path, trained: Model, base: Model, **more):
     options = job.Options(**{"suite": "small", "seed": "test", **more})
-    return job.frontier(base, trained, tmp_path / "out", tmp_path / "cache", options)
+    return job.frontier(base, [trained], tmp_path / "out", tmp_path / "cache", options)
 
 
 torch.set_num_threads(1)

@@ -435,7 +435,7 @@ def test_the_panel_is_what_exact_probabilities_say(base, tmp_path):
         registry.register("suites", "panel", lambda: msgspec.structs.replace(small(), name="panel", mini=25))
     again, names = msgspec.structs.replace(base, name="again"), ("plain", "given")
     options = job.Options("panel", "panel", methods=names)
-    data = job.frontier(base, again, tmp_path / "out", tmp_path / "cache", options)
+    data = job.frontier(base, [again], tmp_path / "out", tmp_path / "cache", options)
     chosen = registry.create("suites", "panel")
     eligible = {f.name for f in data.suite.families if f.eligible}
     problems = [p for p in chosen.problems("panel", 25) if chosen.strata[p.stratum].name in eligible]

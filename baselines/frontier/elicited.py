@@ -78,9 +78,8 @@ def load_model(name: str, device: str = "cpu") -> Model:
     if (run / "run.json").is_file():
         folder = run / "checkpoints" / "final"
         if not (folder / "model.safetensors").is_file():
-            raise DreamEnvsError(
-                f"{name} is a run without checkpoints/final: let it end first (dream-envs dream --resume)"
-            )
+            end = "let it end first (dream-envs dream --resume)"
+            raise DreamEnvsError(f"{name} is a run without checkpoints/final: {end}")
         agent = _agent(str(folder), device)
         return Model(name, identity_of(folder), agent, run, **record_of(run, weights_hash(folder)))
     folder = Path(resolve(name))
@@ -127,17 +126,13 @@ def differences(suite: Suite, problems: Sequence[Problem], base: Model, trained:
         return []
     one, other = (_beside_weights(m.agent) for m in (base, trained) if isinstance(m.agent, LocalAgent))
     found = [f"{what} differ" + _sides(one[what], other[what]) for what in one if one[what] != other[what]]
-    config = [m.engine.model.config.to_dict() for m in (base, trained)]
-    keys = sorted({*config[0], *config[1]} - _BOOKKEEPING)
-    found += [
-        f"configuration differs: {k}" + _sides(*(c.get(k) for c in config))
-        for k in keys
-        if config[0].get(k) != config[1].get(k)
-    ]
+    before, after = (m.engine.model.config.to_dict() for m in (base, trained))
+    for key in sorted({*before, *after} - _BOOKKEEPING):
+        if (a := before.get(key)) != (b := after.get(key)):
+            found.append(f"configuration differs: {key}" + _sides(a, b))
     if one["tokenizers"] == other["tokenizers"]:
         seen = [_as_tokens(m.engine, suite, problems) for m in (base, trained)]
-        changed = sum(a != b for a, b in zip(*seen, strict=True))
-        if changed:
+        if changed := sum(a != b for a, b in zip(*seen, strict=True)):
             found.append(f"{changed} of {len(problems)} problems are other tokens, or other text, for each model")
     return found
 
@@ -175,9 +170,8 @@ def weights_of(model: Model) -> str:
         return model.identity
     total = hashlib.sha256()
     for key, value in sorted(model.agent.model.state_dict().items()):
-        total.update(
-            key.encode() + value.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
-        )
+        bits = value.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16)
+        total.update(key.encode() + bits.numpy().tobytes())
     return total.hexdigest()[:16]
 
 
@@ -195,9 +189,8 @@ def _fingerprint(agent: LocalAgent) -> str:
     total = hashlib.sha256()
     for key, value in sorted(agent.model.state_dict().items()):
         total.update(key.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    rest = hashlib.sha256(
-        repr(sorted(_beside_weights(agent).items())).encode() + agent.model.config.to_json_string().encode()
-    )
+    beside = repr(sorted(_beside_weights(agent).items())) + agent.model.config.to_json_string()
+    rest = hashlib.sha256(beside.encode())
     return f"{total.hexdigest()[:16]}-{rest.hexdigest()[:8]}"
 
 
@@ -231,10 +224,7 @@ class _Late:
 
 
 class Elicited:
-    """A model of a suite by its elicitation methods, which do not depend on the report that uses them.
-
-    ``tick`` is called with (what, done, of) when a method takes its time.
-    """
+    """A model of a suite by its elicitation methods; ``tick`` is called when one takes its time."""
 
     def __init__(self, suite: Suite, model: Model, tick: Tick | None = None) -> None:
         self.suite, self.model, self.tick = suite, model, tick
@@ -266,12 +256,10 @@ class Elicited:
         if not self.suite.final_field:
             return ""
         if task.id not in self._own:
-            messages: Any = self.suite.messages(task)
             limits = Limits(max_tokens=self.suite.max_tokens or family.max_reply_tokens)
+            one = Request(messages=self.suite.messages(task), agent="solver_0", role="solver", seed=0, limits=limits)
             seeds = [digest("frontier-shots", self.suite.name, task.id, i) for i in range(SHOTS)]
-            requests = [
-                Request(messages=messages, agent="solver_0", role="solver", seed=s, limits=limits) for s in seeds
-            ]
+            requests = [msgspec.structs.replace(one, seed=seed) for seed in seeds]
             right = [a.text for a in ask(self.model.agent, requests) if self._grade(family, task, a.text)]
             self._own[task.id] = min(right, key=len, default="")
         return self._own[task.id]
@@ -284,11 +272,15 @@ class Elicited:
         def messages(problem: Problem) -> list[Message]:
             return spec.messages(self.suite, problem.task, shots(self.suite.strata[problem.stratum].family.name))
 
-        agent = _Late(lambda: self._mechanism(spec)) if spec.how == "mechanism" else self._agent(spec)
+        def right(problem: Problem, text: str) -> bool:
+            return self._grade(self.suite.strata[problem.stratum].family, problem.task, text)
+
+        wrap = self.model.wrap or (lambda agent: agent)
+        agent = _Late(lambda: self._mechanism(spec)) if spec.how == "mechanism" else wrap(self._agent(spec))
         quick = self._quick(agent, spec)
         key = f"{spec.name}@{self.spent}" if hasattr(elicit.MECHANISMS.get(spec.name), "matched") else ""
         free = spec.how not in ("forced", "given")
-        return Method(spec.name, agent, messages, self._right, lambda p: self.suite.limit(p.stratum), quick, key, free)
+        return Method(spec.name, agent, messages, right, lambda p: self.suite.limit(p.stratum), quick, key, free)
 
     def _mechanism(self, spec: MethodSpec) -> Agent:
         if self.tick:
@@ -304,15 +296,8 @@ class Elicited:
             raise Unavailable(str(error)) from error
         return self._quick(made, spec) or made
 
-    def _right(self, problem: Problem, text: str) -> bool:
-        return self._grade(self.suite.strata[problem.stratum].family, problem.task, text)
-
     def _grade(self, family: TaskFamily, task: Task, text: str) -> bool:
         return family.verify(task, self.suite.reply(text)).value == 1.0
-
-    def _agent(self, spec: MethodSpec) -> Agent:
-        agent = self._unwrapped(spec)
-        return agent if self.model.wrap is None else self.model.wrap(agent)
 
     def unapplied(self, spec: MethodSpec) -> str:
         """Why this engine cannot do what the method says; "" if it can.  Nothing is asked of it in another way."""
@@ -323,29 +308,21 @@ class Elicited:
             return f"{type(self.model.agent).__name__} does not take its decoding"
         return ""
 
-    def _unwrapped(self, spec: MethodSpec) -> Agent:
-        if not isinstance(self.model.agent, LocalAgent):
-            return self._elsewhere(self.model.agent, spec)
-        engine = self.model.engine.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
-        if spec.how in ("forced", "given"):
+    def _agent(self, spec: MethodSpec) -> Agent:
+        agent: Any = self.model.agent
+        if hasattr(agent, "decoding"):
+            agent = agent.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
+        if spec.how in self._forms:
             form = self._forms[spec.how]
             if form is None:
                 raise DreamEnvsError(
                     f"method {spec.name!r}: suite {self.suite.name!r} has no form to force; leave it out"
                 )
-            return engine.constrained(lambda request: form(request.messages[-1]["content"]))
+            return agent.constrained(lambda request: form(request.messages[-1]["content"]))
         if spec.how == "power":
-            return OneOfSeveral(engine, spec.size)
-        if spec.how in ("two_turns", "majority", "pieces"):
-            return self._elsewhere(engine, spec)
+            return OneOfSeveral(agent, spec.size)
         if spec.how == "cot_decoding":
-            return CotDecoding(engine, k=ex.BRANCHES)
-        return engine
-
-    def _elsewhere(self, agent: Any, spec: MethodSpec) -> Agent:
-        """An engine of another kind, with its own ``decoding(...)`` where it has one."""
-        if hasattr(agent, "decoding"):
-            agent = agent.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
+            return CotDecoding(agent, k=ex.BRANCHES)
         if spec.how == "two_turns":
             return TwoTurns(agent, spec.followup)
         if spec.how == "majority":
@@ -353,8 +330,7 @@ class Elicited:
         if spec.how == "pieces":
             families = list({id(s.family): s.family for s in self.suite.strata}.values())
             return Pieces(agent, families, spec.size, self.suite.instruction, self.suite.reply, self.suite.written)
-        made: Agent = agent
-        return made
+        return agent
 
     def _quick(self, agent: Agent, spec: MethodSpec) -> Agent | None:
         if not self.suite.one_reply or not isinstance(agent, (LocalAgent, CotDecoding)):
@@ -399,29 +375,24 @@ def contradicted(suite: Suite, found: Measured, base: Model, trained: Model) -> 
 
 def _known(suite: Suite, problems: Sequence[Problem], model: Model) -> bool:
     """Whether each problem has one accepted completion whose probability can be computed."""
-    if not isinstance(model.agent, LocalAgent) or model.wrap is not None or suite.form is None:
-        return False
     families = [suite.strata[p.stratum].family for p in problems]
-    return all(f.name == "composition" and f.notation == "compact" for f in families)
+    compact = all(f.name == "composition" and f.notation == "compact" for f in families)
+    return compact and isinstance(model.agent, LocalAgent) and model.wrap is None and suite.form is not None
 
 
 def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model) -> Exact | None:
     """Exact log-probabilities where each problem has one accepted completion (compact Composition); None elsewhere."""
-    specs = [METHODS[name] for name in found.turns]
+    specs, mine = [METHODS[name] for name in found.turns], METHODS[found.configurations["trained"]]
     problems = found.problems
-    if not all(_known(suite, problems, m) for m in (base, trained)) or not all(map(ex.has_exact, specs)):
+    if not all(_known(suite, problems, m) for m in (base, trained)) or not all(map(ex.has_exact, [*specs, mine])):
         return None
     before, after = ({d: np.zeros(len(problems)) for d in ex.DECODERS} for _ in range(2))
     for depth in sorted({p.task.level for p in problems}):
         at = [i for i, p in enumerate(problems) if p.task.level == depth]
         for model, table in ((base, before), (trained, after)):
             grammars = _grammars(suite.form, [problems[i] for i in at], model.engine)
-            known = ex.exact(model.engine, [problems[i].task for i in at], grammars)
-            for d in ex.DECODERS:
-                table[d][at] = known[d]
-    mine = METHODS[found.configurations["trained"]]
-    if not ex.has_exact(mine):
-        return None
+            for d, log_p in ex.exact(model.engine, [problems[i].task for i in at], grammars).items():
+                table[d][at] = log_p
     configured = by_method(suite, problems, trained, [mine])[0]
     return Exact(base=before, trained=after, methods=by_method(suite, problems, base, specs), configured=configured)
 
@@ -432,16 +403,13 @@ def _grammars(
     """Each problem's form in token ids; equal forms are looked up once."""
     assert form_of is not None
     token = functools.cache(engine.token)
-    made: dict[tuple[str, ...], ex.Grammar] = {}
-    found = []
-    for problem in problems:
-        form = form_of(problem.task.prompt)
-        key = tuple("".join(texts) for texts in form)
-        if key not in made:
-            allowed = [[token(text) for text in texts] for texts in form]
-            made[key] = ex.Grammar([*allowed, [engine.ends[0]]], [i % 2 == 1 for i in range(len(form))] + [False])
-        found.append(made[key])
-    return found
+
+    @functools.cache
+    def made(form: tuple[tuple[str, ...], ...]) -> ex.Grammar:
+        allowed = [[token(text) for text in texts] for texts in form]
+        return ex.Grammar([*allowed, [engine.ends[0]]], [i % 2 == 1 for i in range(len(form))] + [False])
+
+    return [made(tuple(map(tuple, form_of(p.task.prompt)))) for p in problems]
 
 
 def by_method(suite: Suite, problems: Sequence[Problem], model: Model, specs: Sequence[MethodSpec]) -> np.ndarray:

@@ -27,6 +27,8 @@ from dream_envs.seeds import digest
 ROWS = 4096
 #: Draws a problem and batched step at most: what may be wasted after a success.
 STEP = 256
+#: Called with (problems that are settled, problems) after every batched step.
+Settled = Callable[[int, int], None]
 #: Label of draws whose random numbers both models share.
 SHARED = "shared"
 _RETRIES = 3
@@ -37,21 +39,17 @@ class Unavailable(DreamEnvsError):
 
 
 class Method(msgspec.Struct, frozen=True):
-    """An elicitation method, ready to sample: the agent, a problem's prompt, the grader, the bound on tokens.
-
-    ``quick``: an agent whose draws are right where those of ``agent`` are, and which may stop at the first token that
-    shows them to be wrong; it is used where only the first success matters.  ``key``: what its draws are kept under,
-    where the name alone does not decide them.  ``free``: nothing but the model writes the reply.
-    """
+    """An elicitation method, ready to sample."""
 
     name: str
     agent: Agent
-    messages: Callable[[Problem], list[Message]]
-    right: Callable[[Problem, str], bool]
-    limit: Callable[[Problem], int]
+    messages: Callable[[Problem], list[Message]]  # the prompt
+    right: Callable[[Problem, str], bool]  # the grader
+    limit: Callable[[Problem], int]  # bound on tokens
+    # right where ``agent`` is, but may stop at the first wrong token; used where only the first success matters
     quick: Agent | None = None
-    key: str = ""
-    free: bool = True
+    key: str = ""  # what its draws are kept under, where the name alone does not decide them
+    free: bool = True  # nothing but the model writes the reply
 
     @property
     def kept(self) -> str:
@@ -91,13 +89,15 @@ class _Line(SampleSequence, kw_only=True):
     right: list[Annotated[int, Meta(ge=0, le=1)]] = []
 
 
-class SampleCache:
-    """The draws of one model.
+#: A draw: its method, its problem, the label of its sequence, and its number in that.
+Row = tuple[Method, Problem, str, int]
 
-    Args:
-        path: the file; None keeps them in memory only.
-        side: label of the randomness, ``base`` or ``trained``; the two never share a draw.
-        rows: the most rows of one call of an agent (0: ``ROWS``); what is drawn does not depend on it.
+
+class SampleCache:
+    """The draws of one model, in the file ``path`` (None: in memory only).
+
+    ``side``: label of the randomness, ``base`` or ``trained``; the two never share a draw.  ``rows``: the most rows of
+    one call of an agent (0: ``ROWS``); what is drawn does not depend on it.
 
     Raises:
         DreamEnvsError: if the file holds something else.
@@ -120,23 +120,11 @@ class SampleCache:
             self._file.close()
 
     def first(
-        self,
-        methods: Sequence[Method],
-        problems: Sequence[Problem],
-        cap: int,
-        tick: Callable[[int, int], None] | None = None,
+        self, methods: Sequence[Method], problems: Sequence[Problem], cap: int, tick: Settled | None = None
     ) -> list[SampleSequence]:
-        """Draw in turn over ``methods`` until each problem's first success, or ``cap`` draws.
+        """Each problem's sequence, drawn in turn over ``methods`` until its first success, or ``cap`` >= 1 draws.
 
-        Args:
-            methods: draw j takes number j modulo their count.
-            problems: what is drawn.
-            cap: the most draws of each, 1 or more.
-            tick: called with (problems that are settled, problems) after every batched step.
-
-        Returns:
-            For each problem its sequence; draws beyond ``cap`` that an earlier report made are not looked at, so that
-            the answer does not depend on what is in the cache.
+        Draws beyond ``cap`` that an earlier report made are not looked at: the answer does not depend on the cache.
         """
         name = "+".join(m.kept for m in methods)
         all_ = [(p, self.sequences.setdefault((name, p.task.id), SampleSequence())) for p in problems]
@@ -154,14 +142,9 @@ class SampleCache:
         return [_cut(s, cap) for _, s in all_]
 
     def count(
-        self,
-        method: Method,
-        problems: Sequence[Problem],
-        draws: int,
-        *,
-        shared: bool = False,
-        tick: Callable[[int, int], None] | None = None,
-    ) -> list[Count]:
+        self, method: Method, problems: Sequence[Problem], draws: int, *, shared: bool = False,
+        tick: Settled | None = None,
+    ) -> list[Count]:  # fmt: skip
         """``draws`` draws of each problem by one method, independent of those of ``first``.
 
         ``shared``: both models draw with the same random numbers, so that two models that are the same draw the same
@@ -174,11 +157,10 @@ class SampleCache:
             rows = [(method, p, SHARED if shared else "count", i) for p in part for i in range(draws)]
             right, tokens = self._sample(rows)
             for i, problem in enumerate(part):
-                places = slice(i * draws, (i + 1) * draws)
-                found = Count(right[places], sum(tokens[places]))
-                self.counts[method.kept, problem.task.id, draws, shared] = found
-                row = {"arm": method.kept, "id": problem.task.id, "right": found.right, "tokens": found.tokens}
-                self._write({**row, "shared": shared})
+                places, name = slice(i * draws, (i + 1) * draws), problem.task.id
+                found = self.counts[method.kept, name, draws, shared] = Count(right[places], sum(tokens[places]))
+                row = {"arm": method.kept, "id": name, "right": found.right, "tokens": found.tokens, "shared": shared}
+                self._write(row)
             if tick:
                 tick(min(at + step, len(missing)), len(missing))
         return [self.counts[method.kept, p.task.id, draws, shared] for p in problems]
@@ -193,9 +175,7 @@ class SampleCache:
             s.first = made + int(hits[0]) + 1 if len(hits) else 0
             self._write({"arms": name, "id": problem.task.id, "made": s.made, "first": s.first, "tokens": s.tokens})
 
-    def _sample(
-        self, rows: Sequence[tuple[Method, Problem, str, int]], quick: bool = False
-    ) -> tuple[list[int], list[int]]:
+    def _sample(self, rows: Sequence[Row], quick: bool = False) -> tuple[list[int], list[int]]:
         """Whether each draw was right (0 or 1), and its tokens; one call a method."""
         right, tokens = [0] * len(rows), [0] * len(rows)
         by_method: dict[str, list[int]] = {}

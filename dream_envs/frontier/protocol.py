@@ -51,37 +51,27 @@ class Plan(msgspec.Struct, frozen=True):
 
     def check(self) -> None:
         """Raise a one-line DreamEnvsError for a plan that cannot be carried out."""
-        if not 1 <= self.need <= self.trained_draws:
-            raise DreamEnvsError(f"need={self.need}: 1 to trained_draws={self.trained_draws}")
-        if self.budget < 8:
-            raise DreamEnvsError(f"budget={self.budget}: 8 or more")
-        if not 1 <= self.stage <= self.budget:
-            raise DreamEnvsError(f"stage={self.stage}: 1 to budget={self.budget}")
-        for name, least in (("per_stratum", 1), ("dev", 1), ("follow", 0), ("reach", 1)):
+        for name, most in (("need", "trained_draws"), ("stage", "budget")):
+            if not 1 <= (value := getattr(self, name)) <= getattr(self, most):
+                raise DreamEnvsError(f"{name}={value}: 1 to {most}={getattr(self, most)}")
+        for name, least in (("budget", 8), ("per_stratum", 1), ("dev", 1), ("follow", 0), ("reach", 1)):
             if (value := getattr(self, name)) < least:
                 raise DreamEnvsError(f"{name}={value}: {least} or more")
 
 
 class EvaluatedModel(msgspec.Struct):
-    """A model that is sampled: where its samples are kept, its decoding methods, and those of later envelopes.
-
-    ``greedy``: one reply by the likeliest tokens.  ``atoms``: the problem step by step, each step by itself.
-    ``plain``: T = 1, for the check of samples against exact probabilities.
-    """
+    """A model that is sampled: where its samples are kept, its decoding methods, and those of later envelopes."""
 
     cache: SampleCache
     methods: Sequence[Method]
     later: Mapping[str, Sequence[Method]] = {}
-    greedy: Method | None = None
-    atoms: Method | None = None
-    plain: Method | None = None
+    greedy: Method | None = None  # one reply by the likeliest tokens
+    atoms: Method | None = None  # the problem step by step, each step by itself
+    plain: Method | None = None  # T = 1, for the check of samples against exact probabilities
 
 
 class Panel(msgspec.Struct):
-    """What one model does on every problem: its sequence in turn, and ``float64[N]`` shares of right replies.
-
-    ``greedy``, ``atoms``, ``plain``: None where it was not asked so.
-    """
+    """One model on every problem: its sequence in turn, and ``float64[N]`` shares of right replies where asked so."""
 
     sequences: list[SampleSequence]
     greedy: np.ndarray | None = None
@@ -141,25 +131,15 @@ def measure(
         problems,
     )
     found = Measured(
-        problems=problems,
-        eligible=eligible,
-        trained=after,
-        base=before,
-        configurations={"base": own.name, "trained": mine.name},
-        turns=[m.name for m in turns],
-        their_turns=[m.name for m in their_turns],
-        idle=[m.name for m in base.methods if m not in turns],
-        followed=followed,
-        first=first,
-        losses=losses,
-        reached=[""] * len(problems),
+        problems=problems, eligible=eligible, trained=after, base=before,
+        configurations={"base": own.name, "trained": mine.name}, turns=[m.name for m in turns],
+        their_turns=[m.name for m in their_turns], idle=[m.name for m in base.methods if m not in turns],
+        followed=followed, first=first, losses=losses, reached=[""] * len(problems),
         envelopes=["decoding", *base.later],
         envelope_of={m.name: envelope for envelope, some in base.later.items() for m in some},
-        panel={
-            name: _panel(plan, model, ways, problems, eligible, _part(say, f"{name}, every problem"))
-            for name, model, ways in (("base", base, turns), ("trained", trained, their_turns))
-        },
-    )
+    )  # fmt: skip
+    for model, ways in ((base, turns), (trained, their_turns)):
+        found.panel[model.cache.side] = _panel(plan, model, ways, found, say)
     left = [i for i in np.flatnonzero(reliable & followed).tolist() if not first[i].first]
     for envelope, some in base.later.items():
         began = time.perf_counter()
@@ -215,16 +195,10 @@ def _first(
     return [b if p else a for a, b, p in zip(first, later, picked, strict=True)], ~left | picked
 
 
-def _panel(
-    plan: Plan,
-    model: EvaluatedModel,
-    ways: Sequence[Method],
-    problems: list[Problem],
-    eligible: np.ndarray,
-    tick: Callable[[int, int], None],
-) -> Panel:
-    cap = min(plan.reach, plan.budget)
-    found = Panel(_where(eligible, lambda some: model.cache.first(ways, some, cap, tick), problems))
+def _panel(plan: Plan, model: EvaluatedModel, ways: Sequence[Method], measured: Measured, say: Tick) -> Panel:
+    cap, problems = min(plan.reach, plan.budget), measured.problems
+    tick = _part(say, f"{model.cache.side}, every problem")
+    found = Panel(_where(measured.eligible, lambda some: model.cache.first(ways, some, cap, tick), problems))
     asked = (("greedy", model.greedy, 1), ("atoms", model.atoms, ATOM_DRAWS), ("plain", model.plain, ATOM_DRAWS))
     for name, method, draws in asked:
         if method is not None:
@@ -240,22 +214,15 @@ def reliability(plan: Plan, counts: Sequence[Count]) -> np.ndarray:
 
 def evidence(plan: Plan, found: Measured, envelope: str = "decoding") -> tuple[Evidence, np.ndarray]:
     """What is known against this envelope and those before it, and of which problems (indices): the eligible ones."""
-    chosen = np.flatnonzero(found.eligible)
     counted = found.envelopes[: found.envelopes.index(envelope) + 1]
-    return (
-        Evidence(
-            reliable=reliability(plan, found.trained)[chosen],
-            first=np.array([s.first for s in found.first])[chosen],
-            cap=plan.budget,
-            reached=np.array([found.envelope_of.get(m, "") in counted for m in found.reached])[chosen],
-            base_reliable=reliability(plan, found.base)[chosen],
-            trained_first=np.array([s.first for s in found.losses])[chosen],
-            family=np.array([found.problems[i].stratum for i in chosen]),
-            followed=None if found.followed.all() else found.followed[chosen],
-            stage=plan.stage,
-        ),
-        chosen,
-    )
+    whole = Evidence(
+        reliable=reliability(plan, found.trained), base_reliable=reliability(plan, found.base),
+        first=np.array([s.first for s in found.first]), trained_first=np.array([s.first for s in found.losses]),
+        cap=plan.budget, reached=np.array([found.envelope_of.get(m, "") in counted for m in found.reached]),
+        family=np.array([p.stratum for p in found.problems]),
+        followed=None if found.followed.all() else found.followed, stage=plan.stage,
+    )  # fmt: skip
+    return whole.of(found.eligible), np.flatnonzero(found.eligible)
 
 
 def _later(

@@ -90,8 +90,7 @@ class Suite(msgspec.Struct, frozen=True):
         Raises:
             DreamEnvsError: if a stratum has no problem to give.
         """
-        seen: set[str] = set()
-        found: list[Problem] = []
+        seen, found = set[str](), list[Problem]()
         for index, stratum in enumerate(self.strata):
             rng = stream("frontier-suite", self.name, stratum.name, seed)
             before, misses = len(found), 0
@@ -99,9 +98,9 @@ class Suite(msgspec.Struct, frozen=True):
                 task = stratum.task(rng)
                 if task.id in seen or (task.id in avoid and not stratum.practice):
                     misses += 1
-                    continue
-                seen.add(task.id)
-                found.append(Problem(task, index))
+                else:
+                    seen.add(task.id)
+                    found.append(Problem(task, index))
             if len(found) == before:
                 raise DreamEnvsError(f"suite {self.name!r}: stratum {stratum.name!r} has no problem left to draw")
         return found

@@ -90,12 +90,12 @@ def verdict(
         pass1_gain: change of the mean success of one sample, a share.
         kept: success on the declared support before and after.
         reached: by method of a later envelope, how many problems it solved that decoding did not.
-        qualified: what limits the word: methods left out, a public seed, no record of the training.
-        exact: where success probabilities are known, E(K) in points of these very problems and the standard deviation
-            of its estimate; samples that contradict it end in *Alarm*.
-        contradicted: another contradiction of that kind, in words.
-        thin: upper end, in points, of what the trained model solved in any of its fixed samples and the base in none
-            of all of its own: what is not reliable may be new all the same.
+        qualified: what limits the word.
+        exact: where it is known, E(K) in points of these very problems and the standard deviation of its estimate;
+            samples that contradict it, or ``contradicted`` (another such contradiction, in words), end in *Alarm*.
+        contradicted: see ``exact``.
+        thin: upper end, in points, of what the trained model solved in any fixed sample and the base in none of all:
+            what is not reliable may be new all the same.
     """
     if exact is not None and abs(head.e[0] - exact[0]) > DEVIATIONS * exact[1] + 100 / head.n:
         contradicted = f"E(K) is {head.e[0]:.1f} points by samples and {exact[0]:.1f} by exact probabilities"
@@ -123,22 +123,18 @@ def _against(envelope: str, beyond: Sequence[str], found: Sequence[Claim]) -> st
     """How the kinds that are beyond decoding stand against a later envelope."""
     words = {c.kind: c.word for c in found if c.envelope == envelope and c.kind in beyond}
     groups = {word: [k for k, w in words.items() if w == word] for word in ("beyond", "within", "not shown")}
-    said = [
-        f"{word} {'against ' if word == 'not shown' else ''}{envelope}"
-        + (f" ({', '.join(some)})" if len(some) < len(words) or word == "beyond" else "")
-        for word, some in groups.items()
-        if some
-    ]
+    said = []
+    for word, some in groups.items():
+        which = f" ({', '.join(some)})" if len(some) < len(words) or word == "beyond" else ""
+        said += [f"{word} {'against ' if word == 'not shown' else ''}{envelope}{which}"] if some else []
     return ", ".join(said)
 
 
 def _sentence(word: str, head: Headline, found: Sequence[Claim], reached: Mapping[str, int]) -> str:
     k = f"{head.k:,}"
     if word in ("Expansion", "Trade"):
-        text = (
-            f"{head.e[0]:.1f} % of the problems are solved reliably by the trained model and missed by {k} samples of "
-            "the base"
-        )
+        text = f"{head.e[0]:.1f} % of the problems are solved reliably by the trained model and missed by {k} samples"
+        text += " of the base"
         if reached:
             most, of = max(reached, key=lambda name: reached[name]), round(head.e[0] * head.n * head.runs / 100)
             where, solved = f" (in {head.runs} runs)" if head.runs > 1 else "", sum(reached.values())
