@@ -82,8 +82,7 @@ def load_model(name: str, device: str = "cpu") -> Model:
             raise DreamEnvsError(f"{name} is a run without checkpoints/final: {end}")
         agent = _agent(str(folder), device)
         return Model(name, identity_of(folder), agent, run, **record_of(run, weights_hash(folder)))
-    folder = Path(resolve(name))
-    agent = _agent(name, device)
+    folder, agent = Path(resolve(name)), _agent(name, device)
     identity = identity_of(folder) if (folder / "model.safetensors").is_file() else _fingerprint(agent)
     return Model(name, identity, agent)
 
@@ -219,7 +218,6 @@ class _Late:
         self._make = functools.cache(make)
 
     def act(self, requests: Sequence[Any]) -> Any:
-        """What the made agent outputs."""
         return self._make().act(requests)
 
 
@@ -232,35 +230,29 @@ class Elicited:
         self.answers: dict[str, str] = {}  # by prompt, of the problems that are drawn
         self.spent: tuple[int, int] | None = None  # optimiser steps and tokens of the run that is measured
         self._own: dict[str, str] = {}  # by development problem, the model's own right reply
-        self._forms = {
-            how: functools.lru_cache(maxsize=4096)(form) if form else None
-            for how, form in (("forced", suite.form), ("given", suite.fixed))
-        }
+        self._forms = {"forced": suite.form, "given": suite.fixed}
 
-    def examples(self, family: TaskFamily) -> list[Task]:
-        """Solved development problems of a family, easiest first, for the methods that show some."""
+    def shown(self, family: TaskFamily) -> list[tuple[Task, str]]:
+        """Easy development problems of a family with a reply to each, for the methods that show some.
+
+        Where replies reason it is the base's own, of problems that it was right on if there are enough; else the
+        answer.
+        """
         mine = [p.task for p in self.dev if self.suite.strata[p.stratum].family.name == family.name]
         mine = sorted(mine, key=lambda t: t.level)[: 4 * SHOTS]
         order = stream("frontier-shots", self.suite.name, family.name).permutation(len(mine))
-        if not self.suite.final_field:
-            return [mine[i] for i in order[:SHOTS]]
-        worked = [mine[i] for i in order if self._worked(mine[i], family)]
-        return (worked + [mine[i] for i in order if mine[i] not in worked])[:SHOTS]
-
-    def shown(self, family: TaskFamily) -> list[tuple[Task, str]]:
-        """The examples with a reply to each: where replies reason, the base's own that was right, else the answer."""
-        return [(t, self._worked(t, family) or self.suite.written(t.answer)) for t in self.examples(family)]
+        pairs = [(mine[i], self._worked(mine[i], family) if self.suite.final_field else "") for i in order]
+        pairs.sort(key=lambda pair: not pair[1])
+        return [(t, reply or self.suite.written(t.answer)) for t, reply in pairs[:SHOTS]]
 
     def _worked(self, task: Task, family: TaskFamily) -> str:
-        """A right reply of the model itself to a development problem; "" if it has none, or replies do not reason."""
-        if not self.suite.final_field:
-            return ""
+        """The shortest right reply of the model itself to a development problem; "" if it has none."""
         if task.id not in self._own:
             limits = Limits(max_tokens=self.suite.max_tokens or family.max_reply_tokens)
             one = Request(messages=self.suite.messages(task), agent="solver_0", role="solver", seed=0, limits=limits)
             seeds = [digest("frontier-shots", self.suite.name, task.id, i) for i in range(SHOTS)]
-            requests = [msgspec.structs.replace(one, seed=seed) for seed in seeds]
-            right = [a.text for a in ask(self.model.agent, requests) if self._grade(family, task, a.text)]
+            actions = ask(self.model.agent, [msgspec.structs.replace(one, seed=seed) for seed in seeds])
+            right = [a.text for a in actions if self._grade(family, task, a.text)]
             self._own[task.id] = min(right, key=len, default="")
         return self._own[task.id]
 
@@ -289,9 +281,8 @@ class Elicited:
         matched: Any = getattr(made_by, "matched", None)
         if matched is not None and self.spent is not None:
             made_by = matched(*self.spent)
-        dev = self._solvable(easiest=matched is None)
         try:
-            made = made_by.make(self.model.engine, dev, family, f"elicit/{spec.name}")
+            made = made_by.make(self.model.engine, self._dev(matched is None), family, f"elicit/{spec.name}")
         except DreamEnvsError as error:
             raise Unavailable(str(error)) from error
         return self._quick(made, spec) or made
@@ -313,12 +304,12 @@ class Elicited:
         if hasattr(agent, "decoding"):
             agent = agent.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
         if spec.how in self._forms:
-            form = self._forms[spec.how]
-            if form is None:
+            if (form := self._forms[spec.how]) is None:
                 raise DreamEnvsError(
                     f"method {spec.name!r}: suite {self.suite.name!r} has no form to force; leave it out"
                 )
-            return agent.constrained(lambda request: form(request.messages[-1]["content"]))
+            cached = functools.lru_cache(maxsize=4096)(form)
+            return agent.constrained(lambda request: cached(request.messages[-1]["content"]))
         if spec.how == "power":
             return OneOfSeveral(agent, spec.size)
         if spec.how == "cot_decoding":
@@ -337,16 +328,11 @@ class Elicited:
             return None
         return agent.stopping(lambda request: self.answers[request.messages[-1]["content"].removesuffix(spec.suffix)])
 
-    def _solvable(self, easiest: bool = True) -> list[Task]:
-        """Development problems of the first family for the methods that steer or train; the easiest, or of all levels.
-
-        Those of all levels hold no problem of a stratum that asks for facts the base was never shown.
-        """
-        name = self.suite.strata[0].family.name
-        strata = [i for i, s in enumerate(self.suite.strata) if s.family.name == name and s.kind != "new facts"]
-        source = self.dev if easiest else self.suite.problems("own-samples", OWN)
-        mine = sorted((p.task for p in source if p.stratum in strata or easiest), key=lambda t: t.level)
-        mine = [t for t in mine if t.family == name]
+    def _dev(self, easiest: bool) -> list[Task]:
+        """Development problems of the first family for mechanisms: the easiest, or all but those of new facts."""
+        strata, source = self.suite.strata, self.dev if easiest else self.suite.problems("own-samples", OWN)
+        kept = [p.task for p in source if easiest or strata[p.stratum].kind != "new facts"]
+        mine = [t for t in sorted(kept, key=lambda t: t.level) if t.family == strata[0].family.name]
         return mine[:SOLVABLE] if easiest else mine
 
 
@@ -414,8 +400,7 @@ def _grammars(
 
 def by_method(suite: Suite, problems: Sequence[Problem], model: Model, specs: Sequence[MethodSpec]) -> np.ndarray:
     """``float64[A, N]``: log-probability of one draw of each method."""
-    elicited = Elicited(suite, model)
-    engine = model.engine
+    elicited, engine = Elicited(suite, model), model.engine
     grammars = {how: _grammars(form, problems, engine) for how, form in (("", suite.form), ("given", suite.fixed))}
     rows, read = [], dict[str, Any]()
     for spec in specs:

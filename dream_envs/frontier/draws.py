@@ -147,8 +147,7 @@ class SampleCache:
     ) -> list[Count]:  # fmt: skip
         """``draws`` draws of each problem by one method, independent of those of ``first``.
 
-        ``shared``: both models draw with the same random numbers, so that two models that are the same draw the same
-        (for choices between methods; estimates of the two have to be independent).
+        ``shared``: both models draw with the same random numbers (for choices between methods, not for estimates).
         """
         missing = [p for p in problems if (method.kept, p.task.id, draws, shared) not in self.counts]
         step = max(1, self.rows // draws)
@@ -205,18 +204,13 @@ class SampleCache:
 
     def query(self, agent: Agent, requests: Sequence[Request]) -> list[Action]:
         """Every request's completion, at most ``rows`` at once."""
-        parts = range(0, len(requests), self.rows)
-        return [action for at in parts for action in ask(agent, requests[at : at + self.rows])]
+        return [a for at in range(0, len(requests), self.rows) for a in ask(agent, requests[at : at + self.rows])]
 
     def request(self, method: Method, problem: Problem, label: str, j: int) -> Request:
         """Draw ``j`` of the sequence ``label``."""
-        return Request(
-            messages=method.messages(problem),
-            agent="solver_0",
-            role="solver",
-            seed=digest("frontier-draw", "" if label == SHARED else self.side, label, method.kept, problem.task.id, j),
-            limits=Limits(max_tokens=method.limit(problem)),
-        )
+        side, limits = "" if label == SHARED else self.side, Limits(max_tokens=method.limit(problem))
+        seed = digest("frontier-draw", side, label, method.kept, problem.task.id, j)
+        return Request(messages=method.messages(problem), agent="solver_0", role="solver", seed=seed, limits=limits)
 
     def check(self, methods: Sequence[Method], problems: Sequence[Problem], rng: np.random.Generator) -> None:
         """Draw some of the sequences that were read from the file again, as many as fit into one call.

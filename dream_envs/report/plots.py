@@ -24,7 +24,7 @@ SHARE = (-0.03, 1.03)
 
 
 class Plot(NamedTuple):
-    """One plot: its heading, a sentence on how to read it, and the SVG (already escaped)."""
+    """One plot: its name in the page, its heading, how to read it, and the SVG (already escaped)."""
 
     name: str
     title: str

@@ -11,7 +11,7 @@ from dream_envs.core import Measure
 from dream_envs.metrics.rounds import ENDS
 from dream_envs.report import plots, svg
 from dream_envs.report.plots import SHARE, Plot, curves
-from dream_envs.report.read import Found
+from dream_envs.report.read import Diversity, Found
 from dream_envs.report.words import NONE, decimal, interval, log10, percent, probability, visible, whole
 from dream_envs.schema import Compared, Evaluation, Level, Stat
 
@@ -165,11 +165,11 @@ def _levels(own: Evaluation) -> Grid:
     exact = own.kind == "exact"
     head = [
         Column("level"), Column("base"), Column("base\n95 %", 6), Column("trained"), Column("trained\n95 %", 2),
-        *([Column("base\nlog10", 5), Column("trained\nlog10", 5)] if exact else []),
-        *([Column("base\nforced", 3), Column("trained\nforced", 3)] if exact else []),
-        *([Column(f"{tier}:\nsolved", 4) for tier in TIERS] if exact else []),
         Column("chance", 7), Column("problems", 8),
     ]  # fmt: skip
+    if exact:
+        more = [Column(f"{who}\n{what}", n) for what, n in (("log10", 5), ("forced", 3)) for who in plots.WHO]
+        head[5:5] = [*more, *(Column(f"{tier}:\nsolved", 4) for tier in TIERS)]
     rows = []
     for row in own.levels:
         before, after = row.base["T=1"], row.trained["T=1"]
@@ -195,16 +195,14 @@ def _tier(row: Level, tier: str) -> str:
 
 
 def _decoders(own: Evaluation) -> Grid:
-    if len(own.decoders) < 2:
-        return Grid("", (), ())
+    def cell(stat: Stat | None) -> str:
+        return NONE if stat is None else f"{probability(stat.mean)}, {percent(stat.solved)}, {probability(stat.max)}"
+
     pairs = [(who, d) for who in plots.WHO for d in own.decoders]
     head = [Column("level"), *(Column(f"{who}\n{d}") for who, d in pairs)]
-    rows = [[_name(row), *(_decoder(getattr(row, who).get(d)) for who, d in pairs)] for row in own.levels]
-    return Grid("all decoders: mean, share solved, largest P", head, rows, folded=True)
-
-
-def _decoder(stat: Stat | None) -> str:
-    return NONE if stat is None else f"{probability(stat.mean)}, {percent(stat.solved)}, {probability(stat.max)}"
+    rows = [[_name(row), *(cell(getattr(row, who).get(d)) for who, d in pairs)] for row in own.levels]
+    shown = rows if len(own.decoders) > 1 else []
+    return Grid("all decoders: mean, share solved, largest P", head, shown, folded=True)
 
 
 def _examples(own: Evaluation) -> Grid:
@@ -305,12 +303,9 @@ def _logged(key: str, found: Found) -> Section | None:
 def _curriculum(found: Found) -> Section | None:
     if not {"curriculum/valid", "curriculum/learnable"} & found.series.keys():
         return None  # nobody writes problems here
-    section = _logged("curriculum", found)
-    if section is None:
-        return None
-    accuracy = found.summary.label_accuracy if found.summary is not None else None
+    section, accuracy = _logged("curriculum", found), found.summary.label_accuracy if found.summary else None
     points = [] if accuracy is None else [f"Last round: {percent(accuracy)} of the rewards agree with the truth."]
-    return section._replace(points=points, words=("Learnable", "Drift", "Label accuracy"))
+    return section and section._replace(points=points, words=("Learnable", "Drift", "Label accuracy"))
 
 
 def _slept(found: Found) -> list[Grid]:
@@ -374,35 +369,26 @@ def _diversity(found: Found) -> Section | None:
         curves("variety-shares", "Shares on fixed problems", "Most frequent format, right answers, distance to the "
                "base's formats.", "share", found.unit, [(k, p) for k, p in lines if k in shares], limits=SHARE),
     ]  # fmt: skip
-    grids, points = [], []
-    if (own := found.blocks.diversity) is not None:
-        head = [Column("measure", words=True), Column("base"), Column("trained"), Column("ratio", 1), Column("95 %", 2)]
-        rows = [
-            [visible(key, 40), decimal(value, 3), decimal(own.trained.get(key), 3), *_ratio(own.ratio.get(key))]
-            for key, value in own.base.items()
-        ]
-        grids = [Grid("diversity of completions", head, rows, folded=True)]
-        points = [f"Alarm: {visible(own.alarm, 300)}"] if own.alarm else []
+    own = found.blocks.diversity or Diversity({}, {})
+    head = [Column("measure", words=True), Column("base"), Column("trained"), Column("ratio", 1), Column("95 %", 2)]
+    rows = []
+    for key, value in own.base.items():
+        middle, low, high = (decimal(v, 2) for v in own.ratio.get(key) or (None, None, None))
+        span = NONE if own.ratio.get(key) is None else f"{low} to {high}"
+        rows.append([visible(key, 40), decimal(value, 3), decimal(own.trained.get(key), 3), middle, span])
+    grids = [Grid("diversity of completions", head, rows, folded=True)]
+    points = [f"Alarm: {visible(own.alarm, 300)}"] if own.alarm else []
     if found.summary is not None and len(found.summary.entropy) == 2:
         base, trained = (found.summary.entropy[who] for who in plots.WHO)
         points += [f"{k} entropy: {decimal(v, 2)} to {decimal(trained.get(k), 2)} bits" for k, v in base.items()]
     return _section("diversity", "Variety", "Collapse shows here before it shows in the reward.", made, grids, points)
 
 
-def _ratio(value: tuple[float | None, float | None, float | None] | None) -> list[str]:
-    if value is None:
-        return [NONE, NONE]
-    middle, low, high = (decimal(v, 2) for v in value)
-    return [middle, f"{low} to {high}"]
-
-
 def _alarms(found: Found) -> Section | None:
     if not found.steps:
         return None
-    points = []
-    for alarm in found.alarms:
-        span = "" if alarm.first is None else f", steps {alarm.first} to {alarm.last}"
-        points.append(f"{alarm.text} ({alarm.times} times{span})")
+    spans = ["" if a.first is None else f", steps {a.first} to {a.last}" for a in found.alarms]
+    points = [f"{a.text} ({a.times} times{span})" for a, span in zip(found.alarms, spans, strict=True)]
     quiet = f"None rang in {whole(found.steps)} logged steps. Silence is no evidence."
     return Section("alarms", "Alarms", "Reasons to stop and look." if points else quiet, points=points)
 
