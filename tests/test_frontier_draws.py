@@ -22,12 +22,9 @@ class Coin:
 
     def act(self, requests):
         self.asked += len(requests)
-        return [self._one(r) for r in requests]
-
-    def _one(self, request):
-        prompt = request.messages[-1]["content"]
-        right = digest("coin", request.seed) / 2**64 < self.rates[prompt]
-        return Action("yes" if right else "no", usage=Usage(3, 5), status=self.status)
+        rates = [self.rates[r.messages[-1]["content"]] for r in requests]
+        right = [digest("coin", r.seed) / 2**64 < rate for r, rate in zip(requests, rates, strict=True)]
+        return [Action("yes" if hit else "no", usage=Usage(3, 5), status=self.status) for hit in right]
 
 
 def problems(rates: dict[str, float]) -> list[Problem]:
@@ -35,14 +32,10 @@ def problems(rates: dict[str, float]) -> list[Problem]:
 
 
 def method(coin, name: str = "plain", quick=None) -> Method:
-    return Method(
-        name,
-        coin,
-        lambda p: [{"role": "user", "content": p.task.prompt}],
-        lambda p, text: text == p.task.answer,
-        lambda p: 8,
-        quick,
-    )
+    def messages(problem):
+        return [{"role": "user", "content": problem.task.prompt}]
+
+    return Method(name, coin, messages, lambda p, text: text == p.task.answer, lambda p: 8, quick)
 
 
 RATES = {"never": 0.0, "rare": 0.004, "some": 0.05, "often": 0.6, "always": 1.0}
@@ -142,10 +135,9 @@ def test_two_sides_and_two_kinds_of_draws_are_independent():
 
 def test_shared_draws_are_the_same_on_both_sides():
     rates = {f"p{i}": 0.5 for i in range(64)}
-    found = [
-        SampleCache(None, s).count(method(Coin(rates)), problems(rates), 4, shared=True) for s in ("base", "trained")
-    ]
-    assert found[0] == found[1]
+    caches = SampleCache(None, "base"), SampleCache(None, "trained")
+    one, other = (kept.count(method(Coin(rates)), problems(rates), 4, shared=True) for kept in caches)
+    assert one == other
 
 
 def test_first_success_is_unbiased_for_every_k():
@@ -177,9 +169,8 @@ class Sometimes(Coin):
 
 def test_a_draw_is_asked_again_and_is_the_same():
     chosen = problems(RATES)
-    assert SampleCache(None, "base").count(method(Sometimes(RATES)), chosen, 8) == SampleCache(None, "base").count(
-        method(Coin(RATES)), chosen, 8
-    )
+    one, other = (SampleCache(None, "base").count(method(c(RATES)), chosen, 8) for c in (Sometimes, Coin))
+    assert one == other
 
 
 def test_quick_draws_serve_only_where_the_first_success_matters():

@@ -28,13 +28,9 @@ def evidence(n: int = 5, **changed: Any) -> gain.Evidence:
 def test_gains_and_losses_by_hand() -> None:
     """Never solved; in sample 300; by a later envelope; half reliable, in the last sample; lost; found again."""
     facts = evidence(
-        6,
-        reliable=[1, 1, 1, 0.5, 0, 0],
-        first=[0, 300, 0, 1024, 0, 0],
-        reached=[0, 0, 1, 0, 0, 0],
-        base_reliable=[0, 0, 0, 0, 0.75, 1],
-        trained_first=[0, 0, 0, 0, 0, 1024],
-    )
+        6, reliable=[1, 1, 1, 0.5, 0, 0], first=[0, 300, 0, 1024, 0, 0], reached=[0, 0, 1, 0, 0, 0],
+        base_reliable=[0, 0, 0, 0, 0.75, 1], trained_first=[0, 0, 0, 0, 0, 1024],
+    )  # fmt: skip
     assert gain.gained(facts, 1024).tolist() == [1, 0, 0, 0, 0, 0]
     assert gain.gained(facts, 1023).tolist() == [1, 0, 0, 0.5, 0, 0]
     assert gain.gained(facts, 299).tolist() == [1, 1, 0, 0.5, 0, 0]
@@ -93,16 +89,12 @@ def test_problems_are_counted_within_their_families() -> None:
 @pytest.mark.parametrize(
     ("gains", "losses", "each"),
     [
-        ((0.0,) * 20, (0.0,) * 20, 20),
-        ((0.005,) * 20, (0.005,) * 20, 20),
-        ((0.02,) * 20, (0.0,) * 20, 20),
-        ((0.99,) * 12 + (0.0,) * 8, (0.0,) * 12 + (0.01,) * 8, 20),
-        (tuple(np.linspace(1, 0, 20)), (0.0,) * 20, 20),
-        ((0.0,) * 4 + (0.6,) * 16, (0.8,) * 4 + (0.0,) * 16, 20),
-        ((0.02,) * 17, (0.0,) * 17, 100),
+        ((0.0,) * 20, (0.0,) * 20, 20), ((0.005,) * 20, (0.005,) * 20, 20), ((0.02,) * 20, (0.0,) * 20, 20),
+        ((0.99,) * 12 + (0.0,) * 8, (0.0,) * 12 + (0.01,) * 8, 20), (tuple(np.linspace(1, 0, 20)), (0.0,) * 20, 20),
+        ((0.0,) * 4 + (0.6,) * 16, (0.8,) * 4 + (0.0,) * 16, 20), ((0.02,) * 17, (0.0,) * 17, 100),
         (tuple(np.linspace(1, 0.05, 17)), (0.001,) * 17, 100),
     ],
-)
+)  # fmt: skip
 def test_the_interval_covers(gains: Any, losses: Any, each: int) -> None:
     """1,000 reports of strata in which each problem is gained or lost with a known chance: 95 %, less 3 errors."""
     rng, family, hits = stream("cover", str(gains), each), np.repeat(np.arange(len(gains)), each), 0

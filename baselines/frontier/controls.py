@@ -143,11 +143,7 @@ def run(
     name: str, out: Path, base: str = "nano/compose", suite: str = "nano", size: str = "mini", seed: str = "",
     cache: Path | None = None, *, threads: int = 1, quiet: bool = False,
 ) -> Report:  # fmt: skip
-    """Make one of ``CONTROLS`` in ``out/model`` (``seed`` labels it and the problems) and report on it, as ``job.run``.
-
-    Raises:
-        DreamEnvsError: for another name, or a control that the suite does not have.
-    """
+    """Make one of ``CONTROLS`` in ``out/model`` (``seed`` labels it and the problems) and report on it."""
     if name not in CONTROLS:
         raise DreamEnvsError(registry.unknown("controls", name, list(CONTROLS)))
     options = job.Options(suite=suite, size=size, seed=seed)

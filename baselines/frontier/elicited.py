@@ -58,22 +58,14 @@ class Model(msgspec.Struct):
 
     @property
     def engine(self) -> LocalAgent:
-        """The agent as a local engine.
-
-        Raises:
-            DreamEnvsError: if it is another kind of agent.
-        """
+        """The agent as a local engine."""
         if not isinstance(self.agent, LocalAgent):
             raise DreamEnvsError(f"{self.name!r} is no local model: only plain methods can be asked of it")
         return self.agent
 
 
 def load_model(name: str, device: str = "cpu") -> Model:
-    """A model by its name, its folder, or the folder of a run that trained it.
-
-    Raises:
-        DreamEnvsError: if there is none, or the run has not ended.
-    """
+    """A model by its name, its folder, or the folder of a run that trained it."""
     run = Path(name)
     if (run / "run.json").is_file():
         folder = run / "checkpoints" / "final"

@@ -74,11 +74,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def plan_of(options: Options) -> tuple[Plan, list[MethodSpec]]:
-    """The plan and the methods of these options.
-
-    Raises:
-        DreamEnvsError: for a size, suite, envelope or method that there is not.
-    """
+    """The plan and the methods of these options."""
     if options.size not in SIZES:
         raise DreamEnvsError(f"size={options.size!r}: one of {', '.join(SIZES)}")
     if unknown := set(options.envelopes) - set(methods.ENVELOPES):

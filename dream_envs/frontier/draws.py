@@ -98,9 +98,6 @@ class SampleCache:
 
     ``side``: label of the randomness, ``base`` or ``trained``; the two never share a draw.  ``rows``: the most rows of
     one call of an agent (0: ``ROWS``); what is drawn does not depend on it.
-
-    Raises:
-        DreamEnvsError: if the file holds something else.
     """
 
     def __init__(self, path: Path | None, side: str, rows: int = 0) -> None:

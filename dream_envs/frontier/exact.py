@@ -87,9 +87,6 @@ def method_log_probability(spec: MethodSpec, logits: np.ndarray, ids: np.ndarray
     """Natural log of the probability that one draw of this method is the accepted completion.
 
     ``logits`` (of the method's own prompt) and ``ids`` are as in ``log_probability``.
-
-    Raises:
-        DreamEnvsError: for a method whose probability is not such a product (``has_exact``).
     """
     if not has_exact(spec):
         raise DreamEnvsError(f"method {spec.name!r} has no exact probability; those that sample without top_p have one")

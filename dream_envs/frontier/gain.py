@@ -33,11 +33,7 @@ MULTIPLES = (8, 64)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was sampled, one entry for each of N problems; arrays are checked and converted on construction.
-
-    Raises:
-        DreamEnvsError: for arrays of different lengths, NaN, values outside their range, or N = 0.
-    """
+    """What was sampled, one entry for each of N problems; arrays are checked and converted on construction."""
 
     reliable: np.ndarray  # ``float64[N]`` in [0, 1], whether the trained model is right in ``need`` of its samples
     # ``int64[N]``, the 1-based sample of the base's first success in turn over its methods; 0 = none within ``cap``, or

@@ -122,7 +122,9 @@ def measure(
         raise DreamEnvsError(f"the base solves no development problem by any method: {NOTHING}")
     after = trained.cache.count(mine, problems, plan.trained_draws, tick=_part(say, "trained model"))
     before = base.cache.count(own, problems, plan.trained_draws, tick=_part(say, "base"))
-    _knows_its_support(plan, before, problems)
+    known = [sum(c.right) for c, p in zip(before, problems, strict=True) if plan.suite.strata[p.stratum].practice]
+    if known and not any(known):
+        raise DreamEnvsError(f"the base solves nothing of its declared support in free replies: {NOTHING}")
     reliable, their_turns = eligible & reliability(plan, after), their_turns or list(trained.methods)
     first, followed = _first(plan, base, turns, problems, reliable, say)
     losses = _where(
@@ -152,12 +154,6 @@ def measure(
     return found
 
 
-def _knows_its_support(plan: Plan, before: Sequence[Count], problems: Sequence[Problem]) -> None:
-    known = [sum(c.right) for c, p in zip(before, problems, strict=True) if plan.suite.strata[p.stratum].practice]
-    if known and not any(known):
-        raise DreamEnvsError(f"the base solves nothing of its declared support in free replies: {NOTHING}")
-
-
 def _working(plan: Plan, model: EvaluatedModel, say: Tick) -> tuple[Method, list[Method]]:
     """The method that solves most of the development problems (the first of them in a tie), and all that solve any.
 
@@ -180,10 +176,11 @@ def _first(
 ) -> tuple[list[SampleSequence], np.ndarray]:
     """The base's sequences, and ``bool[N]`` which were not given up at the stage."""
 
-    def draw(cap: int) -> Callable[[list[Problem]], list[SampleSequence]]:
-        return lambda chosen: base.cache.first(turns, chosen, cap, _part(say, f"base, up to {cap:,} samples"))
+    def draw(mask: np.ndarray, cap: int) -> list[SampleSequence]:
+        tick = _part(say, f"base, up to {cap:,} samples")
+        return _where(mask, lambda some: base.cache.first(turns, some, cap, tick), problems)
 
-    first = _where(reliable, draw(plan.stage if plan.follow else plan.budget), problems)
+    first = draw(reliable, plan.stage if plan.follow else plan.budget)
     left = reliable & np.array([not s.first for s in first])
     if not plan.follow or not left.any():
         return first, np.ones(len(problems), bool)
@@ -191,7 +188,7 @@ def _first(
     groups = np.array([kinds.index(plan.suite.strata[p.stratum].kind) for p in problems])
     picked = np.zeros(len(problems), bool)
     picked[left] = subsample(groups[left], plan.follow, stream("frontier-lots", plan.suite.name, plan.seed))
-    later = _where(picked, draw(plan.budget), problems)
+    later = draw(picked, plan.budget)
     return [b if p else a for a, b, p in zip(first, later, picked, strict=True)], ~left | picked
 
 

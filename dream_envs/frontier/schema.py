@@ -384,11 +384,7 @@ def _together(*lists: list) -> None:
 
 
 def read_report(folder: Path) -> Report:
-    """``frontier.json`` of this folder.
-
-    Raises:
-        DreamEnvsError: if it is absent, or is no Frontier Report of this schema.
-    """
+    """``frontier.json`` of this folder."""
     path = Path(folder) / "frontier.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Report)

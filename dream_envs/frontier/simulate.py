@@ -74,11 +74,7 @@ class World(msgspec.Struct, frozen=True):
 
 
 def world(change: Change, rng: np.random.Generator) -> World:
-    """The population of this change.
-
-    Raises:
-        DreamEnvsError: if it has too few problems to gain or to lose.
-    """
+    """The population of this change."""
     from scipy.special import expit, logit
 
     n, stratum = STRATA * POOL, np.repeat(np.arange(STRATA), POOL)

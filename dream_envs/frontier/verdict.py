@@ -72,16 +72,9 @@ def losses(head: Headline, kept: Retention | None) -> list[str]:
 
 
 def verdict(
-    head: Headline,
-    found: Sequence[Claim],
-    pass1_gain: Estimate,
-    kept: Retention | None,
-    reached: Mapping[str, int],
-    qualified: Sequence[str],
-    exact: tuple[float, float] | None = None,
-    contradicted: str = "",
-    thin: float = 0.0,
-) -> Verdict:
+    head: Headline, found: Sequence[Claim], pass1_gain: Estimate, kept: Retention | None, reached: Mapping[str, int],
+    qualified: Sequence[str], exact: tuple[float, float] | None = None, contradicted: str = "", thin: float = 0.0,
+) -> Verdict:  # fmt: skip
     """The word with its phrase and sentence.
 
     Args:

@@ -12,10 +12,9 @@ from dream_envs.report import frontier_tables as ft
 from dream_envs.report import svg
 from dream_envs.report.words import estimate, label, percent, points, probability, ratio, readable, whole
 
-#: Points of the scatter; more problems are thinned, certified ones last.
-MAX_POINTS = 2000
-#: Rows, bars and panels of one picture; what is beyond stands in the table beside it.
-MAX_ROWS, MAX_BARS, MAX_PANELS = 60, 12, 8
+#: Points of the scatter (more problems are thinned, certified ones last); rows, bars and panels of one picture, what is
+#: beyond stands in the table beside it.
+MAX_POINTS, MAX_ROWS, MAX_BARS, MAX_PANELS = 2000, 60, 12, 8
 #: The cells of the support and their colours.
 _CELLS = (("P", "c1"), ("E", "c3"), ("S", "c2"), ("O", "muted"))
 #: How the two models' lines look.
@@ -38,10 +37,8 @@ def all_plots(data: Report) -> dict[str, str]:
 
 def _write(axes: Any, text: str, at: tuple[float, float], role: str = "ink", side: str = "left", up: int = 3) -> None:
     """Words over a row: x in shares of the width, y in rows."""
-    axes.annotate(
-        text, at, xycoords=("axes fraction", "data"), xytext=(0, up), textcoords="offset points", va="bottom", ha=side,
-        color=svg.colour(role),
-    )  # fmt: skip
+    place: Any = {"xycoords": ("axes fraction", "data"), "xytext": (0, up), "textcoords": "offset points"}
+    axes.annotate(text, at, **place, va="bottom", ha=side, color=svg.colour(role))
 
 
 def _rows_only(axes: Any, low: float, high: float) -> None:
@@ -169,11 +166,11 @@ def _coverage(
 ) -> Drawn:  # fmt: skip
     """Coverage of both models over a logarithmic axis: xs, ys, and the ends of the band, which may be empty."""
     fig, (axes,) = svg.figure(height=300, right=right)
-    everything, xs, said = [0.0], list[float](), []
+    said, xs = [], list[float]()
+    everything = [y for curve in thin for y in curve.mean]
     for curve in thin:
-        at = [math.log10(k) for k in curve.k]
+        xs += (at := [math.log10(k) for k in curve.k])
         axes.plot(at, curve.mean, color=svg.colour("base"), linewidth=0.9, alpha=0.55)
-        everything, xs = [*everything, *curve.mean], xs + at
     for who, dash, marker in _LINES:
         raw, ys, low, high = curves[who]
         if not raw:
@@ -183,7 +180,7 @@ def _coverage(
             axes.fill_between(at, low, high, color=ink, alpha=0.18, linewidth=0)
         axes.plot(at, ys, color=ink, linestyle=dash, marker=marker, markersize=4.5)
         axes.annotate(who, (at[-1], ys[-1]), xytext=(5, 0), textcoords="offset points", va="center", color=ink)
-        everything, xs = [*everything, *low, *high, *ys], xs + at
+        everything, xs = [*everything, *low, *high, *ys], [*xs, *at]
         ends = (f"{probability(ys[i])} at {svg.short(round(10 ** at[i]))}" for i in (0, -1))
         said.append(f"{who}: {', '.join(ends)}")
     hold(axes, everything, 0.0, 1.0)
@@ -240,10 +237,8 @@ def support(data: Report) -> Drawn | None:
     for i, row in enumerate(data.support):
         start, texts = 0.0, [(f"k = {whole(row.k)}", "ink")]
         for (key, role), cell in zip(_CELLS, (row.p, row.e, row.s, row.o), strict=True):
-            axes.barh(
-                -i, cell[0], left=start, height=0.42, color=svg.colour(role), alpha=0.55 if key == "O" else 1.0,
-                edgecolor=svg.colour("ink"), linewidth=0.6,
-            )  # fmt: skip
+            look: Any = {"color": svg.colour(role), "edgecolor": svg.colour("ink"), "linewidth": 0.6}
+            axes.barh(-i, cell[0], left=start, height=0.42, alpha=0.55 if key == "O" else 1.0, **look)
             start += cell[0]
             texts.append((f"{key} {percent(cell[0])}", "ink" if role == "muted" else role))
         for place, (text, role) in zip((0.0, 0.24, 0.43, 0.62, 0.81), texts, strict=True):

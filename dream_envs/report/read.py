@@ -99,11 +99,7 @@ def is_frontier(folder: Path) -> bool:
 
 
 def load(path: Path) -> Found:
-    """Everything but the episodes.
-
-    Raises:
-        DreamEnvsError: if the folder holds no run, or a file is damaged.
-    """
+    """Everything but the episodes."""
     if not any((path / name).is_file() for name in _FILES):
         raise DreamEnvsError(f"{path} holds no run: expected one of {', '.join(_FILES)} in it")
     summary, series, alarms, x, unit = read_summary(path), dict[str, Points](), dict[str, Alarm](), 0.0, "step"

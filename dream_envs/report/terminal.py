@@ -65,11 +65,7 @@ def table(
 
 
 def show(run_dir: Path, console: Console) -> None:
-    """Print the verdict, the numbers that matter, the tables and the alarms of a run, or a Frontier Report.
-
-    Raises:
-        DreamEnvsError: if there is no run, or a file of it is damaged.
-    """
+    """Print the verdict, the numbers that matter, the tables and the alarms of a run, or a Frontier Report."""
     run_dir = Path(run_dir)
     if read.is_frontier(run_dir):
         show_frontier(read_report(run_dir), console)
