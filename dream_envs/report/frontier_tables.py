@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dream_envs.curriculum.store import wilson
-from dream_envs.frontier.schema import Estimate, Family, ProblemRow, Report, Right
+from dream_envs.frontier.schema import Diversity, Estimate, Exact, Family, ProblemRow, Report, Retention, Right
 from dream_envs.report import words
 from dream_envs.report.words import NONE, bracket, estimate, label, percent, points, probability, signed, visible, whole
 
@@ -190,38 +190,33 @@ def problem_rows(data: Report) -> Rows:
 
 
 def _first(problem: ProblemRow) -> str:
-    if problem.reached:
-        return label(problem.reached, 40)
-    if not problem.base_draws:
-        return "not drawn"
-    return whole(problem.base_first) if problem.base_first else "never"
+    drawn = whole(problem.base_first) if problem.base_first else "never" if problem.base_draws else "not drawn"
+    return label(problem.reached, 40) if problem.reached else drawn
 
 
 def support_rows(data: Report) -> list[list[tuple[str, str]]]:
     """For each budget: k, then (value, interval) of the cells and of the four ratios."""
-    cells = [(r.k, (r.p, r.e, r.s, r.o, r.srr, r.ndr, r.sds, r.nscr)) for r in data.support]
-    return [[(whole(k), ""), *map(_with_interval, row)] for k, row in cells]
+
+    def written(value: Estimate | None) -> tuple[str, str]:
+        middle, low, high = value or (None, None, None)
+        span = "" if low is None or high is None else f"{low:.3f}–{high:.3f}"
+        return NONE if middle is None else f"{middle:.3f}", span
+
+    rows = [(r.k, (r.p, r.e, r.s, r.o, r.srr, r.ndr, r.sds, r.nscr)) for r in data.support]
+    return [[(whole(k), ""), *map(written, row)] for k, row in rows]
 
 
-def _with_interval(value: Estimate | None) -> tuple[str, str]:
-    middle, low, high = value or (None, None, None)
-    span = "" if low is None or high is None else f"{low:.3f}–{high:.3f}"
-    return NONE if middle is None else f"{middle:.3f}", span
-
-
-def retention_rows(data: Report) -> Rows:
+def retention_rows(kept: Retention) -> Rows:
     """Suite, before, after, change with its interval in points, flag."""
     return [
         [label(s.name, 60), probability(s.before), probability(s.after), estimate(times100(s.gain)),
          "loss shown" if s.lost else "loss not excluded" if s.flag else ""]
-        for s in (data.retention.suites if data.retention else ())
+        for s in kept.suites
     ]  # fmt: skip
 
 
-def diversity_rows(data: Report) -> Rows:
+def diversity_rows(d: Diversity) -> Rows:
     """Measure, base, trained, ratio."""
-    if (d := data.diversity) is None:
-        return []
     return [
         [words.readable(k), probability(d.base.get(k)), probability(d.trained.get(k)), words.ratio(d.ratio.get(k))]
         for k in dict.fromkeys((*d.base, *d.trained, *d.ratio))
@@ -257,10 +252,9 @@ def method_rows(data: Report) -> Rows:
     return rows
 
 
-def decoder_rows(data: Report) -> Rows:
-    """Exact mode: decoder, base's mean, trained's mean."""
-    decoders = data.exact.decoders.items() if data.exact else ()
-    return [[label(d, 40), probability(v.base), probability(v.trained)] for d, v in decoders]
+def decoder_rows(exact: Exact) -> Rows:
+    """Decoder, base's mean, trained's mean."""
+    return [[label(d, 40), probability(v.base), probability(v.trained)] for d, v in exact.decoders.items()]
 
 
 def cost_rows(data: Report) -> Rows:
@@ -285,16 +279,6 @@ def cost_rows(data: Report) -> Rows:
 
 def _time(s: float) -> str:
     return f"{s:,.0f} s" if s < 600 else f"{s / 60:,.0f} min" if s < 36000 else f"{s / 3600:,.1f} h"
-
-
-def exact_note(data: Report) -> str:
-    """What exact probabilities make of E beside the sampled figure."""
-    if data.exact is None:
-        return ""
-    return (
-        f"Mean exact probability of the accepted reply under each decoder, not sampled. From exact probabilities E("
-        f"{whole(data.headline.k)}) is {points(data.exact.e)} points; from samples {points(data.headline.e[0])}."
-    )
 
 
 def about(data: Report) -> Rows:
