@@ -159,10 +159,13 @@ def weights_of(model: Model) -> str:
     """A hash of the loaded weights in bfloat16, whatever files they came from; the identity of another agent."""
     if not isinstance(model.agent, LocalAgent):
         return model.identity
+    return _hash(model.agent, lambda value: value.to(torch.bfloat16).contiguous().view(torch.int16))
+
+
+def _hash(agent: LocalAgent, bits: Callable[[torch.Tensor], torch.Tensor]) -> str:
     total = hashlib.sha256()
-    for key, value in sorted(model.agent.model.state_dict().items()):
-        bits = value.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16)
-        total.update(key.encode() + bits.numpy().tobytes())
+    for key, value in sorted(agent.model.state_dict().items()):
+        total.update(key.encode() + bits(value.detach().cpu()).numpy().tobytes())
     return total.hexdigest()[:16]
 
 
@@ -177,12 +180,8 @@ def identity_of(folder: Path) -> str:
 
 def _fingerprint(agent: LocalAgent) -> str:
     """As ``identity_of``, of what was loaded: for models that are several files or come from a hub's cache."""
-    total = hashlib.sha256()
-    for key, value in sorted(agent.model.state_dict().items()):
-        total.update(key.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
     beside = repr(sorted(_beside_weights(agent).items())) + agent.model.config.to_json_string()
-    rest = hashlib.sha256(beside.encode())
-    return f"{total.hexdigest()[:16]}-{rest.hexdigest()[:8]}"
+    return f"{_hash(agent, torch.Tensor.contiguous)}-{hashlib.sha256(beside.encode()).hexdigest()[:8]}"
 
 
 def record_of(run: Path, weights: str) -> dict[str, Any]:

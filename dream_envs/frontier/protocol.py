@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier.draws import Count, Method, SampleCache, SampleSequence, Unavailable
+from dream_envs.frontier.draws import Count, Method, SampleCache, SampleSequence, Settled, Unavailable
 from dream_envs.frontier.gain import Evidence, subsample
 from dream_envs.frontier.suite import Problem, Suite
 from dream_envs.seeds import stream
@@ -120,18 +121,15 @@ def measure(
     (own, turns), (mine, their_turns) = _working(plan, base, say), _working(plan, trained, say)
     if not turns:
         raise DreamEnvsError(f"the base solves no development problem by any method: {NOTHING}")
-    after = trained.cache.count(mine, problems, plan.trained_draws, tick=_part(say, "trained model"))
-    before = base.cache.count(own, problems, plan.trained_draws, tick=_part(say, "base"))
+    after = trained.cache.count(mine, problems, plan.trained_draws, tick=partial(say, "trained model"))
+    before = base.cache.count(own, problems, plan.trained_draws, tick=partial(say, "base"))
     known = [sum(c.right) for c, p in zip(before, problems, strict=True) if plan.suite.strata[p.stratum].practice]
     if known and not any(known):
         raise DreamEnvsError(f"the base solves nothing of its declared support in free replies: {NOTHING}")
     reliable, their_turns = eligible & reliability(plan, after), their_turns or list(trained.methods)
     first, followed = _first(plan, base, turns, problems, reliable, say)
-    losses = _where(
-        eligible & reliability(plan, before),
-        lambda some: trained.cache.first(their_turns, some, plan.budget, _part(say, "losses")),
-        problems,
-    )
+    mask = eligible & reliability(plan, before)
+    losses = _where(mask, trained.cache, their_turns, problems, plan.budget, partial(say, "losses"))
     found = Measured(
         problems=problems, eligible=eligible, trained=after, base=before,
         configurations={"base": own.name, "trained": mine.name}, turns=[m.name for m in turns],
@@ -167,7 +165,7 @@ def _working(plan: Plan, model: EvaluatedModel, say: Tick) -> tuple[Method, list
 
 def _solved(plan: Plan, cache: SampleCache, method: Method, say: Tick) -> int:
     dev = plan.suite.problems("development", plan.dev)
-    tick = _part(say, f"{cache.side} on development problems, {method.name}")
+    tick = partial(say, f"{cache.side} on development problems, {method.name}")
     return sum(sum(c.right) for c in cache.count(method, dev, DEV_DRAWS, shared=True, tick=tick))
 
 
@@ -175,12 +173,8 @@ def _first(
     plan: Plan, base: EvaluatedModel, turns: Sequence[Method], problems: list[Problem], reliable: np.ndarray, say: Tick
 ) -> tuple[list[SampleSequence], np.ndarray]:
     """The base's sequences, and ``bool[N]`` which were not given up at the stage."""
-
-    def draw(mask: np.ndarray, cap: int) -> list[SampleSequence]:
-        tick = _part(say, f"base, up to {cap:,} samples")
-        return _where(mask, lambda some: base.cache.first(turns, some, cap, tick), problems)
-
-    first = draw(reliable, plan.stage if plan.follow else plan.budget)
+    cap = plan.stage if plan.follow else plan.budget
+    first = _where(reliable, base.cache, turns, problems, cap, partial(say, f"base, up to {cap:,} samples"))
     left = reliable & np.array([not s.first for s in first])
     if not plan.follow or not left.any():
         return first, np.ones(len(problems), bool)
@@ -188,14 +182,16 @@ def _first(
     groups = np.array([kinds.index(plan.suite.strata[p.stratum].kind) for p in problems])
     picked = np.zeros(len(problems), bool)
     picked[left] = subsample(groups[left], plan.follow, stream("frontier-lots", plan.suite.name, plan.seed))
-    later = draw(picked, plan.budget)
+    later = _where(
+        picked, base.cache, turns, problems, plan.budget, partial(say, f"base, up to {plan.budget:,} samples")
+    )
     return [b if p else a for a, b, p in zip(first, later, picked, strict=True)], ~left | picked
 
 
 def _panel(plan: Plan, model: EvaluatedModel, ways: Sequence[Method], measured: Measured, say: Tick) -> Panel:
     cap, problems = min(plan.reach, plan.budget), measured.problems
-    tick = _part(say, f"{model.cache.side}, every problem")
-    found = Panel(_where(measured.eligible, lambda some: model.cache.first(ways, some, cap, tick), problems))
+    tick = partial(say, f"{model.cache.side}, every problem")
+    found = Panel(_where(measured.eligible, model.cache, ways, problems, cap, tick))
     asked = (("greedy", model.greedy, 1), ("atoms", model.atoms, ATOM_DRAWS), ("plain", model.plain, ATOM_DRAWS))
     for name, method, draws in asked:
         if method is not None:
@@ -226,19 +222,18 @@ def _later(
     plan: Plan, found: Measured, cache: SampleCache, envelope: str, some: Sequence[Method], left: list[int], say: Tick
 ) -> None:
     """Try an envelope on what is left: scaffolds in turn, trained copies of the base one after the other."""
-    groups: list[list[Method]] = [[m] for m in some]
+    groups = [([m], TRAINING_DRAWS, m.name) for m in some]
     if envelope != "training":
         working = [m for m in some if _solved(plan, cache, m, say)]
         found.idle += [m.name for m in some if m not in working]
-        groups = [working] if working else []
-    for group in groups:
+        groups = [(working, plan.budget, envelope)] if working else []
+    for group, cap, name in groups:
         left = [i for i in left if not found.reached[i]]
         if not left:
             return
-        cap, name = (plan.budget, envelope) if envelope != "training" else (TRAINING_DRAWS, group[0].name)
         some_left = [found.problems[i] for i in left]
         try:
-            runs = cache.first(group, some_left, cap, _part(say, f"base, {name}"))
+            runs = cache.first(group, some_left, cap, partial(say, f"base, {name}"))
             cache.check(group, some_left, stream("frontier-check", plan.seed, name))
         except Unavailable as error:  # told in the report, not hidden
             found.unavailable[name] = str(error)
@@ -250,11 +245,9 @@ def _later(
 
 
 def _where(
-    mask: np.ndarray, draw: Callable[[list[Problem]], list[SampleSequence]], problems: Sequence[Problem]
+    mask: np.ndarray, cache: SampleCache, ways: Sequence[Method], problems: Sequence[Problem], cap: int, tick: Settled
 ) -> list[SampleSequence]:
-    drawn = iter(draw([p for p, wanted in zip(problems, mask, strict=True) if wanted]) if mask.any() else [])
+    """The sequences of these problems, empty ones of the others."""
+    some = [p for p, wanted in zip(problems, mask, strict=True) if wanted]
+    drawn = iter(cache.first(ways, some, cap, tick) if some else ())
     return [next(drawn) if wanted else SampleSequence() for wanted in mask]
-
-
-def _part(say: Tick, what: str) -> Callable[[int, int], None]:
-    return lambda done, of: say(what, done, of)

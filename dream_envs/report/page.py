@@ -40,7 +40,7 @@ def render(run_dir: Path) -> str:
     run = read.load(run_dir)
     about = run.summary.run if run.summary is not None else None
     named = (about.loop, about.env.rpartition("/")[2], about.learner, f"seed {about.seed}") if about is not None else ()
-    made = [s._replace(plots=[p._replace(svg=markup(p.svg)) for p in s.plots]) for s in sections.sections(run)]
+    made = [s._replace(plots=[p._replace(svg=markup(p.svg)) for p in s.plots if p]) for s in sections.sections(run)]
     page: str = template.render(
         title=" ".join(visible(name, 60) for name in named if name), run=run, visible=visible, sections=made,
         tiles=list(sections.tiles(run)), words={name for section in made for name in section.words},
