@@ -89,10 +89,6 @@ class _Line(SampleSequence, kw_only=True):
     right: list[Annotated[int, Meta(ge=0, le=1)]] = []
 
 
-#: A draw: its method, its problem, the label of its sequence, and its number in that.
-Row = tuple[Method, Problem, str, int]
-
-
 class SampleCache:
     """The draws of one model, in the file ``path`` (None: in memory only).
 
@@ -133,7 +129,14 @@ class SampleCache:
             size = min(cap - made, max(len(methods), min(made, STEP)))
             part = max(1, self.rows * len(methods) // size)  # a call asks one method
             for at in range(0, len(group), part):
-                self._extend(name, methods, group[at : at + part], made, size)
+                some = group[at : at + part]
+                found = self._sample(methods, some, name, range(made, made + size), quick=True)
+                for problem, (right, tokens) in zip(some, found, strict=True):
+                    s = self.sequences[name, problem.task.id]
+                    s.made, s.tokens = made + size, s.tokens + tokens
+                    s.first = made + right.index(1) + 1 if 1 in right else 0
+                    row = {"made": s.made, "first": s.first, "tokens": s.tokens}
+                    self._write({"arms": name, "id": problem.task.id, **row})
         if tick:
             tick(len(problems), len(problems))
         return [_cut(s, cap) for _, s in all_]
@@ -150,44 +153,33 @@ class SampleCache:
         step = max(1, self.rows // draws)
         for at in range(0, len(missing), step):
             part = missing[at : at + step]
-            rows = [(method, p, SHARED if shared else "count", i) for p in part for i in range(draws)]
-            right, tokens = self._sample(rows)
-            for i, problem in enumerate(part):
-                places, name = slice(i * draws, (i + 1) * draws), problem.task.id
-                found = self.counts[method.kept, name, draws, shared] = Count(right[places], sum(tokens[places]))
-                row = {"arm": method.kept, "id": name, "right": found.right, "tokens": found.tokens, "shared": shared}
-                self._write(row)
+            found = self._sample([method], part, SHARED if shared else "count", range(draws))
+            for problem, (right, tokens) in zip(part, found, strict=True):
+                name = problem.task.id
+                self.counts[method.kept, name, draws, shared] = Count(right, tokens)
+                self._write({"arm": method.kept, "id": name, "right": right, "tokens": tokens, "shared": shared})
             if tick:
                 tick(min(at + step, len(missing)), len(missing))
         return [self.counts[method.kept, p.task.id, draws, shared] for p in problems]
 
-    def _extend(self, name: str, methods: Sequence[Method], problems: Sequence[Problem], made: int, size: int) -> None:
-        rows = [(methods[j % len(methods)], p, name, j) for p in problems for j in range(made, made + size)]
-        right, tokens = self._sample(rows, quick=True)
-        for i, problem in enumerate(problems):
-            hits = np.flatnonzero(right[i * size : (i + 1) * size])
-            s = self.sequences[name, problem.task.id]
-            s.made, s.tokens = made + size, s.tokens + sum(tokens[i * size : (i + 1) * size])
-            s.first = made + int(hits[0]) + 1 if len(hits) else 0
-            self._write({"arms": name, "id": problem.task.id, "made": s.made, "first": s.first, "tokens": s.tokens})
-
-    def _sample(self, rows: Sequence[Row], quick: bool = False) -> tuple[list[int], list[int]]:
-        """Whether each draw was right (0 or 1), and its tokens; one call a method."""
-        right, tokens = [0] * len(rows), [0] * len(rows)
-        by_method: dict[str, list[int]] = {}
-        for place, row in enumerate(rows):
-            by_method.setdefault(row[0].kept, []).append(place)
-        for places in by_method.values():
-            method = rows[places[0]][0]
+    def _sample(
+        self, methods: Sequence[Method], problems: Sequence[Problem], label: str, draws: range, quick: bool = False
+    ) -> list[tuple[list[int], int]]:
+        """For each problem whether each of these draws was right (0 or 1), and the tokens of all; one call a method."""
+        rows = [(p, j) for p in problems for j in draws]
+        right, tokens, size = [0] * len(rows), [0] * len(rows), len(draws)
+        for turn, method in enumerate(methods):
+            places = [i for i, (_, j) in enumerate(rows) if j % len(methods) == turn]
             agent = method.quick if quick and method.quick is not None else method.agent
             for attempt in range(_RETRIES):
-                requests, failed = [self.request(*rows[p]) for p in places], []
-                for place, action in zip(places, self.query(agent, requests), strict=True):
+                requests = [self.request(method, p, label, j) for p, j in (rows[at] for at in places)]
+                failed = []
+                for at, action in zip(places, self.query(agent, requests), strict=True):
                     if action.status != "ok":
-                        failed.append(place)
+                        failed.append(at)
                         continue
-                    right[place] = int(method.right(rows[place][1], action.text))
-                    tokens[place] = action.usage.completion_tokens
+                    right[at] = int(method.right(rows[at][0], action.text))
+                    tokens[at] = action.usage.completion_tokens
                 if not failed:
                     break
                 if attempt == _RETRIES - 1:
@@ -197,7 +189,7 @@ class SampleCache:
                     )
                 places = failed
         self.drawn += len(rows)
-        return right, tokens
+        return [(right[at : at + size], sum(tokens[at : at + size])) for at in range(0, len(rows), size)]
 
     def query(self, agent: Agent, requests: Sequence[Request]) -> list[Action]:
         """Every request's completion, at most ``rows`` at once."""
@@ -225,8 +217,8 @@ class SampleCache:
             if (last := s.first or s.made) > room:
                 continue
             room, looked = room - last, looked + 1
-            right = self._sample([(methods[j % len(methods)], problems[i], name, j) for j in range(last)], quick=True)
-            wrong += right[0] != [int(j + 1 == s.first) for j in range(last)]
+            [(right, _)] = self._sample(methods, [problems[i]], name, range(last), quick=True)
+            wrong += right != [int(j + 1 == s.first) for j in range(last)]
         self.drawn = drawn
         if wrong >= 2 and wrong > looked / 10:
             raise DreamEnvsError(
