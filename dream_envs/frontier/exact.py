@@ -53,22 +53,17 @@ def log_probability(logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> di
 
     ``logits``: ``float[T, V]``, row t predicts id t; ``ids``: ``int[T]``, with the end token; ``grammar``: T positions.
     """
-    at = np.arange(len(ids))
-    raw = logits.astype(np.float64)
-    mask = _mask(raw, grammar)
-    free, forced = [], []
+    at, raw = np.arange(len(ids)), logits.astype(np.float64)
+    mask, predicted = _mask(raw, grammar), np.array(grammar.predicted)
+    free, forced, given = [], [], []
     for temperature in TEMPERATURES:
         scaled = raw / temperature
         free.append(float((scaled[at, ids] - _logsumexp(scaled)).sum()))
         limited = scaled + mask
         per_token = limited[at, ids] - _logsumexp(limited)
-        forced.append((float(per_token.sum()), float(per_token[np.array(grammar.predicted)].sum())))
-    return {
-        "T=1": free[TEMPERATURES.index(1.0)],
-        "best_T": max(free),
-        "forced": max(f for f, _ in forced),
-        "given": max(g for _, g in forced),
-    }
+        forced.append(float(per_token.sum()))
+        given.append(float(per_token[predicted].sum()))
+    return {"T=1": free[TEMPERATURES.index(1.0)], "best_T": max(free), "forced": max(forced), "given": max(given)}
 
 
 def _mask(raw: np.ndarray, grammar: Grammar) -> np.ndarray:

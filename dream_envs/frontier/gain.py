@@ -53,13 +53,11 @@ class Evidence:
 
     def __post_init__(self) -> None:
         cap = checks.whole("cap", self.cap, 1)
-        checked = {
-            "reliable": checks.numbers("reliable", self.reliable, 0, 1, ndim=1),
-            "first": checks.counts("first", self.first, 0, cap, ndim=1),
-            "base_reliable": checks.numbers("base_reliable", self.base_reliable, 0, 1, ndim=1),
-            "trained_first": checks.counts("trained_first", self.trained_first, 0, cap, ndim=1),
-            "family": checks.counts("family", self.family, -(2**53), ndim=1),
-        }
+        checked = {"family": checks.counts("family", self.family, -(2**53), ndim=1)}
+        for name in ("reliable", "base_reliable"):
+            checked[name] = checks.numbers(name, getattr(self, name), 0, 1, ndim=1)
+        for name in ("first", "trained_first"):
+            checked[name] = checks.counts(name, getattr(self, name), 0, cap, ndim=1)
         for name in ("reached", "followed"):
             if getattr(self, name) is not None:
                 checked[name] = checks.counts(name, getattr(self, name), 0, 1, ndim=1).astype(bool)

@@ -71,12 +71,8 @@ def run_rows(data: Report) -> Rows:
 
 def bound_rows(data: Report) -> Rows:
     """E at multiples of K: samples, bounds, and the exact value where it is known."""
-    exact = data.exact.by_budget if data.exact else {}
-    return [
-        [whole(b.k), f"{points(b.low)} to {points(b.high)}", points(exact[key]) if key in exact else NONE]
-        for b in data.bounds
-        for key in [str(b.k)]
-    ]
+    exact = {k: points(e) for k, e in data.exact.by_budget.items()} if data.exact else {}
+    return [[whole(b.k), f"{points(b.low)} to {points(b.high)}", exact.get(str(b.k), NONE)] for b in data.bounds]
 
 
 class FamilyFigures(NamedTuple):
@@ -138,14 +134,12 @@ def family_rows(data: Report) -> Rows:
 
 def step_rows(data: Report) -> Rows:
     """Family, what isolated steps predict of the whole and one greedy reply, each of the base and of the trained."""
-    return [
-        [
-            label(f.name, 60),
-            *(probability(getattr(s, what)) for what in ("atoms", "greedy") for s in (f.base, f.trained)),
-        ]
-        for f in data.suite.families
-        if f.base is not None and f.trained is not None and f.base.greedy is not None
-    ]
+    rows = []
+    for f in data.suite.families:
+        if f.base is not None and f.trained is not None and f.base.greedy is not None:
+            shares = (f.base.atoms, f.trained.atoms, f.base.greedy, f.trained.greedy)
+            rows.append([label(f.name, 60), *map(probability, shares)])
+    return rows
 
 
 def reach_note(data: Report) -> str:

@@ -11,13 +11,10 @@ from dream_envs.report.read import Night, Points
 from dream_envs.report.words import probability, visible, whole
 from dream_envs.schema import Compared, Evaluation, Level, Stat
 
-#: log10 P below this is drawn on the edge.
-_FLOOR = -30.0
-_POINTS = 160
+#: log10 P below this is drawn on the edge; values beyond this are not drawn; points of a line.
+_FLOOR, _LIMIT, _POINTS = -30.0, 1e15, 160
 #: Success that never leaves this is drawn on a log axis: a linear one would show a flat line.
 _FLAT = 0.05
-#: Values beyond this are not drawn.
-_LIMIT = 1e15
 WHO = ("base", "trained")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
 SHARE = (-0.03, 1.03)
