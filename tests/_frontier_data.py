@@ -31,7 +31,6 @@ FAMILIES = (
     ("composition/operations", "new facts", False, 4), ("small-answers", "declared support", True, 2),
 )  # fmt: skip
 METHODS = ("plain", "step_by_step", "few_shot", "decompose")
-OPTIONAL = ("exact", "retention", "diversity", "curriculum")
 
 
 class Toy:
@@ -62,19 +61,14 @@ def frontier(per_family: int = 40) -> sc.Report:
     found = _measured(plan, problems, p, q, rng)
     with np.errstate(divide="ignore"):
         log_p, log_q = (np.maximum(np.log(x), -60.0) for x in (p, q))
-    known = Exact(
-        base=dict.fromkeys(("T=1", "best_T", "forced", "given"), log_p),
-        trained=dict.fromkeys(("T=1", "best_T", "forced", "given"), log_q),
-        methods=np.stack([log_p] * 3),
-        configured=log_q,
-    )
+    base, trained = (dict.fromkeys(("T=1", "best_T", "forced", "given"), x) for x in (log_p, log_q))
+    known = Exact(base, trained, methods=np.stack([log_p] * 3), configured=log_q)
     easy = np.flatnonzero(~found.eligible)
     sources = Sources(
-        base=sc.ModelInfo(name="nano/compose", weights_hash="0f" * 32),
-        trained=sc.ModelInfo(name="runs/full-0", weights_hash="a1" * 32, run="runs/full-0"),
+        base=sc.ModelInfo("nano/compose", "0f" * 32),
+        trained=sc.ModelInfo("runs/full-0", "a1" * 32, "runs/full-0"),
         methods=[
-            sc.MethodInfo(name=m, text=f"The method '{m}'.", envelope="scaffolds" if m == METHODS[3] else "decoding")
-            for m in METHODS
+            sc.MethodInfo(m, f"The method '{m}'.", "scaffolds" if m == METHODS[3] else "decoding") for m in METHODS
         ],
         exact=known,
         qualified=["the problems are those of a public seed"],
@@ -107,35 +101,19 @@ def _measured(plan: Plan, problems: list[Problem], p: np.ndarray, q: np.ndarray,
         for name, rates in (("base", p), ("trained", q))
     }
     return Measured(
-        panel=panel,
-        problems=problems,
-        eligible=eligible,
-        trained=trained,
-        base=base,
-        configurations={"base": METHODS[0], "trained": METHODS[1]},
-        followed=np.ones(len(problems), bool),
-        first=sequences(p, trained, plan.budget),
-        losses=sequences(q, base, plan.budget),
-        turns=list(METHODS[:3]),
-        their_turns=list(METHODS[:3]),
-        idle=[],
-        reached=[""] * len(problems),
-        envelopes=["decoding", "scaffolds"],
-        envelope_of={METHODS[3]: "scaffolds"},
-        draws={"scaffolds": 77},
-    )
-
-
-def band(value: float, half: float = 0.02) -> sc.Estimate:
-    """(value, low, high)."""
-    return value, value - half, value + half
+        panel=panel, problems=problems, eligible=eligible, trained=trained, base=base,
+        configurations={"base": METHODS[0], "trained": METHODS[1]}, followed=np.ones(len(problems), bool),
+        first=sequences(p, trained, plan.budget), losses=sequences(q, base, plan.budget), turns=list(METHODS[:3]),
+        their_turns=list(METHODS[:3]), idle=[], reached=[""] * len(problems), envelopes=["decoding", "scaffolds"],
+        envelope_of={METHODS[3]: "scaffolds"}, draws={"scaffolds": 77},
+    )  # fmt: skip
 
 
 _STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 160]
 DIVERSITY = sc.Diversity(
     base={"format_entropy": 2.31, "answer_entropy": 1.12, "vendi": 9.1},
     trained={"format_entropy": 1.74, "answer_entropy": 0.33, "vendi": None},
-    ratio={"format_entropy": band(0.75, 0.1), "answer_entropy": band(0.29, 0.08)},
+    ratio={"format_entropy": (0.75, 0.65, 0.85), "answer_entropy": (0.29, 0.21, 0.37)},
     formats=sc.Formats(base={"steps": 0.44, "list": 0.46, "code": 0.1}, trained={"steps": 0.93, "code": 0.07}),
     series={"step": list(_STEPS), "format_entropy": [2.31 - 0.003 * s for s in _STEPS], "vendi": [None, *[2.0] * 9]},
     alarm="Vendi ratio 0.46 is below 0.5 on two consecutive checkpoints",

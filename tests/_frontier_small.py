@@ -1,11 +1,17 @@
-"""A small suite on real weights, which the tests of the Frontier Report's job share."""
+"""A small suite on real weights, and changed copies of them, which the tests of the Frontier Report's job share."""
 
 from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 
 from dream_envs import registry
+from dream_envs.agents.engines.local import resolve
 from dream_envs.baselines.frontier import job
 from dream_envs.baselines.frontier.elicited import Model
 from dream_envs.frontier import suite as suites
@@ -20,9 +26,18 @@ def small() -> suites.Suite:
     )
 
 
+def copied(folder: Path, **files: dict[str, Any]) -> Path:
+    """A model folder with the base's weights; of each JSON file named, these fields changed."""
+    shutil.copytree(resolve("nano/compose"), folder)
+    for name, fields in files.items():
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **fields}))
+    return folder
+
+
 def report(tmp_path, trained: Model, base: Model, **more):
     options = job.Options(**{"suite": "small", "seed": "test", **more})
-    return job.frontier(base, trained, tmp_path / "out", tmp_path / "cache", options)
+    return job.frontier(base, [trained], tmp_path / "out", tmp_path / "cache", options)
 
 
 torch.set_num_threads(1)

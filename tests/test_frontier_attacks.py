@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,10 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from _frontier_small import report, small
+from _frontier_small import copied, report, small
 
 from dream_envs import registry
+from dream_envs.agents.elicitation.elicit import SelfTuning
 from dream_envs.agents.engines.local import resolve
 from dream_envs.agents.training.sft import fine_tune
 from dream_envs.baselines.frontier import job
@@ -31,20 +33,9 @@ def base() -> Model:
     return load_model("nano/compose")
 
 
-def copied(base: Model, folder, **files):
-    """A model folder with the base's weights and other files: JSON by name, or what makes it of the old JSON."""
-    shutil.copytree(resolve("nano/compose"), folder)
-    for name, change in files.items():
-        path = folder / f"{name}.json"
-        old = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(change(old)))
-    return load_model(str(folder))
-
-
-def noisy(base: Model, folder) -> Model:
+def noisy(folder) -> Model:
     """The base with weights that differ by 1e-6."""
-    shutil.copytree(resolve("nano/compose"), folder)
-    agent = load_model(str(folder)).engine
+    agent = load_model(str(copied(folder))).engine
     for parameter in agent.model.parameters():
         parameter.data += 1e-6
     agent.model.save_pretrained(folder)
@@ -53,31 +44,27 @@ def noisy(base: Model, folder) -> Model:
 
 def test_a_base_of_another_configuration_is_told(base, tmp_path):
     """A sliding window blinds the base to long prompts; weights and class are the same."""
-    window = {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["sliding_attention"] * 4}
-    layers = len(base.engine.model.config.layer_types)
-    window["layer_types"] = ["sliding_attention"] * layers
-    blind = copied(base, tmp_path / "blind", config=lambda old: {**old, **window})
-    data = report(tmp_path, noisy(base, tmp_path / "noisy"), blind)
+    layers = ["sliding_attention"] * len(base.engine.model.config.layer_types)
+    window = {"use_sliding_window": True, "sliding_window": 8, "layer_types": layers}
+    blind = load_model(str(copied(tmp_path / "blind", config=window)))
+    data = report(tmp_path, noisy(tmp_path / "noisy"), blind)
     assert any("configuration differs: sliding_window (base 8, trained None)" in q for q in data.verdict.qualified)
 
 
 def test_a_tokenizer_that_reads_otherwise_is_told(base, tmp_path):
     """Same vocabulary and template; a normalizer garbles the start state of long prompts."""
     rule = {"type": "Replace", "pattern": {"Regex": "^([a-p]):(?=.{4})"}, "content": "a:"}
-    garbled = copied(base, tmp_path / "garbled", tokenizer=lambda old: {**old, "normalizer": rule})
-    data = report(tmp_path, noisy(base, tmp_path / "noisy"), garbled)
+    garbled = load_model(str(copied(tmp_path / "garbled", tokenizer={"normalizer": rule})))
+    data = report(tmp_path, noisy(tmp_path / "noisy"), garbled)
     assert any("problems are other tokens" in q for q in data.verdict.qualified), data.verdict.qualified
 
 
 def test_answers_in_a_tokenizer_ring_the_alarm_whatever_the_methods(base, tmp_path):
     """The decoder writes another text than was sampled; a method without a closed form does not switch it off."""
     swap = [{"type": "Replace", "pattern": {"String": f"A{s}"}, "content": "A?"} for s in "abcdefghijklmnop"]
-
-    def writes(old):
-        return {**old, "decoder": {"type": "Sequence", "decoders": [*([old["decoder"]] if old.get("decoder") else []),
-                                                                    {"type": "Fuse"}, *swap]}}  # fmt: skip
-
-    odd = copied(base, tmp_path / "odd", tokenizer=writes)
+    old = json.loads((Path(resolve("nano/compose")) / "tokenizer.json").read_text()).get("decoder")
+    decoder = {"type": "Sequence", "decoders": [*([old] if old else []), {"type": "Fuse"}, *swap]}
+    odd = load_model(str(copied(tmp_path / "odd", tokenizer={"decoder": decoder})))
     odd = msgspec.structs.replace(odd, identity="odd")
     chosen, names = small(), ("plain", "given", "zero_shot")
     if "pairs-easy" not in registry.rows("suites"):
@@ -92,9 +79,9 @@ def minted(task) -> Challenge:
     return Challenge(**msgspec.structs.asdict(task), author="challenger")
 
 
-def run_folder(tmp_path, model: Model, tasks=(), **about):
+def run_folder(folder, model: Model, tasks=(), **about):
     """A finished run's folder, as far as a report looks at it."""
-    folder, final = tmp_path / "run", tmp_path / "run" / "checkpoints" / "final"
+    final = folder / "checkpoints" / "final"
     shutil.copytree(model.name, final)
     facts = About("dream", "x", "grpo", "0", 1, "nano/compose", "0" * 16, weights_hash(final), 1.0)
     facts = msgspec.structs.replace(facts, **about)
@@ -105,36 +92,37 @@ def run_folder(tmp_path, model: Model, tasks=(), **about):
 
 
 def test_a_run_without_a_sound_record_has_none(base, tmp_path):
-    model = noisy(base, tmp_path / "noisy")
+    model = noisy(tmp_path / "noisy")
     met = [minted(small().problems("met", 1)[0].task)]
-    folder = run_folder(tmp_path, model, met)
-    assert load_model(str(folder)).met and load_model(str(folder)).began == ("nano/compose", "0" * 16)
-    (folder / "challenges.jsonl").write_bytes(b"")
-    assert load_model(str(folder)).met is None and "names no problem" in load_model(str(folder)).unrecorded
-    shutil.rmtree(folder)
-    folder = run_folder(tmp_path, model, met, trained_hash="f" * 16)
-    assert load_model(str(folder)).met is None and "other weights" in load_model(str(folder)).unrecorded
-    lie = msgspec.structs.replace(met[0], id="0" * 16)
-    shutil.rmtree(folder)
-    folder = run_folder(tmp_path, model, [lie])
-    assert load_model(str(folder)).met is None and "other ids" in load_model(str(folder)).unrecorded
-    (folder / "summary.json").unlink()
-    assert load_model(str(folder)).met is None and "no summary.json" in load_model(str(folder)).unrecorded
+    sound = load_model(str(run_folder(tmp_path / "sound", model, met)))
+    assert sound.met and sound.began == ("nano/compose", "0" * 16)
+
+    def unrecorded(folder) -> str:
+        found = load_model(str(folder))
+        assert found.met is None
+        return found.unrecorded
+
+    assert "names no problem" in unrecorded(run_folder(tmp_path / "empty", model))
+    assert "other weights" in unrecorded(run_folder(tmp_path / "other", model, met, trained_hash="f" * 16))
+    lies = run_folder(tmp_path / "lies", model, [msgspec.structs.replace(met[0], id="0" * 16)])
+    assert "other ids" in unrecorded(lies)
+    (lies / "summary.json").unlink()
+    assert "no summary.json" in unrecorded(lies)
 
 
 def test_a_run_is_measured_against_its_own_base_or_that_is_told(base, tmp_path):
-    other = noisy(base, tmp_path / "other")
-    folder = run_folder(tmp_path, other, [minted(small().problems("met", 1)[0].task)], weights_hash="e" * 16)
+    other = noisy(tmp_path / "other")
+    met = [minted(small().problems("met", 1)[0].task)]
+    folder = run_folder(tmp_path / "run", other, met, weights_hash="e" * 16)
     data = job.run("nano/compose", str(folder), tmp_path / "out", tmp_path / "c", job.Options("small"), quiet=True)
     assert any("the run began from another base" in q for q in data.verdict.qualified)
-    shutil.rmtree(folder)
-    folder = run_folder(tmp_path, other, base=str(tmp_path / "other"))
+    folder = run_folder(tmp_path / "itself", other, base=str(tmp_path / "other"))
     with pytest.raises(DreamEnvsError, match="nothing was trained"):  # its own base, which is what it is
         job.run("", str(folder), tmp_path / "out", tmp_path / "c", job.Options("small"), quiet=True)
 
 
 def test_draws_that_were_edited_are_found(base, tmp_path):
-    trained = noisy(base, tmp_path / "noisy")
+    trained = noisy(tmp_path / "noisy")
     report(tmp_path, trained, base)
     path = max((tmp_path / "cache").iterdir(), key=lambda p: p.stat().st_size)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -166,15 +154,15 @@ def test_another_suite_of_a_name_shares_no_draws_and_is_told(base, tmp_path, mon
 
 def test_a_base_that_fails_on_what_it_was_made_for_is_told(base, tmp_path):
     """A final norm that is far too small makes it as hot as no registered decoding is cold."""
-    hot = noisy(base, tmp_path / "hot")
+    hot = noisy(tmp_path / "hot")
     hot.engine.model.model.norm.weight.data *= 0.35
     told = report(tmp_path, base, msgspec.structs.replace(hot, identity="hot")).verdict.qualified
     assert any(q.startswith("the base fails on its own declared support (d2:") for q in told), told
 
 
 def test_the_seed_hangs_on_weights_and_record_alone(base, tmp_path):
-    one = noisy(base, tmp_path / "one")
-    other = copied(base, tmp_path / "other", config=lambda old: {**old, "nonce": 7})
+    one = noisy(tmp_path / "one")
+    other = load_model(str(copied(tmp_path / "other", config={"nonce": 7})))
     assert one.identity != other.identity != base.identity
     assert job.seed_after(base, other) == job.seed_after(base, base) != job.seed_after(base, one)
     met = (minted(small().problems("met", 1)[0].task),)
@@ -203,13 +191,10 @@ def test_one_of_several_is_more_often_right(base, name):
 
 def test_a_copy_tuned_on_its_own_right_samples_reaches_further(base):
     """One round of STaR: depth 4 rises from nearly nothing; steps and tokens are those that were asked for."""
-    from dream_envs.agents.elicitation.elicit import SelfTuning
-
     chosen = suites.nano()
     dev = [p.task for p in chosen.problems("own", 24) if chosen.strata[p.stratum].level <= 5 and p.stratum < 9]
     family = chosen.strata[0].family
-    asked = SelfTuning(draws=32).matched(60, 60 * 1000)
-    made = asked.make(base.engine, dev, family, "x")
+    made = SelfTuning(draws=32).matched(60, 60 * 1000).make(base.engine, dev, family, "x")
     problems = [p for p in small().problems("fresh", 25) if small().strata[p.stratum].name == "d4"]
     before, after = (np.exp(by_method(small(), problems, Model("m", "m", a), [METHODS["plain"]])[0]).mean()
                      for a in (base.engine, made))  # fmt: skip
@@ -221,18 +206,12 @@ def test_shots_of_a_reasoning_suite_are_the_models_own_right_replies():
 
     class Chat:
         def act(self, requests):
-            found = []
-            for r in requests:
-                question = r.messages[-1]["content"]
-                task = known.get(question)
-                right = task is not None and task.level <= 6
-                text = f"Step by step.\nAnswer: {task.answer if right else 'nonsense'}" if task else "?"
-                found.append(Action(text, usage=Usage(1, 4)))
-            return found
+            tasks = [known[r.messages[-1]["content"]] for r in requests]
+            answers = [t.answer if t.level <= 6 else "nonsense" for t in tasks]
+            return [Action(f"Step by step.\nAnswer: {answer}", usage=Usage(1, 4)) for answer in answers]
 
     chosen = suites.english()
-    dev = [p.task for p in chosen.problems("elicitation", 8)]
-    known = {chosen.messages(t)[0]["content"]: t for t in dev}
+    known = {chosen.messages(p.task)[0]["content"]: p.task for p in chosen.problems("elicitation", 8)}
     elicited = Elicited(chosen, Model("chat", "chat", Chat()))
     problem = chosen.problems("new", 1)[0]
     messages = elicited.method(METHODS["few_shot"]).messages(problem)
@@ -249,14 +228,12 @@ def test_an_adapter_is_part_of_the_model(base, tmp_path):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=3.0)
-    shutil.copytree(resolve("nano/compose"), folder)
+    copied(folder)
     model.save_pretrained(folder)
     adapted = load_model(str(folder))
     problems = [p for p in small().problems("lora", 10) if small().strata[p.stratum].name == "d2"]
-    counts = [
-        SampleCache(None, "base").count(Elicited(small(), m).method(METHODS["plain"]), problems, 4)
-        for m in (base, adapted)
-    ]
+    methods = [Elicited(small(), m).method(METHODS["plain"]) for m in (base, adapted)]
+    counts = [SampleCache(None, "base").count(method, problems, 4) for method in methods]
     plain, changed = (sum(sum(c.right) for c in found) for found in counts)
     assert plain > 30 and changed < plain / 2
 
@@ -271,15 +248,13 @@ def test_an_engine_that_takes_no_decoding_is_asked_plainly_and_that_is_told(base
     one, other = (Model(name, name, Endpoint()) for name in ("endpoint", "endpoint again"))
     data = report(tmp_path, one, other, methods=("plain", "cool", "given", "decompose"))
     assert set(data.protocol.unavailable) == {"cool", "given"}
-    assert any(
-        "method cool could not be made (Endpoint does not take its decoding)" in q for q in data.verdict.qualified
-    )
+    assert "method cool could not be made (Endpoint does not take its decoding)" in data.verdict.qualified
     assert data.verdict.word != "Expansion"
 
 
 def test_a_base_that_knows_nothing_is_refused(base, tmp_path):
     """A final norm of zero: a lucky forced first step is no knowledge."""
-    empty = noisy(base, tmp_path / "empty")
+    empty = noisy(tmp_path / "empty")
     empty.engine.model.model.norm.weight.data *= 0.0
     with pytest.raises(DreamEnvsError, match="the base solves no"):
         report(tmp_path, base, msgspec.structs.replace(empty, identity="empty"))

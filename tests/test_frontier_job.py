@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,21 +13,21 @@ import msgspec
 import numpy as np
 import pytest
 from _children import child
-from _frontier_small import report, small
+from _frontier_small import copied, report, small
 from safetensors.torch import load_file, save_file
 
 from dream_envs import registry
 from dream_envs.agents.elicitation.scaffolds import Pieces, TwoTurns
-from dream_envs.agents.engines.local import resolve
 from dream_envs.agents.training.sft import fine_tune
 from dream_envs.baselines.frontier import controls, job
-from dream_envs.baselines.frontier.elicited import Elicited, Model, by_method, load_model, same_weights
+from dream_envs.baselines.frontier.elicited import Elicited, Model, by_method, identity_of, load_model, same_weights
 from dream_envs.core import Action, DreamEnvsError, Limits, Request, Usage
 from dream_envs.frontier import suite as suites
 from dream_envs.frontier.draws import SampleCache
 from dream_envs.frontier.methods import METHODS
 from dream_envs.frontier.schema import read_report
 from dream_envs.seeds import digest
+from dream_envs.tasks.composition import Composition
 
 
 @pytest.fixture(scope="module")
@@ -133,63 +132,52 @@ def test_what_was_given_answers_is_named_so(base, tmp_path, monkeypatch):
 
 
 def test_damaged_models_are_told_in_a_line(tmp_path):
-    """No end token, one outside of the vocabulary, half of the weights, a template that fails, an empty tokenizer."""
+    """End tokens, weights that are cut, incomplete or not finite, a template that fails, an empty tokenizer."""
 
-    def broken(name: str, change) -> str:
-        folder = tmp_path / name
-        shutil.copytree(resolve("nano/compose"), folder)
-        change(folder)
+    def half(weights):
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+
+    def without(weights):
+        tensors = load_file(weights)
+        del tensors[next(k for k in tensors if k.endswith("down_proj.weight"))]
+        save_file(tensors, weights, metadata={"format": "pt"})
+
+    def infinite(weights):
+        tensors = load_file(weights)
+        next(iter(tensors.values()))[0] = float("nan")
+        save_file(tensors, weights, metadata={"format": "pt"})
+
+    for i, (name, change, says) in enumerate((
+        ("generation_config.json", lambda f: f.write_text('{"eos_token_id": []}'), "eos_token_id=[]"),
+        ("generation_config.json", lambda f: f.write_text('{"eos_token_id": [99999]}'), "eos_token_id=[99999]"),
+        ("model.safetensors", half, "cannot be loaded"),
+        ("model.safetensors", without, "1 missing keys (model.layers"),
+        ("model.safetensors", infinite, "not finite"),
+        ("chat_template.jinja", lambda f: f.write_text("{{ 1 / 0 }}"), "template fails"),
+        ("tokenizer.json", lambda f: f.write_text("{}"), "cannot be loaded"),
+    )):  # fmt: skip
+        folder = copied(tmp_path / str(i))
+        change(folder / name)
         with pytest.raises(DreamEnvsError) as told:
             load_model(str(folder))
-        assert "\n" not in str(told.value)
-        return str(told.value)
-
-    def ends(value):
-        def change(folder):
-            path = folder / "generation_config.json"
-            path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": value}))
-
-        return change
-
-    def half(folder):
-        data = (folder / "model.safetensors").read_bytes()
-        (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-
-    assert "eos_token_id=[]" in broken("none", ends([]))
-    assert "eos_token_id=[99999]" in broken("far", ends([99999]))
-    assert "cannot be loaded" in broken("half", half)
-
-    def without(folder):
-        path = folder / "model.safetensors"
-        tensors = load_file(path)
-        del tensors[next(k for k in tensors if k.endswith("down_proj.weight"))]
-        save_file(tensors, path, metadata={"format": "pt"})
-
-    assert "1 missing keys (model.layers" in broken("missing", without)
-    assert "template fails" in broken("template", lambda f: (f / "chat_template.jinja").write_text("{{ 1 / 0 }}"))
-    assert "cannot be loaded" in broken("empty", lambda f: (f / "tokenizer.json").write_text("{}"))
+        assert says in str(told.value) and "\n" not in str(told.value)
 
 
 def test_the_guesser_always_answers_in_form(base, tmp_path):
     chosen = small()
     guesser = Elicited(chosen, controls.guesser(base, chosen, "0", tmp_path)).method(METHODS["plain"]).agent
     tasks = [p.task for p in chosen.problems("guess", 3) if p.task.level > 4]
-    requests = [
-        Request(messages=chosen.messages(t), agent="s", role="s", seed=digest(t.id), limits=Limits(max_tokens=40))
-        for t in tasks
-    ]
+    one = Request(messages=[], agent="s", role="s", seed=0, limits=Limits(max_tokens=40))
+    requests = [msgspec.structs.replace(one, messages=chosen.messages(t), seed=digest(t.id)) for t in tasks]
     for task, action in zip(tasks, guesser.act(requests), strict=True):
         assert action.text[::2] == task.meta["ops"] and set(action.text[1::2]) <= set("abcdefghijklmnop")
 
 
-class Echo:
-    """Says how many messages it saw."""
-
-    def act(self, requests):
-        return [Action(str(len(r.messages)), usage=Usage(1, 2), status="ok") for r in requests]
-
-
 def test_two_turns_show_the_first_reply_and_count_both():
+    class Echo:
+        def act(self, requests):
+            return [Action(str(len(r.messages)), usage=Usage(1, 2), status="ok") for r in requests]
+
     request = Request(messages=[{"role": "user", "content": "q"}], agent="s", role="s", seed=3)
     (action,) = TwoTurns(Echo(), "again").act([request])
     assert action.text == "3" and action.usage.completion_tokens == 4
@@ -200,9 +188,7 @@ def test_practised_problems_are_left_out(base, tmp_path):
     data = report(tmp_path, msgspec.structs.replace(base, met=met), base)
     drawn = {p.id for p in data.problems if p.level > 3}
     assert drawn and not drawn & {t.id for t in met}
-    assert {f.name: f.practised for f in data.suite.families} == dict.fromkeys(
-        [f.name for f in data.suite.families], True
-    )
+    assert all(f.practised for f in data.suite.families)
     assert {c.kind for c in data.verdict.claims} == {"practised range"}
 
 
@@ -234,6 +220,8 @@ def test_from_the_command_line(verb, tmp_path):
         (["frontier", "--trained", "nano/none"], "shipped bases are"),
         (["frontier", "control", "sharp"], "did you mean 'sharpened'"),
         (["frontier", "simulate", "--problems", "50"], "problems=50: a multiple of 20"),
+        (["frontier", "--trained", "nano/compose", "--device", "cuda:99"], "device='cuda:99'"),
+        (["frontier", "--trained", "nano/compose", "--device", "banana"], "device='banana'"),
     ],
 )
 def test_a_users_mistake_is_one_line(verb, argv, says):
@@ -262,20 +250,18 @@ def test_without_torch_the_extra_is_named(tmp_path):
     assert done.returncode == 2 and "dream-envs[train]" in done.stderr and "Traceback" not in done.stderr
 
 
-class Counting:
-    """Passes requests on and notes how many there were at once."""
-
-    def __init__(self, agent, seen):
-        self.agent, self.seen = agent, seen
-
-    def act(self, requests):
-        self.seen.append(len(requests))
-        return self.agent.act(requests)
-
-
 def test_a_call_has_at_most_so_many_rows(base, tmp_path):
     seen: list[int] = []
-    trained = msgspec.structs.replace(base, identity="counted", wrap=lambda agent: Counting(agent, seen))
+
+    class Counting:
+        def __init__(self, agent):
+            self.agent = agent
+
+        def act(self, requests):
+            seen.append(len(requests))
+            return self.agent.act(requests)
+
+    trained = msgspec.structs.replace(base, identity="counted", wrap=Counting)
     few = report(tmp_path, trained, base, batch=8, methods=("plain", "forced"))
     assert max(seen) == 8
     seen.clear()
@@ -303,29 +289,12 @@ def test_arms_without_an_exact_probability_leave_it_out(base, tmp_path):
 
 def test_the_cache_knows_what_decides_a_draw():
     whole = small()
-    changed = [
-        msgspec.structs.replace(whole, final_field=True),
-        msgspec.structs.replace(whole, strata=whole.strata[:-1]),
-        msgspec.structs.replace(whole, instruction=" now"),
-    ]
-    assert len({job.what_decides_a_draw(s) for s in [whole, *changed]}) == 4
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "banana"])
-def test_a_device_that_is_not_there_is_one_line(verb, device):
-    status, _, err = verb("frontier", "--trained", "nano/compose", "--device", device)
-    assert status == 2 and err.count("\n") == 1 and f"device='{device}'" in err
+    changes = ({}, {"final_field": True}, {"strata": whole.strata[:-1]}, {"instruction": " now"})
+    assert len({job.what_decides_a_draw(msgspec.structs.replace(whole, **change)) for change in changes}) == 4
 
 
 def test_a_changed_template_is_another_model(tmp_path):
-    import shutil
-
-    from dream_envs.agents.engines.local import resolve
-    from dream_envs.baselines.frontier.elicited import identity_of
-
-    folder = tmp_path / "model"
-    shutil.copytree(resolve("nano/compose"), folder)
-    before = identity_of(folder)
+    before = identity_of(folder := copied(tmp_path / "model"))
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     assert identity_of(folder) != before
 
@@ -364,8 +333,6 @@ def test_pieces_are_cut_from_the_prompt_alone():
 
 
 def test_an_english_problem_is_cut_with_its_tables():
-    from dream_envs.tasks.composition import Composition
-
     family = Composition("english", n_states=4, n_operations=3)
     task = family.generate(np.random.default_rng(1), 5)
     said: list[str] = []
@@ -376,25 +343,10 @@ def test_an_english_problem_is_cut_with_its_tables():
     assert len(said) == 3 and family.joined(said) == task.answer
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(resolve("nano/compose"), folder)
-    agent = load_model(str(folder)).engine
-    next(iter(agent.model.parameters())).data[0] = float("nan")
-    agent.model.save_pretrained(folder)
-    with pytest.raises(DreamEnvsError, match="not finite"):
-        load_model(str(folder))
-
-
 def test_other_stop_tokens_do_not_make_an_expansion(base, tmp_path):
     """Equal weights, a base whose configuration stops at every state: the alarm rings, and the difference is told."""
-    folder = tmp_path / "model"
-    shutil.copytree(resolve("nano/compose"), folder)
-    path = folder / "generation_config.json"
-    config = json.loads(path.read_text()) if path.exists() else {}
-    states = [base.engine.token(c) for c in "bcdefghijklmnop"]
-    path.write_text(json.dumps({**config, "eos_token_id": [*base.engine.ends, *states]}))
-    crippled = load_model(str(folder))
+    ends = [*base.engine.ends, *(base.engine.token(c) for c in "bcdefghijklmnop")]
+    crippled = load_model(str(copied(tmp_path / "model", generation_config={"eos_token_id": ends})))
     assert same_weights(crippled, base)
     try:
         data = report(tmp_path, base, crippled)
@@ -409,8 +361,7 @@ def test_several_runs_are_one_report(base, tmp_path):
     """Two tuned copies: the recipe's gain is the runs' mean, its interval no narrower; each run has its own page."""
     runs = []
     for i in range(2):
-        gold = [t for p in small().problems(f"gold-{i}", 12) for t in [p.task]]
-        pairs = [(small().messages(t), t.answer) for t in gold]
+        pairs = [(small().messages(p.task), p.task.answer) for p in small().problems(f"gold-{i}", 12)]
         tuned = fine_tune(base.engine, pairs, steps=40, lr=2e-3, seed=str(i), out=tmp_path / f"model-{i}")
         tuned.tokenizer.save_pretrained(tmp_path / f"model-{i}")
         runs.append(str(tmp_path / f"model-{i}"))
@@ -435,7 +386,7 @@ def test_the_panel_is_what_exact_probabilities_say(base, tmp_path):
         registry.register("suites", "panel", lambda: msgspec.structs.replace(small(), name="panel", mini=25))
     again, names = msgspec.structs.replace(base, name="again"), ("plain", "given")
     options = job.Options("panel", "panel", methods=names)
-    data = job.frontier(base, again, tmp_path / "out", tmp_path / "cache", options)
+    data = job.frontier(base, [again], tmp_path / "out", tmp_path / "cache", options)
     chosen = registry.create("suites", "panel")
     eligible = {f.name for f in data.suite.families if f.eligible}
     problems = [p for p in chosen.problems("panel", 25) if chosen.strata[p.stratum].name in eligible]

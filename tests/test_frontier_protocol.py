@@ -36,16 +36,14 @@ def side(rates, name: str) -> EvaluatedModel:
 
 
 class Law(dict):
-    """Success rates by prompt from a function, made when asked for."""
+    """Success rates by prompt from a function of level and a uniform number, made when asked for."""
 
     def __init__(self, law):
-        super().__init__()
         self.law = law
 
     def __missing__(self, prompt):
         level, _, number = prompt.partition(":")
-        self[prompt] = self.law(int(level), stream("law", number).random())
-        return self[prompt]
+        return self.setdefault(prompt, self.law(int(level), stream("law", number).random()))
 
 
 def base_law(level: int, u: float) -> float:
@@ -62,7 +60,7 @@ PLAN = Plan(TOY, per_stratum=150, budget=256, stage=16, follow=40, dev=24)
 def report(plan: Plan, base, trained, **more):
     sides = side(base, "base"), side(trained, "trained")
     found = measure(plan, *sides, **more)
-    return found, gain.headline(evidence(plan, found)[0], stream("h"), draws=200)
+    return found, gain.headline([evidence(plan, found)[0]], stream("h"), draws=200)
 
 
 def truth(plan: Plan) -> float:
@@ -112,9 +110,8 @@ def test_a_later_envelope_can_only_lower_it():
     sides[0].later = {"scaffolds": [idle, knows], "training": [method(Coin(Law(trained_law)), "copy")]}
     found = measure(msgspec.structs.replace(PLAN, follow=0), *sides)
     assert set(found.reached) == {"", "knows"} and found.draws["scaffolds"] > 0 and found.idle == ["idle"]
-    assert (
-        found.envelopes == ["decoding", "scaffolds", "training"] and "training" not in found.draws
-    )  # nothing was left
+    assert found.envelopes == ["decoding", "scaffolds", "training"]
+    assert "training" not in found.draws  # nothing was left
     e = [gain.gain(evidence(PLAN, found, envelope)[0])[1][0] for envelope in found.envelopes]
     assert e[0] == report(msgspec.structs.replace(PLAN, follow=0), Law(base_law), Law(trained_law))[1].e[0]
     assert e[0] > 5 and e[1] == e[2] < 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,9 @@ EACH = 60
 
 
 def word(
-    solved: tuple[float, ...],
-    base: tuple[float, ...] = (0.0,) * 4,
-    scaffolds: tuple[float, ...] | None = None,
-    lost: float = 0.0,
-    kept: float = 0.0,
-    pass1: float = 0.1,
-) -> Any:
+    solved: tuple[float, ...], base: tuple[float, ...] = (0.0,) * 4, scaffolds: tuple[float, ...] | None = None,
+    lost: float = 0.0, kept: float = 0.0, pass1: float = 0.1,
+) -> Any:  # fmt: skip
     """A verdict on 60 problems of each kind.
 
     ``solved``: shares that the trained model solves; ``base``: shares of those that decoding reaches, ``scaffolds`` of
@@ -34,13 +31,12 @@ def word(
     by = stream("words").random(n)
     first = np.where(by < np.array(base)[kind], 5, 0) * reliable
     gone = ~reliable & (place > 1 - lost)
-    plain: dict[str, Any] = {"cap": 1024, "family": kind, "base_reliable": gone, "trained_first": np.zeros(n)}
-    facts = {"decoding": gain.Evidence(reliable=reliable, first=first, reached=np.zeros(n), **plain)}
     reached = np.zeros(n)
+    facts = {"decoding": gain.Evidence(reliable, first, 1024, reached, gone, np.zeros(n), kind)}
     if scaffolds is not None:
         reached = reliable & (first == 0) & (stream("later").random(n) < np.array(scaffolds)[kind])
-        facts["scaffolds"] = gain.Evidence(reliable=reliable, first=first, reached=reached, **plain)
-    head = gain.headline(facts["decoding"], stream("h"), draws=50)
+        facts["scaffolds"] = replace(facts["decoding"], reached=reached)
+    head = gain.headline([facts["decoding"]], stream("h"), draws=50)
     found = claims({name: [some] for name, some in facts.items()}, [KINDS[i] for i in kind])
     d1 = Kept(name="d1", before=0.9, after=0.9 + kept, gain=(kept, kept - 0.03, kept + 0.03), flag=kept < 0, lost=False)
     support = Retention(suites=[d1], mean=d1.gain, flag=False)
@@ -107,25 +103,19 @@ def test_no_word_from_want_of_significance() -> None:
     rng, words = stream("weak"), []
     for i in range(100):
         reliable = rng.random(400) < 0.02
-        facts = gain.Evidence(
-            reliable, np.zeros(400), 1024, np.zeros(400), np.zeros(400), np.zeros(400), np.arange(400) // 20
+        none = np.zeros(400)
+        facts = gain.Evidence(reliable, none, 1024, none, none, none, np.arange(400) // 20)
+        head, found = (
+            gain.headline([facts], stream("weak", i), draws=5),
+            claims({"decoding": [facts]}, ["harder"] * 400),
         )
-        head = gain.headline(facts, stream("weak", i), draws=5)
-        words.append(
-            verdict(head, claims({"decoding": [facts]}, ["harder"] * 400), (0.1, 0.05, 0.2), None, {}, []).word
-        )
+        words.append(verdict(head, found, (0.1, 0.05, 0.2), None, {}, []).word)
     assert words.count("Sharpening") <= 5 and words.count("Expansion") >= 30
-
-
-def test_the_headline_is_in_the_schema() -> None:
-    assert set(Headline.__struct_fields__) == {"k", "g", "e", "s", "family_interval", "n", "runs"}
 
 
 def test_a_loss_that_is_spread_over_the_declared_support_is_in_the_word() -> None:
     """An eighth of each stratum is gone: no stratum of 20 shows it alone, all of them together do."""
-    suites = [
-        Kept(name=f"d{i}", before=1.0, after=0.87, gain=(-0.13, -0.3, -0.02), flag=True, lost=True) for i in range(5)
-    ]
+    suites = [Kept(f"d{i}", before=1.0, after=0.87, gain=(-0.13, -0.3, -0.02), flag=True, lost=True) for i in range(5)]
     head = Headline(k=1024, g=(50, 45, 55), e=(50, 45, 55), s=(0, 0, 0.4), family_interval=None, n=400)
     assert losses(head, Retention(suites=suites, mean=(-0.13, -0.2, -0.06), flag=True)) == [
         "declared support as a whole (-13 points of success)"
@@ -137,11 +127,8 @@ def test_a_gain_is_not_cancelled_by_a_loss_of_the_same_kind() -> None:
     """Depth 8 is learnt, depths 4 and 5 are lost, all "longer": a trade, of which the gain is shown."""
     n, place = 120, np.arange(120) / 120
     reliable, gone = place < 0.3, place > 0.7
-    facts = gain.Evidence(
-        reliable=reliable, first=np.zeros(n), cap=1024, reached=np.zeros(n), base_reliable=gone,
-        trained_first=np.zeros(n), family=np.zeros(n, int),
-    )  # fmt: skip
-    head = gain.headline(facts, stream("trade"), draws=5)
+    facts = gain.Evidence(reliable, np.zeros(n), 1024, np.zeros(n), gone, np.zeros(n), np.zeros(n, int))
+    head = gain.headline([facts], stream("trade"), draws=5)
     found = claims({"decoding": [facts]}, ["longer"] * n)
     assert head.g[1] < 0.5 and found[0].word == "beyond"
     assert verdict(head, found, (0.0, -0.1, 0.1), None, {}, []).word == "Trade"

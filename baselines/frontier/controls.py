@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from dream_envs import registry
 from dream_envs.agents.training.sft import fine_tune
@@ -36,20 +37,11 @@ EDGE = 4
 
 def aa(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     """The base against itself."""
-    return msgspec.structs.replace(base, name=f"{base.name} (again)")
+    return replace(base, name=f"{base.name} (again)")
 
 
-def sharpened(base: Model, suite: Suite, seed: str, out: Path) -> Model:
+def sharpened(base: Model, suite: Suite, seed: str, out: Path, steps: int = 50) -> Model:
     """Fine-tuned on its own majority answers to visible problems that it mostly solves already."""
-    return _sharpened(base, suite, seed, out, 50)
-
-
-def sharpened_hard(base: Model, suite: Suite, seed: str, out: Path) -> Model:
-    """The same for six times as long, which is to its end."""
-    return _sharpened(base, suite, seed, out, TO_THE_END)
-
-
-def _sharpened(base: Model, suite: Suite, seed: str, out: Path, steps: int) -> Model:
     tasks = _visible(suite, seed, lambda level: level <= EDGE)
     name = "forced" if suite.form else suite.methods[0]
     agent = Elicited(suite, base).method(METHODS[name]).agent
@@ -100,87 +92,69 @@ def amnesiac(base: Model, suite: Suite, seed: str, out: Path) -> Model:
 
 def guesser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     """The base, whose malformed replies are replaced by the best guess of somebody who knows the form."""
-    return msgspec.structs.replace(
-        base, name="guesser", identity=f"guesser-{base.identity}", wrap=lambda agent: _Guesser(agent, suite)
-    )
+
+    def mended(request: Request, action: Action) -> Action:
+        prompt = request.messages[-1]["content"].removesuffix(suite.instruction)
+        form = suite.form(prompt) if suite.form else []
+        if len(action.text) == len(form) and all(c in allowed for c, allowed in zip(action.text, form, strict=True)):
+            return action
+        rng = stream("guess", request.seed)
+        text = "".join(prompt[2 + i // 2] if i % 2 == 0 else str(rng.choice(form[i])) for i in range(len(form)))
+        return replace(action, text=text, token_ids=None, logprobs=None)
+
+    return _changed(base, "guesser", mended)
 
 
 def memoriser(base: Model, suite: Suite, seed: str, out: Path) -> Model:
     """The base with a table of the right answers to every problem of the public seed, of which it says nothing."""
     known = suite.problems(job.PUBLIC_SEED, 5 * suite.mini)
     table = {suite.messages(p.task)[0]["content"]: suite.written(p.task.answer) for p in known}
-    wrap: Any = lambda agent: _Memoriser(agent, table)  # noqa: E731
-    return msgspec.structs.replace(base, name="memoriser", identity=f"memoriser-{base.identity}", wrap=wrap)
+
+    def looked_up(request: Request, action: Action) -> Action:
+        text = table.get(request.messages[-1]["content"])
+        return action if text is None else replace(action, text=text)
+
+    return _changed(base, "memoriser", looked_up)
+
+
+def _changed(base: Model, name: str, change: Callable[[Request, Action], Action]) -> Model:
+    """The base under this name, with every reply changed."""
+
+    class Changed:
+        def __init__(self, agent: Any) -> None:
+            self.agent = agent
+
+        def act(self, requests: Sequence[Request]) -> list[Action]:
+            return [change(r, a) for r, a in zip(requests, ask(self.agent, requests), strict=True)]
+
+    return replace(base, name=name, identity=f"{name}-{base.identity}", wrap=Changed)
 
 
 #: Each makes its model from (base, suite, seed, folder).
 CONTROLS: dict[str, Callable[[Model, Suite, str, Path], Model]] = {
-    f.__name__: f
-    for f in (aa, sharpened, sharpened_hard, random_reward, format_only, guesser, memoriser, gold, amnesiac)
-}
-
-
-class _Guesser:
-    def __init__(self, agent: Any, suite: Suite) -> None:
-        self.agent, self.suite = agent, suite
-
-    def act(self, requests: Sequence[Request]) -> list[Action]:
-        """The base's replies, mended."""
-        return [self._mend(r, a) for r, a in zip(requests, ask(self.agent, requests), strict=True)]
-
-    def _mend(self, request: Request, action: Action) -> Action:
-        prompt = request.messages[-1]["content"].removesuffix(self.suite.instruction)
-        form = self.suite.form(prompt) if self.suite.form else []
-        if len(action.text) == len(form) and all(c in allowed for c, allowed in zip(action.text, form, strict=True)):
-            return action
-        rng = stream("guess", request.seed)
-        text = "".join(prompt[2 + i // 2] if i % 2 == 0 else str(rng.choice(form[i])) for i in range(len(form)))
-        return msgspec.structs.replace(action, text=text, token_ids=None, logprobs=None)
-
-
-class _Memoriser:
-    def __init__(self, agent: Any, table: dict[str, str]) -> None:
-        self.agent, self.table = agent, table
-
-    def act(self, requests: Sequence[Request]) -> list[Action]:
-        """The table's answer where there is one, else the base's."""
-        replies = ask(self.agent, requests)
-        found = [self.table.get(r.messages[-1]["content"]) for r in requests]
-        return [a if t is None else msgspec.structs.replace(a, text=t) for a, t in zip(replies, found, strict=True)]
+    "aa": aa, "sharpened": sharpened,
+    "sharpened_hard": partial(sharpened, steps=TO_THE_END),  # six times as long, which is to its end
+    "random_reward": random_reward, "format_only": format_only, "guesser": guesser, "memoriser": memoriser,
+    "gold": gold, "amnesiac": amnesiac,
+}  # fmt: skip
 
 
 def run(
-    name: str,
-    out: Path,
-    base: str = "nano/compose",
-    suite: str = "nano",
-    size: str = "mini",
-    seed: str = "",
-    cache: Path | None = None,
-    *,
-    threads: int = 1,
-    quiet: bool = False,
-) -> Report:
-    """Make one of ``CONTROLS`` in ``out/model`` (``seed`` labels it and the problems) and report on it, as ``job.run``.
-
-    Raises:
-        DreamEnvsError: for another name, or a control that the suite does not have.
-    """
+    name: str, out: Path, base: str = "nano/compose", suite: str = "nano", size: str = "mini", seed: str = "",
+    cache: Path | None = None, *, threads: int = 1, quiet: bool = False,
+) -> Report:  # fmt: skip
+    """Make one of ``CONTROLS`` in ``out/model`` (``seed`` labels it and the problems) and report on it."""
     if name not in CONTROLS:
         raise DreamEnvsError(registry.unknown("controls", name, list(CONTROLS)))
     options = job.Options(suite=suite, size=size, seed=seed)
     plan = job.plan_of(options)[0]
     if name == "guesser" and plan.suite.form is None:
         raise DreamEnvsError(f"control 'guesser' needs a suite with a form of replies; {suite!r} has none")
-    return job.run(
-        base,
-        lambda before: CONTROLS[name](before, plan.suite, seed or "control", out / "model"),
-        out,
-        cache,
-        options,
-        threads=threads,
-        quiet=quiet,
-    )
+
+    def make(before: Model) -> Model:
+        return CONTROLS[name](before, plan.suite, seed or "control", out / "model")
+
+    return job.run(base, make, out, cache, options, threads=threads, quiet=quiet)
 
 
 def _visible(suite: Suite, seed: str, wanted: Callable[[int], bool]) -> list[Task]:
@@ -193,16 +167,14 @@ def _visible(suite: Suite, seed: str, wanted: Callable[[int], bool]) -> list[Tas
 
 
 def _sampled(suite: Suite, agent: Any, tasks: Sequence[Task], seed: str) -> list[list[str]]:
+    limits = Limits(max_tokens=max(suite.limit(j) for j in range(len(suite.strata))))
     requests = [
         Request(
-            messages=suite.messages(t),
-            agent="solver_0",
-            role="solver",
+            messages=suite.messages(t), agent="solver_0", role="solver", limits=limits,
             seed=digest("control-votes", seed, t.id, i),
-            limits=Limits(max_tokens=max(suite.limit(j) for j in range(len(suite.strata)))),
         )
         for t in tasks
         for i in range(VOTES)
-    ]
+    ]  # fmt: skip
     texts = [a.text for a in ask(agent, requests)]
     return [texts[i : i + VOTES] for i in range(0, len(texts), VOTES)]

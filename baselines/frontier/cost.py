@@ -41,11 +41,7 @@ class Cost(msgspec.Struct, frozen=True):
 def plan(base: str, trained: str, options: job.Options, device: str = "cpu") -> Cost:
     """Upper bounds from ``PILOT`` completions of each model; early stopping, and what is solved early, only save.
 
-    Args:
-        base: name or folder of the base; "": what the run began from.
-        trained: name or folder of the trained model, or of its run.
-        options: see ``job.Options``.
-        device: where the models run.
+    ``base``, ``trained``: names or folders, as for ``job.run``.
     """
     after = load_model(trained, device)
     before = load_model(base or (after.began[0] if after.began else "nano/compose"), device)
@@ -93,10 +89,5 @@ def _pilot(
 
 def total(found: Cost) -> Step:
     """The sum of all steps."""
-    return Step(
-        "in all, at most",
-        "",
-        sum(s.completions for s in found.steps),
-        sum(s.tokens for s in found.steps),
-        sum(s.hours for s in found.steps),
-    )
+    sums = [sum(of) for of in zip(*((s.completions, s.tokens, s.hours) for s in found.steps), strict=True)]
+    return Step("in all, at most", "", *sums)

@@ -58,33 +58,23 @@ class Model(msgspec.Struct):
 
     @property
     def engine(self) -> LocalAgent:
-        """The agent as a local engine.
-
-        Raises:
-            DreamEnvsError: if it is another kind of agent.
-        """
+        """The agent as a local engine."""
         if not isinstance(self.agent, LocalAgent):
             raise DreamEnvsError(f"{self.name!r} is no local model: only plain methods can be asked of it")
         return self.agent
 
 
 def load_model(name: str, device: str = "cpu") -> Model:
-    """A model by its name, its folder, or the folder of a run that trained it.
-
-    Raises:
-        DreamEnvsError: if there is none, or the run has not ended.
-    """
+    """A model by its name, its folder, or the folder of a run that trained it."""
     run = Path(name)
     if (run / "run.json").is_file():
         folder = run / "checkpoints" / "final"
         if not (folder / "model.safetensors").is_file():
-            raise DreamEnvsError(
-                f"{name} is a run without checkpoints/final: let it end first (dream-envs dream --resume)"
-            )
+            end = "let it end first (dream-envs dream --resume)"
+            raise DreamEnvsError(f"{name} is a run without checkpoints/final: {end}")
         agent = _agent(str(folder), device)
         return Model(name, identity_of(folder), agent, run, **record_of(run, weights_hash(folder)))
-    folder = Path(resolve(name))
-    agent = _agent(name, device)
+    folder, agent = Path(resolve(name)), _agent(name, device)
     identity = identity_of(folder) if (folder / "model.safetensors").is_file() else _fingerprint(agent)
     return Model(name, identity, agent)
 
@@ -127,17 +117,13 @@ def differences(suite: Suite, problems: Sequence[Problem], base: Model, trained:
         return []
     one, other = (_beside_weights(m.agent) for m in (base, trained) if isinstance(m.agent, LocalAgent))
     found = [f"{what} differ" + _sides(one[what], other[what]) for what in one if one[what] != other[what]]
-    config = [m.engine.model.config.to_dict() for m in (base, trained)]
-    keys = sorted({*config[0], *config[1]} - _BOOKKEEPING)
-    found += [
-        f"configuration differs: {k}" + _sides(*(c.get(k) for c in config))
-        for k in keys
-        if config[0].get(k) != config[1].get(k)
-    ]
+    before, after = (m.engine.model.config.to_dict() for m in (base, trained))
+    for key in sorted({*before, *after} - _BOOKKEEPING):
+        if (a := before.get(key)) != (b := after.get(key)):
+            found.append(f"configuration differs: {key}" + _sides(a, b))
     if one["tokenizers"] == other["tokenizers"]:
         seen = [_as_tokens(m.engine, suite, problems) for m in (base, trained)]
-        changed = sum(a != b for a, b in zip(*seen, strict=True))
-        if changed:
+        if changed := sum(a != b for a, b in zip(*seen, strict=True)):
             found.append(f"{changed} of {len(problems)} problems are other tokens, or other text, for each model")
     return found
 
@@ -173,11 +159,13 @@ def weights_of(model: Model) -> str:
     """A hash of the loaded weights in bfloat16, whatever files they came from; the identity of another agent."""
     if not isinstance(model.agent, LocalAgent):
         return model.identity
+    return _hash(model.agent, lambda value: value.to(torch.bfloat16).contiguous().view(torch.int16))
+
+
+def _hash(agent: LocalAgent, bits: Callable[[torch.Tensor], torch.Tensor]) -> str:
     total = hashlib.sha256()
-    for key, value in sorted(model.agent.model.state_dict().items()):
-        total.update(
-            key.encode() + value.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
-        )
+    for key, value in sorted(agent.model.state_dict().items()):
+        total.update(key.encode() + bits(value.detach().cpu()).numpy().tobytes())
     return total.hexdigest()[:16]
 
 
@@ -192,13 +180,8 @@ def identity_of(folder: Path) -> str:
 
 def _fingerprint(agent: LocalAgent) -> str:
     """As ``identity_of``, of what was loaded: for models that are several files or come from a hub's cache."""
-    total = hashlib.sha256()
-    for key, value in sorted(agent.model.state_dict().items()):
-        total.update(key.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    rest = hashlib.sha256(
-        repr(sorted(_beside_weights(agent).items())).encode() + agent.model.config.to_json_string().encode()
-    )
-    return f"{total.hexdigest()[:16]}-{rest.hexdigest()[:8]}"
+    beside = repr(sorted(_beside_weights(agent).items())) + agent.model.config.to_json_string()
+    return f"{_hash(agent, torch.Tensor.contiguous)}-{hashlib.sha256(beside.encode()).hexdigest()[:8]}"
 
 
 def record_of(run: Path, weights: str) -> dict[str, Any]:
@@ -226,15 +209,11 @@ class _Late:
         self._make = functools.cache(make)
 
     def act(self, requests: Sequence[Any]) -> Any:
-        """What the made agent outputs."""
         return self._make().act(requests)
 
 
 class Elicited:
-    """A model of a suite by its elicitation methods, which do not depend on the report that uses them.
-
-    ``tick`` is called with (what, done, of) when a method takes its time.
-    """
+    """A model of a suite by its elicitation methods; ``tick`` is called when one takes its time."""
 
     def __init__(self, suite: Suite, model: Model, tick: Tick | None = None) -> None:
         self.suite, self.model, self.tick = suite, model, tick
@@ -242,37 +221,29 @@ class Elicited:
         self.answers: dict[str, str] = {}  # by prompt, of the problems that are drawn
         self.spent: tuple[int, int] | None = None  # optimiser steps and tokens of the run that is measured
         self._own: dict[str, str] = {}  # by development problem, the model's own right reply
-        self._forms = {
-            how: functools.lru_cache(maxsize=4096)(form) if form else None
-            for how, form in (("forced", suite.form), ("given", suite.fixed))
-        }
+        self._forms = {"forced": suite.form, "given": suite.fixed}
 
-    def examples(self, family: TaskFamily) -> list[Task]:
-        """Solved development problems of a family, easiest first, for the methods that show some."""
+    def shown(self, family: TaskFamily) -> list[tuple[Task, str]]:
+        """Easy development problems of a family with a reply to each, for the methods that show some.
+
+        Where replies reason it is the base's own, of problems that it was right on if there are enough; else the
+        answer.
+        """
         mine = [p.task for p in self.dev if self.suite.strata[p.stratum].family.name == family.name]
         mine = sorted(mine, key=lambda t: t.level)[: 4 * SHOTS]
         order = stream("frontier-shots", self.suite.name, family.name).permutation(len(mine))
-        if not self.suite.final_field:
-            return [mine[i] for i in order[:SHOTS]]
-        worked = [mine[i] for i in order if self._worked(mine[i], family)]
-        return (worked + [mine[i] for i in order if mine[i] not in worked])[:SHOTS]
-
-    def shown(self, family: TaskFamily) -> list[tuple[Task, str]]:
-        """The examples with a reply to each: where replies reason, the base's own that was right, else the answer."""
-        return [(t, self._worked(t, family) or self.suite.written(t.answer)) for t in self.examples(family)]
+        pairs = [(mine[i], self._worked(mine[i], family) if self.suite.final_field else "") for i in order]
+        pairs.sort(key=lambda pair: not pair[1])
+        return [(t, reply or self.suite.written(t.answer)) for t, reply in pairs[:SHOTS]]
 
     def _worked(self, task: Task, family: TaskFamily) -> str:
-        """A right reply of the model itself to a development problem; "" if it has none, or replies do not reason."""
-        if not self.suite.final_field:
-            return ""
+        """The shortest right reply of the model itself to a development problem; "" if it has none."""
         if task.id not in self._own:
-            messages: Any = self.suite.messages(task)
             limits = Limits(max_tokens=self.suite.max_tokens or family.max_reply_tokens)
+            one = Request(messages=self.suite.messages(task), agent="solver_0", role="solver", seed=0, limits=limits)
             seeds = [digest("frontier-shots", self.suite.name, task.id, i) for i in range(SHOTS)]
-            requests = [
-                Request(messages=messages, agent="solver_0", role="solver", seed=s, limits=limits) for s in seeds
-            ]
-            right = [a.text for a in ask(self.model.agent, requests) if self._grade(family, task, a.text)]
+            actions = ask(self.model.agent, [msgspec.structs.replace(one, seed=seed) for seed in seeds])
+            right = [a.text for a in actions if self._grade(family, task, a.text)]
             self._own[task.id] = min(right, key=len, default="")
         return self._own[task.id]
 
@@ -284,11 +255,15 @@ class Elicited:
         def messages(problem: Problem) -> list[Message]:
             return spec.messages(self.suite, problem.task, shots(self.suite.strata[problem.stratum].family.name))
 
-        agent = _Late(lambda: self._mechanism(spec)) if spec.how == "mechanism" else self._agent(spec)
+        def right(problem: Problem, text: str) -> bool:
+            return self._grade(self.suite.strata[problem.stratum].family, problem.task, text)
+
+        wrap = self.model.wrap or (lambda agent: agent)
+        agent = _Late(lambda: self._mechanism(spec)) if spec.how == "mechanism" else wrap(self._agent(spec))
         quick = self._quick(agent, spec)
         key = f"{spec.name}@{self.spent}" if hasattr(elicit.MECHANISMS.get(spec.name), "matched") else ""
         free = spec.how not in ("forced", "given")
-        return Method(spec.name, agent, messages, self._right, lambda p: self.suite.limit(p.stratum), quick, key, free)
+        return Method(spec.name, agent, messages, right, lambda p: self.suite.limit(p.stratum), quick, key, free)
 
     def _mechanism(self, spec: MethodSpec) -> Agent:
         if self.tick:
@@ -297,22 +272,14 @@ class Elicited:
         matched: Any = getattr(made_by, "matched", None)
         if matched is not None and self.spent is not None:
             made_by = matched(*self.spent)
-        dev = self._solvable(easiest=matched is None)
         try:
-            made = made_by.make(self.model.engine, dev, family, f"elicit/{spec.name}")
+            made = made_by.make(self.model.engine, self._dev(matched is None), family, f"elicit/{spec.name}")
         except DreamEnvsError as error:
             raise Unavailable(str(error)) from error
         return self._quick(made, spec) or made
 
-    def _right(self, problem: Problem, text: str) -> bool:
-        return self._grade(self.suite.strata[problem.stratum].family, problem.task, text)
-
     def _grade(self, family: TaskFamily, task: Task, text: str) -> bool:
         return family.verify(task, self.suite.reply(text)).value == 1.0
-
-    def _agent(self, spec: MethodSpec) -> Agent:
-        agent = self._unwrapped(spec)
-        return agent if self.model.wrap is None else self.model.wrap(agent)
 
     def unapplied(self, spec: MethodSpec) -> str:
         """Why this engine cannot do what the method says; "" if it can.  Nothing is asked of it in another way."""
@@ -323,29 +290,21 @@ class Elicited:
             return f"{type(self.model.agent).__name__} does not take its decoding"
         return ""
 
-    def _unwrapped(self, spec: MethodSpec) -> Agent:
-        if not isinstance(self.model.agent, LocalAgent):
-            return self._elsewhere(self.model.agent, spec)
-        engine = self.model.engine.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
-        if spec.how in ("forced", "given"):
-            form = self._forms[spec.how]
-            if form is None:
+    def _agent(self, spec: MethodSpec) -> Agent:
+        agent: Any = self.model.agent
+        if hasattr(agent, "decoding"):
+            agent = agent.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
+        if spec.how in self._forms:
+            if (form := self._forms[spec.how]) is None:
                 raise DreamEnvsError(
                     f"method {spec.name!r}: suite {self.suite.name!r} has no form to force; leave it out"
                 )
-            return engine.constrained(lambda request: form(request.messages[-1]["content"]))
+            cached = functools.lru_cache(maxsize=4096)(form)
+            return agent.constrained(lambda request: cached(request.messages[-1]["content"]))
         if spec.how == "power":
-            return OneOfSeveral(engine, spec.size)
-        if spec.how in ("two_turns", "majority", "pieces"):
-            return self._elsewhere(engine, spec)
+            return OneOfSeveral(agent, spec.size)
         if spec.how == "cot_decoding":
-            return CotDecoding(engine, k=ex.BRANCHES)
-        return engine
-
-    def _elsewhere(self, agent: Any, spec: MethodSpec) -> Agent:
-        """An engine of another kind, with its own ``decoding(...)`` where it has one."""
-        if hasattr(agent, "decoding"):
-            agent = agent.decoding(temperature=spec.temperature, top_p=spec.top_p, min_p=spec.min_p)
+            return CotDecoding(agent, k=ex.BRANCHES)
         if spec.how == "two_turns":
             return TwoTurns(agent, spec.followup)
         if spec.how == "majority":
@@ -353,24 +312,18 @@ class Elicited:
         if spec.how == "pieces":
             families = list({id(s.family): s.family for s in self.suite.strata}.values())
             return Pieces(agent, families, spec.size, self.suite.instruction, self.suite.reply, self.suite.written)
-        made: Agent = agent
-        return made
+        return agent
 
     def _quick(self, agent: Agent, spec: MethodSpec) -> Agent | None:
         if not self.suite.one_reply or not isinstance(agent, (LocalAgent, CotDecoding)):
             return None
         return agent.stopping(lambda request: self.answers[request.messages[-1]["content"].removesuffix(spec.suffix)])
 
-    def _solvable(self, easiest: bool = True) -> list[Task]:
-        """Development problems of the first family for the methods that steer or train; the easiest, or of all levels.
-
-        Those of all levels hold no problem of a stratum that asks for facts the base was never shown.
-        """
-        name = self.suite.strata[0].family.name
-        strata = [i for i, s in enumerate(self.suite.strata) if s.family.name == name and s.kind != "new facts"]
-        source = self.dev if easiest else self.suite.problems("own-samples", OWN)
-        mine = sorted((p.task for p in source if p.stratum in strata or easiest), key=lambda t: t.level)
-        mine = [t for t in mine if t.family == name]
+    def _dev(self, easiest: bool) -> list[Task]:
+        """Development problems of the first family for mechanisms: the easiest, or all but those of new facts."""
+        strata, source = self.suite.strata, self.dev if easiest else self.suite.problems("own-samples", OWN)
+        kept = [p.task for p in source if easiest or strata[p.stratum].kind != "new facts"]
+        mine = [t for t in sorted(kept, key=lambda t: t.level) if t.family == strata[0].family.name]
         return mine[:SOLVABLE] if easiest else mine
 
 
@@ -399,29 +352,24 @@ def contradicted(suite: Suite, found: Measured, base: Model, trained: Model) -> 
 
 def _known(suite: Suite, problems: Sequence[Problem], model: Model) -> bool:
     """Whether each problem has one accepted completion whose probability can be computed."""
-    if not isinstance(model.agent, LocalAgent) or model.wrap is not None or suite.form is None:
-        return False
     families = [suite.strata[p.stratum].family for p in problems]
-    return all(f.name == "composition" and f.notation == "compact" for f in families)
+    compact = all(f.name == "composition" and f.notation == "compact" for f in families)
+    return compact and isinstance(model.agent, LocalAgent) and model.wrap is None and suite.form is not None
 
 
 def exact_sources(suite: Suite, found: Measured, base: Model, trained: Model) -> Exact | None:
     """Exact log-probabilities where each problem has one accepted completion (compact Composition); None elsewhere."""
-    specs = [METHODS[name] for name in found.turns]
+    specs, mine = [METHODS[name] for name in found.turns], METHODS[found.configurations["trained"]]
     problems = found.problems
-    if not all(_known(suite, problems, m) for m in (base, trained)) or not all(map(ex.has_exact, specs)):
+    if not all(_known(suite, problems, m) for m in (base, trained)) or not all(map(ex.has_exact, [*specs, mine])):
         return None
     before, after = ({d: np.zeros(len(problems)) for d in ex.DECODERS} for _ in range(2))
     for depth in sorted({p.task.level for p in problems}):
         at = [i for i, p in enumerate(problems) if p.task.level == depth]
         for model, table in ((base, before), (trained, after)):
             grammars = _grammars(suite.form, [problems[i] for i in at], model.engine)
-            known = ex.exact(model.engine, [problems[i].task for i in at], grammars)
-            for d in ex.DECODERS:
-                table[d][at] = known[d]
-    mine = METHODS[found.configurations["trained"]]
-    if not ex.has_exact(mine):
-        return None
+            for d, log_p in ex.exact(model.engine, [problems[i].task for i in at], grammars).items():
+                table[d][at] = log_p
     configured = by_method(suite, problems, trained, [mine])[0]
     return Exact(base=before, trained=after, methods=by_method(suite, problems, base, specs), configured=configured)
 
@@ -432,22 +380,18 @@ def _grammars(
     """Each problem's form in token ids; equal forms are looked up once."""
     assert form_of is not None
     token = functools.cache(engine.token)
-    made: dict[tuple[str, ...], ex.Grammar] = {}
-    found = []
-    for problem in problems:
-        form = form_of(problem.task.prompt)
-        key = tuple("".join(texts) for texts in form)
-        if key not in made:
-            allowed = [[token(text) for text in texts] for texts in form]
-            made[key] = ex.Grammar([*allowed, [engine.end]], [i % 2 == 1 for i in range(len(form))] + [False])
-        found.append(made[key])
-    return found
+
+    @functools.cache
+    def made(form: tuple[tuple[str, ...], ...]) -> ex.Grammar:
+        allowed = [[token(text) for text in texts] for texts in form]
+        return ex.Grammar([*allowed, [engine.end]], [i % 2 == 1 for i in range(len(form))] + [False])
+
+    return [made(tuple(map(tuple, form_of(p.task.prompt)))) for p in problems]
 
 
 def by_method(suite: Suite, problems: Sequence[Problem], model: Model, specs: Sequence[MethodSpec]) -> np.ndarray:
     """``float64[A, N]``: log-probability of one draw of each method."""
-    elicited = Elicited(suite, model)
-    engine = model.engine
+    elicited, engine = Elicited(suite, model), model.engine
     grammars = {how: _grammars(form, problems, engine) for how, form in (("", suite.form), ("given", suite.fixed))}
     rows, read = [], dict[str, Any]()
     for spec in specs:

@@ -10,31 +10,25 @@ import hashlib
 import inspect
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from dream_envs import registry
 from dream_envs.agents.elicitation import cot_decoding, scaffolds
 from dream_envs.agents.elicitation.elicit import MECHANISMS
 from dream_envs.agents.engines import decode, local
 from dream_envs.agents.engines.local import LocalAgent, keep_memory
-from dream_envs.baselines.frontier.elicited import (
-    DEVELOPMENT,
-    SHOTS,
-    Elicited,
-    Model,
-    contradicted,
-    differences,
-    exact_sources,
-    load_model,
-    same_weights,
-    weights_of,
-)
+from dream_envs.baselines.frontier import elicited as el
+from dream_envs.baselines.frontier.elicited import Elicited, Model, load_model
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import methods, schema
 from dream_envs.frontier.draws import Method, SampleCache, cache_path
@@ -48,7 +42,7 @@ from dream_envs.metrics.retention import retention
 from dream_envs.progress import Progress
 from dream_envs.report.page import write_report
 from dream_envs.runs import provenance, write_json
-from dream_envs.schema import SUMMARY
+from dream_envs.schema import SUMMARY, read_summary
 from dream_envs.seeds import digest, stream
 
 #: Problems a stratum and samples of each for the section on diversity.
@@ -80,11 +74,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def plan_of(options: Options) -> tuple[Plan, list[MethodSpec]]:
-    """The plan and the methods of these options.
-
-    Raises:
-        DreamEnvsError: for a size, suite, envelope or method that there is not.
-    """
+    """The plan and the methods of these options."""
     if options.size not in SIZES:
         raise DreamEnvsError(f"size={options.size!r}: one of {', '.join(SIZES)}")
     if unknown := set(options.envelopes) - set(methods.ENVELOPES):
@@ -93,40 +83,34 @@ def plan_of(options: Options) -> tuple[Plan, list[MethodSpec]]:
     times, budget = SIZES[options.size]
     plan = Plan(chosen, options.seed, chosen.mini * times, budget=budget, follow=chosen.followed)
     if not chosen.followed:  # samples are cheap
-        plan = msgspec.structs.replace(plan, reach=budget)
+        plan = replace(plan, reach=budget)
     found = methods.chosen(options.methods or chosen.methods)
     return plan, [m for m in found if m.envelope in ("decoding", *options.envelopes)]
 
 
 def frontier(
-    base: Model,
-    trained: Model | Sequence[Model],
-    out: Path,
-    cache: Path,
-    options: Options | None = None,
-    tick: Tick | None = None,
+    base: Model, runs: Sequence[Model], out: Path, cache: Path, options: Options, tick: Tick | None = None
 ) -> schema.Report:
     """Measure, and write ``frontier.json`` into ``out``; of several runs also ``run-N/frontier.json`` of each.
 
-    Args:
-        base: the base.
-        trained: the trained model, or several runs of one recipe: one report, with intervals across runs.
-        out: the report's folder.
-        cache: where draws are kept, for this and every other report.
-        options: see ``Options``.
-        tick: called with (what, done, of).
+    ``runs``: the trained model, or several of one recipe: one report, with intervals across runs.  ``cache``: where
+    draws are kept, for this and every other report.
     """
-    runs = [trained] if isinstance(trained, Model) else list(trained)
-    options = options or Options()
     own = seed_after(base, *runs)
-    options = msgspec.structs.replace(options, seed=options.seed or own)
+    options = replace(options, seed=options.seed or own)
     plan, specs = plan_of(options)
     chosen = [] if options.seed in (own, PUBLIC_SEED) else [f"the problems' seed was chosen by hand ({options.seed!r})"]
     met = {task.id for model in runs for task in model.met or ()}
-    found = []
+    found, protocol = [], what_decides_a_draw(plan.suite)
+
+    def kept(model: Model, side: str) -> closing[SampleCache]:
+        path = cache_path(cache, model.identity, DRAWS, protocol, side)
+        return closing(SampleCache(path, side, rows_of(model, options)))
+
     for i, model in enumerate(runs):
         say = tick if len(runs) == 1 or tick is None else _numbered(tick, i, len(runs))
-        found.append(_one(plan, specs, base, model, cache, options, frozenset(met), chosen, say))
+        with kept(base, "base") as mine, kept(model, "trained") as theirs:
+            found.append(_measured(plan, specs, base, model, (mine, theirs), met, chosen, say))
         folder = out if len(runs) == 1 else out / f"run-{i}"
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "frontier.json", found[-1][2])
@@ -142,42 +126,12 @@ def _numbered(tick: Tick, i: int, of: int) -> Tick:
     return lambda what, done, total: tick(f"run {i + 1} of {of}: {what}", done, total)
 
 
-def _one(
-    plan: Plan,
-    specs: Sequence[MethodSpec],
-    base: Model,
-    trained: Model,
-    cache: Path,
-    options: Options,
-    avoid: frozenset[str],
-    limits: Sequence[str],
-    tick: Tick | None,
-) -> tuple[Measured, Sources, schema.Report]:
-    """Everything of one trained model, on problems that no run has met."""
-    began, protocol = time.perf_counter(), what_decides_a_draw(plan.suite)
-    caches = [
-        SampleCache(cache_path(cache, m.identity, DRAWS, protocol, side), side, rows_of(m, options))
-        for m, side in ((base, "base"), (trained, "trained"))
-    ]
-    try:
-        found, sources, data = _measured(plan, specs, base, trained, caches, avoid, limits, tick)
-    finally:
-        for kept in caches:
-            kept.close()
-    cost = msgspec.structs.replace(data.cost, seconds=time.perf_counter() - began)
-    return found, sources, msgspec.structs.replace(data, cost=cost)
-
-
 def _measured(
-    plan: Plan,
-    specs: Sequence[MethodSpec],
-    base: Model,
-    trained: Model,
-    caches: Sequence[SampleCache],
-    avoid: frozenset[str],
-    limits: Sequence[str],
-    tick: Tick | None,
-) -> tuple[Measured, Sources, schema.Report]:
+    plan: Plan, specs: Sequence[MethodSpec], base: Model, trained: Model, caches: Sequence[SampleCache],
+    avoid: Collection[str], limits: Sequence[str], tick: Tick | None,
+) -> tuple[Measured, Sources, schema.Report]:  # fmt: skip
+    """Everything of one trained model, on problems that no run has met."""
+    began = time.perf_counter()
     elicited, other = Elicited(plan.suite, base, tick), Elicited(plan.suite, trained)
     elicited.spent = trained.spent
     drawn = plan.suite.problems(plan.seed, plan.per_stratum, avoid)
@@ -188,31 +142,24 @@ def _measured(
     found = measure(plan, sides[0], sides[1], avoid=avoid, tick=tick)
     found.unavailable |= unapplied
     run, made, met = trained.run, provenance(), trained.met
+    told = el.differences(plan.suite, drawn, base, trained)
     sources = Sources(
         base=schema.ModelInfo(name=base.name, weights_hash=base.identity),
         trained=schema.ModelInfo(name=trained.name, weights_hash=trained.identity, run=str(run) if run else None),
         methods=[schema.MethodInfo(name=s.name, text=s.text, envelope=s.envelope) for s in specs],
-        exact=exact_sources(plan.suite, found, base, trained),
+        exact=el.exact_sources(plan.suite, found, base, trained),
         drawn=sum(c.drawn for c in caches),
-        qualified=[
-            *limits,
-            *qualified(plan, specs, found, base, trained),
-            *differences(plan.suite, drawn, base, trained),
-        ],
-        contradicted=contradicted(plan.suite, found, base, trained),
+        qualified=[*limits, *qualified(plan, specs, found, base, trained), *told],
+        contradicted=el.contradicted(plan.suite, found, base, trained),
         practised=None if met is None else [s.practised(met) for s in plan.suite.strata],
     )
     data = report(
-        plan,
-        found,
-        sources,
-        retention=_retention(plan, [found]),
-        diversity=_diversity(plan, found, sides, run),
-        curriculum=_curriculum(run),
-        commit=made["commit"],
-        versions=made["versions"],
-    )
-    return found, sources, data
+        plan, found, sources, retention=_retention(plan, [found]), diversity=_diversity(plan, found, sides, run),
+        curriculum=curriculum_card(run) if run is not None and (run / "episodes.jsonl").is_file() else None,
+        commit=made["commit"], versions=made["versions"],
+    )  # fmt: skip
+    cost = replace(data.cost, seconds=time.perf_counter() - began)
+    return found, sources, replace(data, cost=cost)
 
 
 def _sides(
@@ -228,15 +175,11 @@ def _sides(
     cuts = any(hasattr(s.family, "piece") for s in plan.suite.strata)
     return [
         EvaluatedModel(
-            kept,
-            [model.method(s) for s in by_envelope["decoding"]],
-            beyond,
-            model.method(GREEDY),
-            model.method(ATOMS) if cuts else None,
-            model.method(METHODS["plain"]) if plan.suite.one_reply else None,
+            kept, [model.method(s) for s in by_envelope["decoding"]], beyond, model.method(GREEDY),
+            model.method(ATOMS) if cuts else None, model.method(METHODS["plain"]) if plan.suite.one_reply else None,
         )
         for kept, model, beyond in zip(caches, both, (later, {}), strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def seed_after(base: Model, *trained: Model) -> str:
@@ -245,20 +188,20 @@ def seed_after(base: Model, *trained: Model) -> str:
     It hangs on the record of what was met as well, which could otherwise choose the problems by what it excludes.
     """
     met = [sorted(task.id for task in m.met or ()) for m in trained]
-    label = digest("frontier-seed", *(weights_of(m) for m in (base, *trained)), *(i for ids in met for i in ids))
+    label = digest("frontier-seed", *(el.weights_of(m) for m in (base, *trained)), *(i for ids in met for i in ids))
     return f"after-{label:016x}"
 
 
 def what_decides_a_draw(chosen: Suite) -> str:
     """The part of the cache's key that is not the model: suite, methods, mechanisms, and the code behind them."""
     strata = [[s.name, s.level, s.family.name, s.family.version, s.family.notation] for s in chosen.strata]
-    shown = [p.task.id for p in chosen.problems("elicitation", DEVELOPMENT)]
+    shown = [p.task.id for p in chosen.problems("elicitation", el.DEVELOPMENT)]
     mechanisms = {name: msgspec.structs.asdict(m) for name, m in MECHANISMS.items()}  # type: ignore[arg-type]
     suite_ = [chosen.name, chosen.instruction, chosen.max_tokens, chosen.final_field, chosen.one_reply, strata]
     made_by: list[Any] = [cot_decoding, scaffolds, decode, local, chosen.form, chosen.fixed]
     made_by += [part for s in chosen.strata for part in (type(s.family), s.draw)]
     code = [_code(part) for part in made_by if part is not None]
-    facts = [suite_, [*METHODS.values(), GREEDY, ATOMS], mechanisms, SHOTS, shown, sorted(set(code))]
+    facts = [suite_, [*METHODS.values(), GREEDY, ATOMS], mechanisms, el.SHOTS, shown, sorted(set(code))]
     return msgspec.json.encode(facts).decode()
 
 
@@ -306,9 +249,8 @@ def _failing(plan: Plan, found: Measured) -> list[str]:
     """Strata of the declared support of which the base solves less than ``KNOWN``, with its share."""
     names = []
     for i, stratum in enumerate(plan.suite.strata):
-        rates = [
-            sum(c.right) / plan.trained_draws for p, c in zip(found.problems, found.base, strict=True) if p.stratum == i
-        ]
+        pairs = zip(found.problems, found.base, strict=True)
+        rates = [sum(c.right) / plan.trained_draws for p, c in pairs if p.stratum == i]
         if stratum.practice and rates and (share := float(np.mean(rates))) < KNOWN:
             names.append(f"{stratum.name}: {share:.0%}")
     return names
@@ -316,14 +258,12 @@ def _failing(plan: Plan, found: Measured) -> list[str]:
 
 def _retention(plan: Plan, found: Sequence[Measured]) -> schema.Retention | None:
     """Success on the strata that do not count, which the base knows or luck can find; the mean over runs."""
-    before: dict[str, list[float]] = {}
-    after: dict[str, list[float]] = {}
+    before, after = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     for i, problem in enumerate(found[0].problems):
         if not found[0].eligible[i]:
             name = plan.suite.strata[problem.stratum].name
             for rates, counts in ((before, [f.base for f in found]), (after, [f.trained for f in found])):
-                right = np.mean([sum(each[i].right) for each in counts])
-                rates.setdefault(name, []).append(float(right) / plan.trained_draws)
+                rates[name].append(float(np.mean([sum(each[i].right) for each in counts])) / plan.trained_draws)
     return retention(before, after, stream("frontier-panel", plan.seed, "retention")) if before else None
 
 
@@ -332,10 +272,6 @@ class _Watched(msgspec.Struct):
 
     series: dict[str, list[schema.Number | None]] | None = None
     alarm: str | None = None
-
-
-class _RunFile(msgspec.Struct):
-    diversity: _Watched | None = None
 
 
 def _diversity(plan: Plan, found: Measured, sides: Sequence[EvaluatedModel], run: Path | None) -> schema.Diversity:
@@ -352,41 +288,25 @@ def _diversity(plan: Plan, found: Measured, sides: Sequence[EvaluatedModel], run
         said.append(replies(texts, tasks=[p.task for p in chosen], families=families, right=right))
     rng = stream("frontier-panel", plan.seed, "diversity")
     block = compare(said[0], said[1], rng, np.array([p.stratum for p in chosen]))
-    path = None if run is None else run / SUMMARY
-    if path is None or not path.is_file():
+    if run is None or (summary := read_summary(run)) is None:
         return block
     try:
-        watched = msgspec.json.decode(path.read_bytes(), type=_RunFile).diversity or _Watched()
-    except msgspec.MsgspecError as error:
-        raise DreamEnvsError(f"{path} is no run's summary ({error}): restore it from a copy") from error
-    return msgspec.structs.replace(block, series=watched.series, alarm=watched.alarm)
-
-
-def _curriculum(run: Path | None) -> schema.Curriculum | None:
-    return None if run is None or not (run / "episodes.jsonl").is_file() else curriculum_card(run)
+        watched = msgspec.convert(summary.diversity or {}, _Watched)
+    except msgspec.ValidationError as error:
+        raise DreamEnvsError(f"{run / SUMMARY} is no run's summary ({error}): restore it from a copy") from error
+    return replace(block, series=watched.series, alarm=watched.alarm)
 
 
 def cache_folder(cache: Path | None) -> Path:
     """Where draws are kept: ``cache``, or ``$DREAM_ENVS_CACHE``, or the user's cache folder."""
-    if cache is not None:
-        return cache
-    home = os.environ.get("DREAM_ENVS_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "dream-envs"
-    )
-    return Path(home) / "frontier"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dream-envs")
+    return cache or Path(os.environ.get("DREAM_ENVS_CACHE") or user, "frontier")
 
 
 def run(
-    base: str,
-    trained: str | Sequence[str] | Callable[[Model], Model],
-    out: Path,
-    cache: Path | None = None,
-    options: Options | None = None,
-    *,
-    device: str = "cpu",
-    threads: int = 1,
-    quiet: bool = False,
-) -> schema.Report:
+    base: str, trained: str | Sequence[str] | Callable[[Model], Model], out: Path, cache: Path | None = None,
+    options: Options | None = None, *, device: str = "cpu", threads: int = 1, quiet: bool = False,
+) -> schema.Report:  # fmt: skip
     """Load both models, measure, write the page; what the verb does.
 
     Args:
@@ -412,17 +332,16 @@ def run(
     if callable(trained):
         after = [trained(before)]
     for name, model in zip(named, after, strict=False):
-        if same_weights(before, model):
+        if el.same_weights(before, model):
             raise DreamEnvsError(
                 f"{name} has the weights of {base}: nothing was trained; `dream-envs frontier control aa` measures a "
                 "base against itself"
             )
-    for i, model in enumerate(after):
-        for j in range(i):
-            if same_weights(after[j], model):
-                raise DreamEnvsError(f"{named[j]} and {named[i]} have the same weights: give each run once")
+    for (one, model), (other, again) in combinations(zip(named, after, strict=False), 2):
+        if el.same_weights(model, again):
+            raise DreamEnvsError(f"{one} and {other} have the same weights: give each run once")
     with Progress(quiet) as tick:
-        data = frontier(before, after if len(after) > 1 else after[0], out, cache_folder(cache), options, tick)
+        data = frontier(before, after, out, cache_folder(cache), options, tick)
     for folder in (out, *(out / row.folder for row in data.runs)):
         write_report(folder)
     return data

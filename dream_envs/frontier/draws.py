@@ -27,6 +27,8 @@ from dream_envs.seeds import digest
 ROWS = 4096
 #: Draws a problem and batched step at most: what may be wasted after a success.
 STEP = 256
+#: Called with (problems that are settled, problems) after every batched step.
+Settled = Callable[[int, int], None]
 #: Label of draws whose random numbers both models share.
 SHARED = "shared"
 _RETRIES = 3
@@ -37,21 +39,17 @@ class Unavailable(DreamEnvsError):
 
 
 class Method(msgspec.Struct, frozen=True):
-    """An elicitation method, ready to sample: the agent, a problem's prompt, the grader, the bound on tokens.
-
-    ``quick``: an agent whose draws are right where those of ``agent`` are, and which may stop at the first token that
-    shows them to be wrong; it is used where only the first success matters.  ``key``: what its draws are kept under,
-    where the name alone does not decide them.  ``free``: nothing but the model writes the reply.
-    """
+    """An elicitation method, ready to sample."""
 
     name: str
     agent: Agent
-    messages: Callable[[Problem], list[Message]]
-    right: Callable[[Problem, str], bool]
-    limit: Callable[[Problem], int]
+    messages: Callable[[Problem], list[Message]]  # the prompt
+    right: Callable[[Problem, str], bool]  # the grader
+    limit: Callable[[Problem], int]  # bound on tokens
+    # right where ``agent`` is, but may stop at the first wrong token; used where only the first success matters
     quick: Agent | None = None
-    key: str = ""
-    free: bool = True
+    key: str = ""  # what its draws are kept under, where the name alone does not decide them
+    free: bool = True  # nothing but the model writes the reply
 
     @property
     def kept(self) -> str:
@@ -92,15 +90,10 @@ class _Line(SampleSequence, kw_only=True):
 
 
 class SampleCache:
-    """The draws of one model.
+    """The draws of one model, in the file ``path`` (None: in memory only).
 
-    Args:
-        path: the file; None keeps them in memory only.
-        side: label of the randomness, ``base`` or ``trained``; the two never share a draw.
-        rows: the most rows of one call of an agent (0: ``ROWS``); what is drawn does not depend on it.
-
-    Raises:
-        DreamEnvsError: if the file holds something else.
+    ``side``: label of the randomness, ``base`` or ``trained``; the two never share a draw.  ``rows``: the most rows of
+    one call of an agent (0: ``ROWS``); what is drawn does not depend on it.
     """
 
     def __init__(self, path: Path | None, side: str, rows: int = 0) -> None:
@@ -120,23 +113,11 @@ class SampleCache:
             self._file.close()
 
     def first(
-        self,
-        methods: Sequence[Method],
-        problems: Sequence[Problem],
-        cap: int,
-        tick: Callable[[int, int], None] | None = None,
+        self, methods: Sequence[Method], problems: Sequence[Problem], cap: int, tick: Settled | None = None
     ) -> list[SampleSequence]:
-        """Draw in turn over ``methods`` until each problem's first success, or ``cap`` draws.
+        """Each problem's sequence, drawn in turn over ``methods`` until its first success, or ``cap`` >= 1 draws.
 
-        Args:
-            methods: draw j takes number j modulo their count.
-            problems: what is drawn.
-            cap: the most draws of each, 1 or more.
-            tick: called with (problems that are settled, problems) after every batched step.
-
-        Returns:
-            For each problem its sequence; draws beyond ``cap`` that an earlier report made are not looked at, so that
-            the answer does not depend on what is in the cache.
+        Draws beyond ``cap`` that an earlier report made are not looked at: the answer does not depend on the cache.
         """
         name = "+".join(m.kept for m in methods)
         all_ = [(p, self.sequences.setdefault((name, p.task.id), SampleSequence())) for p in problems]
@@ -148,70 +129,57 @@ class SampleCache:
             size = min(cap - made, max(len(methods), min(made, STEP)))
             part = max(1, self.rows * len(methods) // size)  # a call asks one method
             for at in range(0, len(group), part):
-                self._extend(name, methods, group[at : at + part], made, size)
+                some = group[at : at + part]
+                found = self._sample(methods, some, name, range(made, made + size), quick=True)
+                for problem, (right, tokens) in zip(some, found, strict=True):
+                    s = self.sequences[name, problem.task.id]
+                    s.made, s.tokens = made + size, s.tokens + tokens
+                    s.first = made + right.index(1) + 1 if 1 in right else 0
+                    row = {"made": s.made, "first": s.first, "tokens": s.tokens}
+                    self._write({"arms": name, "id": problem.task.id, **row})
         if tick:
             tick(len(problems), len(problems))
         return [_cut(s, cap) for _, s in all_]
 
     def count(
-        self,
-        method: Method,
-        problems: Sequence[Problem],
-        draws: int,
-        *,
-        shared: bool = False,
-        tick: Callable[[int, int], None] | None = None,
-    ) -> list[Count]:
+        self, method: Method, problems: Sequence[Problem], draws: int, *, shared: bool = False,
+        tick: Settled | None = None,
+    ) -> list[Count]:  # fmt: skip
         """``draws`` draws of each problem by one method, independent of those of ``first``.
 
-        ``shared``: both models draw with the same random numbers, so that two models that are the same draw the same
-        (for choices between methods; estimates of the two have to be independent).
+        ``shared``: both models draw with the same random numbers (for choices between methods, not for estimates).
         """
         missing = [p for p in problems if (method.kept, p.task.id, draws, shared) not in self.counts]
         step = max(1, self.rows // draws)
         for at in range(0, len(missing), step):
             part = missing[at : at + step]
-            rows = [(method, p, SHARED if shared else "count", i) for p in part for i in range(draws)]
-            right, tokens = self._sample(rows)
-            for i, problem in enumerate(part):
-                places = slice(i * draws, (i + 1) * draws)
-                found = Count(right[places], sum(tokens[places]))
-                self.counts[method.kept, problem.task.id, draws, shared] = found
-                row = {"arm": method.kept, "id": problem.task.id, "right": found.right, "tokens": found.tokens}
-                self._write({**row, "shared": shared})
+            found = self._sample([method], part, SHARED if shared else "count", range(draws))
+            for problem, (right, tokens) in zip(part, found, strict=True):
+                name = problem.task.id
+                self.counts[method.kept, name, draws, shared] = Count(right, tokens)
+                self._write({"arm": method.kept, "id": name, "right": right, "tokens": tokens, "shared": shared})
             if tick:
                 tick(min(at + step, len(missing)), len(missing))
         return [self.counts[method.kept, p.task.id, draws, shared] for p in problems]
 
-    def _extend(self, name: str, methods: Sequence[Method], problems: Sequence[Problem], made: int, size: int) -> None:
-        rows = [(methods[j % len(methods)], p, name, j) for p in problems for j in range(made, made + size)]
-        right, tokens = self._sample(rows, quick=True)
-        for i, problem in enumerate(problems):
-            hits = np.flatnonzero(right[i * size : (i + 1) * size])
-            s = self.sequences[name, problem.task.id]
-            s.made, s.tokens = made + size, s.tokens + sum(tokens[i * size : (i + 1) * size])
-            s.first = made + int(hits[0]) + 1 if len(hits) else 0
-            self._write({"arms": name, "id": problem.task.id, "made": s.made, "first": s.first, "tokens": s.tokens})
-
     def _sample(
-        self, rows: Sequence[tuple[Method, Problem, str, int]], quick: bool = False
-    ) -> tuple[list[int], list[int]]:
-        """Whether each draw was right (0 or 1), and its tokens; one call a method."""
-        right, tokens = [0] * len(rows), [0] * len(rows)
-        by_method: dict[str, list[int]] = {}
-        for place, row in enumerate(rows):
-            by_method.setdefault(row[0].kept, []).append(place)
-        for places in by_method.values():
-            method = rows[places[0]][0]
+        self, methods: Sequence[Method], problems: Sequence[Problem], label: str, draws: range, quick: bool = False
+    ) -> list[tuple[list[int], int]]:
+        """For each problem whether each of these draws was right (0 or 1), and the tokens of all; one call a method."""
+        rows = [(p, j) for p in problems for j in draws]
+        right, tokens, size = [0] * len(rows), [0] * len(rows), len(draws)
+        for turn, method in enumerate(methods):
+            places = [i for i, (_, j) in enumerate(rows) if j % len(methods) == turn]
             agent = method.quick if quick and method.quick is not None else method.agent
             for attempt in range(_RETRIES):
-                requests, failed = [self.request(*rows[p]) for p in places], []
-                for place, action in zip(places, self.query(agent, requests), strict=True):
+                requests = [self.request(method, p, label, j) for p, j in (rows[at] for at in places)]
+                failed = []
+                for at, action in zip(places, self.query(agent, requests), strict=True):
                     if action.status != "ok":
-                        failed.append(place)
+                        failed.append(at)
                         continue
-                    right[place] = int(method.right(rows[place][1], action.text))
-                    tokens[place] = action.usage.completion_tokens
+                    right[at] = int(method.right(rows[at][0], action.text))
+                    tokens[at] = action.usage.completion_tokens
                 if not failed:
                     break
                 if attempt == _RETRIES - 1:
@@ -221,22 +189,17 @@ class SampleCache:
                     )
                 places = failed
         self.drawn += len(rows)
-        return right, tokens
+        return [(right[at : at + size], sum(tokens[at : at + size])) for at in range(0, len(rows), size)]
 
     def query(self, agent: Agent, requests: Sequence[Request]) -> list[Action]:
         """Every request's completion, at most ``rows`` at once."""
-        parts = range(0, len(requests), self.rows)
-        return [action for at in parts for action in ask(agent, requests[at : at + self.rows])]
+        return [a for at in range(0, len(requests), self.rows) for a in ask(agent, requests[at : at + self.rows])]
 
     def request(self, method: Method, problem: Problem, label: str, j: int) -> Request:
         """Draw ``j`` of the sequence ``label``."""
-        return Request(
-            messages=method.messages(problem),
-            agent="solver_0",
-            role="solver",
-            seed=digest("frontier-draw", "" if label == SHARED else self.side, label, method.kept, problem.task.id, j),
-            limits=Limits(max_tokens=method.limit(problem)),
-        )
+        side, limits = "" if label == SHARED else self.side, Limits(max_tokens=method.limit(problem))
+        seed = digest("frontier-draw", side, label, method.kept, problem.task.id, j)
+        return Request(messages=method.messages(problem), agent="solver_0", role="solver", seed=seed, limits=limits)
 
     def check(self, methods: Sequence[Method], problems: Sequence[Problem], rng: np.random.Generator) -> None:
         """Draw some of the sequences that were read from the file again, as many as fit into one call.
@@ -254,8 +217,8 @@ class SampleCache:
             if (last := s.first or s.made) > room:
                 continue
             room, looked = room - last, looked + 1
-            right = self._sample([(methods[j % len(methods)], problems[i], name, j) for j in range(last)], quick=True)
-            wrong += right[0] != [int(j + 1 == s.first) for j in range(last)]
+            [(right, _)] = self._sample(methods, [problems[i]], name, range(last), quick=True)
+            wrong += right != [int(j + 1 == s.first) for j in range(last)]
         self.drawn = drawn
         if wrong >= 2 and wrong > looked / 10:
             raise DreamEnvsError(

@@ -22,62 +22,27 @@ CELLS, STEPS = 120, 400
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> np.ndarray:
-    """Unbiased estimate of 1 - (1 - p)^k, problem by problem: 1 - C(n-c, k) / C(n, k), by log-gamma.
+    """``float64`` in [0, 1]: unbiased estimate of 1 - (1 - p)^k, which is 1 - C(n-c, k) / C(n, k), by log-gamma.
 
-    Args:
-        n: draws, whole numbers >= 1.
-        c: successes, 0 to n.
-        k: attempts to predict, 1 to n.  All three broadcast.
-
-    Returns:
-        ``float64`` of the broadcast shape, in [0, 1].
+    ``n`` >= 1 draws, ``c`` successes, ``k`` attempts to predict, 1 to n, are whole numbers and broadcast.
 
     Raises:
         DreamEnvsError: for k > n (never 1.0 for want of draws), c > n, NaN or an empty input.
     """
-    of, right, tries = _of_draws(n, c, k)
-    return np.where(right == 0, 0.0, -np.expm1(_log_miss(of, right, tries)))
-
-
-def _of_draws(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     right, of = checks.successes(c, n)
     of, right, tries = checks.together(n=of, c=right, k=checks.counts("k", k, 1))
     if (tries > of).any():
         at = np.flatnonzero((tries > of).ravel())[0]
         raise DreamEnvsError(f"k={tries.flat[at]} from n={of.flat[at]} draws: k is at most n, or draw more")
-    return of, right, tries
-
-
-def _log_miss(n: np.ndarray, c: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Log of C(n-c, k) / C(n, k): the probability that k of the n draws, picked blindly, are all wrong."""
-    left = np.maximum(n - c - k, 0)
-    log = _log_choose(n - c, np.minimum(k, n - c)) - _log_choose(n, k)
-    return np.where(n - c - k < 0, -np.inf, np.where(left == n - k, 0.0, np.minimum(log, 0.0)))
+    wrong = of - right
+    log = np.minimum(_log_choose(wrong, np.minimum(tries, wrong)) - _log_choose(of, tries), 0.0)
+    return np.where(right == 0, 0.0, -np.expm1(np.where(wrong < tries, -np.inf, log)))
 
 
 def _log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
     from scipy.special import gammaln
 
     return gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
-
-
-def reliable(n: ArrayLike, c: ArrayLike, need: int = 4, of: int = 16) -> np.ndarray:
-    """R, the reliability of the headline: P(at least ``need`` of ``of`` draws are right), estimated without bias.
-
-    The sum over j >= need of C(c, j) C(n-c, of-j) / C(n, of); with n = 16 draws it is 1[c >= 4].  p = 0.25 has
-    R = 0.595, a guesser with p = 0.01 has 1.7e-5.  Errors as for ``pass_at_k``.
-    """
-    drawn, right, tries = _of_draws(n, c, of)
-    need = checks.whole("need", need, 1)
-    if (tries == drawn).all():
-        return (right >= need).astype(np.float64)
-    total = np.zeros(drawn.shape)
-    for j in range(need, int(tries.max()) + 1):
-        fits = (j <= tries) & (j <= right) & (tries - j <= drawn - right)
-        hit, miss = np.where(fits, j, 0), np.where(fits, tries - j, 0)
-        log = _log_choose(right, hit) + _log_choose(drawn - right, miss) - _log_choose(drawn, tries)
-        total += np.where(fits, np.exp(log), 0.0)
-    return np.minimum(total, 1.0)
 
 
 def support(
@@ -89,15 +54,8 @@ def support(
     NDR = E / (P + E), SDS = their harmonic mean, NSCR = (E - S) / (P + E + S).  Means of products of independent
     unbiased estimates are unbiased for the four cells; the ratios are consistent.
 
-    Args:
-        base: ``float[N]``, unbiased pass@k of each problem.
-        trained: ``float[N]``, the same from draws that are independent of the base's.
-        rng: the source of randomness.
-        strata: N labels (families) for the bootstrap.
-        draws: resamples.
-
-    Returns:
-        By name; None for a ratio of nothing (resamples in which it is one are left out).
+    ``base``, ``trained``: ``float[N]``, unbiased pass@k of each problem, from independent draws; ``strata``: N labels
+    for the bootstrap.  None stands for a ratio of nothing (resamples in which it is one are left out).
     """
     b, t = checks.numbers("base", base, 0, 1, ndim=1), checks.numbers("trained", trained, 0, 1, ndim=1)
     if len(b) != len(t):
@@ -137,16 +95,8 @@ def cover(
     tau, the bias was a point again (plug-in: 12) and the interval useless.  Thresholds closer to 0 or 1 than about
     1 / n are guesses.
 
-    Args:
-        n: draws of every problem.
-        c: ``int[N]`` successes.
-        tau: thresholds in (0, 1].
-        rng: the source of randomness.
-        strata: N labels (families), within which problems are resampled.
-        draws: bootstrap refits.
-
-    Returns:
-        (value, low, high) of each threshold.
+    ``c``: ``int[N]`` successes in ``n`` draws each; ``tau``: thresholds in (0, 1]; ``strata``: N labels, within which
+    problems are resampled; ``draws``: bootstrap refits.  Returns (value, low, high) of each threshold.
     """
     right, of = (np.atleast_1d(x) for x in checks.successes(c, n))
     levels = checks.numbers("tau", np.atleast_1d(tau), 0, 1, ndim=1)

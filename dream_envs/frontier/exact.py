@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,15 +32,6 @@ DECODERS = ("T=1", "best_T", "forced", "given")
 
 #: Tiers by the base's best decoder (``T=1``, ``best_T``, ``forced``): sharpening, edge, beyond the run's budget.
 TIERS = ("T0", "T1", "T2")
-
-
-class ExactModel(Protocol):
-    """What is needed of a model: teacher-forced logits (``agents.local.LocalAgent`` has them)."""
-
-    def completion_logits(
-        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str], batch: int = 256
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """For each row ``float[T, V]`` logits and ``int[T]`` ids, the end token included."""
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -60,27 +51,19 @@ def composition_grammar(token: Callable[[str], int], end: int, states: str, oper
 def log_probability(logits: np.ndarray, ids: np.ndarray, grammar: Grammar) -> dict[str, float]:
     """Natural log of the probability of the accepted completion, by decoder.
 
-    Args:
-        logits: ``float[T, V]``, row t predicts id t.
-        ids: ``int[T]``, the accepted completion with its end token.
-        grammar: the form, ``T`` positions.
+    ``logits``: ``float[T, V]``, row t predicts id t; ``ids``: ``int[T]``, with the end token; ``grammar``: T positions.
     """
-    at = np.arange(len(ids))
-    raw = logits.astype(np.float64)
-    mask = _mask(raw, grammar)
-    free, forced = [], []
+    at, raw = np.arange(len(ids)), logits.astype(np.float64)
+    mask, predicted = _mask(raw, grammar), np.array(grammar.predicted)
+    free, forced, given = [], [], []
     for temperature in TEMPERATURES:
         scaled = raw / temperature
         free.append(float((scaled[at, ids] - _logsumexp(scaled)).sum()))
         limited = scaled + mask
         per_token = limited[at, ids] - _logsumexp(limited)
-        forced.append((float(per_token.sum()), float(per_token[np.array(grammar.predicted)].sum())))
-    return {
-        "T=1": free[TEMPERATURES.index(1.0)],
-        "best_T": max(free),
-        "forced": max(f for f, _ in forced),
-        "given": max(g for _, g in forced),
-    }
+        forced.append(float(per_token.sum()))
+        given.append(float(per_token[predicted].sum()))
+    return {"T=1": free[TEMPERATURES.index(1.0)], "best_T": max(free), "forced": max(forced), "given": max(given)}
 
 
 def _mask(raw: np.ndarray, grammar: Grammar) -> np.ndarray:
@@ -99,9 +82,6 @@ def method_log_probability(spec: MethodSpec, logits: np.ndarray, ids: np.ndarray
     """Natural log of the probability that one draw of this method is the accepted completion.
 
     ``logits`` (of the method's own prompt) and ``ids`` are as in ``log_probability``.
-
-    Raises:
-        DreamEnvsError: for a method whose probability is not such a product (``has_exact``).
     """
     if not has_exact(spec):
         raise DreamEnvsError(f"method {spec.name!r} has no exact probability; those that sample without top_p have one")
@@ -135,8 +115,11 @@ def _logsumexp(x: np.ndarray) -> np.ndarray:
     return (top + np.log(np.exp(x - top).sum(-1, keepdims=True)))[..., 0]
 
 
-def exact(model: ExactModel, tasks: Sequence[Task], grammars: Sequence[Grammar]) -> dict[str, np.ndarray]:
-    """``float64[N]`` log-probabilities of each task's accepted completion, by decoder."""
+def exact(model: Any, tasks: Sequence[Task], grammars: Sequence[Grammar]) -> dict[str, np.ndarray]:
+    """``float64[N]`` log-probabilities of each task's accepted completion, by decoder.
+
+    ``model`` has ``completion_logits``, as ``agents.engines.local.LocalAgent`` does.
+    """
     prompts: list[list[Message]] = [[{"role": "user", "content": t.prompt}] for t in tasks]
     logits, ids = model.completion_logits(prompts, [t.answer for t in tasks])
     rows = [log_probability(x, y, g) for x, y, g in zip(logits, ids, grammars, strict=True)]
@@ -176,4 +159,4 @@ def bootstrap(values: np.ndarray, rng: np.random.Generator, draws: int = 2000, l
     """Percentile interval of the mean over problems."""
     means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
     tail = (1 - level) / 2
-    return [float(np.quantile(means, tail)), float(np.quantile(means, 1 - tail))]
+    return np.quantile(means, [tail, 1 - tail]).tolist()

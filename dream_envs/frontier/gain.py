@@ -18,7 +18,7 @@ Source: our own protocol; its coverage is measured by ``baselines.studies.valida
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,22 +33,16 @@ MULTIPLES = (8, 64)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was sampled, one entry for each of N problems; arrays are checked and converted on construction.
+    """What was sampled, one entry for each of N problems; arrays are checked and converted on construction."""
 
-    Raises:
-        DreamEnvsError: for arrays of different lengths, NaN, values outside their range, or N = 0.
-    """
-
-    # ``float64[N]`` in [0, 1], the estimate of R_i^T = P(trained model is right in at least ``need`` of ``n`` samples);
-    # with n = 16 samples simply 1[c >= 4]
-    reliable: np.ndarray
+    reliable: np.ndarray  # ``float64[N]`` in [0, 1], whether the trained model is right in ``need`` of its samples
     # ``int64[N]``, the 1-based sample of the base's first success in turn over its methods; 0 = none within ``cap``, or
     # never sampled because ``reliable`` is 0
     first: np.ndarray
     cap: int  # K, samples after which a problem without a success was given up, the base's and the trained model's
     # ``bool[N]``, a method of a later envelope solved it: the base counts as solving it at every budget
     reached: np.ndarray
-    base_reliable: np.ndarray  # ``float64[N]`` in [0, 1], the estimate of R_i^B in the base's best method
+    base_reliable: np.ndarray  # ``float64[N]`` in [0, 1], whether the base is, in its best method
     # ``int64[N]``, the trained model's first success where ``base_reliable`` > 0; 0 = none within ``cap``
     trained_first: np.ndarray
     family: np.ndarray  # ``int64[N]``, the stratum of each problem
@@ -59,13 +53,11 @@ class Evidence:
 
     def __post_init__(self) -> None:
         cap = checks.whole("cap", self.cap, 1)
-        checked = {
-            "reliable": checks.numbers("reliable", self.reliable, 0, 1, ndim=1),
-            "first": checks.counts("first", self.first, 0, cap, ndim=1),
-            "base_reliable": checks.numbers("base_reliable", self.base_reliable, 0, 1, ndim=1),
-            "trained_first": checks.counts("trained_first", self.trained_first, 0, cap, ndim=1),
-            "family": checks.counts("family", self.family, -(2**53), ndim=1),
-        }
+        checked = {"family": checks.counts("family", self.family, -(2**53), ndim=1)}
+        for name in ("reliable", "base_reliable"):
+            checked[name] = checks.numbers(name, getattr(self, name), 0, 1, ndim=1)
+        for name in ("first", "trained_first"):
+            checked[name] = checks.counts(name, getattr(self, name), 0, cap, ndim=1)
         for name in ("reached", "followed"):
             if getattr(self, name) is not None:
                 checked[name] = checks.counts(name, getattr(self, name), 0, 1, ndim=1).astype(bool)
@@ -82,11 +74,8 @@ class Evidence:
 
     def of(self, chosen: np.ndarray) -> Evidence:
         """These problems alone; ``chosen``: ``bool[N]``."""
-        kept = None if self.followed is None else self.followed[chosen]
-        return Evidence(
-            self.reliable[chosen], self.first[chosen], self.cap, self.reached[chosen], self.base_reliable[chosen],
-            self.trained_first[chosen], self.family[chosen], kept, self.stage,
-        )  # fmt: skip
+        arrays = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **arrays)
 
 
 def subsample(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -127,15 +116,14 @@ def _missed(evidence: Evidence, k: int, reached: bool = True) -> np.ndarray:
 
 def expansion(evidence: Evidence, k: int) -> Interval:
     """E(k), a share of problems, with its 95 % interval."""
-    strata = pooled_strata(evidence.family)
-    if evidence.followed is None or evidence.followed.all() or k <= evidence.stage:
-        return iv.share_interval(gained(evidence, k), strata)
+    if evidence.followed is None or k <= evidence.stage or evidence.followed.all():
+        return iv.share_interval(gained(evidence, k), evidence.family)
     open_ = _missed(evidence, evidence.stage, reached=False)
     chosen = evidence.followed & (open_ > 0)
     if not chosen.any():
-        return iv.share_interval(open_, strata)
+        return iv.share_interval(open_, evidence.family)
     kept = iv.share_interval((_missed(evidence, k)[chosen] > 0).astype(float))
-    return iv.product(iv.share_interval(open_, strata), kept)
+    return iv.product(iv.share_interval(open_, evidence.family), kept)
 
 
 def lost(evidence: Evidence) -> np.ndarray:
@@ -145,32 +133,27 @@ def lost(evidence: Evidence) -> np.ndarray:
 
 def gain(evidence: Evidence) -> tuple[Interval, Interval, Interval]:
     """G(K), E(K) and S(K) in percentage points, with 95 % intervals."""
-    e, s = expansion(evidence, evidence.cap), iv.share_interval(lost(evidence), pooled_strata(evidence.family))
-    return _points(iv.difference(e, s, _correlation(evidence))), _points(e), _points(s)
+    e, s = expansion(evidence, evidence.cap), iv.share_interval(lost(evidence), evidence.family)
+    return points(iv.difference(e, s, _correlation(evidence))), points(e), points(s)
 
 
-def _points(value: Interval) -> Interval:
+def points(value: Interval) -> Interval:
+    """A share with its interval in percentage points."""
     return 100 * value[0], 100 * value[1], 100 * value[2]
 
 
 def _correlation(evidence: Evidence) -> float:
     """Of the estimates of E and S: no problem is gained and lost, so that within a stratum they exclude each other."""
-    a, b, strata = gained(evidence, evidence.cap), lost(evidence), pooled_strata(evidence.family)
-    one, other, both = (iv.within_variance(x, strata) for x in (a, b, a + b))
+    a, b = gained(evidence, evidence.cap), lost(evidence)
+    one, other, both = (iv.within_variance(x, evidence.family) for x in (a, b, a + b))
     return float(np.clip((both - one - other) / (2 * np.sqrt(one * other)), -1, 1)) if one > 0 and other > 0 else 0.0
 
 
-def headline(evidence: Evidence, rng: np.random.Generator, draws: int = 10_000) -> Headline:
-    """G@K and what it is made of; ``family_interval`` resamples whole families (``draws`` times)."""
-    return across_runs([evidence], rng, draws)
+def headline(evidence: Sequence[Evidence], rng: np.random.Generator, draws: int = 10_000) -> Headline:
+    """G@K and what it is made of, of one or several training runs; ``family_interval`` resamples whole families.
 
-
-def across_runs(evidence: Sequence[Evidence], rng: np.random.Generator, draws: int = 10_000) -> Headline:
-    """The headline of a recipe: one or several training runs, measured on the same problems.
-
-    One run is a claim about a checkpoint.  Several are a claim about the recipe, see ``over_runs``.
-
-    ``evidence``: one entry a run; the same problems in the same order, with the same families and budget.
+    ``evidence``: one entry a run; the same problems in the same order, with the same families and budget.  One run is a
+    claim about a checkpoint, several are one about the recipe, see ``over_runs``.
     """
     g, e, s = over_runs(evidence)
     one, families = evidence[0], None
@@ -196,19 +179,14 @@ def over_runs(evidence: Sequence[Evidence]) -> tuple[Interval, Interval, Interva
     parts = [gain(e) for e in evidence]
     if len(evidence) == 1:
         return parts[0]
-    e, s = (np.stack(of, axis=1) for of in ([gained(x, x.cap) for x in evidence], [lost(x) for x in evidence]))
-    strata = pooled_strata(one.family)
+    e, s = np.stack([gained(x, x.cap) for x in evidence], 1), np.stack([lost(x) for x in evidence], 1)
     found = []
     for i, each in enumerate((e - s, e, s)):
         value, low, high = np.mean([part[i] for part in parts], axis=0).tolist()
-        _, down, up = _points(iv.crossed_interval(each, strata))
-        found.append((value, min(low, down), max(high, up)))
-    (g, e_, s_) = found
-    return g, _shares(e_), _shares(s_)
-
-
-def _shares(value: Interval) -> Interval:
-    return value[0], max(value[1], 0.0), min(value[2], 100.0)
+        _, down, up = points(iv.crossed_interval(each, one.family))
+        least, most = (0.0, 100.0) if i else (-np.inf, np.inf)  # shares have ends, their difference keeps its own
+        found.append((value, max(min(low, down), least), min(max(high, up), most)))
+    return found[0], found[1], found[2]
 
 
 def beyond(evidence: Evidence, multiples: Sequence[int] = MULTIPLES) -> list[Bound]:
@@ -231,11 +209,5 @@ def beyond(evidence: Evidence, multiples: Sequence[int] = MULTIPLES) -> list[Bou
 
 def expansion_curve(evidence: Evidence, ks: Sequence[int]) -> Curve:
     """E(k) in points with 95 % intervals; no ``k`` is above ``evidence.cap``."""
-    mean, low, high = zip(*[_points(expansion(evidence, k)) for k in ks], strict=True)
+    mean, low, high = zip(*[points(expansion(evidence, k)) for k in ks], strict=True)
     return Curve(k=list(ks), mean=list(mean), low=list(low), high=list(high))
-
-
-def pooled_strata(family: np.ndarray) -> np.ndarray:
-    """``int64[N]`` strata: the families, with those of one problem pooled (alone they would have no spread)."""
-    group = np.unique(family, return_inverse=True)[1].reshape(len(family))
-    return np.where(np.bincount(group)[group] == 1, -1, group)

@@ -11,7 +11,7 @@ Hochberg 1995; Korn and Graubard 1998; Newcombe 1998; Zou 2007; Efron 1979; Rao 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,29 +32,33 @@ _BLOCK = 4_000_000
 
 def clopper_pearson(c: ArrayLike, n: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Exact binomial interval (low, high) of c successes in n draws: covers with at least 95 % whatever the rate."""
-    from scipy.special import betaincinv
-
-    good, of = checks.successes(c, n)
-    tail = TAILS[0]
-    low = np.where(good == 0, 0.0, betaincinv(np.maximum(good, 1), of - good + 1, tail))
-    high = np.where(good == of, 1.0, betaincinv(good + 1, np.maximum(of - good, 1), 1 - tail))
-    return low, high
+    right, of = checks.successes(c, n)
+    return _low(right, of, TAILS[0]), _high(right, of, TAILS[1])
 
 
 def upper_bound(c: ArrayLike, n: ArrayLike) -> np.ndarray:
     """One-sided exact upper bound: 0 of n has 1 - 0.05^(1/n), about 3/n."""
-    from scipy.special import betaincinv
-
-    good, of = checks.successes(c, n)
-    return np.where(good == of, 1.0, betaincinv(good + 1, np.maximum(of - good, 1), LEVEL))
+    return _high(*checks.successes(c, n), LEVEL)
 
 
 def lower_bound(c: ArrayLike, n: ArrayLike, level: float = LEVEL) -> np.ndarray:
     """One-sided exact lower bound."""
+    return _low(*checks.successes(c, n), 1 - level)
+
+
+def _low(right: ArrayLike, of: ArrayLike, tail: float) -> np.ndarray:
+    """The end below which ``tail`` lies; the counts need not be whole."""
     from scipy.special import betaincinv
 
-    good, of = checks.successes(c, n)
-    return np.where(good == 0, 0.0, betaincinv(np.maximum(good, 1), of - good + 1, 1 - level))
+    c, n = np.asarray(right), np.asarray(of)
+    return np.where(c <= 0, 0.0, betaincinv(np.where(c <= 0, 1, c), n - c + 1, tail))
+
+
+def _high(right: ArrayLike, of: ArrayLike, level: float) -> np.ndarray:
+    from scipy.special import betaincinv
+
+    c, n = np.asarray(right), np.asarray(of)
+    return np.where(c >= n, 1.0, betaincinv(c + 1, np.where(c >= n, 1, n - c), level))
 
 
 def share_interval(values: ArrayLike, strata: ArrayLike | None = None) -> tuple[float, float, float]:
@@ -70,16 +74,7 @@ def share_interval(values: ArrayLike, strata: ArrayLike | None = None) -> tuple[
     x = checks.numbers("values", values, 0, 1, ndim=1)
     n, mean = len(x), float(x.mean())
     size = max(n, mean * (1 - mean) / (within_variance(x, strata) / n + PSEUDO / n**2))
-    low, high = _beta_ends(mean * size, size)
-    return mean, low, high
-
-
-def _beta_ends(right: float, of: float) -> tuple[float, float]:
-    """Clopper-Pearson of counts that need not be whole."""
-    from scipy.special import betaincinv
-
-    low = 0.0 if right <= 0 else float(betaincinv(right, of - right + 1, TAILS[0]))
-    return low, 1.0 if right >= of else float(betaincinv(right + 1, of - right, TAILS[1]))
+    return mean, float(_low(mean * size, size, TAILS[0])), float(_high(mean * size, size, TAILS[1]))
 
 
 def difference(
@@ -109,23 +104,16 @@ def percentile(samples: np.ndarray) -> tuple[float, float]:
 def bootstrap_means(
     values: ArrayLike, rng: np.random.Generator, strata: ArrayLike | None = None, draws: int = 10_000
 ) -> np.ndarray:
-    """Means of ``draws`` resamples of the rows, with replacement within each stratum.
+    """``float64[draws]`` or ``[draws, M]``: means of resamples of the rows, with replacement within each stratum.
 
     n - 1 of a stratum's n rows are drawn and scaled up by n / (n - 1), so that the spread of the means is that of the
     unbiased variance: with 20 problems a family the plain bootstrap is 2.5 % too narrow (Rao and Wu 1988).  Rows that
     are equal within a stratum are drawn together by one multinomial draw, which is the same distribution and fast.
 
-    Args:
-        values: ``float[N]`` or ``float[N, M]``, a problem a row.
-        rng: the source of randomness.
-        strata: N labels (families); None is one stratum.  Each stratum keeps its size.
-        draws: number of resamples, >= 1.
-
-    Returns:
-        ``float64[draws]`` or ``float64[draws, M]``.
+    ``values``: ``float[N]`` or ``[N, M]``, a problem a row; ``strata``: N labels (None: one stratum), which keep their
+    sizes.
     """
-    table = checks.numbers("values", values)
-    flat = table.reshape(len(table), -1) if table.ndim else table.reshape(1, 1)
+    table, flat = _rows(values)
     n, draws = len(flat), checks.whole("draws", draws, 1)
     group = checks.strata("strata", strata, n)
     total = np.zeros((draws, flat.shape[1]))
@@ -142,6 +130,12 @@ def bootstrap_means(
     return (total / n).reshape((draws, *table.shape[1:]))
 
 
+def _rows(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The checked table, and the same as ``[N, M]``."""
+    table = checks.numbers("values", values)
+    return table, table.reshape(len(table), -1) if table.ndim else table.reshape(1, 1)
+
+
 def _resampled_sums(rows: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:
     """``float64[draws, M]`` sums of rows drawn with replacement, in blocks that fit the cache."""
     m, drawn = len(rows), max(len(rows) - 1, 1)
@@ -155,13 +149,11 @@ def _resampled_sums(rows: np.ndarray, rng: np.random.Generator, draws: int) -> n
 
 
 def family_means(values: ArrayLike, families: ArrayLike, rng: np.random.Generator, draws: int = 10_000) -> np.ndarray:
-    """Means of ``draws`` resamples of whole families: what another set of families could have shown.
+    """As ``bootstrap_means``, of whole families (two or more): what another set of families could have shown.
 
-    ``values`` and the result are as in ``bootstrap_means``; ``families``: N labels, at least two different ones.  A
-    resample's mean is over its problems, so that large families count more.
+    A resample's mean is over its problems, so that large families count more.
     """
-    table = checks.numbers("values", values)
-    flat = table.reshape(len(table), -1) if table.ndim else table.reshape(1, 1)
+    table, flat = _rows(values)
     group = checks.strata("families", families, len(flat))
     count = int(group.max()) + 1
     if count < 2:
@@ -180,9 +172,7 @@ def crossed_interval(values: ArrayLike, strata: ArrayLike | None = None) -> tupl
     (negative ones count as 0).  The run part, with R - 1 degrees of freedom, takes the t quantile and the rest the
     normal one: half-width^2 = z^2 (s_p^2 / N + s_pr^2 / (N R)) + t^2 s_r^2 / R.
 
-    Args:
-        values: ``float[N, R]``, problem by run, every run on the same problems; N >= 2, R >= 2.
-        strata: N labels (families): the problem component is taken within them.
+    ``values``: ``float[N, R]``, problem by run, N and R >= 2; ``strata``: N labels, within which s_p is taken.
     """
     from scipy.special import ndtri, stdtrit
 
@@ -202,8 +192,7 @@ def within_variance(values: ArrayLike, strata: ArrayLike | None = None) -> float
     """N times the variance of a stratified mean of ``float[N]``: sum_g (N_g / N) s_g^2; strata of one are pooled."""
     x = checks.numbers("values", values, ndim=1)
     group = checks.strata("strata", strata, len(x))
-    sizes = np.bincount(group)
-    group = checks.strata("strata", np.where(sizes[group] == 1, -1, group), len(x))
+    group = checks.strata("strata", np.where(np.bincount(group)[group] == 1, -1, group), len(x))
     sizes = np.bincount(group)
     centred = x - (np.bincount(group, x) / sizes)[group]
     squares = np.bincount(group, centred * centred)
@@ -219,11 +208,7 @@ def ratio_p_value(base_c: ArrayLike, base_n: ArrayLike, trained_c: ArrayLike, tr
     safe side.  A base that stopped at its first success, in draw J, goes in as 0 of J - 1: the misses before it.  That
     is the exact test for that stopping rule, while 1 of J would take J for a number fixed in advance.
 
-    Args:
-        base_c: base successes, whole numbers, broadcast with the others.
-        base_n: base draws; 0 is allowed and certifies nothing.
-        trained_c: trained successes.
-        trained_n: trained draws, >= 1.
+    Successes and draws are whole numbers that broadcast; ``base_n`` = 0 is allowed and certifies nothing.
     """
     from scipy.special import betainc
 
@@ -239,8 +224,7 @@ def ratio_p_value(base_c: ArrayLike, base_n: ArrayLike, trained_c: ArrayLike, tr
     return np.where(right == 0, 1.0, tail)
 
 
-@dataclass(frozen=True)
-class Certified:
+class Certified(NamedTuple):
     """Problems gained, the false discovery rate under control: ``float64[N]`` p-values, ``bool[N]`` the choice."""
 
     p_value: np.ndarray

@@ -113,11 +113,7 @@ METHODS = {
 
 
 def chosen(names: Sequence[str]) -> list[MethodSpec]:
-    """The methods of these names, each once.
-
-    Raises:
-        DreamEnvsError: for an unknown name, one that is there twice, or none that decodes.
-    """
+    """The methods of these names, each once."""
     for i, name in enumerate(names):
         if name not in METHODS:
             raise DreamEnvsError(registry.unknown("elicitation methods", name, list(METHODS)))

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.frontier import estimators
-from dream_envs.frontier.draws import Count, Method, SampleCache, SampleSequence, Unavailable
+from dream_envs.frontier.draws import Count, Method, SampleCache, SampleSequence, Settled, Unavailable
 from dream_envs.frontier.gain import Evidence, subsample
 from dream_envs.frontier.suite import Problem, Suite
 from dream_envs.seeds import stream
@@ -52,37 +52,27 @@ class Plan(msgspec.Struct, frozen=True):
 
     def check(self) -> None:
         """Raise a one-line DreamEnvsError for a plan that cannot be carried out."""
-        if not 1 <= self.need <= self.trained_draws:
-            raise DreamEnvsError(f"need={self.need}: 1 to trained_draws={self.trained_draws}")
-        if self.budget < 8:
-            raise DreamEnvsError(f"budget={self.budget}: 8 or more")
-        if not 1 <= self.stage <= self.budget:
-            raise DreamEnvsError(f"stage={self.stage}: 1 to budget={self.budget}")
-        for name, least in (("per_stratum", 1), ("dev", 1), ("follow", 0), ("reach", 1)):
+        for name, most in (("need", "trained_draws"), ("stage", "budget")):
+            if not 1 <= (value := getattr(self, name)) <= getattr(self, most):
+                raise DreamEnvsError(f"{name}={value}: 1 to {most}={getattr(self, most)}")
+        for name, least in (("budget", 8), ("per_stratum", 1), ("dev", 1), ("follow", 0), ("reach", 1)):
             if (value := getattr(self, name)) < least:
                 raise DreamEnvsError(f"{name}={value}: {least} or more")
 
 
 class EvaluatedModel(msgspec.Struct):
-    """A model that is sampled: where its samples are kept, its decoding methods, and those of later envelopes.
-
-    ``greedy``: one reply by the likeliest tokens.  ``atoms``: the problem step by step, each step by itself.
-    ``plain``: T = 1, for the check of samples against exact probabilities.
-    """
+    """A model that is sampled: where its samples are kept, its decoding methods, and those of later envelopes."""
 
     cache: SampleCache
     methods: Sequence[Method]
     later: Mapping[str, Sequence[Method]] = {}
-    greedy: Method | None = None
-    atoms: Method | None = None
-    plain: Method | None = None
+    greedy: Method | None = None  # one reply by the likeliest tokens
+    atoms: Method | None = None  # the problem step by step, each step by itself
+    plain: Method | None = None  # T = 1, for the check of samples against exact probabilities
 
 
 class Panel(msgspec.Struct):
-    """What one model does on every problem: its sequence in turn, and ``float64[N]`` shares of right replies.
-
-    ``greedy``, ``atoms``, ``plain``: None where it was not asked so.
-    """
+    """One model on every problem: its sequence in turn, and ``float64[N]`` shares of right replies where asked so."""
 
     sequences: list[SampleSequence]
     greedy: np.ndarray | None = None
@@ -131,36 +121,25 @@ def measure(
     (own, turns), (mine, their_turns) = _working(plan, base, say), _working(plan, trained, say)
     if not turns:
         raise DreamEnvsError(f"the base solves no development problem by any method: {NOTHING}")
-    after = trained.cache.count(mine, problems, plan.trained_draws, tick=_part(say, "trained model"))
-    before = base.cache.count(own, problems, plan.trained_draws, tick=_part(say, "base"))
-    _knows_its_support(plan, before, problems)
-    reliable, their_turns = eligible & (reliability(plan, after) > 0), their_turns or list(trained.methods)
+    after = trained.cache.count(mine, problems, plan.trained_draws, tick=partial(say, "trained model"))
+    before = base.cache.count(own, problems, plan.trained_draws, tick=partial(say, "base"))
+    known = [sum(c.right) for c, p in zip(before, problems, strict=True) if plan.suite.strata[p.stratum].practice]
+    if known and not any(known):
+        raise DreamEnvsError(f"the base solves nothing of its declared support in free replies: {NOTHING}")
+    reliable, their_turns = eligible & reliability(plan, after), their_turns or list(trained.methods)
     first, followed = _first(plan, base, turns, problems, reliable, say)
-    losses = _where(
-        eligible & (reliability(plan, before) > 0),
-        lambda some: trained.cache.first(their_turns, some, plan.budget, _part(say, "losses")),
-        problems,
-    )
+    mask = eligible & reliability(plan, before)
+    losses = _where(mask, trained.cache, their_turns, problems, plan.budget, partial(say, "losses"))
     found = Measured(
-        problems=problems,
-        eligible=eligible,
-        trained=after,
-        base=before,
-        configurations={"base": own.name, "trained": mine.name},
-        turns=[m.name for m in turns],
-        their_turns=[m.name for m in their_turns],
-        idle=[m.name for m in base.methods if m not in turns],
-        followed=followed,
-        first=first,
-        losses=losses,
-        reached=[""] * len(problems),
+        problems=problems, eligible=eligible, trained=after, base=before,
+        configurations={"base": own.name, "trained": mine.name}, turns=[m.name for m in turns],
+        their_turns=[m.name for m in their_turns], idle=[m.name for m in base.methods if m not in turns],
+        followed=followed, first=first, losses=losses, reached=[""] * len(problems),
         envelopes=["decoding", *base.later],
         envelope_of={m.name: envelope for envelope, some in base.later.items() for m in some},
-        panel={
-            name: _panel(plan, model, ways, problems, eligible, _part(say, f"{name}, every problem"))
-            for name, model, ways in (("base", base, turns), ("trained", trained, their_turns))
-        },
-    )
+    )  # fmt: skip
+    for model, ways in ((base, turns), (trained, their_turns)):
+        found.panel[model.cache.side] = _panel(plan, model, ways, found, say)
     left = [i for i in np.flatnonzero(reliable & followed).tolist() if not first[i].first]
     for envelope, some in base.later.items():
         began = time.perf_counter()
@@ -171,12 +150,6 @@ def measure(
     for model, ways in ((base, turns), (trained, their_turns)):
         model.cache.check(ways, problems, again)
     return found
-
-
-def _knows_its_support(plan: Plan, before: Sequence[Count], problems: Sequence[Problem]) -> None:
-    known = [sum(c.right) for c, p in zip(before, problems, strict=True) if plan.suite.strata[p.stratum].practice]
-    if known and not any(known):
-        raise DreamEnvsError(f"the base solves nothing of its declared support in free replies: {NOTHING}")
 
 
 def _working(plan: Plan, model: EvaluatedModel, say: Tick) -> tuple[Method, list[Method]]:
@@ -192,24 +165,16 @@ def _working(plan: Plan, model: EvaluatedModel, say: Tick) -> tuple[Method, list
 
 def _solved(plan: Plan, cache: SampleCache, method: Method, say: Tick) -> int:
     dev = plan.suite.problems("development", plan.dev)
-    tick = _part(say, f"{cache.side} on development problems, {method.name}")
+    tick = partial(say, f"{cache.side} on development problems, {method.name}")
     return sum(sum(c.right) for c in cache.count(method, dev, DEV_DRAWS, shared=True, tick=tick))
 
 
 def _first(
-    plan: Plan,
-    base: EvaluatedModel,
-    turns: Sequence[Method],
-    problems: list[Problem],
-    reliable: np.ndarray,
-    say: Tick,
+    plan: Plan, base: EvaluatedModel, turns: Sequence[Method], problems: list[Problem], reliable: np.ndarray, say: Tick
 ) -> tuple[list[SampleSequence], np.ndarray]:
     """The base's sequences, and ``bool[N]`` which were not given up at the stage."""
-
-    def draw(cap: int) -> Callable[[list[Problem]], list[SampleSequence]]:
-        return lambda chosen: base.cache.first(turns, chosen, cap, _part(say, f"base, up to {cap:,} samples"))
-
-    first = _where(reliable, draw(plan.stage if plan.follow else plan.budget), problems)
+    cap = plan.stage if plan.follow else plan.budget
+    first = _where(reliable, base.cache, turns, problems, cap, partial(say, f"base, up to {cap:,} samples"))
     left = reliable & np.array([not s.first for s in first])
     if not plan.follow or not left.any():
         return first, np.ones(len(problems), bool)
@@ -217,20 +182,16 @@ def _first(
     groups = np.array([kinds.index(plan.suite.strata[p.stratum].kind) for p in problems])
     picked = np.zeros(len(problems), bool)
     picked[left] = subsample(groups[left], plan.follow, stream("frontier-lots", plan.suite.name, plan.seed))
-    later = _where(picked, draw(plan.budget), problems)
+    later = _where(
+        picked, base.cache, turns, problems, plan.budget, partial(say, f"base, up to {plan.budget:,} samples")
+    )
     return [b if p else a for a, b, p in zip(first, later, picked, strict=True)], ~left | picked
 
 
-def _panel(
-    plan: Plan,
-    model: EvaluatedModel,
-    ways: Sequence[Method],
-    problems: list[Problem],
-    eligible: np.ndarray,
-    tick: Callable[[int, int], None],
-) -> Panel:
-    cap = min(plan.reach, plan.budget)
-    found = Panel(_where(eligible, lambda some: model.cache.first(ways, some, cap, tick), problems))
+def _panel(plan: Plan, model: EvaluatedModel, ways: Sequence[Method], measured: Measured, say: Tick) -> Panel:
+    cap, problems = min(plan.reach, plan.budget), measured.problems
+    tick = partial(say, f"{model.cache.side}, every problem")
+    found = Panel(_where(measured.eligible, model.cache, ways, problems, cap, tick))
     asked = (("greedy", model.greedy, 1), ("atoms", model.atoms, ATOM_DRAWS), ("plain", model.plain, ATOM_DRAWS))
     for name, method, draws in asked:
         if method is not None:
@@ -240,48 +201,39 @@ def _panel(
 
 
 def reliability(plan: Plan, counts: Sequence[Count]) -> np.ndarray:
-    """``float64[N]``: unbiased estimate of P(at least ``need`` of ``trained_draws`` are right)."""
-    c = np.array([sum(x.right) for x in counts])
-    return estimators.reliable(plan.trained_draws, c, plan.need, plan.trained_draws)
+    """``bool[N]``: whether at least ``need`` of the draws are right: 59.5 % of problems at p = 0.25."""
+    return np.array([sum(c.right) >= plan.need for c in counts])
 
 
 def evidence(plan: Plan, found: Measured, envelope: str = "decoding") -> tuple[Evidence, np.ndarray]:
     """What is known against this envelope and those before it, and of which problems (indices): the eligible ones."""
-    chosen = np.flatnonzero(found.eligible)
     counted = found.envelopes[: found.envelopes.index(envelope) + 1]
-    return (
-        Evidence(
-            reliable=reliability(plan, found.trained)[chosen],
-            first=np.array([s.first for s in found.first])[chosen],
-            cap=plan.budget,
-            reached=np.array([found.envelope_of.get(m, "") in counted for m in found.reached])[chosen],
-            base_reliable=reliability(plan, found.base)[chosen],
-            trained_first=np.array([s.first for s in found.losses])[chosen],
-            family=np.array([found.problems[i].stratum for i in chosen]),
-            followed=None if found.followed.all() else found.followed[chosen],
-            stage=plan.stage,
-        ),
-        chosen,
-    )
+    whole = Evidence(
+        reliable=reliability(plan, found.trained), base_reliable=reliability(plan, found.base),
+        first=np.array([s.first for s in found.first]), trained_first=np.array([s.first for s in found.losses]),
+        cap=plan.budget, reached=np.array([found.envelope_of.get(m, "") in counted for m in found.reached]),
+        family=np.array([p.stratum for p in found.problems]),
+        followed=None if found.followed.all() else found.followed, stage=plan.stage,
+    )  # fmt: skip
+    return whole.of(found.eligible), np.flatnonzero(found.eligible)
 
 
 def _later(
     plan: Plan, found: Measured, cache: SampleCache, envelope: str, some: Sequence[Method], left: list[int], say: Tick
 ) -> None:
     """Try an envelope on what is left: scaffolds in turn, trained copies of the base one after the other."""
-    groups: list[list[Method]] = [[m] for m in some]
+    groups = [([m], TRAINING_DRAWS, m.name) for m in some]
     if envelope != "training":
         working = [m for m in some if _solved(plan, cache, m, say)]
         found.idle += [m.name for m in some if m not in working]
-        groups = [working] if working else []
-    for group in groups:
+        groups = [(working, plan.budget, envelope)] if working else []
+    for group, cap, name in groups:
         left = [i for i in left if not found.reached[i]]
         if not left:
             return
-        cap, name = (plan.budget, envelope) if envelope != "training" else (TRAINING_DRAWS, group[0].name)
         some_left = [found.problems[i] for i in left]
         try:
-            runs = cache.first(group, some_left, cap, _part(say, f"base, {name}"))
+            runs = cache.first(group, some_left, cap, partial(say, f"base, {name}"))
             cache.check(group, some_left, stream("frontier-check", plan.seed, name))
         except Unavailable as error:  # told in the report, not hidden
             found.unavailable[name] = str(error)
@@ -293,11 +245,9 @@ def _later(
 
 
 def _where(
-    mask: np.ndarray, draw: Callable[[list[Problem]], list[SampleSequence]], problems: Sequence[Problem]
+    mask: np.ndarray, cache: SampleCache, ways: Sequence[Method], problems: Sequence[Problem], cap: int, tick: Settled
 ) -> list[SampleSequence]:
-    drawn = iter(draw([p for p, wanted in zip(problems, mask, strict=True) if wanted]) if mask.any() else [])
+    """The sequences of these problems, empty ones of the others."""
+    some = [p for p, wanted in zip(problems, mask, strict=True) if wanted]
+    drawn = iter(cache.first(ways, some, cap, tick) if some else ())
     return [next(drawn) if wanted else SampleSequence() for wanted in mask]
-
-
-def _part(say: Tick, what: str) -> Callable[[int, int], None]:
-    return lambda done, of: say(what, done, of)

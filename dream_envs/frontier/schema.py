@@ -6,7 +6,7 @@ Success rates and coverages are shares of problems, 0 to 1; gains, losses and th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,9 @@ Interval = tuple[Number, Number, Number]
 Right = tuple[Count, Count]
 
 
+T = TypeVar("T")
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
     """A model under report; ``run`` is the training run's folder."""
 
@@ -33,31 +36,24 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class Reach(msgspec.Struct, frozen=True):
-    """Shares of a stratum's problems: solved in the panel's k samples, by one greedy reply, by its isolated steps.
+    """Shares of a stratum's problems that are solved."""
 
-    ``atoms`` is what success at each step by itself predicts of the whole; None where the family cannot be cut.
-    """
-
-    any: Number | None
-    greedy: Number | None
-    atoms: Number | None
+    any: Number | None  # in the panel's k samples
+    greedy: Number | None  # by one greedy reply
+    atoms: Number | None  # as success at each step by itself predicts; None where the family cannot be cut
 
 
 class Family(msgspec.Struct, frozen=True):
-    """A stratum of the suite; ``chance`` is the largest guess probability among its ``n`` problems.
-
-    ``practised``: whether the trained model's run met problems of this kind; None where there is no record.  ``base``,
-    ``trained``: what they reach, None where the stratum was not sampled so.
-    """
+    """A stratum of the suite."""
 
     name: str
     kind: str
     n: Count
     level: Count
-    chance: Number
+    chance: Number  # the largest guess probability among its problems
     eligible: bool
-    practised: bool | None = None
-    base: Reach | None = None
+    practised: bool | None = None  # whether the run met problems of this kind; None where there is no record
+    base: Reach | None = None  # None where the stratum was not sampled so
     trained: Reach | None = None
 
 
@@ -71,32 +67,27 @@ class SuiteInfo(msgspec.Struct, frozen=True):
 
 
 class MethodInfo(msgspec.Struct, frozen=True):
-    """An elicitation method; ``idle``: it solved no development problem of this base, and was given no samples."""
+    """An elicitation method."""
 
     name: str
     text: str
     envelope: str
-    idle: bool = False
+    idle: bool = False  # it solved no development problem of this base, and was given no samples
 
 
 class Protocol(msgspec.Struct, frozen=True):
-    """What was fixed before anything was sampled, see ``protocol.Plan``.
-
-    ``configurations``: the method that ``base`` and ``trained`` did best with on development problems.
-    ``unavailable``: methods that could not be made of this base, and why.  ``follow``: survivors that were followed to
-    ``budget`` samples; 0: all.
-    """
+    """What was fixed before anything was sampled, see ``protocol.Plan``."""
 
     trained_draws: Count
     need: Count
     budget: Count
     training_draws: Count
     stage: Count
-    follow: Count
+    follow: Count  # survivors that were followed to ``budget`` samples; 0: all
     envelopes: list[str]
     methods: list[MethodInfo]
-    configurations: dict[str, str]
-    unavailable: dict[str, str]
+    configurations: dict[str, str]  # the method that each side did best with on development problems
+    unavailable: dict[str, str]  # methods that could not be made of this base, and why
 
 
 class Headline(msgspec.Struct, frozen=True):
@@ -120,18 +111,15 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What is shown of one kind of problem against one envelope of the base, in percentage points of its problems.
-
-    ``solved``: reliably, by the trained model.  ``word``: ``beyond`` (``e`` is shown), ``within`` (the trained model
-    solves them and the envelope reaches what it solves), ``not shown`` (neither).
-    """
+    """What is shown of one kind of problem against one envelope of the base, in percentage points of its problems."""
 
     kind: str
     envelope: str
     n: Count
-    solved: Interval
+    solved: Interval  # reliably, by the trained model
     g: Interval
     e: Interval
+    # beyond: ``e`` is shown; within: the trained model solves them and the envelope reaches what it solves
     word: Literal["beyond", "within", "not shown"]
 
 
@@ -166,7 +154,7 @@ class PassAt1(msgspec.Struct, frozen=True):
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """A curve over ``k`` samples with its 95 % band; ``low`` and ``high`` are empty where it is exact."""
+    """A curve over ``k`` samples with its 95 % band, which is empty where it is exact."""
 
     k: list[Annotated[int, Meta(ge=1, le=2**53)]]
     mean: list[Number]
@@ -174,27 +162,19 @@ class Curve(msgspec.Struct, frozen=True):
     high: list[Number] = []
 
     def __post_init__(self) -> None:
-        _together(self.k, self.mean)
-        _together(self.low, self.high)
-        if self.low:
-            _together(self.k, self.low)
+        _together(self.k, self.mean, *([self.low, self.high] if self.low or self.high else []))
 
 
 class PassAtK(msgspec.Struct, frozen=True):
-    """pass@k of both in turn over methods, and exactly of each of the base's alone (None where that is not known).
-
-    ``greedy``: of the problems that each reaches at the last k, the share that one greedy reply solves.  ``zero``:
-    families of which the base reaches no problem at the last k; ``opened``: those of them of which the trained model
-    does; ``counted``: families in all.
-    """
+    """pass@k of both in turn over methods."""
 
     base: Curve
     trained: Curve
-    methods: dict[str, Curve] | None
-    greedy: dict[str, Number | None] = {}
-    zero: Count = 0
-    opened: Count = 0
-    counted: Count = 0
+    methods: dict[str, Curve] | None  # exactly, of each of the base's alone; None where that is not known
+    greedy: dict[str, Number | None] = {}  # of what each reaches at the last k, the share that one greedy reply solves
+    zero: Count = 0  # families of which the base reaches no problem at the last k
+    opened: Count = 0  # those of them of which the trained model does
+    counted: Count = 0  # families in all
 
 
 class ExactProblem(msgspec.Struct, frozen=True):
@@ -249,8 +229,7 @@ class Cover(msgspec.Struct, frozen=True):
     base: list[Estimate]
 
     def __post_init__(self) -> None:
-        _together(self.tau, self.trained)
-        _together(self.tau, self.base)
+        _together(self.tau, self.trained, self.base)
 
 
 class Spending(msgspec.Struct, frozen=True):
@@ -263,11 +242,11 @@ class Spending(msgspec.Struct, frozen=True):
         _together(self.tokens, self.coverage)
 
 
-class Compute(msgspec.Struct, frozen=True):
-    """``Spending`` of both models."""
+class Both(msgspec.Struct, Generic[T], frozen=True):
+    """The same of both models."""
 
-    base: Spending
-    trained: Spending
+    base: T
+    trained: T
 
 
 class Tier(msgspec.Struct, frozen=True):
@@ -278,19 +257,12 @@ class Tier(msgspec.Struct, frozen=True):
     solved: Count
 
 
-class Decoder(msgspec.Struct, frozen=True):
-    """Mean exact probability of the accepted completion under one decoder."""
-
-    base: Number
-    trained: Number
-
-
 class Exact(msgspec.Struct, frozen=True):
     """What exact probabilities say: E(K), E by budget (beyond K too), mean success by decoder, tiers."""
 
     e: Number
     by_budget: dict[str, Number]
-    decoders: dict[str, Decoder]
+    decoders: dict[str, Both[Number]]
     tiers: list[Tier]
 
 
@@ -313,25 +285,19 @@ class Retention(msgspec.Struct, frozen=True):
     flag: bool
 
 
-class Formats(msgspec.Struct, frozen=True):
-    """Share of each structural format among the completions."""
-
-    base: dict[str, Number]
-    trained: dict[str, Number]
+#: Share of each structural format among the completions.
+Formats = Both[dict[str, Number]]
 
 
 class Diversity(msgspec.Struct, frozen=True):
-    """Variety of both models' completions of the same problems (``metrics.replies.compare``).
-
-    ``series``: measures by training step, ``step`` among them, and ``alarm``: both those of the training run.
-    """
+    """Variety of both models' completions of the same problems (``metrics.replies.compare``)."""
 
     base: dict[str, Number | None]
     trained: dict[str, Number | None]
     ratio: dict[str, Estimate]
     formats: Formats
-    series: dict[str, list[Number | None]] | None = None
-    alarm: str | None = None
+    series: dict[str, list[Number | None]] | None = None  # measures of the training run by its steps (``step``)
+    alarm: str | None = None  # of the training run
 
 
 class Curriculum(msgspec.Struct, frozen=True):
@@ -355,14 +321,14 @@ class Curriculum(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """Samples and tokens; ``full_draws``: the base's samples in turn if nothing were stopped early."""
+    """Samples and tokens."""
 
     base_draws: Count
     round_robin_draws: Count
     trained_draws: Count
     envelope_draws: dict[str, Count]  # of the later envelopes
     panel_draws: Count  # of both models, for pass@k beside the headline alone
-    full_draws: Count
+    full_draws: Count  # the base's samples in turn if nothing were stopped early
     tokens: Count
     drawn_now: Count
     seconds: Number
@@ -399,7 +365,7 @@ class Report(msgspec.Struct, frozen=True):
     problems: list[ProblemRow]
     support: list[Support]
     cover: Cover
-    compute: Compute
+    compute: Both[Spending]
     cost: Cost
     exact: Exact | None = None
     retention: Retention | None = None
@@ -412,17 +378,13 @@ class Report(msgspec.Struct, frozen=True):
     schema: Literal[4] = 4
 
 
-def _together(one: list, other: list) -> None:
-    if len(one) != len(other):
-        raise ValueError(f"lists of {len(one)} and {len(other)} values that belong together")
+def _together(*lists: list) -> None:
+    if len(sizes := {len(some) for some in lists}) > 1:
+        raise ValueError(f"lists of {min(sizes)} and {max(sizes)} values that belong together")
 
 
 def read_report(folder: Path) -> Report:
-    """``frontier.json`` of this folder.
-
-    Raises:
-        DreamEnvsError: if it is absent, or is no Frontier Report of this schema.
-    """
+    """``frontier.json`` of this folder."""
     path = Path(folder) / "frontier.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Report)

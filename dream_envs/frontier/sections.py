@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from dream_envs.frontier import estimators, exact, gain, intervals
 from dream_envs.frontier import schema as sc
@@ -24,35 +25,25 @@ SECTION_DRAWS = 2000
 
 
 class Exact(msgspec.Struct):
-    """Exact log-probabilities of the accepted completion.
+    """Exact log-probabilities of the accepted completion."""
 
-    ``base``, ``trained``: ``float64[N]`` by decoder.  ``methods``: ``float64[A, N]``, of a draw of each of the base's
-    methods.  ``configured``: ``float64[N]``, of a draw of the trained model in its configuration.
-    """
-
-    base: dict[str, np.ndarray]
+    base: dict[str, np.ndarray]  # ``float64[N]`` by decoder
     trained: dict[str, np.ndarray]
-    methods: np.ndarray
-    configured: np.ndarray
+    methods: np.ndarray  # ``float64[A, N]``, of a draw of each of the base's methods
+    configured: np.ndarray  # ``float64[N]``, of a draw of the trained model in its configuration
 
 
 class Sources(msgspec.Struct):
-    """Where a report's numbers come from.
-
-    ``methods``: all, in the order of their envelopes.  ``exact``: where probabilities are known.  ``drawn``: samples
-    made by this process (the rest came from the cache).  ``qualified``: what limits the word.  ``practised``: for each
-    stratum whether the run met its kind of problem; None where there is no record.  ``contradicted``: how samples
-    contradict exact probabilities, "" if they do not.
-    """
+    """Where a report's numbers come from."""
 
     base: sc.ModelInfo
     trained: sc.ModelInfo
-    methods: Sequence[sc.MethodInfo]
+    methods: Sequence[sc.MethodInfo]  # all, in the order of their envelopes
     exact: Exact | None = None
-    drawn: int = 0
-    qualified: Sequence[str] = ()
-    practised: Sequence[bool] | None = None
-    contradicted: str = ""
+    drawn: int = 0  # samples made by this process, the rest came from the cache
+    qualified: Sequence[str] = ()  # what limits the word
+    practised: Sequence[bool] | None = None  # by stratum, whether the run met its kind; None: there is no record
+    contradicted: str = ""  # how samples contradict exact probabilities
 
 
 def report(plan: Plan, found: Measured, sources: Sources, **measured: Any) -> sc.Report:
@@ -64,12 +55,9 @@ def report(plan: Plan, found: Measured, sources: Sources, **measured: Any) -> sc
 
 
 def recipe(
-    plan: Plan,
-    found: Sequence[Measured],
-    sources: Sequence[Sources],
-    reports: Sequence[sc.Report],
+    plan: Plan, found: Sequence[Measured], sources: Sequence[Sources], reports: Sequence[sc.Report],
     kept: sc.Retention | None,
-) -> sc.Report:
+) -> sc.Report:  # fmt: skip
     """One report of several runs of a recipe on the same problems, see ``Report.runs``; the verdict speaks of all.
 
     ``reports``: of each run by itself.  ``kept``: retention of the runs' mean.
@@ -77,49 +65,33 @@ def recipe(
     both = [s.practised for s in sources]
     known = [b for b in both if b is not None]
     union = [any(each) for each in zip(*known, strict=True)] if len(known) == len(both) else None
-    each = [
-        _Sections(plan, f, msgspec.structs.replace(s, practised=union)) for f, s in zip(found, sources, strict=True)
-    ]
+    each = [_Sections(plan, f, replace(s, practised=union)) for f, s in zip(found, sources, strict=True)]
     first, one, at = each[0], reports[0], each[0].chosen
     envelopes = {e: [evidence(plan, f, e)[0] for f in found] for e in found[0].envelopes}
-    head = gain.across_runs(envelopes["decoding"], stream("frontier-headline", plan.seed))
+    head = gain.headline(envelopes["decoding"], stream("frontier-headline", plan.seed))
     claims = rules.claims(envelopes, [first.kind(int(first.strata[i])) for i in at])
     changes = np.stack([(s.after - s.before)[at] / s.n for s in each], 1)
-    rise = intervals.crossed_interval(changes, gain.pooled_strata(first.strata[at]))
+    rise = intervals.crossed_interval(changes, first.strata[at])
     reached = Counter(m for f in found for m in f.reached if m)
     qualified = list(dict.fromkeys(line for s in sources for line in s.qualified))
     verdict = rules.verdict(head, claims, rise, kept, reached, qualified, None, thin=max(s.thin() for s in each))
     if alarms := [r.verdict for r in reports if r.verdict.word == "Alarm"]:
-        verdict = msgspec.structs.replace(alarms[0], claims=claims, qualified=qualified)
-    costs = [r.cost for r in reports]
-    summed = {
-        name: sum(getattr(c, name) for c in costs) for name in ("trained_draws", "tokens", "drawn_now", "seconds")
-    }
-    trained = np.mean([r.pass1.trained[0] for r in reports])
-    return msgspec.structs.replace(
-        one,
-        headline=head,
-        verdict=verdict,
-        pass1=sc.PassAt1(base=one.pass1.base, trained=(float(trained), None, None), gain=rise),
-        decay=_mean_curve([r.decay for r in reports]),
-        bounds=[
-            sc.Bound(
-                k=some[0].k, low=float(np.mean([b.low for b in some])), high=float(np.mean([b.high for b in some]))
-            )
-            for some in zip(*(r.bounds for r in reports), strict=True)
-        ],
-        cost=msgspec.structs.replace(one.cost, **summed),
-        retention=kept,
-        runs=[
-            sc.RunRow(model=r.trained, g=r.headline.g, phrase=r.verdict.phrase, folder=f"run-{i}")
-            for i, r in enumerate(reports)
-        ],
-    )
+        verdict = replace(alarms[0], claims=claims, qualified=qualified)
+    summed = ("trained_draws", "tokens", "drawn_now", "seconds")
+    trained = float(np.mean([r.pass1.trained[0] for r in reports]))
+    return replace(
+        one, headline=head, verdict=verdict, retention=kept,
+        pass1=sc.PassAt1(base=one.pass1.base, trained=(trained, None, None), gain=rise),
+        decay=_mean([r.decay for r in reports], ("mean", "low", "high")),
+        bounds=[_mean(some, ("low", "high")) for some in zip(*(r.bounds for r in reports), strict=True)],
+        cost=replace(one.cost, **{name: sum(getattr(r.cost, name) for r in reports) for name in summed}),
+        runs=[sc.RunRow(r.trained, r.headline.g, r.verdict.phrase, f"run-{i}") for i, r in enumerate(reports)],
+    )  # fmt: skip
 
 
-def _mean_curve(curves: Sequence[sc.Curve]) -> sc.Curve:
-    mean, low, high = (np.mean([getattr(c, n) for c in curves], axis=0).tolist() for n in ("mean", "low", "high"))
-    return sc.Curve(k=curves[0].k, mean=mean, low=low, high=high)
+def _mean(blocks: Sequence[Any], names: Sequence[str]) -> Any:
+    """The first of these blocks, with the means of all in these fields."""
+    return replace(blocks[0], **{n: np.mean([getattr(b, n) for b in blocks], axis=0).tolist() for n in names})
 
 
 def exact_gain(plan: Plan, methods: np.ndarray, configured: np.ndarray, budget: int) -> np.ndarray:
@@ -135,10 +107,12 @@ class _Sections:
 
     def __init__(self, plan: Plan, found: Measured, sources: Sources) -> None:
         self.plan, self.found, self.sources, self.n = plan, found, sources, plan.trained_draws
+        self.reach_at = min(plan.reach, plan.budget)  # samples of the panel
         self.strata = np.array([p.stratum for p in found.problems])
         self.evidence, self.chosen = evidence(plan, found)
         self.after = np.array([sum(c.right) for c in found.trained])
         self.before = np.array([sum(c.right) for c in found.base])
+        self.right = {"base": self.before, "trained": self.after}
         # Where the base was not drawn to the end there is nothing to certify.
         drawn = zip(found.first, found.followed, strict=True)
         misses = [(s.first - 1 if s.first else s.made) if kept else 0 for s, kept in drawn]
@@ -146,7 +120,7 @@ class _Sections:
 
     def report(self, measured: dict[str, Any]) -> sc.Report:
         plan, n = self.plan, self.n
-        head = gain.headline(self.evidence, stream("frontier-headline", plan.seed))
+        head = gain.headline([self.evidence], stream("frontier-headline", plan.seed))
         first_draw = np.stack([self.before / n, self.after / n, (self.after - self.before) / n], 1)
         base, trained, change = self.means(first_draw, "pass1", self.chosen)
         found, kept = self.found, measured.get("retention")
@@ -155,31 +129,21 @@ class _Sections:
         reached = Counter(m for m in found.reached if m)
         told = (head, claims, change, kept, reached, self.sources.qualified)
         return sc.Report(
-            base=self.sources.base,
-            trained=self.sources.trained,
-            suite=self.suite(),
-            protocol=self.protocol(),
-            headline=head,
-            verdict=rules.verdict(*told, self.expected(), self.sources.contradicted, self.thin()),
-            certified=self.certified_list(),
-            pass1=sc.PassAt1(base=base, trained=trained, gain=change),
-            pass_at_k=self.pass_at_k(),
-            decay=self.decay(),
-            bounds=gain.beyond(self.evidence),
-            problems=self.problems(),
-            support=self.support(),
+            base=self.sources.base, trained=self.sources.trained, suite=self.suite(), protocol=self.protocol(),
+            headline=head, verdict=rules.verdict(*told, self.expected(), self.sources.contradicted, self.thin()),
+            certified=self.certified_list(), pass1=sc.PassAt1(base, trained, change), pass_at_k=self.pass_at_k(),
+            decay=gain.expansion_curve(self.evidence, _powers(plan.budget)), bounds=gain.beyond(self.evidence),
+            problems=self.problems(), support=self.support(),
             cover=sc.Cover(tau=list(TAUS), base=self.cover("base"), trained=self.cover("trained")),
-            compute=sc.Compute(base=self.spending("base"), trained=self.spending("trained")),
-            cost=self.cost(),
-            exact=self.exact(),
-            **measured,
-        )
+            compute=sc.Both(base=self.spending("base"), trained=self.spending("trained")),
+            cost=self.cost(), exact=self.exact(), **measured,
+        )  # fmt: skip
 
     def thin(self) -> float:
         """See ``verdict``; over the eligible problems."""
-        base = self.before[self.chosen] + self.hit("base", self.ks()[-1])
+        base = self.before[self.chosen] + self.hit("base", self.reach_at)
         new = (self.after[self.chosen] > 0) & (base == 0)
-        return 100 * intervals.share_interval(new.astype(float), gain.pooled_strata(self.strata[self.chosen]))[2]
+        return 100 * intervals.share_interval(new.astype(float), self.strata[self.chosen])[2]
 
     def expected(self) -> tuple[float, float] | None:
         """E(K) in points of these problems from exact probabilities, and the standard deviation of its estimate."""
@@ -202,43 +166,27 @@ class _Sections:
         samples = intervals.bootstrap_means(rows, rng, strata, SECTION_DRAWS)
         return [(float(m), *intervals.percentile(samples[:, i])) for i, m in enumerate(rows.mean(0))]
 
-    def right(self, who: str) -> np.ndarray:
-        return self.before if who == "base" else self.after
-
     def suite(self) -> sc.SuiteInfo:
         plan, suite, strata = self.plan, self.plan.suite, self.strata.tolist()
         allowed = suite.eligible(self.found.problems, plan.budget)
         chances = suite.chances(self.found.problems)
+        practised: Sequence[bool | None] = self.sources.practised or [None] * len(suite.strata)
         families = [
             sc.Family(
-                name=s.name,
-                kind=s.kind,
-                n=strata.count(i),
-                level=s.level,
-                chance=chances[i],
-                eligible=allowed[i],
-                practised=None if self.sources.practised is None else self.sources.practised[i],
-                base=self.reach("base", i),
-                trained=self.reach("trained", i),
+                s.name, s.kind, strata.count(i), s.level, chances[i], allowed[i], practised[i], self.reach("base", i),
+                self.reach("trained", i),
             )
             for i, s in enumerate(suite.strata)
-        ]
+        ]  # fmt: skip
         return sc.SuiteInfo(name=suite.name, seed=plan.seed, n=int(self.found.eligible.sum()), families=families)
 
     def protocol(self) -> sc.Protocol:
         plan, found = self.plan, self.found
         return sc.Protocol(
-            trained_draws=plan.trained_draws,
-            need=plan.need,
-            budget=plan.budget,
-            training_draws=TRAINING_DRAWS,
-            stage=plan.stage,
-            follow=plan.follow,
-            envelopes=found.envelopes,
-            methods=[msgspec.structs.replace(m, idle=m.name in found.idle) for m in self.sources.methods],
-            configurations=found.configurations,
-            unavailable=found.unavailable,
-        )
+            plan.trained_draws, plan.need, plan.budget, TRAINING_DRAWS, plan.stage, plan.follow, found.envelopes,
+            [replace(m, idle=m.name in found.idle) for m in self.sources.methods], found.configurations,
+            found.unavailable,
+        )  # fmt: skip
 
     def certified_list(self) -> list[sc.CertifiedProblem]:
         rows = []
@@ -246,22 +194,15 @@ class _Sections:
             if not self.certified.chosen[i]:
                 continue
             at = int(self.chosen[i])
-            task, run = self.found.problems[at].task, self.found.first[at]
-            rows.append(
-                sc.CertifiedProblem(
-                    problem=task.id,
-                    family=self.plan.suite.strata[self.strata[at]].name,
-                    prompt=task.prompt,
-                    p_value=float(self.certified.p_value[i]),
-                    base=(int(bool(run.first)), run.first or run.made),
-                    trained=(int(self.after[at]), self.n),
-                )
-            )
+            task, run, family = self.found.problems[at].task, self.found.first[at], self.strata[at]
+            name, p = self.plan.suite.strata[family].name, float(self.certified.p_value[i])
+            base, trained = (int(bool(run.first)), run.first or run.made), (int(self.after[at]), self.n)
+            rows.append(sc.CertifiedProblem(task.id, name, task.prompt, p, base, trained))
         return rows
 
     def pass_at_k(self) -> sc.PassAtK:
         """From the early-stopped sequences: whether the first success came within k is an unbiased pass@k."""
-        ks, curves = self.ks(), {}
+        ks, curves = _powers(self.reach_at), {}
         for who in ("trained", "base"):
             columns = np.stack([self.hit(who, k) for k in ks], 1)
             mean, low, high = zip(*self.means(columns, f"pass@k/{who}"), strict=True)
@@ -275,21 +216,9 @@ class _Sections:
         last = {who: self.hit(who, ks[-1]) for who in curves}
         strata = self.strata[self.chosen]
         zero = [i for i in np.unique(strata) if not last["base"][strata == i].any()]
-        return sc.PassAtK(
-            base=curves["base"],
-            trained=curves["trained"],
-            methods=methods,
-            greedy={who: self.greedy(who, hits) for who, hits in last.items()},
-            zero=len(zero),
-            opened=sum(bool(last["trained"][strata == i].any()) for i in zero),
-            counted=len(np.unique(strata)),
-        )
-
-    def ks(self) -> list[int]:
-        """Powers of 2 up to the panel's samples, and those."""
-        most = min(self.plan.reach, self.plan.budget)
-        ks = [2**i for i in range(int(np.log2(most)) + 1)]
-        return ks if ks[-1] == most else [*ks, most]
+        greedy = {who: self.greedy(who, hits) for who, hits in last.items()}
+        opened = sum(bool(last["trained"][strata == i].any()) for i in zero)
+        return sc.PassAtK(curves["base"], curves["trained"], methods, greedy, len(zero), opened, len(np.unique(strata)))
 
     def hit(self, who: str, k: int) -> np.ndarray:
         """``float64[M]``: whether each eligible problem's first success in turn came within k samples."""
@@ -309,12 +238,6 @@ class _Sections:
         any_ = float(np.mean([bool(s.first) for s in drawn])) if drawn else None
         return sc.Reach(any=any_, greedy=shares[0], atoms=shares[1])
 
-    def decay(self) -> sc.Curve:
-        ks = [2**i for i in range(int(np.log2(self.plan.budget)) + 1)]
-        if ks[-1] != self.plan.budget:
-            ks.append(self.plan.budget)
-        return gain.expansion_curve(self.evidence, ks)
-
     def problems(self) -> list[sc.ProblemRow]:
         found, n = self.found, self.n
         certified = np.zeros(len(found.problems), bool)
@@ -326,27 +249,15 @@ class _Sections:
         rows = []
         for i, p in enumerate(found.problems):
             stratum, first, loss = self.plan.suite.strata[p.stratum], found.first[i], found.losses[i]
-            rows.append(
-                sc.ProblemRow(
-                    id=p.task.id,
-                    family=stratum.name,
-                    prompt=p.task.prompt,
-                    level=p.task.level,
-                    eligible=bool(found.eligible[i]),
-                    trained=(int(self.after[i]), n),
-                    trained_interval=(float(low[i]), float(high[i])),
-                    base=(int(self.before[i]), n),
-                    base_first=first.first or None,
-                    base_draws=first.made,
-                    base_upper=float(upper[i]),
-                    reached=found.reached[i] or None,
-                    loss_first=loss.first or None,
-                    loss_draws=loss.made,
-                    certified=bool(certified[i]),
-                    chance=stratum.family.chance(p.task),
-                    exact=self.exact_problem(i),
-                )
-            )
+            row = sc.ProblemRow(
+                id=p.task.id, family=stratum.name, prompt=p.task.prompt, level=p.task.level,
+                eligible=bool(found.eligible[i]), trained=(int(self.after[i]), n),
+                trained_interval=(float(low[i]), float(high[i])), base=(int(self.before[i]), n),
+                base_first=first.first or None, base_draws=first.made, base_upper=float(upper[i]),
+                reached=found.reached[i] or None, loss_first=loss.first or None, loss_draws=loss.made,
+                certified=bool(certified[i]), chance=stratum.family.chance(p.task), exact=self.exact_problem(i),
+            )  # fmt: skip
+            rows.append(row)
         return rows
 
     def exact_problem(self, i: int) -> sc.ExactProblem | None:
@@ -359,7 +270,7 @@ class _Sections:
         )
 
     def support(self) -> list[sc.Support]:
-        rows, most = [], min(self.plan.reach, self.plan.budget)
+        rows, most = [], self.reach_at
         for k in sorted({k for k in (16, 128) if k < most} | {most}):
             b, t = self.hit("base", k), self.hit("trained", k)
             rng = stream("frontier-panel", self.plan.seed, "support", k)
@@ -369,39 +280,32 @@ class _Sections:
 
     def cover(self, who: str) -> list[sc.Estimate]:
         rng = stream("frontier-panel", self.plan.seed, "cover", who)
-        return estimators.cover(self.n, self.right(who)[self.chosen], TAUS, rng, self.strata[self.chosen])
+        return estimators.cover(self.n, self.right[who][self.chosen], TAUS, rng, self.strata[self.chosen])
 
     def spending(self, who: str) -> sc.Spending:
         counts, ks = self.found.base if who == "base" else self.found.trained, [k for k in KS if k <= self.n]
         each = np.mean([counts[i].tokens for i in self.chosen]) / self.n
-        coverage = [float(estimators.pass_at_k(self.n, self.right(who)[self.chosen], k).mean()) for k in ks]
+        coverage = [float(estimators.pass_at_k(self.n, self.right[who][self.chosen], k).mean()) for k in ks]
         return sc.Spending(tokens=[float(k * each) for k in ks], coverage=coverage)
 
     def exact(self) -> sc.Exact | None:
         if (known := self.sources.exact) is None:
             return None
         plan, chosen, found = self.plan, self.chosen, self.found
-        decoders = {
-            d: sc.Decoder(
-                base=float(np.exp(known.base[d][chosen]).mean()), trained=float(np.exp(known.trained[d][chosen]).mean())
-            )
-            for d in exact.DECODERS
-        }
+        means = [{d: float(np.exp(p[chosen]).mean()) for d, p in side.items()} for side in (known.base, known.trained)]
+        decoders = {d: sc.Both(base=means[0][d], trained=means[1][d]) for d in exact.DECODERS}
         methods, configured = known.methods[:, chosen], known.configured[chosen]
         ks = [plan.budget // 8, plan.budget, *(m * plan.budget for m in gain.MULTIPLES)]
         e = {str(k): 100 * float(exact_gain(plan, methods, configured, k).mean()) for k in ks}
         total = sum(s.made for s in found.first) + sum(found.draws.values())
         tier = exact.tiers({d: v[chosen] for d, v in known.base.items()}, total)
         solved = np.exp(known.trained["T=1"][chosen]) > 0.5
-        tiers = [
-            sc.Tier(name=name, count=int((tier == i).sum()), solved=int((solved & (tier == i)).sum()))
-            for i, name in enumerate(exact.TIERS)
-        ]
+        masks = {name: tier == i for i, name in enumerate(exact.TIERS)}
+        tiers = [sc.Tier(name, int(of.sum()), int((solved & of).sum())) for name, of in masks.items()]
         return sc.Exact(e=e[str(plan.budget)], by_budget=e, decoders=decoders, tiers=tiers)
 
     def panel_draws(self) -> int:
-        """Samples that nothing but the panel needed."""
-        found, total = self.found, 0
+        found, total = self.found, 0  # samples that nothing but the panel needed
         for who, own in (("base", found.first), ("trained", found.losses)):
             panel = found.panel[who]
             total += sum(s.made for s, other in zip(panel.sequences, own, strict=True) if not other.made)
@@ -414,14 +318,14 @@ class _Sections:
         base, fixed = sum(s.made for s in found.first), self.n * len(found.problems)
         kept: list[Any] = [*found.first, *found.losses, *found.base, *found.trained]
         return sc.Cost(
-            base_draws=base + fixed,
-            round_robin_draws=base,
-            trained_draws=fixed + sum(s.made for s in found.losses),
-            envelope_draws=found.draws,
-            envelope_seconds=found.seconds,
-            panel_draws=self.panel_draws(),
-            full_draws=self.plan.budget * len(self.chosen),
-            tokens=sum(x.tokens for x in kept),
-            drawn_now=self.sources.drawn,
-            seconds=0.0,
-        )
+            base_draws=base + fixed, round_robin_draws=base, trained_draws=fixed + sum(s.made for s in found.losses),
+            envelope_draws=found.draws, envelope_seconds=found.seconds, panel_draws=self.panel_draws(),
+            full_draws=self.plan.budget * len(self.chosen), tokens=sum(x.tokens for x in kept),
+            drawn_now=self.sources.drawn, seconds=0.0,
+        )  # fmt: skip
+
+
+def _powers(most: int) -> list[int]:
+    """Powers of 2 up to ``most``, and that."""
+    ks = [2**i for i in range(int(np.log2(most)) + 1)]
+    return ks if ks[-1] == most else [*ks, most]

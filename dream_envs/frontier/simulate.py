@@ -17,7 +17,6 @@ import numpy as np
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import checks, gain
-from dream_envs.frontier.estimators import reliable
 from dream_envs.frontier.verdict import MARGIN
 
 #: Samples of each problem by the trained model, and how many have to be right.
@@ -30,18 +29,14 @@ STRATA, POOL, METHODS = 20, 1000, 8
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A base, and what training did to it.
-
-    ``gained``, ``lost``: points of problems; ``sharpen``: added to every other logit.  ``spread``: success rates of the
-    base are 10^-U(0, spread), 0: Beta variates and a quarter impossible.  ``profile``: success rate of the trained
-    model by stratum, in place of the rest; the base's then falls by a factor of 20 a stratum.
-    """
+    """A base, and what training did to it."""
 
     name: str
-    gained: float = 0.0
+    gained: float = 0.0  # points of problems, as ``lost``
     lost: float = 0.0
-    sharpen: float = 0.0
-    spread: float = 0.0
+    sharpen: float = 0.0  # added to every other logit
+    spread: float = 0.0  # the base's success rates are 10^-U(0, spread); 0: Beta variates and a quarter impossible
+    # trained success rate by stratum, in place of the rest; the base's then falls by a factor of 20 a stratum
     profile: tuple[float, ...] = ()
 
 
@@ -79,11 +74,7 @@ class World(msgspec.Struct, frozen=True):
 
 
 def world(change: Change, rng: np.random.Generator) -> World:
-    """The population of this change.
-
-    Raises:
-        DreamEnvsError: if it has too few problems to gain or to lose.
-    """
+    """The population of this change."""
     from scipy.special import expit, logit
 
     n, stratum = STRATA * POOL, np.repeat(np.arange(STRATA), POOL)
@@ -94,9 +85,8 @@ def world(change: Change, rng: np.random.Generator) -> World:
         own = logit(np.clip(10 ** -(change.spread * rng.random(n)), 1e-300, 1 - 1e-9))
     else:
         x, y = rng.standard_gamma(SHAPE[0], n), rng.standard_gamma(SHAPE[1], n)
-        own = np.log(np.maximum(x, 1e-300)) - np.log(
-            np.maximum(y, 1e-300)
-        )  # logit of a Beta variate, exact at the ends
+        x, y = np.maximum(x, 1e-300), np.maximum(y, 1e-300)
+        own = np.log(x) - np.log(y)  # logit of a Beta variate, exact at the ends
         able = rng.random(n) >= IMPOSSIBLE
     logits = own[:, None] + (rng.normal(size=(n, METHODS)) if not change.spread else 0.0)
     rates = np.where(able[:, None], expit(np.broadcast_to(logits, (n, METHODS))), 0.0)
@@ -112,12 +102,10 @@ def world(change: Change, rng: np.random.Generator) -> World:
 
 
 def first_success(p: np.ndarray, cap: int, rng: np.random.Generator) -> np.ndarray:
-    """The draw of the first success when A methods take turns, without drawing one by one.
+    """``int64[N]``: the 1-based draw of the first success when A methods take turns, 0 = none within ``cap``.
 
-    Whole rounds without a success are geometric; given the round, the method is categorical.
-
-    ``p``: ``float64[N, A]`` success rates, method 0 is drawn first.  Returns ``int64[N]``, 1-based; 0 = none within
-    ``cap`` draws.
+    Not drawn one by one: whole rounds without a success are geometric; given the round, the method is categorical.
+    ``p``: ``float64[N, A]`` success rates, method 0 is drawn first.
     """
     n, count = p.shape
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -138,12 +126,12 @@ def draw(chosen: World, per_stratum: int, k: int, rng: np.random.Generator, foll
     """
     at = (np.arange(STRATA)[:, None] * POOL + rng.integers(POOL, size=(STRATA, per_stratum))).ravel()
     base, trained = chosen.base[at], chosen.trained[at]
-    r_trained = reliable(TRAINED_DRAWS, rng.binomial(TRAINED_DRAWS, trained), NEED, TRAINED_DRAWS)
-    r_base = reliable(TRAINED_DRAWS, rng.binomial(TRAINED_DRAWS, base[:, 0]), NEED, TRAINED_DRAWS)
-    first = np.where(r_trained > 0, first_success(base, k, rng), 0)
-    trained_first = np.where(r_base > 0, first_success(trained[:, None], k, rng), 0)
+    r_trained = rng.binomial(TRAINED_DRAWS, trained) >= NEED
+    r_base = rng.binomial(TRAINED_DRAWS, base[:, 0]) >= NEED
+    first = np.where(r_trained, first_success(base, k, rng), 0)
+    trained_first = np.where(r_base, first_success(trained[:, None], k, rng), 0)
     stage, followed = k // 8, np.ones(len(at), bool)
-    left = (r_trained > 0) & ((first == 0) | (first > stage))
+    left = r_trained & ((first == 0) | (first > stage))
     if follow and left.any():
         followed[left] = gain.subsample(np.zeros(left.sum(), dtype=int), follow, rng)
         first = np.where(followed, first, 0)
@@ -170,20 +158,11 @@ def _picked(weight: np.ndarray, target: float, name: str, rng: np.random.Generat
 def simulate(
     change: Change, rng: np.random.Generator, per_stratum: int, k: int, repetitions: int, follow: int = 0
 ) -> dict[str, Any]:
-    """What ``repetitions`` reports say of one population.
+    """What ``repetitions`` reports at ``k`` samples on ``STRATA`` x ``per_stratum`` problems say of one population.
 
-    Args:
-        change: the base and what training did.
-        rng: the source of randomness.
-        per_stratum: problems of each of the ``STRATA`` strata.
-        k: K.
-        repetitions: simulated reports.
-        follow: see ``draw``.
-
-    Returns:
-        One row, in points: ``truth`` (G(K)), ``gained`` (E(K)), ``mean`` and ``sd`` of G's estimates, ``width`` of its
-        interval; shares of reports: ``covered`` (it holds the truth), ``beyond`` (E's lower end is above the margin),
-        ``bounds`` (E at every multiple of K lies within its bounds).
+    Returns one row, in points: ``truth`` (G(K)), ``gained`` (E(K)), ``mean`` and ``sd`` of G's estimates, ``width`` of
+    its interval; shares of reports: ``covered`` (it holds the truth), ``beyond`` (E's lower end is above the margin),
+    ``bounds`` (E at every multiple of K lies within its bounds).  ``follow``: see ``draw``.
     """
     checks.whole("per_stratum", per_stratum, 1)
     checks.whole("k", k, 8)

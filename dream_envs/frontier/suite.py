@@ -86,12 +86,8 @@ class Suite(msgspec.Struct, frozen=True):
         """``per_stratum`` different problems a stratum (fewer where there are no more), none with an id of ``avoid``.
 
         ``seed`` labels the draw.  Strata for practice, which may be small, do not look at ``avoid``.
-
-        Raises:
-            DreamEnvsError: if a stratum has no problem to give.
         """
-        seen: set[str] = set()
-        found: list[Problem] = []
+        seen, found = set[str](), list[Problem]()
         for index, stratum in enumerate(self.strata):
             rng = stream("frontier-suite", self.name, stratum.name, seed)
             before, misses = len(found), 0
@@ -99,9 +95,9 @@ class Suite(msgspec.Struct, frozen=True):
                 task = stratum.task(rng)
                 if task.id in seen or (task.id in avoid and not stratum.practice):
                     misses += 1
-                    continue
-                seen.add(task.id)
-                found.append(Problem(task, index))
+                else:
+                    seen.add(task.id)
+                    found.append(Problem(task, index))
             if len(found) == before:
                 raise DreamEnvsError(f"suite {self.name!r}: stratum {stratum.name!r} has no problem left to draw")
         return found
@@ -146,9 +142,8 @@ class Suite(msgspec.Struct, frozen=True):
 def nano() -> Suite:
     """Composition World for the nano bases: 20 strata that count, five that only show retention and pass@1.
 
-    Longer compositions of known operations (depth 4 to 10), the same with a pair of operations that pre-training never
-    had side by side, both at depths 11 and 12, which no run with the flagship's ``max_level`` can practise, and
-    problems made of two operations whose tables pre-training never showed (``I`` and ``J``).
+    Longer compositions of known operations, the same with a pair that pre-training never had side by side (depths 11
+    and 12 of both no run with the flagship's ``max_level`` can practise), and two operations that it never showed.
     """
     known = Composition(max_level=16)
     wider = Composition(n_operations=10, held_out_pairs=0, max_level=16)
@@ -183,13 +178,11 @@ def _fixed_form(prompt: str) -> list[list[str]]:
 
 
 def _pairs(family: Composition, depth: int) -> Stratum:
-    def draw(rng: np.random.Generator) -> Task:
-        return family.generate(rng, depth, pairs="held_out")
-
-    def met(task: Task) -> bool:
-        return task.family == family.name and task.level >= depth and bool(task.meta.get("held_out"))
-
-    return Stratum(f"pairs-d{depth}", family, depth, "held-out combinations", draw, met=met)
+    return Stratum(
+        f"pairs-d{depth}", family, depth, "held-out combinations",
+        draw=lambda rng: family.generate(rng, depth, pairs="held_out"),
+        met=lambda t: t.family == family.name and t.level >= depth and bool(t.meta.get("held_out")),
+    )  # fmt: skip
 
 
 def _new_operations(family: Composition, depth: int) -> Stratum:
@@ -199,10 +192,10 @@ def _new_operations(family: Composition, depth: int) -> Stratum:
         start = family.states[int(rng.integers(len(family.states)))]
         return family.make(start, "".join(new[i] for i in rng.integers(len(new), size=depth).tolist()))
 
-    def met(task: Task) -> bool:
-        return task.family == family.name and bool(set(task.meta.get("ops", "")) & set(new))
-
-    return Stratum(f"new-d{depth}", family, depth, "new facts", draw, met=met)
+    return Stratum(
+        f"new-d{depth}", family, depth, "new facts", draw,
+        met=lambda t: t.family == family.name and bool(set(t.meta.get("ops", "")) & set(new)),
+    )  # fmt: skip
 
 
 def english() -> Suite:
@@ -234,11 +227,7 @@ def english() -> Suite:
 
 
 def suite(name: str) -> Suite:
-    """The suite of this name, or of ``module:function``.
-
-    Raises:
-        DreamEnvsError: with the nearest names, or if the function makes no suite.
-    """
+    """The suite of this name, or of ``module:function``."""
     made = registry.create("suites", name)
     if not isinstance(made, Suite):
         raise DreamEnvsError(f"suite {name!r} makes a {type(made).__name__}, not a frontier.suite.Suite")

@@ -40,8 +40,8 @@ def claims(evidence: Mapping[str, Sequence[Evidence]], kinds: Sequence[str]) -> 
         for envelope, runs in evidence.items():
             own = [facts.of(of == kind) for facts in runs]
             g, e, _ = gain.over_runs(own)
-            each = [share_interval(facts.reliable, gain.pooled_strata(facts.family)) for facts in own]
-            solved = _points(np.mean(each, axis=0).tolist())
+            each = [share_interval(facts.reliable, facts.family) for facts in own]
+            solved = gain.points(np.mean(each, axis=0).tolist())
             word: Any = _word(_for_all(e, len(set(kinds))), e, solved)
             found.append(Claim(kind, envelope, len(own[0]), solved, g, e, word))
     return found
@@ -60,10 +60,6 @@ def _word(low: float, e: Interval, solved: Interval) -> str:
     return "within" if solved[1] > WITHIN and e[2] <= WITHIN else "not shown"
 
 
-def _points(value: Interval) -> Interval:
-    return 100 * value[0], 100 * value[1], 100 * value[2]
-
-
 def losses(head: Headline, kept: Retention | None) -> list[str]:
     """What was lost, in words."""
     shown = [s for s in kept.suites if s.gain[2] is not None and 100 * s.gain[2] < -LOSS] if kept else []
@@ -76,16 +72,9 @@ def losses(head: Headline, kept: Retention | None) -> list[str]:
 
 
 def verdict(
-    head: Headline,
-    found: Sequence[Claim],
-    pass1_gain: Estimate,
-    kept: Retention | None,
-    reached: Mapping[str, int],
-    qualified: Sequence[str],
-    exact: tuple[float, float] | None = None,
-    contradicted: str = "",
-    thin: float = 0.0,
-) -> Verdict:
+    head: Headline, found: Sequence[Claim], pass1_gain: Estimate, kept: Retention | None, reached: Mapping[str, int],
+    qualified: Sequence[str], exact: tuple[float, float] | None = None, contradicted: str = "", thin: float = 0.0,
+) -> Verdict:  # fmt: skip
     """The word with its phrase and sentence.
 
     Args:
@@ -94,12 +83,12 @@ def verdict(
         pass1_gain: change of the mean success of one sample, a share.
         kept: success on the declared support before and after.
         reached: by method of a later envelope, how many problems it solved that decoding did not.
-        qualified: what limits the word: methods left out, a public seed, no record of the training.
-        exact: where success probabilities are known, E(K) in points of these very problems and the standard deviation
-            of its estimate; samples that contradict it end in *Alarm*.
-        contradicted: another contradiction of that kind, in words.
-        thin: upper end, in points, of what the trained model solved in any of its fixed samples and the base in none
-            of all of its own: what is not reliable may be new all the same.
+        qualified: what limits the word.
+        exact: where it is known, E(K) in points of these very problems and the standard deviation of its estimate;
+            samples that contradict it, or ``contradicted`` (another such contradiction, in words), end in *Alarm*.
+        contradicted: see ``exact``.
+        thin: upper end, in points, of what the trained model solved in any fixed sample and the base in none of all:
+            what is not reliable may be new all the same.
     """
     if exact is not None and abs(head.e[0] - exact[0]) > DEVIATIONS * exact[1] + 100 / head.n:
         contradicted = f"E(K) is {head.e[0]:.1f} points by samples and {exact[0]:.1f} by exact probabilities"
@@ -127,22 +116,18 @@ def _against(envelope: str, beyond: Sequence[str], found: Sequence[Claim]) -> st
     """How the kinds that are beyond decoding stand against a later envelope."""
     words = {c.kind: c.word for c in found if c.envelope == envelope and c.kind in beyond}
     groups = {word: [k for k, w in words.items() if w == word] for word in ("beyond", "within", "not shown")}
-    said = [
-        f"{word} {'against ' if word == 'not shown' else ''}{envelope}"
-        + (f" ({', '.join(some)})" if len(some) < len(words) or word == "beyond" else "")
-        for word, some in groups.items()
-        if some
-    ]
+    said = []
+    for word, some in groups.items():
+        which = f" ({', '.join(some)})" if len(some) < len(words) or word == "beyond" else ""
+        said += [f"{word} {'against ' if word == 'not shown' else ''}{envelope}{which}"] if some else []
     return ", ".join(said)
 
 
 def _sentence(word: str, head: Headline, found: Sequence[Claim], reached: Mapping[str, int]) -> str:
     k = f"{head.k:,}"
     if word in ("Expansion", "Trade"):
-        text = (
-            f"{head.e[0]:.1f} % of the problems are solved reliably by the trained model and missed by {k} samples of "
-            "the base"
-        )
+        text = f"{head.e[0]:.1f} % of the problems are solved reliably by the trained model and missed by {k} samples"
+        text += " of the base"
         if reached:
             most, of = max(reached, key=lambda name: reached[name]), round(head.e[0] * head.n * head.runs / 100)
             where, solved = f" (in {head.runs} runs)" if head.runs > 1 else "", sum(reached.values())

@@ -1,7 +1,4 @@
-"""The plots of a Frontier Report, each as inline SVG; what they mean is said in ``frontier.html``.
-
-No limit of an axis cuts a point off.
-"""
+"""The plots of a Frontier Report, as inline SVG; ``frontier.html`` says what they mean.  No axis cuts a point off."""
 
 from __future__ import annotations
 
@@ -15,15 +12,14 @@ from dream_envs.report import frontier_tables as ft
 from dream_envs.report import svg
 from dream_envs.report.words import estimate, label, percent, points, probability, ratio, readable, whole
 
-#: Points of the scatter; more problems are thinned, certified ones last.
-MAX_POINTS = 2000
-#: Rows, bars and panels of one picture; what is beyond stands in the table beside it.
-MAX_ROWS, MAX_BARS, MAX_PANELS = 60, 12, 8
+#: Points of the scatter (more problems are thinned, certified ones last); rows, bars and panels of one picture, what is
+#: beyond stands in the table beside it.
+MAX_POINTS, MAX_ROWS, MAX_BARS, MAX_PANELS = 2000, 60, 12, 8
 #: The cells of the support and their colours.
 _CELLS = (("P", "c1"), ("E", "c3"), ("S", "c2"), ("O", "muted"))
 #: How the two models' lines look.
 _LINES = (("base", (0, (5, 2)), "s"), ("trained", "-", "o"))
-_DASHED = (0, (2, 1))
+_ZERO, _DASHED = ((0.0, "-"),), (0, (2, 1))
 #: A figure and what it says in words.
 Drawn = tuple[Any, str]
 #: Name, estimate, colour, marker.
@@ -41,10 +37,8 @@ def all_plots(data: Report) -> dict[str, str]:
 
 def _write(axes: Any, text: str, at: tuple[float, float], role: str = "ink", side: str = "left", up: int = 3) -> None:
     """Words over a row: x in shares of the width, y in rows."""
-    axes.annotate(
-        text, at, xycoords=("axes fraction", "data"), xytext=(0, up), textcoords="offset points", va="bottom", ha=side,
-        color=svg.colour(role),
-    )  # fmt: skip
+    place: Any = {"xycoords": ("axes fraction", "data"), "xytext": (0, up), "textcoords": "offset points"}
+    axes.annotate(text, at, **place, va="bottom", ha=side, color=svg.colour(role))
 
 
 def _rows_only(axes: Any, low: float, high: float) -> None:
@@ -75,21 +69,17 @@ def log_ticks(axes: Any) -> None:
 
 
 def _whiskers(
-    rows: Sequence[Row], text: Callable[[Estimate], str], marks: Sequence[tuple[float, Any]], unit: str,
-    least: tuple[float, float], alt: str,
+    rows: Sequence[Row], unit: str, alt: str, least: tuple[float, float], marks: Sequence[tuple[float, Any]] = _ZERO,
+    text: Callable[[Estimate], str] = estimate,
 ) -> Drawn | None:  # fmt: skip
-    """Rows of a name above and a point with its interval below; the value is written at the right edge.
-
-    ``marks``: vertical lines (x, line style); ``least``: shown of the axis.
-    """
+    """A point with its interval a row, under its name; ``least`` is shown of the axis, ``marks`` are vertical lines."""
     rows = rows[:MAX_ROWS]
     if not rows:
         return None
     fig, (axes,) = svg.figure(height=64 + 40 * len(rows), right=14, left=14)
-    known = list[float]()
+    known = [e for _, value, _, _ in rows for e in value if e is not None]
     for i, (name, value, role, marker) in enumerate(rows):
-        at, *ends = value
-        y, known = -float(i), [*known, at, *(e for e in ends if e is not None)]
+        y, (at, *ends) = -float(i), value
         if None not in ends:
             axes.plot(ends, [y - 0.28] * 2, color=svg.colour(role), linewidth=2.2, solid_capstyle="butt")
         axes.plot([at], [y - 0.28], color=svg.colour(role), marker=marker, markersize=7, linestyle="none")
@@ -114,7 +104,7 @@ def headline(data: Report) -> Drawn | None:
         name = label(c.kind, 22) if c.envelope == "decoding" else f"… against {label(c.envelope, 16)}"
         rows.append((name, c.e, *looks.get(c.envelope, ("c2", "^"))))
     alt = f"G@{k} with 95 % intervals, in points of all problems, and what was gained of each kind's."
-    return _whiskers(rows, estimate, ((0.0, "-"), (MARGIN, _DASHED)), "points of problems", (-0.5, 1.0), alt)
+    return _whiskers(rows, "points of problems", alt, (-0.5, 1.0), (*_ZERO, (MARGIN, _DASHED)))
 
 
 def families(data: Report) -> Drawn | None:
@@ -124,8 +114,7 @@ def families(data: Report) -> Drawn | None:
         for f in ft.families(data)
         if f.gain is not None
     ]
-    unit, alt = "gain, points of the family's problems", "Gain in points by family."
-    return _whiskers(rows, estimate, ((0.0, "-"),), unit, (0.0, 1.0), alt)
+    return _whiskers(rows, "gain, points of the family's problems", "Gain in points by family.", (0.0, 1.0))
 
 
 def retention(data: Report) -> Drawn | None:
@@ -135,7 +124,7 @@ def retention(data: Report) -> Drawn | None:
         for s in (data.retention.suites if data.retention is not None else ())
     ]
     alt = "Change of the score of each retained suite, in points."
-    return _whiskers(rows, estimate, ((0.0, "-"),), "change of the score, points", (-1.0, 1.0), alt)
+    return _whiskers(rows, "change of the score, points", alt, (-1.0, 1.0))
 
 
 def diversity(data: Report) -> Drawn | None:
@@ -143,7 +132,7 @@ def diversity(data: Report) -> Drawn | None:
     found = data.diversity.ratio if data.diversity is not None else {}
     rows: list[Row] = [(readable(name, 26), value, "trained", "o") for name, value in found.items()]
     marks, alt = ((1.0, "-"), (0.5, _DASHED)), "Diversity of the trained model relative to the base."
-    return _whiskers(rows, ratio, marks, "trained / base", (0.4, 1.1), alt)
+    return _whiskers(rows, "trained / base", alt, (0.4, 1.1), marks, ratio)
 
 
 def decay(data: Report) -> Drawn:
@@ -151,7 +140,8 @@ def decay(data: Report) -> Drawn:
     curve, ink = data.decay, svg.colour("trained")
     xs = [math.log10(k) for k in curve.k]
     fig, (axes,) = svg.figure(height=280, right=20)
-    _band(axes, xs, curve.low, curve.high, ink)
+    if curve.low:
+        axes.fill_between(xs, curve.low, curve.high, color=ink, alpha=0.18, linewidth=0)
     axes.plot(xs, curve.mean, color=ink, marker="o", markersize=4.5)
     after = [math.log10(b.k) for b in data.bounds]
     for x, bound in zip(after, data.bounds, strict=True):
@@ -170,34 +160,27 @@ def decay(data: Report) -> Drawn:
     return fig, f"Points of problems gained, by base samples: {told}. Bounds: {later}."
 
 
-def _band(axes: Any, xs: Sequence[float], low: Sequence[float], high: Sequence[float], ink: str) -> None:
-    if low:
-        axes.fill_between(xs, low, high, color=ink, alpha=0.18, linewidth=0)
-
-
-#: xs, ys, low and high ends of the band; the latter are empty where it is not known.
-_Coverage = tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]]
-
-
 def _coverage(
-    curves: Mapping[str, _Coverage], unit: str, title: str, right: int, alt: str, thin: Sequence[Curve] = ()
-) -> Drawn:
-    """Coverage of both models over a logarithmic axis, with bands where they are known."""
+    curves: Mapping[str, Sequence[Sequence[float]]], unit: str, title: str, right: int, alt: str,
+    thin: Sequence[Curve] = (),
+) -> Drawn:  # fmt: skip
+    """Coverage of both models over a logarithmic axis: xs, ys, and the ends of the band, which may be empty."""
     fig, (axes,) = svg.figure(height=300, right=right)
-    everything, xs, said = [0.0], list[float](), []
+    said, xs = [], list[float]()
+    everything = [y for curve in thin for y in curve.mean]
     for curve in thin:
-        at = [math.log10(k) for k in curve.k]
+        xs += (at := [math.log10(k) for k in curve.k])
         axes.plot(at, curve.mean, color=svg.colour("base"), linewidth=0.9, alpha=0.55)
-        everything, xs = [*everything, *curve.mean], xs + at
     for who, dash, marker in _LINES:
         raw, ys, low, high = curves[who]
         if not raw:
             continue
         at, ink = [math.log10(x) for x in raw], svg.colour(who)
-        _band(axes, at, low, high, ink)
+        if low:
+            axes.fill_between(at, low, high, color=ink, alpha=0.18, linewidth=0)
         axes.plot(at, ys, color=ink, linestyle=dash, marker=marker, markersize=4.5)
         axes.annotate(who, (at[-1], ys[-1]), xytext=(5, 0), textcoords="offset points", va="center", color=ink)
-        everything, xs = [*everything, *low, *high, *ys], xs + at
+        everything, xs = [*everything, *low, *high, *ys], [*xs, *at]
         ends = (f"{probability(ys[i])} at {svg.short(round(10 ** at[i]))}" for i in (0, -1))
         said.append(f"{who}: {', '.join(ends)}")
     hold(axes, everything, 0.0, 1.0)
@@ -217,10 +200,10 @@ def pass_at_k(data: Report) -> Drawn:
 
 def compute(data: Report) -> Drawn:
     """Coverage against generated tokens per problem."""
-    curves = dict[str, _Coverage]()
+    curves = {}
     for who, spent in (("base", data.compute.base), ("trained", data.compute.trained)):
         pairs = [(x, y) for x, y in zip(spent.tokens, spent.coverage, strict=True) if x > 0]
-        curves[who] = ([x for x, _ in pairs], [y for _, y in pairs], (), ())
+        curves[who] = [[x for x, _ in pairs], [y for _, y in pairs], [], []]
     title, alt = "share of problems solved at least once", "Coverage against generated tokens per problem"
     return _coverage(curves, "generated tokens per problem", title, 64, alt)
 
@@ -228,7 +211,7 @@ def compute(data: Report) -> Drawn:
 def cover(data: Report) -> Drawn:
     """The share of problems solved at a rate of at least tau."""
     fig, (axes,) = svg.figure(height=250, right=64)
-    everything, xs, labels, said = [0.0], list[float](), [], []
+    labels, said = [], []
     for (who, dash, marker), rows, aside in zip(_LINES, (data.cover.base, data.cover.trained), (-1, 1), strict=True):
         at, ink = [tau + 0.006 * aside for tau in data.cover.tau], svg.colour(who)
         axes.plot(at, [v for v, _, _ in rows], color=ink, linestyle=dash, marker=marker, markersize=5)
@@ -236,11 +219,10 @@ def cover(data: Report) -> Drawn:
             if low is not None and high is not None:
                 axes.plot([x, x], [low, high], color=ink, linewidth=1.6)
         labels.append((rows[-1][0], who, ink))
-        everything, xs = [*everything, *(e for row in rows for e in row if e is not None)], xs + at
         shares = (f"{percent(v[0])} at {x:g}" for x, v in zip(data.cover.tau, rows, strict=True))
         said.append(f"{who}: {', '.join(shares)}")
-    hold(axes, everything, 0.0, 1.0)
-    hold(axes, xs, 0.0, 1.0, axis="x", pad=0.02)
+    hold(axes, [e for row in (*data.cover.base, *data.cover.trained) for e in row if e is not None], 0.0, 1.0)
+    hold(axes, [tau + side for tau in data.cover.tau for side in (-0.006, 0.006)], 0.0, 1.0, axis="x", pad=0.02)
     svg.end_labels(axes, labels)
     axes.set(title="share of problems", xlabel="tau (success rate of a single draw)")
     return fig, f"Cover at tau. {'; '.join(said)}."
@@ -251,21 +233,19 @@ def support(data: Report) -> Drawn | None:
     if not data.support:
         return None
     fig, (axes,) = svg.figure(height=100 + 46 * len(data.support), right=14, left=14)
-    said, ends = [], [1.0]
+    said = []
     for i, row in enumerate(data.support):
         start, texts = 0.0, [(f"k = {whole(row.k)}", "ink")]
         for (key, role), cell in zip(_CELLS, (row.p, row.e, row.s, row.o), strict=True):
-            axes.barh(
-                -i, cell[0], left=start, height=0.42, color=svg.colour(role), alpha=0.55 if key == "O" else 1.0,
-                edgecolor=svg.colour("ink"), linewidth=0.6,
-            )  # fmt: skip
+            look: Any = {"color": svg.colour(role), "edgecolor": svg.colour("ink"), "linewidth": 0.6}
+            axes.barh(-i, cell[0], left=start, height=0.42, alpha=0.55 if key == "O" else 1.0, **look)
             start += cell[0]
             texts.append((f"{key} {percent(cell[0])}", "ink" if role == "muted" else role))
-        ends.append(start)
         for place, (text, role) in zip((0.0, 0.24, 0.43, 0.62, 0.81), texts, strict=True):
             _write(axes, text, (place, -i + 0.24), role, up=2)
         said.append(f"{texts[0][0]}: {', '.join(text for text, _ in texts[1:])}")
     _rows_only(axes, -len(data.support) + 0.6, 0.75)
+    ends = [r.p[0] + r.e[0] + r.s[0] + r.o[0] for r in data.support]
     hold(axes, ends, 0.0, 1.0, axis="x", pad=0.005)
     axes.set_xlabel("share of problems")
     return fig, f"Share of problems reached by both, by one, by none. {'; '.join(said)}."
@@ -293,10 +273,11 @@ def formats(data: Report) -> Drawn | None:
     if data.diversity is None:
         return None
     base, trained = data.diversity.formats.base, data.diversity.formats.trained
-    names = sorted({*base, *trained}, key=lambda n: (-(base.get(n, 0.0) + trained.get(n, 0.0)), n))
-    rows = [(label(n, 28), base.get(n, 0.0), trained.get(n, 0.0)) for n in names[:MAX_BARS]]
+    shares = {n: (base.get(n, 0.0), trained.get(n, 0.0)) for n in {*base, *trained}}
+    names = sorted(shares, key=lambda n: (-sum(shares[n]), n))
+    rows = [(label(n, 28), *shares[n]) for n in names[:MAX_BARS]]
     if rest := names[MAX_BARS:]:
-        before, after = (math.fsum(shares.get(n, 0.0) for n in rest) for shares in (base, trained))
+        before, after = (math.fsum(shares[n][i] for n in rest) for i in (0, 1))
         rows.append((f"{whole(len(rest))} others", before, after))
     fig, (axes,) = svg.figure(height=78 + 46 * len(rows), right=14, left=14)
     said = [f"{name}: {percent(before)} → {percent(after)}" for name, before, after in rows]
@@ -389,12 +370,12 @@ def scatter(data: Report) -> Drawn | None:
             *spots[name], color=svg.colour(ink), marker=marker, markersize=size, linestyle="none", alpha=0.75,
             label=f"{name} ({whole(len(spots[name][0]))})", markeredgewidth=1.0 if marker == "x" else 0,
         )  # fmt: skip
-    xs, ys = ([v for s in spots.values() for v in s[i]] for i in range(2))
+    xs, ys = ([v for spot in spots.values() for v in spot[i]] for i in (0, 1))
     hold(axes, xs, min([*xs, -1.0]), 0.1, axis="x", pad=0.02)
     hold(axes, ys, 0.0, 1.0)
     log_ticks(axes)
     axes.set(title="trained success rate", xlabel="95 % upper bound of the base's success rate")
-    left, bottom, width, height = axes.get_position().bounds
+    left, bottom, width, height = axes.get_position().bounds  # room for the legend
     axes.set_position((left, bottom, width, height * 0.93))
     axes.legend(
         loc="lower center", bbox_to_anchor=(0.44, 1.075), ncols=3, frameon=False, fontsize=svg.FONT - 1,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dream_envs.curriculum.store import wilson
-from dream_envs.frontier.schema import Estimate, Family, ProblemRow, Report, Right
+from dream_envs.frontier.schema import Diversity, Estimate, Exact, Family, ProblemRow, Report, Retention, Right
 from dream_envs.report import words
 from dream_envs.report.words import NONE, bracket, estimate, label, percent, points, probability, signed, visible, whole
 
@@ -21,14 +21,15 @@ Rows = list[list[str]]
 def headline(data: Report) -> str:
     """The line of the protocol: ``G@1024 +74.1 [+68.0, +79.3] · E 74.3 [...] · S 0.2 [...] · N=400``."""
     h = data.headline
-    parts = [f"G@{h.k} {estimate(h.g)}", f"E {estimate(h.e)}", f"S {estimate(h.s)}", f"N={h.n:,}"]
-    return " · ".join(parts if h.runs == 1 else [*parts, f"runs={h.runs:,}"])
+    runs = f" · runs={h.runs:,}" if h.runs != 1 else ""
+    return f"G@{h.k} {estimate(h.g)} · E {estimate(h.e)} · S {estimate(h.s)} · N={h.n:,}{runs}"
 
 
 def times100(value: Estimate) -> Estimate:
     """Shares as percentage points."""
-    middle, low, high = value
-    return 100 * middle, None if low is None else 100 * low, None if high is None else 100 * high
+    middle, *ends = value
+    low, high = (None if end is None else 100 * end for end in ends)
+    return 100 * middle, low, high
 
 
 def tiles(data: Report) -> list[tuple[str, str, str]]:
@@ -70,42 +71,33 @@ def run_rows(data: Report) -> Rows:
 
 def bound_rows(data: Report) -> Rows:
     """E at multiples of K: samples, bounds, and the exact value where it is known."""
-    exact = data.exact.by_budget if data.exact else {}
-    return [
-        [whole(b.k), f"{points(b.low)} to {points(b.high)}", points(exact[key]) if key in exact else NONE]
-        for b in data.bounds
-        for key in [str(b.k)]
-    ]
+    exact = {k: points(e) for k, e in data.exact.by_budget.items()} if data.exact else {}
+    return [[whole(b.k), f"{points(b.low)} to {points(b.high)}", exact.get(str(b.k), NONE)] for b in data.bounds]
 
 
 class FamilyFigures(NamedTuple):
-    """One family's figures.
-
-    ``gained`` and ``lost`` are in problems, None where the family does not count; where only some of the base's
-    survivors were followed to the last draw, what became of those stands for the others, and ``gained`` need not be
-    whole.  ``gain`` is in percentage points.
-    """
+    """One family's figures."""
 
     info: Family
     pass1: float | None
-    gained: float | None
-    lost: int | None
-    gain: Estimate | None
+    gained: float | None = None  # problems, see ``_gained``; None where the family does not count
+    lost: int | None = None  # problems
+    gain: Estimate | None = None  # percentage points
 
 
 def families(data: Report) -> list[FamilyFigures]:
     """The families in the file's order, with what their problems say about each."""
-    return [_family(f, [p for p in data.problems if p.family == f.name], data) for f in data.suite.families]
-
-
-def _family(info: Family, mine: list[ProblemRow], data: Report) -> FamilyFigures:
-    pass1 = sum(rate(p.trained) for p in mine) / len(mine) if mine else None
-    if not (info.eligible and mine):
-        return FamilyFigures(info, pass1, None, None, None)
-    total = _gained(mine, data)
-    share = wilson(total, len(mine))
-    lost = sum(p.base[0] >= data.protocol.need and p.loss_draws > 0 and not p.loss_first for p in mine)
-    return FamilyFigures(info, pass1, total, lost, times100((share.p, share.low, share.high)))
+    found = []
+    for info in data.suite.families:
+        mine = [p for p in data.problems if p.family == info.name]
+        made = FamilyFigures(info, sum(rate(p.trained) for p in mine) / len(mine) if mine else None)
+        if info.eligible and mine:
+            total = _gained(mine, data)
+            share = wilson(total, len(mine))
+            lost = sum(p.base[0] >= data.protocol.need and p.loss_draws > 0 and not p.loss_first for p in mine)
+            made = made._replace(gained=total, lost=lost, gain=times100((share.p, share.low, share.high)))
+        found.append(made)
+    return found
 
 
 def rate(value: Right) -> float:
@@ -113,24 +105,18 @@ def rate(value: Right) -> float:
     return value[0] / value[1] if value[1] else 0.0
 
 
-def _base_solved(problem: ProblemRow) -> bool:
-    """Whether a sample of the base solved it in turn over its decoding methods."""
-    return bool(problem.base_first)
-
-
 def _gained(rows: Sequence[ProblemRow], data: Report) -> float:
     """Problems of these that the trained model solves reliably and decoding never does: their part of E.
 
-    Survivors that were not followed are counted at the share of the followed ones (``frontier.gain``).
+    Survivors that were not followed are counted at the share of the followed ones, and need not be a whole number.
     """
     full = data.protocol.budget
     drawn = [p for p in rows if p.trained[0] >= data.protocol.need and p.base_draws]
-    unfollowed = [p for p in drawn if not _base_solved(p) and p.base_draws < full]
+    unfollowed = [p for p in drawn if not p.base_first and p.base_draws < full]
     stage = max((p.base_draws for p in unfollowed), default=full)
-    missed = [p for p in drawn if not _base_solved(p) and p.base_draws >= full]
-    late = [p for p in drawn if (p.base_first or 0) > stage]
-    followed = len(missed) + len(late)
-    return len(missed) + len(unfollowed) * (len(missed) / followed if followed else 1.0)
+    missed = sum(not p.base_first and p.base_draws >= full for p in drawn)
+    followed = missed + sum((p.base_first or 0) > stage for p in drawn)
+    return missed + len(unfollowed) * (missed / followed if followed else 1.0)
 
 
 def family_rows(data: Report) -> Rows:
@@ -148,29 +134,22 @@ def family_rows(data: Report) -> Rows:
 
 def step_rows(data: Report) -> Rows:
     """Family, what isolated steps predict of the whole and one greedy reply, each of the base and of the trained."""
-    return [
-        [
-            label(f.name, 60),
-            *(probability(getattr(s, what)) for what in ("atoms", "greedy") for s in (f.base, f.trained)),
-        ]
-        for f in data.suite.families
-        if f.base is not None and f.trained is not None and f.base.greedy is not None
-    ]
+    rows = []
+    for f in data.suite.families:
+        if f.base is not None and f.trained is not None and f.base.greedy is not None:
+            shares = (f.base.atoms, f.trained.atoms, f.base.greedy, f.trained.greedy)
+            rows.append([label(f.name, 60), *map(probability, shares)])
+    return rows
 
 
 def reach_note(data: Report) -> str:
     """Families that the base does not reach at all, and how much of its reach each has at the first, greedy try."""
-    block = data.pass_at_k
-    k, said = whole(block.base.k[-1]), []
-    said.append(
-        f"The base reaches no problem in {k} samples in {block.zero} of {block.counted} families; of these the trained "
-        f"model reaches some in {block.opened}."
-    )
-    known = {who: v for who, v in block.greedy.items() if v is not None}
-    if known:
-        shares = " and ".join(f"{percent(v)} ({who})" for who, v in known.items())
-        said.append(f"Of what each reaches in {k} samples, one greedy reply solves {shares}.")
-    return " ".join(said)
+    block, k = data.pass_at_k, whole(data.pass_at_k.base.k[-1])
+    said = f"The base reaches no problem in {k} samples in {block.zero} of {block.counted} families; of these the"
+    said += f" trained model reaches some in {block.opened}."
+    if shares := " and ".join(f"{percent(v)} ({who})" for who, v in block.greedy.items() if v is not None):
+        said += f" Of what each reaches in {k} samples, one greedy reply solves {shares}."
+    return said
 
 
 def _count(x: float | None) -> str:
@@ -205,39 +184,33 @@ def problem_rows(data: Report) -> Rows:
 
 
 def _first(problem: ProblemRow) -> str:
-    if problem.reached:
-        return label(problem.reached, 40)
-    if not problem.base_draws:
-        return "not drawn"
-    return whole(problem.base_first) if problem.base_first else "never"
+    drawn = whole(problem.base_first) if problem.base_first else "never" if problem.base_draws else "not drawn"
+    return label(problem.reached, 40) if problem.reached else drawn
 
 
 def support_rows(data: Report) -> list[list[tuple[str, str]]]:
     """For each budget: k, then (value, interval) of the cells and of the four ratios."""
-    cells = [(r.k, (r.p, r.e, r.s, r.o, r.srr, r.ndr, r.sds, r.nscr)) for r in data.support]
-    return [[(whole(k), ""), *map(_with_interval, row)] for k, row in cells]
+
+    def written(value: Estimate | None) -> tuple[str, str]:
+        middle, low, high = value or (None, None, None)
+        span = "" if low is None or high is None else f"{low:.3f}–{high:.3f}"
+        return NONE if middle is None else f"{middle:.3f}", span
+
+    rows = [(r.k, (r.p, r.e, r.s, r.o, r.srr, r.ndr, r.sds, r.nscr)) for r in data.support]
+    return [[(whole(k), ""), *map(written, row)] for k, row in rows]
 
 
-def _with_interval(value: Estimate | None) -> tuple[str, str]:
-    if value is None:
-        return NONE, ""
-    middle, low, high = value
-    return f"{middle:.3f}", "" if low is None or high is None else f"{low:.3f}–{high:.3f}"
-
-
-def retention_rows(data: Report) -> Rows:
+def retention_rows(kept: Retention) -> Rows:
     """Suite, before, after, change with its interval in points, flag."""
     return [
         [label(s.name, 60), probability(s.before), probability(s.after), estimate(times100(s.gain)),
          "loss shown" if s.lost else "loss not excluded" if s.flag else ""]
-        for s in (data.retention.suites if data.retention else ())
+        for s in kept.suites
     ]  # fmt: skip
 
 
-def diversity_rows(data: Report) -> Rows:
+def diversity_rows(d: Diversity) -> Rows:
     """Measure, base, trained, ratio."""
-    if (d := data.diversity) is None:
-        return []
     return [
         [words.readable(k), probability(d.base.get(k)), probability(d.trained.get(k)), words.ratio(d.ratio.get(k))]
         for k in dict.fromkeys((*d.base, *d.trained, *d.ratio))
@@ -264,22 +237,18 @@ def method_rows(data: Report) -> Rows:
     """Elicitation method, its envelope, text, coverage at its last k."""
     rows = []
     for m in data.protocol.methods:
-        curve = (data.pass_at_k.methods or {}).get(m.name)
-        last = f"{_share(curve.mean[-1])} at k={whole(curve.k[-1])}" if curve and curve.k else NONE
+        last, curve = NONE, (data.pass_at_k.methods or {}).get(m.name)
+        if curve and curve.k:  # what is far below one problem of any suite is not told to the last decimal
+            share = "below 1e-4" if 0 < curve.mean[-1] < 1e-4 else probability(curve.mean[-1])
+            last = f"{share} at k={whole(curve.k[-1])}"
         envelope = label(m.envelope, 20) + (", idle" if m.idle else "")
         rows.append([label(m.name, 60), envelope, visible(m.text, 400), last])
     return rows
 
 
-def _share(x: float) -> str:
-    """A share of problems: what is far below one problem of any suite is not told to the last decimal."""
-    return "below 1e-4" if 0 < x < 1e-4 else probability(x)
-
-
-def decoder_rows(data: Report) -> Rows:
-    """Exact mode: decoder, base's mean, trained's mean."""
-    decoders = data.exact.decoders.items() if data.exact else ()
-    return [[label(d, 40), probability(v.base), probability(v.trained)] for d, v in decoders]
+def decoder_rows(exact: Exact) -> Rows:
+    """Decoder, base's mean, trained's mean."""
+    return [[label(d, 40), probability(v.base), probability(v.trained)] for d, v in exact.decoders.items()]
 
 
 def cost_rows(data: Report) -> Rows:
@@ -304,16 +273,6 @@ def cost_rows(data: Report) -> Rows:
 
 def _time(s: float) -> str:
     return f"{s:,.0f} s" if s < 600 else f"{s / 60:,.0f} min" if s < 36000 else f"{s / 3600:,.1f} h"
-
-
-def exact_note(data: Report) -> str:
-    """What exact probabilities make of E beside the sampled figure."""
-    if data.exact is None:
-        return ""
-    return (
-        f"Mean exact probability of the accepted reply under each decoder, not sampled. From exact probabilities E("
-        f"{whole(data.headline.k)}) is {points(data.exact.e)} points; from samples {points(data.headline.e[0])}."
-    )
 
 
 def about(data: Report) -> Rows:

@@ -40,18 +40,13 @@ def render(run_dir: Path) -> str:
     run = read.load(run_dir)
     about = run.summary.run if run.summary is not None else None
     named = (about.loop, about.env.rpartition("/")[2], about.learner, f"seed {about.seed}") if about is not None else ()
-    made = [s._replace(plots=[p._replace(svg=markup(p.svg)) for p in s.plots]) for s in sections.sections(run)]
+    made = [s._replace(plots=[p._replace(svg=markup(p.svg)) for p in s.plots if p]) for s in sections.sections(run)]
     page: str = template.render(
-        title=" ".join(visible(name, 60) for name in named if name),
-        run=run,
-        visible=visible,
-        tiles=list(sections.tiles(run)),
-        sections=made,
-        words={name for section in made for name in section.words},
-        samples=samples.pick(run_dir),
-        command=command(run.settings),
+        title=" ".join(visible(name, 60) for name in named if name), run=run, visible=visible, sections=made,
+        tiles=list(sections.tiles(run)), words={name for section in made for name in section.words},
+        samples=samples.pick(run_dir), command=command(run.settings),
         frontier=(run_dir / "frontier" / "report.html").is_file(),
-    )
+    )  # fmt: skip
     return page
 
 
@@ -61,19 +56,13 @@ def render_frontier(data: Report) -> str:
 
     template, markup = _template("frontier.html")
     page: str = template.render(
-        data=data,
+        data=data, tables=ft, words=words, max_points=MAX_POINTS, command=frontier_command(data),
         plots={name: markup(drawing) for name, drawing in all_plots(data).items()},  # ours, escaped there
-        tables=ft,
-        words=words,
         base=label(data.base.name, 80),
         trained=f"{len(data.runs)} runs" if data.runs else label(data.trained.name, 80),
-        budget=whole(data.protocol.budget),
-        reach=whole(data.pass_at_k.base.k[-1]),
-        configurations=_pairs(data.protocol.configurations),
-        unavailable=_pairs(data.protocol.unavailable),
-        max_points=MAX_POINTS,
-        command=frontier_command(data),
-    )
+        budget=whole(data.protocol.budget), reach=whole(data.pass_at_k.base.k[-1]),
+        configurations=_pairs(data.protocol.configurations), unavailable=_pairs(data.protocol.unavailable),
+    )  # fmt: skip
     return page
 
 
@@ -83,7 +72,7 @@ def _pairs(pairs: dict[str, str]) -> str:
 
 
 def _template(name: str) -> tuple[Any, Any]:
-    """A template, in which every text is made visible and escaped, and what marks an SVG of ours as safe."""
+    """A template that makes every text visible and escapes it, and what marks an SVG of ours as safe."""
     try:
         import jinja2
         import markupsafe

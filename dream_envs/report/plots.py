@@ -11,20 +11,17 @@ from dream_envs.report.read import Night, Points
 from dream_envs.report.words import probability, visible, whole
 from dream_envs.schema import Compared, Evaluation, Level, Stat
 
-#: log10 P below this is drawn on the edge.
-_FLOOR = -30.0
-_POINTS = 160
+#: log10 P below this is drawn on the edge; values beyond this are not drawn; points of a line.
+_FLOOR, _LIMIT, _POINTS = -30.0, 1e15, 160
 #: Success that never leaves this is drawn on a log axis: a linear one would show a flat line.
 _FLAT = 0.05
-#: Values beyond this are not drawn.
-_LIMIT = 1e15
 WHO = ("base", "trained")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
 SHARE = (-0.03, 1.03)
 
 
 class Plot(NamedTuple):
-    """One plot: its heading, a sentence on how to read it, and the SVG (already escaped)."""
+    """One plot: its name in the page, its heading, how to read it, and the SVG (already escaped)."""
 
     name: str
     title: str
@@ -38,11 +35,10 @@ def curves(
 ) -> Plot | None:  # fmt: skip
     """Lines (label, points) over a run; ``name`` is unique in the page, ``unit`` and ``x`` name the axes.
 
-    ``limits``: of the values.  ``spread``: by label, half the height of a band around the line.  ``ordered``: the lines
-    are levels, and their colours run from light to dark.
+    ``spread``: by label, half the height of a band around the line.  ``ordered``: colours run from light to dark.
     """
-    drawn = [(visible(label, 60), *_thinned(points)) for label, points in lines]
-    drawn = [line for line in drawn if line[1]]
+    thinned = [(visible(label, 60), *_thinned(points)) for label, points in lines]
+    drawn = [line for line in thinned if line[1]]
     if max((len(xs) for _, xs, _ in drawn), default=0) < 2:
         return None
     width = max(len(label) for label, *_ in drawn)
@@ -101,16 +97,17 @@ def _log10(p: float) -> float:
     return max(math.log10(p), _FLOOR) if p > 0 else _FLOOR
 
 
-def _level_axis(axes: Any, levels: Sequence[float]) -> None:
-    ticks = sorted(set(levels))
+def _level_axis(axes: Any) -> None:
+    """The levels of the lines that are drawn."""
+    ticks = sorted({x for line in axes.lines for x in line.get_xdata()})
     axes.set(xlabel="level", xlim=(ticks[0] - 0.3, ticks[-1] + 0.3), xticks=ticks[:: 1 + len(ticks) // 13])
 
 
-def _log_axis(axes: Any, values: Sequence[float], budget: int = 0) -> None:
-    """Values are log10 already: an axis that holds them, labelled in powers of ten; a line at 1 / samples."""
+def _log_axis(axes: Any, budget: int = 0) -> None:
+    """The lines that are drawn are in log10: an axis that holds them, in powers of ten; a line at 1 / samples."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_ylim(min(math.floor(min(values, default=-1.0)), -1) - 0.5, 0.6)
+    axes.set_ylim(min(math.floor(min(y for line in axes.lines for y in line.get_ydata())), -1) - 0.5, 0.6)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda x, _: svg.powers(x))
     if budget and -math.log10(budget) > axes.get_ylim()[0]:
@@ -126,7 +123,7 @@ def _by_level(levels: Sequence[Level], scale: str) -> Plot | None:
         return None
     log = scale == "log"
     fig, (axes,) = svg.figure(height=280, right=76)
-    labels, everything, said = [], list[float](), []
+    labels, said = [], []
     for who, split, stats in lines:
         held, means, ink = split == "held_out", [s.mean for s in stats.values()], svg.colour(who)
         ys = [_log10(p) for p in means] if log else means
@@ -136,14 +133,12 @@ def _by_level(levels: Sequence[Level], scale: str) -> Plot | None:
             axes.fill_between(list(stats), low, high, color=ink, alpha=0.18, linewidth=0)
         labels.append((ys[-1], who + "*" * held, ink))
         said.append(f"{who}{'*' * held}: {', '.join(map(probability, means))}")
-        everything += ys
+    _level_axis(axes)
     chance = sorted({row.level: _log10(row.chance) for row in levels if row.chance is not None}.items())
     if log and chance:
         axes.plot(*zip(*chance, strict=True), color=svg.colour("muted"), linewidth=1.2, linestyle=":")
         labels.append((chance[-1][1], "chance", svg.colour("ink")))
-        everything += [c for _, c in chance]
-    _level_axis(axes, [level for _, _, stats in lines for level in stats])
-    _log_axis(axes, everything) if log else axes.set_ylim(*SHARE)
+    _log_axis(axes) if log else axes.set_ylim(*SHARE)
     svg.end_labels(axes, labels)
     axes.set_title("mean success at T=1")
     stars = "Dashed, *: problems with held-out pairs. " if len(lines) > 2 else ""
@@ -162,7 +157,7 @@ def _decoders(found: Evaluation, samples: int) -> Plot | None:
     if len(found.decoders) < 2 or not lines:
         return None
     fig, (axes,) = svg.figure(height=280, right=106)
-    labels, said, everything = [], [], list[float]()
+    labels, said = [], []
     for i, (who, decoder, stats) in enumerate(lines):
         ys, ink = [_log10(s.mean) for s in stats.values()], svg.colour(who)
         dash, width = ("-", 2.8) if who == "trained" else (_DASHES[i % 4], 1.8)
@@ -170,15 +165,14 @@ def _decoders(found: Evaluation, samples: int) -> Plot | None:
         labels.append((ys[-1], f"{who} {decoder}", ink))
         level, last = list(stats.items())[-1]
         said.append(f"{who} under {decoder}, level {level}: {probability(last.mean)}")
-        everything += ys
-    _level_axis(axes, [level for _, _, stats in lines for level in stats])
-    _log_axis(axes, everything, samples)
+    _level_axis(axes)
+    _log_axis(axes, samples)
     svg.end_labels(axes, labels)
     axes.set_title("mean success, log scale")
     note = (
-        "The base under every decoder against the trained model under plain sampling. A claim has to clear the best of "
-        "T=1, best_T and forced; 'given' shows what the base knows one step at a time."
+        "The base under every decoder against the trained model under plain sampling. A claim has to clear the best of"
     )
+    note += " T=1, best_T and forced; 'given' shows what the base knows one step at a time."
     alt = f"Mean exact success by level under each decoder. {'; '.join(said)}."
     return Plot("envelope", "The base under every decoder", note, svg.inline(fig, "envelope", alt))
 
@@ -192,19 +186,17 @@ def _pass_at_k(found: Evaluation, samples: int) -> Plot | None:
     xs, said = [math.log10(k) for k in found.k], []
     for axes, level in zip(panels, levels, strict=True):
         both = found.pass_at_k[level]
-        flat = min(max(values) for values in both.values()) < _FLAT
-        labels, everything = [], list[float]()
+        flat, labels = min(max(values) for values in both.values()) < _FLAT, []
         for who, values in both.items():
             ys = [_log10(v) for v in values] if flat else values
             axes.plot(xs, ys, color=svg.colour(who), linestyle="-" if who == "trained" else _DASHES[1])
             labels.append((ys[-1], who, svg.colour(who)))
-            everything += ys
             said.append(f"level {level}, {who}: {probability(values[0])} at k=1, {probability(values[-1])} at the end")
         _whole_ticks(axes, xs, 5, svg.powers)
         if samples and min(xs) < math.log10(samples) < max(xs):
             axes.axvline(math.log10(samples), color=svg.colour("muted"), linewidth=1, linestyle=(0, (2, 2)))
         axes.tick_params(labelbottom=axes is panels[-1])
-        _log_axis(axes, everything) if flat else axes.set_ylim(-0.04, 1.04)
+        _log_axis(axes) if flat else axes.set_ylim(-0.04, 1.04)
         svg.end_labels(axes, labels)
         axes.set_title(f"pass@k, level {level}" + ", log scale" * flat)
     panels[-1].set_xlabel("k (samples)")

@@ -76,17 +76,14 @@ class Blocks(msgspec.Struct, frozen=True):
 
 
 class Found(NamedTuple):
-    """A run: ``settings`` of ``run.json``, and ``series``, the points (x, value) of every numeric metric.
+    """A run."""
 
-    ``unit``: what x counts.  ``steps``: rows of metrics.
-    """
-
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # of ``run.json``
     summary: Summary | None
     blocks: Blocks
-    series: dict[str, Points]
-    unit: str
-    steps: int
+    series: dict[str, Points]  # the points (x, value) of every numeric metric
+    unit: str  # what x counts
+    steps: int  # rows of metrics
     alarms: list[Alarm]
 
     def lines(self, prefix: str, names: Iterable[str] = ()) -> list[tuple[str, Points]]:
@@ -102,11 +99,7 @@ def is_frontier(folder: Path) -> bool:
 
 
 def load(path: Path) -> Found:
-    """Everything but the episodes.
-
-    Raises:
-        DreamEnvsError: if the folder holds no run, or a file is damaged.
-    """
+    """Everything but the episodes."""
     if not any((path / name).is_file() for name in _FILES):
         raise DreamEnvsError(f"{path} holds no run: expected one of {', '.join(_FILES)} in it")
     summary, series, alarms, x, unit = read_summary(path), dict[str, Points](), dict[str, Alarm](), 0.0, "step"

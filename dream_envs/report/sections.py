@@ -11,7 +11,7 @@ from dream_envs.core import Measure
 from dream_envs.metrics.rounds import ENDS
 from dream_envs.report import plots, svg
 from dream_envs.report.plots import SHARE, Plot, curves
-from dream_envs.report.read import Found
+from dream_envs.report.read import Diversity, Found
 from dream_envs.report.words import NONE, decimal, interval, log10, percent, probability, visible, whole
 from dream_envs.schema import Compared, Evaluation, Level, Stat
 
@@ -42,24 +42,18 @@ class Section(NamedTuple):
     id: str
     title: str
     says: str
-    plots: Sequence[Plot] = ()
+    plots: Sequence[Plot | None] = ()  # None, and tables without rows: nothing to show
     grids: Sequence[Grid] = ()
     points: Sequence[str] = ()
     words: Sequence[str] = ()
 
 
-def _section(
-    name: str, title: str, says: str, made: Sequence[Plot | None], grids: Sequence[Grid] = (),
-    points: Sequence[str] = (), words: Sequence[str] = (),
-) -> Section | None:  # fmt: skip
-    shown, kept = [p for p in made if p is not None], [g for g in grids if g.rows]
-    return Section(name, title, says, shown, kept, points, words) if shown or kept or points else None
-
-
 def sections(found: Found) -> list[Section]:
     """Those that have something to show, in reading order."""
     with svg.style():
-        return [section for make in _SECTIONS if (section := make(found)) is not None]
+        made = [section for make in _SECTIONS if (section := make(found)) is not None]
+    shown = [s._replace(plots=[p for p in s.plots if p], grids=[g for g in s.grids if g.rows]) for s in made]
+    return [s for s in shown if s.plots or s.grids or s.points or s.id == "alarms"]
 
 
 def tables(found: Found) -> list[Grid]:
@@ -111,7 +105,7 @@ def _ends(m: Measure) -> str:
     return NONE if m.low == m.high else interval(m.low, m.high)
 
 
-def _rewards(found: Found) -> Section | None:
+def _rewards(found: Found) -> Section:
     names = [r.name for r in found.summary.roles] if found.summary is not None else []
     means = [(key.removesuffix("/mean"), points) for key, points in found.lines("reward/") if key.endswith("/mean")]
     means.sort(key=lambda line: names.index(line[0]) if line[0] in names else len(names))
@@ -124,7 +118,7 @@ def _rewards(found: Found) -> Section | None:
                "share", found.unit, lost, limits=SHARE),
     ]  # fmt: skip
     says = f"First and last: means of {ENDS} rounds. Rewards are the loop's own and prove no ability by themselves."
-    return _section("rewards", "Rewards by role", says, made, [_roles(found)])
+    return Section("rewards", "Rewards by role", says, made, [_roles(found)])
 
 
 def _roles(found: Found) -> Grid:
@@ -158,18 +152,18 @@ def _evaluation(found: Found) -> Section | None:
     words = ["Success P", "Level", "T=1", "Chance"] if own.levels else []
     if own.kind == "exact":
         words += ["best_T", "forced", "given", "T0, sharpening", "T1, edge", "T2, beyond the samples", "T3, absent"]
-    return _section("evaluation", "What the policy can do, before and after", says, made, grids, words=words)
+    return Section("evaluation", "What the policy can do, before and after", says, made, grids, words=words)
 
 
 def _levels(own: Evaluation) -> Grid:
     exact = own.kind == "exact"
     head = [
         Column("level"), Column("base"), Column("base\n95 %", 6), Column("trained"), Column("trained\n95 %", 2),
-        *([Column("base\nlog10", 5), Column("trained\nlog10", 5)] if exact else []),
-        *([Column("base\nforced", 3), Column("trained\nforced", 3)] if exact else []),
-        *([Column(f"{tier}:\nsolved", 4) for tier in TIERS] if exact else []),
         Column("chance", 7), Column("problems", 8),
     ]  # fmt: skip
+    if exact:
+        more = [Column(f"{who}\n{what}", n) for what, n in (("log10", 5), ("forced", 3)) for who in plots.WHO]
+        head[5:5] = [*more, *(Column(f"{tier}:\nsolved", 4) for tier in TIERS)]
     rows = []
     for row in own.levels:
         before, after = row.base["T=1"], row.trained["T=1"]
@@ -195,16 +189,14 @@ def _tier(row: Level, tier: str) -> str:
 
 
 def _decoders(own: Evaluation) -> Grid:
-    if len(own.decoders) < 2:
-        return Grid("", (), ())
+    def cell(stat: Stat | None) -> str:
+        return NONE if stat is None else f"{probability(stat.mean)}, {percent(stat.solved)}, {probability(stat.max)}"
+
     pairs = [(who, d) for who in plots.WHO for d in own.decoders]
     head = [Column("level"), *(Column(f"{who}\n{d}") for who, d in pairs)]
-    rows = [[_name(row), *(_decoder(getattr(row, who).get(d)) for who, d in pairs)] for row in own.levels]
-    return Grid("all decoders: mean, share solved, largest P", head, rows, folded=True)
-
-
-def _decoder(stat: Stat | None) -> str:
-    return NONE if stat is None else f"{probability(stat.mean)}, {percent(stat.solved)}, {probability(stat.max)}"
+    rows = [[_name(row), *(cell(getattr(row, who).get(d)) for who, d in pairs)] for row in own.levels]
+    shown = rows if len(own.decoders) > 1 else []
+    return Grid("all decoders: mean, share solved, largest P", head, shown, folded=True)
 
 
 def _examples(own: Evaluation) -> Grid:
@@ -237,7 +229,7 @@ def _measures(rows: Sequence[Compared]) -> Grid:
     return Grid("measures", head, cells)
 
 
-def _learning(found: Found) -> Section | None:
+def _learning(found: Found) -> Section:
     lines = found.lines("eval/")
     levels = sorted(((name, p) for name, p in lines if name.isdecimal()), key=lambda line: int(line[0]))
     other = [(name, p) for name, p in lines if not name.isdecimal()]
@@ -246,7 +238,7 @@ def _learning(found: Found) -> Section | None:
                "mean success", found.unit, levels, limits=SHARE, ordered=True),
         curves("measured", "Measures while learning", "The game's own measures.", "value", found.unit, other),
     ]  # fmt: skip
-    return _section("learning", "Learning curve", "Measured now and then on what is never trained on.", made)
+    return Section("learning", "Learning curve", "Measured now and then on what is never trained on.", made)
 
 
 #: Of a section that shows metrics as they are logged: its title, what it says, and its plots, each with name, title,
@@ -293,24 +285,21 @@ _LOGGED: dict[str, tuple[str, str, tuple[tuple[str, str, str, str, Any, str, tup
 }  # fmt: skip
 
 
-def _logged(key: str, found: Found) -> Section | None:
+def _logged(key: str, found: Found) -> Section:
     title, says, rows = _LOGGED[key]
     made = [
         curves(name, heading, note, unit, found.unit, found.lines(prefix, names), limits=limits)
         for name, heading, note, unit, limits, prefix, names in rows
     ]
-    return _section(key, title, says, made)
+    return Section(key, title, says, made)
 
 
 def _curriculum(found: Found) -> Section | None:
     if not {"curriculum/valid", "curriculum/learnable"} & found.series.keys():
         return None  # nobody writes problems here
-    section = _logged("curriculum", found)
-    if section is None:
-        return None
-    accuracy = found.summary.label_accuracy if found.summary is not None else None
+    section, accuracy = _logged("curriculum", found), found.summary.label_accuracy if found.summary else None
     points = [] if accuracy is None else [f"Last round: {percent(accuracy)} of the rewards agree with the truth."]
-    return section._replace(points=points, words=("Learnable", "Drift", "Label accuracy"))
+    return section._replace(points=points if any(section.plots) else (), words=("Learnable", "Drift", "Label accuracy"))
 
 
 def _slept(found: Found) -> list[Grid]:
@@ -334,12 +323,12 @@ def _slept(found: Found) -> list[Grid]:
     return [Grid("nights", head, rows), Grid("success before and after each night", by_level, changes, folded=True)]
 
 
-def _nights(found: Found) -> Section | None:
+def _nights(found: Found) -> Section:
     says = (
         "Probe: mean log-likelihood per token of what the policy said before; a night that loses too much of it is "
         "undone. Divergence: from the teacher with its context, first and last steps, nats per token."
     )
-    return _section("nights", "Nights", says, [plots.night_plot(found.blocks.nights)], _slept(found))
+    return Section("nights", "Nights", says, [plots.night_plot(found.blocks.nights)], _slept(found))
 
 
 def _retention(found: Found) -> Section | None:
@@ -361,10 +350,10 @@ def _retention(found: Found) -> Section | None:
         "text at hand. One run, no interval."
     )
     grids = [Grid("what is left of each lesson", head, rows, heat=True), Grid("lessons by level", by_level, levels)]
-    return _section("retention", "What is left of each lesson", says, [], grids, points)
+    return Section("retention", "What is left of each lesson", says, [], grids, points)
 
 
-def _diversity(found: Found) -> Section | None:
+def _diversity(found: Found) -> Section:
     shares = ("top_share", "accuracy", "js_to_base", "duplicates")
     lines = found.lines("diversity/")
     note = "On fixed problems, at log-spaced steps: entropies in bits, effective numbers of formats and of answers."
@@ -374,40 +363,31 @@ def _diversity(found: Found) -> Section | None:
         curves("variety-shares", "Shares on fixed problems", "Most frequent format, right answers, distance to the "
                "base's formats.", "share", found.unit, [(k, p) for k, p in lines if k in shares], limits=SHARE),
     ]  # fmt: skip
-    grids, points = [], []
-    if (own := found.blocks.diversity) is not None:
-        head = [Column("measure", words=True), Column("base"), Column("trained"), Column("ratio", 1), Column("95 %", 2)]
-        rows = [
-            [visible(key, 40), decimal(value, 3), decimal(own.trained.get(key), 3), *_ratio(own.ratio.get(key))]
-            for key, value in own.base.items()
-        ]
-        grids = [Grid("diversity of completions", head, rows, folded=True)]
-        points = [f"Alarm: {visible(own.alarm, 300)}"] if own.alarm else []
+    own = found.blocks.diversity or Diversity({}, {})
+    head = [Column("measure", words=True), Column("base"), Column("trained"), Column("ratio", 1), Column("95 %", 2)]
+    rows = []
+    for key, value in own.base.items():
+        middle, low, high = (decimal(v, 2) for v in own.ratio.get(key) or (None, None, None))
+        span = NONE if own.ratio.get(key) is None else f"{low} to {high}"
+        rows.append([visible(key, 40), decimal(value, 3), decimal(own.trained.get(key), 3), middle, span])
+    grids = [Grid("diversity of completions", head, rows, folded=True)]
+    points = [f"Alarm: {visible(own.alarm, 300)}"] if own.alarm else []
     if found.summary is not None and len(found.summary.entropy) == 2:
         base, trained = (found.summary.entropy[who] for who in plots.WHO)
         points += [f"{k} entropy: {decimal(v, 2)} to {decimal(trained.get(k), 2)} bits" for k, v in base.items()]
-    return _section("diversity", "Variety", "Collapse shows here before it shows in the reward.", made, grids, points)
-
-
-def _ratio(value: tuple[float | None, float | None, float | None] | None) -> list[str]:
-    if value is None:
-        return [NONE, NONE]
-    middle, low, high = (decimal(v, 2) for v in value)
-    return [middle, f"{low} to {high}"]
+    return Section("diversity", "Variety", "Collapse shows here before it shows in the reward.", made, grids, points)
 
 
 def _alarms(found: Found) -> Section | None:
     if not found.steps:
         return None
-    points = []
-    for alarm in found.alarms:
-        span = "" if alarm.first is None else f", steps {alarm.first} to {alarm.last}"
-        points.append(f"{alarm.text} ({alarm.times} times{span})")
+    spans = ["" if a.first is None else f", steps {a.first} to {a.last}" for a in found.alarms]
+    points = [f"{a.text} ({a.times} times{span})" for a, span in zip(found.alarms, spans, strict=True)]
     quiet = f"None rang in {whole(found.steps)} logged steps. Silence is no evidence."
     return Section("alarms", "Alarms", "Reasons to stop and look." if points else quiet, points=points)
 
 
-def _settings(found: Found) -> Section | None:
+def _settings(found: Found) -> Section:
     """What was run, key by key; ``config`` repeats the others and is left out."""
     rows = []
     for key, value in found.settings.items():
@@ -416,7 +396,7 @@ def _settings(found: Found) -> Section | None:
                 text = item if isinstance(item, str) else json.dumps(item)
                 rows.append([visible(key if name is None else f"{key}.{name}", 60), visible(text, 200)])
     head = [Column("setting", words=True), Column("value", words=True)]
-    return _section("settings", "What was run", "", [], [Grid("settings", head, rows[:200], folded=True)])
+    return Section("settings", "What was run", "", [], [Grid("settings", head, rows[:200], folded=True)])
 
 
 _SECTIONS: tuple[Callable[[Found], Section | None], ...] = (

@@ -1,8 +1,7 @@
-"""Plots as small inline SVG that follows the page's light or dark colours.
+"""Plots as small inline SVG that follows the page's light or dark colours; matplotlib is imported when one is drawn.
 
 Figures are drawn with colours that stand for CSS variables; ``inline`` swaps them in, drops what a browser does not
-need and makes the remaining ids unique in the page.  Text stays text: smaller than outlines, and it can be selected and
-read aloud.  matplotlib is imported inside the functions.
+need and makes the remaining ids unique in the page.  Text stays text: it can be selected and read aloud.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from typing import Any
 WIDTH = 360
 FONT = 13
 
-#: The CSS variable of each role, and the colour that stands for it inside matplotlib.
-ROLES = ("ink", "muted", "rule", "base", "trained", "c1", "c2", "c3", "c4", *(f"s{i}" for i in range(10)))
-_STANDS_FOR = {name: f"#0102{i + 16:02x}" for i, name in enumerate(ROLES)}
+#: Of each role, which is a CSS variable, the colour that stands for it inside matplotlib.
+_ROLES = ("ink", "muted", "rule", "base", "trained", "c1", "c2", "c3", "c4", *(f"s{i}" for i in range(10)))
+_STANDS_FOR = {name: f"#0102{i + 16:02x}" for i, name in enumerate(_ROLES)}
 
 
 def colour(role: str) -> str:
@@ -51,10 +50,7 @@ def style() -> Any:
 
 
 def figure(height: int = 260, right: int = 92, left: int = 48, panels: int = 1) -> tuple[Any, list[Any]]:
-    """A matplotlib Figure of ``WIDTH`` x ``height`` units and its stacked panels, top to bottom.
-
-    ``right`` units are left for labels at the lines' ends.
-    """
+    """A matplotlib Figure of ``WIDTH`` x ``height`` units, and its panels from top to bottom between both margins."""
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
@@ -100,11 +96,7 @@ def spread(wanted: Sequence[float], gap: float, top: float) -> list[float]:
 
 
 def powers(exponent: float) -> str:
-    """``10`` to this power in plain characters, for an axis in log10.
-
-    >>> powers(-6), powers(0)
-    ('10⁻⁶', '1')
-    """
+    """``10`` to this power in plain characters, such as ``10⁻⁶``; ``1`` for 0."""
     digits = str(round(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return "1" if round(exponent) == 0 else f"10{digits}"
 
@@ -118,10 +110,7 @@ def short(x: float) -> str:
 
 
 def inline(fig: Any, name: str, alt: str) -> str:
-    """The figure, drawn under ``style()``, as an SVG element: one image to a screen reader, with ``alt`` as its text.
-
-    ``name``: unique in the page.
-    """
+    """The figure, drawn under ``style()``, as an SVG element with a name unique in the page and a text for readers."""
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     _, _, body = buffer.getvalue().partition("<svg ")

@@ -28,8 +28,7 @@ def table(
 ) -> Table:  # fmt: skip
     """A table in ``width`` characters: the least important columns are left out until every number is whole.
 
-    ``rows``: one text for each column; an empty row is a blank line.  ``styles``: rich style of each row.
-    ``encoding``: of the terminal; a character that it has not becomes ``?``.
+    An empty row is a blank line.  ``styles``: of each row.  ``encoding``: a character that it has not becomes ``?``.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -65,11 +64,7 @@ def table(
 
 
 def show(run_dir: Path, console: Console) -> None:
-    """Print the verdict, the numbers that matter, the tables and the alarms of a run, or a Frontier Report.
-
-    Raises:
-        DreamEnvsError: if there is no run, or a file of it is damaged.
-    """
+    """Print the verdict, the numbers that matter, the tables and the alarms of a run, or a Frontier Report."""
     run_dir = Path(run_dir)
     if read.is_frontier(run_dir):
         show_frontier(read_report(run_dir), console)
@@ -96,9 +91,7 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("→", "->").split())
 
 
-def _lay(
-    console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
-) -> None:
+def _lay(console: Console, columns: Sequence[Column], rows: ft.Rows, styles: Sequence[str] = ()) -> None:
     width = min(WIDTH, console.width)
     console.print(table(columns, rows, width, styles, console.encoding or "utf-8"), width=width)
 
@@ -142,11 +135,9 @@ def show_frontier(data: Report, console: Console) -> None:
     if data.runs:
         _lay(console, _RUNS, [row[:3] for row in ft.run_rows(data)])
         say(console, "By family, of the first run:")
-    rows, styles = list[list[str]](), []
-    for row in ft.family_rows(data):
-        rows.append([label(row[0], 24), *(row[i] for i, _ in _FAMILY[1:])])
-        styles.append("" if row[4] == "yes" else "dim")
-    _lay(console, [column for _, column in _FAMILY], rows, styles)
+    found = ft.family_rows(data)
+    rows = [[label(row[0], 24), *(row[i] for i, _ in _FAMILY[1:])] for row in found]
+    _lay(console, [column for _, column in _FAMILY], rows, ["" if row[4] == "yes" else "dim" for row in found])
     say(console, _LEGEND)
     say(console, ft.reach_note(data))
     if data.diversity and data.diversity.alarm:
