@@ -216,6 +216,15 @@ class Sampled(Problems):
         self.attempts = attempts
         self.limits = answer_limits(family.max_reply_tokens)
 
+    def reserved(self) -> list[Task]:
+        """The problems of levels that have at least twice as many (of 2,048 draws): enough is left to train on."""
+        found = list[Task]()
+        for (_, level), tasks in self.tasks.items():
+            rng = stream("eval-size", self.family.name, level)
+            if len({self.family.generate(rng, level).id for _ in range(2048)}) >= 2 * self.count:
+                found += tasks
+        return found
+
     def _rates(self, agent: LocalAgent, tasks: Sequence[Task], attempts: int) -> Rates:
         actions = agent.act(requests(tasks, self.limits, attempts, "eval"))
         graded = [answers.graded(self.family, tasks[i // attempts], a) for i, a in enumerate(actions)]

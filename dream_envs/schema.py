@@ -83,7 +83,7 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 
 class Role(msgspec.Struct, frozen=True):
-    """A role of the game in the run: mean reward in the first and in the last rounds, and shares of statuses."""
+    """A role of the game in the run: mean reward in the first and last rounds, shares of statuses and of reply faults."""
 
     name: str
     reply: str
@@ -93,6 +93,7 @@ class Role(msgspec.Struct, frozen=True):
     first: float | None = None
     last: float | None = None
     statuses: dict[str, float] = {}
+    replies: dict[str, float] = {}
 
 
 class About(msgspec.Struct, frozen=True):

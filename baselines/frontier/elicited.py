@@ -263,7 +263,9 @@ class Elicited:
         quick = self._quick(agent, spec)
         key = f"{spec.name}@{self.spent}" if hasattr(elicit.MECHANISMS.get(spec.name), "matched") else ""
         free = spec.how not in ("forced", "given")
-        return Method(spec.name, agent, messages, right, lambda p: self.suite.limit(p.stratum), quick, key, free)
+        reasons = self.suite.final_field
+        limit = self.suite.limit
+        return Method(spec.name, agent, messages, right, lambda p: limit(p.stratum), quick, key, free, reasons)
 
     def _mechanism(self, spec: MethodSpec) -> Agent:
         if self.tick:
@@ -279,7 +281,8 @@ class Elicited:
         return self._quick(made, spec) or made
 
     def _grade(self, family: TaskFamily, task: Task, text: str) -> bool:
-        return family.verify(task, self.suite.reply(text)).value == 1.0
+        chat = getattr(family, "protocol", "strict") == "chat"  # its verifier reads the answer out by itself
+        return family.verify(task, text if chat else self.suite.reply(text)).value == 1.0
 
     def unapplied(self, spec: MethodSpec) -> str:
         """Why this engine cannot do what the method says; "" if it can.  Nothing is asked of it in another way."""

@@ -14,6 +14,7 @@ from dream_envs import registry
 from dream_envs.cli import common
 from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game, Request, Score
 from dream_envs.envs import _adapter as adapter
+from dream_envs.metrics.rounds import REPLY_FAULTS, reply_faults
 from dream_envs.play import as_agent, assign_agents
 from dream_envs.play import play as play_one
 from dream_envs.play import rollout as play_all
@@ -156,13 +157,20 @@ def rollout(
 def _summed(episodes: Iterable[Episode]) -> dict[str, Any]:
     """Scores by role with both denominators, and what became of the proposals; one pass, in bounded memory."""
     means, rejects, statuses = Means(), Counter[str](), Counter[str]()
+    faults: dict[str, Counter[str]] = defaultdict(Counter)
     for episode in episodes:
+        for turn in episode.turns:
+            for name, value in reply_faults(turn).items():
+                faults[turn.role][name] += value
         for agent, score in episode.scores.items():
             means.add(role_of(agent), score)
         statuses[episode.outcome.status] += 1
         if code := str(episode.outcome.facts.get("reject") or ""):
             rejects[code] += 1
-    return {"roles": means.result(), "outcomes": statuses, "rejects": rejects}
+    roles = means.result()
+    for role, counts in faults.items():
+        roles.get(role, {}).update(counts)
+    return {"roles": roles, "outcomes": statuses, "rejects": rejects}
 
 
 class Means:
@@ -190,12 +198,14 @@ class Means:
 
 
 def roles_text(roles: Mapping[str, Any]) -> str:
-    """Summaries by role as a table with both denominators."""
-    rows = []
+    """Summaries by role as a table with both denominators, and how many replies were cut off or not read."""
+    rows, shown = list[list[Any]](), [n for n in REPLY_FAULTS if any(n in s for s in roles.values())]
     for role, s in roles.items():
         other = ", ".join(f"{n} {status}" for status, n in s["counts"].items() if status != "ok") or "none"
         rows.append([role, common.number(s["mean"]), s["n_ok"], s["n_total"], other])
-    return common.table(rows, ("role", "mean of ok", "ok", "of all", "without a value"))
+        rows[-1] += [s.get(name) for name in shown]
+    words = [REPLY_FAULTS[name] for name in shown]
+    return common.table(rows, ("role", "mean of ok", "ok", "of all", "without a value", *words))
 
 
 def rollout_text(summary: Mapping[str, Any]) -> str:

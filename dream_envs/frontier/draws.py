@@ -22,6 +22,7 @@ from dream_envs.core import Action, Agent, DreamEnvsError, Limits, Message, Requ
 from dream_envs.frontier.suite import Problem
 from dream_envs.play import ask
 from dream_envs.seeds import digest
+from dream_envs.tasks.answers import settled
 
 #: Rows of one call of an agent, if nothing else is said: right for a model of a megabyte.
 ROWS = 4096
@@ -50,6 +51,7 @@ class Method(msgspec.Struct, frozen=True):
     quick: Agent | None = None
     key: str = ""  # what its draws are kept under, where the name alone does not decide them
     free: bool = True  # nothing but the model writes the reply
+    reasons: bool = False  # of a reply that its budget cut off only a finished statement counts
 
     @property
     def kept(self) -> str:
@@ -178,7 +180,7 @@ class SampleCache:
                     if action.status != "ok":
                         failed.append(at)
                         continue
-                    right[at] = int(method.right(rows[at][0], action.text))
+                    right[at] = int(method.right(rows[at][0], settled(action) if method.reasons else action.text))
                     tokens[at] = action.usage.completion_tokens
                 if not failed:
                     break

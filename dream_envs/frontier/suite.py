@@ -17,6 +17,7 @@ import numpy as np
 from dream_envs import registry
 from dream_envs.core import DreamEnvsError, Message, Task, TaskFamily
 from dream_envs.seeds import stream
+from dream_envs.tasks import answers
 from dream_envs.tasks.arithmetic import Arithmetic
 from dream_envs.tasks.composition import OPERATION_NAMES, STATE_NAMES, Composition
 from dream_envs.tasks.countdown import Countdown
@@ -123,16 +124,8 @@ class Suite(msgspec.Struct, frozen=True):
         return f"Answer: {answer}" if self.final_field else answer
 
     def reply(self, text: str) -> str:
-        """The part of a completion that is graded; marks around it (bold, code, a box, a full stop) go."""
-        if not self.final_field:
-            return text
-        _, found, field = text.rpartition("Answer:")
-        if not found:
-            return text
-        field = field.strip("*` \t").partition("\n")[0].strip("*`$ \t").removesuffix(".").rstrip("*`$ \t")
-        if field.startswith("\\boxed{") and field.endswith("}"):
-            field = field.removeprefix("\\boxed{")[:-1]
-        return field.strip()
+        """The answer that a completion states, bare, whatever it is an answer to; without ``final_field`` all of it."""
+        return answers.stated(text) if self.final_field else text
 
     def limit(self, stratum: int) -> int:
         """Tokens that a completion may have."""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dream_envs.core import DreamEnvsError, Episode, author_of, challenge_of, hook
+from dream_envs.core import DreamEnvsError, Episode, Turn, author_of, challenge_of, hook
 from dream_envs.curriculum.curriculum import rewarded
 from dream_envs.metrics.diversity import entropy
 from dream_envs.rewards.base import roles
@@ -23,17 +23,22 @@ from dream_envs.schema import Role
 
 #: Rows of metrics at either end that the first and the last reward are means of.
 ENDS = 5
+#: What can be wrong with a completion that has a score all the same, in words.
+REPLY_FAULTS = {"cut": "cut off", "unread": "no answer read"}
 
 
 def round_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     """By role: ``reward/ROLE/mean`` and ``std`` over ``ok`` scores, ``status/ROLE/STATUS`` as shares, ``length/ROLE``.
 
-    ``length``: mean tokens of a completion, or characters where no turn of the role has tokens.
+    ``length``: mean tokens of a completion, or characters where no turn of the role has tokens.  ``reply/ROLE/cut`` and
+    ``reply/ROLE/unread``: shares of completions that their budget cut off and that no answer could be read from, where
+    an engine says so and the replies are read.
     """
     values: dict[str, list[float]] = defaultdict(list)
     statuses: dict[str, Counter[str]] = defaultdict(Counter)
     tokens: dict[str, list[int]] = defaultdict(list)
     chars: dict[str, list[int]] = defaultdict(list)
+    told: dict[str, list[bool]] = defaultdict(list)
     for episode in episodes:
         seated = roles(episode)
         for agent, score in episode.scores.items():
@@ -45,12 +50,23 @@ def round_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
             chars[turn.role].append(len(turn.text))
             if turn.token_ids:
                 tokens[turn.role].append(len(turn.token_ids))
+            for name, value in reply_faults(turn).items():
+                told[f"reply/{turn.role}/{name}"].append(value)
     found: dict[str, float] = {}
     for role, own in values.items():
         found |= {f"reward/{role}/mean": float(np.mean(own)), f"reward/{role}/std": float(np.std(own))}
     for role, counts in statuses.items():
         found |= {f"status/{role}/{status}": n / counts.total() for status, n in counts.items()}
+    found |= {name: float(np.mean(own)) for name, own in told.items()}
     return found | {f"length/{role}": float(np.mean(tokens.get(role) or own)) for role, own in chars.items()}
+
+
+def reply_faults(turn: Turn) -> dict[str, bool]:
+    """Whether a completion was ``cut`` off and is ``unread``, where that is known and applies."""
+    if turn.status != "ok":
+        return {}
+    cut = {"cut": turn.finish_reason == "length"} if turn.finish_reason else {}
+    return cut | ({"unread": not turn.extracted} if turn.extracted is not None else {})
 
 
 def judging(episodes: Sequence[Episode]) -> dict[str, float]:
@@ -105,8 +121,10 @@ def roles_of(run: Path, game: Any, learns: Collection[str]) -> list[Role]:
         names = sorted({key.removeprefix(prefix) for row in rows for key in row if key.startswith(prefix)})
         statuses = {name: float(np.mean([row.get(prefix + name, 0.0) for row in rows])) for name in names}
         first, last = (float(np.mean(part)) if part else None for part in (means[:ENDS], means[-ENDS:]))
+        faults = {name: [row[k] for row in rows if (k := f"reply/{spec.name}/{name}") in row] for name in REPLY_FAULTS}
+        replies = {name: float(np.mean(values)) for name, values in faults.items() if values}
         low, high = spec.reward_range
-        found.append(Role(spec.name, spec.reply, low, high, spec.name in learns, first, last, statuses))
+        found.append(Role(spec.name, spec.reply, low, high, spec.name in learns, first, last, statuses, replies))
     return found
 
 

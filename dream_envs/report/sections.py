@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from dream_envs.core import Measure
-from dream_envs.metrics.rounds import ENDS
+from dream_envs.metrics.rounds import ENDS, REPLY_FAULTS
 from dream_envs.report import plots, svg
 from dream_envs.report.plots import SHARE, Plot, curves
 from dream_envs.report.read import Diversity, Found
@@ -116,6 +116,8 @@ def _rewards(found: Found) -> Section:
                found.unit, means, spread=wide),
         curves("statuses", "Scores without a value", "Share of scores that are no number: they are in no mean.",
                "share", found.unit, lost, limits=SHARE),
+        curves("replies", "Replies cut off or not read", "Share of completions; they have a score all the same.",
+               "share", found.unit, [(k.replace("/", " "), p) for k, p in found.lines("reply/")], limits=SHARE),
     ]  # fmt: skip
     says = f"First and last: means of {ENDS} rounds. Rewards are the loop's own and prove no ability by themselves."
     return Section("rewards", "Rewards by role", says, made, [_roles(found)])
@@ -127,12 +129,13 @@ def _roles(found: Found) -> Grid:
     head = (
         Column("role"), Column("learns", 3), Column("reward\nfirst"), Column("reward\nlast"),
         Column("least", 2), Column("most", 2), Column("samples", 1), Column("ok", 1),
-        Column("without a value", 4, True), Column("a completion is", 5, True),
+        Column("cut off,\nunread", 2), Column("without a value", 4, True), Column("a completion is", 5, True),
     )  # fmt: skip
     rows = [
         [
             visible(r.name, 30), "yes" if r.learns else "no", probability(r.first), probability(r.last), f"{r.low:g}",
             f"{r.high:g}", whole(summary.samples.get(r.name)), percent(r.statuses.get("ok")),
+            ", ".join(percent(r.replies.get(name)) for name in REPLY_FAULTS) if r.replies else NONE,
             ", ".join(f"{k} {percent(v)}" for k, v in r.statuses.items() if k != "ok") or NONE, visible(r.reply, 60),
         ]
         for r in summary.roles

@@ -249,6 +249,11 @@ def last_turns(episode: Episode, role: str | None) -> dict[str, Turn]:
     return {turn.agent: turn for turn in episode.turns if role in (None, turn.role)}
 
 
+def said(turn: Turn) -> str:
+    """The answer in a completion as it was read out, or the whole completion where that is the answer."""
+    return turn.text if turn.extracted is None else turn.extracted
+
+
 def rejected(episode: Episode) -> str:
     """The code under which the proposal was turned away, "" if it was accepted or the game has no proposals."""
     facts = episode.outcome.facts

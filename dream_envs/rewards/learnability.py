@@ -16,7 +16,7 @@ from typing import Any
 from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Episode, Score
 from dream_envs.registry import named
-from dream_envs.rewards.base import Scores, agents_of, last_turns, rejected, reward
+from dream_envs.rewards.base import Scores, agents_of, last_turns, rejected, reward, said
 
 #: Value of a valid proposal from (p, population variance of the verdicts, lo, hi), and its source.
 FORMS: dict[str, Callable[[float, float, float, float], float]] = {
@@ -111,7 +111,7 @@ def _attempts(episode: Episode, rate: str) -> tuple[list[float], int]:
     """The verdicts that p is the mean of, and how many solvers could have had one."""
     if rate == "majority":
         turns = last_turns(episode, "solver")
-        texts = [t.text for t in turns.values() if t.status == "ok" and t.text]
+        texts = [said(t) for t in turns.values() if t.status == "ok" and said(t)]
         top = max(Counter(texts).values(), default=0)
         return [1.0] * top + [0.0] * (len(texts) - top), len(turns)
     verdicts = episode.outcome.facts.get("correct")

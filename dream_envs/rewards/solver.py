@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dream_envs.core import DreamEnvsError, Episode, Score, Turn, challenge_of
-from dream_envs.rewards.base import Scores, Shown, agents_of, by_agent, each, last_turns, rejected, reward
+from dream_envs.rewards.base import Scores, Shown, agents_of, by_agent, each, last_turns, rejected, reward, said
 
 #: What a reply of a family looks like, right or wrong, in any of its notations (``re.fullmatch``).  Blanks around a
 #: reply are part of the form where the family forgives them in one of its notations.
@@ -94,8 +94,8 @@ def format_reward(episode: Episode, *, pattern: str | None = None, role: str = "
     """1 if the whole completion has the form of the family's replies, 0 if not; right or wrong does not matter.
 
     The form is ``pattern``, a regular expression for the whole text; None: what the game recorded in
-    ``outcome.facts["format"]`` (``{agent: 0 or 1}``), or else ``REPLY_FORMS`` of the family.  ``error`` for a family
-    whose form nobody named.
+    ``outcome.facts["format"]`` (``{agent: 0 or 1}``), whether an answer could be read where replies are read, or else
+    ``REPLY_FORMS`` of the family.  ``error`` for a family whose form nobody named.
     """
     recorded = episode.outcome.facts.get("format") if pattern is None else None
     problem = challenge_of(episode) or (episode.tasks[-1] if episode.tasks else None)
@@ -104,6 +104,8 @@ def format_reward(episode: Episode, *, pattern: str | None = None, role: str = "
     def fits(turn: Turn) -> Any:
         if isinstance(recorded, Mapping) and recorded.get(turn.agent) is not None:
             return recorded[turn.agent]
+        if pattern is None and turn.extracted is not None:
+            return float(bool(turn.extracted))
         if form is None:
             family = problem.family if problem else "?"
             return Score(0.0, "error", detail=f"no reply form for family {family!r}: give pattern=")
@@ -121,21 +123,21 @@ def majority(episode: Episode, *, tie: str = "abstain", role: str = "solver") ->
     the game knows it ``label_right`` (TTRL's label accuracy), which is there to be watched and never enters the value.
     """
     turns = last_turns(episode, role)
-    votes = Counter(t.text for t in turns.values() if t.status == "ok" and t.text)
+    votes = Counter(said(t) for t in turns.values() if t.status == "ok" and said(t))
     top, total = max(votes.values(), default=0), sum(votes.values())
     labels = {text for text, count in votes.items() if count == top}
     components = {"share": top / total, "votes": float(total)} if total else {}
     facts = episode.outcome.facts
     truths = facts.get("truth") or facts.get("correct") or {}
     if len(labels) == 1:
-        right = next((truths.get(a) for a, t in turns.items() if t.text in labels and t.status == "ok"), None)
+        right = next((truths.get(a) for a, t in turns.items() if said(t) in labels and t.status == "ok"), None)
         components |= {} if right is None else {"label_right": float(right)}
     why = "no votes" if not total else f"{len(labels)} replies tie" if len(labels) > 1 and tie == "abstain" else ""
 
     def voted(turn: Turn) -> Score:
         if why:
             return Score(0.0, "abstain", components, why)
-        return Score(1 / len(labels) if turn.text in labels else 0.0, "ok", components)
+        return Score(1 / len(labels) if said(turn) in labels else 0.0, "ok", components)
 
     return each(episode, role, voted)
 
@@ -163,4 +165,4 @@ def pseudo_label(episode: Episode, labels: Any, *, role: str = "solver") -> Scor
     """
     problem = challenge_of(episode)
     label = labels.of.get(problem.id) if problem is not None else None
-    return each(episode, role, lambda turn: None if label is None else float(turn.text == label), "no label")
+    return each(episode, role, lambda turn: None if label is None else float(said(turn) == label), "no label")

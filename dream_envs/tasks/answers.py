@@ -170,6 +170,14 @@ def read(
     return next(iter(fresh)) if len(fresh) == 1 else None
 
 
+def stated(reply: str) -> str:
+    """The statement of a chat reply without its markup, whatever type its answer has; "" where there is none."""
+    shown = visible(reply)
+    text = plain("" if shown is None else shown[-_MOST:])
+    statement = marked(text)
+    return bare(text.strip().rpartition("\n")[2] if statement is None else statement)
+
+
 def _odd(text: str) -> bool:
     """Whether it holds what no answer does: combining marks, control characters, halves of characters, bidi marks."""
     if text.isascii() and text.isprintable():
