@@ -389,7 +389,7 @@ def make(
     if kind not in ("auto", "exact", "sampled", "play"):
         raise DreamEnvsError(f"eval={kind!r}: auto, exact, sampled or play")
     if kind == "auto":
-        solves = family is not None and hook(game, "solver_role")
+        solves = family is not None and (chosen.family or hook(game, "solver_role"))
         kind = ("sampled" if inexact(family, base) else "exact") if solves else "play"
     if kind == "play":
         return Play(game, reward, base, {k: as_agent(v, game) for k, v in seats.items()}, roles, chosen.games)

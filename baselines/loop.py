@@ -81,7 +81,7 @@ class Context:
         bare = self.game(())
         roles = tuple(r.name for r in bare.roles if r.name not in self.recipe.seats)
         chosen = self.recipe.eval
-        family = registry.create("tasks", chosen.family) if chosen.family else self.family
+        family = self._made(chosen.family, {}) if chosen.family else self.family
         levels = chosen.levels or (tuple(family.levels) if family is not None else ())
         seats = {role: self.seat(who, bare) for role, who in self.recipe.seats.items()}
         reward = self.reward(bare, self.recipe.reward)
@@ -120,7 +120,12 @@ class Context:
         factory = registry.load("envs", full_id(self.recipe.env))
         if "family" not in inspect.signature(factory).parameters or not self.recipe.family:
             return getattr(self._built({}), "family", None)
-        made = registry.create("tasks", self.recipe.family, **self.recipe.family_args)
+        return self._made(self.recipe.family, self.recipe.family_args)
+
+    def _made(self, name: str, args: Mapping[str, Any]) -> Any:
+        """A family, in the notation of the preset and with the run's budget of tokens."""
+        chat = self.recipe.preset == "lm" and "notation" in inspect.signature(registry.load("tasks", name)).parameters
+        made = registry.create("tasks", name, **{**({"notation": "english"} if chat else {}), **args})
         if self.recipe.max_tokens is not None:  # the budget of games, evaluation, probes and dreams alike
             made.max_reply_tokens = self.recipe.max_tokens
         return made

@@ -76,8 +76,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     learner has the plain one).  ``sources``: makes the rows that are added to what was sampled.  ``nights``: how it
     sleeps (``agents.sleep.SleepSettings``).  ``learn``: makes the learner itself, where a loop learns in a way of its
     own.  ``label``: names the curriculum's draws; "": the loop's name.  ``engine``: arguments of the base's
-    ``LocalAgent``.  ``max_tokens``: the budget of every reply; None: the game's.  ``refused``: learners that it cannot
-    run with.
+    ``LocalAgent``.  ``preset``: see ``PRESETS``.  ``max_tokens``: the budget of every reply; None: the game's.
+    ``refused``: learners that it cannot run with.
     """
 
     env: str = CHALLENGER_SOLVER
@@ -101,18 +101,23 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 100
     model: str = "nano/compose"
     engine: Mapping[str, Any] = {}
+    preset: str = "nano"
     max_tokens: int | None = None
     refused: Mapping[str, str] = {}
 
 
 class Loop(msgspec.Struct, frozen=True):
-    """A loop by name: one line about it, its settings, and the recipe that they and the steps in all make."""
+    """A loop by name: one line about it, its settings, and the recipe that they and the steps in all make.
+
+    ``lm``: settings that change with the preset ``lm``, by the names of ``Options.set``.
+    """
 
     name: str
     says: str
     settings: type[msgspec.Struct]
     recipe: Callable[[Any, int], Recipe]
     steps: int = 100
+    lm: Mapping[str, Any] = {}
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -253,7 +258,9 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
     steps = found.steps if options.steps is None else options.steps
     if steps < 1:
         raise DreamEnvsError(f"steps={steps}: 1 or more")
-    own, parts = _apart(options.set)
+    model = options.model or found.recipe(found.settings(), steps).model
+    size = preset_of(options.preset, model)
+    own, parts = _apart({**(found.lm if size == "lm" else {}), **options.set})
     recipe = found.recipe(changed(found.settings(), own, found.name), steps)
     new: dict[str, Any] = {"steps": steps}
     for field in ("env", "family", "learner", "model"):
@@ -272,7 +279,6 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
             nights = SleepSettings()
         nights = changed(nights, parts["nights"], "nights")
     levels = {"levels": options.levels} if options.levels is not None else {}
-    size = preset_of(options.preset, recipe.model)
     dtype = {} if options.dtype is None else {"dtype": options.dtype}
     notation = options.notation or ("english" if size == "lm" and _takes_notation(recipe) else None)
     recipe = msgspec.structs.replace(
@@ -285,6 +291,7 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
         eval=changed(recipe.eval, parts["eval"], "eval"),
         learning={**recipe.learning, **PRESETS[size], **parts["learner"]},
         engine={**recipe.engine, **dtype, **parts["engine"]},
+        preset=size,
         max_tokens=options.max_tokens,
     )
     if recipe.learn is not None and nights is not None:

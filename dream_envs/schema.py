@@ -83,7 +83,7 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 
 class Role(msgspec.Struct, frozen=True):
-    """A role of the game in the run: mean reward in the first and last rounds, shares of statuses and of reply faults."""
+    """A role of the game in the run: mean reward in the first and last rounds, shares of statuses and reply faults."""
 
     name: str
     reply: str

@@ -12,7 +12,7 @@ from dream_envs.tasks.answers import visible
 #: For a base model that has no template: ``local(model=..., template={"chat_template": "plain"})``.
 PLAIN = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 _PROBE = "XQZ"
@@ -35,7 +35,7 @@ class Chat:
     """
 
     def __init__(self, tokenizer: Any, model: Any, system: str = "", template: dict[str, Any] | None = None) -> None:
-        self.tokenizer, self.system, self.template = tokenizer, system, dict(template or {})
+        self.tokenizer, self.system, self.template = tokenizer, "", dict(template or {})
         if self.template.get("chat_template") == "plain":
             self.template["chat_template"] = PLAIN
         if not (self.template.get("chat_template") or tokenizer.chat_template):
@@ -51,11 +51,12 @@ class Chat:
             self._render([{"role": "system", "content": _PROBE}, *question])
         except DreamEnvsError:
             self._folds = True
+        self.system = system
         self._opens = visible(asked.rpartition(_PROBE)[2]) is None  # the prompt itself begins the reasoning
         self._opening = asked.rpartition(_PROBE)[2].rpartition("<")[1:] if self._opens else ()
         size = model.config.get_text_config().vocab_size
         self.ends, self.end = self._turn_ends(model, size)
-        highest = max(self.encode(question))
+        highest = max(tokenizer.get_vocab().values())
         if highest >= size:
             raise DreamEnvsError(f"the tokenizer writes id {highest}, the model has {size}: they do not fit")
 
@@ -91,7 +92,7 @@ class Chat:
     def _turn_ends(self, model: Any, size: int) -> tuple[list[int], int]:
         listed = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         ends = list(listed) if isinstance(listed, (list, tuple)) else [] if listed is None else [listed]
-        if not all(isinstance(i, int) and 0 <= i < size for i in ends):
+        if (listed is not None and not ends) or not all(isinstance(i, int) and 0 <= i < size for i in ends):
             raise DreamEnvsError(
                 f"eos_token_id={listed}: one id or several, from 0 to {size - 1}: see generation_config.json"
             )

@@ -118,7 +118,7 @@ def load(name: str, device: str = "cpu", dtype: str = "auto") -> tuple[Any, Any]
     try:
         return model.to(device).eval(), tokenizer
     except (torch.OutOfMemoryError, RuntimeError, AssertionError) as error:
-        raise DreamEnvsError(f"model {name!r} on device {device!r}: {str(error).splitlines()[0]}") from error
+        raise DreamEnvsError(f"device={device!r}: model {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def _with_adapter(model: Any, path: str, name: str) -> Any:

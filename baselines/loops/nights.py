@@ -71,8 +71,12 @@ METHODS: dict[str, Method] = {
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """``nights``: lessons, one a day.  ``probes``: questions a round, of these ``levels``.  ``wakes``: rounds a day."""
+    """``nights``: lessons, one a day.  ``probes``: questions a round, of these ``levels``.  ``wakes``: rounds a day.
 
+    ``lessons``: ``operations``, ``documents``, or ``module:Class``; ``levels`` are of operations alone.
+    """
+
+    lessons: str = "operations"
     nights: int = 5
     probes: int = 64
     wakes: int = 3
@@ -107,12 +111,17 @@ class SleepAgent:
     def __init__(self, ctx: Context, model: LocalAgent, seed: str, place: Path, method: Method) -> None:
         from dream_envs.agents.sleep.consolidation import SleepConsolidation
         from dream_envs.agents.sleep.frozen import FrozenLearner
+        from dream_envs.agents.sleep.night import SleepSettings
 
         self.lessons = ctx.game().lessons
         self._method, self._place, self._seed, self._night = method, place, seed, ctx.recipe.nights
         self._first, self._frozen = model, FrozenLearner(model.snapshot())
         questions = lesson_questions(self.lessons)
-        self.inner = SleepConsolidation(self._frozen, questions, settings=self._night, seed=seed)
+        settings = self._night or SleepSettings()
+        if questions is None:  # nothing says how to make up a question about these lessons
+            settings = msgspec.structs.replace(settings, dreaming=None, alert=None)
+        self._night = None if self._night is None else settings
+        self.inner = SleepConsolidation(self._frozen, questions, settings=settings, seed=seed)
 
     @property
     def nights(self) -> list[Any]:
@@ -163,7 +172,7 @@ class SleepAgent:
         with torch.no_grad():
             for name, weight in self._frozen.agent.model.named_parameters():
                 if weight.dim() == 2 and "embed" not in name:
-                    u, s, v = torch.linalg.svd(weight - before[name], full_matrices=False)
+                    u, s, v = torch.linalg.svd((weight - before[name]).float(), full_matrices=False)
                     weight.copy_(before[name] + (u[:, :rank] * s[:rank]) @ v[:rank])
 
     def save(self, path: str) -> None:
@@ -198,18 +207,30 @@ def lesson_questions(lessons: Any) -> Any:
 
 def recipe(chosen: Settings, steps: int, *, method: str) -> Recipe:
     """One episode of days and nights."""
-    args = {"nights": chosen.nights, "probes": chosen.probes, "wakes": chosen.wakes, "dreams": 8}
+    args: dict[str, Any] = {"nights": chosen.nights, "probes": chosen.probes, "wakes": chosen.wakes, "dreams": 8}
+    if chosen.lessons == "operations":
+        args["lesson_args"] = {"levels": list(chosen.levels)}
     return Recipe(
-        env=ENV, args={**args, "lesson_args": {"levels": list(chosen.levels)}}, family="", model="nano/context",
+        env=ENV, args={"lessons": chosen.lessons, **args}, family="", model="nano/context",
         mixture=Mixture(1, 0, 0), gates=(), label="sleeping", steps=steps,
         nights=night_of(METHODS[method]), learn=functools.partial(sleeper, name=method),
-        eval=EvalSettings("exact", family="composition", levels=(1, 2, 3), problems=64),
+        eval=EvalSettings(family="composition", levels=(1, 2, 3), problems=64),
         refused={name: "learns only at night" for name in registry.rows("learners") if name != "grpo"},
     )  # fmt: skip
 
 
+#: What a language model reads by day, how its nights learn, and what else it is to keep (preset ``lm``).
+LM = {
+    "lessons": "documents", "nights": 2, "probes": 12, "wakes": 3, "game.dreams": 4, "engine.system": "",
+    "eval.family": "arithmetic", "eval.levels": [1], "eval.problems": 16, "eval.attempts": 4,
+}  # fmt: skip
+LM_NIGHT = {"learning.steps": 60, "learning.batch": 8, "learning.lr": 5e-4, "learning.lam": 0.0, "experience": 64}
+
+
 def _loop(name: str) -> Loop:
-    return Loop(name, METHODS[name].says, Settings, functools.partial(recipe, method=name), 1)
+    sleeps = METHODS[name].changes is not None
+    lm = {**LM, **({f"nights.{key}": value for key, value in LM_NIGHT.items()} if sleeps else {})}
+    return Loop(name, METHODS[name].says, Settings, functools.partial(recipe, method=name), 1, lm)
 
 
 SLEEP, SEAL, REPLAY_SFT, IN_CONTEXT = _loop("sleep"), _loop("seal"), _loop("replay_sft"), _loop("in_context")
