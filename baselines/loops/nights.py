@@ -221,7 +221,7 @@ def recipe(chosen: Settings, steps: int, *, method: str) -> Recipe:
 
 #: What a language model reads by day, how its nights learn, and what else it is to keep (preset ``lm``).
 LM = {
-    "lessons": "documents", "nights": 2, "probes": 12, "wakes": 3, "game.dreams": 4, "engine.system": "",
+    "lessons": "documents", "nights": 2, "probes": 12, "wakes": 3, "game.dreams": 4, "engine.temperature": 0.2,
     "eval.family": "arithmetic", "eval.levels": [1], "eval.problems": 16, "eval.attempts": 4,
 }  # fmt: skip
 LM_NIGHT = {"learning.steps": 60, "learning.batch": 8, "learning.lr": 5e-4, "learning.lam": 0.0, "experience": 64}
