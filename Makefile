@@ -1,5 +1,6 @@
 # make test    everything that has to hold: lint, types, tests
 # make demo    the main job, start to finish, into runs/demo
+# make test-vllm  the same for vLLM, which wants an environment of its own (made in minutes)
 # make bench   the benchmarks
 # make study   the ablations
 # make clean   remove what was built; runs/ stays
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.installed
 # One thread a process: pytest runs two processes, and results must not depend on how many threads there are.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: test lint types unit demo bench study install clean
+.PHONY: test lint types unit test-vllm demo bench study install clean
 
 test: lint types unit
 
@@ -28,6 +29,13 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(TEST_ENV) $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# vLLM in an environment of its own: VLLM_ENV names one that is there already.
+VLLM_ENV ?= .venv-vllm
+test-vllm:
+	@test -x $(VLLM_ENV)/bin/vllm || PIP_ARGS="$(PIP_ARGS)" PYTHON=$(PYTHON) tests/lanes/vllm_env.sh $(VLLM_ENV)
+	VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1 PYTHONPATH=. \
+		$(VLLM_ENV)/bin/python -m pytest -q -p no:cacheprovider tests/lanes/vllm.py
 
 demo: $(STAMP)
 	$(VENV)/bin/dream-envs dream --out runs/demo --resume

@@ -66,6 +66,7 @@ class LocalAgent:
         if batch < 0:
             raise DreamEnvsError(f"batch={batch}: 1 or more, or 0 for all that fits")
         self.how = Decoding(temperature, top_p, min_p, top_k)
+        self.name = model if isinstance(model, str) else ""
         if isinstance(model, str):
             model, tokenizer = load(model, device, dtype)
         if tokenizer is None:

@@ -61,6 +61,7 @@ class VllmAgent:
     ) -> None:
         try:
             import vllm
+            from vllm.platforms import current_platform
         except Exception as error:  # what a half-made installation raises on import is anything
             told = " ".join(str(error).split())[:160]
             raise DreamEnvsError(f"vLLM cannot be imported ({told}): dream-envs doctor says what is missing") from error
@@ -77,8 +78,7 @@ class VllmAgent:
         self.chat = Chat(self.tokenizer, facts, system, dict(template or {}))
         self.ends, self.end = self.chat.ends, self.chat.end
         self.lora_rank = max([lora_rank, *(_rank(Path(f)) for f in (adapters or {}).values())])
-        kind = getattr(getattr(vllm, "platforms", None), "current_platform", None)
-        on_cpu = bool(kind is not None and kind.is_cpu())
+        on_cpu = bool(current_platform.is_cpu())
         given: dict[str, Any] = {
             "model": folder, "dtype": dtype, "max_model_len": max_model_len, "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(_READ_AT_ONCE, max_model_len), "logprobs_mode": "processed_logprobs",
@@ -149,7 +149,7 @@ class VllmAgent:
     def _action(self, prompt: Sequence[int], said: Any) -> Action:
         ids = [int(i) for i in said.token_ids]
         logprobs = [float(at[i].logprob) for at, i in zip(said.logprobs or (), ids, strict=False)]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         reason = "stop" if ids and ids[-1] in self.ends else str(said.finish_reason or "length")
         return Action(
             self.chat.opening(prompt) + text, ids, logprobs, Usage(len(prompt), len(ids)), finish_reason=reason

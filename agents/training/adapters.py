@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from dream_envs.core import Action, DreamEnvsError, Request
 
 
 def adapted(model: Any, rank: int, seed: int) -> Any:
@@ -35,3 +39,44 @@ def take_over(model: Any, other: Any) -> None:
                 value.zero_()
             elif "lora_" not in name:
                 value.copy_(plain[name.replace(".base_layer.", ".")])
+
+
+class Published:
+    """A policy's adapter on a vLLM engine in this process: what learns is here, what samples is there.
+
+    Args:
+        agent: the policy, a ``LocalAgent`` with adapters whose base has a name; its decoding and template are kept.
+        rank: of the adapters.
+
+    Raises:
+        DreamEnvsError: where vLLM cannot be imported, or the base has no name to load it by.
+    """
+
+    def __init__(self, agent: Any, rank: int) -> None:
+        from dream_envs.agents.engines.vllm import VllmAgent
+
+        if not agent.name:
+            raise DreamEnvsError("engine='vllm': name the model, which vLLM has to load as well; a loaded one has none")
+        how, chat = agent.how, agent.chat
+        self.agent, self.version = agent, 0
+        kind = str(agent.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+        self.engine = VllmAgent(
+            agent.name, temperature=how.temperature, top_p=how.top_p, min_p=how.min_p, top_k=how.top_k,
+            system=chat.system, template=chat.template, dtype=kind, lora_rank=rank,
+        )  # fmt: skip
+        self._folder = tempfile.TemporaryDirectory(prefix="dream-envs-adapters-")
+        self._worn = self.engine
+        self.publish()
+
+    def publish(self) -> None:
+        """Sample from the adapter as it is now, under a new name."""
+        self.version += 1
+        name = f"policy@{self.version}"
+        folder = f"{self._folder.name}/{self.version}"
+        self.agent.model.save_pretrained(folder)
+        self.engine.add(name, folder)
+        self._worn = self.engine.adapter(name)
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Sample from the adapter that was published last."""
+        return self._worn.act(requests)

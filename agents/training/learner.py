@@ -17,7 +17,7 @@ import msgspec
 from dream_envs import registry
 from dream_envs.agents.engines.local import LocalAgent, without_deprecations
 from dream_envs.agents.engines.models import load
-from dream_envs.agents.training.adapters import adapted, take_over
+from dream_envs.agents.training.adapters import Published, adapted, take_over
 from dream_envs.agents.training.advantages import BASELINES
 from dream_envs.agents.training.critic import FILE as HEAD
 from dream_envs.agents.training.critic import Critic, CriticSettings
@@ -45,7 +45,8 @@ class LearnerSettings(msgspec.Struct, frozen=True):
 
     ``lora_rank``: train adapters of this rank on every linear layer but the head, 0: all weights.  ``micro_batch``:
     rows in one forward pass, 0: all of an optimiser step.  ``checkpointing``: compute activations twice instead of
-    keeping them.
+    keeping them.  ``engine``: what samples, ``local`` or ``vllm`` in the same process (which needs adapters: each
+    step's are loaded under a new name).
     """
 
     lr: float = 5e-4
@@ -61,6 +62,7 @@ class LearnerSettings(msgspec.Struct, frozen=True):
     lora_rank: int = 0
     micro_batch: int = 0
     checkpointing: bool = False
+    engine: str = "local"
 
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
@@ -73,6 +75,8 @@ class LearnerSettings(msgspec.Struct, frozen=True):
             )
         if self.lr <= 0 or self.save_every < 1 or self.kl < 0 or self.warmup < 0:
             raise DreamEnvsError(f"{self}: lr above 0, save_every 1 or more, kl and warmup 0 or more")
+        if self.engine not in ("local", "vllm") or (self.engine == "vllm" and not self.lora_rank):
+            raise DreamEnvsError(f"engine={self.engine!r}: local, or vllm with lora_rank 1 or more")
         if self.lora_rank < 0 or self.micro_batch < 0:
             raise DreamEnvsError(
                 f"lora_rank={self.lora_rank}, micro_batch={self.micro_batch}: 1 or more, or 0 for all weights and rows"
@@ -151,6 +155,9 @@ class PolicyLearner:
         self.engine = model.copied() if isinstance(model, LocalAgent) else LocalAgent(model, tokenizer=tokenizer)
         if self.settings.lora_rank:
             self.engine.model = adapted(self.engine.model, self.settings.lora_rank, digest("lora", seed, bits=24))
+        self.sampler: Published | None = None
+        if self.settings.engine == "vllm":
+            self.sampler = Published(self.engine, self.settings.lora_rank)
         self.sources, self.seed, self.evaluate = tuple(sources), seed, evaluate
         if self.settings.review is not None:
             self.sources += (ReviewedTraces(self.settings.review),)
@@ -166,7 +173,7 @@ class PolicyLearner:
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Sample completions from the weights as they are now."""
-        return self.engine.act(requests)
+        return self.engine.act(requests) if self.sampler is None else self.sampler.act(requests)
 
     def snapshot(self) -> LocalAgent:
         """A frozen copy, with adapters merged in."""
@@ -252,6 +259,8 @@ class PolicyLearner:
     def _rows(self, step: int, budget: int, collector: Collector, builder: RowBuilder) -> list[TrainingRow]:
         self._extra = dict(self.evaluate(collector.offset + step, self.engine)) if self.evaluate else {}
         every = self.settings.rows.play_every
+        if self.sampler is not None and step % every == 0:
+            self.sampler.publish()
         episodes = collector.round(step // every, self) if step % every == 0 else ()
         rng = stream(self.seed, "rows", collector.offset + step, collector.rank)
         rows = builder.rows(episodes, rng, step / budget)

@@ -203,6 +203,24 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="nano/NAME, smollm2, a folder, a hub id.")],
+    port: Annotated[int, typer.Option(help="Of 127.0.0.1.")] = 8000,
+    adapter: Annotated[Texts, typer.Option(metavar="NAME=FOLDER", help="A LoRA adapter, by name (repeatable).")] = None,
+    lora_rank: Annotated[int, typer.Option(min=0, help="Of adapters that may be loaded later.")] = 0,
+    max_model_len: Annotated[int, typer.Option(min=16, help="Tokens of prompt and reply together.")] = 4096,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    vllm_python: Annotated[str, typer.Option(help="A Python that can import vllm; default: this one.")] = "",
+) -> None:
+    """Serve a model with vLLM until Ctrl-C; others play it by --seats ROLE=URL."""
+    from dream_envs.cli import plugins
+
+    plugins.serve(
+        model, port, registry.pairs_of(adapter or [], "--adapter"), lora_rank, max_model_len, dtype, vllm_python
+    )
+
+
+@app.command()
 def nano(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A nano base, such as compose.")],
     out: Annotated[Path | None, typer.Option(help="Default: runs/nano/NAME.")] = None,
@@ -233,6 +251,7 @@ def train(
     gradient_checkpointing: Annotated[
         bool | None, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = None,
+    engine: Annotated[str | None, typer.Option(help="What samples: local, or vllm (with LoRA).")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of every reply; default: the game's.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Torch threads; 0: torch's choice, many times slower here.")] = 1,
     report_to: Annotated[Texts, typer.Option(help="Trackers beside TensorBoard: wandb ...")] = None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dream_envs import registry
+from dream_envs.cli import common
 from dream_envs.cli.info import kind_of
 from dream_envs.core import DreamEnvsError
 from dream_envs.play import as_agent
@@ -99,3 +100,14 @@ def _part(kind: str, name: str, settings: Mapping[str, Any]) -> Sequence[Any]:
     found = registry.load("tasks", name)
     family = registry.create("tasks", name, **settings) if inspect.isclass(found) else found
     return (*check_family(family).checks, *check_env(GAME, family=family).checks)
+
+
+def serve(model: str, port: int, adapters: dict[str, str], rank: int, most: int, dtype: str, python: str) -> None:
+    """Start ``vllm serve``, say where it listens, and wait for Ctrl-C or its end."""
+    server_of = common.needs("dream_envs.agents.engines.server").Server
+    folder = common.needs("dream_envs.agents.engines.models").resolve(model)
+    how = {"adapters": adapters, "lora_rank": rank, "max_model_len": most, "dtype": dtype, "python": python}
+    with server_of(folder, name=model, port=port, **how) as server:
+        common.say(f"{model} at {server.wait()} (Ctrl-C stops it)")
+        if status := server.process.wait():
+            raise DreamEnvsError(f"vllm serve ended with status {status}")

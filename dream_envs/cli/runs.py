@@ -38,7 +38,7 @@ _AT_ONCE = 8192
 #: Options of ``train`` that a recipe takes as they are.
 _PLAIN = ("env", "family", "notation", "learner", "model", "steps", "seed", "preset", "dtype", "max_tokens")
 #: Options of ``train`` that are short for a setting of the learner.
-_LEARNER = {n: n for n in ("lr", "lora_rank", "micro_batch")} | {"gradient_checkpointing": "checkpointing"}
+_LEARNER = {n: n for n in ("lr", "lora_rank", "micro_batch", "engine")} | {"gradient_checkpointing": "checkpointing"}
 
 
 def _options(loop: str, words: dict[str, Any]) -> Any:
@@ -64,6 +64,7 @@ def train(loop: str, words: dict[str, Any]) -> None:
     """
     registry.load("loops", loop)  # a wrong name is told before anything heavy is imported
     options, as_json = _options(loop, words), words["as_json"]
+    common.needs("dream_envs.baselines.recipe").settled(options)  # a wrong setting as well
     runner = common.needs("dream_envs.baselines.loop")
     folder = words["out"] or Path("runs") / loop.rpartition(":")[2].lower()
     how = {name: words[name] for name in ("resume", "threads", "device")}

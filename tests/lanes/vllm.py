@@ -1,0 +1,139 @@
+"""vLLM for real, on SmolLM2 and on whatever device there is: ``make test-vllm`` (an environment of its own, minutes)."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dream_envs.agents.engines.endpoint import Endpoint
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.engines.models import resolve
+from dream_envs.agents.engines.server import Server
+from dream_envs.agents.engines.vllm import VllmAgent
+from dream_envs.agents.training.adapters import adapted
+from dream_envs.baselines.loop import conduct
+from dream_envs.baselines.recipe import Options
+from dream_envs.core import Action, DreamEnvsError, Limits, Request
+from dream_envs.envs.challenger_solver import ChallengerSolver
+from dream_envs.play import ask, rollout
+
+MODEL, RANK = "smollm2", 8
+
+
+def asked(count: int, tokens: int = 12) -> list[Request]:
+    return [
+        Request(
+            messages=[{"role": "user", "content": f"Compute {i % 10} + {i % 7}\nReply with the value alone."}],
+            agent="solver_0", role="solver", seed=10**18 + i, limits=Limits(tokens),
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Three adapters that change what is said."""
+    found = {}
+    for number in range(3):
+        model = adapted(LocalAgent(MODEL).model, RANK, number)
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                if "lora_B" in name:
+                    value.copy_(torch.randn(value.shape, generator=generator) * 0.02)
+        found[f"solver@{number + 1}"] = str(tmp_path_factory.mktemp(f"adapter{number}"))
+        model.save_pretrained(found[f"solver@{number + 1}"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def engine(folders: dict[str, str]) -> VllmAgent:
+    return VllmAgent(MODEL, dtype="float32", max_model_len=512, adapters=folders)
+
+
+def test_seeds_ids_probabilities_and_ends(engine: VllmAgent) -> None:
+    """The same requests are the same replies; log-probabilities are the local engine's; a turn ends in its end."""
+    requests = asked(24)
+    first, again = engine.act(requests), engine.act(requests)
+    assert [a.token_ids for a in first] == [a.token_ids for a in again] and len({a.text for a in first}) > 12
+    local = LocalAgent(MODEL)
+    for request, action in zip(requests[:8], first[:8], strict=True):
+        ids = list(action.token_ids or ())
+        logits = local.read([local.encode(request.messages)], [ids]).logits[0].float().log_softmax(-1)
+        start = len(local.encode(request.messages)) - 1
+        own = [float(logits[start + i, token]) for i, token in enumerate(ids)]
+        assert np.allclose(own, action.logprobs or [], atol=0.02)
+        assert action.finish_reason == ("stop" if ids[-1] == local.end else "length")
+        assert action.finish_reason == "stop" or len(ids) == 12
+    greedy, ours = engine.decoding(temperature=0.0).act(requests[:8]), local.decoding(temperature=0.0).act(requests[:8])
+    assert [a.text for a in greedy] == [a.text for a in ours]
+
+
+def test_many_prompts_of_many_samples_do_not_end_the_engine(engine: VllmAgent) -> None:
+    """On a CPU a seeded request whose prompt is read in pieces ends the engine: prompts are never cut."""
+    assert len(engine.act([r for r in asked(20) for _ in range(8)])) == 160
+
+
+def test_three_adapters_in_one_batch(engine: VllmAgent, folders: dict[str, str]) -> None:
+    requests = asked(12)
+    worn = [engine._adapters.get(f"solver@{i % 4}") for i in range(12)]  # the first of four wears none
+    mixed = engine.act_as(worn, requests)
+    for i, request in enumerate(requests):
+        name = "base" if i % 4 == 0 else f"solver@{i % 4}"
+        (alone,) = engine.adapter(name).act([request])
+        assert mixed[i].token_ids == alone.token_ids, name
+    assert len({engine.adapter(n).act(requests[:1])[0].text for n in ("base", *folders)}) == 4
+    with pytest.raises(DreamEnvsError, match="a new version takes a new name"):
+        engine.add("solver@1", folders["solver@1"])
+    with pytest.raises(DreamEnvsError, match="adapter 'solver@9'"):
+        engine.adapter("solver@9")
+
+
+def test_grpo_with_lora_samples_through_vllm(tmp_path: Path) -> None:
+    """Two steps of a loop, colocated; the second step samples from another adapter than the first."""
+    options = Options(
+        "azr", steps=2, model=MODEL, family="arithmetic", levels=(1,), max_tokens=12, dtype="float32",
+        set={
+            "learner.engine": "vllm", "learner.lora_rank": RANK, "learner.lr": 1e-3, "family.operators": "+",
+            "mixture.generator": 4, "proposals": 1, "replays": 0, "attempts": 4, "groups": 4, "eval.levels": [1],
+            "eval.problems": 2, "eval.attempts": 2,
+        },
+    )  # fmt: skip
+    summary = conduct(options, tmp_path / "run", quiet=True)
+    assert summary.evaluation is not None and summary.evaluation.kind == "sampled"
+    final = LocalAgent(str(tmp_path / "run" / "checkpoints" / "final")).model.state_dict()
+    before = LocalAgent(MODEL).model.state_dict()
+    assert any(not torch.equal(final[k], before[k]) for k in before)
+
+
+def test_a_server_starts_answers_takes_an_adapter_dies_and_stops(tmp_path: Path, folders: dict[str, str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    first, *others = folders.items()
+    how: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "lora_rank": RANK, "log": tmp_path / "log"}
+    with Server(resolve(MODEL), port=port, adapters=dict([first]), arguments=["--enforce-eager"], **how) as server:
+        url = server.wait()
+        (said,) = ask(Endpoint(url, token_ids=True), asked(1))
+        assert said.status == "ok" and said.token_ids and said.logprobs and said.finish_reason in ("stop", "length")
+        server.load(*others[0])
+        texts = {ask(Endpoint(url, name), asked(1))[0].text for name in ("model", first[0], others[0][0])}
+        assert len(texts) == 3
+        game = ChallengerSolver("arithmetic", notation="english", solvers=2, reply_tokens=12)
+        played: list[Action] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            seats = {"challenger": "oracle", "solver": Endpoint(url, retries=0, timeout=20)}
+            for episode in rollout(game, seats, 40, width=8):
+                played += [t for t in episode.turns if t.role == "solver"]  # type: ignore[misc]
+                if len(played) == 20:
+                    server.stop()  # in mid-run
+        statuses = [t.status for t in played]
+        assert len(statuses) == 80 and statuses[:10] == ["ok"] * 10 and set(statuses[-10:]) == {"error"}
+    assert server.process.poll() is not None
