@@ -35,7 +35,7 @@ VLLM_ENV ?= .venv-vllm
 test-vllm:
 	@test -x $(VLLM_ENV)/bin/vllm || PIP_ARGS="$(PIP_ARGS)" PYTHON=$(PYTHON) tests/lanes/vllm_env.sh $(VLLM_ENV)
 	VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1 PYTHONPATH=. \
-		$(VLLM_ENV)/bin/python -m pytest -q -p no:cacheprovider tests/lanes/vllm.py
+		$(VLLM_ENV)/bin/python -m pytest -q -p no:cacheprovider tests/lanes/lane_vllm.py
 
 demo: $(STAMP)
 	$(VENV)/bin/dream-envs dream --out runs/demo --resume

@@ -13,8 +13,10 @@ from dream_envs.agents.engines import models
 from dream_envs.agents.engines.chat import Chat
 from dream_envs.agents.engines.decode import CachedForward, left_padded
 from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.training import memory
 from dream_envs.agents.training.adapters import adapted, take_over
 from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner
+from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.baselines.loop import conduct
 from dream_envs.baselines.loops.nights import METHODS
 from dream_envs.baselines.recipe import Options, preset_of
@@ -154,6 +156,22 @@ def test_names() -> None:
             models.resolve(name)
     with pytest.raises(DreamEnvsError, match="dtype='float8'"):
         LocalAgent("nano/compose", dtype="float8")
+
+
+def test_a_step_that_does_not_fit_is_told_before_it_is_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = LocalAgent(str(folder))
+    agent.model.requires_grad_(True)
+    rows = [TrainingRow([5] * 100, [6] * 50, 1.0)] * 64
+    memory.check(agent.model, rows, 0, False)
+    few, all_ = (memory.needed(agent.model, rows, n, False) for n in (4, 0))
+    assert memory.needed(agent.model, rows, 4, True) < few < all_
+    for there, told in ((few / 0.95, "--micro-batch 4"), (1.0, "--lora-rank 16"), (few / 0.9, None)):
+        monkeypatch.setattr(memory, "free", lambda device, there=there: there)
+        if told is None:
+            memory.check(agent.model, rows, 4, False)
+            continue
+        with pytest.raises(DreamEnvsError, match=f"micro_batch=64: a step needs about .* GiB on cpu.*{told}"):
+            memory.check(agent.model, rows, 0, False)
 
 
 LOOPS = list(rows("loops"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dream_envs.agents.engines.local import without_deprecations
 from dream_envs.core import Action, DreamEnvsError, Request
 
 
@@ -18,7 +19,7 @@ def adapted(model: Any, rank: int, seed: int) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), without_deprecations():
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
         return get_peft_model(model, config)

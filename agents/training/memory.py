@@ -1,0 +1,72 @@
+"""What a training step needs of memory, told before the first one instead of by a crash behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dream_envs.agents.training.trl_adapter import TrainingRow
+from dream_envs.core import DreamEnvsError
+
+_ADAM = 12  # bytes a trained weight: a gradient and two moments
+_LOGITS = 3  # copies of a completion's logits in float32: scores, log-probabilities, their gradient
+_SHARE = 0.95  # of what is free
+GIB = 2**30
+
+
+def needed(model: Any, rows: Sequence[TrainingRow], micro_batch: int, checkpointing: bool) -> float:
+    """Bytes that a step takes beside the weights that are there: optimiser, activations, logits; a rough upper bound.
+
+    ``micro_batch``: rows in one forward pass, 0 for all.
+    """
+    config = model.config.get_text_config()
+    count = min(micro_batch or len(rows), len(rows))
+    size = model.get_input_embeddings().weight.element_size()
+    width = max((len(r.prompt) + len(r.completion) for r in rows), default=0)
+    reply = max((len(r.completion) for r in rows), default=0)
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    layer = (12 * config.hidden_size + 4 * inner) * size
+    kept = (
+        config.hidden_size * size * config.num_hidden_layers + layer
+        if checkpointing
+        else layer * config.num_hidden_layers
+    )
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trained * _ADAM + count * width * kept + count * reply * config.vocab_size * 4 * _LOGITS
+
+
+def free(device: torch.device) -> float | None:
+    """Bytes that are free where the model is; None where nobody says."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as file:
+            facts = dict(line.split(":") for line in file)
+        return float(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def check(model: Any, rows: Sequence[TrainingRow], micro_batch: int, checkpointing: bool) -> None:
+    """Refuse a step that does not fit, with the setting that would make it fit.
+
+    Raises:
+        DreamEnvsError: before the first forward pass.
+    """
+    device = model.get_input_embeddings().weight.device
+    there = free(device)
+    if not rows or there is None or (need := needed(model, rows, micro_batch, checkpointing)) <= _SHARE * there:
+        return
+    count = min(micro_batch or len(rows), len(rows))
+    fits = next((n for n in range(count - 1, 1, -1) if needed(model, rows, n, checkpointing) <= _SHARE * there), 0)
+    if fits:
+        way = f"--micro-batch {fits}"
+    elif not checkpointing and needed(model, rows, 2, True) <= _SHARE * there:
+        way = "--gradient-checkpointing --micro-batch 2"
+    else:
+        way = "--lora-rank 16, a lower --max-tokens, --dtype bfloat16 or a smaller model"
+    raise DreamEnvsError(
+        f"micro_batch={count}: a step needs about {need / GIB:.1f} GiB on {device}, {there / GIB:.1f} are free; {way}"
+    )
