@@ -110,6 +110,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     finish_reason: str = ""
     extracted: str | None = None
+    author: str = ""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -183,19 +184,24 @@ class Seat(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent is asked: the messages it may see, who it is, and 64 bits of its own randomness."""
+    """What an agent is asked: the messages it may see, who it is, and 64 bits of its own randomness.
+
+    ``episode``: the label of the game that asks, the same for all its requests; "" where there is no game.
+    """
 
     messages: list[Message]
     agent: str
     role: str
     seed: int
     limits: Limits = Limits()
+    episode: str = ""
 
 
 class Action(msgspec.Struct, frozen=True):
     """What an agent answers: text, plus the sampled ids and log-probabilities where the engine has them.
 
-    ``finish_reason``: ``length`` for a reply that its budget cut off; see ``Turn``.
+    ``finish_reason``: ``length`` for a reply that its budget cut off; ``author``: who made the move where that is not
+    the seat's agent as it is now (a past self); see ``Turn``.
     """
 
     text: str
@@ -204,6 +210,7 @@ class Action(msgspec.Struct, frozen=True):
     usage: Usage = Usage()
     status: Status = "ok"
     finish_reason: str = ""
+    author: str = ""
 
 
 class Start(msgspec.Struct, frozen=True):

@@ -294,7 +294,8 @@ class Runner:
 def _request(game: Game, table: Table, seat: core.Seat, privileged: bool) -> Request:
     number = seeds.digest("request", table.label, seat.agent, len(table.turns))
     seen = game.view(table.state, seat.agent)
-    plain = Request(messages=seen, agent=seat.agent, role=seat.role, seed=number, limits=seat.limits)
+    who = {"agent": seat.agent, "role": seat.role, "episode": table.label}
+    plain = Request(messages=seen, seed=number, limits=seat.limits, **who)
     if not privileged:
         return plain
     tasks, _ = game.record(table.state)
@@ -305,7 +306,7 @@ def _turn(seat: core.Seat, messages: list[Message], action: Action, seconds: flo
     return Turn(
         agent=seat.agent, role=seat.role, messages=messages, text=action.text, status=action.status,
         token_ids=action.token_ids, logprobs=action.logprobs, usage=action.usage, seconds=seconds,
-        finish_reason=action.finish_reason, extracted=extracted,
+        finish_reason=action.finish_reason, extracted=extracted, author=action.author,
     )  # fmt: skip
 
 

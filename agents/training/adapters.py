@@ -72,11 +72,21 @@ class Published:
     def publish(self) -> None:
         """Sample from the adapter as it is now, under a new name."""
         self.version += 1
-        name = f"policy@{self.version}"
+        name = f"step@{self.version}"
         folder = f"{self._folder.name}/{self.version}"
         self.agent.model.save_pretrained(folder)
         self.engine.add(name, folder)
         self._worn = self.engine.adapter(name)
+
+    def keep(self, name: str) -> None:
+        """Load the adapter as it is now under a name of its own, for ``worn``."""
+        folder = f"{self._folder.name}/{name}"
+        self.agent.model.save_pretrained(folder)
+        self.engine.add(name, folder)
+
+    def worn(self, name: str) -> Any:
+        """What a request of ``engine.act_as`` wears: an adapter that was kept; "": the one that was published last."""
+        return self.engine.adapter(name)._worn if name else self._worn._worn
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Sample from the adapter that was published last."""

@@ -22,6 +22,7 @@ from dream_envs.agents.training.adapters import Published, adapted, take_over
 from dream_envs.agents.training.advantages import BASELINES
 from dream_envs.agents.training.critic import FILE as HEAD
 from dream_envs.agents.training.critic import Critic, CriticSettings
+from dream_envs.agents.training.pool import AdapterPool, PoolSettings
 from dream_envs.agents.training.rows import RowBuilder, RowSettings, RowSource, restore, states
 from dream_envs.agents.training.sources import ReviewedTraces, ReviewSettings
 from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow, Updates
@@ -47,7 +48,7 @@ class LearnerSettings(msgspec.Struct, frozen=True):
     ``lora_rank``: train adapters of this rank on every linear layer but the head, 0: all weights.  ``micro_batch``:
     rows in one forward pass, 0: all of an optimiser step.  ``checkpointing``: compute activations twice instead of
     keeping them.  ``engine``: what samples, ``local`` or ``vllm`` in the same process (which needs adapters: each
-    step's are loaded under a new name).
+    step's are loaded under a new name).  ``pool``: past selves that it plays against; None: none.
     """
 
     lr: float = 5e-4
@@ -64,6 +65,7 @@ class LearnerSettings(msgspec.Struct, frozen=True):
     micro_batch: int = 0
     checkpointing: bool = False
     engine: str = "local"
+    pool: PoolSettings | None = None
 
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
@@ -167,6 +169,7 @@ class PolicyLearner:
             width = self.engine.model.config.get_text_config().hidden_size
             made = Critic(width, self.settings.critic, digest("critic", seed, bits=24))
             self.critic = made.to(self.engine.device)
+        self.pool: AdapterPool | None = None  # made when the roles are known
         #: Asked after each step: true ends ``improve`` there, after a checkpoint (Ctrl-C); the same on every rank.
         self.stop: Callable[[], bool] = lambda: False
         self._extra: dict[str, Any] = {}
@@ -174,8 +177,9 @@ class PolicyLearner:
         self._forecast = False  # whether a step is known to fit into memory
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
-        """Sample completions from the weights as they are now."""
-        return self.engine.act(requests) if self.sampler is None else self.sampler.act(requests)
+        """Sample completions from the weights as they are now; in a seat of a past self, from that one's."""
+        player: Any = self.pool or self.sampler or self.engine
+        return player.act(requests)
 
     def snapshot(self) -> LocalAgent:
         """A frozen copy, with adapters merged in."""
@@ -224,6 +228,8 @@ class PolicyLearner:
         builder = RowBuilder(
             collector.game, chosen.rows, chosen.baseline, roles, engine.encode, engine.completion, self.sources
         )
+        if chosen.pool is not None and self.pool is None:
+            self.pool = AdapterPool(engine, chosen.pool, roles, self.seed, self.sampler)
         resume = newest_checkpoint(folder, remove=rank == 0)
         if resume is not None:
             self._restore(resume, collector, builder)
@@ -264,6 +270,9 @@ class PolicyLearner:
         if self.sampler is not None and step % every == 0:
             self.sampler.publish()
         episodes = collector.round(step // every, self) if step % every == 0 else ()
+        if self.pool is not None and episodes:
+            self.pool.absorb(collector.newest)
+            self._extra |= self.pool.metrics()
         rng = stream(self.seed, "rows", collector.offset + step, collector.rank)
         rows = builder.rows(episodes, rng, step / budget)
         if not self._forecast:
@@ -287,7 +296,11 @@ class PolicyLearner:
         if collector.rank == 0:
             if self.critic is not None:
                 self.critic.save(path)
-            write_json(path / COMPLETE, {"collector": collector.state(), "rows": builders})
+            state = {"collector": collector.state(), "rows": builders}
+            if self.pool is not None:
+                self.pool.save(path)
+                state["pool"] = self.pool.state()
+            write_json(path / COMPLETE, state)
 
     def _restore(self, path: Path, collector: Collector, builder: RowBuilder) -> None:
         state = read_json(path / COMPLETE)
@@ -297,6 +310,8 @@ class PolicyLearner:
             )
         if self.critic is not None:
             self.critic.restore(path)
+        if self.pool is not None:
+            self.pool.restore(state["pool"], path)
         collector.restore(state["collector"])
         builder.restore(state["rows"][collector.rank])
 

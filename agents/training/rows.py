@@ -91,14 +91,15 @@ class Group(msgspec.Struct, frozen=True):
 def groups_of(game: Any, episodes: Sequence[Episode], roles: frozenset[str]) -> list[Group]:
     """One row for each turn of these roles, in groups, in the order of the episodes.
 
-    Turns without an ``ok`` status, an ``ok`` score or token ids (given moves, scripted agents) have no row.
+    Turns without an ``ok`` status, an ``ok`` score or token ids (given moves, scripted agents) have no row, nor have
+    those of a past self.
     """
     group_name, found = hook(game, "group"), dict[tuple[str, str], Group]()
     for episode in episodes:
         level, family = (episode.tasks[-1].level, episode.tasks[-1].family) if episode.tasks else (0, "")
         for turn in episode.turns:
             score = episode.scores.get(turn.agent)
-            if turn.role not in roles or not turn.token_ids or score is None or score.status != "ok":
+            if turn.role not in roles or not turn.token_ids or turn.author or score is None or score.status != "ok":
                 continue
             key = (turn.role, str(group_name(episode, turn)))
             if key not in found:

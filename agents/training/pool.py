@@ -1,0 +1,187 @@
+"""A pool of past selves: what a policy plays against, beside itself, so that it does not forget how to beat them.
+
+Every ``every`` rounds the trainable weights (LoRA adapters, or all of a small model) are kept under a new name,
+``policy@N``.  In a share of the episodes one learning role is played by a past self, chosen by rating; its turns carry
+its name and are not trained on.  Ratings are Elo's, from who earned more in an episode.
+
+Sources: league training (AlphaStar, Nature 575, 2019: prioritised fictitious self-play); fictitious self-play
+(Heinrich et al., 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from dream_envs.core import Action, DreamEnvsError, Episode, Request
+from dream_envs.seeds import stream
+
+FILE = "pool.safetensors"
+_START = 1000.0
+_SCALE = 400.0  # Elo points at which the stronger one is ten times as likely to win
+
+
+class PoolSettings(msgspec.Struct, frozen=True):
+    """``share`` of the episodes have a past self in one role; one is kept every ``every`` rounds, ``size`` at most.
+
+    ``strength``: how much likelier a stronger past self is drawn: weights are ``exp(strength * rating / 400)``, 0 draws
+    all alike.  ``step``: the K of Elo's update.
+    """
+
+    share: float = 0.5
+    every: int = 5
+    size: int = 8
+    strength: float = 1.0
+    step: float = 16.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1 or self.every < 1 or self.size < 1 or self.strength < 0 or self.step < 0:
+            raise DreamEnvsError(f"{self}: share is 0 to 1, every and size 1 or more, strength and step 0 or more")
+
+
+class AdapterPool:
+    """The past selves of one policy.
+
+    Args:
+        engine: the policy's ``LocalAgent``; what is trainable of its model is what a version holds.
+        settings: see ``PoolSettings``.
+        roles: the roles that the policy learns; one of them at most is given to a past self in an episode.
+        seed: the label of who plays.
+        sampler: a ``Published`` engine that samples in place of ``engine``; None: the engine, one version a call.
+    """
+
+    def __init__(
+        self, engine: Any, settings: PoolSettings, roles: Iterable[str], seed: str, sampler: Any = None
+    ) -> None:
+        self.engine, self.settings, self.roles, self.seed = engine, settings, tuple(sorted(roles)), seed
+        self.sampler = sampler
+        self.ratings: dict[str, float] = {}
+        self.rating, self.rounds, self.made = _START, 0, 0
+        self._weights: dict[str, dict[str, torch.Tensor]] = {}
+
+    def opponent(self, episode: str) -> tuple[str, str]:
+        """The past self of this episode and the role that it plays; ("", "") where the policy plays all."""
+        rng = stream("pool", self.seed, self.rounds, episode)
+        if not episode or not self.ratings or rng.random() >= self.settings.share:
+            return "", ""
+        names = list(self.ratings)
+        strength = self.settings.strength * np.array([self.ratings[n] - _START for n in names]) / _SCALE
+        weights = np.exp(strength - strength.max())
+        return names[int(rng.choice(len(names), p=weights / weights.sum()))], self.roles[
+            int(rng.integers(len(self.roles)))
+        ]
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Answer as the policy, or as the past self whose seat it is."""
+        chosen = [self.opponent(r.episode) for r in requests]
+        names = [name if role == r.role else "" for (name, role), r in zip(chosen, requests, strict=True)]
+        found: dict[int, Action] = {}
+        if self.sampler is not None:
+            worn = [self.sampler.worn(name) for name in names]
+            found = dict(enumerate(self.sampler.engine.act_as(worn, requests)))
+        else:
+            for name in dict.fromkeys(names):
+                places = [i for i, own in enumerate(names) if own == name]
+                with self._as(name):
+                    found |= dict(zip(places, self.engine.act([requests[i] for i in places]), strict=True))
+        return [msgspec.structs.replace(found[i], author=names[i]) for i in range(len(requests))]
+
+    def absorb(self, episodes: Sequence[Episode]) -> None:
+        """Rate who met whom in a round; keep the policy as it is now where it is time."""
+        for episode in sorted(episodes, key=lambda e: e.index):
+            authors = {t.agent: t.author for t in episode.turns}
+            earned: dict[bool, list[float]] = {False: [], True: []}
+            for agent, score in episode.scores.items():
+                if agent in authors and score.status == "ok":
+                    earned[bool(authors[agent])].append(score.value)
+            name = next((a for a in authors.values() if a in self.ratings), "")
+            if name and earned[False] and earned[True]:
+                mine, theirs = np.mean(earned[False]), np.mean(earned[True])
+                self._rate(name, 0.5 * float(mine >= theirs) + 0.5 * float(mine > theirs))
+        self.rounds += 1
+        if self.rounds % self.settings.every == 0:
+            self.keep()
+
+    def _rate(self, name: str, won: float) -> None:
+        expected = 1 / (1 + 10 ** ((self.ratings[name] - self.rating) / _SCALE))
+        change = self.settings.step * (won - expected)
+        self.rating += change
+        self.ratings[name] -= change
+
+    def keep(self) -> str:
+        """Keep the policy as it is now under a new name; the oldest goes where there are too many."""
+        self.made += 1
+        name = f"policy@{self.made}"
+        self._weights[name] = {n: p.detach().clone() for n, p in self._trainable()}
+        self.ratings[name] = self.rating
+        if self.sampler is not None:
+            self.sampler.keep(name)
+        if len(self.ratings) > self.settings.size:
+            self.remove(next(iter(self.ratings)))
+        return name
+
+    def remove(self, name: str) -> None:
+        """Take a past self out of the pool."""
+        if name not in self.ratings:
+            raise DreamEnvsError(f"{name!r} is not in the pool: {', '.join(self.ratings) or 'it is empty'}")
+        del self.ratings[name], self._weights[name]
+
+    def _trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(n, p) for n, p in self.engine.model.named_parameters() if p.requires_grad]
+
+    @contextmanager
+    def _as(self, name: str) -> Iterator[None]:
+        """The engine's weights are those of a past self for so long."""
+        if not name:
+            yield
+            return
+        now = {n: p.detach().clone() for n, p in self._trainable()}
+        try:
+            self._put(self._weights[name])
+            yield
+        finally:
+            self._put(now)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, torch.Tensor]) -> None:
+        for name, parameter in self._trainable():
+            parameter.copy_(weights[name])
+
+    def state(self) -> dict[str, Any]:
+        """JSON-ready, without the weights."""
+        return {"ratings": dict(self.ratings), "rating": self.rating, "rounds": self.rounds, "made": self.made}
+
+    def save(self, folder: Path) -> None:
+        """Write the weights of all versions."""
+        from safetensors.torch import save_file
+
+        if self._weights:
+            flat = {f"{v}/{n}": t.contiguous() for v, own in self._weights.items() for n, t in own.items()}
+            save_file(flat, folder / FILE)
+
+    def restore(self, state: dict[str, Any], folder: Path) -> None:
+        """Go on from a saved state and the weights beside it."""
+        from safetensors.torch import load_file
+
+        self.ratings = dict(state["ratings"])
+        self.rating, self.rounds, self.made = state["rating"], state["rounds"], state["made"]
+        flat = load_file(folder / FILE) if self.ratings else {}
+        self._weights = {v: {} for v in self.ratings}
+        for key, tensor in flat.items():
+            version, _, name = key.partition("/")
+            if version in self._weights:
+                self._weights[version][name] = tensor
+        if self.sampler is not None:
+            for name in self.ratings:
+                with self._as(name):
+                    self.sampler.keep(name)
+
+    def metrics(self) -> dict[str, float]:
+        """Ratings of the policy and of its past selves, for the log."""
+        return {"pool/policy": self.rating, **{f"pool/{name}": value for name, value in self.ratings.items()}}
