@@ -8,7 +8,7 @@ Roles
 What each sees
     An actor sees the prompt, ``c:BDA``, and nothing of the others.  A judge sees the prompt and its two answers,
     ``j|c:BDA|BhDnAj|BhDnAk`` in compact notation, a paragraph in english; neither who wrote them nor other verdicts.
-    Of an answer it sees what follows the last ``think_end``, at most ``answer_chars`` characters.  Nobody sees the
+    Of an answer it sees what follows closed reasoning, at most ``answer_chars`` characters.  Nobody sees the
     truth.
 What a completion must look like
     An actor's is whatever the prompt asks for.  A judge's is ``1`` or ``2`` and nothing else (compact), or ends in a
