@@ -269,7 +269,7 @@ class Sampled(Problems):
                 np.concatenate([getattr(found[key], name) for key in self.splits]) for found in (base, trained)
             )
             gain = _interval(after - before, "gain", name, span=(-1.0, 1.0))
-            said = f"{says}; change {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over the same problems"
+            said = f"change {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]; {says}"
             measures.append(Compared(LABELS[name], _interval(before, "all", name), _interval(after, "all", name), said))
         return Evaluation("sampled", told, rows, [PLAIN], measures)
 
@@ -285,9 +285,9 @@ class Rates(NamedTuple):
 #: What is told of sampled completions beside their success.
 LABELS = {"right": "success", "cut": "replies cut off", "unread": "no answer read"}
 MEASURED = {
-    "right": "share of completions that are right, all levels; higher is better",
-    "cut": "share of completions that their budget cut off; lower is better",
-    "unread": "share of completions that no answer could be read from; lower is better",
+    "right": "share that is right; higher is better",
+    "cut": "share that the budget cut off; lower is better",
+    "unread": "share without a readable answer; lower is better",
 }
 
 

@@ -211,12 +211,20 @@ def serve(
     max_model_len: Annotated[int, typer.Option(min=16, help="Tokens of prompt and reply together.")] = 4096,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     vllm_python: Annotated[str, typer.Option(help="A Python that can import vllm; default: this one.")] = "",
+    as_json: Json = False,
 ) -> None:
     """Serve a model with vLLM until Ctrl-C; others play it by --seats ROLE=URL."""
     from dream_envs.cli import plugins
 
     plugins.serve(
-        model, port, registry.pairs_of(adapter or [], "--adapter"), lora_rank, max_model_len, dtype, vllm_python
+        model,
+        port,
+        registry.pairs_of(adapter or [], "--adapter"),
+        lora_rank,
+        max_model_len,
+        dtype,
+        vllm_python,
+        as_json,
     )
 
 

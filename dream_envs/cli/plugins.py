@@ -102,12 +102,15 @@ def _part(kind: str, name: str, settings: Mapping[str, Any]) -> Sequence[Any]:
     return (*check_family(family).checks, *check_env(GAME, family=family).checks)
 
 
-def serve(model: str, port: int, adapters: dict[str, str], rank: int, most: int, dtype: str, python: str) -> None:
+def serve(
+    model: str, port: int, adapters: dict[str, str], rank: int, most: int, dtype: str, python: str, as_json: bool
+) -> None:
     """Start ``vllm serve``, say where it listens, and wait for Ctrl-C or its end."""
     server_of = common.needs("dream_envs.agents.engines.server").Server
     folder = common.needs("dream_envs.agents.engines.models").resolve(model)
     how = {"adapters": adapters, "lora_rank": rank, "max_model_len": most, "dtype": dtype, "python": python}
     with server_of(folder, name=model, port=port, **how) as server:
-        common.say(f"{model} at {server.wait()} (Ctrl-C stops it)")
+        found = {"model": model, "url": server.wait()}
+        common.emit(found, lambda at: f"{at['model']} at {at['url']} (Ctrl-C stops it)", as_json)
         if status := server.process.wait():
             raise DreamEnvsError(f"vllm serve ended with status {status}")

@@ -124,7 +124,8 @@ def test_a_server_starts_answers_takes_an_adapter_dies_and_stops(tmp_path: Path,
         (said,) = ask(Endpoint(url, token_ids=True), asked(1))
         assert said.status == "ok" and said.token_ids and said.logprobs and said.finish_reason in ("stop", "length")
         server.load(*others[0])
-        texts = {ask(Endpoint(url, name), asked(1))[0].text for name in ("model", first[0], others[0][0])}
+        names = "model", first[0], others[0][0]
+        texts = {tuple(a.text for a in ask(Endpoint(url, name), asked(6))) for name in names}
         assert len(texts) == 3
         game = ChallengerSolver("arithmetic", notation="english", solvers=2, reply_tokens=12)
         played: list[Action] = []
@@ -136,5 +137,5 @@ def test_a_server_starts_answers_takes_an_adapter_dies_and_stops(tmp_path: Path,
                 if len(played) == 20:
                     server.stop()  # in mid-run
         statuses = [t.status for t in played]
-        assert len(statuses) == 80 and statuses[:10] == ["ok"] * 10 and set(statuses[-10:]) == {"error"}
+        assert len(statuses) == 80 and statuses[:10] == ["ok"] * 10 and set(statuses[-10:]) <= {"error", "timeout"}
     assert server.process.poll() is not None
