@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from dream_envs import registry
-from dream_envs.agents.engines.local import resolve
+from dream_envs.agents.engines.models import resolve
 from dream_envs.baselines.frontier import job
 from dream_envs.baselines.frontier.elicited import Model
 from dream_envs.frontier import suite as suites

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("trl")
 
-from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.engines.models import resolve, weights_hash
 from dream_envs.baselines.nano import recipe
 from dream_envs.baselines.studies import echo as study
 from dream_envs.baselines.studies import grid
@@ -221,7 +222,7 @@ def test_new_rows_leave_nano_compose_as_it_was() -> None:
     first = list(itertools.islice(recipe.examples(made, stream("nano-data", made.seed)), 5000))
     assert recipe.recipe_hash(made) == "34a43da767b71895"
     assert hashlib.sha256(repr(first).encode()).hexdigest()[:16] == "254549b11130bfac"
-    assert recipe.weights_hash(Path(resolve("nano/compose"))) == "aeb0216991e20894"
+    assert weights_hash(Path(resolve("nano/compose"))) == "aeb0216991e20894"
 
 
 @pytest.mark.parametrize("name", ["compose", "discover", "echo", "echo_wide", "judge", "context", "kuhn"])
@@ -229,7 +230,7 @@ def test_what_is_shipped_is_what_the_recipe_says(name: str) -> None:
     folder = Path(resolve(f"nano/{name}"))
     card = read_json(folder / "nano.json")
     assert card["name"] == f"nano/{name}" and card["recipe_hash"] == recipe.recipe_hash(recipe.BASES[name])
-    assert card["weights_hash"] == recipe.weights_hash(folder)
+    assert card["weights_hash"] == weights_hash(folder)
     assert (folder / "model.safetensors").stat().st_size <= 4 * 2**20
     assert sum(p.numel() for p in recipe.build_model(recipe.BASES[name], 0).parameters()) == card["parameters"]
     assert f"{card['parameters']:,} parameters" in (folder / "README.md").read_text("utf-8")

@@ -16,11 +16,10 @@ from _frontier_small import copied, report, small
 
 from dream_envs import registry
 from dream_envs.agents.elicitation.elicit import SelfTuning
-from dream_envs.agents.engines.local import resolve
+from dream_envs.agents.engines.models import resolve, weights_hash
 from dream_envs.agents.training.sft import fine_tune
 from dream_envs.baselines.frontier import job
 from dream_envs.baselines.frontier.elicited import Elicited, Model, by_method, load_model
-from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Action, Challenge, DreamEnvsError, Usage, encode
 from dream_envs.frontier import suite as suites
 from dream_envs.frontier.draws import SampleCache

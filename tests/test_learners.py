@@ -20,7 +20,8 @@ from _tiny import MIXTURE, SETTINGS, close, collector, everything, learner, metr
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.engines.models import resolve
 from dream_envs.agents.training.critic import FILE
 from dream_envs.agents.training.learner import PolicyLearner, spec
 from dream_envs.agents.training.rows import RoleSettings, RowSettings

@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.engines.models import resolve
 from dream_envs.baselines.eval_set import Exact
 from dream_envs.baselines.nano import contexts, exams, judged, tokenizer
 from dream_envs.baselines.nano.exams import fiction_exam, questions, reading_exam

@@ -17,8 +17,7 @@ import torch
 
 from dream_envs.agents.engines.chat import Chat
 from dream_envs.agents.engines.decode import Allowed, Decoding, Forward, Sample, forward_for, sample
-from dream_envs.agents.engines.models import load as load
-from dream_envs.agents.engines.models import resolve as resolve
+from dream_envs.agents.engines.models import load
 from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
 
 #: For a request, the texts that may stand at each position of its reply.

@@ -16,10 +16,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from dream_envs import registry
+from dream_envs.agents.engines.models import weights_hash
 from dream_envs.agents.training.sft import fine_tune
 from dream_envs.baselines.frontier import job
 from dream_envs.baselines.frontier.elicited import Elicited, Model, load_model
-from dream_envs.baselines.nano.recipe import weights_hash
 from dream_envs.core import Action, DreamEnvsError, Limits, Request, Task
 from dream_envs.frontier.methods import METHODS
 from dream_envs.frontier.schema import Report

@@ -18,8 +18,8 @@ import torch
 from dream_envs.agents.elicitation import elicit
 from dream_envs.agents.elicitation.cot_decoding import CotDecoding
 from dream_envs.agents.elicitation.scaffolds import OneOfSeveral, Pieces, TwoTurns
-from dream_envs.agents.engines.local import LocalAgent, resolve
-from dream_envs.baselines.nano.recipe import weights_hash
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.engines.models import resolve, weights_hash
 from dream_envs.core import Agent, DreamEnvsError, Limits, Message, Request, Task, TaskFamily, content_hash
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.frontier import exact as ex

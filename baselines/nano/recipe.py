@@ -148,16 +148,11 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(msgspec.json.encode(recipe, order="deterministic")).hexdigest()[:16]
 
 
-def weights_hash(folder: Path) -> str:
-    """16 hex digits that name the weights of a folder."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
-
-
 def build_model(recipe: Recipe, seed: int) -> Any:
     """A ``SmolLM3ForCausalLM`` before its training; its initial weights depend on ``seed`` (and ``begin``) alone."""
     from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
-    from dream_envs.agents.engines.local import load
+    from dream_envs.agents.engines.models import load
 
     begin = load(f"nano/{recipe.begin}")[0] if isinstance(recipe, Grown) else None
     below = begin.config.num_hidden_layers if begin is not None else recipe.layers
@@ -274,6 +269,8 @@ def train(model: Any, recipe: Recipe, source: Iterator[tuple[torch.Tensor, torch
 
 def build(name: str, out: Path, *, steps: int | None = None, log: Any = print) -> Path:
     """Pre-train the base ``name`` and write model, tokenizer and ``nano.json`` into ``out``."""
+    from dream_envs.agents.engines import models
+
     recipe = BASES[name] if steps is None else msgspec.structs.replace(BASES[name], steps=steps)
     model = pretrain(recipe, log=log)
     out.mkdir(parents=True, exist_ok=True)
@@ -283,7 +280,7 @@ def build(name: str, out: Path, *, steps: int | None = None, log: Any = print) -
         "name": f"nano/{name}",
         "recipe": json.loads(msgspec.json.encode(recipe)),
         "recipe_hash": recipe_hash(recipe),
-        "weights_hash": weights_hash(out),
+        "weights_hash": models.weights_hash(out),
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch": torch.__version__.split("+")[0],
     }

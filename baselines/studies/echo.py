@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 import torch
 
-from dream_envs.agents.engines.local import LocalAgent, resolve
+from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.engines.models import resolve
 from dream_envs.agents.training.learner import PolicyLearner
 from dream_envs.baselines.loop import Context
 from dream_envs.baselines.loops.dream import rows as row_settings

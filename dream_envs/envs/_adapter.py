@@ -221,7 +221,12 @@ def transcript_of(turns: Sequence[Turn]) -> str:
     lines = []
     for turn in turns:
         messages = [f"  {m['role']}: {shown(m['content'])}" for m in turn.messages]
-        lines += [f"── {turn.agent}", *messages, f"  > {shown(turn.text)}"]
+        by = f" ({turn.author})" if turn.author else ""
+        lines += [f"── {turn.agent}{by}", *messages, f"  > {shown(turn.text)}"]
+        if turn.finish_reason == "length":
+            lines.append("  [cut off by its budget]")
+        if turn.extracted is not None:
+            lines.append(f"  [read as {shown(turn.extracted, 200)}]" if turn.extracted else "  [no answer read]")
     return "\n".join(lines)
 
 
