@@ -213,7 +213,7 @@ class Sampled(Problems):
 
     def __init__(self, family: Any, levels: Sequence[int], count: int = 32, attempts: int = 8) -> None:
         super().__init__(family, levels, count)
-        self.attempts = attempts
+        self.attempts, self.temperature = attempts, 1.0
         self.limits = answer_limits(family.max_reply_tokens)
 
     def reserved(self) -> list[Task]:
@@ -240,6 +240,7 @@ class Sampled(Problems):
 
     def measure(self, agent: LocalAgent) -> dict[tuple[str, int], Rates]:
         """Success rates of the problems by split and level."""
+        self.temperature = agent.temperature
         return {key: self._rates(agent, tasks, self.attempts) for key, tasks in self.tasks.items()}
 
     def curve(self, agent: LocalAgent) -> dict[str, float]:
@@ -262,7 +263,9 @@ class Sampled(Problems):
             )
             for split, level in self.splits
         ]
-        told = f"{self.attempts} sampled completions of each of {self.count} held-out problems a level"
+        told = (
+            f"{self.attempts} completions at T={self.temperature:g} of each of {self.count} held-out problems a level"
+        )
         measures = []
         for name, says in MEASURED.items():
             before, after = (

@@ -84,7 +84,8 @@ def evaluation_plots(found: Evaluation, samples: int) -> list[Plot]:
     """Success by level, the base's decoders, pass@k; or the measures of play."""
     # sampled success has no small values: 0 of 256 is not 1e-30
     scales = ("log", "linear") if found.kind == "exact" else ("linear",)
-    made = [_by_level(found.levels, scale) for scale in scales]
+    told = "mean success at T=1" if found.kind == "exact" else "mean success of samples"
+    made = [_by_level(found.levels, scale, told) for scale in scales]
     made += [_decoders(found, samples), _pass_at_k(found, samples), _measures(found.measures)]
     return [plot for plot in made if plot is not None]
 
@@ -116,7 +117,7 @@ def _log_axis(axes: Any, budget: int = 0) -> None:
         axes.annotate("1 / samples", (axes.get_xlim()[0], y), xytext=(4, -3), textcoords="offset points", va="top")
 
 
-def _by_level(levels: Sequence[Level], scale: str) -> Plot | None:
+def _by_level(levels: Sequence[Level], scale: str, told: str) -> Plot | None:
     lines = [(who, split, _stats(levels, who, "T=1", split)) for split in ("any", "held_out") for who in WHO]
     lines = [line for line in lines if line[2]]
     if not lines:
@@ -140,13 +141,13 @@ def _by_level(levels: Sequence[Level], scale: str) -> Plot | None:
         labels.append((chance[-1][1], "chance", svg.colour("ink")))
     _log_axis(axes) if log else axes.set_ylim(*SHARE)
     svg.end_labels(axes, labels)
-    axes.set_title("mean success at T=1")
+    axes.set_title(told)
     stars = "Dashed, *: problems with held-out pairs. " if len(lines) > 2 else ""
     note = f"{stars}Bands: 95 % intervals over problems."
     if log:
         note = f"Dotted: a guesser who knows the format. {stars}Below 1e{_FLOOR:g}: drawn on the edge."
     levels_drawn = list(lines[0][2])
-    alt = f"Mean success at T=1 by level, {levels_drawn[0]} to {levels_drawn[-1]}. {'; '.join(said)}."
+    alt = f"M{told[1:]} by level, {levels_drawn[0]} to {levels_drawn[-1]}. {'; '.join(said)}."
     return Plot(f"level-{scale}", f"Success by level, {scale} scale", note, svg.inline(fig, f"level-{scale}", alt))
 
 

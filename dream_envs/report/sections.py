@@ -237,7 +237,7 @@ def _learning(found: Found) -> Section:
     levels = sorted(((name, p) for name, p in lines if name.isdecimal()), key=lambda line: int(line[0]))
     other = [(name, p) for name, p in lines if not name.isdecimal()]
     made = [
-        curves("learning", "Success while learning", "One line a level, at T=1. A line that falls is forgetting.",
+        curves("learning", "Success while learning", "One line a level. A line that falls is forgetting.",
                "mean success", found.unit, levels, limits=SHARE, ordered=True),
         curves("measured", "Measures while learning", "The game's own measures.", "value", found.unit, other),
     ]  # fmt: skip
