@@ -104,6 +104,8 @@ def test_hostile_replies_are_wrong_and_read_in_time(family: Any) -> None:
         "\n",
         ". ",
         "\u2212",
+        "Answer:\n",
+        "the answer is 1 ",
         "[",
         "9",
     ]

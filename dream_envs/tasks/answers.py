@@ -104,9 +104,9 @@ def marked(text: str, word: str = "answer", value: re.Pattern[str] | None = None
     bare ``value``s stand there in two lines.
     """
     statement, end = None, -1
-    for mark in _mark(word).finditer(text):
-        line, _, below = text[mark.end() :].partition("\n")
-        end = mark.end() + len(line)
+    if marks := list(_mark(word).finditer(text)):
+        line, _, below = text[marks[-1].end() :].partition("\n")
+        end = marks[-1].end() + len(line)
         lines = [each for each in (line, *below.split("\n")) if each.strip(_MARKS)] or [""]
         listed = value is not None and len(lines) > 1 and _listed(lines[0], lines[1], value)
         statement = "" if listed else lines[0]

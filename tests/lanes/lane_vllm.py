@@ -21,7 +21,7 @@ from dream_envs.baselines.loop import conduct
 from dream_envs.baselines.recipe import Options
 from dream_envs.core import Action, DreamEnvsError, Limits, Request
 from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.play import ask, rollout
+from dream_envs.play import ask, read_episodes, rollout
 
 MODEL, RANK = "smollm2", 8
 
@@ -111,6 +111,22 @@ def test_grpo_with_lora_samples_through_vllm(tmp_path: Path) -> None:
     final = LocalAgent(str(tmp_path / "run" / "checkpoints" / "final")).model.state_dict()
     before = LocalAgent(MODEL).model.state_dict()
     assert any(not torch.equal(final[k], before[k]) for k in before)
+
+
+def test_past_selves_play_on_the_same_engine(tmp_path: Path) -> None:
+    """Kuhn by text: from the second step on an adapter of an earlier step has one of the two seats."""
+    options = Options(
+        "spiral", steps=3, model=MODEL, dtype="float32", max_tokens=4,
+        set={
+            "learner.engine": "vllm", "learner.lora_rank": RANK, "learner.lr": 1e-3, "learner.pool.every": 1,
+            "learner.pool.share": 1.0, "mixture.challenger": 6, "eval.games": 2, "eval.every": 100,
+        },
+    )  # fmt: skip
+    conduct(options, tmp_path / "run", quiet=True)
+    authors: dict[int, set[str]] = {}
+    for episode in read_episodes(tmp_path / "run" / "episodes.jsonl"):
+        authors.setdefault(episode.round, set()).update(t.author for t in episode.turns)
+    assert authors[0] == {""} and "policy@1" in authors[1] and authors[2] & {"policy@1", "policy@2"}
 
 
 def test_a_server_starts_answers_takes_an_adapter_dies_and_stops(tmp_path: Path, folders: dict[str, str]) -> None:
