@@ -8,6 +8,7 @@ on from its newest checkpoint and ends in the same weights.  ``conduct`` -> ``tr
 from __future__ import annotations
 
 import gc
+import importlib.util
 import inspect
 import signal
 import sys
@@ -89,6 +90,10 @@ class Context:
             chosen, bare, self.base, family=family, levels=levels, support=self.support, reward=reward, seats=seats,
             roles=roles,
         )  # fmt: skip
+        if self.rule.engine == "vllm" and importlib.util.find_spec("vllm") is None:  # told before there is a folder
+            raise DreamEnvsError(
+                "engine='vllm': vllm is not installed; pip install 'dream-envs[vllm]', see docs/models.md"
+            )
         self.run = Run(out, self.config())
         self.place = PhaseRun(self.run.path, report_to)
 
