@@ -13,6 +13,7 @@ import torch
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.engines.models import resolve
+from dream_envs.baselines.benchmarks.model import Recorder
 from dream_envs.baselines.benchmarks.rows import Options, Row, compared, side_by_side
 from dream_envs.core import Action, DreamEnvsError, Limits, Request
 from dream_envs.envs.challenger_solver import ChallengerSolver
@@ -98,18 +99,13 @@ def engines(options: Options) -> list[Row]:
 def _added(agent: Any, options: Options) -> Row:
     """What a rollout adds to its vLLM calls."""
     game = ChallengerSolver("arithmetic", notation="english", solvers=8, reply_tokens=TOKENS)
-    calls: list[Sequence[Request]] = []
-
-    class Recorder:
-        def act(self, requests: Sequence[Request]) -> list[Action]:
-            calls.append(requests)
-            return agent.act(requests)
+    recorder = Recorder(agent)
 
     def play(player: Any) -> list[Any]:
         return list(rollout(game, {"challenger": "generator", "solver": player}, options.pick(4, 8, 32), seed="bench"))
 
-    tokens = sum(len(t.token_ids or ()) for e in play(Recorder()) for t in e.turns)
-    works = {"rollout": lambda: play(agent), "engine": lambda: [agent.act(requests) for requests in calls]}
+    tokens = sum(len(t.token_ids or ()) for e in play(recorder) for t in e.turns)
+    works = {"rollout": lambda: play(agent), "engine": lambda: [agent.act(requests) for requests in recorder.calls]}
     times = side_by_side(works, options.pick(2, 7, 15))
     words = {"what": "rollout against its vLLM calls alone", "unit": "tokens/s", "peer_name": "vLLM alone"}
     return compared(times["rollout"], times["engine"], lambda s: tokens / s, "the engine's", **words)

@@ -47,16 +47,25 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class Recorder:
+    """An agent that keeps what it is asked, to be asked again without the games."""
+
+    def __init__(self, agent: Any) -> None:
+        self.agent, self.calls = agent, list[Sequence[Request]]()
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Answer, and remember the call."""
+        self.calls.append(requests)
+        found: list[Action] = self.agent.act(requests)
+        return found
+
+
 def orchestration(options: Options) -> list[Row]:
     """The whole rollout, recorded and scored, against the same engine calls alone."""
     agent, game, reward = LocalAgent(MODEL), ChallengerSolver(solvers=SOLVERS), challenger_solver()
     episodes, rounds = options.pick(28, WIDTH, WIDTH), options.pick(3, 9, 21)
-    calls: list[Sequence[Request]] = []
-
-    class Recorder:
-        def act(self, requests: Sequence[Request]) -> list[Action]:
-            calls.append(requests)
-            return agent.act(requests)
+    recorder = Recorder(agent)
+    calls = recorder.calls
 
     def play(player: Any) -> list[Any]:
         seats = {"challenger": player, "solver": player}
@@ -68,7 +77,7 @@ def orchestration(options: Options) -> list[Row]:
             agent.act(requests)
 
     with one_thread():
-        played = play(Recorder())
+        played = play(recorder)
         sampled = sorted(t.text for e in played for t in e.turns)
         if sampled != sorted(a.text for requests in calls for a in agent.act(requests)):
             raise AssertionError("the replayed calls did not give the rollout's tokens")
