@@ -77,6 +77,8 @@ class Context:
         self.drawn = Counter[str]()
         self._index: Any = None
         self.rule = rule_of(self.recipe)
+        if self.rule.per_role and (self.recipe.nights is not None or self.recipe.phases or self.recipe.learn):
+            raise DreamEnvsError(f"per_role={self.rule.per_role!r}: one phase, awake, with a policy learner")
         self.family = self._family()
         self.support = _support(self.recipe.model)
         bare = self.game(())

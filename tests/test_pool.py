@@ -168,8 +168,8 @@ def test_ratings_follow_who_earns_more() -> None:
         )
 
     made.absorb([met(i, 1.0, -1.0) for i in range(10)])
-    assert made.rating > 1040 and made.ratings["policy@1"] < 960
-    assert made.rating + made.ratings["policy@1"] == pytest.approx(2000)
-    before = made.rating
+    assert made.now["policy"] > 1040 and made.ratings["policy@1"] < 960
+    assert made.now["policy"] + made.ratings["policy@1"] == pytest.approx(2000)
+    before = made.now["policy"]
     made.absorb([met(0, 0.0, 0.0)])
-    assert made.rating < before  # the stronger one loses by a draw
+    assert made.now["policy"] < before  # the stronger one loses by a draw

@@ -17,8 +17,9 @@ import torch
 
 from dream_envs.agents.engines.chat import Chat
 from dream_envs.agents.engines.decode import Allowed, Decoding, Forward, Sample, forward_for, sample
-from dream_envs.agents.engines.models import load
+from dream_envs.agents.engines.models import ADAPTERS, ROLES, load, resolve, save_adapter, wearing, with_adapters
 from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
+from dream_envs.runs import read_json, write_json
 
 #: For a request, the texts that may stand at each position of its reply.
 Form = Callable[[Request], Sequence[Sequence[str]]]
@@ -42,6 +43,7 @@ class LocalAgent:
         device: ``cpu``, ``cuda``, ``cuda:1``, ``auto`` ...; a loaded model stays where it is.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the file's on an accelerator, float32 on a CPU).
         batch: rows that are generated together; 0: all, halved for good where the device's memory does not hold them.
+        adapters: LoRA folders by role, over this model's weights; who has none speaks as the model itself.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class LocalAgent:
         device: str = "cpu",
         dtype: str = "auto",
         batch: int = 0,
+        adapters: Mapping[str, str] | None = None,
     ) -> None:
         if sampling not in ("", "model"):
             raise DreamEnvsError(f"sampling={sampling!r}: 'model', or leave it out")
@@ -74,6 +77,11 @@ class LocalAgent:
         if sampling:
             own = {n: getattr(model.generation_config, n, None) for n in Decoding.__struct_fields__}
             self.how = msgspec.structs.replace(self.how, **{n: v for n, v in own.items() if v is not None})
+        #: The adapter of the model that each role speaks with.
+        self.adapters: dict[str, str] = {}
+        if adapters:
+            self.adapters = {role: role for role in adapters}
+            self.model = with_adapters(self.model, {role: Path(resolve(name)) for role, name in adapters.items()})
         self.form: Form | None = None
         self.accepted: Callable[[Request], str] | None = None
         self.chat = Chat(tokenizer, model, system, dict(template or {}))
@@ -126,6 +134,8 @@ class LocalAgent:
         """Sample a reply to every request in one batch; row i depends on request i alone."""
         if not requests:  # the tokenizer decodes no rows into one
             return []
+        if self.adapters:
+            return self._by_role(requests)
         prompts = [self.encode(r.messages) for r in requests]
         seeds = np.array([r.seed for r in requests], dtype=np.uint64)
         limits = np.array([r.limits.max_tokens for r in requests])
@@ -139,6 +149,16 @@ class LocalAgent:
             )
             for text, s, p, limit in zip(texts, samples, prompts, limits, strict=True)
         ]  # fmt: skip
+
+    def _by_role(self, requests: Sequence[Request]) -> list[Action]:
+        plain, found = copy.copy(self), dict[int, Action]()
+        plain.adapters = {}
+        worn = [self.adapters.get(r.role, "") for r in requests]
+        for name in dict.fromkeys(worn):
+            places = [i for i, own in enumerate(worn) if own == name]
+            with wearing(self.model, name):
+                found |= dict(zip(places, plain.act([requests[i] for i in places]), strict=True))
+        return [found[i] for i in range(len(requests))]
 
     def expected(self, requests: Sequence[Request]) -> list[list[int]] | None:
         """Ids of the one accepted reply to each request, for an agent that stops where it is left; else None."""
@@ -260,15 +280,16 @@ class LocalAgent:
         return nullcontext()
 
     def snapshot(self) -> Self:
-        """A frozen copy of the weights as they are now, adapters merged in, decoding alike."""
+        """A frozen copy of the weights as they are now, decoding alike; an adapter for all roles is merged in."""
         twin = self.copied()
         twin.model = copy.deepcopy(self.model)
         # A trainer puts a forward of its own on the model (TRL's fused head): a closure over the original, which the
         # copy would go on running.
         vars(twin.model).pop("forward", None)
         if hasattr(twin.model, "peft_config"):
-            twin.model = twin.model.merge_and_unload()
-            vars(twin.model).pop("forward", None)
+            vars(twin.model.get_base_model()).pop("forward", None)
+            if not self.adapters:
+                twin.model = twin.model.merge_and_unload()
         twin.model.requires_grad_(False).eval()
         return twin
 
@@ -280,14 +301,29 @@ class LocalAgent:
         """An agent over the weights in a folder, on the same device, in everything else like this one."""
         twin = self.copied()
         kind = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        if (by_role := Path(folder) / ADAPTERS).is_dir():  # over this agent's own weights
+            twin.adapters = read_json(by_role / ROLES) or {}
+            places = {name: by_role / role for role, name in twin.adapters.items()}
+            twin.model = with_adapters(copy.deepcopy(self.model), places)
+            return twin
         twin.model, _ = load(str(folder), str(self.device), kind)
         return twin
 
     def save(self, folder: str | Path) -> None:
-        """Write weights, adapters merged in, and tokenizer as a plain Hugging Face folder."""
-        whole = self.snapshot().model if hasattr(self.model, "peft_config") else self.model
+        """Write weights, adapters merged in, and tokenizer as a plain Hugging Face folder.
+
+        Of several roles' adapters the main one is merged in; each lies in ``adapters/ROLE`` besides.
+        """
+        whole = self.model
+        if hasattr(self.model, "peft_config"):
+            whole = self.snapshot().model
+            whole = whole.merge_and_unload() if self.adapters else whole
         whole.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
+        for role, name in self.adapters.items():
+            save_adapter(self.model, name, Path(folder) / ADAPTERS / role)
+        if self.adapters:
+            write_json(Path(folder) / ADAPTERS / ROLES, self.adapters)
 
 
 @contextlib.contextmanager

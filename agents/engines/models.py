@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from dream_envs.runs import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER = "adapter_config.json"
+#: The adapter that all roles speak with; of several, the one of the role that a run delivers.
+MAIN = "default"
+#: Where a run's weights keep each role's adapter, beside the main one's merged into the base, and the names by role.
+ADAPTERS, ROLES = "adapters", "roles.json"
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
@@ -122,13 +128,67 @@ def load(name: str, device: str = "cpu", dtype: str = "auto") -> tuple[Any, Any]
 
 
 def _with_adapter(model: Any, path: str, name: str) -> Any:
+    return with_adapters(model, {MAIN: Path(path)}, name).merge_and_unload().eval()
+
+
+def with_adapters(model: Any, folders: Mapping[str, Path], told: str = "") -> Any:
+    """The model with the adapters of these folders by name, frozen; MAIN, or the first, is the one that it wears.
+
+    Raises:
+        DreamEnvsError: for one that does not fit the model.
+    """
     from peft import PeftModel
 
+    made: Any = None
+    for name, folder in folders.items():
+        try:
+            if made is None:
+                made = PeftModel.from_pretrained(model, str(folder), adapter_name=name, use_safetensors=True)
+            else:
+                made.load_adapter(str(folder), name, use_safetensors=True)
+        except Exception as error:
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise DreamEnvsError(f"adapter {(told or str(folder))!r} does not fit its base: {first}") from error
+    made.set_adapter(MAIN if MAIN in folders else next(iter(folders)))
+    return made.requires_grad_(False).eval()
+
+
+@contextlib.contextmanager
+def wearing(model: Any, name: str) -> Iterator[None]:
+    """The model speaks with this adapter ("": with none) for so long; what is trainable stays so."""
+    before = model.active_adapter
+    if name == before:
+        yield
+        return
+    trainable = [p for p in model.parameters() if p.requires_grad]  # peft freezes what is not worn
+    worn = contextlib.nullcontext() if name else model.disable_adapter()
     try:
-        return PeftModel.from_pretrained(model, path, use_safetensors=True).merge_and_unload().eval()
-    except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DreamEnvsError(f"adapter {name!r} does not fit its base: {first}") from error
+        if name:
+            model.set_adapter(name)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        with worn:
+            yield
+    finally:
+        model.set_adapter(before)
+        model.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def save_adapter(model: Any, name: str, folder: Path) -> Path:
+    """Write one adapter of a model into a folder of its own."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(model, adapter_name=name)
+    save_file({k: v.detach().contiguous() for k, v in weights.items()}, folder / "adapter_model.safetensors")
+    config = copy.copy(model.peft_config[name])
+    config.inference_mode = True
+    config.base_model_name_or_path = config.base_model_name_or_path or model.get_base_model().name_or_path
+    config.save_pretrained(str(folder))
+    return folder
 
 
 def device_of(name: str) -> str:

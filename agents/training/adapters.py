@@ -1,15 +1,18 @@
-"""LoRA adapters on a policy: put on, and reset where other weights come in below them (peft)."""
+"""LoRA adapters on a policy: one for all roles or one each, and reset where other weights come in below (peft)."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dream_envs.agents.engines.local import without_deprecations
+from dream_envs.agents.engines.models import ADAPTERS, MAIN, save_adapter
 from dream_envs.core import Action, DreamEnvsError, Request
+from dream_envs.seeds import digest
 
 
 def adapted(model: Any, rank: int, seed: int) -> Any:
@@ -23,6 +26,32 @@ def adapted(model: Any, rank: int, seed: int) -> Any:
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
         return get_peft_model(model, config)
+
+
+def add_roles(model: Any, main: str, roles: Iterable[str], seed: str) -> dict[str, str]:
+    """Give every role but ``main``, which keeps the adapter that is there, one of its own; adapters by role.
+
+    They share the base, start at nothing and train together: a row moves its role's alone.
+    """
+    names = {role: MAIN if role == main else role for role in sorted(roles)}
+    if main not in names:
+        raise DreamEnvsError(f"per_role={main!r}: a role that learns: {', '.join(names)}")
+    for role in names:
+        if role != main and role not in model.peft_config:
+            with torch.random.fork_rng():
+                torch.manual_seed(digest("lora", seed, role, bits=24))
+                model.add_adapter(role, model.peft_config[MAIN])
+    for name, value in model.named_parameters():
+        value.requires_grad_("lora_" in name)
+    return names
+
+
+def load_roles(model: Any, names: dict[str, str], folder: Path) -> None:
+    """Take over the roles' adapters of a folder that ``LocalAgent.save`` wrote."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    for role, name in names.items():
+        set_peft_model_state_dict(model, load_peft_weights(str(folder / ADAPTERS / role), "cpu"), adapter_name=name)
 
 
 def take_over(model: Any, other: Any) -> None:
@@ -66,28 +95,28 @@ class Published:
             system=chat.system, template=chat.template, dtype=kind, lora_rank=rank,
         )  # fmt: skip
         self._folder = tempfile.TemporaryDirectory(prefix="dream-envs-adapters-")
-        self._worn = self.engine
+        self._worn: dict[str, Any] = {}  # by the adapter's name here
         self.publish()
 
     def publish(self) -> None:
-        """Sample from the adapter as it is now, under a new name."""
+        """Sample from the adapters as they are now, under new names."""
         self.version += 1
-        name = f"step@{self.version}"
-        folder = f"{self._folder.name}/{self.version}"
-        self.agent.model.save_pretrained(folder)
-        self.engine.add(name, folder)
-        self._worn = self.engine.adapter(name)
+        for name in {MAIN, *self.agent.adapters.values()}:
+            self._worn[name] = self._add(name, f"{'step' if name == MAIN else name}@{self.version}")
 
-    def keep(self, name: str) -> None:
-        """Load the adapter as it is now under a name of its own, for ``worn``."""
-        folder = f"{self._folder.name}/{name}"
-        self.agent.model.save_pretrained(folder)
-        self.engine.add(name, folder)
+    def keep(self, role: str, name: str) -> None:
+        """Load this role's adapter as it is now under a name of its own, for ``worn``."""
+        self._add(self.agent.adapters.get(role, MAIN), name)
 
-    def worn(self, name: str) -> Any:
-        """What a request of ``engine.act_as`` wears: an adapter that was kept; "": the one that was published last."""
-        return self.engine.adapter(name)._worn if name else self._worn._worn
+    def _add(self, adapter: str, name: str) -> Any:
+        folder = save_adapter(self.agent.model, adapter, Path(self._folder.name) / name)
+        self.engine.add(name, folder)
+        return self.engine.adapter(name)._worn
+
+    def worn(self, role: str, name: str) -> Any:
+        """What a request of ``engine.act_as`` wears: an adapter that was kept; "": the role's newest."""
+        return self.engine.adapter(name)._worn if name else self._worn[self.agent.adapters.get(role, MAIN)]
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
-        """Sample from the adapter that was published last."""
-        return self._worn.act(requests)
+        """Sample from the adapters that were published last, in one batch."""
+        return self.engine.act_as([self.worn(r.role, "") for r in requests], requests)

@@ -8,7 +8,7 @@ the base model, and the penalty is off by default.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,9 @@ import msgspec
 
 from dream_envs import registry
 from dream_envs.agents.engines.local import LocalAgent, without_deprecations
-from dream_envs.agents.engines.models import load
+from dream_envs.agents.engines.models import ADAPTERS, ROLES, load
 from dream_envs.agents.training import memory
-from dream_envs.agents.training.adapters import Published, adapted, take_over
+from dream_envs.agents.training.adapters import Published, adapted, add_roles, load_roles, take_over
 from dream_envs.agents.training.advantages import BASELINES
 from dream_envs.agents.training.critic import FILE as HEAD
 from dream_envs.agents.training.critic import Critic, CriticSettings
@@ -49,6 +49,10 @@ class LearnerSettings(msgspec.Struct, frozen=True):
     rows in one forward pass, 0: all of an optimiser step.  ``checkpointing``: compute activations twice instead of
     keeping them.  ``engine``: what samples, ``local`` or ``vllm`` in the same process (which needs adapters: each
     step's are loaded under a new name).  ``pool``: past selves that it plays against; None: none.
+
+    ``per_role``: "": one adapter for all roles; a role's name: each role that learns has its own on the same base, they
+    train side by side, and this role's weights are what is measured and delivered (the others lie in
+    ``adapters/ROLE``).
     """
 
     lr: float = 5e-4
@@ -66,6 +70,7 @@ class LearnerSettings(msgspec.Struct, frozen=True):
     checkpointing: bool = False
     engine: str = "local"
     pool: PoolSettings | None = None
+    per_role: str = ""
 
     def __post_init__(self) -> None:
         if self.baseline not in BASELINES:
@@ -80,6 +85,8 @@ class LearnerSettings(msgspec.Struct, frozen=True):
             raise DreamEnvsError(f"{self}: lr above 0, save_every 1 or more, kl and warmup 0 or more")
         if self.engine not in ("local", "vllm") or (self.engine == "vllm" and not self.lora_rank):
             raise DreamEnvsError(f"engine={self.engine!r}: local, or vllm with lora_rank 1 or more")
+        if self.per_role and (not self.lora_rank or self.checkpointing):
+            raise DreamEnvsError(f"per_role={self.per_role!r}: with lora_rank 1 or more, and without checkpointing")
         if self.lora_rank < 0 or self.micro_batch < 0:
             raise DreamEnvsError(
                 f"lora_rank={self.lora_rank}, micro_batch={self.micro_batch}: 1 or more, or 0 for all weights and rows"
@@ -186,7 +193,13 @@ class PolicyLearner:
         return self.engine.snapshot()
 
     def adopt(self, agent: LocalAgent) -> None:
-        """Take over the weights of an agent, which is left as it is; adapters begin anew, at nothing."""
+        """Take over the weights of an agent, which is left as it is; adapters begin anew, at nothing.
+
+        Raises:
+            DreamEnvsError: where each role has its own adapter: what is one model cannot be taken apart again.
+        """
+        if self.settings.per_role:
+            raise DreamEnvsError("per_role: a night gives back one model, not an adapter a role; leave one out")
         take_over(self.engine.model, agent.model)
 
     def save(self, path: str) -> None:
@@ -200,10 +213,19 @@ class PolicyLearner:
 
     def load(self, path: str) -> None:
         """Take over the weights of a folder, and its value head where it has one and this learner a critic."""
-        model, _ = load(path, str(self.engine.device))
-        take_over(self.engine.model, model)
+        if self.settings.per_role:
+            self._split(read_json(Path(path) / ADAPTERS / ROLES) or {})
+            load_roles(self.engine.model, self.engine.adapters, Path(path))
+        else:
+            model, _ = load(path, str(self.engine.device))
+            take_over(self.engine.model, model)
         if self.critic is not None and (Path(path) / HEAD).is_file():
             self.critic.restore(Path(path))
+
+    def _split(self, roles: Iterable[str]) -> None:
+        """An adapter for each of these roles, where there is one for all yet."""
+        if self.settings.per_role and not self.engine.adapters:
+            self.engine.adapters = add_roles(self.engine.model, self.settings.per_role, roles, self.seed)
 
     def state(self) -> dict[str, Any]:
         """What the next rows depend on beside the weights, JSON-ready: the traces of the review, say."""
@@ -225,6 +247,9 @@ class PolicyLearner:
         """
         folder, chosen, engine = Path(run.path) / "checkpoints", self.settings, self.engine
         roles, rank = collector.learns(), collector.rank
+        if chosen.per_role and collector.world > 1:
+            raise DreamEnvsError("per_role: in one process; several would wait for each other's roles")
+        self._split(roles)
         builder = RowBuilder(
             collector.game, chosen.rows, chosen.baseline, roles, engine.encode, engine.completion, self.sources
         )
@@ -258,6 +283,7 @@ class PolicyLearner:
             clip=chosen.clip,
             micro_batch=chosen.micro_batch,
             checkpointing=chosen.checkpointing,
+            adapters=engine.adapters,
             report_to=list(getattr(run, "report_to", ()) if rank == 0 else ()) or "none",
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -1,8 +1,9 @@
 """A pool of past selves: what a policy plays against, beside itself, so that it does not forget how to beat them.
 
 Every ``every`` rounds the trainable weights (LoRA adapters, or all of a small model) are kept under a new name,
-``policy@N``.  In a share of the episodes one learning role is played by a past self, chosen by rating; its turns carry
-its name and are not trained on.  Ratings are Elo's, from who earned more in an episode.
+``policy@N``; where each role has an adapter of its own, ``ROLE@N`` for each, rated apart.  In a share of the episodes
+one learning role is played by a past self, chosen by rating; its turns carry its name and are not trained on.  Ratings
+are Elo's, from who earned more in an episode.
 
 Sources: league training (AlphaStar, Nature 575, 2019: prioritised fictitious self-play); fictitious self-play
 (Heinrich et al., 2015).
@@ -62,7 +63,10 @@ class AdapterPool:
         self.engine, self.settings, self.roles, self.seed = engine, settings, tuple(sorted(roles)), seed
         self.sampler = sampler
         self.ratings: dict[str, float] = {}
-        self.rating, self.rounds, self.made = _START, 0, 0
+        self.rounds = self.made = 0
+        #: What the policy is rated as it is now, by the names that its versions have; and whose versions a role plays.
+        self.kind = {role: role if role in engine.adapters else "policy" for role in self.roles}
+        self.now = dict.fromkeys(sorted(set(self.kind.values())), _START)
         self._weights: dict[str, dict[str, torch.Tensor]] = {}
 
     def opponent(self, episode: str) -> tuple[str, str]:
@@ -70,12 +74,11 @@ class AdapterPool:
         rng = stream("pool", self.seed, self.rounds, episode)
         if not episode or not self.ratings or rng.random() >= self.settings.share:
             return "", ""
-        names = list(self.ratings)
+        role = self.roles[int(rng.integers(len(self.roles)))]
+        names = [n for n in self.ratings if n.rpartition("@")[0] == self.kind[role]]
         strength = self.settings.strength * np.array([self.ratings[n] - _START for n in names]) / _SCALE
         weights = np.exp(strength - strength.max())
-        return names[int(rng.choice(len(names), p=weights / weights.sum()))], self.roles[
-            int(rng.integers(len(self.roles)))
-        ]
+        return names[int(rng.choice(len(names), p=weights / weights.sum()))], role
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Answer as the policy, or as the past self whose seat it is."""
@@ -83,7 +86,7 @@ class AdapterPool:
         names = [name if role == r.role else "" for (name, role), r in zip(chosen, requests, strict=True)]
         found: dict[int, Action] = {}
         if self.sampler is not None:
-            worn = [self.sampler.worn(name) for name in names]
+            worn = [self.sampler.worn(r.role, name) for name, r in zip(names, requests, strict=True)]
             found = dict(enumerate(self.sampler.engine.act_as(worn, requests)))
         else:
             for name in dict.fromkeys(names):
@@ -103,28 +106,34 @@ class AdapterPool:
             name = next((a for a in authors.values() if a in self.ratings), "")
             if name and earned[False] and earned[True]:
                 mine, theirs = np.mean(earned[False]), np.mean(earned[True])
-                self._rate(name, 0.5 * float(mine >= theirs) + 0.5 * float(mine > theirs))
+                own = {self.kind[t.role] for t in episode.turns if not t.author and t.role in self.kind}
+                self._rate(name, sorted(own), 0.5 * float(mine >= theirs) + 0.5 * float(mine > theirs))
         self.rounds += 1
         if self.rounds % self.settings.every == 0:
             self.keep()
 
-    def _rate(self, name: str, won: float) -> None:
-        expected = 1 / (1 + 10 ** ((self.ratings[name] - self.rating) / _SCALE))
-        change = self.settings.step * (won - expected)
-        self.rating += change
+    def _rate(self, name: str, own: Sequence[str], won: float) -> None:
+        """A past self met the policy as it is now, in roles of these kinds; ``won``: by the policy, 0 to 1."""
+        if not own:
+            return
+        mine = float(np.mean([self.now[kind] for kind in own]))
+        change = self.settings.step * (won - 1 / (1 + 10 ** ((self.ratings[name] - mine) / _SCALE)))
+        for kind in own:
+            self.now[kind] += change
         self.ratings[name] -= change
 
-    def keep(self) -> str:
-        """Keep the policy as it is now under a new name; the oldest goes where there are too many."""
+    def keep(self) -> None:
+        """Keep the policy as it is now under a new name (one for each role's adapter); the oldest go."""
         self.made += 1
-        name = f"policy@{self.made}"
-        self._weights[name] = {n: p.detach().clone() for n, p in self._trainable()}
-        self.ratings[name] = self.rating
-        if self.sampler is not None:
-            self.sampler.keep(name)
-        if len(self.ratings) > self.settings.size:
-            self.remove(next(iter(self.ratings)))
-        return name
+        for kind, rating in self.now.items():
+            name = f"{kind}@{self.made}"
+            self._weights[name] = {n: p.detach().clone() for n, p in self._trainable(kind)}
+            self.ratings[name] = rating
+            if self.sampler is not None:
+                self.sampler.keep(kind, name)
+            same = [n for n in self.ratings if n.rpartition("@")[0] == kind]
+            if len(same) > self.settings.size:
+                self.remove(same[0])
 
     def remove(self, name: str) -> None:
         """Take a past self out of the pool."""
@@ -132,8 +141,11 @@ class AdapterPool:
             raise DreamEnvsError(f"{name!r} is not in the pool: {', '.join(self.ratings) or 'it is empty'}")
         del self.ratings[name], self._weights[name]
 
-    def _trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return [(n, p) for n, p in self.engine.model.named_parameters() if p.requires_grad]
+    def _trainable(self, kind: str) -> list[tuple[str, torch.nn.Parameter]]:
+        """What a version of this kind holds: one role's adapter, or all that is trainable."""
+        own = self.engine.adapters.get(kind)
+        named = self.engine.model.named_parameters()
+        return [(n, p) for n, p in named if (p.requires_grad if own is None else "lora_" in n and f".{own}." in n)]
 
     @contextmanager
     def _as(self, name: str) -> Iterator[None]:
@@ -141,21 +153,22 @@ class AdapterPool:
         if not name:
             yield
             return
-        now = {n: p.detach().clone() for n, p in self._trainable()}
+        places = dict(self._trainable(name.rpartition("@")[0]))
+        now = {n: p.detach().clone() for n, p in places.items()}
         try:
-            self._put(self._weights[name])
+            self._put(places, self._weights[name])
             yield
         finally:
-            self._put(now)
+            self._put(places, now)
 
     @torch.no_grad()
-    def _put(self, weights: dict[str, torch.Tensor]) -> None:
-        for name, parameter in self._trainable():
+    def _put(self, places: dict[str, torch.nn.Parameter], weights: dict[str, torch.Tensor]) -> None:
+        for name, parameter in places.items():
             parameter.copy_(weights[name])
 
     def state(self) -> dict[str, Any]:
         """JSON-ready, without the weights."""
-        return {"ratings": dict(self.ratings), "rating": self.rating, "rounds": self.rounds, "made": self.made}
+        return {"ratings": dict(self.ratings), "now": dict(self.now), "rounds": self.rounds, "made": self.made}
 
     def save(self, folder: Path) -> None:
         """Write the weights of all versions."""
@@ -170,7 +183,7 @@ class AdapterPool:
         from safetensors.torch import load_file
 
         self.ratings = dict(state["ratings"])
-        self.rating, self.rounds, self.made = state["rating"], state["rounds"], state["made"]
+        self.now, self.rounds, self.made = dict(state["now"]), state["rounds"], state["made"]
         flat = load_file(folder / FILE) if self.ratings else {}
         self._weights = {v: {} for v in self.ratings}
         for key, tensor in flat.items():
@@ -180,8 +193,8 @@ class AdapterPool:
         if self.sampler is not None:
             for name in self.ratings:
                 with self._as(name):
-                    self.sampler.keep(name)
+                    self.sampler.keep(name.rpartition("@")[0], name)
 
     def metrics(self) -> dict[str, float]:
         """Ratings of the policy and of its past selves, for the log."""
-        return {"pool/policy": self.rating, **{f"pool/{name}": value for name, value in self.ratings.items()}}
+        return {f"pool/{name}": value for name, value in {**self.now, **self.ratings}.items()}

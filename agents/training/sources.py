@@ -44,7 +44,8 @@ class Demonstrations:
                 continue
             if score.status == "ok" and score.value > mean:
                 weight = float((score.value - mean) / deviation)
-                made.append(TrainingRow(round.encode(first.messages), round.tokenize(first.text), weight, score.value))
+                ids = round.tokenize(first.text)
+                made.append(TrainingRow(round.encode(first.messages), ids, weight, score.value, seat=self.role))
         return made
 
 
@@ -92,7 +93,8 @@ class ReviewedTraces:
     def _draw(self, key: str, rng: np.random.Generator) -> TrainingRow:
         kept = self._kept[key]
         prompt, ids = kept[int(rng.integers(len(kept)))]
-        return TrainingRow(prompt, ids, self.settings.weight)
+        role = key.rpartition("/")[0] or self.settings.roles[0]
+        return TrainingRow(prompt, ids, self.settings.weight, seat=role)
 
     def state(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -35,6 +35,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from dream_envs.agents.engines.models import MAIN, wearing
 from dream_envs.agents.training.advantages import gae, moments, whiten
 from dream_envs.agents.training.critic import Critic, value_loss
 from dream_envs.core import DreamEnvsError
@@ -85,8 +86,9 @@ class TrainingRow(msgspec.Struct, frozen=True):
     """One row of a step: token ids, and the weight of its log-likelihood (its advantage).
 
     ``value``: what it earned.  ``role``: who sampled it in this round; empty for what the policy did not sample
-    (reviewed traces, demonstrations), which is plain likelihood under every learner.  Under a critic, ``advantage`` of
-    a sampled row is a weight on the critic's.
+    (reviewed traces, demonstrations), which is plain likelihood under every learner.  ``seat``: the role whose adapter
+    it trains where each has its own, if not ``role``.  Under a critic, ``advantage`` of a sampled row is a weight on
+    the critic's.
     """
 
     prompt: Sequence[int]
@@ -94,6 +96,7 @@ class TrainingRow(msgspec.Struct, frozen=True):
     advantage: float
     value: float | None = None
     role: str = ""
+    seat: str = ""
 
 
 def split(lengths: Sequence[int]) -> list[list[int]]:
@@ -127,7 +130,8 @@ class RowTrainer(GRPOTrainer):
 
     A round is ``updates.steps`` optimiser steps; ``steps``, ``warmup`` and ``save_every`` are rounds.  GRPO, RLOO and
     PPO differ in the advantages alone, and in the value loss that a critic adds.  ``micro_batch``: rows in one forward
-    pass, 0 for all of an optimiser step; gradients are summed over them.  ``config`` goes to ``GRPOConfig``.
+    pass, 0 for all of an optimiser step; gradients are summed over them.  ``adapters``: names by role, where a row
+    moves its role's alone.  ``config`` goes to ``GRPOConfig``.
     """
 
     def __init__(
@@ -150,8 +154,10 @@ class RowTrainer(GRPOTrainer):
         clip: float = 1.0,
         micro_batch: int = 0,
         checkpointing: bool = False,
+        adapters: Mapping[str, str] | None = None,
         **config: Any,
     ) -> None:
+        self._adapters = dict(adapters or {})
         count = rows or _CHUNK * updates.minibatches
         windows = accumulation(count, updates, micro_batch)
         part = _BLOCK * updates.minibatches * windows
@@ -205,7 +211,13 @@ class RowTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         self._values, self._batch = [], {}
         self._fetch()
+        if self._adapters:
+            names = list(self._adapters.values())
+            worn = [names.index(self._adapters.get(r.role or r.seat, MAIN)) for r in self._rows]
+            self._batch["worn"] = torch.tensor(worn, device=self.accelerator.device)
+        worn_by = dict(self._batch)
         out = super()._generate_and_score_completions(inputs[:1] * len(self._rows))
+        out |= worn_by
         values = [row.advantage for row in self._rows]
         out["advantages"] = torch.tensor(values, dtype=out["advantages"].dtype, device=out["advantages"].device)
         if self._updates.average == "rows":
@@ -248,11 +260,47 @@ class RowTrainer(GRPOTrainer):
             size = self.args.per_device_train_batch_size
             with torch.no_grad():
                 found = self._get_per_token_logps_and_entropies(self.model, ids, attention, keep, batch_size=size)
-            self._batch = {"logps": found[0]}
+            self._batch |= {"logps": found[0]}
         return torch.cat(self._values)[:, -keep - 1 : -1]  # the state that a token is chosen in is the one before it
 
+    def _is_reference(self, model: Any) -> bool:
+        """Whether this pass is the penalty's: a model of its own, or TRL's frozen copy of the adapter."""
+        return model is self.ref_model or getattr(self.accelerator.unwrap_model(model), "active_adapter", "") == "ref"
+
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._critic is None or model is self.ref_model:
+        if self._is_reference(model):
+            return self._packed(model, *args, **kwargs)
+        found = self._by_role(model, *args, **kwargs) if self._adapters else self._read(model, *args, **kwargs)
+        if "old_per_token_logps" in self._batch:
+            here = found[0].detach()
+            old = torch.where(self._batch["sampled"][:, None], self._batch["old_per_token_logps"], here)
+            self._batch |= {"old_per_token_logps": old, "logps": here}
+        return found
+
+    def _thaw(self) -> None:
+        """Every role's adapter is trainable again: peft freezes what is not worn, where a checkpoint is loaded too."""
+        model: Any = self.model
+        for name, value in model.named_parameters():
+            value.requires_grad_("lora_" in name and ".ref." not in name)
+
+    def _by_role(self, model: Any, ids: Any, mask: Any, *args: Any, **kwargs: Any) -> Any:
+        """Each row with its role's adapter; rows come back in their order, and the critic's values with them."""
+        self._thaw()
+        worn, parts, values = self._batch["worn"], list[Any](), list[torch.Tensor]()
+        order = [(worn == i).nonzero()[:, 0] for i in range(len(self._adapters))]
+        for name, rows in zip(self._adapters.values(), order, strict=True):
+            if len(rows):
+                with wearing(self.accelerator.unwrap_model(model), name):
+                    parts.append(self._read(model, ids[rows], mask[rows], *args, **kwargs))
+                    values += self._values if self._critic is not None else []
+        back = torch.cat(order).argsort()
+        if self._critic is not None:
+            self._values = [torch.cat(values)[back]]
+        return tuple(_joined(both, back) for both in zip(*parts, strict=True))
+
+    def _read(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's log-probabilities and entropies; under a critic its values come with them."""
+        if self._critic is None:
             found = self._packed(model, *args, **kwargs)
         else:
             head, values = self._critic, list[torch.Tensor]()
@@ -263,10 +311,6 @@ class RowTrainer(GRPOTrainer):
             finally:
                 hook.remove()
             self._values = values
-        if model is not self.ref_model and "old_per_token_logps" in self._batch:
-            here = found[0].detach()
-            old = torch.where(self._batch["sampled"][:, None], self._batch["old_per_token_logps"], here)
-            self._batch |= {"old_per_token_logps": old, "logps": here}
         return found
 
     def _packed(self, model: Any, ids: Any, mask: Any, keep: int, **kwargs: Any) -> Any:
@@ -285,13 +329,11 @@ class RowTrainer(GRPOTrainer):
             pad = (0, ids.size(1) - high)
             parts.append(tuple(torch.nn.functional.pad(x, pad) if x is not None and x.dim() == 2 else x for x in found))
         back = torch.tensor(groups[0] + groups[1], device=ids.device).argsort()
-        return tuple(
-            torch.cat(both)[back] if both[0] is not None and both[0].dim() == 2 else both[0]
-            for both in zip(*parts, strict=True)
-        )
+        return tuple(_joined(both, back) for both in zip(*parts, strict=True))
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
         if self._once:
+            self._batch = {k: inputs[k] for k in ("worn",) if k in inputs}
             return super()._compute_loss(model, inputs)
         self._batch, beta = dict(inputs), self.beta
         if self._updates.kl_in == "reward":
@@ -342,6 +384,8 @@ class RowTrainer(GRPOTrainer):
     def create_optimizer(self, model: Any = None) -> Any:
         """TRL's, with the critic as a group of its own."""
         fresh = self.optimizer is None
+        if self._adapters:
+            self._thaw()
         found = super().create_optimizer(model)
         if self._critic is not None and fresh:
             lr = self._critic.settings.lr
@@ -363,6 +407,11 @@ class RowTrainer(GRPOTrainer):
                 parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
         torch.nn.utils.clip_grad_norm_(self._critic.parameters(), self.args.max_grad_norm)
         return loss
+
+
+def _joined(parts: Sequence[Any], back: torch.Tensor) -> Any:
+    """What a forward returned for groups of rows, in the rows' own order."""
+    return torch.cat(list(parts))[back] if parts[0] is not None and parts[0].dim() == 2 else parts[0]
 
 
 def _rollout(prompts: list[Any], trainer: RowTrainer) -> dict[str, Any]:

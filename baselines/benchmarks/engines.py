@@ -5,19 +5,33 @@ from __future__ import annotations
 import contextlib
 import socket
 import statistics
+import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
 
+from dream_envs import registry
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.engines.models import resolve
-from dream_envs.baselines.benchmarks.model import Recorder
+from dream_envs.agents.training.collector import Collector
+from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner
+from dream_envs.agents.training.rows import RowSettings
+from dream_envs.baselines.benchmarks.model import Clock, Recorder
 from dream_envs.baselines.benchmarks.rows import Options, Row, compared, side_by_side
-from dream_envs.core import Action, DreamEnvsError, Limits, Request
+from dream_envs.baselines.loop import PhaseRun
+from dream_envs.core import Action, DreamEnvsError, Episode, Limits, Request, Score
+from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.curriculum.store import ChallengeStore
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import ask, rollout
+from dream_envs.rewards.base import reward
+from dream_envs.runs import Run
+from dream_envs.seeds import digest, stream
 
 MODEL, TOKENS = "smollm2", 32
 
@@ -93,7 +107,8 @@ def engines(options: Options) -> list[Row]:
         inside = VllmAgent(MODEL, dtype="bfloat16", max_model_len=512)
     except DreamEnvsError as error:
         return [*rows, Row(what="vLLM", note=str(error)[:200])]
-    return [*rows, *rates("vLLM in process, bfloat16", inside, options), _added(inside, options)]
+    rows += [*rates("vLLM in process, bfloat16", inside, options), _added(inside, options)]
+    return [*rows, _step(options)]
 
 
 def _added(agent: Any, options: Options) -> Row:
@@ -109,3 +124,84 @@ def _added(agent: Any, options: Options) -> Row:
     times = side_by_side(works, options.pick(2, 7, 15))
     words = {"what": "rollout against its vLLM calls alone", "unit": "tokens/s", "peer_name": "vLLM alone"}
     return compared(times["rollout"], times["engine"], lambda s: tokens / s, "the engine's", **words)
+
+
+#: Of the step that is compared: problems, completions of each, tokens of a reply, rows in one forward pass.
+GROUPS, COPIES, REPLY, MICRO = 8, 8, 16, 8
+
+
+def _step(options: Options) -> Row:
+    """A GRPO step with LoRA, sampled by vLLM in the same process: a round of games and ours, against bare TRL.
+
+    The reward is drawn from the reply's text, so that every group has rows to train on in both.
+    """
+    steps = options.pick(3, 6, 12)
+    with options.folder() as ours, options.folder() as theirs:
+        times = {"ours": _our_steps(steps, ours), "trl": _trl_steps(steps, theirs)}
+    what = f"GRPO step, {GROUPS} x {COPIES} replies of at most {REPLY} tokens, LoRA 8, bfloat16, vLLM in process"
+    words = {
+        "what": what,
+        "unit": "s",
+        "peer_name": "bare TRL",
+        "note": f"{steps} steps each, after one that is left out",
+    }
+    return compared(times["ours"], times["trl"], lambda s: s, "bare TRL's", **words)
+
+
+def _by_text(text: str) -> float:
+    return digest("bench", text, bits=16) / 2**16
+
+
+@reward("by-text")
+def by_text(episode: Episode) -> dict[str, Score]:
+    """A number for each text."""
+    return {turn.agent: Score(_by_text(turn.text)) for turn in episode.turns}
+
+
+def _our_steps(steps: int, folder: Path) -> list[float]:
+    """Seconds from the beginning of a step to that of the next: games, curriculum, records and all."""
+    game = ChallengerSolver("arithmetic", notation="english", solvers=COPIES, reply_tokens=REPLY)
+    settings = LearnerSettings(
+        lora_rank=8, micro_batch=MICRO, engine="vllm", rows=RowSettings(rows=GROUPS * COPIES), save_every=10**6
+    )
+    began = list[float]()
+
+    def begin(step: int, agent: LocalAgent) -> dict[str, Any]:
+        began.append(time.perf_counter())
+        return {}
+
+    run = Run(folder / "run", {"command": "bench"})
+    curriculum = Curriculum(game, Mixture(0, 0, 0, generator=GROUPS), seed="bench", store=ChallengeStore())
+    learner = PolicyLearner(LocalAgent(MODEL, dtype="bfloat16"), settings=settings, evaluate=begin)
+    learner.improve(Collector(game, curriculum, by_text(), run), steps + 2, PhaseRun(folder))
+    run.close()
+    return [b - a for a, b in pairwise(began)][1:]
+
+
+def _trl_steps(steps: int, folder: Path) -> list[float]:
+    """The same of TRL alone: prompts of the same family as a dataset, its own colocated vLLM, its own rewards."""
+    from peft import LoraConfig
+
+    family, rng = registry.create("tasks", "arithmetic", notation="english"), stream("bench", "prompts")
+    tasks = [family.generate(rng, 1 + i % 3) for i in range(GROUPS * (steps + 2))]
+    prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": t.prompt}]} for t in tasks])
+
+    def score(completions: Sequence[Any], **_: Any) -> list[float | None]:
+        return [_by_text(c[0]["content"]) for c in completions]
+
+    agent = LocalAgent(MODEL, dtype="bfloat16")
+    config = GRPOConfig(
+        output_dir=str(folder), per_device_train_batch_size=MICRO, num_generations=COPIES,
+        gradient_accumulation_steps=GROUPS * COPIES // MICRO, max_completion_length=REPLY, max_steps=steps + 2,
+        learning_rate=5e-4, beta=0.0, use_cpu=not torch.cuda.is_available(), bf16=torch.cuda.is_available(),
+        gradient_checkpointing=False, use_vllm=True, vllm_mode="colocate", vllm_max_model_length=4096,
+        vllm_importance_sampling_correction=False, save_strategy="no", report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+    clock = Clock()
+    adapter = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = GRPOTrainer(
+        agent.model, score, args=config, train_dataset=prompts, processing_class=agent.tokenizer, callbacks=[clock],
+        peft_config=adapter,
+    )  # fmt: skip
+    trainer.train()
+    return clock.seconds

@@ -89,7 +89,7 @@ def orchestration(options: Options) -> list[Row]:
     return [compared(times["rollout"], times["engine"], lambda s: tokens / s, "the engine's", **words)]
 
 
-class _Clock(TrainerCallback):
+class Clock(TrainerCallback):
     """Seconds from the end of one step to the end of the next."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ def training(options: Options) -> list[Row]:
     def run(make: Callable[[LocalAgent, list[TrainingRow], str, int], Any]) -> Callable[[], float]:
         def once() -> float:
             with options.folder() as inside:
-                trainer, clock = make(LocalAgent(MODEL), rows, str(inside), steps + 1), _Clock()
+                trainer, clock = make(LocalAgent(MODEL), rows, str(inside), steps + 1), Clock()
                 trainer.add_callback(clock)
                 trainer.train()
             return statistics.median(clock.seconds)

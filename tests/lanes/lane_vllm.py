@@ -129,6 +129,23 @@ def test_past_selves_play_on_the_same_engine(tmp_path: Path) -> None:
     assert authors[0] == {""} and "policy@1" in authors[1] and authors[2] & {"policy@1", "policy@2"}
 
 
+def test_each_role_has_its_adapter_on_the_same_engine(tmp_path: Path) -> None:
+    """Two adapters are trained side by side and sampled in one batch with past selves of either role."""
+    options = Options(
+        "spiral", steps=3, model=MODEL, dtype="float32", max_tokens=4,
+        set={
+            "learner.engine": "vllm", "learner.lora_rank": RANK, "learner.lr": 1e-3, "learner.per_role": "first",
+            "learner.pool.every": 1, "learner.pool.share": 0.5, "mixture.challenger": 8, "eval.games": 2,
+            "eval.every": 100,
+        },
+    )  # fmt: skip
+    conduct(options, tmp_path / "run", quiet=True)
+    met = {(t.role, t.author) for e in read_episodes(tmp_path / "run" / "episodes.jsonl") for t in e.turns if t.author}
+    assert met and all(author.startswith(f"{role}@") for role, author in met)
+    final = tmp_path / "run" / "checkpoints" / "final"
+    assert (final / "adapters" / "second" / "adapter_model.safetensors").is_file()
+
+
 def test_a_server_starts_answers_takes_an_adapter_dies_and_stops(tmp_path: Path, folders: dict[str, str]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
