@@ -30,8 +30,8 @@ from dream_envs.agents.sleep.consolidation import SleepConsolidation
 from dream_envs.agents.sleep.dreams import FamilyQuestions
 from dream_envs.agents.sleep.experience import Buffer
 from dream_envs.agents.training.collector import Collector
-from dream_envs.agents.training.learner import COMPLETE, LearnerSettings, PolicyLearner, newest_checkpoint, spec
-from dream_envs.agents.training.trl_adapter import accumulation
+from dream_envs.agents.training.learner import COMPLETE, PolicyLearner, newest_checkpoint
+from dream_envs.agents.training.settings import spec
 from dream_envs.baselines import eval_set, recipe
 from dream_envs.baselines.recipe import Options, Phase, Recipe
 from dream_envs.baselines.watch import DiversityMonitor
@@ -76,9 +76,7 @@ class Context:
         self.weights: dict[str, LocalAgent] = {}
         self.drawn = Counter[str]()
         self._index: Any = None
-        self.rule = rule_of(self.recipe)
-        if self.rule.per_role and (self.recipe.nights is not None or self.recipe.phases or self.recipe.learn):
-            raise DreamEnvsError(f"per_role={self.rule.per_role!r}: one phase, awake, with a policy learner")
+        self.rule = recipe.rule_of(self.recipe)
         self.family = self._family()
         self.support = _support(self.recipe.model)
         bare = self.game(())
@@ -208,22 +206,6 @@ class Context:
     def note(self, name: str, data: Any) -> None:
         """Write a file of a phase's own into the run's folder."""
         self.run.write(name, data)
-
-
-def rule_of(chosen: Recipe) -> LearnerSettings:
-    """The learner's settings as the recipe changes them."""
-    own = spec(chosen.learner).settings
-    changes = dict(chosen.learning)
-    if own.baseline != "group":
-        changes.pop("baseline", None)
-    if spec(chosen.learner).imitates:  # it lives on its review: what it trains on stays its own
-        changes = {k: v for k, v in changes.items() if not k.startswith(("rows.rows", "review", "baseline"))}
-    made = recipe.changed(own, changes, "learner")
-    rows = made.rows.rows
-    parts = 2 * made.updates.minibatches * accumulation(rows or 0, made.updates, made.micro_batch)
-    if rows is not None and rows % parts:  # masked rows fill the last minibatch
-        made = recipe.changed(made, {"rows.rows": rows + -rows % parts}, "learner")
-    return made
 
 
 def _support(model: str) -> tuple[int, ...]:

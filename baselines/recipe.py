@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from dream_envs import registry
+from dream_envs.agents.training.settings import LearnerSettings, accumulation, spec
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
 
@@ -302,4 +303,27 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
         raise DreamEnvsError(
             f"learner={recipe.learner!r}: {found.name} {recipe.refused[recipe.learner]}; choose another"
         )
+    rule_of(recipe)  # told now, before torch is imported
     return found, recipe
+
+
+def rule_of(chosen: Recipe) -> LearnerSettings:
+    """The learner's settings as the recipe changes them.
+
+    Raises:
+        DreamEnvsError: for settings that there are not, or that do not go together.
+    """
+    own = spec(chosen.learner).settings
+    changes = dict(chosen.learning)
+    if own.baseline != "group":
+        changes.pop("baseline", None)
+    if spec(chosen.learner).imitates:  # it lives on its review: what it trains on stays its own
+        changes = {k: v for k, v in changes.items() if not k.startswith(("rows.rows", "review", "baseline"))}
+    made = changed(own, changes, "learner")
+    rows = made.rows.rows
+    parts = 2 * made.updates.minibatches * accumulation(rows or 0, made.updates, made.micro_batch)
+    if rows is not None and rows % parts:  # masked rows fill the last minibatch
+        made = changed(made, {"rows.rows": rows + -rows % parts}, "learner")
+    if made.per_role and (chosen.nights is not None or chosen.phases or chosen.learn is not None):
+        raise DreamEnvsError(f"per_role={made.per_role!r}: one phase, awake, with a policy learner")
+    return made

@@ -74,7 +74,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("agents.engines.vllm", vllm="VllmAgent"),
     },
     "learners": {
-        name: f"dream_envs.agents.training.learner:{name.upper()}"
+        name: f"dream_envs.agents.training.settings:{name.upper()}"
         for name in ("grpo", "grpo4", "ppo", "rloo", "rae", "expert")
     },
     "loops": {

@@ -9,11 +9,16 @@ from typing import Any
 import torch
 
 from dream_envs.agents.training.collector import Collector
-from dream_envs.agents.training.critic import CriticSettings
-from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner
-from dream_envs.agents.training.rows import RoleSettings, RowSettings
-from dream_envs.agents.training.sources import Demonstrations, ReviewSettings
-from dream_envs.agents.training.trl_adapter import Updates
+from dream_envs.agents.training.learner import PolicyLearner
+from dream_envs.agents.training.settings import (
+    CriticSettings,
+    LearnerSettings,
+    ReviewSettings,
+    RoleSettings,
+    RowSettings,
+    Updates,
+)
+from dream_envs.agents.training.sources import Demonstrations
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.curriculum.store import ChallengeStore

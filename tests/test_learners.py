@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.engines.models import resolve
 from dream_envs.agents.training.critic import FILE
-from dream_envs.agents.training.learner import PolicyLearner, spec
-from dream_envs.agents.training.rows import RoleSettings, RowSettings
+from dream_envs.agents.training.learner import PolicyLearner
+from dream_envs.agents.training.settings import RoleSettings, RowSettings, spec
 from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow
 from dream_envs.core import Action, DreamEnvsError, Request
 from dream_envs.curriculum.curriculum import Mixture

@@ -15,7 +15,8 @@ from dream_envs.agents.engines.decode import CachedForward, left_padded
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.training import memory
 from dream_envs.agents.training.adapters import adapted, take_over
-from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner
+from dream_envs.agents.training.learner import PolicyLearner
+from dream_envs.agents.training.settings import LearnerSettings
 from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.baselines.loop import conduct
 from dream_envs.baselines.loops.nights import METHODS

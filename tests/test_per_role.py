@@ -17,9 +17,9 @@ from test_trl_contract import TOKENIZER, draw_ids, model, train
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.engines.models import MAIN, wearing
 from dream_envs.agents.training.adapters import adapted, add_roles
-from dream_envs.agents.training.critic import Critic, CriticSettings
-from dream_envs.agents.training.learner import LearnerSettings
-from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow, Updates
+from dream_envs.agents.training.critic import Critic
+from dream_envs.agents.training.settings import CriticSettings, LearnerSettings, Updates
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow
 from dream_envs.baselines.loop import conduct
 from dream_envs.baselines.recipe import Options
 from dream_envs.core import DreamEnvsError, Limits, Request

@@ -12,7 +12,8 @@ import torch
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.training import rows
-from dream_envs.agents.training.pool import AdapterPool, PoolSettings
+from dream_envs.agents.training.pool import AdapterPool
+from dream_envs.agents.training.settings import PoolSettings
 from dream_envs.baselines.loop import conduct
 from dream_envs.baselines.recipe import Options
 from dream_envs.core import DreamEnvsError, Episode, Limits, Outcome, Request, Score, Turn

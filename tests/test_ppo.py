@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 pytest.importorskip("trl")
 
 from dream_envs.agents.training.advantages import gae, moments, whiten
-from dream_envs.agents.training.critic import FILE, Critic, CriticSettings, value_loss
-from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner, spec
-from dream_envs.agents.training.rows import RowSettings
-from dream_envs.agents.training.trl_adapter import Updates
+from dream_envs.agents.training.critic import FILE, Critic, value_loss
+from dream_envs.agents.training.learner import PolicyLearner
+from dream_envs.agents.training.settings import CriticSettings, LearnerSettings, RowSettings, Updates, spec
 from dream_envs.core import DreamEnvsError
 
 

@@ -18,8 +18,9 @@ from test_trl_contract import Log, draw_ids, model
 from test_trl_contract import train as run
 from transformers import TrainerCallback
 
-from dream_envs.agents.training.critic import Critic, CriticSettings
-from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow, Updates
+from dream_envs.agents.training.critic import Critic
+from dream_envs.agents.training.settings import CriticSettings, Updates
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainingRow
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import stream
 

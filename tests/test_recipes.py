@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from _recipes import NIGHTS, PAPERS, SMALL, Says, base_hash, hashes, options, wa
 from _tiny import metrics, texts
 
 from dream_envs import cli, registry
-from dream_envs.agents.training.rows import RowBuilder, RowSettings
+from dream_envs.agents.training.rows import RowBuilder
+from dream_envs.agents.training.settings import RowSettings
 from dream_envs.baselines import loop
 from dream_envs.baselines.loops import azr, prompts, serl_limited, ttrl
-from dream_envs.baselines.recipe import Options, Recipe, settled
+from dream_envs.baselines.recipe import Options, Recipe, rule_of, settled
 from dream_envs.core import Action, DreamEnvsError, Episode, Score, Start
 from dream_envs.curriculum import gates
 from dream_envs.curriculum.store import read_challenges
@@ -181,7 +184,7 @@ def test_every_loop_is_listed_and_makes_its_recipe(capsys: pytest.CaptureFixture
     for name in SMALL:
         found, recipe = settled(Options(name, steps=47))
         assert found.name == name and name in shown and isinstance(recipe, Recipe)
-        assert sum(phase.steps for phase in loop.phases_of(recipe)) == 47 and loop.rule_of(recipe)
+        assert sum(phase.steps for phase in loop.phases_of(recipe)) == 47 and rule_of(recipe)
     modules = {registry.rows("loops")[name].partition(":")[0] for name in (*PAPERS, "spiral", *NIGHTS)}
     assert all("Departures" in (__import__(name, fromlist=["x"]).__doc__ or "") for name in modules)
 
@@ -195,7 +198,7 @@ def test_settings_by_dotted_name_change_what_they_name_and_nothing_else() -> Non
     made = found.nights.every, found.nights.learning.steps, found.mixture.challenger, found.eval.problems
     assert made == (3, 7, 5, 9)
     assert found.args == {"solvers": 2} and found.mixture.levels == (4,) and found.family_args["notation"] == "english"
-    rule = loop.rule_of(found)
+    rule = rule_of(found)
     assert rule.lr == 0.25 and rule.baseline == "leave_one_out" and rule.rows.role("solver").groups == 3
     assert msgspec.structs.replace(found.nights, every=25, learning=plain.nights.learning) == plain.nights
     _, off = settled(Options("dream", set={"variant": "sleep", "nights.dreaming": None}))
@@ -207,7 +210,7 @@ def test_settings_by_dotted_name_change_what_they_name_and_nothing_else() -> Non
 @pytest.mark.parametrize("name", [*PAPERS, "dream"])
 @pytest.mark.parametrize("learner", ["ppo", "grpo4"])
 def test_rows_fill_whole_minibatches_and_lose_none(name: str, learner: str) -> None:
-    rule = loop.rule_of(settled(options(name, learner=learner, set={"learner.rows.rows": 46}))[1])
+    rule = rule_of(settled(options(name, learner=learner, set={"learner.rows.rows": 46}))[1])
     parts = 2 * rule.updates.minibatches
     assert rule.rows.rows is not None and rule.rows.rows % parts == 0 and 46 <= rule.rows.rows < 46 + parts
 
@@ -268,3 +271,20 @@ def test_a_loop_of_ones_own_is_one_object(tmp_path: Path) -> None:
 
 MINE = msgspec.structs.replace(azr.LOOP, name="mine", settings=azr.Settings,
                                recipe=lambda chosen, steps: azr.recipe(azr.Settings(proposals=3), steps))  # fmt: skip
+
+
+def test_wrong_settings_of_a_learner_are_told_before_torch_is_imported() -> None:
+    code = """
+import sys
+from dream_envs.baselines.recipe import Options, settled
+from dream_envs.core import DreamEnvsError
+
+for name, value in {"foo": 1, "lr": -1, "engine": "vllm", "per_role": "solver"}.items():
+    try:
+        settled(Options("azr", set={f"learner.{name}": value}))
+    except DreamEnvsError as error:
+        print(error)
+print("torch" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(told) == 5 and told[-1] == "False" and all(len(line) < 250 for line in told)

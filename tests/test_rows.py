@@ -19,8 +19,9 @@ pytest.importorskip("trl")
 
 from dream_envs import core
 from dream_envs.agents.training.advantages import leave_one_out, relative
-from dream_envs.agents.training.rows import Group, RoleSettings, Round, Row, RowBuilder, RowSettings, groups_of
-from dream_envs.agents.training.sources import Demonstrations, ReviewedTraces, ReviewSettings, RoleWeights
+from dream_envs.agents.training.rows import Group, Round, Row, RowBuilder, groups_of
+from dream_envs.agents.training.settings import ReviewSettings, RoleSettings, RowSettings
+from dream_envs.agents.training.sources import Demonstrations, ReviewedTraces, RoleWeights
 from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.core import DreamEnvsError, Episode, Event, Message, Score
 from dream_envs.envs.challenger_solver import ChallengerSolver

@@ -17,7 +17,8 @@ pytest.importorskip("trl")
 from _tiny import same, weights
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow, Updates
+from dream_envs.agents.training.settings import Updates
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
 from dream_envs.seeds import stream
 

@@ -21,8 +21,8 @@ from dream_envs.agents.elicitation.sae import SaeSettings, SparseAutoencoder, by
 from dream_envs.agents.elicitation.steering import Steered, contrast_vector, gradient_vector, layers, residuals
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.training.collector import Collector
-from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner
-from dream_envs.agents.training.rows import RoleSettings, RowSettings
+from dream_envs.agents.training.learner import PolicyLearner
+from dream_envs.agents.training.settings import LearnerSettings, RoleSettings, RowSettings
 from dream_envs.agents.training.sft import fine_tune, quietly
 from dream_envs.core import Agent, DreamEnvsError, Message, Task, TaskFamily
 from dream_envs.curriculum.curriculum import Curriculum, Mixture

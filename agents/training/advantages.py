@@ -13,11 +13,9 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from dream_envs.agents.training.rows import Group, RowSettings
+    from dream_envs.agents.training.rows import Group
+    from dream_envs.agents.training.settings import RowSettings
 
-#: The completions of a group (GRPO), the others of it (RLOO), all of the role in the round (TRR++, arXiv 2505.03335),
-#: the role's running mean (SPIRAL, arXiv 2506.24119), a learnt value (PPO).
-BASELINES = ("group", "leave_one_out", "role", "rae", "critic")
 #: Sums a tensor over all processes; the identity where there is one.
 Sum = Callable[[torch.Tensor], torch.Tensor]
 

@@ -8,38 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dream_envs.agents.training.settings import CriticSettings
 from dream_envs.core import DreamEnvsError
 
 FILE = "value_head.safetensors"
-
-
-class CriticSettings(msgspec.Struct, frozen=True):
-    """Settings of the critic.
-
-    ``gamma``: discount a token; ``lam``: of the advantage estimate (both 0 to 1).  ``lr``: the head's own, above 0.
-    ``weight``: of the value loss beside the policy's; 0 leaves the trunk and the head alone.  ``clip``: how far a value
-    may move from what it was when the round was played before its loss is cut off; 0 does not cut.  ``hidden``: units
-    of a hidden layer, 0 for a linear head.  ``whiten``: bring each role's advantages to mean 0 and deviation 1.
-    """
-
-    gamma: float = 1.0
-    lam: float = 0.95
-    lr: float = 1e-3
-    weight: float = 0.5
-    clip: float = 0.2
-    hidden: int = 0
-    whiten: bool = True
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
-            raise DreamEnvsError(f"gamma={self.gamma}, lam={self.lam}: each from 0 to 1")
-        if self.lr <= 0 or self.weight < 0 or self.clip < 0 or self.hidden < 0:
-            raise DreamEnvsError(f"{self}: lr is above 0; weight, clip and hidden are 0 or more")
 
 
 class Critic(nn.Module):

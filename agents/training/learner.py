@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from dream_envs import registry
 from dream_envs.agents.engines.local import LocalAgent, without_deprecations
 from dream_envs.agents.engines.models import ADAPTERS, ROLES, load
 from dream_envs.agents.training import memory
 from dream_envs.agents.training.adapters import Published, adapted, add_roles, load_roles, take_over
-from dream_envs.agents.training.advantages import BASELINES
 from dream_envs.agents.training.critic import FILE as HEAD
-from dream_envs.agents.training.critic import Critic, CriticSettings
-from dream_envs.agents.training.pool import AdapterPool, PoolSettings
-from dream_envs.agents.training.rows import RowBuilder, RowSettings, RowSource, restore, states
-from dream_envs.agents.training.sources import ReviewedTraces, ReviewSettings
-from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow, Updates
+from dream_envs.agents.training.critic import Critic
+from dream_envs.agents.training.pool import AdapterPool
+from dream_envs.agents.training.rows import RowBuilder, RowSource, restore, states
+from dream_envs.agents.training.settings import (
+    LearnerSettings,
+    spec,
+)
+from dream_envs.agents.training.sources import ReviewedTraces
+from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow
 from dream_envs.core import Action, DreamEnvsError, Progress, Request
 from dream_envs.runs import read_json, write_json
 from dream_envs.seeds import digest, stream
@@ -35,100 +35,6 @@ if TYPE_CHECKING:
 
 COMPLETE = "state.json"
 Evaluate = Callable[[int, LocalAgent], dict[str, Any]]
-
-
-class LearnerSettings(msgspec.Struct, frozen=True):
-    """The optimiser's settings and the rows of a step.
-
-    ``kl``: weight of the penalty for leaving the base, where ``updates.kl_in`` says.  ``clip``: of the gradient's norm.
-    ``save_every``: steps between checkpoints, which changes no result.  ``baseline``: one of
-    ``advantages.BASELINES``.  ``critic``: the value head, with ``baseline="critic"`` alone.  ``review``: replay of the
-    run's own good traces; None: none.
-
-    ``lora_rank``: train adapters of this rank on every linear layer but the head, 0: all weights.  ``micro_batch``:
-    rows in one forward pass, 0: all of an optimiser step.  ``checkpointing``: compute activations twice instead of
-    keeping them.  ``engine``: what samples, ``local`` or ``vllm`` in the same process (which needs adapters: each
-    step's are loaded under a new name).  ``pool``: past selves that it plays against; None: none.
-
-    ``per_role``: "": one adapter for all roles; a role's name: each role that learns has its own on the same base, they
-    train side by side, and this role's weights are what is measured and delivered (the others lie in
-    ``adapters/ROLE``).
-    """
-
-    lr: float = 5e-4
-    kl: float = 0.0
-    warmup: int = 10
-    clip: float = 1.0
-    save_every: int = 20
-    rows: RowSettings = RowSettings()
-    baseline: str = "group"
-    updates: Updates = Updates()
-    critic: CriticSettings | None = None
-    review: ReviewSettings | None = None
-    lora_rank: int = 0
-    micro_batch: int = 0
-    checkpointing: bool = False
-    engine: str = "local"
-    pool: PoolSettings | None = None
-    per_role: str = ""
-
-    def __post_init__(self) -> None:
-        if self.baseline not in BASELINES:
-            raise DreamEnvsError(f"baseline={self.baseline!r}: one of {', '.join(BASELINES)}")
-        if (self.critic is not None) != (self.baseline == "critic"):
-            raise DreamEnvsError(f"baseline={self.baseline!r}: critic=CriticSettings() with 'critic', None with others")
-        if self.critic is not None and self.rows.play_every > 1:
-            raise DreamEnvsError(
-                f"play_every={self.rows.play_every}: 1 with a critic, which learns from the round alone"
-            )
-        if self.lr <= 0 or self.save_every < 1 or self.kl < 0 or self.warmup < 0:
-            raise DreamEnvsError(f"{self}: lr above 0, save_every 1 or more, kl and warmup 0 or more")
-        if self.engine not in ("local", "vllm") or (self.engine == "vllm" and not self.lora_rank):
-            raise DreamEnvsError(f"engine={self.engine!r}: local, or vllm with lora_rank 1 or more")
-        if self.per_role and (not self.lora_rank or self.checkpointing):
-            raise DreamEnvsError(f"per_role={self.per_role!r}: with lora_rank 1 or more, and without checkpointing")
-        if self.lora_rank < 0 or self.micro_batch < 0:
-            raise DreamEnvsError(
-                f"lora_rank={self.lora_rank}, micro_batch={self.micro_batch}: 1 or more, or 0 for all weights and rows"
-            )
-
-
-class LearnerSpec(msgspec.Struct, frozen=True):
-    """A learner by name: its default settings, and it in words.
-
-    ``imitates``: it learns from its review alone.  ``make``: what it is made by, with ``PolicyLearner``'s arguments;
-    None: ``PolicyLearner``.
-    """
-
-    settings: LearnerSettings
-    says: str
-    imitates: bool = False
-    make: Callable[..., Any] | None = None
-
-
-GRPO = LearnerSpec(LearnerSettings(), "group-relative advantages")
-GRPO4 = LearnerSpec(LearnerSettings(updates=Updates(minibatches=4)), "GRPO with PPO's four updates a round, no critic")
-PPO = LearnerSpec(
-    LearnerSettings(baseline="critic", updates=Updates(minibatches=4), critic=CriticSettings(lr=1e-2, hidden=64)),
-    "a value head, GAE, clipped passes over each round",
-)
-# A sum over about ten tokens has ten times the gradient of a mean, so its norm is clipped at ten times as much.
-RLOO = LearnerSpec(
-    LearnerSettings(clip=10.0, baseline="leave_one_out", updates=Updates(level="sequence", average="rows")),
-    "the mean of the others as baseline, whole sequences",
-)
-RAE = LearnerSpec(LearnerSettings(baseline="rae"), "a running mean of each role as baseline (SPIRAL)")
-EXPERT = LearnerSpec(
-    LearnerSettings(rows=RowSettings(play_every=10), review=ReviewSettings(count=144)),
-    "likelihood of good traces (ReST-EM)",
-    imitates=True,
-)
-
-
-def spec(name: str) -> LearnerSpec:
-    """The learner of this name, or at ``module:object``; a class of somebody's own is made with its own defaults."""
-    found = registry.load("learners", name)
-    return found if isinstance(found, LearnerSpec) else LearnerSpec(LearnerSettings(), name, make=found)
 
 
 class PolicyLearner:

@@ -20,30 +20,13 @@ import msgspec
 import numpy as np
 import torch
 
+from dream_envs.agents.training.settings import PoolSettings
 from dream_envs.core import Action, DreamEnvsError, Episode, Request
 from dream_envs.seeds import stream
 
 FILE = "pool.safetensors"
 _START = 1000.0
 _SCALE = 400.0  # Elo points at which the stronger one is ten times as likely to win
-
-
-class PoolSettings(msgspec.Struct, frozen=True):
-    """``share`` of the episodes have a past self in one role; one is kept every ``every`` rounds, ``size`` at most.
-
-    ``strength``: how much likelier a stronger past self is drawn: weights are ``exp(strength * rating / 400)``, 0 draws
-    all alike.  ``step``: the K of Elo's update.
-    """
-
-    share: float = 0.5
-    every: int = 5
-    size: int = 8
-    strength: float = 1.0
-    step: float = 16.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1 or self.every < 1 or self.size < 1 or self.strength < 0 or self.step < 0:
-            raise DreamEnvsError(f"{self}: share is 0 to 1, every and size 1 or more, strength and step 0 or more")
 
 
 class AdapterPool:

@@ -14,49 +14,11 @@ import msgspec
 import numpy as np
 
 from dream_envs.agents.training.advantages import Baseline
+from dream_envs.agents.training.settings import RowSettings
 from dream_envs.agents.training.trl_adapter import TrainingRow
 from dream_envs.core import DreamEnvsError, Episode, Message, hook
 
 Encode = Callable[[Sequence[Message]], tuple[int, ...]]
-
-
-class RoleSettings(msgspec.Struct, frozen=True):
-    """How the rows of one role count.
-
-    ``groups``: groups a step at most, None: all.  ``floor``: least deviation that its advantages are divided by.
-    """
-
-    groups: int | None = None
-    floor: float = 0.0
-
-
-class RowSettings(msgspec.Struct, frozen=True):
-    """Which rows a step trains on.
-
-    ``rows``: rows a step, an even number: what is missing is filled with rows that the loss does not see, what is too
-    much is cut; None: as many as there are.  ``roles``: settings by role; their order is the order of the rows.
-    ``scale``: divide a group's advantages by their deviation.  ``decay``: of ``rae``.  ``play_every``: steps per round
-    of play; the steps between train on what the sources give alone (expert iteration).
-    """
-
-    rows: int | None = None
-    roles: dict[str, RoleSettings] = {}
-    scale: bool = True
-    decay: float = 0.95
-    play_every: int = 1
-
-    def __post_init__(self) -> None:
-        if (self.rows is not None and (self.rows < 2 or self.rows % 2)) or self.play_every < 1:
-            raise DreamEnvsError(f"rows={self.rows}, play_every={self.play_every}: rows is even, play_every 1 or more")
-        if not 0.0 <= self.decay < 1.0:
-            raise DreamEnvsError(f"decay={self.decay}: 0 or more and below 1 (SPIRAL: 0.95)")
-        for name, role in self.roles.items():
-            if role.groups is not None and role.groups < 0:
-                raise DreamEnvsError(f"roles.{name}.groups={role.groups}: 0 or more, or None")
-
-    def role(self, name: str) -> RoleSettings:
-        """The settings of this role."""
-        return self.roles.get(name, RoleSettings())
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 
 from dream_envs.agents.training.rows import Round
+from dream_envs.agents.training.settings import ReviewSettings
 from dream_envs.agents.training.trl_adapter import TrainingRow
-from dream_envs.core import DreamEnvsError, author_of, challenge_of
+from dream_envs.core import author_of, challenge_of
 
 
 class Demonstrations:
@@ -47,22 +48,6 @@ class Demonstrations:
                 ids = round.tokenize(first.text)
                 made.append(TrainingRow(round.encode(first.messages), ids, weight, score.value, seat=self.role))
         return made
-
-
-class ReviewSettings(msgspec.Struct, frozen=True):
-    """How many traces are replayed a step, their weight, and how many of each kind are kept.
-
-    ``roles``: whose traces, () for all that learn.
-    """
-
-    count: int = 128
-    weight: float = 1.0
-    cap: int = 512
-    roles: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.count < 0 or self.cap < 1:
-            raise DreamEnvsError(f"count={self.count}, cap={self.cap}: count is 0 or more, cap 1 or more")
 
 
 class ReviewedTraces:

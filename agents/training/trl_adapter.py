@@ -22,7 +22,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
 import msgspec
 
@@ -38,48 +38,17 @@ from trl import GRPOConfig, GRPOTrainer
 from dream_envs.agents.engines.models import MAIN, wearing
 from dream_envs.agents.training.advantages import gae, moments, whiten
 from dream_envs.agents.training.critic import Critic, value_loss
+from dream_envs.agents.training.settings import BLOCK, Updates, accumulation
 from dream_envs.core import DreamEnvsError
 
-_BLOCK = 2  # TRL asks for at least two rows a block; nothing of ours depends on the number
 _CHUNK = 256  # rows at once where log-probabilities are only read and a step has no fixed number of rows
 _KEPT = ("loss", "grad_norm", "learning_rate", "kl", "entropy")  # of TRL's numbers; not those of blocks or filler rows
 _FIXED: dict[str, Any] = {
-    "num_generations": _BLOCK, "max_completion_length": 4096, "loss_type": "dapo",
+    "num_generations": BLOCK, "max_completion_length": 4096, "loss_type": "dapo",
     "scale_rewards": "none", "shuffle_dataset": False, "lr_scheduler_type": "linear", "weight_decay": 0.0,
     "adam_beta1": 0.9, "adam_beta2": 0.95, "save_strategy": "steps", "save_total_limit": 3, "report_to": "none",
     "disable_tqdm": True, "ddp_find_unused_parameters": False,
 }  # fmt: skip
-
-
-class Updates(msgspec.Struct, frozen=True):
-    """How often a round's rows are used, and how far the policy may move on them.
-
-    ``epochs``: passes over the rows; ``minibatches``: optimiser steps a pass (of the same split in every pass).
-    ``epsilon``: the probability ratio is clipped to 1 - epsilon ... 1 + epsilon.  ``level``: ``token``, or ``sequence``
-    for one ratio a row (the geometric mean of its tokens').  ``average``: the loss is a mean over ``tokens``, or over
-    ``rows`` of the sum over each row's tokens.  ``kl_in``: the penalty for leaving the reference is a term of the
-    ``loss`` (k3), or of each sampled token's ``reward`` (k1, needs a critic).
-    """
-
-    epochs: int = 1
-    minibatches: int = 1
-    epsilon: float = 0.2
-    level: Literal["token", "sequence"] = "token"
-    average: Literal["tokens", "rows"] = "tokens"
-    kl_in: Literal["loss", "reward"] = "loss"
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.minibatches < 1 or not 0 < self.epsilon < 1:
-            raise DreamEnvsError(f"{self}: epochs and minibatches are 1 or more, epsilon is above 0 and below 1")
-        for name in ("level", "average", "kl_in"):
-            allowed = get_args(get_type_hints(type(self))[name])
-            if (value := getattr(self, name)) not in allowed:
-                raise DreamEnvsError(f"{name}={value!r}: {' or '.join(allowed)}")
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps a round."""
-        return self.epochs * self.minibatches
 
 
 class TrainingRow(msgspec.Struct, frozen=True):
@@ -112,12 +81,6 @@ def split(lengths: Sequence[int]) -> list[list[int]]:
     if costs[best] > 0.8 * count * widest:
         return [list(range(count))]
     return [order[: best + 1], order[best + 1 :]]
-
-
-def accumulation(count: int, updates: Updates, micro_batch: int) -> int:
-    """Forward passes an optimiser step, so that no more than ``micro_batch`` of ``count`` rows (0: all) are in one."""
-    rows = count // updates.minibatches
-    return 1 if not micro_batch else -(-rows // max(_BLOCK, micro_batch))
 
 
 def bare_model(model: Any) -> Any:
@@ -160,7 +123,7 @@ class RowTrainer(GRPOTrainer):
         self._adapters = dict(adapters or {})
         count = rows or _CHUNK * updates.minibatches
         windows = accumulation(count, updates, micro_batch)
-        part = _BLOCK * updates.minibatches * windows
+        part = BLOCK * updates.minibatches * windows
         if rows is not None and rows % part:
             raise DreamEnvsError(f"rows={rows}: a multiple of {part} for the minibatches and micro_batch={micro_batch}")
         if updates.kl_in == "reward" and critic is None:
@@ -180,7 +143,7 @@ class RowTrainer(GRPOTrainer):
             bf16=bf16, gradient_checkpointing=checkpointing,
             **{**_FIXED, **config},
         )  # fmt: skip
-        prompts = Dataset.from_dict({"prompt": ["-"] * (count * int(os.environ.get("WORLD_SIZE", "1")) // _BLOCK)})
+        prompts = Dataset.from_dict({"prompt": ["-"] * (count * int(os.environ.get("WORLD_SIZE", "1")) // BLOCK)})
 
         def value(value: Sequence[float | None], **_: Any) -> list[float | None]:
             return list(value)

@@ -19,8 +19,8 @@ from dream_envs import registry
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.engines.models import resolve
 from dream_envs.agents.training.collector import Collector
-from dream_envs.agents.training.learner import LearnerSettings, PolicyLearner
-from dream_envs.agents.training.rows import RowSettings
+from dream_envs.agents.training.learner import PolicyLearner
+from dream_envs.agents.training.settings import LearnerSettings, RowSettings
 from dream_envs.baselines.benchmarks.model import Clock, Recorder
 from dream_envs.baselines.benchmarks.rows import Options, Row, compared, side_by_side
 from dream_envs.baselines.loop import PhaseRun
@@ -138,7 +138,7 @@ def _step(options: Options) -> Row:
     steps = options.pick(3, 6, 12)
     with options.folder() as ours, options.folder() as theirs:
         times = {"ours": _our_steps(steps, ours), "trl": _trl_steps(steps, theirs)}
-    what = f"GRPO step, {GROUPS} x {COPIES} replies of at most {REPLY} tokens, LoRA 8, bfloat16, vLLM in process"
+    what = f"GRPO step, {GROUPS} x {COPIES} replies of at most {REPLY} tokens, LoRA 8, float32, vLLM in process"
     words = {
         "what": what,
         "unit": "s",
@@ -172,7 +172,7 @@ def _our_steps(steps: int, folder: Path) -> list[float]:
 
     run = Run(folder / "run", {"command": "bench"})
     curriculum = Curriculum(game, Mixture(0, 0, 0, generator=GROUPS), seed="bench", store=ChallengeStore())
-    learner = PolicyLearner(LocalAgent(MODEL, dtype="bfloat16"), settings=settings, evaluate=begin)
+    learner = PolicyLearner(LocalAgent(MODEL, dtype="float32"), settings=settings, evaluate=begin)
     learner.improve(Collector(game, curriculum, by_text(), run), steps + 2, PhaseRun(folder))
     run.close()
     return [b - a for a, b in pairwise(began)][1:]
@@ -189,7 +189,7 @@ def _trl_steps(steps: int, folder: Path) -> list[float]:
     def score(completions: Sequence[Any], **_: Any) -> list[float | None]:
         return [_by_text(c[0]["content"]) for c in completions]
 
-    agent = LocalAgent(MODEL, dtype="bfloat16")
+    agent = LocalAgent(MODEL, dtype="float32")  # vLLM 0.32 packs bfloat16 on a CPU and takes no new weights
     config = GRPOConfig(
         output_dir=str(folder), per_device_train_batch_size=MICRO, num_generations=COPIES,
         gradient_accumulation_steps=GROUPS * COPIES // MICRO, max_completion_length=REPLY, max_steps=steps + 2,
