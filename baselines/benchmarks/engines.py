@@ -180,7 +180,11 @@ def _our_steps(steps: int, folder: Path) -> list[float]:
 
 def _trl_steps(steps: int, folder: Path) -> list[float]:
     """The same of TRL alone: prompts of the same family as a dataset, its own colocated vLLM, its own rewards."""
+    import vllm._custom_ops as ops
     from peft import LoraConfig
+
+    if not torch.cuda.is_available():  # vLLM 0.32 packs a CPU's weights and then takes no new ones, which TRL sends it
+        ops._supports_onednn = False
 
     family, rng = registry.create("tasks", "arithmetic", notation="english"), stream("bench", "prompts")
     tasks = [family.generate(rng, 1 + i % 3) for i in range(GROUPS * (steps + 2))]
@@ -189,7 +193,7 @@ def _trl_steps(steps: int, folder: Path) -> list[float]:
     def score(completions: Sequence[Any], **_: Any) -> list[float | None]:
         return [_by_text(c[0]["content"]) for c in completions]
 
-    agent = LocalAgent(MODEL, dtype="float32")  # vLLM 0.32 packs bfloat16 on a CPU and takes no new weights
+    agent = LocalAgent(MODEL, dtype="float32")
     config = GRPOConfig(
         output_dir=str(folder), per_device_train_batch_size=MICRO, num_generations=COPIES,
         gradient_accumulation_steps=GROUPS * COPIES // MICRO, max_completion_length=REPLY, max_steps=steps + 2,
