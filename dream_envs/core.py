@@ -129,13 +129,20 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """A value with its provenance.  Anything but ``ok`` is counted and shown, never averaged in as a zero."""
+    """A value with its provenance.  Anything but ``ok`` is counted and shown, never averaged in as a zero.
+
+    ``turns``: what each of the agent's turns earned, in order, where a reward says so (process rewards); they sum to
+    the value, and a learner credits a turn with what came from it on.  ``judgements``: a judge's replies by the hash of
+    what it was asked, so that scoring again asks nothing twice.
+    """
 
     value: float
     status: Status = "ok"
     components: dict[str, float] = {}
     detail: str = ""
     grader: str = ""
+    turns: list[float] | None = None
+    judgements: dict[str, str] = {}
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
@@ -336,7 +337,8 @@ def score(episodes: Sequence[Episode], model: core.RewardModel, agents: Sequence
             what = f"{len(found)} items" if isinstance(found, Sequence) else type(found).__name__
             raise TypeError(f"score() returned {what} for {len(episodes)} episodes")
         if not isinstance(model, Model):  # which cleans its own
-            found = [{agent: clean(value, name) for agent, value in scores.items()} for scores in found]
+            moves = [Counter(turn.agent for turn in e.turns) for e in episodes]
+            found = [{a: clean(v, name, n[a]) for a, v in s.items()} for s, n in zip(found, moves, strict=True)]
     except DreamEnvsError:
         raise
     except Exception as error:

@@ -57,6 +57,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("rewards.algebra", "weighted", "gate", "clip", "per_role", "zero_sum"),
         **_rows("rewards.rounds", "less_repetition", "shared", "in_range", "best_and_worst"),
         **_rows("rewards.adapters", trl="from_trl"),
+        **_rows("agents.engines.learned", "reward_model", "judge"),
         **_rows("rewards.self_judge", "self_judge", "serl", "copeland", "bradley_terry"),
         **_rows("rewards.self_judge", "self_score", "self_rubric", "self_certainty"),
         **_rows("rewards.sleep", "closed_book", "retention"),

@@ -31,6 +31,7 @@ ROWS: list[set[str]] = [
     {"testing", "report"},
     {"agents"},
     {"baselines"},
+    {"adapters"},
     {"leaderboard"},
     {"cli"},
 ]

@@ -7,6 +7,8 @@ is not sent; with a critic they fill the places that are left.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -53,20 +55,29 @@ class Group(msgspec.Struct, frozen=True):
 def groups_of(game: Any, episodes: Sequence[Episode], roles: frozenset[str]) -> list[Group]:
     """One row for each turn of these roles, in groups, in the order of the episodes.
 
+    A row's value is its agent's score or, where the score says what each turn earned, what came from this turn on; such
+    rows are compared at the same turn.
+
     Turns without an ``ok`` status, an ``ok`` score or token ids (given moves, scripted agents) have no row, nor have
     those of a past self.
     """
     group_name, found = hook(game, "group"), dict[tuple[str, str], Group]()
     for episode in episodes:
         level, family = (episode.tasks[-1].level, episode.tasks[-1].family) if episode.tasks else (0, "")
+        made = Counter[str]()
         for turn in episode.turns:
+            made[turn.agent] += 1
             score = episode.scores.get(turn.agent)
             if turn.role not in roles or not turn.token_ids or turn.author or score is None or score.status != "ok":
                 continue
-            key = (turn.role, str(group_name(episode, turn)))
+            name, value = str(group_name(episode, turn)), score.value
+            if score.turns is not None:
+                at = made[turn.agent] - 1
+                name, value = f"{name}/turn {at}", math.fsum(score.turns[at:])
+            key = (turn.role, name)
             if key not in found:
                 found[key] = Group(*key, level, [])
-            found[key].rows.append(Row(turn.messages, turn.token_ids, score.value, episode.index, family))
+            found[key].rows.append(Row(turn.messages, turn.token_ids, value, episode.index, family))
     return list(found.values())
 
 

@@ -27,7 +27,7 @@ from dream_envs.curriculum.store import read_challenges
 from dream_envs.metrics.rounds import read_rows
 from dream_envs.play import EpisodeWriter
 from dream_envs.play import score as score_all
-from dream_envs.rewards.base import STATUS_ORDER, role_of
+from dream_envs.rewards.base import STATUS_ORDER, as_reward, role_of
 from dream_envs.rewards.expressions import by_role
 from dream_envs.runs import read_json
 from dream_envs.schema import SUMMARY, read_summary
@@ -235,9 +235,9 @@ def _rounds(episodes: Iterator[Episode]) -> Iterator[list[Episode]]:
 
 def _reward(run: Path, asked: list[str], env_id: str) -> Any:
     """The reward that is asked for, else the one that the run was trained with, else the game's own."""
-    trained = (read_json(run / "run.json") or {}).get("reward")
-    if not asked and isinstance(trained, dict):
-        asked = [f"{role}={text}" if role else text for role, text in trained.items()]
+    config = (read_json(run / "run.json") or {}).get("config") or {}
+    if not asked and config.get("command") == "train":
+        return _trained_with(config, env_id)
     if "" in by_role(asked):  # for all roles, whatever the game
         return common.reward_of(asked)
     try:
@@ -245,6 +245,24 @@ def _reward(run: Path, asked: list[str], env_id: str) -> Any:
     except DreamEnvsError as error:
         raise DreamEnvsError(f"{error}; {env_id} cannot be made here: say --reward for all roles") from error
     return common.reward_of(asked, game)
+
+
+def _trained_with(config: dict[str, Any], env_id: str) -> Any:
+    """The reward of a loop's run, made again from the settings in its folder."""
+    recipe, per_role = common.needs("dream_envs.baselines.recipe"), common.needs("dream_envs.rewards.algebra").per_role
+    known = {name: config[name] for name in recipe.Options.__struct_fields__ if name in config}
+    made = recipe.settled(msgspec.convert({**known, "reward": {}}, recipe.Options))[1]
+    if any(phase.reward is not None or phase.prepare is not None for phase in made.phases):
+        raise DreamEnvsError(f"the phases of {config['loop']!r} have rewards of their own: say --reward")
+    texts = config.get("reward") or {}
+    if not made.reward:  # roles that nothing was asked for keep the game's own
+        given = [f"{role}={text}" if role else text for role, text in texts.items()]
+        return common.reward_of(given, common.game_of(env_id, {}))
+    models = {
+        role: as_reward(made.reward[role] if str(made.reward.get(role)) == text else text)
+        for role, text in texts.items()
+    }
+    return models[""] if "" in models else per_role(models)
 
 
 def rescore_text(found: dict[str, Any]) -> str:

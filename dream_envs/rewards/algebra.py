@@ -13,9 +13,22 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from dream_envs.checks import check
 from dream_envs.core import DreamEnvsError, Episode, Score
-from dream_envs.rewards.base import Combination, Model, Scores, agents_of, as_reward, rejected, reward, roles, worst
+from dream_envs.rewards.base import (
+    Combination,
+    Model,
+    Scores,
+    agents_of,
+    as_reward,
+    rejected,
+    revalued,
+    reward,
+    roles,
+    worst,
+)
 
 
 def _need_table(name: str, value: Any, example: str) -> None:
@@ -152,7 +165,23 @@ def _failed(parts: Mapping[str, Score], components: dict[str, float]) -> Score |
     if status == "ok":
         return None
     label, score = next((label, score) for label, score in parts.items() if score.status == status)
-    return Score(0.0, status, components, f"{label}: {score.detail or status}")
+    told = f"{label}: {score.detail or status}"
+    return Score(0.0, status, components, told, judgements=_judgements(parts.values()))
+
+
+def _judgements(parts: Iterable[Score]) -> dict[str, str]:
+    """What judges said in any of the parts."""
+    return {key: said for score in parts for key, said in score.judgements.items()}
+
+
+def _turns(parts: Sequence[Score], weights: Sequence[float]) -> list[float] | None:
+    """The weighted rewards by turn, None where no part has any; what has only a value is earned by the last turn."""
+    known = [len(score.turns) for score in parts if score.turns]
+    if not known:
+        return None
+    count = max(known)
+    rows = [score.turns or [0.0] * (count - 1) + [score.value] for score in parts]
+    return [math.fsum(w * row[k] for w, row in zip(weights, rows, strict=True)) for k in range(count)]
 
 
 def _sums(found: Mapping[str, tuple[Scores, Model]], weights: Iterable[float]) -> Scores:
@@ -161,8 +190,10 @@ def _sums(found: Mapping[str, tuple[Scores, Model]], weights: Iterable[float]) -
     for agent in dict.fromkeys(agent for scores, _ in found.values() for agent in scores):
         parts = {label: _of(its, agent, model) for label, (its, model) in found.items()}
         components = {label: score.value for label, score in parts.items() if score.status == "ok"}
-        total = math.fsum(w * score.value for w, score in zip(weights, parts.values(), strict=True))
-        sums[agent] = _failed(parts, components) or Score(total, "ok", components)
+        its, by = list(parts.values()), list(weights)
+        total = math.fsum(w * score.value for w, score in zip(by, its, strict=True))
+        turns, said = _turns(its, by), _judgements(its)
+        sums[agent] = _failed(parts, components) or Score(total, "ok", components, turns=turns, judgements=said)
     return sums
 
 
@@ -175,13 +206,16 @@ def _gated(scores: Scores, by: Scores, model: Model, above: float, closed: float
         if failed := _failed({"gated": score, f"gate {model.name}": key}, components):
             found[agent] = failed
         elif key.value > above:
-            found[agent] = Score(score.value, "ok", components, score.detail)
+            found[agent] = msgspec.structs.replace(
+                score, components=components, grader="", judgements=_judgements([score, key])
+            )
         else:
-            found[agent] = Score(closed, "ok", components, f"gate {model.name} is closed")
+            told = f"gate {model.name} is closed"
+            found[agent] = Score(closed, "ok", components, told, judgements=_judgements([score, key]))
     return found
 
 
 def _clipped(score: Score, lo: float, hi: float) -> Score:
     if score.status != "ok" or lo <= score.value <= hi:
         return score
-    return Score(min(max(score.value, lo), hi), "ok", score.components | {"unclipped": score.value}, score.detail)
+    return revalued(score, min(max(score.value, lo), hi), unclipped=score.value)

@@ -26,6 +26,7 @@ import inspect
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -130,7 +131,8 @@ class Model:
 
     def _clean_one(self, found: Any, episode: Episode) -> Scores:
         if isinstance(found, Mapping):
-            return {agent: clean(value, self.grader) for agent, value in found.items()}
+            moves = Counter(turn.agent for turn in episode.turns)
+            return {agent: clean(value, self.grader, moves[agent]) for agent, value in found.items()}
         text = _line(found) if isinstance(found, Exception) else found
         text = text if isinstance(text, str) else f"returned {type(text).__name__}, not a dict of scores"
         return dict.fromkeys(roles(episode), Score(0.0, "error", detail=text, grader=self.grader))
@@ -298,8 +300,11 @@ def worst(statuses: Iterable[str]) -> Status:
     return max((cast(Status, s) for s in statuses), key=STATUS_ORDER.index, default="ok")
 
 
-def clean(value: Score | float | None, grader: str) -> Score:
-    """A Score that keeps the contract of ``Model``, from anything that a reward function may return."""
+def clean(value: Score | float | None, grader: str, moves: int | None = None) -> Score:
+    """A Score that keeps the contract of ``Model``, from anything that a reward function may return.
+
+    ``moves``: how many turns the agent has, where that is known: so many ``turns`` a score has, if any.
+    """
     if value is None:
         return Score(0.0, "abstain", grader=grader)
     score = value if isinstance(value, Score) else Score(cast(float, value))
@@ -314,11 +319,30 @@ def clean(value: Score | float | None, grader: str) -> Score:
         wrong = f"unknown status {score.status!r}"
     elif not math.isfinite(number):
         wrong = f"value {number} is not finite"
+    elif score.turns is not None and score.status == "ok" and (told := _turns(score.turns, moves)):
+        wrong = told
     elif not all(map(math.isfinite, components.values())):  # JSON has no NaN: it would not survive the episode's file
         wrong = f"component {next(k for k, v in components.items() if not math.isfinite(v))!r} is not finite"
     if wrong:
-        return Score(0.0, "error", detail=wrong, grader=grader)
-    return Score(number, score.status, components, score.detail, grader)
+        return Score(0.0, "error", detail=wrong, grader=grader, judgements=score.judgements)
+    turns = [float(x) for x in score.turns] if score.turns is not None and score.status == "ok" else None
+    number = number if turns is None else math.fsum(turns)
+    return Score(number, score.status, components, score.detail, grader, turns, score.judgements)
+
+
+def revalued(score: Score, value: float, **components: float) -> Score:
+    """An ok score with another value; where its turns have their own, the last one's takes the difference."""
+    turns = score.turns and [*score.turns[:-1], score.turns[-1] + value - score.value]
+    return Score(value, "ok", score.components | components, score.detail, "", turns, score.judgements)
+
+
+def _turns(turns: Any, moves: int | None) -> str:
+    """What is wrong with these rewards by turn, "" if nothing is."""
+    if not isinstance(turns, list) or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in turns):
+        return f"turns is no list of finite numbers: {turns!r:.60}"
+    if moves is not None and len(turns) != moves:
+        return f"{len(turns)} rewards by turn for {moves} turns"
+    return ""
 
 
 def show(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dream_envs.core import Episode, Score, author_of, challenge_of
 from dream_envs.rewards.algebra import ordered
-from dream_envs.rewards.base import Combination, Scores, agents_of, reward
+from dream_envs.rewards.base import Combination, Scores, agents_of, revalued, reward
 from dream_envs.rewards.diversity import repetition_penalty
 
 _RANGE = {"low": (None, None), "high": (None, None)}
@@ -95,10 +95,13 @@ def _ok(episode: Episode, scores: Scores, role: str) -> Scores:
 
 
 def _changed(score: Score, value: float, **components: float) -> Score:
-    return Score(value, "ok", {**score.components, "before": score.value, **components}, score.detail)
+    return revalued(score, value, before=score.value, **components)
 
 
 def _without(scores: Scores, agents: Container[str], why: str) -> Scores:
     """These scores, of which the ok ones of some agents are left out."""
     out = [agent for agent, score in scores.items() if agent in agents and score.status == "ok"]
-    return scores | {agent: Score(0.0, "abstain", scores[agent].components, why) for agent in out}
+    return scores | {
+        agent: Score(0.0, "abstain", scores[agent].components, why, judgements=scores[agent].judgements)
+        for agent in out
+    }
