@@ -83,7 +83,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("baselines.loops.self_play", self_play="LOOP", spiral="SPIRAL"),
         **{
             name: f"dream_envs.baselines.loops.{name}:LOOP"
-            for name in ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding")
+            for name in ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding", "preference")
         },
         **{
             name: f"dream_envs.baselines.loops.nights:{name.upper()}"

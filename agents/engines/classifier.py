@@ -80,7 +80,7 @@ class Classifier:
         if not conversations:
             return []
         model, tokenizer = self._loaded
-        rows = [self._ids(tokenizer, conversation) for conversation in conversations]
+        rows = [ids_of(tokenizer, conversation) for conversation in conversations]
         most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
         found: list[np.ndarray | None] = [None] * len(rows)
         order = sorted((i for i, row in enumerate(rows) if len(row) <= most), key=lambda i: (len(rows[i]), i))
@@ -93,11 +93,13 @@ class Classifier:
                 found[i] = np.round(values, 6)
         return found
 
-    def _ids(self, tokenizer: Any, conversation: Sequence[Message]) -> list[int]:
-        if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template([dict(m) for m in conversation], tokenize=False)
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(tokenizer("\n\n".join(m["content"] for m in conversation))["input_ids"])
+
+def ids_of(tokenizer: Any, conversation: Sequence[Message]) -> list[int]:
+    """What a classifier reads of a conversation."""
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template([dict(m) for m in conversation], tokenize=False)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer("\n\n".join(m["content"] for m in conversation))["input_ids"])
 
 
 @functools.lru_cache(maxsize=8)

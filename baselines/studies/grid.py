@@ -36,7 +36,18 @@ from dream_envs.runs import read_json, write_json
 Row = dict[str, Any]
 #: Mean, low and high; the ends are nan for one seed.
 Interval = list[float]
-STUDIES = ("flagship", "equal", "games", "nights", "self_judging", "echo", "upward", "verdicts", "validate")
+STUDIES = (
+    "flagship",
+    "equal",
+    "games",
+    "nights",
+    "self_judging",
+    "echo",
+    "upward",
+    "verdicts",
+    "validate",
+    "overoptimise",
+)
 RECORD = "study.json"
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from dream_envs.core import DreamEnvsError, Episode, Turn, author_of, challenge_of, hook
 from dream_envs.curriculum.curriculum import rewarded
 from dream_envs.metrics.diversity import entropy
-from dream_envs.rewards.base import roles
+from dream_envs.rewards.base import agents_of, roles
 from dream_envs.schema import Role
 
 #: Rows of metrics at either end that the first and the last reward are means of.
@@ -134,8 +134,8 @@ class Health(msgspec.Struct, frozen=True):
     ``valid``: share of the challenger's own proposals that are problems, known ones included.  ``duplicates``: share
     turned away as known.  ``unique``: distinct share of what it proposed.  ``learnable``: share of problems whose
     solvers' rewards differ.  ``depth``: mean level of its accepted problems, or of all where there is no challenger.
-    ``solved``: mean reward of the solvers, limited to 0 to 1.  ``label_accuracy``: how far the solvers' scores agree
-    with the executed truth.  ``features``: distinct skills among accepted problems.  ``format_entropy``: of the
+    ``solved``: mean reward of the solvers, limited to 0 to 1; ``reward``: the same as it is.  ``truth``: share of their
+    answers that are right, whatever the reward says.  ``label_accuracy``: how far the solvers' scores agree with it.  ``features``: distinct skills among accepted problems.  ``format_entropy``: of the
     completions' shape; ``answer_entropy``: of the completions themselves, within a problem, averaged.
     """
 
@@ -149,6 +149,8 @@ class Health(msgspec.Struct, frozen=True):
     features: int
     format_entropy: float
     answer_entropy: float
+    reward: float | None = None
+    truth: float | None = None
 
 
 def health(episodes: Sequence[Episode], game: Any) -> Health:
@@ -173,6 +175,12 @@ def health(episodes: Sequence[Episode], game: Any) -> Health:
         features=len({f for c in accepted for f in family.features(c)}) if family is not None else 0,
         format_entropy=entropy(shape(t) for group in replies for t in group),
         answer_entropy=sum(entropy(group) for group in replies) / len(replies) if replies else 0.0,
+        reward=_mean(
+            [s.value for e in episodes for a in agents_of(e, role) if (s := e.scores.get(a)) and s.status == "ok"]
+        )
+        if role
+        else None,
+        truth=_mean([value for e in episodes for value in truth_of(e).values()]),
     )
 
 
@@ -244,4 +252,21 @@ def ring(history: Sequence[Health]) -> list[str]:
     for name, low, high, words in _RULES:
         if (value := getattr(now, name)) is not None and not low <= value <= high:
             alarms.append(words.format(value))
-    return alarms
+    return [*alarms, *_hacked(history)]
+
+
+#: Rounds that are averaged, and how far the truth has to fall from its best for an alarm.
+_WINDOW, _FALL = 5, 0.1
+
+
+def _hacked(history: Sequence[Health]) -> list[str]:
+    """Whether the reward has risen since the truth was at its best, and the truth has fallen (arXiv 2210.10760)."""
+    rows = [(h.reward, h.truth) for h in history if h.reward is not None and h.truth is not None]
+    if len(rows) < 2 * _WINDOW:
+        return []
+    means = np.lib.stride_tricks.sliding_window_view(np.array(rows), _WINDOW, axis=0).mean(-1)
+    (reward, truth), (was, best) = means[-1], means[means[:, 1].argmax()]
+    if best - truth <= _FALL or reward <= was:
+        return []
+    told = f"the reward rose from {was:.2f} to {reward:.2f} while {best:.2f} to {truth:.2f} of the answers are right"
+    return [f"{told}: it is over-optimised"]
