@@ -47,12 +47,14 @@ def train_reward_model(
 
     Args:
         base: whose weights, template and device it takes.
-        pairs: what it learns from; a share ``held_out`` of the prompts is only measured.
+        pairs: what it learns from.
         out: a folder.
-        steps: optimiser steps of ``batch`` pairs.
+        steps: optimiser steps.
         lr: the highest learning rate, which falls linearly to zero.
         seed: the label of everything random.
+        batch: pairs a step.
         lora_rank: 0 trains all weights; else adapters of this rank and the head, merged at the end.
+        held_out: share of the prompts that is only measured, 0 to below 1.
 
     Returns:
         ``pairs``, and the share of pairs that are ordered rightly: ``accuracy`` of those it learnt from (512 at most),
@@ -130,6 +132,8 @@ def _lora(rank: int) -> Any:
 
 
 def _right(judge: Classifier, pairs: Sequence[Preferred]) -> float:
-    texts = [[*p.messages, {"role": "assistant", "content": text}] for p in pairs for text in (p.better, p.worse)]
+    texts: list[list[Message]] = [
+        [*p.messages, {"role": "assistant", "content": text}] for p in pairs for text in (p.better, p.worse)
+    ]
     scores = [float(x[0]) if x is not None else float("nan") for x in judge.logits(texts)]
     return sum(a > b for a, b in zip(scores[::2], scores[1::2], strict=True)) / max(1, len(pairs))

@@ -37,7 +37,7 @@ FOLDER, ABOUT = "reward_model", "reward_model.json"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """``round`` problems a step and ``attempts`` at each; how the reward model is made; the penalty for leaving the base.
+    """``round`` problems a step and ``attempts`` at each; ``kl``: the penalty for leaving the base; the reward model.
 
     ``candidates``: problems that the base answers beforehand; ``pairs`` of a right and a wrong answer to one of them at
     most; ``model_steps`` of ``model_batch`` pairs at ``model_lr``; ``model_rank``: of its adapters, 0: all weights.
@@ -88,7 +88,7 @@ def prepare(chosen: Settings, ctx: Context, game: Any, label: str) -> tuple[Curr
     folder = ctx.run.path / FOLDER
     pairs = preferences(chosen, ctx, game, label)
     if read_json(ctx.run.path / ABOUT) is None:
-        how = {"steps": chosen.model_steps, "batch": chosen.model_batch, "lr": chosen.model_lr}
+        how: dict[str, Any] = {"steps": chosen.model_steps, "batch": chosen.model_batch, "lr": chosen.model_lr}
         found = train_reward_model(ctx.base, pairs, folder, seed=label, lora_rank=chosen.model_rank, **how)
         ctx.note(ABOUT, found)
     role = hook(game, "solver_role")

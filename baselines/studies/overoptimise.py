@@ -1,8 +1,8 @@
 """How far may a reward model be optimised?  ``python -m dream_envs.baselines.studies overoptimise``.
 
-``free``, ``light`` and ``strong``: loop ``preference`` with a penalty for leaving the base of 1e-6 (none, but measured),
-0.05 and 0.5.  The proxy is the reward model's mean score of a round's answers, the truth the share of them that is
-right (the policy never sees it), KL the mean over its sampled tokens (k3, to the base).
+``free``, ``light`` and ``strong``: loop ``preference`` with a penalty for leaving the base of 1e-6 (none, but it is
+measured), 0.05 and 0.5.  The proxy is the reward model's mean score of a round's answers, the truth the share of them
+that is right (the policy never sees it), KL the mean over its sampled tokens (k3, to the base).
 
 Written before the first run of the seeds below, found on the seed ``pref`` (30 steps, no penalty), which is none of
 the study's: in ``free`` the truth rises first and then falls below where it began while the proxy goes on rising, in

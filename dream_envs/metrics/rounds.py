@@ -123,7 +123,7 @@ def roles_of(run: Path, game: Any, learns: Collection[str]) -> list[Role]:
         first, last = (float(np.mean(part)) if part else None for part in (means[:ENDS], means[-ENDS:]))
         faults = {name: [row[k] for row in rows if (k := f"reply/{spec.name}/{name}") in row] for name in REPLY_FAULTS}
         replies = {name: float(np.mean(values)) for name, values in faults.items() if values}
-        low, high = spec.reward_range
+        low, high = min([spec.reward_range[0], *means]), max([spec.reward_range[1], *means])  # a model's has no bounds
         found.append(Role(spec.name, spec.reply, low, high, spec.name in learns, first, last, statuses, replies))
     return found
 
@@ -135,8 +135,9 @@ class Health(msgspec.Struct, frozen=True):
     turned away as known.  ``unique``: distinct share of what it proposed.  ``learnable``: share of problems whose
     solvers' rewards differ.  ``depth``: mean level of its accepted problems, or of all where there is no challenger.
     ``solved``: mean reward of the solvers, limited to 0 to 1; ``reward``: the same as it is.  ``truth``: share of their
-    answers that are right, whatever the reward says.  ``label_accuracy``: how far the solvers' scores agree with it.  ``features``: distinct skills among accepted problems.  ``format_entropy``: of the
-    completions' shape; ``answer_entropy``: of the completions themselves, within a problem, averaged.
+    answers that are right, whatever the reward says.  ``label_accuracy``: how far the solvers' scores agree with it.
+    ``features``: distinct skills among accepted problems.  ``format_entropy``: of the completions' shape;
+    ``answer_entropy``: of the completions themselves, within a problem, averaged.
     """
 
     valid: float | None
@@ -191,16 +192,19 @@ def _mean(values: Sequence[float]) -> float | None:
 def label_accuracy(episodes: Sequence[Episode]) -> float | None:
     """How far the solvers' rewards follow the truth, None where nothing can be compared.
 
-    Where answers are compared in pairs: of all pairs of a right and a wrong answer to one prompt, how often the right
-    one is rewarded more (equal counts a half); else the share of rewards on the right side of 1/2.
+    Where answers are compared in pairs, or the reward is on a scale of its own (a value beyond -1 to 1): of all pairs
+    of a right and a wrong answer to one prompt, how often the right one is rewarded more (equal counts a half); else
+    the share of rewards on the right side of 1/2.
     """
     found: list[float] = []
+    values = [s.value for e in episodes for a in truth_of(e) if (s := e.scores.get(a)) and s.status == "ok"]
+    ranks = max(map(abs, values), default=0.0) > 1
     for episode in episodes:
-        if episode.outcome.facts.get("judging") != "pairwise":
+        if episode.outcome.facts.get("judging") != "pairwise" and not ranks:
             found += label_agreement(episode)
             continue
-        truth = episode.outcome.facts["truth"]
-        scored = [(t, episode.scores[a].value) for a, t in truth.items() if t is not None and a in episode.scores]
+        own = [(t, episode.scores[a]) for a, t in truth_of(episode).items() if a in episode.scores]
+        scored = [(t, s.value) for t, s in own if s.status == "ok"]
         found += [(v > w) + 0.5 * (v == w) for t, v in scored for u, w in scored if t > u]
     return _mean(found)
 
