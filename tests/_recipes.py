@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "serl": {"prompts": 4, "batch": 3, "actors": 3, "judgements": 2, "schedule": "equal"},
     "serl_limited": {"seeds": 4, "instructions": 12, "batch": 5, "answers": 6, "round_steps": 1},
     "self_rewarding": {"iteration": 1, "prompts": 16, "batch": 4, "actors": 3},
+    "preference": {"round": 4, "attempts": 4, "candidates": 48, "model_steps": 4, "model_batch": 4},
     "dream": {"variant": "sleep", "attempts": 4, "nights.every": 2, "nights.learning.steps": 2,
               "nights.learning.batch": 8, "nights.experience": 16, **DREAMS},
     "self_play": {"episodes": 8, "copies": 2, "eval.games": 4},
@@ -32,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "in_context": {k: v for k, v in _NIGHTS.items() if not k.startswith("nights.")},
 }  # fmt: skip
 #: The loops that train by day, from a paper each.
-PAPERS = ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding")
+PAPERS = ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding", "preference")
 NIGHTS = ("sleep", "seal", "replay_sft", "in_context", "l2", "static_expert", "placebo")
 
 

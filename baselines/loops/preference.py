@@ -78,6 +78,10 @@ def preferences(chosen: Settings, ctx: Context, game: Any, label: str) -> list[A
         order = stream(label, "pairs", episode.index).permutation(len(both))[: chosen.pairs]
         made += [Preferred(right[both[i][0]].messages, *both[i]) for i in order]
     ctx.count(**{role: answers})
+    if not made:
+        raise DreamEnvsError(
+            f"no problem of {len(starts)} was answered rightly and wrongly: other --levels, or candidates"
+        )
     return made
 
 
