@@ -76,7 +76,7 @@ def train_reward_model(
         args = RewardConfig(
             output_dir=folder, max_steps=steps, per_device_train_batch_size=batch, learning_rate=lr, max_length=None,
             train_sampling_strategy="sequential", save_strategy="no", logging_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=base.device.type == "cpu", bf16=False, gradient_checkpointing=False,
+            disable_tqdm=True, use_cpu=base.device.type == "cpu", bf16=base.device.type != "cpu", gradient_checkpointing=False,
             seed=digest("preference", seed, bits=24),
         )  # fmt: skip
         trainer = RewardTrainer(
@@ -115,8 +115,7 @@ def _headed(base: LocalAgent, seed: str) -> Any:
             torch.manual_seed(digest("head", seed, bits=24))
             if not source:
                 base.save(folder)
-            kind = next(base.model.parameters()).dtype
-            model = made.from_pretrained(source or folder, num_labels=1, dtype=kind)
+            model = made.from_pretrained(source or folder, num_labels=1, dtype=torch.float32)
     finally:
         logging.set_verbosity(level)
     model.config.get_text_config().pad_token_id = base.pad
