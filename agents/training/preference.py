@@ -76,7 +76,8 @@ def train_reward_model(
         args = RewardConfig(
             output_dir=folder, max_steps=steps, per_device_train_batch_size=batch, learning_rate=lr, max_length=None,
             train_sampling_strategy="sequential", save_strategy="no", logging_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=base.device.type == "cpu", bf16=base.device.type != "cpu", gradient_checkpointing=False,
+            disable_tqdm=True, use_cpu=base.device.type == "cpu", bf16=base.device.type != "cpu",
+            gradient_checkpointing=False,
             seed=digest("preference", seed, bits=24),
         )  # fmt: skip
         trainer = RewardTrainer(
