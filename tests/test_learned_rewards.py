@@ -332,3 +332,12 @@ def test_a_judge_that_times_out_does_not_end_the_run(tmp_path: Path) -> None:
 def test_a_judge_keeps_no_other_engines_replies() -> None:
     one, other = Judge(liking), Judge("http://127.0.0.1:9/v1")
     assert one.label != other.label
+
+
+def test_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "reward_models.md").read_text("utf-8")
+    exec(page.split("```python\n")[1].split("```")[0], {"__name__": "page"})
+    assert capsys.readouterr().out.strip() in ("[1.0]", "[1.0, 1.0]")
+    for expression in {part.split('"')[0] for part in page.split('--reward "')[1:]}:
+        if "local(" not in expression and "my/reward" not in expression:
+            parse(expression.partition("=")[2])

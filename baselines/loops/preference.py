@@ -3,7 +3,8 @@
 The base answers problems of the family, the verifier tells right answers from wrong ones, a reward model is trained on
 pairs of the two (TRL's ``RewardTrainer``), and the policy is trained on that model alone.  The truth never reaches the
 policy; it is in the metrics (``curriculum/truth``), so that over-optimisation shows: the reward rises, the truth falls.
-The reward model lies in the run's ``reward_model/``, how well it orders pairs in ``reward_model.json``.
+The reward model lies in the run's ``reward_model/``, how well it orders pairs in ``reward_model.json``.  The default
+penalty is the one under which the truth held (``baselines.studies.overoptimise``); at a tenth of it, it did not.
 
 Sources: Christiano et al. arXiv 1706.03741, Ouyang et al. 2203.02155; over-optimisation: Gao et al. 2210.10760.
 Departures: preferences are the verifier's, not people's; groups instead of PPO by default (``--learner ppo``); the
@@ -52,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
     model_lr: float = 1e-3
     model_rank: int = 0
     lr: float = 5e-4
-    kl: float = 0.05
+    kl: float = 0.5
 
 
 def preferences(chosen: Settings, ctx: Context, game: Any, label: str) -> list[Any]:

@@ -101,7 +101,7 @@ def plot(rows: list[Row], file: Path) -> None:
         axis.set_title(f"{name}: penalty {SETTINGS[name].set['kl']:g}", fontsize=10)
         axis.set_xlabel("step")
         axis.set_ylim(-0.05, 1.05)
-    axes[0][0].legend(fontsize=8, loc="upper right")
+    axes[0][-1].legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="upper right")  # where there is room
     figure.tight_layout()
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=90)
     plt.close(figure)
