@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from dream_envs.core import DreamEnvsError, Message
@@ -110,3 +111,15 @@ class Chat:
             )
         end = ends[0] if written is None else int(written)
         return (ends if end in ends else [*ends, end]), end
+
+
+def of_folder(folder: str, system: str = "", template: dict[str, Any] | None = None) -> Chat:
+    """The conversation of a model whose weights are elsewhere (on a server, in another engine)."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(folder)
+    except OSError:
+        generation = GenerationConfig()
+    facts = SimpleNamespace(config=AutoConfig.from_pretrained(folder), generation_config=generation)
+    return Chat(AutoTokenizer.from_pretrained(folder), facts, system, template)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import msgspec
 
-from dream_envs.agents.engines.chat import Chat
+from dream_envs.agents.engines.chat import of_folder
 from dream_envs.agents.engines.decode import Decoding
 from dream_envs.agents.engines.models import resolve
 from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
@@ -65,17 +64,10 @@ class VllmAgent:
         except Exception as error:  # what a half-made installation raises on import is anything
             told = " ".join(str(error).split())[:160]
             raise DreamEnvsError(f"vLLM cannot be imported ({told}): dream-envs doctor says what is missing") from error
-        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
         self.how = Decoding(temperature, top_p, min_p, top_k)
         self.name, folder = model, resolve(model)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        try:
-            generation = GenerationConfig.from_pretrained(folder)
-        except OSError:
-            generation = GenerationConfig()
-        facts = SimpleNamespace(config=AutoConfig.from_pretrained(folder), generation_config=generation)
-        self.chat = Chat(self.tokenizer, facts, system, dict(template or {}))
+        self.chat = of_folder(folder, system, dict(template or {}))
+        self.tokenizer = self.chat.tokenizer
         self.ends, self.end = self.chat.ends, self.chat.end
         self.lora_rank = max([lora_rank, *(_rank(Path(f)) for f in (adapters or {}).values())])
         on_cpu = bool(current_platform.is_cpu())

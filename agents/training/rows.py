@@ -31,6 +31,7 @@ class Row(msgspec.Struct, frozen=True):
     value: float
     episode: int = 0
     family: str = ""
+    logprobs: list[float] | None = None
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ def groups_of(game: Any, episodes: Sequence[Episode], roles: frozenset[str]) -> 
             key = (turn.role, name)
             if key not in found:
                 found[key] = Group(*key, level, [])
-            found[key].rows.append(Row(turn.messages, turn.token_ids, value, episode.index, family))
+            found[key].rows.append(Row(turn.messages, turn.token_ids, value, episode.index, family, turn.logprobs))
     return list(found.values())
 
 
@@ -165,7 +166,7 @@ class RowBuilder:
 
     def _rows(self, group: Group, advantages: np.ndarray) -> list[TrainingRow]:
         return [
-            TrainingRow(self.encode(row.messages), row.ids, advantage, row.value, group.role)
+            TrainingRow(self.encode(row.messages), row.ids, advantage, row.value, group.role, logprobs=row.logprobs)
             for row, advantage in zip(group.rows, advantages.tolist(), strict=True)
             if advantage
         ]

@@ -56,7 +56,8 @@ class TrainingRow(msgspec.Struct, frozen=True):
 
     ``value``: what it earned.  ``role``: who sampled it in this round; empty for what the policy did not sample
     (reviewed traces, demonstrations), which is plain likelihood under every learner.  ``seat``: the role whose adapter
-    it trains where each has its own, if not ``role``.  Under a critic, ``advantage`` of a sampled row is a weight on
+    it trains where each has its own, if not ``role``.  ``logprobs``: of the completion as it was sampled, where that is
+    known.  Under a critic, ``advantage`` of a sampled row is a weight on
     the critic's.
     """
 
@@ -66,6 +67,7 @@ class TrainingRow(msgspec.Struct, frozen=True):
     value: float | None = None
     role: str = ""
     seat: str = ""
+    logprobs: Sequence[float] | None = None
 
 
 def split(lengths: Sequence[int]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,36 @@ def test_a_server_starts_answers_takes_an_adapter_dies_and_stops(tmp_path: Path,
         statuses = [t.status for t in played]
         assert len(statuses) == 80 and statuses[:10] == ["ok"] * 10 and set(statuses[-10:]) <= {"error", "timeout"}
     assert server.process.poll() is not None
+
+
+def test_games_are_played_on_a_server_while_the_learner_trains(tmp_path: Path) -> None:
+    """TRL's AsyncGRPOTrainer, its own way of publishing adapters, our worker: ten steps with LoRA."""
+    from peft import LoraConfig
+    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
+
+    from dream_envs.adapters.trl_async import GameWorker, placeholder, without_cuda
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    how: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "lora_rank": RANK, "log": tmp_path / "log"}
+    with Server(resolve(MODEL), port=port, arguments=["--enforce-eager"], **how) as server:
+        url = server.wait()
+        game = ChallengerSolver("arithmetic", notation="english", solvers=4, reply_tokens=12)
+        worker = GameWorker(game, url=url, model=MODEL, episodes=4, copies=1, seats={"challenger": "generator"})
+        without_cuda()
+        args = AsyncGRPOConfig(
+            output_dir=str(tmp_path / "t"), per_device_train_batch_size=8, max_steps=10, use_cpu=True, bf16=False,
+            dtype="float32", token_budget=512, report_to="none", gradient_checkpointing=False, save_strategy="no",
+            logging_steps=1, max_staleness=2, vllm_server_base_url=url.removesuffix("/v1"), learning_rate=1e-4,
+        )  # fmt: skip
+        lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+        trainer = AsyncGRPOTrainer(
+            resolve(MODEL), args=args, train_dataset=placeholder(), rollout_worker=worker, peft_config=lora
+        )
+        began = time.perf_counter()
+        trainer.train()
+        print(f"asynchronous: {worker.samples} samples in {time.perf_counter() - began:.0f} s, {worker.rounds} rounds")
+    rows = [row for row in trainer.state.log_history if "ratio" in row]
+    assert len(rows) == 10 and max(float(row["sample/staleness_max"]) for row in rows) <= 2
+    assert abs(float(rows[0]["ratio"]) - 1) < 0.02
