@@ -88,7 +88,7 @@ def test_what_ends_the_games_ends_the_training_in_one_line(tmp_path: Path) -> No
             raise DreamEnvsError("the key is wrong: set OPENAI_API_KEY")
 
     worker = GameWorker(Kuhn(), agent=LocalAgent("nano/kuhn"), seats={"second": Silent()})
-    with pytest.raises(DreamEnvsError, match="8 rounds without a row to train on; .*'error': 64"):
+    with pytest.raises(DreamEnvsError, match=r"8 rounds without a row to train on; .*'error': 32"):
         trainer(tmp_path, worker, "nano/kuhn", 2).train()
     worker._failed.clear()
     with pytest.raises(DreamEnvsError, match="no round of games within -1 s"):
