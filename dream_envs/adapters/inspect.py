@@ -68,7 +68,7 @@ def task(
     check_whole("samples", samples, 1, 10**6)
     check_whole("epochs", epochs, 1, 10**6)
     made = _made(subject, settings)
-    if isinstance(made, TaskFamily):
+    if not hasattr(made, "turns"):
         if role or others is not None or reward is not None:
             raise DreamEnvsError(f"{made.name} is a task family: role=, others= and reward= are for games")
         return inspect_ai.Task(
@@ -301,7 +301,7 @@ def _made(subject: Any, settings: Mapping[str, Any]) -> Any:
             known = [*families, *registry.rows("envs")]
             raise DreamEnvsError(registry.unknown("tasks and envs", subject, known)) from None
     made: Any = build_game(subject, settings)
-    if not isinstance(made, TaskFamily | Game):
+    if not (hasattr(made, "turns") or hasattr(made, "verify")):
         raise DreamEnvsError(f"{subject!r:.80} is neither a task family nor a game: give one's name, class or object")
     return made
 
