@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from _endpoint import Server
 from acme.acme_dreams.auction import Auction
 
 from dream_envs.adapters import verifiers as adapter
-from dream_envs.core import DreamEnvsError, Episode, Game, RoleSpec, Task
+from dream_envs.core import DreamEnvsError, Episode, Game, RoleSpec, Score, Task
 from dream_envs.envs._adapter import build_game, build_reward
 from dream_envs.play import rollout
 from dream_envs.tasks.arithmetic import Arithmetic
@@ -174,6 +175,29 @@ def test_a_reward_of_ones_own_and_scores_without_a_value(module: Any) -> None:
     assert all(env.complete(episode) and not episode.ok for episode in found)
     again = vf.WireEpisode.model_validate(found[0].to_record())
     assert env.complete(again) and [t.rewards for t in again.traces] == [t.rewards for t in found[0].traces]
+
+
+def test_agents_and_rewards_of_ours_are_called_by_one_thread_at_a_time(module: Any) -> None:
+    """verifiers plays the episodes side by side; a model of ours has one set of weights."""
+    inside, most = 0, 0
+
+    def busy() -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.01)
+        inside -= 1
+
+    def bets(text: str) -> str:
+        busy()
+        return "b"
+
+    def flat(episode: Episode) -> dict[str, Score]:
+        busy()
+        return {"first_0": Score(0.5)}
+
+    found = run(module(adapter.environment("Kuhn-v0", others={"second": bets}, reward=flat)), lambda m: "b", 16)
+    assert most == 1 and {t.reward for e in found for t in e.traces} == {0.5}
 
 
 def test_rollouts_of_one_task_share_what_the_game_draws(module: Any) -> None:

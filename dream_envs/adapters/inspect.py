@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dream_envs import core, pace, registry
-from dream_envs.adapters._problems import levels_of, problems
+from dream_envs.adapters._shared import SharedReward, SharedRunner, levels_of, problems
 from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game, Message, TaskFamily, Usage
 from dream_envs.envs._adapter import assign_others, build_game, build_reward, full_id, pick_seat
 from dream_envs.envs._shared import check_whole, reply_limits
@@ -113,11 +113,11 @@ def played(
     """Plays the game to its end: the model in the one seat of ``role``, asked anew for each move, and our agents."""
     game = _made(subject, settings)
     name = _only_seat(game, role)
-    policies = assign_others(game, roles_by_agent(game)[name], name, others, None)
+    runner = SharedRunner(game, assign_others(game, roles_by_agent(game)[name], name, others, None))
 
     async def play(state: solver.TaskState, generate: solver.Generate) -> solver.TaskState:
         table, messages = Table(game, state.metadata["label"]), list[Any]()
-        runner, agent = pace.GuardedRunner(game, policies, None), model.get_model()
+        agent = model.get_model()
         while pace.going_on(game, table):
             moves = dict[str, Action]()
             for seat in game.turns(table.state):
@@ -142,7 +142,7 @@ def played(
 def rewarded(subject: Any, *, role: str = "", reward: RewardLike | None = None, **settings: Any) -> scorer.Scorer:
     """What a reward model gives the model's seat; of the episode in the sample's store, so that it can score again."""
     game = _made(subject, settings)
-    name, rewards = _only_seat(game, role), build_reward(reward, game)
+    name, rewards = _only_seat(game, role), SharedReward(build_reward(reward, game))
 
     async def judge(state: solver.TaskState, target: scorer.Target) -> scorer.Score:
         stored = state.store.get(_EPISODE)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
 from dream_envs import core, pace, registry
-from dream_envs.adapters._problems import levels_of, problems
+from dream_envs.adapters._shared import SharedReward, SharedRunner, levels_of, problems
 from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game, Score, Seat, TaskFamily, Turn, Usage
 from dream_envs.envs._adapter import build_game, build_reward
 from dream_envs.envs._shared import reply_limits
@@ -109,6 +110,50 @@ class ProblemTasksetConfig(GameTasksetConfig):
     levels: list[int] | None = None
 
 
+class GameTaskset(vf.Taskset[vf.Task, GameTasksetConfig]):
+    """Episodes without end."""
+
+    INFINITE = True
+
+    def load(self) -> Iterator[vf.Task]:
+        """Tasks that name the episode and hold nothing else."""
+        for i in itertools.count():
+            yield vf.Task(vf.TaskData(id=f"{self.config.seed}/{i}"), self.config.task)
+
+
+class _Playing(vf.Env):
+    """How one task becomes one episode of ``runner``'s game."""
+
+    runner: ClassVar[SharedRunner]
+    rewards: ClassVar[SharedReward]
+
+    async def run(self, task: vf.Task, agents: vf.Agents) -> None:
+        """Play, then score every trace."""
+        game, traces = self.runner.game, dict[int, vf.Trace]()
+        table = Table(game, str(task.data.id))
+        while pace.going_on(game, table):
+            seats = enumerate(game.turns(table.state), len(table.turns))
+            asked = {i: seat for i, seat in seats if seat.agent not in self.runner.policies}
+            runs = [getattr(agents, seat.role).run(_move(task, table, i, seat, game)) for i, seat in asked.items()]
+            traces |= zip(asked, await asyncio.gather(*runs), strict=True)
+            moves = {seat.agent: action_of(traces[i]) for i, seat in asked.items()}
+            await asyncio.to_thread(self.runner.step, [table], [moves])
+        index = int(table.label.rpartition("/")[2])
+        episode = episode_from(game, table.state, table.turns, seed=table.label, index=index)
+        if not traces:
+            how = core.encode(episode.outcome).decode()[:200]
+            raise DreamEnvsError(f"{table.label} ended before an agent of verifiers could move: {how}")
+        (episode,) = await asyncio.to_thread(score, [episode], self.rewards, game.agents)
+        for i, trace in traces.items():
+            _record(trace, game, episode, i)
+
+    def complete(self, episode: vf.Episode) -> bool:
+        """Whether ``--resume`` keeps it: not one with a failed call; a score may have no value for good."""
+        found = [trace.info.get("dream_envs", {}) for trace in episode.traces]
+        statuses = {status for f in found for status in (f.get("status"), f.get("score", {}).get("status"))}
+        return bool(found) and not episode.errors and statuses <= {"ok", "abstain", "invalid"}
+
+
 def environment(
     game: str | type | Game,
     *,
@@ -131,7 +176,7 @@ def environment(
         DreamEnvsError: for a role whose name a setting of verifiers has, or where nobody is left for verifiers.
     """
     made = build_game(game, settings, environment)
-    model, policies = build_reward(reward, made), assign_agents(made, dict(others or {}))
+    policies = assign_agents(made, dict(others or {}))
     roles = list(dict.fromkeys(r for agent, r in roles_by_agent(made).items() if agent not in policies))
     if not roles:
         raise DreamEnvsError(f"others={sorted(others or {})}: every seat is taken; leave a role to verifiers")
@@ -143,50 +188,10 @@ def environment(
     fields: dict[str, Any] = dict.fromkeys(roles, (vf.AgentConfig, _LOCAL))
     config: Any = create_model("GameEnvConfig", __base__=vf.EnvConfig, __doc__="The roles' agents.", **fields)
 
-    class GameTaskset(vf.Taskset[vf.Task, GameTasksetConfig]):
-        """Episodes without end."""
-
-        INFINITE = True
-
-        def load(self) -> Iterator[vf.Task]:
-            i = 0
-            while True:
-                yield vf.Task(vf.TaskData(idx=i, id=f"{self.config.seed}/{i}"), self.config.task)
-                i += 1
-
-    class GameEnv(vf.Env[config]):
+    class GameEnv(_Playing, vf.Env[config]):
         """One game, played by verifiers' agents and ours."""
 
-        async def run(self, task: vf.Task, agents: vf.Agents) -> None:
-            table = Table(made, str(task.data.id))
-            runner = pace.GuardedRunner(made, policies, None)
-            traces: dict[int, vf.Trace] = {}
-            while pace.going_on(made, table):
-                seats, at = made.turns(table.state), len(table.turns)
-                asked = {i: seat for i, seat in enumerate(seats, at) if seat.agent not in policies}
-                async with asyncio.TaskGroup() as group:
-                    runs = {
-                        i: group.create_task(getattr(agents, seat.role).run(_move(task, table, i, seat, made)))
-                        for i, seat in asked.items()
-                    }
-                traces |= {i: run.result() for i, run in runs.items()}
-                moves = {seat.agent: action_of(traces[i]) for i, seat in asked.items()}
-                await asyncio.to_thread(runner.step, [table], [moves])
-            episode = episode_from(made, table.state, table.turns, seed=table.label, index=task.data.idx or 0)
-            if not traces:
-                how = core.encode(episode.outcome).decode()[:200]
-                raise DreamEnvsError(f"{table.label} ended before an agent of verifiers could move: {how}")
-            (episode,) = await asyncio.to_thread(score, [episode], model, made.agents)
-            for i, trace in traces.items():
-                _record(trace, made, episode, i)
-
-        def complete(self, episode: vf.Episode) -> bool:
-            """Whether ``--resume`` keeps it: not one with a failed call; a score may have no value for good."""
-            found = [trace.info.get("dream_envs", {}) for trace in episode.traces]
-            fine = all(
-                {f.get("status"), f.get("score", {}).get("status")} <= {"ok", "abstain", "invalid"} for f in found
-            )
-            return bool(found) and not episode.errors and fine
+        runner, rewards = SharedRunner(made, policies), SharedReward(build_reward(reward, made))
 
     return Classes(GameTaskset, GameEnv, OneReply)
 
