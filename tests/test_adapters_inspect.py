@@ -325,3 +325,22 @@ def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(DreamEnvsError, match=re.escape("pip install 'dream-envs[inspect]'")):
         __import__("dream_envs.adapters.inspect")
+
+
+def test_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its tasks are evaluated, its export is run on the run that it names."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "adapters_inspect.md").read_text("utf-8")
+    tasks, export = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {"__name__": "ours"}
+    exec(tasks, made)
+    log = evaluated(made["sums"](), lambda m: Action("Answer: 3"), tmp_path, limit=3)
+    assert len(log.samples) == 12 and log.results.scores[0].unscored_samples == 0
+    log = evaluated(made["poker"](), plays, tmp_path, limit=3)
+    assert len(log.samples) == 3 and log.status == "success"
+    run, game = Run("runs/poker", {}), build_game("Kuhn-v0", {})
+    list(rollout(game, {"first": "oracle", "second": "guesser"}, 5, reward=build_reward(None, game), out=run.episodes))
+    run.close()
+    exec(export, {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("first_0 ") and first.endswith(" 5 0") and second.startswith("second_0 ")

@@ -241,7 +241,9 @@ def test_what_a_model_is_sent(module: Any, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_family_alone(module: Any) -> None:
     """Its verdicts, through another road than the game's; a reply that never came is an error."""
     family = Arithmetic("english", operators="+-")
-    name = module(adapter.taskset(family))
+    classes = adapter.taskset(family)
+    assert issubclass(classes.Env, vf.SingleAgentEnv)  # or vf-replay would refuse its runs
+    name = module(classes)
     found = run(name, solves, 30, taskset={"levels": [1, 2]})
     tasks = [Task(**{k: v for k, v in e.traces[0].task.data.problem.items() if k != "type"}) for e in found]
     assert [t.level for t in tasks] == [1, 2] * 15 and len({t.id for t in tasks}) > 20
@@ -326,3 +328,20 @@ def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(DreamEnvsError, match=re.escape("pip install 'dream-envs[verifiers]'")):
         __import__("dream_envs.adapters.verifiers")
+
+
+def test_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its modules are files of the names that it gives, and what it runs is run."""
+    page = (HERE.parent / "docs" / "adapters_verifiers.md").read_text("utf-8")
+    poker, program, sums = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in (("poker", poker), ("sums", sums)):
+        (tmp_path / f"{name}.py").write_text(text)
+    server = Server(lambda messages: "I [bet].")
+    exec(program.replace("http://127.0.0.1:8000/v1", server.url), {})
+    lines = [eval(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 3 and all(dict(line) == {"first": -line[1][1], "second": line[1][1]} for line in lines)
+    found = run("sums", solves, 4, taskset={"levels": [1, 2]})
+    assert all(e.ok for e in found)
+    for name in ("poker", "sums"):
+        sys.modules.pop(name)

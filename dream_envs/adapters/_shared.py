@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from dream_envs import pace
 from dream_envs.core import Agent, DreamEnvsError, Episode, Game, Request, RewardModel, Task, TaskFamily
 from dream_envs.seeds import Label, stream
-
 
 _ONE = threading.RLock()  # one for all: an agent and a reward may be the same weights
 
@@ -49,7 +49,5 @@ def levels_of(family: TaskFamily, levels: Sequence[int] | None) -> tuple[int, ..
 
 def problems(family: TaskFamily, levels: Sequence[int], seed: Label) -> Iterator[Task]:
     """Problems without end, by turns of each level; problem ``i`` depends on the family, ``seed`` and ``i`` alone."""
-    i = 0
-    while True:
+    for i in itertools.count():
         yield family.generate(stream("problems", family.name, seed, i), levels[i % len(levels)])
-        i += 1

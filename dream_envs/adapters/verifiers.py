@@ -154,6 +154,16 @@ class _Playing(vf.Env):
         return bool(found) and not episode.errors and statuses <= {"ok", "abstain", "invalid"}
 
 
+class ProblemEnvConfig(vf.SingleAgentEnvConfig):
+    """The one agent, who answers here unless another runtime is named."""
+
+    agent: vf.AgentConfig = _LOCAL
+
+
+class ProblemEnv(vf.SingleAgentEnv, vf.Env[ProblemEnvConfig]):
+    """One reply to one problem; of verifiers' single-agent kind, so that ``vf-replay`` takes its runs."""
+
+
 def environment(
     game: str | type | Game,
     *,
@@ -228,17 +238,6 @@ def taskset(family: str | TaskFamily, **settings: Any) -> Classes:
             for task in problems(made, levels_of(made, self.config.levels), self.config.seed):
                 data = Asked(id=task.id, prompt=task.prompt, max_tokens=limits.max_tokens, problem=_plain(task))
                 yield Problem(data, self.config.task)
-
-    class ProblemEnvConfig(vf.EnvConfig):
-        """The one who answers."""
-
-        agent: vf.AgentConfig = _LOCAL
-
-    class ProblemEnv(vf.Env[ProblemEnvConfig]):
-        """One reply to one problem."""
-
-        async def run(self, task: vf.Task, agents: vf.Agents) -> None:
-            await agents.agent.run(task)
 
     return Classes(ProblemTaskset, ProblemEnv, OneReply)
 
