@@ -61,8 +61,10 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(text, float):
             time.sleep(text)
             text = "late"
-        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        self._send(200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}))
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        whole = {"id": key[:16], "object": "chat.completion", "created": 0, "model": asked["model"]}
+        self._send(200, json.dumps({**whole, "choices": [choice], "usage": usage}))
 
     def _fail(self, kind: str) -> None:
         if kind in ("429", "500", "503"):
