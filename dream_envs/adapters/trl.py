@@ -23,7 +23,7 @@ from dream_envs.core import (
     DreamEnvsError,
     Episode,
     Game,
-    Score,
+    Request,
     Start,
     TaskFamily,
     decode_task,
@@ -35,7 +35,7 @@ from dream_envs.play import MAX_STEPS, EpisodeWriter, RewardLike, assign_agents,
 from dream_envs.rewards.adapters import TRLFunction, to_trl
 
 #: So many draws in a row that are all known already say that a level has no more problems.
-_KNOWN = 1000
+_KNOWN = 10_000
 #: Settings of a trainer that would not reach our engine, with their values when they are off.
 _OFF: dict[str, Any] = {
     "use_vllm": False, "use_transformers_continuous_batching": False, "repetition_penalty": 1.0,
@@ -168,6 +168,21 @@ def rollout_func(
     return Rollouts(adapter.build_game(game, {}), seats or {}, reward, roles, games, copies, str(seed), out)
 
 
+class _Loud:
+    """The model's own failures: others' are statuses of their turns, but these would go on as steps without rows."""
+
+    def __init__(self, agent: Any) -> None:
+        self.agent = agent
+        self.error: Exception | None = None
+
+    def act(self, requests: Sequence[Request]) -> Sequence[Action]:
+        try:
+            return self.agent.act(requests)
+        except Exception as error:
+            self.error = error
+            raise
+
+
 class Rollouts:
     """Plays games with a trainer's model and gives TRL one row for each turn of a role that learns.
 
@@ -239,7 +254,11 @@ class Rollouts:
         a_step = -(-args.gradient_accumulation_steps // (args.steps_per_generation * trainer.num_iterations))
         number = step * a_step + calls if train else calls
         if train and first and self.out is not None and trainer.accelerator.is_main_process:
-            if not number and next(read_episodes(self.out.path), None) is not None:
+            mine = (
+                e.env_id == self.game.env_id and e.seed == f"{self.seed}/{e.index}"
+                for e in read_episodes(self.out.path)
+            )
+            if not all(mine if number else (False for _ in mine)):
                 raise DreamEnvsError(f"{self.out.path} holds the episodes of another run: choose another file for out=")
             self.out.drop(lambda episode: episode.round >= number)
         return number
@@ -251,8 +270,11 @@ class Rollouts:
         starts = [Start(first + i, draw=first + i - i % copies if copies > 1 else None) for i in range(games)]
         seed = self.seed if train else f"{self.seed}/eval"
         with self._policy(trainer) as policy:
-            seats = {**self.others, **dict.fromkeys(self.own, policy)}
+            own = _Loud(policy)
+            seats = {**self.others, **dict.fromkeys(self.own, own)}
             episodes = list(rollout(self.game, seats, starts, seed=seed, width=games))
+        if own.error is not None:
+            raise own.error
         if world.num_processes > 1:
             episodes = framework("accelerate").utils.gather_object(episodes)
         episodes = sorted((replace(e, round=number) for e in episodes), key=lambda e: e.index)
@@ -319,7 +341,7 @@ def environment_factory(
     game: str | type | Game, role: str | None = None, others: Mapping[str, AgentLike | str] | None = None, *,
     seat: str | None = None, reward: RewardLike | None = None, levels: Sequence[int] | None = None,
     seed: str | int = 0, **game_kwargs: Any,
-) -> type[Any]:  # fmt: skip
+) -> type[SeatEnvironment]:  # fmt: skip
     """One seat of a game as a class for ``GRPOTrainer(environment_factory=...)``; the model replies by a tool call.
 
     ``reset(**row)`` begins the game and returns what the seat sees; ``answer(reply)`` makes its move and returns what
@@ -340,53 +362,55 @@ def environment_factory(
         seed: the run's label.
         game_kwargs: the game's own arguments.
     """
-    more: dict[str, Any] = {"role": role, "seat": seat, "others": others, "reward": reward, "levels": levels}
-    engine = SeatEngine(game, **more, **game_kwargs)
+    engine = SeatEngine(game, role=role, seat=seat, others=others, reward=reward, levels=levels, **game_kwargs)
+    # TRL names the column of rewards after the class
+    name = f"{adapter.snake_name(engine.game.env_id)}_{engine.seat.rpartition('_')[0]}"
+    return type(name, (SeatEnvironment,), {"_engine": engine, "_seed": str(seed)})
 
-    class Environment:
-        """One game at a time; see ``environment_factory``."""
 
-        def reset(self, **row: Any) -> str:
-            """Begin the game of this row; what the seat sees."""
-            task = row.get("task")
-            label = f"{seed}/{seeds.digest('trl-environment', repr(sorted(row.items()))):016x}"
-            draws = (f"{label}/{i}" for i in itertools.count())
-            begins = decode_task(task) if isinstance(task, str) else task
-            (self._table,) = engine.begin([lambda: next(draws)], begins)
-            return self._seen()
+class SeatEnvironment:
+    """What ``environment_factory`` makes subclasses of; every public method but TRL's own two is a tool."""
 
-        def answer(self, reply: str) -> str:
-            """
-            Make your move in the game.
+    _engine: SeatEngine
+    _seed: str
 
-            Args:
-                reply: Your whole reply.
+    def reset(self, **row: Any) -> str:
+        """Begin the game of this row; what the seat sees."""
+        task = row.get("task")
+        label = f"{self._seed}/{seeds.digest('trl-environment', repr(sorted(row.items()))):016x}"
+        draws = (f"{label}/{i}" for i in itertools.count())
+        begins = decode_task(task) if isinstance(task, str) else task
+        (self._table,) = self._engine.begin([lambda: next(draws)], begins)
+        return self._seen()
 
-            Returns:
-                What you see next, or that the game is over.
-            """
+    def answer(self, reply: str) -> str:
+        """
+        Make your move in the game.
+
+        Args:
+            reply: Your whole reply.
+
+        Returns:
+            What you see next, or that the game is over.
+        """
+        if self._table.episode is not None:
+            raise DreamEnvsError("the game is over: nothing is read any more")
+        self._engine.step([self._table], [Action(str(reply))])
+        return self._seen()
+
+    def get_reward(self) -> float | None:
+        """What the seat has earned, None where its score is not ok; moves that it has not made are empty replies."""
+        for _ in range(MAX_STEPS):
             if self._table.episode is not None:
-                raise DreamEnvsError("the game is over: nothing is read any more")
-            engine.step([self._table], [Action(str(reply))])
-            return self._seen()
+                found = self._table.episode.scores[self._engine.seat]
+                return float(found.value) if found.status == "ok" else None
+            self._engine.step([self._table], [Action("")])
+        raise DreamEnvsError(f"{self._engine.game.env_id} has no outcome after {MAX_STEPS} empty replies")
 
-        def get_reward(self) -> float | None:
-            """What the seat has earned; moves that it has not made are empty replies."""
-            for _ in range(MAX_STEPS):
-                if self._table.episode is not None:
-                    found: Score = self._table.episode.scores[engine.seat]
-                    return float(found.value) if found.status == "ok" else None
-                engine.step([self._table], [Action("")])
-            raise DreamEnvsError(f"{engine.game.env_id} has no outcome after {MAX_STEPS} empty replies")
+    @property
+    def episode(self) -> Episode | None:
+        """The finished episode, None while the game goes on."""
+        return self._table.episode
 
-        @property
-        def episode(self) -> Episode | None:
-            """The finished episode, None while the game goes on."""
-            return self._table.episode
-
-        def _seen(self) -> str:
-            return "The game is over." if self._table.episode is not None else engine.text(self._table)
-
-    # TRL names the column of rewards after the class.
-    Environment.__name__ = adapter.snake_name(engine.game.env_id) + "_" + engine.seat.rpartition("_")[0]
-    return Environment
+    def _seen(self) -> str:
+        return "The game is over." if self._table.episode is not None else self._engine.text(self._table)
