@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-import re
-import shlex
 import socket
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,17 @@ pytest.importorskip("trl")
 
 import msgspec
 import torch
-from _bpe import tokenizer as bpe
+from _bpe import save
 from _children import child
 from _tiny import same, weights
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
 from trl import GRPOConfig, GRPOTrainer
 
-from dream_envs import cli, registry
+from dream_envs import registry
 from dream_envs.adapters import trl as ours
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.engines.models import load
-from dream_envs.core import Action, DreamEnvsError, Episode, Score, decode_task, hook
+from dream_envs.core import Action, DreamEnvsError, Episode, Score, hook
 from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import EpisodeWriter, read_episodes, reward_model, rollout, score
 from dream_envs.tasks.composition import Composition
@@ -202,6 +200,26 @@ def test_a_strangers_game_with_a_judge_who_does_not_learn(tmp_path: Path, roles:
     assert sum(e.tasks == first.tasks for e in read_episodes(out.path)) >= 4
 
 
+def test_one_seat_of_a_role_is_somebody_else(tmp_path: Path) -> None:
+    class Other:
+        def act(self, requests: Any) -> list[Action]:
+            return [Action("?", [7, 7, 7], [0.0] * 3) for _ in requests]
+
+    with EpisodeWriter(tmp_path / "e.jsonl", tokens=True) as out:
+        watched = Watched(tmp_path, ChallengerSolver(), {"solver_1": Other()}, out=out)
+        watched.trainer.train()
+    learning = {"challenger_0", "solver_0", "solver_2", "solver_3"}
+    check_rows(watched, watched.play.game, list(read_episodes(out.path)), 4, learning)
+    assert not [ids for given in watched.given for ids in given["completion_ids"] if ids == [7, 7, 7]]
+
+
+def test_groups_that_differ_in_reward_come_first(tmp_path: Path) -> None:
+    args = {"per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 0.0}
+    watched = Watched(tmp_path, ChallengerSolver(), games=32, args=args)
+    watched.trainer.train()
+    assert all(len({row["value"] for row in b}) > 1 for given in watched.given for b in blocks(given, 4))
+
+
 def test_a_game_of_several_turns(tmp_path: Path) -> None:
     game = registry.create("envs", "dream_envs/Kuhn-v0")
     with EpisodeWriter(tmp_path / "e.jsonl", tokens=True) as out:
@@ -275,24 +293,77 @@ def test_every_call_has_games_of_its_own(tmp_path: Path, accumulate: int, genera
 
 
 def test_an_evaluation_is_the_same_each_time_and_touches_no_training(tmp_path: Path) -> None:
-    plain = Watched(tmp_path / "a", ChallengerSolver(), args={"learning_rate": 0.0})
+    played: list[str] = []
+
+    def noted(episode: Episode) -> dict[str, Score]:
+        played.append(episode.seed)
+        return {t.agent: Score(float(len(t.text))) for t in episode.turns}
+
+    plain = Watched(tmp_path / "a", ChallengerSolver(), reward=noted, args={"learning_rate": 0.0})
     plain.trainer.train()
+    assert played == [f"0/{i}" for i in range(16)]
+    played.clear()
     args = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 8, "learning_rate": 0.0}
     with EpisodeWriter(tmp_path / "e.jsonl") as out:
-        watched = Watched(tmp_path / "b", ChallengerSolver(), out=out, args=args)
+        watched = Watched(tmp_path / "b", ChallengerSolver(), reward=noted, out=out, args=args)
         watched.trainer.train()
     training = [g for g in watched.given if len(g["value"]) == 40]
     evaluations = [g for g in watched.given if len(g["value"]) == 8]
     assert training == plain.given and len(evaluations) == 2 and evaluations[0] == evaluations[1]
-    assert not [g for g in training if g["completion_ids"][:8] == evaluations[0]["completion_ids"]]
-    assert len(list(read_episodes(out.path))) == 16
+    evaluation = ["0/eval/0", "0/eval/1"]
+    assert played == [*[f"0/{i}" for i in range(8)], *evaluation, *[f"0/{i}" for i in range(8, 16)], *evaluation]
+    assert [e.seed for e in read_episodes(out.path)] == [f"0/{i}" for i in range(16)]
 
 
-def test_adapters_learn_and_dropout_is_off_while_playing(tmp_path: Path) -> None:
+def training(model: Any) -> bool:
+    return all(module.training for module in model.modules())
+
+
+def test_dropout_is_off_while_playing_and_on_while_training(tmp_path: Path, monkeypatch: Any) -> None:
+    _, tokenizer = load("nano/compose", "cpu")
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "resid_pdrop": 0.9, "attn_pdrop": 0.9}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **shape))
+    game, twin = ChallengerSolver(reply_tokens=4, proposal_tokens=4), copy.deepcopy(model).eval()
+    with EpisodeWriter(tmp_path / "e.jsonl", tokens=True) as out:
+        watched = Watched(tmp_path, game, net=(model, tokenizer), out=out, copies=1, args={"max_steps": 1})
+        modes, rows = list[bool](), watched.play._rows
+        monkeypatch.setattr(watched.play, "_rows", lambda *a: modes.append(training(model)) or rows(*a))
+        watched.trainer.train()
+    seats = dict.fromkeys(("challenger", "solver"), LocalAgent(twin, tokenizer=tokenizer))
+    wanted = [[t.token_ids for t in e.turns] for e in rollout(game, seats, 8, seed=0)]
+    assert [[t.token_ids for t in e.turns] for e in read_episodes(out.path)] == wanted and modes == [True]
+
+
+def test_every_end_of_the_model_ends_a_reply(tmp_path: Path) -> None:
+    """transformers writes the tokenizer's one end over those of generation_config.json as training begins."""
+    folder = str(save(tmp_path / "model", ends=(0, 1, 5)))
+    watched = Watched(tmp_path, "dream_envs/Kuhn-v0", net=load(folder, "cpu"))
+    watched.trainer.train()
+    assert set(watched.play._agent.ends) == set(LocalAgent(folder).ends) == {0, 1, 5}
+
+
+@pytest.mark.parametrize("name", [*registry.rows("envs")])
+def test_any_game_by_rollouts_and_each_of_its_roles_as_a_seat(tmp_path: Path, name: str) -> None:
+    with EpisodeWriter(tmp_path / "e.jsonl", tokens=True) as out:
+        watched = Watched(tmp_path, name, net=load(str(save(tmp_path / "model")), "cpu"), out=out)
+        watched.trainer.train()
+    game = watched.play.game
+    check_rows(watched, game, list(read_episodes(out.path)), 4, set(game.agents))
+    for role in registry.roles(name):
+        env = ours.environment_factory(name, role)()
+        shown = [env.reset(index=1)]
+        while env.episode is None:
+            shown.append(env.answer("1"))
+        assert all(shown) and shown[-1] == "The game is over."
+        its = env.episode.scores[next(t.agent for t in env.episode.turns if t.role == role)]
+        assert env.get_reward() == (its.value if its.status == "ok" else None)
+
+
+def test_low_rank_adapters_learn(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     model, tokenizer = load("nano/compose", "cpu")
-    wide = LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"])
+    wide = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
     watched = Watched(tmp_path, ChallengerSolver(), net=(get_peft_model(model, wide), tokenizer), seed="s")
     watched.trainer.train()
     plain = Watched(tmp_path / "b", ChallengerSolver(), seed="s", args={"max_steps": 1})
@@ -359,180 +430,3 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ours.value(prompts=[], completions=[], log_metric=None)
     with pytest.raises(DreamEnvsError, match="count=0"):
         ours.places(0)
-
-
-# ---- single turns
-
-
-@pytest.mark.parametrize("name", [*registry.rows("tasks")])
-@pytest.mark.parametrize("notation", ["compact", "english"])
-def test_a_data_set_of_any_family(name: str, notation: str) -> None:
-    family = registry.create("tasks", name, notation=notation)
-    rows = ours.dataset(name, count=60, seed="s", notation=notation, system="Be brief.")
-    assert rows.column_names == ["prompt", "task", "answer", "level"]
-    assert len({row["prompt"][-1]["content"] for row in rows}) == 60
-    levels = list(family.levels)
-    for i, row in enumerate(rows):
-        task = decode_task(row["task"])
-        assert row["level"] == task.level == levels[i % len(levels)] and row["answer"] == task.answer
-        assert row["prompt"] == [
-            {"role": "system", "content": "Be brief."}, {"role": "user", "content": task.prompt}
-        ]  # fmt: skip
-        assert family.verify(task, family.gold(task)).value == 1.0
-    fewer = ours.dataset(name, count=25, seed="s", notation=notation, system="Be brief.")
-    assert list(fewer) == list(rows)[:25]
-    other = ours.dataset(name, count=25, seed="t", notation=notation, system="Be brief.")
-    assert sum(a == b for a, b in zip(other, fewer, strict=True)) < 13
-
-
-def test_a_data_set_that_cannot_be(monkeypatch: Any) -> None:
-    family = Composition(max_level=3)
-    for words, said in (
-        ({"family": family, "levels": [4]}, r"levels=\[4\]: some of the levels of composition, 1 to 3"),
-        ({"family": family, "levels": []}, r"levels=\[\]"),
-        ({"family": family, "count": 0}, "count=0"),
-        ({"family": family, "notation": "english"}, "notation= goes with a family's name"),
-        ({"family": "compositon"}, "'composition'"),
-        ({"family": "composition", "notation": "latin"}, "'latin'"),
-        ({"family": family, "levels": [1], "count": 129}, "level 1 of composition seems to have 128 different"),
-    ):
-        with pytest.raises(DreamEnvsError, match=said):
-            ours.dataset(**{"count": 5, **words})
-    assert len(ours.dataset(family, levels=[1], count=128)) == 128
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DreamEnvsError, match=r"needs datasets: pip install 'dream-envs\[train\]'"):
-        ours.dataset(family, count=1)
-
-
-def test_single_turns_learn_and_are_paid_what_the_family_says(tmp_path: Path) -> None:
-    rows = ours.dataset("composition", levels=[2, 3], count=32, seed="s")
-    (reward,) = ours.reward_funcs("0.9*correctness+0.1*format", "composition")
-    seen: list[Any] = []
-
-    def watched(**given: Any) -> list[float | None]:
-        seen.append((given, reward(**given)))
-        return seen[-1][1]
-
-    model, tokenizer = load("nano/compose", "cpu")
-    before = weights(model)
-    args = config(tmp_path, max_completion_length=8, per_device_train_batch_size=32)
-    GRPOTrainer(model, watched, args, rows, processing_class=tokenizer).train()
-    assert not same(before, weights(model)) and len(seen) == 2
-    family, found = Composition(), []
-    for given, paid in seen:
-        for task, completion, earned in zip(given["task"], given["completions"], paid, strict=True):
-            right = family.verify(decode_task(task), completion[0]["content"]).value
-            found.append(right)
-            assert earned == pytest.approx(0.9 * right + 0.1) or (not right and earned == pytest.approx(0.0))
-    assert 0 < sum(found) < len(found)
-
-
-# ---- one seat, by tool calls
-
-
-def test_a_seat_as_trl_drives_it() -> None:
-    made = ours.environment_factory("dream_envs/ChallengerSolver-v0", "solver", solvers=2, seed="s")
-    public = {n for n in dir(made) if not n.startswith("_")}
-    assert public == {"reset", "answer", "get_reward", "episode"} and made.__name__ == "challenger_solver_solver"
-    envs, row = [made() for _ in range(3)], {"prompt": [{"role": "user", "content": ""}], "index": 3}
-    asked = [env.reset(**row) for env in envs]
-    family, others = Composition(), {made().reset(**{**row, "index": i}) for i in range(20)}
-    assert len(set(asked)) == 1 and len(others) > 10
-    task = family.parse(asked[0])
-    envs[0].answer(reply=task.answer)  # type: ignore[union-attr]
-    assert envs[1].answer("wrong") == "The game is over."
-    with pytest.raises(DreamEnvsError, match="over"):
-        envs[1].answer("again")
-    # the third has never called its tool: an empty reply
-    assert [env.get_reward() for env in envs] == [1.0, 0.0, 0.0]
-    for env in envs:
-        assert env.episode is not None and env.episode.tasks[-1].prompt == asked[0]
-    assert envs[0].episode.seed == envs[2].episode.seed  # so do the others, whatever is said
-
-
-@pytest.mark.usefixtures("debate")
-def test_a_seat_from_a_task_and_scores_that_are_none() -> None:
-    family = Composition()
-    rows = ours.dataset(family, levels=[3], count=2, seed=0)
-    made = ours.environment_factory("debate_env:Debate", "opener", {"judge": lambda text: "1"}, level=3)
-    for row in rows:
-        env = made()
-        assert env.reset(**row) == row["prompt"][-1]["content"]
-        env.answer(row["answer"])
-        assert env.get_reward() == 1.0
-    absent = ours.environment_factory("debate_env:Debate", "opener", reward=lambda episode: {})()
-    absent.reset(**rows[0])
-    assert absent.get_reward() is None
-    with pytest.raises(DreamEnvsError, match="levl"):
-        ours.environment_factory("debate_env:Debate", "opener", levl=3)
-    with pytest.raises(DreamEnvsError, match="role="):
-        ours.environment_factory("dream_envs/Kuhn-v0")
-
-
-def test_a_seat_that_moves_twice_and_one_that_is_silent() -> None:
-    made = ours.environment_factory("dream_envs/Kuhn-v0", "first", {"second": lambda text: "b"})
-    env = made()
-    seen = env.reset(index=1)
-    assert env.answer("p") == seen + "pb" and env.episode is None
-    env.answer("b")
-    assert abs(env.get_reward()) == 2.0
-    env.reset(index=1)
-    assert env.get_reward() == -1.0 and env.episode.outcome.facts["forfeit"] == "first_0"
-
-
-CALL = '<tool_call>\n{{"name": "answer", "arguments": {{"reply": "{}"}}}}\n</tool_call><|im_end|>'
-
-
-def test_a_step_of_trl_with_a_tool_call(tmp_path: Path, monkeypatch: Any) -> None:
-    """TRL parses the call, asks our object and trains on the whole; what the random model says is put in its mouth."""
-    from trl.chat_template_utils import qwen3_chat_template
-
-    tokenizer = bpe(qwen3_chat_template)
-    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
-    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=4096, **shape))
-    before, spoken = weights(model), list[str]()
-    made = ours.environment_factory("dream_envs/Kuhn-v0", "first", {"second": lambda text: "p"})
-    args = config(
-        tmp_path, max_steps=1, per_device_train_batch_size=4, max_completion_length=400, num_generations=4,
-        chat_template_kwargs={"enable_thinking": False},
-    )  # fmt: skip
-    trainer = GRPOTrainer(
-        model, args=args, train_dataset=ours.places(4), processing_class=tokenizer, environment_factory=made
-    )
-    moves = iter([CALL.format("b"), CALL.format("p"), CALL.format("?"), "I pass.<|im_end|>", *["Done.<|im_end|>"] * 9])
-
-    def say(prompt_ids: Any, *_: Any, **__: Any) -> Any:
-        spoken.extend(tokenizer.batch_decode(prompt_ids))
-        return [tokenizer(next(moves), add_special_tokens=False)["input_ids"] for _ in prompt_ids], None
-
-    monkeypatch.setattr(trainer, "_generate_single_turn", say)
-    trainer.train()
-    games = [env.episode for env in trainer.environments]
-    assert len({game.outcome.facts["cards"]["first_0"] for game in games}) == 1
-    won = games[1].scores["first_0"].value  # both passed: the higher card wins an ante
-    # a bet that is folded to wins; a move that is none forfeits, and so does one that was never made
-    assert list(trainer._logs["rewards"]["kuhn_first"]) == [1.0, won, -1.0, -1.0] and abs(won) == 1.0
-    assert "The game is over." in spoken[4] and not same(before, weights(model))
-
-
-def test_the_page(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    page = (ROOT / "docs" / "adapters_trl.md").read_text("utf-8")
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.M | re.S)
-    monkeypatch.chdir(tmp_path)
-    space: dict[str, Any] = {}
-    for kind, block in blocks:
-        if kind == "python":
-            exec(block, space)
-        else:
-            assert [cli.main(shlex.split(line)[1:]) for line in block.splitlines()] == [0, 0]
-    assert [kind for kind, _ in blocks] == ["python"] * 3 + ["sh", "python"]
-    told = capsys.readouterr().out
-    first, last = map(float, re.findall(r"(\d\.\d\d) at first, (\d\.\d\d) in the end", told)[0])
-    assert 0.1 < first < 0.4 and last > first + 0.1  # exactly 0.22 before training
-    assert len(space["sft"]) == sum(
-        e.scores[t.agent].value
-        for e in read_episodes("runs/both/episodes.jsonl")
-        for t in e.turns
-        if t.role == "solver"
-    )

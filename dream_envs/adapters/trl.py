@@ -308,6 +308,8 @@ class Rollouts:
                     model, tokenizer=tokenizer, temperature=trainer.temperature, top_p=trainer.top_p,
                     min_p=trainer.min_p or 0.0, top_k=trainer.top_k or 0, template=trainer.chat_template_kwargs,
                 )  # fmt: skip
+                # transformers reduces the ends in generation_config to the tokenizer's one as training begins
+                self._agent.ends = list(dict.fromkeys([*self._agent.ends, *trainer.eos_token_ids]))
             trained = [module for module in model.modules() if module.training]
             model.eval()
             try:
