@@ -262,8 +262,11 @@ def test_a_run_that_goes_on_repeats_and_skips_nothing(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "two.jsonl") as out:
         rest = Watched(tmp_path / "two", ChallengerSolver(), out=out, args=saving)
         rest.trainer.train(resume_from_checkpoint=str(tmp_path / "two" / "checkpoint-2"))
+        ended = weights(rest.trainer.model)
+        with pytest.raises(DreamEnvsError, match="another run"):
+            rest.trainer.train()  # TRL counts steps from 0 again
     assert texts(tmp_path / "two.jsonl") == texts(tmp_path / "whole.jsonl")
-    assert same(weights(whole.trainer.model), weights(rest.trainer.model))
+    assert same(weights(whole.trainer.model), ended)
     for words, resume in (({}, None), ({"seed": "other"}, str(tmp_path / "two" / "checkpoint-2"))):
         with EpisodeWriter(tmp_path / "two.jsonl") as out, pytest.raises(DreamEnvsError, match="another run"):
             other = Watched(tmp_path / "three", ChallengerSolver(), out=out, args={"max_steps": 4}, **words)
@@ -335,7 +338,7 @@ def test_dropout_is_off_while_playing_and_on_while_training(tmp_path: Path, monk
 
 
 def test_every_end_of_the_model_ends_a_reply(tmp_path: Path) -> None:
-    """transformers writes the tokenizer's one end over those of generation_config.json as training begins."""
+    """transformers aligns generation_config.json with the tokenizer as training begins: the other ends have to stay."""
     folder = str(save(tmp_path / "model", ends=(0, 1, 5)))
     watched = Watched(tmp_path, "dream_envs/Kuhn-v0", net=load(folder, "cpu"))
     watched.trainer.train()

@@ -247,18 +247,15 @@ class Rollouts:
     def _number(self, trainer: Any, train: bool) -> int:
         """This call's number, from the trainer's step: a run that goes on repeats no game; in an evaluation from 0."""
         step, args = trainer.state.global_step, trainer.args
-        before, calls = self._calls.get(train, (-1, 0))
-        calls = calls + 1 if before == step else 0
-        first = train not in self._calls
+        before, calls = self._calls.get(train, (step + 1, 0))
+        calls, begins = (calls + 1 if before == step else 0), step < before
         self._calls[train] = step, calls
         a_step = -(-args.gradient_accumulation_steps // (args.steps_per_generation * trainer.num_iterations))
         number = step * a_step + calls if train else calls
-        if train and first and self.out is not None and trainer.accelerator.is_main_process:
-            mine = (
-                e.env_id == self.game.env_id and e.seed == f"{self.seed}/{e.index}"
-                for e in read_episodes(self.out.path)
-            )
-            if not all(mine if number else (False for _ in mine)):
+        if train and begins and self.out is not None and trainer.accelerator.is_main_process:
+            ours = (self.game.env_id, self.seed)
+            held = ((e.env_id, e.seed.removesuffix(f"/{e.index}")) for e in read_episodes(self.out.path))
+            if any(not number or its != ours for its in held):
                 raise DreamEnvsError(f"{self.out.path} holds the episodes of another run: choose another file for out=")
             self.out.drop(lambda episode: episode.round >= number)
         return number
@@ -297,7 +294,7 @@ class Rollouts:
                     f"{name}={getattr(trainer.args, name)!r}: rollout_func samples by itself; leave it out"
                 )
         if getattr(trainer, "is_fsdp_enabled", False):
-            raise DreamEnvsError("rollout_func does not gather FSDP's shards: use DDP or DeepSpeed")
+            raise DreamEnvsError("rollout_func does not gather FSDP's shards: train with DDP")
         checkpointing = trainer.args.gradient_checkpointing_kwargs
         with unwrap_model_for_generation(
             trainer.model_wrapped, trainer.accelerator, gradient_checkpointing_kwargs=checkpointing
@@ -308,8 +305,6 @@ class Rollouts:
                     model, tokenizer=tokenizer, temperature=trainer.temperature, top_p=trainer.top_p,
                     min_p=trainer.min_p or 0.0, top_k=trainer.top_k or 0, template=trainer.chat_template_kwargs,
                 )  # fmt: skip
-                # transformers reduces the ends in generation_config to the tokenizer's one as training begins
-                self._agent.ends = list(dict.fromkeys([*self._agent.ends, *trainer.eos_token_ids]))
             trained = [module for module in model.modules() if module.training]
             model.eval()
             try:
