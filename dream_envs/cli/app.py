@@ -195,6 +195,20 @@ def rescore(
 
 
 @app.command()
+def export(
+    run: Run,
+    kind: Annotated[str, typer.Option("--format", help="parquet or jsonl.")] = "parquet",
+    out: Annotated[Path | None, typer.Option(help="The folder; default: RUN/export.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's turns as a Hugging Face dataset."""
+    from dream_envs.cli import runs
+
+    text = "wrote {out}: {rows} turns of {episodes} episodes"
+    common.emit(runs.export(run, kind, out), lambda made: text.format(**made), as_json)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, what is missing and how to get it."""
     common.emit(found := _doctor.examine(), _doctor.text, as_json)

@@ -278,6 +278,14 @@ def rescore_text(found: dict[str, Any]) -> str:
     return "\n".join([*parts, *([f"wrote {found['out']}"] if found["out"] else [])])
 
 
+def export(run: Path, kind: str, out: Path | None) -> dict[str, Any]:
+    """Write a run's turns as a dataset of this format into ``out`` (default: ``export`` beside the episodes)."""
+    exported = common.needs("dream_envs.adapters.export")
+    path = common.run_file(run, "episodes.jsonl")
+    file = (out or path.parent / "export") / f"turns.{kind}"
+    return {"out": str(file), **exported.export(common.episodes_of(path), file, kind)}
+
+
 def nano(name: str, out: Path | None, steps: int | None) -> dict[str, Any]:
     """Pre-train a nano base; what its card says."""
     recipe = common.needs("dream_envs.baselines.nano.recipe")
