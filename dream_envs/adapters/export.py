@@ -68,7 +68,7 @@ def rows(episode: Episode) -> Iterator[Row]:
 def _turn(place: int, turn: Turn) -> Row:
     return {
         "turn": place, "agent": turn.agent, "role": turn.role, "author": turn.author, "prompt": turn.messages,
-        "completion": [{"role": "assistant", "content": turn.text}], "status": turn.status,
+        "completion": [{"role": turn.writes, "content": turn.text}], "status": turn.status,
         "finish_reason": turn.finish_reason, "extracted": turn.extracted, "prompt_tokens": turn.usage.prompt_tokens,
         "completion_tokens": turn.usage.completion_tokens, "token_ids": turn.token_ids, "logprobs": turn.logprobs,
     }  # fmt: skip
