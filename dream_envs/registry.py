@@ -85,7 +85,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("baselines.loops.self_play", self_play="LOOP", spiral="SPIRAL"),
         **{
             name: f"dream_envs.baselines.loops.{name}:LOOP"
-            for name in ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding", "preference")
+            for name in ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding", "preference", "magpie")
         },
         **{
             name: f"dream_envs.baselines.loops.nights:{name.upper()}"

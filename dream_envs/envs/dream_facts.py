@@ -45,7 +45,9 @@ _QUOTES = (('"', '"'), ("\u201c", "\u201d"), ("\u00ab", "\u00bb"))
 _ALONE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # scripts whose words stand without blanks: a character is a word
 _WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
 _ENDS = (".", "?", "!", ":", ";", "`", ")", "]", "}", "\u3002", "\uff1f", "\uff01", "\u061f")
-_ASKS = re.compile(r"[?\uff1f]|^\s*(?:[-*\u2022]|\d+[.)])\s|\n\s*\n|\d+|```|[=<>+*/^]|\b(?:and|then|but|also|unless)\b", re.M)
+_ASKS = re.compile(
+    r"[?\uff1f]|^\s*(?:[-*\u2022]|\d+[.)])\s|\n\s*\n|\d+|```|[=<>+*/^]|\b(?:and|then|but|also|unless)\b", re.M
+)
 _UNSAFE = re.compile(
     r"\b(?:(?:make|build|buy|get) (?:a |an )?(?:bomb|explosive|grenade|gun)s?|kill (?:myself|yourself|someone|him|her)|"
     r"suicide|child porn\w*|steal (?:a |someone'?s )?(?:car|password|identity)|malware|ransomware|"

@@ -244,12 +244,14 @@ class Dreaming:
             return VERDICTS[said] if self.notation == "compact" else f"Answer: {said}"
         if kind == "floor":
             return ""
-        some = [_TOPICS[i] for i in rng.permutation(len(_TOPICS))[:2 if kind == "guesser" else 40]]
+        some = [_TOPICS[i] for i in rng.permutation(len(_TOPICS))[: 2 if kind == "guesser" else 40]]
         if request.role == "responder":
             return f"It depends on {some[0]} first of all, and on {some[1]} where there is time."
         if kind == "guesser":
             return f"What have {some[0]} and {some[1]} in common?"
-        asks = "\n".join(f"{i + 1}. Compare {a} and {b}." for i, (a, b) in enumerate(zip(some[::2], some[1::2], strict=True)))
+        asks = "\n".join(
+            f"{i + 1}. Compare {a} and {b}." for i, (a, b) in enumerate(zip(some[::2], some[1::2], strict=True))
+        )
         return f"Answer these {len(some) // 2} questions, and give a number for each:\n\n{asks}"
 
     def _asked(self, state: State) -> str:

@@ -50,7 +50,9 @@ def dreaming(episodes: Sequence[Episode], *, difficulty: Any = None, responder: 
     for i, episode in enumerate(episodes):
         given = {name: None if model is None else found[id(model)][i].get(f"{name}_0", Score(0.0, "abstain"))
                  for name, model in (("dreamer", difficulty), ("responder", responder))}  # fmt: skip
-        distances = {k: min(distance, float(_dreams(episode)[k]["distance"])) for (at, k), distance in near.items() if at == i}
+        distances = {
+            k: min(distance, float(_dreams(episode)[k]["distance"])) for (at, k), distance in near.items() if at == i
+        }
         scored.append(_scores(episode, distances, given))
     return scored
 
@@ -63,7 +65,10 @@ def _scores(episode: Episode, near: dict[int, float], given: dict[str, Score | N
     facts, silent = episode.outcome.facts, Score(0.0, "abstain", detail="its turn never came")
     scores: Scores = dict.fromkeys(roles(episode), silent)
     if failed := facts.get("failed"):
-        return {**scores, failed: Score(0.0, episode.outcome.status, detail=f"the call ended in {episode.outcome.status}")}
+        return {
+            **scores,
+            failed: Score(0.0, episode.outcome.status, detail=f"the call ended in {episode.outcome.status}"),
+        }
     if "dreamer_0" not in scores:  # another game
         return scores
     scores["dreamer_0"] = dreamer = _dreamer(_dreams(episode), near, given["dreamer"])
