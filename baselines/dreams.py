@@ -38,15 +38,19 @@ if TYPE_CHECKING:
 
 #: The copies: trained on what the filter kept, on as many valid dreams at random, and on as many of the same lengths.
 COPIES = ("kept", "random", "length")
-#: What is measured of every copy: how it is named, where it can lie, which way is better.
+#: What is measured of every copy: its name, its range, and what it is.
 MEASURES = {
     "loss": ("held-out loss", (0.0, np.inf), "nats a token of the base's replies to held-out dreams; lower is closer"),
     "follows": ("instructions followed", (0.0, 1.0), "share of programmatic checks that hold; higher is better"),
     "valid": ("valid dreams", (0.0, 1.0), "share of its own dreams that are instructions; higher is better"),
-    "distance": ("distance of dreams", (0.0, 1.0), "of its own dreams, to the nearest other; higher is more varied"),
-    "distinct": ("distinct bigrams", (0.0, 1.0), "share of the word pairs in its own dreams that differ; higher is more varied"),
-    "openings": ("entropy of openings", (0.0, np.inf), "bits, of the first two words of its dreams; higher is more varied"),
-}  # fmt: skip
+    "distance": ("distance of dreams", (0.0, 1.0), "of its own dreams to the nearest other; higher is more varied"),
+    "distinct": (
+        "distinct bigrams",
+        (0.0, 1.0),
+        "share of word pairs in its dreams that differ; higher is more varied",
+    ),
+    "openings": ("entropy of openings", (0.0, np.inf), "bits, of its dreams' first two words; higher is more varied"),
+}
 _QUALITY = "Judge the instruction below by itself: is it clear, specific and well put? Nobody has answered it yet."
 _DIFFICULTY = "Judge the instruction below by itself: how hard is it to answer well? 0 is trivial, 10 needs an expert."
 _HALVES = 400  # half-samples of an interval
@@ -129,7 +133,9 @@ class Dreamer:
         for i, why in zip(pool, sieve([rows[i] for i in pool], preset, without), strict=True):
             rows[i] = msgspec.structs.replace(rows[i], dropped=why)
         kept = sum(not rows[i].dropped for i in pool)
-        told = {"preset": self.chosen.preset, "rules": preset, "unmeasured": without, "kept": kept,
+        told = {"model": self.ctx.recipe.model, "template": self._template(),
+                "decoding": {"dreams": self._dreams.how, "replies": self._replies.how},
+                "preset": self.chosen.preset, "rules": preset, "unmeasured": without, "kept": kept,
                 "of": len(pool), "held_out": len(rows) - len(pool), **statistics(rows)}  # fmt: skip
         told["dropped"] = {
             why: sum(rows[i].dropped == why for i in pool) for why in dict.fromkeys(r.dropped for r in rows)
@@ -142,6 +148,13 @@ class Dreamer:
         file.write_bytes(b"".join(encode(row) + b"\n" for row in rows))
         run.write("dreams.json", told)  # the last file: the dreams are done
         return rows
+
+    def _template(self) -> str:
+        """What a dream goes on behind, as text."""
+        game = self.ctx.game()
+        begins = game.start(None, stream(self.seed))
+        bare = self.ctx.base.encode(game.view(begins, game.turns(begins)[0].agent), "user")
+        return str(self.ctx.base.tokenizer.decode(bare))
 
     def _judged(self, rows: list[Dreamt], episodes: Sequence[Any]) -> list[Dreamt]:
         """Rows with a judge's quality and difficulty in place of the heuristics, and a reward model's score."""
@@ -391,9 +404,9 @@ def _verdict(
 
     before, after = (measures[name]["follows"].value for name in ("base", "kept"))
     return (
-        f"{told['dreams']} dreams, {told['valid']} valid, {told['kept']} kept by {told['preset']!r}. Trained on these it "
-        f"follows {after:.2f} of the checks instead of {before:.2f}. Against the base: {shown('base')}; against as many "
-        f"random dreams: {shown('random')}; against dreams of the same lengths: {shown('length')}. One run."
+        f"{told['dreams']} dreams, {told['valid']} valid, {told['kept']} kept by {told['preset']!r}. Trained on these "
+        f"it follows {after:.2f} of the checks instead of {before:.2f}. Against the base: {shown('base')}; against as "
+        f"many random dreams: {shown('random')}; against dreams of the same lengths: {shown('length')}. One run."
     )
 
 

@@ -39,7 +39,7 @@ def rounds(dreams: int) -> int:
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """``dreams`` (rounded up to whole rounds of at most 64), drawn at ``temperature`` and ``top_p``; the filter's ``preset``.
+    """``dreams`` (rounded up to whole rounds of at most 64) at ``temperature`` and ``top_p``; the filter's ``preset``.
 
     ``judge``: an agent that rates quality and difficulty, ``base`` for the model itself; ``reward_model``: a folder
     that scores replies; "": none.  ``batch``: kept pairs a step; the controls take as many as make the same tokens.
@@ -70,9 +70,10 @@ def dreamer(ctx: Context, model: Any, seed: str, place: Path, chosen: Settings) 
 
 def recipe(chosen: Settings, steps: int) -> Recipe:
     """Rounds of dreams, then ``steps`` of fine-tuning a copy."""
+    each = -(-chosen.dreams // rounds(chosen.dreams))
     return Recipe(
         env=ENV, args={"dream_tokens": 32, "reply_tokens": 32}, family="", model="nano/compose", gates=(), steps=steps,
-        mixture=Mixture(-(-chosen.dreams // rounds(chosen.dreams)), 0, 0), learn=functools.partial(dreamer, chosen=chosen),
+        mixture=Mixture(each, 0, 0), learn=functools.partial(dreamer, chosen=chosen),
         refused={name: "fine-tunes copies" for name in registry.rows("learners") if name != "grpo"},
     )  # fmt: skip
 

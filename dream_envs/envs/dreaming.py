@@ -32,10 +32,10 @@ Facts
     ``measures``.
 Arguments
     See ``Dreaming``.
-Example
+What earns a reward
     ``play(Dreaming(), {"dreamer": lambda text: "Name three rivers of Asia, and say how long each of them is.",
-    "responder": lambda text: "The Yangtze, the Yellow River and the Mekong."})`` pays the dreamer 0.18 and the
-    responder 1.
+    "responder": lambda text: "The Yangtze, the Yellow River and the Mekong."}, reward="dreaming")`` pays the dreamer
+    0.19 (difficulty 0.19, nothing like it known) and the responder 1.
 Source
     MAGPIE, "Alignment Data Synthesis from Scratch by Prompting Aligned LLMs with Nothing" (arXiv 2406.08464).
 Version history

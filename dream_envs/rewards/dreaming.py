@@ -1,4 +1,4 @@
-"""Rewards of ``Dreaming-v0``, and measures of any role's text as a reward: heuristics of form, see ``envs.dream_facts``.
+"""Rewards of ``Dreaming-v0``, and measures of any role's text as a reward: heuristics of form (``envs.dream_facts``).
 
 Other curators are rewards that there are already, put in place of a part: ``judge(engine=..., role=dreamer,
 criteria=...)`` for quality or difficulty, ``reward_model(model=..., role=responder)`` for the reply.
