@@ -270,7 +270,7 @@ class Dreamer:
 
     def findings(self) -> Findings:
         """The summary's part: base and kept copy, the controls, and dreams to look at."""
-        told = read_json(self.ctx.run.path / "dreams.json")
+        rows, told = self._rows(), read_json(self.ctx.run.path / "dreams.json")
         files = {name: self.place / "copies" / f"{name}.json" for name in ("base", *COPIES)}
         found = {name: msgspec.json.decode(file.read_bytes(), type=Measured) for name, file in files.items()}
         measures = {name: {key: _value(one, key) for key in MEASURES} for name, one in found.items()}
@@ -286,7 +286,6 @@ class Dreamer:
             )
             for key, (label, _, says) in MEASURES.items()
         ]  # fmt: skip
-        rows = self._rows()
         shown = [row for row in rows if not row.held_out]
         order = stream(self.seed, "shown").permutation(len(shown))
         examples = [shown[i] for i in order if not shown[i].dropped][:4] + [

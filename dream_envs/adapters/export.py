@@ -210,8 +210,9 @@ def export_dreams(run: str | Path, out: str | Path) -> dict[str, Any]:
     table = [_dream(row) for row in kept]
     shutil.rmtree(part, ignore_errors=True)
     (part / "data").mkdir(parents=True)
-    data = datasets.Dataset.from_list(table, features=_dream_features(datasets, kept))
-    data.to_parquet(str(part / "data" / "train-00000-of-00001.parquet"))
+    arrow, schema = framework("pyarrow"), _dream_features(datasets, kept).arrow_schema
+    data = arrow.Table.from_pylist(table, schema=schema)
+    framework("pyarrow.parquet").write_table(data, part / "data" / "train-00000-of-00001.parquet")
     rules = {name: value for name, value in told["rules"].items() if value not in (0, None, False) or name == "within"}
     left = told["unmeasured"]
     (part / "README.md").write_text(_CARD.format(
