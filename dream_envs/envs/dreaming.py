@@ -132,6 +132,10 @@ class Dreaming:
             check_whole(name, value, 1, high)
         self.system, self.length, self.curated, self.notation = system, turns, bool(curator), notation
         self.sees, self._known = curator_sees, facts.vectors(list(known))
+        # Two dreams of one game have something in common, so that neither is worth all.
+        self.bounds: Mapping[str, tuple[Any, Any]] = (
+            {} if turns == 1 else {"dreamer": (0.0, 0.9), "curator": (0.1, 0.9)}
+        )
         form = "k or r" if notation == "compact" else "a last line 'Answer: keep' or 'Answer: reject'"
         roles = [
             RoleSpec("dreamer", 1, "what a user would write", (0.0, 1.0)),
@@ -244,15 +248,20 @@ class Dreaming:
             return VERDICTS[said] if self.notation == "compact" else f"Answer: {said}"
         if kind == "floor":
             return ""
-        some = [_TOPICS[i] for i in rng.permutation(len(_TOPICS))[: 2 if kind == "guesser" else 40]]
+        again = any(
+            m["role"] == "assistant" for m in request.messages
+        )  # a second dream, of other things and in other words
+        order = [i for i in rng.permutation(len(_TOPICS)) if request.role == "responder" or i % 2 == again]
+        some = [_TOPICS[i] for i in order]
         if request.role == "responder":
             return f"It depends on {some[0]} first of all, and on {some[1]} where there is time."
         if kind == "guesser":
             return f"What have {some[0]} and {some[1]} in common?"
-        asks = "\n".join(
-            f"{i + 1}. Compare {a} and {b}." for i, (a, b) in enumerate(zip(some[::2], some[1::2], strict=True))
-        )
-        return f"Answer these {len(some) // 2} questions, and give a number for each:\n\n{asks}"
+        pairs = list(enumerate(zip(some[::2], some[1::2], strict=True), 1))
+        if again:
+            return " ".join(f"Would {a} last longer than {b}, say by {17 * i} years?" for i, (a, b) in pairs)
+        asks = "\n".join(f"{i}. Compare {a} with {b}." for i, (a, b) in pairs)
+        return f"Answer these {len(pairs)} questions briefly, and give a number and its source for each:\n\n{asks}"
 
     def _asked(self, state: State) -> str:
         last = state.dreams[-1]
