@@ -299,9 +299,10 @@ def test_a_model_and_a_judge_reward_training_rescoring_and_self_judging(folder: 
         ("model", given, ("azr",)),
         ("judge", f"solver=judge(engine='{server.url}')", ("azr",)),
         ("actor", f"actor=judge(engine='{server.url}',role=actor)", ("self_play", "--env", "dream_envs/SelfJudge-v0")),
+        ("actor2", f"actor=reward_model(model='{folder}',role=actor)", ("self_play", "--env", "SelfJudge-v0")),
     ):
         out = tmp_path / name
-        how = ["--set", "mixture.challenger=4"] if name == "actor" else ["--set", "proposals=4,replays=4,attempts=4"]
+        how = ["--set", "mixture.challenger=4"] if "actor" in name else ["--set", "proposals=4,replays=4,attempts=4"]
         run(
             "train", *extra, "--steps", "2", "--out", str(out), "--quiet", "--reward", expression, "--no-frontier", *how
         )
