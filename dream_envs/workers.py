@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import queue
+import sys
 import threading
 import warnings
 from collections import Counter, deque
@@ -103,9 +104,10 @@ def asked(text: str) -> _Asked:
 class _Worker:
     """An actor: holds what ``make`` made and calls its methods."""
 
-    def begin(self, data: bytes, version: str, folder: str) -> None:
-        """Make it, in the caller's folder where this machine has that: names may be relative paths."""
+    def begin(self, data: bytes, version: str, folder: str, path: Sequence[str]) -> None:
+        """Make it, in the caller's folder and with its import path where this machine has them."""
         os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+        sys.path += [entry for entry in path if entry not in sys.path]
         with contextlib.suppress(OSError):
             os.chdir(folder)
         if version != dream_envs.__version__:
@@ -165,9 +167,9 @@ class Pool:
         self._warned, self._deaths = set[str](), 0
         self.begun = set[int]()  # workers that have made their object
         try:
-            self._kind = ray.remote(num_cpus=1, num_gpus=wanted.gpus)(_Worker)
+            self._kind: Any = ray.remote(num_cpus=1, num_gpus=wanted.gpus)(_Worker)
             self.size = self._room(wanted)
-            self._actors = [self._kind.remote() for _ in range(self.size)]
+            self._actors: list[Any] = [self._kind.remote() for _ in range(self.size)]
             placed = [actor.placed.remote() for actor in self._actors]
             if not ray.wait(placed, num_returns=1, timeout=ROOM)[0]:
                 raise DreamEnvsError(f"--workers {where!r}: no room for a worker within {ROOM:g} s; see ray status")
@@ -190,7 +192,7 @@ class Pool:
         return min(wanted.actors or rooms[0], *rooms)
 
     def _begin(self, number: int) -> None:
-        given = self._data, dream_envs.__version__, os.getcwd()
+        given = self._data, dream_envs.__version__, os.getcwd(), sys.path
         self._calls[self._actors[number].begin.remote(*given)] = number
 
     def idle(self) -> list[int]:
