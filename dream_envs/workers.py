@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import queue
+import socket
 import sys
 import threading
 import warnings
@@ -40,6 +41,8 @@ ROOM = 60.0
 LOST, BEGUN = object(), object()
 #: Batched rewards that score each episode by itself: they join what others say of it.
 _BY_ITSELF = {"weighted", "gate", "clip", "per_role", "zero_sum"}
+#: No word to its makers nor of its own; and actors that ask for no GPU may see them.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _STORE = 2**28  # bytes of Ray's object store: what is passed is small
 
 
@@ -147,6 +150,8 @@ class Pool:
 
     def __init__(self, where: str, make: Callable[[], Any]) -> None:
         wanted = asked(where)
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)  # read when Ray is imported
         try:
             import cloudpickle
             import ray
@@ -282,13 +287,17 @@ class Pool:
 
 def _join(ray: Any, wanted: _Asked) -> None:
     """Start a quiet Ray here, or join the cluster."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors that ask for no GPU may see them
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if wanted.address == "local":
         quiet |= {"num_cpus": wanted.actors, "include_dashboard": False, "object_store_memory": _STORE}
     try:
-        ray.init(wanted.address, **quiet)
+        named = os.environ.get("RAY_ADDRESS", "") if wanted.address == "auto" else wanted.address
+        host, colon, port = named.removeprefix("ray://").rpartition(":")
+        if colon and port.isdecimal():  # Ray itself would try for minutes, aloud
+            socket.create_connection((host, int(port)), timeout=10.0).close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters comes as an exception
+            ray.init(wanted.address, **quiet)
     except Exception as error:  # each way to be unreachable has a class of its own
         told = " ".join(str(error).split())[:160]
         way = "ray start --head starts one" if wanted.address != "local" else "see its logs"

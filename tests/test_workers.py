@@ -272,7 +272,9 @@ def test_a_mistake_leaves_no_folder_and_ctrl_c_keeps_what_ended(tmp_path: Path) 
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on from there" in err.splitlines()[-1]
-    assert len(err.splitlines()) <= 2 and "ray" not in err.lower().replace("array", "")  # how long it will take, at most
+    assert len(err.splitlines()) <= 2 and "ray" not in err.lower().replace(
+        "array", ""
+    )  # how long it will take, at most
     kept: list[Episode] = list(read_episodes(written))
     assert 0 < len(lines(kept)) < 4000
     workers = [int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()]
