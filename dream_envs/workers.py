@@ -42,7 +42,7 @@ LOST, BEGUN = object(), object()
 #: Batched rewards that score each episode by itself: they join what others say of it.
 _BY_ITSELF = {"weighted", "gate", "clip", "per_role", "zero_sum"}
 #: No word to its makers nor of its own; and actors that ask for no GPU may see them.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _STORE = 2**28  # bytes of Ray's object store: what is passed is small
 
 
