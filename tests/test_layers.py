@@ -27,7 +27,7 @@ ROWS: list[set[str]] = [
     {"pace"},
     {"api", "frontier"},
     {"metrics"},
-    {"runs"},
+    {"runs", "workers"},
     {"testing", "report"},
     {"agents"},
     {"baselines"},

@@ -71,6 +71,8 @@ def train(loop: str, words: dict[str, Any]) -> None:
     how |= {"quiet": words["quiet"] or as_json, "report_to": tuple(words["report_to"] or ())}
     try:
         summary = runner.conduct(options, folder, **how)
+        if not runner.leads():
+            return
         if not as_json:
             common.say(f"{report_text({'run': str(folder), 'out': str(folder / 'report.html')})}\n")
         report = runner.frontier_report(options, summary, folder, words["cache"], how) if words["frontier"] else None
