@@ -198,14 +198,14 @@ def rescore(
 @app.command()
 def export(
     run: Run,
-    kind: Annotated[str, typer.Option("--format", help="parquet or jsonl.")] = "parquet",
+    kind: Annotated[str, typer.Option("--format", help="parquet, jsonl, or inspect (a log).")] = "parquet",
     out: Annotated[Path | None, typer.Option(help="The folder; default: RUN/export.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's turns as a Hugging Face dataset."""
+    """Write a run's turns as a Hugging Face dataset, or the run as an Inspect log."""
     from dream_envs.cli import runs
 
-    text = "wrote {out}: {rows} turns of {episodes} episodes"
+    text = "wrote {out}: {rows} rows of {episodes} episodes"
     common.emit(runs.export(run, kind, out), lambda made: text.format(**made), as_json)
 
 
