@@ -181,6 +181,9 @@ def test_games_are_played_on_a_server_while_the_learner_trains(tmp_path: Path) -
     from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
 
     from dream_envs.adapters.trl_async import GameWorker, placeholder, without_cuda
+    from dream_envs.curriculum.curriculum import Curriculum, Mixture
+    from dream_envs.curriculum.store import ChallengeStore
+    from dream_envs.tasks.arithmetic import Arithmetic
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -188,8 +191,11 @@ def test_games_are_played_on_a_server_while_the_learner_trains(tmp_path: Path) -
     how: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "lora_rank": RANK, "log": tmp_path / "log"}
     with Server(resolve(MODEL), port=port, arguments=["--enforce-eager"], **how) as server:
         url = server.wait()
-        game = ChallengerSolver("arithmetic", notation="english", solvers=4, reply_tokens=12)
-        worker = GameWorker(game, url=url, model=MODEL, episodes=4, copies=1, seats={"challenger": "generator"})
+        family = Arithmetic(notation="english", operators="+")
+        game = ChallengerSolver(family, solvers=8, reply_tokens=24)
+        mixture = Mixture(0, 0, 0, generator=4, levels=(1,))
+        plan = Curriculum(game, mixture, seed="lane", store=ChallengeStore()).plan
+        worker = GameWorker(game, url=url, model=MODEL, plan=plan, seats={"challenger": "generator"})
         without_cuda()
         args = AsyncGRPOConfig(
             output_dir=str(tmp_path / "t"), per_device_train_batch_size=8, max_steps=10, use_cpu=True, bf16=False,
