@@ -29,7 +29,7 @@ from dream_envs.agents.engines.models import resolve, weights_hash
 from dream_envs.agents.sleep.consolidation import SleepConsolidation
 from dream_envs.agents.sleep.dreams import FamilyQuestions
 from dream_envs.agents.sleep.experience import Buffer
-from dream_envs.agents.training.collector import Collector
+from dream_envs.agents.training.collector import Collector, leads, own_device, processes
 from dream_envs.agents.training.learner import COMPLETE, PolicyLearner, newest_checkpoint
 from dream_envs.agents.training.settings import spec
 from dream_envs.baselines import eval_set, recipe
@@ -45,7 +45,7 @@ from dream_envs.metrics.rounds import roles_of
 from dream_envs.play import as_agent
 from dream_envs.progress import Progress
 from dream_envs.rewards.algebra import per_role
-from dream_envs.runs import Run, read_json, write_json
+from dream_envs.runs import Follower, Run, read_json, write_json
 from dream_envs.schema import SUMMARY, About, Evaluation, Summary, read_summary
 
 #: Rows that the entropy of completions is measured on, a level.
@@ -88,6 +88,12 @@ class Context:
         self.options, self.began, self.busy = options, time.perf_counter(), time.process_time()
         self.tick: Tick = Progress(quiet=True)
         self.loop, self.recipe = recipe.settled(options)
+        self.world = processes(device)  # of several, the first writes and all others follow
+        self.leads, device = leads(), own_device(device)
+        if self.world and (self.recipe.nights is not None or self.recipe.learn is not None):
+            raise DreamEnvsError(
+                f"loop {self.loop.name!r} sleeps, in one process: without torchrun, or a variant that never sleeps"
+            )
         self.base = LocalAgent(self.recipe.model, device=device, **self.recipe.engine)
         self.weights: dict[str, LocalAgent] = {}
         self.drawn = Counter[str]()
@@ -110,7 +116,7 @@ class Context:
             raise DreamEnvsError(
                 "engine='vllm': vllm is not installed; pip install 'dream-envs[vllm]', see docs/models.md"
             )
-        self.run = Run(out, self.config())
+        self.run = (Run if self.leads else Follower)(out, self.config())
         self.place = PhaseRun(self.run.path, report_to)
 
     def config(self) -> dict[str, Any]:
@@ -217,7 +223,7 @@ class Context:
 
     def store(self) -> ChallengeStore:
         """The run's store of challenges."""
-        return ChallengeStore(self.run.path / "challenges.jsonl")
+        return ChallengeStore(self.run.path / "challenges.jsonl" if self.leads else None)
 
     def note(self, name: str, data: Any) -> None:
         """Write a file of a phase's own into the run's folder."""
@@ -255,16 +261,25 @@ def train(
     tick = tick or Progress(quiet=True)
     ctx = Context(options, Path(out), report_to, device)
     ctx.tick = tick
-    watch = DiversityMonitor.of(
-        ctx.eval, ctx.base, ctx.run.path / "metrics.jsonl", ctx.recipe.steps, ctx.rule.rows.play_every
-    )
+    where = ctx.run.path / "metrics.jsonl"
+    of = (ctx.eval, ctx.base, where, ctx.recipe.steps, ctx.rule.rows.play_every)
+    watch = DiversityMonitor.of(*of) if ctx.leads else None
     gc.freeze()  # every trainer collects garbage when it starts: what is there by now is none
     collector, learner = walk(ctx, watch, tick, save_every)
+    if not ctx.leads:
+        while (written := read_summary(ctx.run.path)) is None:  # a barrier would not wait for hours
+            time.sleep(1.0)
+        return written
     tick("measuring", 0, 1, "")
     summary = measure(ctx, collector, learner, watch)
     ctx.run.close()
     tick("measuring", 1, 1, "")
     return summary
+
+
+def _together(world: Mapping[str, Any], said: bool = False) -> bool:
+    """Wait for all processes; whether any of them said so."""
+    return any(world["gather"]([said])) if world else said
 
 
 def phases_of(chosen: Recipe) -> tuple[Phase, ...]:
@@ -293,13 +308,14 @@ def walk(
             with _until_interrupted() as stopped:
                 ctx_learner: Any = learner
                 inner = getattr(ctx_learner, "learner", ctx_learner)
-                inner.stop = stopped
+                inner.stop = lambda: _together(ctx.world, stopped())
                 ctx_learner.improve(collector, phase.steps, PhaseRun(place, ctx.place.report_to))
-                if stopped():
+                if _together(ctx.world, stopped()):
                     ctx.run.close()
                     raise KeyboardInterrupt
-            learner.save(str(final))
-            write_json(final / COMPLETE, {"collector": collector.state()})  # the last file: the phase is over
+            if ctx.leads:
+                learner.save(str(final))
+                write_json(final / COMPLETE, {"collector": collector.state()})  # the last file: the phase is over
         else:
             learner.load(str(final))
             collector.restore(done["collector"])
@@ -329,7 +345,7 @@ def _collector(ctx: Context, phase: Phase, number: int, first: int) -> Collector
     seats = {role: ctx.seat(who, game) for role, who in names.items()}
     memory = Buffer(ctx.recipe.nights.capacity) if ctx.recipe.nights is not None else None
     reward = ctx.reward(game, rewards)
-    collector = Collector(game, curriculum, reward, ctx.run, seats=seats, first=first, memory=memory)
+    collector = Collector(game, curriculum, reward, ctx.run, seats=seats, first=first, memory=memory, **ctx.world)
     collector.samples.update(ctx.drawn)
     return collector
 
@@ -479,10 +495,12 @@ def conduct(
         report_to: trackers that TRL reports to besides (``wandb``).
         device: where models run.
 
+    Under ``torchrun`` all processes train as one, and the first writes the folder.
+
     Raises:
         DreamEnvsError: if the folder is taken.
     """
-    out = Path(out)
+    out, world = Path(out), processes(device)
     if (out / "run.json").exists() and not (out / SUMMARY).exists() and not resume:
         raise DreamEnvsError(f"{out} holds an unfinished run: add --resume to go on with it, or choose another --out")
     if threads:
@@ -490,14 +508,20 @@ def conduct(
     torch.use_deterministic_algorithms(True, warn_only=True)
     keep_memory()
     found = read_summary(out)
+    _together(world)  # nobody makes the folder before all have looked
     if found is None:
-        with Progress(quiet) as tick:
+        with Progress(quiet or not leads()) as tick:
             found = train(options, out, tick=tick, report_to=report_to, device=device)
     else:
         Context(options, out, device=device).run.close()  # refuses other settings
     from dream_envs.report.page import write_report
 
-    write_report(out)
+    if leads():
+        write_report(out)
+    if world:
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
     return found
 
 

@@ -488,27 +488,35 @@ def rollout(
             background.  An agent that fails gives completions of status ``error`` and one warning.
         retry: episodes of ``out`` with a turn of one of these statuses are taken out of it and played again.
     """
-    if width < 1:
-        raise DreamEnvsError(f"width={width}: at least 1")
-    if unknown := set(retry) - {"error", "timeout"}:
-        raise DreamEnvsError(f"retry={sorted(unknown)}: error, timeout")
     from dream_envs import pace  # which stands on this module
 
     model = None if reward is None else reward_model(reward)
     runner = pace.GuardedRunner(game, assign_agents(game, seats), deadline)
-    if out is not None and retry:
-        out.drop(lambda e: any(t.status in retry for t in e.turns))
-    done = {e.index for e in read_episodes(out.path)} if out is not None else set()
-    todo = (core.Start(i) for i in range(starts)) if isinstance(starts, int) else iter(starts)
-    waiting = (s for s in todo if s.index not in done)
+    todo, _ = unplayed(starts, out, width, retry)
     together = not any(map(pace.is_asynchronous, runner.policies.values()))
-    steps = (pace.together if together else pace.paced)(runner, waiting, str(seed), width)
+    steps = (pace.together if together else pace.paced)(runner, todo, str(seed), width)
     for ended in steps:
         episodes = [_ended(game, start, table) for start, table in ended]
         for episode in episodes if model is None else score(episodes, model, game.agents):
             if out is not None:
                 out.write(episode)
             yield episode
+
+
+def unplayed(
+    starts: Iterable[core.Start] | int, out: EpisodeWriter | None, width: int = 1, retry: Sequence[str] = ()
+) -> tuple[Iterator[core.Start], int]:
+    """What a rollout (see there) has still to play, without what ``out`` holds, and how many (0: not known)."""
+    if width < 1:
+        raise DreamEnvsError(f"width={width}: at least 1")
+    if unknown := set(retry) - {"error", "timeout"}:
+        raise DreamEnvsError(f"retry={sorted(unknown)}: error, timeout")
+    if out is not None and retry:
+        out.drop(lambda e: any(t.status in retry for t in e.turns))
+    done = {e.index for e in read_episodes(out.path)} if out is not None else set()
+    if isinstance(starts, int):
+        return (core.Start(i) for i in range(starts) if i not in done), starts - sum(i < starts for i in done)
+    return (s for s in starts if s.index not in done), 0
 
 
 def _ended(game: Game, start: core.Start, table: Table) -> Episode:

@@ -74,6 +74,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("agents.engines.judges", flattering="Flattering", cyclic="Cyclic", noisy="Noisy"),
         **_rows("agents.engines.local", local="LocalAgent"),
         **_rows("agents.engines.endpoint", openai="Endpoint"),
+        **_rows("agents.engines.replicas", replicas="Replicas"),
         **_rows("agents.engines.vllm", vllm="VllmAgent"),
     },
     "learners": {

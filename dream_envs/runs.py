@@ -115,6 +115,14 @@ class Follower(Run):
     def log(self, row: dict[str, Any]) -> None:
         """Nothing."""
 
+    def write(self, name: str, data: Any) -> Path:
+        """Nothing; where it would be."""
+        return self.path / name
+
+    def state(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
     def close(self) -> None:
         """Nothing."""
 

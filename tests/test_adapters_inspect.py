@@ -240,7 +240,8 @@ def test_a_log_is_the_run(tmp_path: Path, ending: str) -> None:
         path = tmp_path / "logs" / f"{name}.{ending}"
         assert adapter.export_log(tmp_path / name, path) == path
         first = path.read_bytes()
-        adapter.export_log(tmp_path / name, path)  # written anew, not added to
+        with pytest.raises(DreamEnvsError, match="is there already"):
+            adapter.export_log(tmp_path / name, path)
         log, ours = read_eval_log(str(path)), list(read_episodes(tmp_path / name / "episodes.jsonl"))
         assert len(first) > 0 and (log.status, log.eval.model, len(log.samples)) == ("success", model, len(ours))
         written = {(s.metadata["label"], s.epoch): s for s in log.samples}

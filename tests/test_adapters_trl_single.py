@@ -188,7 +188,7 @@ def test_the_page(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
             exec(block, space)
         else:
             assert [cli.main(shlex.split(line)[1:]) for line in block.splitlines()] == [0, 0]
-    assert [kind for kind, _ in blocks] == ["python"] * 3 + ["sh", "python"]
+    assert [kind for kind, _ in blocks] == ["python"] * 4 + ["sh", "python"]
     told = capsys.readouterr().out
     first, last = map(float, re.findall(r"(\d\.\d\d) at first, (\d\.\d\d) in the end", told)[0])
     assert 0.1 < first < 0.4 and last > first + 0.1  # exactly 0.22 before training

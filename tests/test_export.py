@@ -134,7 +134,7 @@ def test_hostile_runs(verb: Any, verb_json: Any, played_run: Path, tmp_path: Pat
     for argv, said in (
         (["missing"], "is not there"),
         (["empty"], "has no episodes.jsonl"),
-        ([played_run, "--format", "csv"], "'parquet' or 'jsonl'"),
+        ([played_run, "--format", "csv"], "'parquet', 'jsonl' or 'inspect'"),
         ([played_run, "--out", file], "File exists"),
     ):
         status, out, err = verb("export", *argv)

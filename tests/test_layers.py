@@ -27,7 +27,7 @@ ROWS: list[set[str]] = [
     {"pace"},
     {"api", "frontier"},
     {"metrics"},
-    {"runs"},
+    {"runs", "workers"},
     {"testing", "report"},
     {"agents"},
     {"baselines"},
@@ -47,6 +47,7 @@ FRONT = "__init__"
 TORCH_SEEDERS = {
     "baselines/nano/recipe.py",
     "agents/training/adapters.py",
+    "agents/training/preference.py",
     "agents/sleep/dreams.py",
     "agents/sleep/grow.py",
 }

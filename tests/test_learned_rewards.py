@@ -170,9 +170,11 @@ def test_what_it_said_is_stored_and_never_asked_again() -> None:
     assert [values(e.scores) for e in score(read, fresh)] == [values(e.scores) for e in episodes] and len(asked) == 4
     score(read, as_reward("judge", engine=counting, repeats=3, criteria="Be strict."))
     assert len(asked) == 6  # the third alone is new
+    score(read, as_reward("judge", engine=counting, repeats=2, criteria="Be strict.", ask_again=True))
+    assert len(asked) == 10
     through = weighted({model: 0.5, "correctness": 0.5})
     kept = score(read, clip(through, lo=0.0, hi=0.3))[0].scores["solver_0"]
-    assert len(kept.judgements) == 2 and len(asked) == 6
+    assert len(kept.judgements) == 2 and len(asked) == 10
 
 
 def test_judges_that_fail_give_statuses_and_cut_replies_no_verdict() -> None:
@@ -299,9 +301,10 @@ def test_a_model_and_a_judge_reward_training_rescoring_and_self_judging(folder: 
         ("model", given, ("azr",)),
         ("judge", f"solver=judge(engine='{server.url}')", ("azr",)),
         ("actor", f"actor=judge(engine='{server.url}',role=actor)", ("self_play", "--env", "dream_envs/SelfJudge-v0")),
+        ("actor2", f"actor=reward_model(model='{folder}',role=actor)", ("self_play", "--env", "SelfJudge-v0")),
     ):
         out = tmp_path / name
-        how = ["--set", "mixture.challenger=4"] if name == "actor" else ["--set", "proposals=4,replays=4,attempts=4"]
+        how = ["--set", "mixture.challenger=4"] if "actor" in name else ["--set", "proposals=4,replays=4,attempts=4"]
         run(
             "train", *extra, "--steps", "2", "--out", str(out), "--quiet", "--reward", expression, "--no-frontier", *how
         )

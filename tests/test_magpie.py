@@ -338,7 +338,9 @@ def test_a_real_template_two_turns_a_judge_and_a_reward_model(tmp_path: Path) ->
     """A tokenizer that merges, LoRA, conversations of two instructions, and curators that are models."""
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
-    folder = _bpe.save(tmp_path / "bpe", max_position_embeddings=2048)
+    folder, said = _bpe.save(tmp_path / "bpe", max_position_embeddings=2048), [{"role": "user", "content": "Compute 3"}]
+    pairs: Any = [(said, "It equals 9."), ([*said, {"role": "assistant", "content": "It"}, *said], "It equals 7.")]
+    fine_tune(LocalAgent(str(folder)), pairs, steps=30, lr=1e-2, seed="0", batch=4, out=folder)  # else it says nothing
     tokens = _bpe.tokenizer()
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     scorer = LlamaForSequenceClassification(LlamaConfig(vocab_size=len(tokens), num_labels=1, pad_token_id=2, **shape))

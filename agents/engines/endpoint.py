@@ -167,20 +167,23 @@ class Endpoint:
         return self._here[1], self._here[2]
 
     async def _first_model(self, client: Any) -> str:
-        data = await self._tried(lambda: client.get(f"{self.base_url}/models"), seed=0)
+        data = await self._tried(lambda: self._send(client, "models"), seed=0)
         try:
             return str(data["data"][0]["id"])
         except (KeyError, IndexError, TypeError) as error:
             raise DreamEnvsError(f"{self.base_url}/models lists no model: name one, model=NAME") from error
+
+    async def _send(self, client: Any, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One try of one request; GET where there is no body."""
+        url = f"{self.base_url}/{path}"
+        return await (client.get(url) if body is None else client.post(url, json=body))
 
     async def _answer(self, client: Any, gate: asyncio.Semaphore, request: Request) -> Action:
         route, body = self._asked(request)
         self.spent.requests += 1
         async with gate:
             try:
-                data = await self._tried(
-                    lambda: client.post(f"{self.base_url}/{route}", json=body), request.seed, _action
-                )
+                data = await self._tried(lambda: self._send(client, route, body), request.seed, _action)
             except Again as failure:
                 return self._failed(failure, "timeout" if failure.timeout else "error")
             except DreamEnvsError as failure:

@@ -232,13 +232,15 @@ def _judge(given: dict[str, Any]) -> dict[str, Any]:
 def judge(
     episodes: Sequence[Episode], engine: Any, *, kind: str = "score", role: str = "solver", criteria: str = "",
     repeats: int = 1, max_tokens: int = 512, every_turn: bool = False, notation: str = "english",
+    ask_again: bool = False,
 ) -> list[Scores]:  # fmt: skip
     """What a judge says of an answer: ``score`` (0 to 10, worth a tenth), ``rubric`` (right or wrong) or ``pairwise``.
 
     ``engine``: an agent's expression (``local(model=...)``, ``http://...``), an agent or a function; it is asked in the
     words of ``envs.judging``, with ``criteria`` in front, ``repeats`` times with other seeds.  ``pairwise``: each two
     of the round's answers to the same messages, in both orders; the score is the share of verdicts that it won.
-    ``every_turn``: a process reward.
+    ``every_turn``: a process reward.  ``ask_again``: replies that are stored in the episodes (a file that somebody may
+    have edited) are not believed.
 
     Returns:
         0 to 1: the mean over the readable verdicts.  Components ``judged`` (how many), ``tokens`` (read and written in
@@ -246,7 +248,8 @@ def judge(
         with nothing to compare with; the call's own status where every call failed.
     """
     answers = _answers(episodes, role, every_turn)
-    stored = {k: said for e in episodes for score in e.scores.values() for k, said in score.judgements.items()}
+    known = () if ask_again else episodes
+    stored = {k: said for e in known for score in e.scores.values() for k, said in score.judgements.items()}
     asked, places = dict[str, Request](), list[tuple[str, tuple[int, ...]]]()
     shown: list[tuple[int, ...]] = [(i,) for i in range(len(answers))]
     if kind == "pairwise":

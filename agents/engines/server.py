@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -38,6 +39,26 @@ def interpreter(chosen: str = "") -> str:
             f"{python} cannot import vllm ({last[:160]}): name an interpreter that can, --vllm-python PATH or ${PYTHON}"
         )
     return python
+
+
+def load_adapter(url: str, name: str, folder: str | Path) -> None:
+    """Load an adapter into the vLLM server at this URL; one of this name that is there already stays.
+
+    Raises:
+        DreamEnvsError: where the server does not answer or refuses.
+    """
+    body = json.dumps({"lora_name": name, "lora_path": str(folder)}).encode()
+    request = urllib.request.Request(
+        f"{url}/load_lora_adapter", body, {"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        urllib.request.urlopen(request, timeout=120).close()
+    except urllib.error.HTTPError as error:
+        told = " ".join(error.read().decode("utf-8", "replace").split())[:200]
+        if "already been loaded" not in told:
+            raise DreamEnvsError(f"adapter {name!r}: {told}") from error
+    except OSError as error:
+        raise DreamEnvsError(f"adapter {name!r}: {url} does not answer ({error})") from error
 
 
 class Server:
@@ -121,17 +142,7 @@ class Server:
 
     def load(self, name: str, folder: str | Path) -> None:
         """Load an adapter under a new name while the server runs; it reaches this replica alone."""
-        import json
-
-        body = json.dumps({"lora_name": name, "lora_path": str(folder)}).encode()
-        request = urllib.request.Request(
-            f"{self.url}/load_lora_adapter", body, {"Content-Type": "application/json"}, method="POST"
-        )
-        try:
-            urllib.request.urlopen(request, timeout=120).close()
-        except urllib.error.HTTPError as error:
-            told = " ".join(error.read().decode("utf-8", "replace").split())[:200]
-            raise DreamEnvsError(f"adapter {name!r}: {told}") from error
+        load_adapter(self.url, name, folder)
 
     def stop(self) -> None:
         """End the server and all its processes."""

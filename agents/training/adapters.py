@@ -102,7 +102,7 @@ class Published:
         """Sample from the adapters as they are now, under new names."""
         self.version += 1
         for name in {MAIN, *self.agent.adapters.values()}:
-            self._worn[name] = self._add(name, f"{'step' if name == MAIN else name}@{self.version}")
+            self._worn[name] = self._add(name, f"step-{name}@{self.version}")  # past selves have names of their own
 
     def keep(self, role: str, name: str) -> None:
         """Load this role's adapter as it is now under a name of its own, for ``worn``."""

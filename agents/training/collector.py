@@ -164,3 +164,17 @@ def processes(device: str = "cpu") -> dict[str, Any]:
 
     state = PartialState(cpu=device == "cpu")
     return {"rank": state.process_index, "world": state.num_processes, "gather": gather_object}
+
+
+def leads() -> bool:
+    """Whether this is the only process, or the first of several: the one that writes and speaks."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def own_device(device: str) -> str:
+    """This process's own of several accelerators, where several processes were started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or device not in ("cuda", "auto"):
+        return device
+    from accelerate import PartialState
+
+    return str(PartialState().device)

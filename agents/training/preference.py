@@ -69,30 +69,33 @@ def train_reward_model(
     learnt = [p for p in pairs if _prompt(p) not in away]
     if not learnt or steps < 1 or batch < 1 or lr <= 0:
         raise DreamEnvsError(f"{len(learnt)} pairs, steps={steps}, batch={batch}, lr={lr}: 1 or more, lr above 0")
-    model = _headed(base, seed)
-    rows = [{"chosen_ids": _ids(base, p, p.better), "rejected_ids": _ids(base, p, p.worse)} for p in learnt]
-    chosen = [rows[i] for i in epochs(len(rows), steps * batch, seed, "preference-order")]
-    with tempfile.TemporaryDirectory() as folder, quietly():
-        args = RewardConfig(
-            output_dir=folder, max_steps=steps, per_device_train_batch_size=batch, learning_rate=lr, max_length=None,
-            train_sampling_strategy="sequential", save_strategy="no", logging_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=base.device.type == "cpu", bf16=base.device.type != "cpu",
-            gradient_checkpointing=False,
-            seed=digest("preference", seed, bits=24),
-        )  # fmt: skip
-        trainer = RewardTrainer(
-            model=model, args=args, train_dataset=Dataset.from_list(chosen), processing_class=base.tokenizer,
-            peft_config=_lora(lora_rank),
-        )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    made: Any = trainer.model
-    made = made.merge_and_unload() if lora_rank else made
+    made = _trained(base, learnt, seed, lora_rank, max_steps=steps, per_device_train_batch_size=batch, learning_rate=lr)
     made.eval().save_pretrained(str(out))
     base.tokenizer.save_pretrained(str(out))
     judge = Classifier(str(out), str(base.device))
     found = {"pairs": float(len(pairs)), "accuracy": _right(judge, learnt[:512])}
     return found | ({"held_out": _right(judge, [p for p in pairs if _prompt(p) in away])} if away else {})
+
+
+def _trained(base: LocalAgent, pairs: Sequence[Preferred], seed: str, rank: int, **how: Any) -> Any:
+    rows = [{"chosen_ids": _ids(base, p, p.better), "rejected_ids": _ids(base, p, p.worse)} for p in pairs]
+    total = how["max_steps"] * how["per_device_train_batch_size"]
+    order = [rows[i] for i in epochs(len(rows), total, seed, "preference-order")]
+    on_cpu = base.device.type == "cpu"
+    with tempfile.TemporaryDirectory() as folder, quietly():
+        args = RewardConfig(
+            output_dir=folder, max_length=None, train_sampling_strategy="sequential", save_strategy="no",
+            logging_strategy="no", report_to="none", disable_tqdm=True, use_cpu=on_cpu, bf16=not on_cpu,
+            gradient_checkpointing=False, seed=digest("preference", seed, bits=24), **how,
+        )  # fmt: skip
+        trainer = RewardTrainer(
+            model=_headed(base, seed), args=args, train_dataset=Dataset.from_list(order),
+            processing_class=base.tokenizer, peft_config=_lora(rank),
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    made: Any = trainer.model
+    return made.merge_and_unload() if rank else made
 
 
 def _prompt(pair: Preferred) -> str:

@@ -55,6 +55,9 @@ class Model(msgspec.Struct):
     spent: tuple[int, int] | None = None  # optimiser steps and trained tokens of its run
     given: int = 0  # right answers that it was trained on without having found them, by its record
     wrap: Callable[[Agent], Agent] | None = None  # put around the agent of every method
+    # makes the agent of a method that workers answer for (``spread``); given the answers, one that stops early
+    remote: Callable[[MethodSpec, Callable[[], dict[str, str]] | None], Agent] | None = None
+    shares: int = 1  # how many answer at once
 
     @property
     def engine(self) -> LocalAgent:
@@ -261,6 +264,9 @@ class Elicited:
         wrap = self.model.wrap or (lambda agent: agent)
         agent = _Late(lambda: self._mechanism(spec)) if spec.how == "mechanism" else wrap(self._agent(spec))
         quick = self._quick(agent, spec)
+        if self.model.remote is not None and spec.how != "mechanism":
+            quick = None if quick is None else self.model.remote(spec, lambda: self.answers)
+            agent = self.model.remote(spec, None)
         key = f"{spec.name}@{self.spent}" if hasattr(elicit.MECHANISMS.get(spec.name), "matched") else ""
         free = spec.how not in ("forced", "given")
         reasons = self.suite.final_field

@@ -29,9 +29,10 @@ from dream_envs.agents.engines import decode, local
 from dream_envs.agents.engines.local import LocalAgent, keep_memory
 from dream_envs.baselines.frontier import elicited as el
 from dream_envs.baselines.frontier.elicited import Elicited, Model, load_model
+from dream_envs.baselines.frontier.spread import spread
 from dream_envs.core import DreamEnvsError
 from dream_envs.frontier import methods, schema
-from dream_envs.frontier.draws import Method, SampleCache, cache_path
+from dream_envs.frontier.draws import ROWS, Method, SampleCache, cache_path
 from dream_envs.frontier.methods import ATOMS, GREEDY, METHODS, MethodSpec
 from dream_envs.frontier.protocol import EvaluatedModel, Measured, Plan, Tick, measure
 from dream_envs.frontier.sections import Sources, recipe, report
@@ -105,7 +106,7 @@ def frontier(
 
     def kept(model: Model, side: str) -> closing[SampleCache]:
         path = cache_path(cache, model.identity, DRAWS, protocol, side)
-        return closing(SampleCache(path, side, rows_of(model, options)))
+        return closing(SampleCache(path, side, (rows_of(model, options) or ROWS) * model.shares))
 
     for i, model in enumerate(runs):
         say = tick if len(runs) == 1 or tick is None else _numbered(tick, i, len(runs))
@@ -305,7 +306,7 @@ def cache_folder(cache: Path | None) -> Path:
 
 def run(
     base: str, trained: str | Sequence[str] | Callable[[Model], Model], out: Path, cache: Path | None = None,
-    options: Options | None = None, *, device: str = "cpu", threads: int = 1, quiet: bool = False,
+    options: Options | None = None, *, device: str = "cpu", threads: int = 1, quiet: bool = False, workers: str = "",
 ) -> schema.Report:  # fmt: skip
     """Load both models, measure, write the page; what the verb does.
 
@@ -319,9 +320,12 @@ def run(
         device: where the models run.
         threads: torch threads; 0 leaves torch's choice.
         quiet: no progress on the terminal.
+        workers: who draws, see ``dream_envs.workers``; "": this process.
     """
     options = options or Options()
     plan_of(options)  # a wrong name is told before anything is loaded
+    if workers and callable(trained):
+        raise DreamEnvsError(f"workers={workers!r}: they load models by name; leave it out where one is made here")
     if threads:
         torch.set_num_threads(threads)
     keep_memory()
@@ -340,7 +344,10 @@ def run(
     for (one, model), (other, again) in combinations(zip(named, after, strict=False), 2):
         if el.same_weights(model, again):
             raise DreamEnvsError(f"{one} and {other} have the same weights: give each run once")
-    with Progress(quiet) as tick:
+    with (
+        spread(workers, [base, *named], [before, *after], options.suite, device, threads) as (before, *after),
+        Progress(quiet) as tick,
+    ):
         data = frontier(before, after, out, cache_folder(cache), options, tick)
     for folder in (out, *(out / row.folder for row in data.runs)):
         write_report(folder)

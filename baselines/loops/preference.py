@@ -92,10 +92,12 @@ def prepare(chosen: Settings, ctx: Context, game: Any, label: str) -> tuple[Curr
 
     folder = ctx.run.path / FOLDER
     pairs = preferences(chosen, ctx, game, label)
-    if read_json(ctx.run.path / ABOUT) is None:
+    if ctx.leads and read_json(ctx.run.path / ABOUT) is None:
         how: dict[str, Any] = {"steps": chosen.model_steps, "batch": chosen.model_batch, "lr": chosen.model_lr}
         found = train_reward_model(ctx.base, pairs, folder, seed=label, lora_rank=chosen.model_rank, **how)
         ctx.note(ABOUT, found)
+    if ctx.world:
+        ctx.world["gather"]([True])  # the others wait for its files
     role = hook(game, "solver_role")
     rewards = {role: as_reward("reward_model", model=str(folder), role=role, device=str(ctx.base.device))}
     return Curriculum(game, ctx.recipe.mixture, seed=label, store=ctx.store()), rewards

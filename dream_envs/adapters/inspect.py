@@ -194,10 +194,12 @@ def export_log(run: Path, out: Path) -> Path:
         out: a file that ends in ``.eval`` or ``.json``.
 
     Raises:
-        DreamEnvsError: for another ending, or a folder without episodes.
+        DreamEnvsError: for another ending, a file that is there, or a folder without episodes.
     """
     if out.suffix not in (".eval", ".json"):
         raise DreamEnvsError(f"{out}: a log of Inspect ends in .eval or .json")
+    if out.exists():
+        raise DreamEnvsError(f"{out} is there already: choose another file, nothing is overwritten")
     path, seen, found = run / "episodes.jsonl", Counter[int](), list[log.EvalSample]()
     if not path.is_file():
         raise DreamEnvsError(f"{run} has no episodes.jsonl: give the folder of a run, such as runs/demo")

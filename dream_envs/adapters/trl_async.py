@@ -110,8 +110,8 @@ class GameWorker:
             Start(i, draw=i - i % copies) for i in range(number * episodes, (number + 1) * episodes)
         ])  # fmt: skip
         self.out, self.ahead = out, ahead
-        self.rollout_buffer: queue.Queue[Any] = queue.Queue()
-        self.metrics_queue: queue.Queue[Any] = queue.Queue()
+        self.rollout_buffer: Any = queue.Queue()
+        self.metrics_queue: Any = queue.Queue()
         self.version, self.rounds, self.samples, self._barren = 0, 0, 0, 0
         self._over, self._alive, self._failed = threading.Event(), time.time(), list[BaseException]()
         self._thread = threading.Thread(target=self._work, name="dream-envs-games", daemon=True)

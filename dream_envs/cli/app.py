@@ -126,13 +126,14 @@ def rollout(
     width: Annotated[int, typer.Option(min=1, help="Games in play at once.")] = 256,
     deadline: Annotated[float | None, typer.Option(help="Seconds that one batched call may take.")] = None,
     retry: Annotated[str, typer.Option(metavar="error,timeout", help="Play episodes with such a turn again.")] = "",
-    seed: Seed = "0", as_json: Json = False,
+    workers: common.Workers = "", seed: Seed = "0", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Play many episodes at once into OUT/episodes.jsonl."""
     from dream_envs.cli import play as _play
 
     asked = _play.Asked(name, seats or [], settings or [], reward or [], family or "", notation or "", seed)
-    common.emit(_play.rollout(asked, out, episodes, width, deadline, retry, quiet=as_json), _play.rollout_text, as_json)
+    found = _play.rollout(asked, out, episodes, width, deadline, retry, workers, quiet=as_json)
+    common.emit(found, _play.rollout_text, as_json)
 
 
 @app.command()
@@ -197,14 +198,14 @@ def rescore(
 @app.command()
 def export(
     run: Run,
-    kind: Annotated[str, typer.Option("--format", help="parquet or jsonl.")] = "parquet",
+    kind: Annotated[str, typer.Option("--format", help="parquet, jsonl, or inspect (a log).")] = "parquet",
     out: Annotated[Path | None, typer.Option(help="The folder; default: RUN/export.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's turns as a Hugging Face dataset."""
+    """Write a run's turns as a Hugging Face dataset, or the run as an Inspect log."""
     from dream_envs.cli import runs
 
-    text = "wrote {out}: {rows} turns of {episodes} episodes"
+    text = "wrote {out}: {rows} rows of {episodes} episodes"
     common.emit(runs.export(run, kind, out), lambda made: text.format(**made), as_json)
 
 

@@ -22,6 +22,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Cache = Annotated[
     Path | None, typer.Option(help="Where draws are kept for all reports; default: $DREAM_ENVS_CACHE or ~/.cache.")
 ]
+Workers = Annotated[
+    str, typer.Option(metavar="N|auto|ray://HOST:PORT", help="Ray actors that compute: N here, or a cluster's.")
+]
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 
 

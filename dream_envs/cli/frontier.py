@@ -43,7 +43,8 @@ def frontier(
     ),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch: Annotated[int, typer.Option(min=0, help="Replies sampled at once; 0: by the model's size.")] = 0,
-    threads: Threads = 1, cache: Cache = None, seed: Fresh = "", quiet: Quiet = False, as_json: Json = False,
+    threads: Threads = 1, workers: common.Workers = "", cache: Cache = None, seed: Fresh = "", quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Write the Frontier Report of a trained model against its base; the same command goes on where it stopped."""
     if context.invoked_subcommand is not None:
@@ -56,7 +57,8 @@ def frontier(
     options = job.Options(suite, seed, size, _names(methods), _names(envelopes), batch)
     single = len(trained) == 1 and (Path(trained[0]) / "run.json").is_file()
     folder = out or (Path(trained[0]) / "frontier" if single else Path("runs/frontier"))
-    data = job.run(base, trained, folder, cache, options, device=device, threads=threads, quiet=quiet or as_json)
+    how = {"device": device, "threads": threads, "quiet": quiet or as_json, "workers": workers}
+    data = job.run(base, trained, folder, cache, options, **how)
     show(data, folder, "report", as_json)
 
 

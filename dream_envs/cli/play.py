@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,10 +65,14 @@ class Asked(NamedTuple):
     notation: str
     seed: str
 
+    def game(self, human: str = "") -> Game:
+        """The game, with the roles that somebody is named for."""
+        named, settings = registry.pairs_of(self.seats, "--seats"), registry.values_of(self.settings, "--set")
+        return common.game_of(self.name, settings, [*named, human], self.family, self.notation)
+
     def build(self, human: str = "") -> tuple[Game, dict[str, AgentLike], Any]:
         """The game, an agent for every seat (scripted where nobody is named), the reward."""
-        named, settings = registry.pairs_of(self.seats, "--seats"), registry.values_of(self.settings, "--set")
-        game = common.game_of(self.name, settings, [*named, human], self.family, self.notation)
+        named, game = registry.pairs_of(self.seats, "--seats"), self.game(human)
         made = {text: as_agent(text, game) for text in dict.fromkeys(named.values())}  # equal texts are one agent
         seats: dict[str, Any] = {key: made[text] for key, text in named.items()}
         if human:
@@ -105,15 +111,35 @@ def episode_text(episode: Episode, role: str = "") -> str:
 
 
 def rollout(
-    asked: Asked, out: Path, episodes: int, width: int, deadline: float | None, retry: str = "", *, quiet: bool
-) -> dict[str, Any]:
-    """Play what is not yet in ``out`` and sum up all that is.
+    asked: Asked, out: Path, episodes: int, width: int, deadline: float | None, retry: str = "", workers: str = "",
+    *, quiet: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Play what is not yet in ``out``, here or on ``workers``, and sum up all that is.
 
     Raises:
         DreamEnvsError: if ``out`` holds a run with other settings.
         Interrupted: at Ctrl-C; what has ended is kept.
     """
-    game, players, model = asked.build()
+    with contextlib.ExitStack() as stack:
+        if workers:  # agents are made there: models would take memory here for nothing
+            from dream_envs.workers import Players
+
+            game = asked.game()
+            model = common.reward_of(asked.rewards, game)
+            made = Players(workers, asked.build, seed=asked.seed, width=width, deadline=deadline)
+            play_them = stack.enter_context(made).rollout
+        else:
+            game, players, model = asked.build()
+            how: dict[str, Any] = {"seed": asked.seed, "reward": model, "width": width, "deadline": deadline}
+            play_them = functools.partial(play_all, game, players, **how)
+        return _into(asked, out, episodes, game, model, play_them, retry, quiet)
+
+
+def _into(
+    asked: Asked, out: Path, episodes: int, game: Game, model: Any, play_them: Callable[..., Iterator[Episode]],
+    retry: str, quiet: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """The rollout itself; ``play_them`` has everything but how many, where to and what again."""
     config = {
         "command": "rollout", "env": game.env_id, "version": game.version,
         "seats": sorted(registry.pairs_of(asked.seats, "--seats").items()),
@@ -130,17 +156,7 @@ def rollout(
         began = time.monotonic()
         with Progress(quiet) as tick:
             tick("episodes", done, episodes)
-            for _ in play_all(
-                game,
-                players,
-                episodes,
-                seed=asked.seed,
-                reward=model,
-                out=run.episodes,
-                width=width,
-                deadline=deadline,
-                retry=again,
-            ):
+            for _ in play_them(episodes, out=run.episodes, retry=again):
                 done += 1
                 tick("episodes", done, episodes)
         seconds = time.monotonic() - began

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from dream_envs import registry
+from dream_envs.checks import one_of
 from dream_envs.cli import common
 from dream_envs.cli.frontier import show
 from dream_envs.cli.play import Means, episode_text, roles_text
@@ -71,6 +72,8 @@ def train(loop: str, words: dict[str, Any]) -> None:
     how |= {"quiet": words["quiet"] or as_json, "report_to": tuple(words["report_to"] or ())}
     try:
         summary = runner.conduct(options, folder, **how)
+        if not runner.leads():
+            return
         if not as_json:
             common.say(f"{report_text({'run': str(folder), 'out': str(folder / 'report.html')})}\n")
         report = runner.frontier_report(options, summary, folder, words["cache"], how) if words["frontier"] else None
@@ -279,7 +282,11 @@ def rescore_text(found: dict[str, Any]) -> str:
 
 
 def export(run: Path, kind: str, out: Path | None) -> dict[str, Any]:
-    """Write a run's turns as a dataset of this format into ``out`` (default: ``export`` beside the episodes)."""
+    """Write a run's turns as a dataset, or the run as an Inspect log, into ``out`` (default: ``export`` beside it)."""
+    if one_of("--format", kind, ("parquet", "jsonl", "inspect")) == "inspect":
+        log = common.needs("dream_envs.adapters.inspect").export_log(run, (out or run / "export") / "run.eval")
+        episodes = _count(common.run_file(run, "episodes.jsonl"))
+        return {"out": str(log), "rows": episodes, "episodes": episodes}
     exported = common.needs("dream_envs.adapters.export")
     path = common.run_file(run, "episodes.jsonl")
     file = (out or path.parent / "export") / f"turns.{kind}"

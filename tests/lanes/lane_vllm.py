@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
+import urllib.request
 import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ import torch
 from dream_envs.agents.engines.endpoint import Endpoint
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.engines.models import resolve
+from dream_envs.agents.engines.replicas import Replicas
 from dream_envs.agents.engines.server import Server
 from dream_envs.agents.engines.vllm import VllmAgent
 from dream_envs.agents.training.adapters import adapted
@@ -181,6 +184,9 @@ def test_games_are_played_on_a_server_while_the_learner_trains(tmp_path: Path) -
     from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
 
     from dream_envs.adapters.trl_async import GameWorker, placeholder, without_cuda
+    from dream_envs.curriculum.curriculum import Curriculum, Mixture
+    from dream_envs.curriculum.store import ChallengeStore
+    from dream_envs.tasks.arithmetic import Arithmetic
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -188,8 +194,11 @@ def test_games_are_played_on_a_server_while_the_learner_trains(tmp_path: Path) -
     how: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "lora_rank": RANK, "log": tmp_path / "log"}
     with Server(resolve(MODEL), port=port, arguments=["--enforce-eager"], **how) as server:
         url = server.wait()
-        game = ChallengerSolver("arithmetic", notation="english", solvers=4, reply_tokens=12)
-        worker = GameWorker(game, url=url, model=MODEL, episodes=4, copies=1, seats={"challenger": "generator"})
+        family = Arithmetic(notation="english", operators="+")
+        game = ChallengerSolver(family, solvers=8, reply_tokens=24)
+        mixture = Mixture(0, 0, 0, generator=4, levels=(1,))
+        plan = Curriculum(game, mixture, seed="lane", store=ChallengeStore()).plan
+        worker = GameWorker(game, url=url, model=MODEL, plan=plan, seats={"challenger": "generator"})
         without_cuda()
         args = AsyncGRPOConfig(
             output_dir=str(tmp_path / "t"), per_device_train_batch_size=8, max_steps=10, use_cpu=True, bf16=False,
@@ -206,3 +215,46 @@ def test_games_are_played_on_a_server_while_the_learner_trains(tmp_path: Path) -
     rows = [row for row in trainer.state.log_history if "ratio" in row]
     assert len(rows) == 10 and max(float(row["sample/staleness_max"]) for row in rows) <= 2
     assert abs(float(rows[0]["ratio"]) - 1) < 0.02
+
+
+def test_two_servers_behind_one_agent_serve_three_adapters(tmp_path: Path, folders: dict[str, str]) -> None:
+    """Adapters reach both; conversations that go on find their beginning cached; the load is even."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    how: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "lora_rank": RANK}
+    arguments = ["--enforce-eager", "--enable-prefix-caching"]
+    servers = [Server(resolve(MODEL), port=p, log=tmp_path / f"log{p}", arguments=arguments, **how) for p in ports]
+    try:
+        both = Replicas([server.wait() for server in servers])
+        spoken = [both.load(name, folder) for name, folder in folders.items()]
+        long = "You are given a list of rules. " * 12
+        chats: list[Any] = [[{"role": "user", "content": f"{i}. {long} Say {i}."}] for i in range(24)]
+        for turn in range(3):
+            for i, chat in enumerate(chats):
+                request = msgspec.structs.replace(asked(1)[0], messages=list(chat), seed=100 * turn + i)
+                (said,) = ask(spoken[i % 3], [request])
+                assert said.status == "ok"
+                chat += [{"role": "assistant", "content": said.text}, {"role": "user", "content": "Go on."}]
+        alone = [tuple(a.text for a in ask(one, asked(4))) for one in spoken]
+        assert len(set(alone)) == 3
+        answered = [served.answered for served in both.served.values()]
+        rates = [hit_rate(server.url) for server in servers]
+        print(f"two servers: answered {answered}, prefix hits {[f'{r:.2f}' for r in rates]}")
+        assert min(answered) > 0.35 * sum(answered) and min(rates) > 0.3
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def hit_rate(url: str) -> float:
+    """Share of prompt tokens that the server found cached, by its own count."""
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    counts = {
+        name: sum(float(x.rpartition(" ")[2]) for x in lines if x.startswith(f"vllm:prefix_cache_{name}_total"))
+        for name in ("hits", "queries")
+    }
+    return counts["hits"] / max(1.0, counts["queries"])
