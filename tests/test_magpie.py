@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,18 @@ def test_a_real_template_two_turns_a_judge_and_a_reward_model(tmp_path: Path) ->
     assert all(r.measures["quality"] == r.measures["difficulty"] == pytest.approx(0.7) for r in valid)
     assert all(r.reward is not None for r in valid)
     assert {r.turn for r in valid} <= {0, 1} and summary.dreams["template"] == "<|user|>"
+
+
+def test_the_pages_python_runs_as_it_stands(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "dreaming.md").read_text("utf-8")
+    shutil.copytree(run, tmp_path / "runs" / "magpie")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    for block in blocks:
+        exec(compile(block, "docs/dreaming.md", "exec"), names)
+    assert len(blocks) == 4 and (tmp_path / "my-dreams" / "README.md").is_file()
+    assert max(map(len, text.splitlines())) < 260
 
 
 def test_mistakes_are_told_before_anything_is_dreamt(tmp_path: Path) -> None:
