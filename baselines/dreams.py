@@ -212,8 +212,8 @@ class Dreamer:
     def _sets(self, rows: Sequence[Dreamt]) -> dict[str, list[Dreamt]]:
         """The training set of each copy, all of one size.
 
-        The length-matched control takes for each kept dream the valid one with the nearest length of reply, one that
-        was not kept where there is one as near.
+        The length-matched control takes for each kept dream the valid one with the nearest length of reply (in
+        characters), one that was not kept where there is one as near.
         """
         pool = [row for row in rows if not row.reject and not row.held_out]
         kept = [row for row in pool if not row.dropped]
@@ -221,7 +221,7 @@ class Dreamer:
         order, left = [pool[i] for i in rng.permutation(len(pool))], list[Dreamt]()
         free = list(order)
         for row in kept:
-            best = min(free, key=lambda r: (abs(r.tokens - row.tokens), not r.dropped))
+            best = min(free, key=lambda r: (abs(len(r.reply) - len(row.reply)), not r.dropped))
             free.remove(best)
             left.append(best)
         return {"kept": kept, "random": order[: len(kept)], "length": left}

@@ -42,7 +42,7 @@ def row(number: int, text: str = "", *, tokens: int = 10, reject: str = "", **me
     more = {k: measures.pop(k) for k in ("reward", "margin") if k in measures}
     own = text or f"{WORDS[number % 10]} {WORDS[number // 10 % 10]} {number * 7919}?"
     return Dreamt(
-        episode=number, turn=0, messages=[{"role": "user", "content": own}], raw=own, kind="clean", reply="So.",
+        episode=number, turn=0, messages=[{"role": "user", "content": own}], raw=own, kind="clean", reply="x" * tokens,
         reject=reject, tokens=tokens, measures={"quality": 1.0, "difficulty": 1.0, **measures}, **more,
     )  # fmt: skip
 
@@ -243,7 +243,7 @@ def test_controls_are_as_many_and_of_the_same_lengths(run: Path, tmp_path: Path)
     ]
     sets = made._sets(rows)
     assert len({len(v) for v in sets.values()}) == 1 and all(not r.held_out for v in sets.values() for r in v)
-    assert sorted(r.tokens for r in sets["length"]) == sorted(r.tokens for r in sets["kept"])
+    assert sorted(len(r.reply) for r in sets["length"]) == sorted(len(r.reply) for r in sets["kept"])
     assert all(len({r.episode for r in v}) == len(v) for v in sets.values())
     assert any(r.dropped for r in sets["random"])
     both = [row(i, tokens=5) for i in range(20)]

@@ -80,5 +80,5 @@ def recipe(chosen: Settings, steps: int) -> Recipe:
 
 LOOP = Loop(
     "magpie", "MAGPIE (2406.08464): instructions from the bare template, filtered, against controls", Settings, recipe,
-    40, lm={"game.dream_tokens": 64, "game.reply_tokens": 96},
+    30, lm={"dreams": 208, "checks": 40, "game.dream_tokens": 64, "game.reply_tokens": 96},
 )  # fmt: skip

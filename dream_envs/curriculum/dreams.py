@@ -68,7 +68,7 @@ def dreamt(episodes: Sequence[Episode]) -> list[Dreamt]:
             said = [*said, {"role": "user", "content": dream["text"]}]
             turn, reply = (spoken[k] if k < len(spoken) else None), dream["reply"] or ""
             reject = dream["reject"] or ("" if turn is not None and turn.status == "ok" else "silent")
-            tokens = len(reply) if turn is None or turn.token_ids is None else len(turn.token_ids)
+            tokens = (turn.usage.completion_tokens if turn is not None else 0) or len(reply)
             rows.append(Dreamt(
                 episode=episode.index, turn=k, messages=said, raw=dream["raw"], kind=dream["class"], reply=reply,
                 reject=reject, finished=dream["reply_finish"] != "length", tokens=tokens, measures=dream["measures"],
@@ -85,7 +85,7 @@ class Preset(msgspec.Struct, frozen=True):
     ``quality``, ``difficulty``: the lowest rating kept, 1 to 5 (very poor to excellent, very easy to very hard).
     ``reward``, ``margin``: what a score has to be above.  ``colon``: an instruction that ends in a colon is dropped.
     ``within``: how near a kept dream drops another, 0 for equal ones only.  ``longest``: share of all that is kept, the
-    longest replies.  ``halves``: half of these of dreams rated easy or below, half of the others.
+    longest replies in characters.  ``halves``: half of these of dreams rated easy or below, half of the others.
     """
 
     quality: int = 0
@@ -173,7 +173,7 @@ def _short(left: Sequence[int], rows: Sequence[Dreamt], chosen: Preset) -> set[i
     if chosen.halves:
         easy = {i for i in left if dream_facts.rating(rows[i].measures["difficulty"]) <= EASY}
         parts, most = [sorted(easy), [i for i in left if i not in easy]], math.ceil(most / 2)
-    return {i for part in parts for i in sorted(part, key=lambda i: (-rows[i].tokens, i))[most:]}
+    return {i for part in parts for i in sorted(part, key=lambda i: (-len(rows[i].reply), i))[most:]}
 
 
 def statistics(rows: Sequence[Dreamt]) -> dict[str, Any]:
