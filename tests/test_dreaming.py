@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from dream_envs import registry
+from dream_envs.adapters.export import rows
 from dream_envs.agents.engines.chat import PLAIN
 from dream_envs.agents.engines.endpoint import Endpoint
 from dream_envs.agents.engines.local import LocalAgent
@@ -28,6 +29,7 @@ from dream_envs.core import Action, DreamEnvsError, Episode, Limits, Request, Se
 from dream_envs.envs import dream_facts as facts
 from dream_envs.envs.dreaming import Dreaming
 from dream_envs.play import as_agent, ask, play, rollout, score
+from dream_envs.report import samples
 from dream_envs.rewards.base import as_reward
 from dream_envs.seeds import stream
 from dream_envs.testing import check
@@ -179,9 +181,27 @@ def test_a_turn_keeps_whose_it_is_and_training_goes_on_behind_the_bare_template(
         del turn["writes"]  # an episode of an earlier version
     assert decode_episode(json.dumps(old)).turns[0].writes == "assistant"
     builder = RowBuilder(game, RowSettings(), "group", frozenset({"dreamer"}), agent.encode, agent.completion)
-    rows = builder.rows(episodes, stream("rows"))
+    made = builder.rows(episodes, stream("rows"))
     bare = list(agent.chat.encode_user([]))
-    assert rows and all(list(row.prompt) == bare for row in rows)
+    assert made and all(list(row.prompt) == bare for row in made)
+
+
+def test_what_scores_or_shows_a_users_turn_reads_it_as_one(folder: Path) -> None:
+    class Seen:
+        calls = 0
+
+        def logits(self, conversations: Any) -> Any:
+            seen.extend(conversations)
+            return [np.array([0.5])] * len(conversations)
+
+    seen: list[Any] = []
+    episode = played(RIVERS, reward=registry.create("rewards", "reward_model", model=Seen(), role="dreamer"))
+    assert seen == [[{"role": "user", "content": RIVERS}]] and episode.scores["dreamer_0"].value == 0.5
+    agent = LocalAgent(str(folder))
+    assert agent.probabilities([dream(0)], ["a"]) is None
+    assert agent.probabilities([dream(0, [{"role": "user", "content": "a"}], writes="assistant")], ["a"]) is not None
+    bare = msgspec.structs.replace(episode, tasks=[])
+    assert samples._sample("x", bare).prompt == "" and next(iter(rows(episode)))["completion"][0]["role"] == "user"
 
 
 def test_functions_are_given_the_request_where_they_ask_for_it() -> None:
@@ -289,12 +309,12 @@ def test_distances_are_a_symmetric_and_equal_texts_have_none(texts: list[str]) -
        st.sampled_from([0.0, 0.05, 0.3, 0.6]))  # fmt: skip
 @settings(max_examples=80, deadline=None)
 def test_everything_left_out_has_a_kept_one_near_and_kept_ones_are_apart(texts: list[str], within: float) -> None:
-    places, rows = facts.representatives(texts, within), facts.vectors(texts)
+    places, table = facts.representatives(texts, within), facts.vectors(texts)
     kept = [i for i, place in enumerate(places) if i == place]
     for i, place in enumerate(places):
         assert places[place] == place <= i
-        assert i == place or facts.distances(rows[i : i + 1], rows[place : place + 1])[0, 0] <= within
-    near = facts.distances(rows[kept], rows[kept]) + np.eye(len(kept)) if kept else np.ones((1, 1))
+        assert i == place or facts.distances(table[i : i + 1], table[place : place + 1])[0, 0] <= within
+    near = facts.distances(table[kept], table[kept]) + np.eye(len(kept)) if kept else np.ones((1, 1))
     assert np.all(near > within)
 
 

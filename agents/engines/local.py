@@ -253,10 +253,12 @@ class LocalAgent:
         """``float64[len(requests), len(texts)]``: how likely a completion is this text, token by token, and then ends.
 
         None where that is not known from the logits alone: greedy, truncated (``top_p``, ``min_p``, ``top_k``),
-        ``constrained`` or ``stopping`` decoding.
+        ``constrained`` or ``stopping`` decoding; and for a user's turn.
         """
         how = self.how
         if not how.temperature or how.top_p < 1 or how.min_p > 0 or how.top_k or self.form or self.accepted:
+            return None
+        if any(request.writes != "assistant" for request in requests):
             return None
         pairs = [(request.messages, text) for request in requests for text in texts]
         logits, ids = self.completion_logits([m for m, _ in pairs], [text for _, text in pairs])
