@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from _families import NAMES
 
 from dream_envs import registry
 from dream_envs.core import Reject
@@ -151,7 +152,7 @@ def test_reason_codes(name: str, notation: str, knobs: dict[str, Any], text: str
     assert (found.code if isinstance(found, Reject) else "ok") == code, found
 
 
-@pytest.mark.parametrize("name", list(registry.rows("tasks")))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_code_of_a_family_has_an_example(name: str) -> None:
     source = inspect.getsource(importlib.import_module(registry.rows("tasks")[name].partition(":")[0]))
     codes = set(re.findall(r'Reject\(\s*"(\w+)"', source))

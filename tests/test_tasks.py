@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _families import CASES, NAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,8 +28,6 @@ from dream_envs.core import REJECT_CODES, DreamEnvsError, Reject, Score, Task
 from dream_envs.seeds import stream
 from dream_envs.tasks import answers
 
-NAMES = list(registry.rows("tasks"))
-CASES = [(name, notation) for name in NAMES for notation in ("compact", "english")]
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "tasks.json"
 HUGE = 1_000_000
 every_case = pytest.mark.parametrize(("name", "notation"), CASES)
@@ -261,7 +260,7 @@ from dream_envs import registry
 from dream_envs.seeds import stream
 from dream_envs.tasks import answers
 rows = {}
-for name in registry.rows("tasks"):
+for name in NAMES:
     for notation in ("compact", "english"):
         f, rng = registry.create("tasks", name, notation=notation), stream(name, 7)
         tasks = [f.generate(rng, f.levels[i % 3]) for i in range(12)]
@@ -274,12 +273,16 @@ listing = json.dumps(rows, sort_keys=True)
 
 
 def test_a_fresh_process_draws_the_same_problems() -> None:
-    here: dict[str, Any] = {}
+    here: dict[str, Any] = {"NAMES": NAMES}
     exec(LISTING, here)
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     environment = {**os.environ, "PYTHONHASHSEED": seed}
     there = subprocess.run(
-        [sys.executable, "-c", LISTING + "print(listing)"], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"NAMES = {NAMES}" + LISTING + "print(listing)"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert json.loads(there.stdout) == json.loads(here["listing"])
 
