@@ -277,13 +277,8 @@ def test_a_fresh_process_draws_the_same_problems() -> None:
     exec(LISTING, here)
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     environment = {**os.environ, "PYTHONHASHSEED": seed}
-    there = subprocess.run(
-        [sys.executable, "-c", f"NAMES = {NAMES}" + LISTING + "print(listing)"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    code = f"NAMES = {NAMES}" + LISTING + "print(listing)"
+    there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(there.stdout) == json.loads(here["listing"])
 
 

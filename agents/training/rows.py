@@ -63,8 +63,8 @@ def groups_of(game: Any, episodes: Sequence[Episode], roles: frozenset[str]) -> 
     A row's value is its agent's score or, where the score says what each turn earned, what came from this turn on; such
     rows are compared at the same turn.
 
-    Problems of different streams are never in one group.  Turns without an ``ok`` status, an ``ok`` score or token ids (given moves, scripted agents) have no row, nor have
-    those of a past self.
+    Problems of different streams are never in one group.  Turns without an ``ok`` status, an ``ok`` score or token ids
+    (given moves, scripted agents) have no row, nor have those of a past self.
     """
     group_name, found = hook(game, "group"), dict[tuple[str, str, str], Group]()
     for episode in episodes:

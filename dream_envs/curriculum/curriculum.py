@@ -64,8 +64,8 @@ class Mixture(msgspec.Struct, frozen=True):
     ``challenger``: the game begins by itself, so that its challenger writes the problem or, where it has none, it draws
     one.  ``mutation``: one step harder than a problem that was solved at least once.  ``replay``: known ones, solved or
     not, up to the highest level that was ever solved.  ``generator``: problems of the family's own, of ``levels`` in
-    turn.  ``dataset``: problems of a fixed list.  Where there is nothing yet to mutate or replay, the challenger takes
-    the place or, without one (0), the generator.
+    turn.  ``dataset``: problems of a fixed list.  A family's streams are asked for and replayed in turn.  Where there
+    is nothing yet to mutate or replay, the challenger takes the place or, without one (0), the generator.
 
     ``copies``: how many episodes in a row share the beginning that the game draws, so that they can be compared.
 
@@ -217,9 +217,9 @@ class Curriculum:
         streams = getattr(self.family, "streams", ()) if self.proposer else ()
         if not streams:
             return None
-        stream, name = streams[number % len(streams)], self.family.name
-        brief = self.family.brief(stream=stream)
-        return Task(family=name, level=0, prompt=brief, origin="brief", meta={"stream": stream})
+        stream, level = streams[number % len(streams)], getattr(self.game, "level", None)
+        brief = self.family.brief(level, stream=stream)
+        return Task(family=self.family.name, level=level or 0, prompt=brief, origin="brief", meta={"stream": stream})
 
     def _generated(self, count: int, rng: np.random.Generator) -> list[Given]:
         # Drawn again, a problem is a fair draw and no duplicate: a run that lives on the few problems of a shallow

@@ -103,7 +103,7 @@ class ChallengerSolver:
         self.family = family = family_of(family, notation, family_args)
         if level is not None and level not in family.levels:
             raise DreamEnvsError(f"level={level}: {family.name} has {family.levels.start} to {family.levels.stop - 1}")
-        self.solvers, self.judge, self.gate = solvers, judge, gate
+        self.solvers, self.judge, self.gate, self.level = solvers, judge, gate, level
         self.solver_names = tuple(f"solver_{i}" for i in range(solvers))
         self.panel = self._panel(judge, judgements, judge_notation)
         judges = self.panel.judges if self.panel is not None else (JUDGE,) if judge else ()

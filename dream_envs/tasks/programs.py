@@ -54,7 +54,7 @@ _LONGEST_INPUT, _LARGEST = 6, 9  # of inputs that are drawn
 _ITEM = r"-?[0-9]+"
 _ITEMS = rf"\s*{_ITEM}(?:\s*,\s*{_ITEM}){{0,32}}\s*"
 _LIST = re.compile(rf"(?<![\w\])])\[{_ITEMS}\](?![\w\[(])|^{_ITEMS}$")
-_PROGRAM = re.compile(r"(?<![\w(])[a-z]+\([a-z0-9(), ]{1,800}\)(?![\w()])")
+_PROGRAM = re.compile(r"(?<![\w(])[a-z]+\([a-z0-9(), ]{1,800}\)(?!\w|[()]|\.\w)")
 
 
 class Programs(Family):
@@ -259,7 +259,7 @@ class Programs(Family):
         if kind == "induction":
             examples = "\n".join(f"f({a}) = {b}" for a, b in shown)
             return (
-                f"A program f maps a list x to a number or a list:\n{examples}\n{_legend(lang.OPERATIONS)}\nWrite a "
+                f"A program f(x) maps a list x to a number or a list:\n{examples}\n{_legend(lang.OPERATIONS)}\nWrite a "
                 "program that does this, and does the same on other lists, as calls of these operations on x and on "
                 "digits. Reply with the program alone."
             )
