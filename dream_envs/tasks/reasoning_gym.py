@@ -257,7 +257,8 @@ class ReasoningGym:
             found = answers.read(reply, NUMBER, task.prompt, tidy=lambda t: t if keep else t.replace(",", ""))
             said += [found] if found is not None else []
         if task.meta["dataset"] not in _ANSWERS:  # a second answer beside the right one is none
-            said = [each for each in said if not _beside(each, task.answer)]
+            spelled = {task.answer, answers.bare(task.answer), answers.bare(answers.plain(task.answer))}
+            said = [each for each in said if not any(_beside(each, answer) for answer in spelled)]
         longest = max(_LONGEST, 2 * len(task.answer))
         return [each for each in dict.fromkeys(said) if each and len(each) <= longest]
 
