@@ -27,8 +27,10 @@ Version history: 1.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import io
 import json
 import re
 from typing import Any
@@ -268,7 +270,8 @@ class ReasoningGym:
         if entry is None or (allowed is not None and not allowed.fullmatch(text)):
             return False
         try:
-            value = float(self._made(name, task.level).score_answer(text, entry))
+            with _silence():
+                value = float(self._made(name, task.level).score_answer(text, entry))
         except Exception:  # scorers parse the text in a hundred ways, and few of them expect everything
             return False
         return value >= 1.0 if self.strict else value >= _NEARLY
@@ -321,11 +324,12 @@ class ReasoningGym:
         from reasoning_gym import factory
 
         try:
-            if name not in _READS:
-                return factory.DATASETS[name][0](self._settings(name, level, seed))[0]
-            made = self._made(name, level)
-            made.seed = seed
-            return made[0]
+            with _silence():
+                if name not in _READS:
+                    return factory.DATASETS[name][0](self._settings(name, level, seed))[0]
+                made = self._made(name, level)
+                made.seed = seed
+                return made[0]
         except Exception as error:  # generators give up in ways of their own
             return Reject("execution", f"{type(error).__name__}: {str(error)[:80]!r}")
 
@@ -339,11 +343,16 @@ class ReasoningGym:
         return tuple(found)
 
 
+def _silence() -> contextlib.redirect_stdout[io.StringIO]:
+    """Some generators and scorers print, and standard output may be somebody's JSON."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
 def _beside(text: str, answer: str) -> bool:
     """Whether a text holds the answer and more words."""
     found = text.find(answer)
     rest = text[:found] + text[found + len(answer) :]
-    return found >= 0 and re.search(r"\w", rest) is not None and not NUMBER.fullmatch(text)
+    return found >= 0 and re.search(r"[^\W_]", rest) is not None and not NUMBER.fullmatch(text)
 
 
 def _known() -> list[str]:
