@@ -45,6 +45,8 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "arithmetic": "dream_envs.tasks.arithmetic:Arithmetic",
         "reverse_addition": "dream_envs.tasks.reverse_addition:ReverseAddition",
         "countdown": "dream_envs.tasks.countdown:Countdown",
+        "programs": "dream_envs.tasks.programs:Programs",
+        "reasoning_gym": "dream_envs.tasks.reasoning_gym:ReasoningGym",
     },
     "rewards": {
         **_rows("rewards.presets", "challenger_solver"),
