@@ -39,6 +39,10 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "dream_envs/SelfJudge-v0": "dream_envs.envs.self_judge:SelfJudge [actor, judge]",
         "dream_envs/SleepCycle-v0": "dream_envs.envs.sleep_cycle:SleepCycle [learner, dreamer]",
         "dream_envs/Kuhn-v0": "dream_envs.envs.kuhn:Kuhn [first, second]",
+        "dream_envs/SkillEvolution-v0": (
+            "dream_envs.envs.skill_evolution:SkillEvolution [challenger, reasoner, judge, reasoner_proposer, "
+            "reasoner_editor, challenger_proposer, challenger_editor]"
+        ),
     },
     "tasks": {
         "composition": "dream_envs.tasks.composition:Composition",
@@ -61,6 +65,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("rewards.self_judge", "self_judge", "serl", "copeland", "bradley_terry"),
         **_rows("rewards.self_judge", "self_score", "self_rubric", "self_certainty"),
         **_rows("rewards.sleep", "closed_book", "retention"),
+        **_rows("rewards.skills", "skill_evolution"),
     },
     "agents": {
         **_rows("agents.engines.scripted", oracle="Oracle", generator="Generator", floor="Floor", guesser="Guesser"),
