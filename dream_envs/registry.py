@@ -72,6 +72,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("agents.engines.scripted", random="RandomText", impossible="Impossible", duplicate="Duplicate"),
         **_rows("agents.engines.scripted", constant="Constant", leaking="Leaking", overlong="Overlong"),
         **_rows("agents.engines.scripted", amnesiac="Amnesiac"),
+        **_rows("agents.engines.skilled", skilled="Skilled"),
         **_rows("agents.engines.judges", always_first="AlwaysFirst", random_judge="RandomJudge"),
         **_rows("agents.engines.judges", constant_judge="ConstantJudge", length_lover="LengthLover"),
         **_rows("agents.engines.judges", flattering="Flattering", cyclic="Cyclic", noisy="Noisy"),
@@ -88,7 +89,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("baselines.loops.self_play", self_play="LOOP", spiral="SPIRAL"),
         **{
             name: f"dream_envs.baselines.loops.{name}:LOOP"
-            for name in ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding", "preference")
+            for name in ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding", "preference", "ctx2skill")
         },
         **{
             name: f"dream_envs.baselines.loops.nights:{name.upper()}"

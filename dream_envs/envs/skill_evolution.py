@@ -468,7 +468,9 @@ class SkillEvolution:
         """For scripted judges: the true verdict on the one answer before it; True where no program knows."""
         slot, k = divmod(int(agent.rpartition("_")[2]), self.rubrics)
         given = state.again if state.phase == "rejudge" else state.answers
-        return [self._marks(state, slot, given[slot].text)[k] is not False]
+        exam, text = self.exam(state, slot), state.posed[slot].rubrics[k]
+        rubric = None if exam is None else next((r for r in exam.rubrics if r.text == text), None)
+        return [rubric is None or rubric.check is None or rubric.check(given[slot].text)]
 
     def scripted(self, kind: str, request: Any, rng: np.random.Generator) -> str | None:
         """``oracle`` knows the context's programs and names what was failed; ``floor`` says nothing; others guess."""
