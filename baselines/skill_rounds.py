@@ -51,7 +51,7 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Track(msgspec.Struct):
-    """One context's history: skill sets by round, S_0 first, of both sides; what was asked; probes; a row a round."""
+    """A context's history: skill sets by round, S_0 first, of both sides; questions asked; probes; a row a round."""
 
     reasoner: list[SkillSet] = msgspec.field(default_factory=lambda: [SkillSet()])
     challenger: list[SkillSet] = msgspec.field(default_factory=lambda: [SkillSet()])
@@ -61,7 +61,7 @@ class Track(msgspec.Struct):
 
 
 def probes_of(facts: Mapping[str, Any]) -> list[Probe]:
-    """The failed task with the lowest share of passed rubrics, and the solved one with the fewest; the first of equals."""
+    """The failed task with the lowest share of passed rubrics, the solved one with the fewest; of equals the first."""
     rows, found = facts["tasks"], list[Probe]()
     failed = [r for r in rows if r.get("solved") == 0]
     solved = [r for r in rows if r.get("solved") == 1]
@@ -77,7 +77,7 @@ def _probe(kind: str, row: Mapping[str, Any], number: int) -> Probe:
 
 
 class Rounds(Curriculum):
-    """One episode a context and round.  ``names``: the contexts; ``folder``: where skills are written, after a round."""
+    """One episode a context and round.  ``names``: the contexts; ``folder``: where skills are written."""
 
     def __init__(self, game: Any, names: Sequence[str], folder: Path, *, seed: str, store: ChallengeStore) -> None:
         super().__init__(game, Mixture(len(names), 0, 0), seed=seed, store=store)
@@ -278,8 +278,9 @@ class SkillLearner(FrozenLearner):
         for episode in self._played(game, starts, {"reasoner": seats["reasoner"]}, TESTS):
             facts = episode.outcome.facts
             own_ = found.setdefault(facts["context"], {})
-            row = own_.setdefault(facts["skills"]["reasoner"]["before"]["hash"], {"choose": [], "score": [], "share": []})
-            for number, task in enumerate(facts["tasks"]):  # the oracle chooses by one half, all are scored on the other
+            used = facts["skills"]["reasoner"]["before"]["hash"]
+            row = own_.setdefault(used, {"choose": [], "score": [], "share": []})
+            for number, task in enumerate(facts["tasks"]):  # one half is for the oracle's choice, the other scores
                 row["score" if number % 2 else "choose"].append(task.get("solved"))
                 if number % 2:
                     row["share"].append(task.get("share"))
@@ -386,13 +387,13 @@ def _verdict(found: Row) -> str:
 
 
 def _markdown(found: Row) -> str:
-    lines = [found["verdict"], "", "| context | round | words | rho_h | rho_e | product | taken | tests |", "|" + " --- |" * 8]
+    head = "| context | round | words | rho_h | rho_e | product | taken | tests |"
+    lines = [found["verdict"], "", head, "|" + " --- |" * 8]
     for name, its in found["contexts"].items():
         for row in its["replay"]:
-            mark = "yes" if row["round"] == its["selected"]["round"] else "tie" if row["round"] in its["selected"]["tie"] else ""
+            at, chosen = row["round"], its["selected"]
+            mark = "yes" if at == chosen["round"] else "tie" if at in chosen["tie"] else ""
             test = "-" if row["test_counted"] is None else f"{row['test_counted']:.3f}"
             cells = [name, row["round"], row["words"], f"{row['rho_hard']:.3f}", f"{row['rho_easy']:.3f}"]
             lines.append("| " + " | ".join(map(str, [*cells, f"{row['product']:.3f}", mark, test])) + " |")
     return "\n".join(lines) + "\n"
-
-

@@ -1,9 +1,9 @@
-"""An agent for every seat of a game with skills whose competence is known: how well it does hangs on the skills it holds.
+"""An agent for every seat of a game with skills, whose competence is a known function of the skills that it holds.
 
 It puts a loop that evolves skills to the test, without a model.  A skill of its making has lines ``- use RULE``,
 ``- never RULE`` and ``- answer KEY``.  It passes a rubric of a rule that it holds with chance ``held``, of another with
-``base``, of one that a skill forbids with ``base / 10``; of a question whose key it holds with ``held``.  What it can do
-with a text fades with the text's length beyond ``span`` words.  Its tasks are the context's own, or impossible ones
+``base``, of one that a skill forbids with ``base / 10``; of a question whose key it holds with ``held``.  What a text
+does for it fades with the text's length beyond ``span`` words.  Its tasks are the context's own, or impossible ones
 (rubrics that contradict each other), which no reasoner solves and no judge passes.
 """
 

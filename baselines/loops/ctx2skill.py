@@ -39,8 +39,9 @@ TIE_RULES = ("earliest", "latest", "shortest")
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """``contexts``, of which ``sample`` are drawn (0: all), ``tasks`` a round; ``evolve``: both, reasoner, challenger, none.
+    """``contexts``, of which ``sample`` are drawn (0: all), ``tasks`` a round.
 
+    ``evolve``: whose skills may change: both, reasoner, challenger or none.
     ``repeats``: answers of a skill set to each probe, 1 or more.  ``tests``: private tests a context, 2 to 24, one half
     for the oracle's choice and the other for every score; ``attempts`` at each.  ``tie``: earliest, latest or shortest.
     ``base``: no skills at all can be chosen.  ``one_shot``: play the control of one prompt.

@@ -14,8 +14,8 @@ What each sees
     rubric and an answer.  The reasoner's proposer sees the failed tasks, its answers and the failed rubrics; the
     challenger's the passed tasks and no answers.  An agent that is not asked sees nothing.
 What a completion must look like
-    Tasks: ``Task: ...`` and ``Rubric: ...`` lines (``envs.skill_prompts``).  Answers: any text.  Verdicts: ``Verdict: 1``
-    or ``0`` (``envs.judging``).  Proposals: any text.  Edits: ``Edit: add``, ``Name: ...``, ``Text:`` and the text
+    Tasks: ``Task: ...`` and ``Rubric: ...`` lines (``envs.skill_prompts``).  Answers: any text.  Verdicts: ``Verdict:
+    1`` or ``0`` (``envs.judging``).  Proposals: any text.  Edits: ``Edit: add``, ``Name: ...``, ``Text:`` and the text
     (``tasks.skills``).  Whatever else comes is an event and changes nothing.
 Rewards
     By default ``skill_evolution`` (``rewards.skills``): reasoner 1 if all rubrics are passed, else 0; challenger 1 -
@@ -30,7 +30,7 @@ Facts
     ``passed``, ``edits`` (with unified diffs), ``skills`` (hashes and lengths), ``texts``, ``costs`` by role, ``truth``
     (programs), ``agreement``, ``change`` and ``again`` with ``retest``.  Texts, edits, tasks and truth are in the
     recorded episode alone, never in ``info``.
-Example
+Played
     A round with agents who know the context; the judge earns 1::
 
         from dream_envs.envs.skill_evolution import SkillEvolution
@@ -75,7 +75,8 @@ MODES = ("round", "exam", "key", "one_shot")
 FAMILY = "skill_evolution"
 #: Facts that no agent is shown, at the end of the episode either: they hold the other side's skills, or the truth.
 PUBLIC = ("context", "kind", "round", "mode", "rates", "failed", "passed", "skills", "costs")
-ONE_SHOT = "Add one skill that says how tasks about this context are solved: its rules, its traps, the form of an answer."
+ONE_SHOT = "Add one skill on how tasks about this context are solved: its rules, its traps, the form of an answer."
+NO_SKILLS = SkillSet()
 
 
 class State(msgspec.Struct, frozen=True):
@@ -83,8 +84,8 @@ class State(msgspec.Struct, frozen=True):
 
     context: int
     round: int = 0
-    reasoner: SkillSet = SkillSet()
-    challenger: SkillSet = SkillSet()
+    reasoner: SkillSet = NO_SKILLS
+    challenger: SkillSet = NO_SKILLS
     asked: tuple[str, ...] = ()
     phase: str = "pose"
     posing: core.Status = "abstain"
@@ -104,7 +105,7 @@ class SkillEvolution:
     """The game; see the module's head for its manual page.
 
     Args:
-        contexts: ``bundled``, ``bundled:KIND`` or ``bundled:ID,ID``, a folder of texts, ``module:attribute`` or Contexts.
+        contexts: ``bundled``, ``bundled:KIND`` or ``bundled:ID,ID``, a folder of texts, ``module:attribute``, objects.
         notation: ``english`` or ``compact``.
         tasks: tasks a round, 1 to 64.
         rubrics: rubrics a task at most, 1 to 16.
@@ -113,7 +114,7 @@ class SkillEvolution:
             ``key`` (the same with programs as judge); ``one_shot`` (one edit from the context alone).
         retest: after the edit the reasoner answers the same tasks again, and what that changed is a reward.
         skill_chars: characters of a skill set at most.
-        reply_tokens: a budget for every role but the judge; None: 1,024 (256 in compact), twice that for the challenger.
+        reply_tokens: for every role but the judge, twice it for the challenger; None: 1,024 (256 in compact).
         judge_tokens: a judge's budget; None: 512 (4 in compact).
     """
 
@@ -181,7 +182,7 @@ class SkillEvolution:
         return type(self)(**{**own, **changes})
 
     def begin(
-        self, context: str, *, round: int = 0, reasoner: SkillSet = SkillSet(), challenger: SkillSet = SkillSet(),
+        self, context: str, *, round: int = 0, reasoner: SkillSet = NO_SKILLS, challenger: SkillSet = NO_SKILLS,
         asked: Sequence[str] = (),
     ) -> Task:  # fmt: skip
         """The task from which a round on this context starts, with both sides' skills and hashes of old questions."""
@@ -196,10 +197,12 @@ class SkillEvolution:
         else:
             if task.family != FAMILY or task.prompt not in self._place:
                 known = list(self._place)
-                raise DreamEnvsError(f"SkillEvolution starts from begin(context): {task.prompt!r:.40}; has {known!r:.80}")
-            sides = {side: SkillSet.of(task.meta.get(side, {})) for side in SIDES}
-            asked = tuple(task.meta.get("asked", ()))
-            state = State(self._place[task.prompt], int(task.meta.get("round", 0)), **sides, asked=asked)
+                raise DreamEnvsError(
+                    f"{self.env_id} starts from begin(context), not {task.prompt!r:.40}: {known!r:.80}"
+                )
+            reasoner, challenger = (SkillSet.of(task.meta.get(side, {})) for side in SIDES)
+            place, number = self._place[task.prompt], int(task.meta.get("round", 0))
+            state = State(place, number, reasoner, challenger, tuple(task.meta.get("asked", ())))
         if self.mode == "one_shot":
             return replace(state, phase="edit", changes={"reasoner": Change(state.reasoner, ONE_SHOT)})
         return state
@@ -401,7 +404,8 @@ class SkillEvolution:
 
     def public_facts(self, state: State) -> dict[str, Any]:
         """What of the facts goes into ``info`` at the end: no text of either side, no truth."""
-        return {name: fact for name, fact in self._facts(state).items() if name in PUBLIC} if state.phase == "end" else {}
+        facts = self._facts(state) if state.phase == "end" else {}
+        return {name: fact for name, fact in facts.items() if name in PUBLIC}
 
     def public_info(self, state: State) -> dict[str, Any]:
         """What goes into every ``info``: phase, context and round."""

@@ -110,12 +110,11 @@ def agreement(rows: Sequence[Row], truth: Sequence[Sequence[bool | None]]) -> di
 
 def edit_row(before: SkillSet, change: Change) -> Row:
     """What one side changed; ``diff`` is unified."""
-    edit = change.edit
+    edit, reject = change.edit, change.reject or Reject("")
     return {
         "status": change.status, "proposal": change.proposal, "op": edit.op if edit is not None else "",
-        "name": edit.name if edit is not None else "", "reject": change.reject.code if change.reject is not None else "",
-        "detail": change.reject.detail if change.reject is not None else "", "before": before.hash,
-        "after": change.after.hash, "diff": before.diff(change.after),
+        "name": edit.name if edit is not None else "", "reject": reject.code, "detail": reject.detail,
+        "before": before.hash, "after": change.after.hash, "diff": before.diff(change.after),
     }  # fmt: skip
 
 

@@ -134,12 +134,11 @@ def read_tasks(reply: str, notation: str, most: int) -> list[Posed]:
     if shown is None:
         return []
     question, rubrics, listing, begun = list[str](), list[str](), False, False
-    for line in [*shown.split("\n"), None]:
-        task = _TASK.match(line) if line is not None else None
-        if task is not None or line is None:
+    for line in [*shown.split("\n"), "Task:"]:  # one more, which ends the last
+        if (task := _TASK.match(line)) is not None:
             if begun:
                 found.append(_shaped("\n".join(question).strip(), rubrics, most))
-            question, rubrics, listing, begun = [task[1] if task is not None else ""], [], False, True
+            question, rubrics, listing, begun = [task[1]], [], False, True
         elif (rubric := _RUBRIC.match(line)) is not None:
             rubrics.append(rubric[1].strip())
         elif re.match(r"^[ \t>*_#`-]*rubrics[ \t*_`]*:?[ \t*_`]*$", line, re.I):

@@ -13,7 +13,20 @@ import numpy as np
 from msgspec.structs import replace
 
 from dream_envs.tasks.context_rubrics import (
-    braced, brief, call, clause, field, joined, lacks, line, listed, member, names, part, row, stacked,
+    braced,
+    brief,
+    call,
+    clause,
+    field,
+    joined,
+    lacks,
+    line,
+    listed,
+    member,
+    names,
+    part,
+    row,
+    stacked,
 )  # fmt: skip
 from dream_envs.tasks.contexts import Context, Exam
 
@@ -239,8 +252,8 @@ def routing(rng: Rng) -> Exam:
     mass, code = number(rng, 5, 35), number(rng, 1000, 9999)
     digit = code % 10 - code % 2
     stops = [
-        ("dock", ("North", "East"), abroad), ("scan", ("Xray", "Weigh"), liquid), ("sort", ("Belt", "Cage"), mass <= 20),
-        ("hall", (f"H{digit}", f"H{digit + 1}"), True), ("exit", ("Van", "Rail"), town or liquid),
+        ("dock", ("North", "East"), abroad), ("scan", ("Xray", "Weigh"), liquid),
+        ("sort", ("Belt", "Cage"), mass <= 20), ("hall", (f"H{digit}", f"H{digit + 1}"), True), ("exit", ("Van", "Rail"), town or liquid),
     ]  # fmt: skip
     where = f"{'from abroad' if abroad else 'from inland'}, {'with' if liquid else 'without'} liquid, {mass} kg"
     parts = [part(r, i, two[not yes], two[yes], ">", 5) for i, (r, two, yes) in enumerate(stops, 1)]
@@ -270,10 +283,11 @@ def loans(rng: Rng) -> Exam:
     )
 
 
-SAID = dict(
-    A="amber", E="emerald", I="ivory", O="ochre", U="umber", B="badger", D="dormouse", G="gannet", K="kestrel",
-    P="polecat", T="tern", F="finch", L="lynx", M="marten", N="newt", R="raven", S="stoat",
+_SAID = (
+    "amber", "emerald", "ivory", "ochre", "umber", "badger", "dormouse", "gannet", "kestrel", "polecat", "tern",
+    "finch", "lynx", "marten", "newt", "raven", "stoat",
 )  # fmt: skip
+SAID = {word[0].upper(): word for word in _SAID}
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -446,7 +460,8 @@ WORDS = ("FROM", "KEEP", "WHEN", "SORT", "TAKE")
 def rookql(rng: Rng) -> Exam:
     """A query of five clauses."""
     table, columns = pick(
-        rng, (("boats", ("crew", "length", "owner")), ("farms", ("acres", "owner", "sheep")), ("mines", ("depth", "ore")))
+        rng,
+        (("boats", ("crew", "length", "owner")), ("farms", ("acres", "owner", "sheep")), ("mines", ("depth", "ore"))),
     )
     shown = [str(c) for c in rng.permutation(columns)[:2]]
     by, sign, limit = pick(rng, columns), pick(rng, (("less than", "<<"), ("more than", ">>"))), number(rng, 2, 90)
@@ -506,9 +521,7 @@ def globs(rng: Rng) -> Exam:
             words.append(word)
     rules = ("any", "run", "plain", "double", "end")
     fates = ["match" if regex.fullmatch(w) else "no" for w in words]
-    rubrics = [
-        field(r, w, f, "no" if f == "match" else "match") for r, w, f in zip(rules, words, fates, strict=True)
-    ]
+    rubrics = [field(r, w, f, "no" if f == "match" else "match") for r, w, f in zip(rules, words, fates, strict=True)]
     return Exam(f"Which of these does {pattern} match: {', '.join(words)}?", tuple(rubrics))
 
 

@@ -37,7 +37,8 @@ def tidy(text: str) -> str:
 
 def has(text: str, phrase: str) -> bool:
     """Whether the phrase stands there in whole words."""
-    return re.search(rf"(?<![\w.]){re.escape(tidy(phrase))}(?![\w])(?!\.\d)", " ".join(text.casefold().split())) is not None
+    whole = rf"(?<![\w.]){re.escape(tidy(phrase))}(?!\w)(?!\.\d)"
+    return re.search(whole, " ".join(text.casefold().split())) is not None
 
 
 def field(rule: str, label: str, value: Any, wrong: Any) -> Rubric:
@@ -64,9 +65,12 @@ def names(rule: str, phrase: str, wrong: str = "") -> Rubric:
 
 def lacks(rule: str, phrase: str) -> Rubric:
     """The phrase stands nowhere in an answer that says something."""
-    return Rubric(
-        f"Does not mention '{phrase}'.", lambda a: bool(clean(a).strip()) and not has(clean(a), phrase), rule, "", phrase
-    )
+
+    def check(answer: str) -> bool:
+        text = clean(answer)
+        return bool(text.strip()) and not has(text, phrase)
+
+    return Rubric(f"Does not mention '{phrase}'.", check, rule, "", phrase)
 
 
 def line(rule: str, number: int, phrase: str, wrong: str) -> Rubric:

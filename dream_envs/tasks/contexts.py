@@ -87,7 +87,7 @@ class Context(msgspec.Struct, frozen=True):
         """The half and the exam of this question, blanks aside; None where it is not one of the context's own."""
         key = " ".join(question.split())
         for half, size in (("practice", PRACTICE), ("test", TESTS)) if self.draw is not None else ():
-            if (exam := _pool(self.draw, self.id, half, size).get(key)) is not None:  # type: ignore[arg-type]
+            if (exam := _pool(self.draw, self.id, half, size).get(key)) is not None:
                 return half, exam
         return None
 
@@ -112,7 +112,7 @@ def _pool(draw: Callable[[np.random.Generator], Exam], name: str, half: str, siz
 
 
 def contexts_of(source: str | Sequence[Context]) -> tuple[Context, ...]:
-    """Contexts from ``bundled``, a folder of ``.md`` and ``.txt`` files, ``module:attribute``, or the objects themselves.
+    """Contexts: ``bundled``, a folder of ``.md`` and ``.txt`` files, ``module:attribute``, or the objects themselves.
 
     A part of the bundled ones is named by kind or id: ``bundled:table`` or ``bundled:ferry,tolva``.
 

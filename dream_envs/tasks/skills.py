@@ -1,4 +1,4 @@
-"""Skills as text: an immutable set of short Markdown texts by name, the edits that change it, and how both are written.
+r"""Skills as text: an immutable set of Markdown texts by name, the edits that change it, and how they are written.
 
 An edit is ``add`` (a new name), ``merge`` (append to a known one what it does not say yet), ``replace`` or ``delete``.
 ``parse_edit`` is total: a reply that is no edit, or one that the set does not allow, is a ``Reject`` with its reason.
@@ -11,7 +11,7 @@ An edit is ``add`` (a new name), ``merge`` (append to a known one what it does n
     Half the base fare more after nine. (to the end of the reply)
 
 ``Edit: none`` leaves the set as it is.  ``compact``: ``+name|text``, ``&name|text``, ``=name|text``, ``-name`` and
-``.``, with ``\\n`` for a line end, ``\\|`` and ``\\\\`` in the text.
+``.``, with ``\n`` for a line end, ``\|`` and ``\\`` in the text.
 """
 
 from __future__ import annotations
