@@ -265,7 +265,7 @@ class SkillEvolution:
     def cases(self, state: State, side: str) -> list[Case]:
         """What a side learns from: failed tasks with the failed rubrics, or passed tasks with all of them."""
         wanted, found = (0 if side == "reasoner" else 1), list[Case]()
-        for posed, its in zip(state.posed, state.answers, strict=True):
+        for posed, its in zip(state.posed, state.answers, strict=False):  # no answers where no task is valid
             if its.solved == wanted:
                 text = its.text if side == "reasoner" else ""
                 both = zip(posed.rubrics, its.marks, strict=True)

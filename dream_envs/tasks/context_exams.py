@@ -253,7 +253,8 @@ def routing(rng: Rng) -> Exam:
     digit = code % 10 - code % 2
     stops = [
         ("dock", ("North", "East"), abroad), ("scan", ("Xray", "Weigh"), liquid),
-        ("sort", ("Belt", "Cage"), mass <= 20), ("hall", (f"H{digit}", f"H{digit + 1}"), True), ("exit", ("Van", "Rail"), town or liquid),
+        ("sort", ("Belt", "Cage"), mass <= 20), ("hall", (f"H{digit}", f"H{digit + 1}"), True),
+        ("exit", ("Van", "Rail"), town or liquid),
     ]  # fmt: skip
     where = f"{'from abroad' if abroad else 'from inland'}, {'with' if liquid else 'without'} liquid, {mass} kg"
     parts = [part(r, i, two[not yes], two[yes], ">", 5) for i, (r, two, yes) in enumerate(stops, 1)]
