@@ -8,6 +8,7 @@ rounds, picks one, and compares it with the controls on private tests.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,7 @@ class SkillLearner(FrozenLearner):
         self.stop: Callable[[], bool] = lambda: False
         self.verdict = ""
         self.found: Row = {}
+        self.drawn = Counter[str]()  # completions of the examination, by role
 
     def improve(self, collector: Any, budget: int, run: Any) -> Progress:
         """``budget`` rounds, each with a checkpoint behind it, then the examination."""
@@ -198,6 +200,8 @@ class SkillLearner(FrozenLearner):
                 return Progress(number + 1, sum(collector.samples.values()))
         seats = {**{role.name: self for role in self.game.roles}, **collector.seats}
         self.examine(collector.curriculum.tracks, seats)
+        for role, count in self.drawn.items():
+            collector.samples[role] = collector.samples.get(role, 0) + count
         return Progress(budget, sum(collector.samples.values()), collector.means())
 
     def load(self, path: str) -> None:
@@ -234,7 +238,9 @@ class SkillLearner(FrozenLearner):
         for _ in rollout(game, seats, starts, seed=f"{self.seed}/{file}", out=out):
             pass
         out.close()
-        return sorted(read_episodes(self.folder / file), key=lambda e: e.index)
+        found = sorted(read_episodes(self.folder / file), key=lambda e: e.index)
+        self.drawn.update(turn.role for episode in found for turn in episode.turns if turn.token_ids)
+        return found
 
     def _one_shots(self, names: Sequence[str], seats: Mapping[str, Any]) -> dict[str, SkillSet]:
         starts = [Start(i, self.game.begin(name)) for i, name in enumerate(names)]

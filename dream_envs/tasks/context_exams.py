@@ -326,7 +326,7 @@ def peaks(rng: Rng) -> Exam:
         tall = high == "any" or (height > 2000) == (high == "high")
         fits = tall and beds - 2 >= party and (wet or not water) and not (month == "June" and warden == "Olin")
         why = {"Eyrie": "water", "Cleft": "warden", "Brim": "height", "Dunmore": "warden", "Aske": "beds"}
-        rubrics.append(listed(why.get(name, "shape"), name, fits))
+        rubrics.append(listed(why.get(name, "shape"), name, fits, [hut[0] for hut in HUTS]))
     if not any(r.good for r in rubrics):
         return peaks(rng)
     what = {"high": "high huts", "low": "huts that are not high", "any": "huts"}[high]

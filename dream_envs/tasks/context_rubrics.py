@@ -109,13 +109,14 @@ def part(rule: str, number: int, value: str, wrong: str, sep: str, many: int) ->
     return Rubric(f"Part {number} of {many} in its last line is '{value}'.", check, rule, value, wrong)
 
 
-def listed(rule: str, name: str, wanted: bool) -> Rubric:
-    """The last line lists the name, or does not though it lists something."""
+def listed(rule: str, name: str, wanted: bool, known: Sequence[str]) -> Rubric:
+    """The last line is a list of known names, or 'nothing', and the name is in it or is not."""
+    allowed = {tidy(each) for each in (*known, "nothing")}
 
     def check(answer: str) -> bool:
         own = lines(answer)
         items = [tidy(p) for p in re.split(r"[,;]", own[-1])] if own else []
-        return bool(items) and (tidy(name) in items) == wanted
+        return bool(items) and allowed.issuperset(items) and (tidy(name) in items) == wanted
 
     here = (name, "") if wanted else ("", name)
     return Rubric(f"{'Lists' if wanted else 'Does not list'} {name}.", check, rule, *here)
