@@ -1,4 +1,4 @@
-"""Contexts and skills as text: programs against every mixture of right and wrong, hostile text, edits that are total."""
+"""Contexts and skills: programs against every mixture of right and wrong, hostile text, edits that are total."""
 
 from __future__ import annotations
 
@@ -104,7 +104,14 @@ def test_contexts_of_ones_own(tmp_path: Path) -> None:
     assert [c.id for c in own] == ["a-rule", "b"] and own[0].draw is None and own[0].tests() == []
     assert [c.id for c in contexts_of("bundled:table")] == ["peaks", "measures", "trains", "gauges", "rebates", "salts"]
     assert [c.id for c in from_rows([{"context": "x", "n": 7}], text="context", name="n")] == ["7"]
-    for bad in ("bundled:feryr", "nowhere", str(tmp_path / "c.json"), [], [own[0], own[0]], [Context("x", "text", " ")]):
+    for bad in (
+        "bundled:feryr",
+        "nowhere",
+        str(tmp_path / "c.json"),
+        [],
+        [own[0], own[0]],
+        [Context("x", "text", " ")],
+    ):
         with pytest.raises(DreamEnvsError) as caught:
             contexts_of(bad)
         assert "\n" not in str(caught.value)
@@ -153,7 +160,10 @@ def test_edits_are_read_as_they_were_written(op: str, name: str, text: str) -> N
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(max_size=200) | st.sampled_from([*HOSTILE.values(), "Edit: add", "Edit: fly\nName: x\nText: y", "+", "+a|b|c"]))
+@given(
+    st.text(max_size=200)
+    | st.sampled_from([*HOSTILE.values(), "Edit: add", "Edit: fly\nName: x\nText: y", "+", "+a|b|c"])
+)
 def test_no_reply_is_an_error(reply: str) -> None:
     before = SkillSet.of({"a": "x"})
     for notation in ("english", "compact"):
@@ -163,7 +173,8 @@ def test_no_reply_is_an_error(reply: str) -> None:
 
 
 def test_how_a_chat_model_writes_an_edit() -> None:
-    said = "<think>Edit: delete\nName: a</think>Sure!\n\n**Edit:** Replace\n**Name:** `Night Fares`\n**Text:**\n```markdown\n# x\n\ny\n```"
+    said = "<think>Edit: delete\nName: a</think>Sure!\n\n"
+    said += "**Edit:** Replace\n**Name:** `Night Fares`\n**Text:**\n```markdown\n# x\n\ny\n```"
     assert parse_edit(said) == Edit("replace", "night-fares", "# x\n\ny")
     assert parse_edit("Edit: none") is None and parse_edit(".", "compact") is None
     assert parse_edit("<think>Edit: none").code == "empty"  # type: ignore[union-attr]
@@ -173,7 +184,8 @@ def test_caps_names_and_markdown() -> None:
     full = SkillSet.of({f"s{i:02d}": "x" * 400 for i in range(32)})
     for edit, code in (
         (Edit("add", "one-more", "x"), "limits"), (Edit("replace", "s00", "x" * 9000), "limits"),
-        (Edit("add", "No Name", "x"), "charset"), (Edit("add", "../up", "x"), "charset"), (Edit("add", "a", " \n"), "empty"),
+        (Edit("add", "No Name", "x"), "charset"), (Edit("add", "../up", "x"), "charset"),
+        (Edit("add", "a", " \n"), "empty"),
     ):  # fmt: skip
         made = full.changed(edit)
         assert isinstance(made, Reject) and made.code == code

@@ -181,6 +181,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dream": {"mixture.challenger": 2, "mixture.mutation": 0, "mixture.replay": 0, "mixture.generator": 4},
     "r_zero": {"challenger_steps": 1, "solver_steps": 1, "candidates": 8, "round": 4, "attempts": 4},
     **{name: NIGHT for name in LOOPS if name in METHODS},
+    "ctx2skill": {"sample": 1, "tasks": 2, "repeats": 1, "tests": 2, "game.rubrics": 2},
     "in_context": {k: v for k, v in NIGHT.items() if not k.startswith("nights.")},
 }  # fmt: skip
 

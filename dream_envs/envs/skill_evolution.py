@@ -317,7 +317,7 @@ class SkillEvolution:
             answer = Answer(action.status, (shown or "").strip() if action.status == "ok" else "")
             if self.mode == "key":
                 marks = self._marks(state, number, answer.text)
-                verdicts = [Verdict(None if m is None else int(m), "abstain" if m is None else "ok") for m in marks]
+                verdicts = [Verdict(None if m is None else int(m), "abstain") for m in marks]  # no judge was asked
             else:  # there is nothing to judge in an empty answer
                 verdicts = [Verdict(None, "abstain") if answer.text else Verdict(0, "abstain") for _ in posed.rubrics]
             made.append(replace(answer, verdicts=tuple(verdicts)))
