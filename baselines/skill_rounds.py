@@ -239,7 +239,8 @@ class SkillLearner(FrozenLearner):
             pass
         out.close()
         found = sorted(read_episodes(self.folder / file), key=lambda e: e.index)
-        self.drawn.update(turn.role for episode in found for turn in episode.turns if turn.token_ids)
+        own = {role for role, agent in seats.items() if agent is self}  # the probes themselves were given
+        self.drawn.update(turn.role for episode in found for turn in episode.turns if turn.role in own)
         return found
 
     def _one_shots(self, names: Sequence[str], seats: Mapping[str, Any]) -> dict[str, SkillSet]:

@@ -111,6 +111,7 @@ def test_contexts_of_ones_own(tmp_path: Path) -> None:
         [],
         [own[0], own[0]],
         [Context("x", "text", " ")],
+        [Context("../x", "text", "y")],
     ):
         with pytest.raises(DreamEnvsError) as caught:
             contexts_of(bad)

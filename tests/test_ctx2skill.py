@@ -278,6 +278,19 @@ def test_a_reasoner_behind_a_url(tmp_path: Path) -> None:
     assert learnt and any(learnt in text for text in asked) and "(none yet)" in asked[0]
 
 
+def test_the_model_itself_in_a_seat_is_counted_and_frozen(tmp_path: Path) -> None:
+    """What the run's own model says in rounds, replay and tests is in the samples; its weights stay."""
+    seats = {role: "skilled" for role in ROLES if role != "reasoner"}
+    more = {"learner.lora_rank": 2, "game.reply_tokens": 128, "contexts": "bundled:ferry", "repeats": 1, "tests": 2}
+    summary = loop.train(Options("ctx2skill", steps=1, seats=seats, set={**SMALL, **more}), tmp_path)
+    costs = read_json(tmp_path / "skills.json")["costs"]
+    asked = sum(part.get("reasoner", {"calls": 0})["calls"] for part in costs.values())
+    assert (
+        summary.samples["reasoner"] == summary.samples["total"] == asked > costs["episodes.jsonl"]["reasoner"]["calls"]
+    )
+    assert summary.run.trained_hash == summary.run.weights_hash
+
+
 @pytest.mark.parametrize(("words", "says"), [
     ("--set tie=best", "earliest"), ("--set evolve=judge", "reasoner"), ("--set tests=99", "2 to 24"),
     ("--set repeats=0", "repeats"), ("--learner ppo", "trains no weights"), ("--set contexts=bundled:feryr", "ferry"),

@@ -226,6 +226,15 @@ def test_modes_and_sides() -> None:
     assert set(alone["edits"]) == {"reasoner"} and alone["texts"]["challenger"]["after"] == {}
 
 
+def test_probes_and_tests_are_never_cut_by_a_challengers_budget() -> None:
+    """A tiny budget cuts what a challenger writes in a round, and nothing that it is given to pose."""
+    exams = FERRY.tests(12)
+    for mode, posed in (("round", 0), ("exam", 12), ("key", 12)):
+        game = GAME.variant(mode=mode, tasks=12, reply_tokens=4)
+        facts = played({"challenger": lambda text: posing(*exams), "reasoner": "floor"}, game).outcome.facts
+        assert sum(row["valid"] for row in facts["tasks"]) == posed, mode
+
+
 def test_a_context_without_programs_is_judged_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "own.md").write_text("Tuesdays are free.\nMondays are not.", "utf-8")
     game = SkillEvolution(str(tmp_path), tasks=2)

@@ -290,7 +290,8 @@ class SkillEvolution:
 
     def _cut(self, agent: str, action: Action) -> Action:
         most = self._seats[agent].limits.max_chars
-        return action if len(action.text) <= most else replace(action, text=action.text[:most])
+        given = agent == "challenger_0" and self.mode in ("exam", "key")  # probes and tests: no reply with a budget
+        return action if given or len(action.text) <= most else replace(action, text=action.text[:most])
 
     def _pose(self, state: State, given: Mapping[str, Action]) -> State:
         action, context = given["challenger_0"], self.contexts[state.context]
@@ -493,10 +494,10 @@ class SkillEvolution:
             exam, posed = self.exam(state, number), state.posed[number]
             if exam is None:
                 return "; ".join(posed.rubrics) if kind == "oracle" else context.text[:200]
-            passes = None if kind == "oracle" else [i for i in range(len(exam.rubrics)) if rng.random() < 0.5]
-            return exam.answer(passes)
+            whole = kind == "oracle" or rng.random() < 0.5  # so that both sides have something to learn from
+            return exam.answer(None if whole else [i for i in range(len(exam.rubrics)) if rng.random() < 0.5])
         if role.endswith("_proposer"):
-            return "Add what was missing." if kind == "oracle" else "none"
+            return "Add what was missing."
         missed = dict.fromkeys(rubric for case in self.cases(state, side) for rubric in case.rubrics)
         edit = Edit("add", f"round-{state.round}", "\n".join(f"- {r}" for r in missed or ["Read closely."]))
         return skills.say_edit(edit if kind == "oracle" else None, self.notation)

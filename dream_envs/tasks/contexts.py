@@ -13,6 +13,7 @@ Source: our own, under the licence of this package.  Version history: 1.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,8 @@ def contexts_of(source: str | Sequence[Context]) -> tuple[Context, ...]:
         raise DreamEnvsError(f"contexts={source!r:.80}: one or more contexts, each with a text; found {len(found)}")
     if len({c.id for c in found}) < len(found):
         raise DreamEnvsError(f"contexts={source!r:.80}: two contexts have one id")
+    if odd := next((c.id for c in found if not re.fullmatch(r"[\w-]{1,80}", c.id)), None):  # they name folders
+        raise DreamEnvsError(f"contexts: id {odd!r:.60}: letters, digits, '-' and '_', at most 80")
     return found
 
 
