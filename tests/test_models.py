@@ -202,7 +202,7 @@ def test_every_loop_takes_a_step_on_a_tokenizer_that_merges_letters(loop: str, f
         assert loop in ("self_rewarding", "r_zero", "preference") and told in str(error), error
         return
     assert isinstance(summary, Summary) and summary.evaluation is not None
-    assert summary.evaluation.kind == ("play" if loop == "spiral" else "sampled")
+    assert summary.evaluation.kind == ("play" if loop in ("spiral", "ctx2skill") else "sampled")
     assert (tmp_path / "run" / "checkpoints" / "final" / "model.safetensors").is_file()
 
 
