@@ -271,9 +271,9 @@ class Sampled(Problems):
             before, after = (
                 np.concatenate([getattr(found[key], name) for key in self.splits]) for found in (base, trained)
             )
-            gain = _interval(after - before, "gain", name, span=(-1.0, 1.0))
+            gain = interval(after - before, "gain", name, span=(-1.0, 1.0))
             said = f"change {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]; {says}"
-            measures.append(Compared(LABELS[name], _interval(before, "all", name), _interval(after, "all", name), said))
+            measures.append(Compared(LABELS[name], interval(before, "all", name), interval(after, "all", name), said))
         return Evaluation("sampled", told, rows, [PLAIN], measures)
 
 
@@ -358,11 +358,11 @@ class Play:
             both = base["rewards"][role], trained["rewards"][role]
             if not all(len(v) for v in both):
                 continue
-            before, after = (_interval(v, "reward", role, span=ranges[role]) for v in both)
+            before, after = (interval(v, "reward", role, span=ranges[role]) for v in both)
             rows.append(Compared("reward", before, after, "mean reward against the base; higher is better", role))
             if not np.isfinite(middle):  # a range without ends has none
                 continue
-            before, after = (_interval((v > middle) + 0.5 * (v == middle), "wins", role) for v in both)
+            before, after = (interval((v > middle) + 0.5 * (v == middle), "wins", role) for v in both)
             told = f"share of games above {middle:g}, the middle of its range (equal counts a half); higher is better"
             rows.append(Compared("win rate", before, after, told, role))
         own = trained["own"]
@@ -426,13 +426,13 @@ def _exact_stat(log_p: np.ndarray, split: str, level: int) -> Stat:
 
 
 def _sampled_stat(rates: Rates, *labels: str | int) -> Stat:
-    found, right = _interval(rates.right, *labels), rates.right
+    found, right = interval(rates.right, *labels), rates.right
     assert found.low is not None and found.high is not None
     ci, cut, unread = (found.low, found.high), float(rates.cut.mean()), float(rates.unread.mean())
     return Stat(found.value, ci, float((right > 0.5).mean()), float(right.max()), cut=cut, unread=unread)
 
 
-def _interval(values: np.ndarray, *labels: str | int, span: tuple[float, float] = (0.0, 1.0)) -> Measure:
+def interval(values: np.ndarray, *labels: str | int, span: tuple[float, float] = (0.0, 1.0)) -> Measure:
     """Mean and 95 % percentile interval over problems or games; where all are alike, Wilson's width within ``span``."""
     values = np.asarray(values, dtype=np.float64)
     mean, n = float(values.mean()), len(values)

@@ -46,10 +46,22 @@ from dream_envs.play import as_agent
 from dream_envs.progress import Progress
 from dream_envs.rewards.algebra import per_role
 from dream_envs.runs import Follower, Run, read_json, write_json
-from dream_envs.schema import SUMMARY, About, Summary, read_summary
+from dream_envs.schema import SUMMARY, About, Evaluation, Summary, read_summary
 
 #: Rows that the entropy of completions is measured on, a level.
 ENTROPY_PROBLEMS = 24
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What the learner of a loop's own (``Recipe.learn``) has measured itself, from its method ``findings``.
+
+    They stand in the summary in place of what the runner would measure.
+    """
+
+    verdict: str
+    evaluation: Evaluation
+    training: dict[str, int]
+    dreams: dict[str, Any] | None = None
 
 
 class PhaseRun(msgspec.Struct, frozen=True):
@@ -57,6 +69,9 @@ class PhaseRun(msgspec.Struct, frozen=True):
 
     path: Path
     report_to: tuple[str, ...] = ()
+
+
+Tick = Callable[[str, int, int, str], None]
 
 
 class Context:
@@ -71,6 +86,7 @@ class Context:
 
     def __init__(self, options: Options, out: Path, report_to: tuple[str, ...] = (), device: str = "cpu") -> None:
         self.options, self.began, self.busy = options, time.perf_counter(), time.process_time()
+        self.tick: Tick = Progress(quiet=True)
         self.loop, self.recipe = recipe.settled(options)
         self.world = processes(device)  # of several, the first writes and all others follow
         self.leads, device = leads(), own_device(device)
@@ -220,9 +236,6 @@ def _support(model: str) -> tuple[int, ...]:
     return tuple(card.get("recipe", {}).get("support", {}).get("depths", ()))
 
 
-Tick = Callable[[str, int, int, str], None]
-
-
 def train(
     options: Options,
     out: Path,
@@ -247,6 +260,7 @@ def train(
     """
     tick = tick or Progress(quiet=True)
     ctx = Context(options, Path(out), report_to, device)
+    ctx.tick = tick
     where = ctx.run.path / "metrics.jsonl"
     of = (ctx.eval, ctx.base, where, ctx.recipe.steps, ctx.rule.rows.play_every)
     watch = DiversityMonitor.of(*of) if ctx.leads else None
@@ -405,7 +419,11 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
     if not final.is_dir():  # several phases: the run delivers one's weights
         trained.save(final)
     samples = {**collector.samples, "total": sum(collector.samples.values())}
-    found = ctx.eval.compare(ctx.eval.measure(base), ctx.eval.measure(trained), samples["total"])
+    own: Findings | None = learner.findings() if hasattr(learner, "findings") else None
+    if own is None:
+        found = ctx.eval.compare(ctx.eval.measure(base), ctx.eval.measure(trained), samples["total"])
+    else:
+        found = own.evaluation
     entropy = {}
     if ctx.eval.tasks:
         levels = [d for d in ctx.support if d in ctx.eval.levels] or list(ctx.eval.levels[:3])
@@ -430,7 +448,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
     summary = Summary(
         run=about,
         verdict=getattr(learner, "verdict", "")
-        or (left["verdict"] if left is not None else eval_set.verdict(found, samples["total"])),
+        or (own.verdict if own else left["verdict"] if left else eval_set.verdict(found, samples["total"])),
         roles=roles_of(ctx.run.path, collector.game, collector.learns()),
         samples=samples,
         evaluation=found,
@@ -439,7 +457,8 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
         label_accuracy=collector.history[-1].label_accuracy if collector.history else None,
         nights=nights,
         retention=left,
-        training=trained_on(ctx.run.path, nights),
+        training=own.training if own is not None else trained_on(ctx.run.path, nights),
+        dreams=own.dreams if own is not None else None,
     )
     ctx.run.write(SUMMARY, summary)
     return read_summary(ctx.run.path) or summary  # as it will be read: lists for tuples

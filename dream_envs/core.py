@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 
 Status = Literal["ok", "invalid", "error", "timeout", "abstain"]
+#: Whose turn of a conversation is written: the model's own, or the user's before it.
+Writes = Literal["assistant", "user"]
 Truth = Literal["executed", "verified", "majority", "claimed"]
 
 #: Why a proposal can be turned away, cheapest check first.  Every rejection carries exactly one of these.
@@ -97,6 +99,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
     ``finish_reason``: ``stop``, ``length`` (cut off by its budget), what else an engine says, "" where it says nothing.
     ``extracted``: the answer that was read out of the text, "" if none could be, None where the text is the answer.
+    ``writes``: whose turn it is in the conversation that ``messages`` begin.
     """
 
     agent: str
@@ -111,6 +114,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str = ""
     extracted: str | None = None
     author: str = ""
+    writes: Writes = "assistant"
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -183,17 +187,23 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Seat(msgspec.Struct, frozen=True):
-    """Who acts now: the agent's name (``solver_0``), its role (``solver``) and the bounds on its reply."""
+    """Who acts now: the agent's name (``solver_0``), its role (``solver``) and the bounds on its reply.
+
+    ``writes``: whose turn it writes; ``user`` asks a model for what a user would say, see ``Request``.
+    """
 
     agent: str
     role: str
     limits: Limits = Limits()
+    writes: Writes = "assistant"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent is asked: the messages it may see, who it is, and 64 bits of its own randomness.
 
-    ``episode``: the label of the game that asks, the same for all its requests; "" where there is no game.
+    ``episode``: the label of the game that asks, the same for all its requests; "" where there is no game.  ``writes``:
+    ``user`` asks for the user's next message in place of a reply: a language model goes on behind the messages (there
+    may be none) with its chat template rendered up to just before the user's words.
     """
 
     messages: list[Message]
@@ -202,6 +212,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     limits: Limits = Limits()
     episode: str = ""
+    writes: Writes = "assistant"
 
 
 class Action(msgspec.Struct, frozen=True):

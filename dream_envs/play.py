@@ -47,14 +47,15 @@ def text_of(messages: Sequence[Message]) -> str:
 class FunctionAgent:
     """A plain function as an Agent: one call a request; an async function is called for all requests at once.
 
-    If its first parameter is annotated otherwise than ``str``, or has no annotation and is named ``messages``,
-    ``conversation``, ``chat`` or ``history``, it is given a fresh list of messages, else the text (see ``text_of``).
-    It returns a str or an ``Action``.
+    If its first parameter is annotated as ``Request`` it is given the request itself (its limits, its seed, and whose
+    turn it writes); annotated otherwise than ``str``, or without an annotation and named ``messages``,
+    ``conversation``, ``chat`` or ``history``, a fresh list of messages; else the text (see ``text_of``).  It returns a
+    str or an ``Action``.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.name = function, getattr(function, "__name__", type(function).__name__)
-        self._wants_messages = _wants_messages(function)
+        self._wants = _wanted(function)
         called = getattr(function, "__call__", None)  # noqa: B004  an object's may be async
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
@@ -94,20 +95,26 @@ class FunctionAgent:
         return await asyncio.gather(*[one(request) for request in requests])
 
     def _argument(self, request: Request) -> Any:
-        return [dict(m) for m in request.messages] if self._wants_messages else text_of(request.messages)
+        if self._wants == "request":
+            return request
+        return [dict(m) for m in request.messages] if self._wants == "messages" else text_of(request.messages)
 
 
-def _wants_messages(function: Callable[..., Any]) -> bool:
+def _wanted(function: Callable[..., Any]) -> str:
+    """What a function is called with: ``request``, ``messages`` or ``text``."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # some C functions have no signature: str -> str
-        return False
+        return "text"
     if not parameters:
         raise DreamEnvsError(f"{getattr(function, '__name__', function)!r} takes no argument: an agent takes one")
     first = parameters[0]
     if first.annotation is first.empty:
-        return first.name in _MESSAGE_NAMES
-    return first.annotation not in (str, "str", Any, "Any", "typing.Any", object, "object")
+        return "messages" if first.name in _MESSAGE_NAMES else "text"
+    if first.annotation is Request or str(first.annotation).rpartition(".")[2] == "Request":
+        return "request"
+    plain = first.annotation in (str, "str", Any, "Any", "typing.Any", object, "object")
+    return "text" if plain else "messages"
 
 
 def as_agent(obj: AgentLike | str, game: Game | None = None, **config: Any) -> Agent:
@@ -295,7 +302,7 @@ class Runner:
 def _request(game: Game, table: Table, seat: core.Seat, privileged: bool) -> Request:
     number = seeds.digest("request", table.label, seat.agent, len(table.turns))
     seen = game.view(table.state, seat.agent)
-    who = {"agent": seat.agent, "role": seat.role, "episode": table.label}
+    who: dict[str, Any] = {"agent": seat.agent, "role": seat.role, "episode": table.label, "writes": seat.writes}
     plain = Request(messages=seen, seed=number, limits=seat.limits, **who)
     if not privileged:
         return plain
@@ -307,7 +314,7 @@ def _turn(seat: core.Seat, messages: list[Message], action: Action, seconds: flo
     return Turn(
         agent=seat.agent, role=seat.role, messages=messages, text=action.text, status=action.status,
         token_ids=action.token_ids, logprobs=action.logprobs, usage=action.usage, seconds=seconds,
-        finish_reason=action.finish_reason, extracted=extracted, author=action.author,
+        finish_reason=action.finish_reason, extracted=extracted, author=action.author, writes=seat.writes,
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
             "dream_envs.envs.skill_evolution:SkillEvolution [challenger, reasoner, judge, reasoner_proposer, "
             "reasoner_editor, challenger_proposer, challenger_editor]"
         ),
+        "dream_envs/Dreaming-v0": "dream_envs.envs.dreaming:Dreaming [dreamer, responder, curator]",
     },
     "tasks": {
         "composition": "dream_envs.tasks.composition:Composition",
@@ -68,6 +69,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("rewards.self_judge", "self_score", "self_rubric", "self_certainty"),
         **_rows("rewards.sleep", "closed_book", "retention"),
         **_rows("rewards.skills", "skill_evolution"),
+        **_rows("rewards.dreaming", "dreaming", "measured"),
     },
     "agents": {
         **_rows("agents.engines.scripted", oracle="Oracle", generator="Generator", floor="Floor", guesser="Guesser"),
@@ -92,7 +94,17 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("baselines.loops.self_play", self_play="LOOP", spiral="SPIRAL"),
         **{
             name: f"dream_envs.baselines.loops.{name}:LOOP"
-            for name in ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding", "preference", "ctx2skill")
+            for name in (
+                "azr",
+                "r_zero",
+                "ttrl",
+                "serl",
+                "serl_limited",
+                "self_rewarding",
+                "preference",
+                "ctx2skill",
+                "magpie",
+            )  # fmt: skip
         },
         **{
             name: f"dream_envs.baselines.loops.nights:{name.upper()}"

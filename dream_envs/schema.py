@@ -118,7 +118,8 @@ class Summary(msgspec.Struct, frozen=True):
     ``samples``: completions drawn, by role, and ``total``.  ``entropy``: bits, by model.  ``diversity``: see
     ``metrics.replies``.  ``nights``: see ``agents.sleep``.  ``retention``: what is left of each lesson.  ``training``:
     optimiser ``steps`` and completion ``tokens`` of the steps that led to the weights, nights included, and where there
-    are any the right answers ``given``: trained on, but not found by the run.
+    are any the right answers ``given``: trained on, but not found by the run.  ``dreams``: what was dreamt, what was
+    kept of it, and what became of copies trained on it and on controls; see ``baselines.dreams``.
     """
 
     run: About
@@ -132,6 +133,7 @@ class Summary(msgspec.Struct, frozen=True):
     nights: list[dict[str, Any]] = []
     retention: dict[str, Any] | None = None
     training: dict[str, int] = {}
+    dreams: dict[str, Any] | None = None
     schema: int = 2
     kind: str = "run"
 

@@ -19,6 +19,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, reply: Any, faults: float = 0.0, hopeless: float = 0.0) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.complete: Any = None  # of ``/completions``: body -> text
         self.reply, self.faults, self.hopeless = reply, faults, hopeless
         self.tries, self.lock, self.kinds = Counter[str](), threading.Lock(), Counter[str]()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -57,6 +58,11 @@ class Handler(BaseHTTPRequestHandler):
             self._fail(kind)
             return
         asked = json.loads(body)
+        if self.path.endswith("/completions") and "messages" not in asked:
+            choice = {"index": 0, "text": self.server.complete(asked), "finish_reason": "stop", "token_ids": [3, 1]}
+            choice["logprobs"] = {"token_logprobs": [-0.5, -0.25]}
+            self._send(200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 2, "completion_tokens": 2}}))
+            return
         text = self.server.reply(asked["messages"])
         if isinstance(text, float):
             time.sleep(text)

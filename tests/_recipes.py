@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "serl_limited": {"seeds": 4, "instructions": 12, "batch": 5, "answers": 6, "round_steps": 1},
     "self_rewarding": {"iteration": 1, "prompts": 16, "batch": 4, "actors": 3},
     "preference": {"round": 4, "attempts": 4, "candidates": 48, "model_steps": 4, "model_batch": 4},
+    "magpie": {"dreams": 12, "checks": 10, "batch": 2, "preset": "filter5"},
     "dream": {"variant": "sleep", "attempts": 4, "nights.every": 2, "nights.learning.steps": 2,
               "nights.learning.batch": 8, "nights.experience": 16, **DREAMS},
     "ctx2skill": {"sample": 1, "tasks": 2, "repeats": 1, "tests": 2, "game.rubrics": 2},

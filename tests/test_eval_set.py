@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("trl")
 
 from dream_envs.agents.engines.local import LocalAgent
-from dream_envs.baselines.eval_set import PLAIN, Exact, Play, Sampled, _interval, inexact, make, verdict
+from dream_envs.baselines.eval_set import PLAIN, Exact, Play, Sampled, inexact, interval, make, verdict
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
 from dream_envs.baselines.recipe import EvalSettings
 from dream_envs.core import DreamEnvsError, RoleSpec
@@ -98,14 +98,14 @@ def test_the_kind_is_the_first_that_the_game_allows(base: LocalAgent) -> None:
 def test_intervals_cover_what_they_are_of() -> None:
     """Of 400 means of 40 games each, 95 % by construction; all alike: no wider than the range, never a point."""
     rng = np.random.default_rng(0)
-    found = [_interval(rng.choice([-2.0, -1.0, 1.0, 2.0], size=40), "reward", i, span=(-2.0, 2.0)) for i in range(400)]
+    found = [interval(rng.choice([-2.0, -1.0, 1.0, 2.0], size=40), "reward", i, span=(-2.0, 2.0)) for i in range(400)]
     covered = np.mean([m.low <= 0.0 <= m.high for m in found])  # type: ignore[operator]
     assert 0.90 < covered < 0.985 and all(m.n == 40 for m in found)
     for value, ends in ((-2.0, (-2.0, -1.0)), (2.0, (1.0, 2.0)), (0.0, (-1.0, 1.0))):
-        alike = _interval(np.full(12, value), span=(-2.0, 2.0))  # a quarter of the range, within it
+        alike = interval(np.full(12, value), span=(-2.0, 2.0))  # a quarter of the range, within it
         assert (alike.low, alike.high) == pytest.approx(ends, abs=0.04) and alike.value == value
-    assert _interval(np.zeros(20)).high == pytest.approx(3.84 / 23.84)
-    assert _interval(np.ones(5), span=(-math.inf, math.inf)).low is None
+    assert interval(np.zeros(20)).high == pytest.approx(3.84 / 23.84)
+    assert interval(np.ones(5), span=(-math.inf, math.inf)).low is None
 
 
 def test_play_is_against_the_frozen_base_in_each_role(base: LocalAgent) -> None:

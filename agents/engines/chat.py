@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from dream_envs.core import DreamEnvsError, Message
+from dream_envs.core import DreamEnvsError, Message, Request, Writes
 from dream_envs.tasks.answers import visible
 
 #: For a base model that has no template: ``local(model=..., template={"chat_template": "plain"})``.
@@ -46,6 +46,7 @@ class Chat:
             )
         self._folds = False  # whether system messages have to go into the user's
         self._encode = functools.lru_cache(maxsize=65536)(self._encode_now)
+        self._encode_user = functools.lru_cache(maxsize=65536)(self._encode_user_now)
         question: list[Message] = [{"role": "user", "content": _PROBE}]
         asked = self._render(question)
         try:
@@ -61,9 +62,65 @@ class Chat:
         if highest >= size:
             raise DreamEnvsError(f"the tokenizer writes id {highest}, the model has {size}: they do not fit")
 
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Ids of the templated messages, the generation prompt included."""
+    def encode(self, messages: Sequence[Message], writes: Writes = "assistant") -> tuple[int, ...]:
+        """Ids of the templated messages, the generation prompt included; for ``user`` see ``encode_user``."""
+        if writes == "user":
+            return self.encode_user(messages)
         return self._encode(tuple((m["role"], m["content"]) for m in messages))
+
+    def encode_user(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Ids of the template up to just before the words of a user who speaks next; there may be no messages.
+
+        Whatever the template itself puts in front, such as a system prompt of its own, stands in front here too.
+
+        Raises:
+            DreamEnvsError: for a template that does not show where a user's words begin and end.
+        """
+        _ = self.user_ends  # refuses
+        return self._encode_user(tuple((m["role"], m["content"]) for m in messages))
+
+    @functools.cached_property
+    def user_ends(self) -> list[int]:
+        """The ids that end a user's words: the first special one that the template writes behind them, and ``ends``.
+
+        Raises:
+            DreamEnvsError: for a template that writes none: nothing would tell where a user's turn is over.
+        """
+        behind = self._around_user([])[1]
+        special = {*self.ends, *self.tokenizer.all_special_ids}
+        found = next((i for i in self.tokenizer(behind, add_special_tokens=False)["input_ids"] if i in special), None)
+        if found is None:
+            raise DreamEnvsError(
+                f"writes='user': the chat template ends a user's words in {behind[:20]!r}, which has no special token: "
+                "nothing tells where the turn is over; take a model whose template has one"
+            )
+        return list(dict.fromkeys([int(found), *self.ends]))
+
+    def stops(self, request: Request) -> list[int]:
+        """The ids that end the reply to this request.
+
+        Raises:
+            DreamEnvsError: where nobody knows whose turn it is.
+        """
+        if request.writes not in ("assistant", "user"):
+            raise DreamEnvsError(f"writes={request.writes!r}: 'assistant' or 'user'")
+        return self.user_ends if request.writes == "user" else self.ends
+
+    def _around_user(self, messages: list[Message]) -> tuple[str, str]:
+        """What the template writes before and behind the words of a user who speaks next."""
+        mark = _PROBE
+        while any(mark in m["content"] for m in messages):
+            mark += _PROBE[-1]
+        text = self._render([*messages, {"role": "user", "content": mark}])
+        before, _, behind = text.partition(mark)
+        if not before or text.count(mark) != 1:
+            what = "nothing in front of" if text.count(mark) == 1 else "something other than"
+            raise DreamEnvsError(f"writes='user': the chat template writes {what} a user's words: take another model")
+        return before, behind
+
+    def _encode_user_now(self, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+        before, _ = self._around_user([{"role": role, "content": content} for role, content in messages])
+        return tuple(self.tokenizer(before, add_special_tokens=False)["input_ids"])
 
     def opening(self, prompt: Sequence[int]) -> str:
         """The reasoning tag that the prompt ends in: it belongs to the reply, whose reasoning it opens; mostly none."""

@@ -55,6 +55,9 @@ class Endpoint:
         system: stands before every conversation that has no system message.
         template: arguments of the chat template, for servers that take ``chat_template_kwargs`` (vLLM).
         token_ids: ask for ids and log-probabilities of the completion (vLLM).
+        tokenizer: the served model's folder or hub id, of which tokenizer and template are read (extra: train).  Only
+            with it can a user's turn be written (``Request.writes``): no chat route asks for one, so that its prompt
+            goes as token ids to ``/completions``, with ``stop_token_ids`` (vLLM).
         key: name of the environment variable that holds the key.
         concurrency: requests under way at once.
         retries: further tries of one request.
@@ -80,6 +83,7 @@ class Endpoint:
         system: str = "",
         template: Mapping[str, Any] | None = None,
         token_ids: bool = False,
+        tokenizer: str = "",
         key: str = "OPENAI_API_KEY",
         concurrency: int = 64,
         retries: int = 6,
@@ -112,6 +116,12 @@ class Endpoint:
             self._body |= {"logprobs": True, "return_token_ids": True}
         self._set(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p)
         self._here: tuple[Any, Any, asyncio.Semaphore] | None = None
+        self._chat: Any = None
+        if tokenizer:
+            from dream_envs.agents.engines.chat import of_folder
+            from dream_envs.agents.engines.models import resolve
+
+            self._chat = of_folder(resolve(tokenizer), system, dict(template or {}))
 
     def _set(self, **decoding: Any) -> None:
         off = {"temperature": None, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
@@ -128,7 +138,16 @@ class Endpoint:
         return twin
 
     async def act(self, requests: Sequence[Request]) -> list[Action]:
-        """Answer all requests at once, each by itself; of no more than ``concurrency`` under way."""
+        """Answer all requests at once, each by itself; of no more than ``concurrency`` under way.
+
+        Raises:
+            DreamEnvsError: where a user's turn is asked for and there is no ``tokenizer``.
+        """
+        if self._chat is None and any(request.writes != "assistant" for request in requests):
+            raise DreamEnvsError(
+                "writes='user': a chat route writes no user's turn; give the served model's tokenizer=FOLDER, "
+                "and vLLM's /completions is asked"
+            )
         client, gate = self._client()
         if not self.model:
             self.model = await self._first_model(client)
@@ -160,17 +179,11 @@ class Endpoint:
         return await (client.get(url) if body is None else client.post(url, json=body))
 
     async def _answer(self, client: Any, gate: asyncio.Semaphore, request: Request) -> Action:
-        messages: list[Any] = list(request.messages)
-        if self.system and (not messages or messages[0]["role"] != "system"):
-            messages = [{"role": "system", "content": self.system}, *messages]
-        body = {
-            "model": self.model, "messages": messages, "max_tokens": request.limits.max_tokens,
-            "seed": request.seed % 2**31, **self._body,
-        }  # fmt: skip
+        route, body = self._asked(request)
         self.spent.requests += 1
         async with gate:
             try:
-                data = await self._tried(lambda: self._send(client, "chat/completions", body), request.seed, _action)
+                data = await self._tried(lambda: self._send(client, route, body), request.seed, _action)
             except Again as failure:
                 return self._failed(failure, "timeout" if failure.timeout else "error")
             except DreamEnvsError as failure:
@@ -180,6 +193,22 @@ class Endpoint:
         self.spent.completion_tokens += usage.completion_tokens
         self.spent.cost += (usage.prompt_tokens * self.price[0] + usage.completion_tokens * self.price[1]) / 1e6
         return data
+
+    def _asked(self, request: Request) -> tuple[str, dict[str, Any]]:
+        """The route and the body of a request."""
+        body = {
+            "model": self.model, "max_tokens": request.limits.max_tokens, "seed": request.seed % 2**31, **self._body,
+        }  # fmt: skip
+        if request.writes == "user":
+            body.pop("chat_template_kwargs", None)
+            if self.token_ids:
+                body["logprobs"] = 0  # a number of alternatives on this route
+            prompt, stops = self._chat.encode_user(request.messages), self._chat.stops(request)
+            return "completions", {**body, "prompt": list(prompt), "stop_token_ids": stops}
+        messages: list[Any] = list(request.messages)
+        if self.system and (not messages or messages[0]["role"] != "system"):
+            messages = [{"role": "system", "content": self.system}, *messages]
+        return "chat/completions", {**body, "messages": messages}
 
     def _failed(self, why: Exception, status: Any) -> Action:
         self.spent.failures += 1
@@ -235,14 +264,15 @@ def _seconds(text: str) -> float:
 
 
 def _action(data: Any) -> Action:
-    """The completion in a response.
+    """The completion in a response of either route.
 
     Raises:
         Again: for a body without one.
     """
     try:
         choice = data["choices"][0]
-        message, text = choice["message"], choice["message"].get("content")
+        message = choice["message"] if "message" in choice else {"content": choice["text"]}
+        text = message.get("content")
         reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
         if text is None and not reasoning:
             raise Again("a choice without text")
@@ -252,9 +282,10 @@ def _action(data: Any) -> Action:
             raise Again("a choice whose text is no string")
         usage = data.get("usage") or {}
         ids = choice.get("token_ids")
-        found = ((choice.get("logprobs") or {}).get("content")) or None
+        given = choice.get("logprobs") or {}
+        found = given.get("token_logprobs") or [each["logprob"] for each in given.get("content") or ()] or None
         return Action(
-            text, ids, None if found is None or ids is None else [float(each["logprob"]) for each in found],
+            text, ids, None if found is None or ids is None else [float(each) for each in found],
             Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)),
             finish_reason=str(choice.get("finish_reason") or ""),
         )  # fmt: skip

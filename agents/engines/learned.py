@@ -135,7 +135,7 @@ def reward_model(
 
 
 def _rated(answers: Sequence[Answer], model: Any, label: int) -> list[Score]:
-    texts = [[*a.turn.messages, {"role": "assistant", "content": a.turn.text}] for a in answers]
+    texts = [[*a.turn.messages, {"role": a.turn.writes, "content": a.turn.text}] for a in answers]
     scores = []
     for logits in model.logits(texts):
         if logits is None:

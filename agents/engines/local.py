@@ -94,8 +94,8 @@ class LocalAgent:
         return self.how.temperature
 
     @property
-    def encode(self) -> Callable[[Sequence[Message]], tuple[int, ...]]:
-        """Ids of the templated messages, the generation prompt included."""
+    def encode(self) -> Callable[..., tuple[int, ...]]:
+        """Ids of the templated messages, the generation prompt included; see ``Chat.encode``."""
         return self.chat.encode
 
     def decoding(self, **changed: Any) -> Self:
@@ -131,34 +131,40 @@ class LocalAgent:
         return next(self.model.parameters()).device
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
-        """Sample a reply to every request in one batch; row i depends on request i alone."""
+        """Sample a reply to every request in one batch; row i depends on request i alone.
+
+        Users' turns and replies end in different tokens: each kind is a batch of its own.
+        """
         if not requests:  # the tokenizer decodes no rows into one
             return []
         if self.adapters:
             return self._by_role(requests)
-        prompts = [self.encode(r.messages) for r in requests]
+        if len({r.writes for r in requests}) > 1:
+            return _apart(requests, [r.writes for r in requests], lambda _, some: self.act(some))
+        ends, prompts = self.chat.stops(requests[0]), [self.encode(r.messages, r.writes) for r in requests]
+        mine = requests[0].writes == "assistant"
         seeds = np.array([r.seed for r in requests], dtype=np.uint64)
         limits = np.array([r.limits.max_tokens for r in requests])
-        allowed = None if self.form is None else self._allowed([self.form(r) for r in requests])
-        samples = self.sample(prompts, seeds, limits, allowed, self.expected(requests))
+        allowed = None if self.form is None else self._allowed([self.form(r) for r in requests], ends)
+        samples = self.sample(prompts, seeds, limits, allowed, self.expected(requests), ends)
         texts = self.decode([s.ids for s in samples])
         return [
             Action(
-                self.chat.opening(p) + text, s.ids, s.logprobs, Usage(len(p), len(s.ids)),
+                self.chat.opening(p) * mine + text, s.ids, s.logprobs, Usage(len(p), len(s.ids)),
                 finish_reason="length" if len(s.ids) >= limit and not s.ended else "stop",
             )
             for text, s, p, limit in zip(texts, samples, prompts, limits, strict=True)
         ]  # fmt: skip
 
     def _by_role(self, requests: Sequence[Request]) -> list[Action]:
-        plain, found = copy.copy(self), dict[int, Action]()
+        plain = copy.copy(self)
         plain.adapters = {}
-        worn = [self.adapters.get(r.role, "") for r in requests]
-        for name in dict.fromkeys(worn):
-            places = [i for i, own in enumerate(worn) if own == name]
+
+        def worn(name: str, some: Sequence[Request]) -> list[Action]:
             with wearing(self.model, name):
-                found |= dict(zip(places, plain.act([requests[i] for i in places]), strict=True))
-        return [found[i] for i in range(len(requests))]
+                return plain.act(some)
+
+        return _apart(requests, [self.adapters.get(r.role, "") for r in requests], worn)
 
     def expected(self, requests: Sequence[Request]) -> list[list[int]] | None:
         """Ids of the one accepted reply to each request, for an agent that stops where it is left; else None."""
@@ -175,8 +181,9 @@ class LocalAgent:
         max_tokens: np.ndarray,
         allowed: Allowed | None = None,
         expected: Sequence[Sequence[int]] | None = None,
+        ends: Sequence[int] | None = None,
     ) -> list[Sample]:
-        """Token ids in, samples out; see ``decode.sample``.
+        """Token ids in, samples out; see ``decode.sample``.  ``ends``: other ids than those that end a reply.
 
         A row depends on itself alone, so that memory may split the batch: on a device that runs out of it ``batch`` is
         halved, for good, and the rows are drawn again.
@@ -186,7 +193,8 @@ class LocalAgent:
             part = slice(len(found), len(found) + most)
             try:
                 found += sample(
-                    self.engine(), prompts[part], seeds[part], max_tokens[part], end=self.ends, pad=self.pad,
+                    self.engine(), prompts[part], seeds[part], max_tokens[part], pad=self.pad,
+                    end=self.ends if ends is None else ends,
                     allowed=None if allowed is None else allowed[part],
                     expected=None if expected is None else expected[part], device=self.device,
                     **msgspec.structs.asdict(self.how),
@@ -213,10 +221,10 @@ class LocalAgent:
             raise DreamEnvsError(f"{text!r} is {len(ids)} tokens of this model: a form names texts of one token each")
         return int(ids[0])
 
-    def _allowed(self, forms: Sequence[Sequence[Sequence[str]]]) -> list[list[list[int]]]:
+    def _allowed(self, forms: Sequence[Sequence[Sequence[str]]], ends: list[int]) -> list[list[list[int]]]:
         keys = [tuple(tuple(texts) for texts in form) for form in forms]
         ids = {texts: [self.token(text) for text in texts] for texts in {texts for key in keys for texts in key}}
-        rows = {key: [*(ids[texts] for texts in key), self.ends] for key in set(keys)}
+        rows = {key: [*(ids[texts] for texts in key), ends] for key in set(keys)}
         return [rows[key] for key in keys]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
@@ -245,10 +253,12 @@ class LocalAgent:
         """``float64[len(requests), len(texts)]``: how likely a completion is this text, token by token, and then ends.
 
         None where that is not known from the logits alone: greedy, truncated (``top_p``, ``min_p``, ``top_k``),
-        ``constrained`` or ``stopping`` decoding.
+        ``constrained`` or ``stopping`` decoding; and for a user's turn.
         """
         how = self.how
         if not how.temperature or how.top_p < 1 or how.min_p > 0 or how.top_k or self.form or self.accepted:
+            return None
+        if any(request.writes != "assistant" for request in requests):
             return None
         pairs = [(request.messages, text) for request in requests for text in texts]
         logits, ids = self.completion_logits([m for m, _ in pairs], [text for _, text in pairs])
@@ -324,6 +334,17 @@ class LocalAgent:
             save_adapter(self.model, name, Path(folder) / ADAPTERS / role)
         if self.adapters:
             write_json(Path(folder) / ADAPTERS / ROLES, self.adapters)
+
+
+def _apart(
+    requests: Sequence[Request], keys: Sequence[str], act: Callable[[str, Sequence[Request]], Sequence[Action]]
+) -> list[Action]:
+    """The answers of ``act(key, requests)``, called once for the requests of each key."""
+    found = dict[int, Action]()
+    for key in dict.fromkeys(keys):
+        places = [i for i, own in enumerate(keys) if own == key]
+        found |= dict(zip(places, act(key, [requests[i] for i in places]), strict=True))
+    return [found[i] for i in range(len(requests))]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import msgspec
 from dream_envs.agents.engines.chat import of_folder
 from dream_envs.agents.engines.decode import Decoding
 from dream_envs.agents.engines.models import resolve
-from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
+from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage, Writes
 
 #: Prompt tokens that are read in one step.  On a CPU a seeded request whose prompt is read in pieces ends the engine
 #: (vLLM 0.32: "CPU Generator does not use offset"), so prompts are never cut and this bounds a whole batch's.
@@ -111,9 +111,9 @@ class VllmAgent:
         twin.how = Decoding(**{**msgspec.structs.asdict(self.how), **changed})
         return twin
 
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Ids of the templated messages, the generation prompt included."""
-        return self.chat.encode(messages)
+    def encode(self, messages: Sequence[Message], writes: Writes = "assistant") -> tuple[int, ...]:
+        """Ids of the templated messages, the generation prompt included; see ``Chat.encode``."""
+        return self.chat.encode(messages, writes)
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Answer every request in one call of the engine, each from its own seed."""
@@ -123,12 +123,12 @@ class VllmAgent:
         """The same with an adapter a request (None: the base): several adapters share one batch."""
         if not requests:
             return []
-        prompts = [self.encode(r.messages) for r in requests]
+        prompts = [self.encode(r.messages, r.writes) for r in requests]
         how = self.how
         settings = [
             self._vllm.SamplingParams(
                 temperature=how.temperature, top_p=how.top_p, min_p=how.min_p, top_k=how.top_k or -1,
-                seed=r.seed % 2**63, max_tokens=r.limits.max_tokens, logprobs=0, stop_token_ids=self.ends,
+                seed=r.seed % 2**63, max_tokens=r.limits.max_tokens, logprobs=0, stop_token_ids=self.chat.stops(r),
                 ignore_eos=True, skip_special_tokens=True,
             )
             for r in requests
@@ -136,16 +136,15 @@ class VllmAgent:
         given = [{"prompt_token_ids": list(p)} for p in prompts]
         lora = {"lora_request": list(worn)} if self.lora_rank else {}
         outputs = self.llm.generate(given, settings, use_tqdm=False, **lora)
-        return [self._action(p, out.outputs[0]) for p, out in zip(prompts, outputs, strict=True)]
+        return [self._action(r, p, out.outputs[0]) for r, p, out in zip(requests, prompts, outputs, strict=True)]
 
-    def _action(self, prompt: Sequence[int], said: Any) -> Action:
+    def _action(self, request: Request, prompt: Sequence[int], said: Any) -> Action:
         ids = [int(i) for i in said.token_ids]
         logprobs = [float(at[i].logprob) for at, i in zip(said.logprobs or (), ids, strict=False)]
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
-        reason = "stop" if ids and ids[-1] in self.ends else str(said.finish_reason or "length")
-        return Action(
-            self.chat.opening(prompt) + text, ids, logprobs, Usage(len(prompt), len(ids)), finish_reason=reason
-        )
+        reason = "stop" if ids and ids[-1] in self.chat.stops(request) else str(said.finish_reason or "length")
+        opening = self.chat.opening(prompt) if request.writes == "assistant" else ""
+        return Action(opening + text, ids, logprobs, Usage(len(prompt), len(ids)), finish_reason=reason)
 
 
 def _rank(folder: Path) -> int:

@@ -78,7 +78,11 @@ class SleepConsolidation:
         actions: list[Action] = list(found)
         read = [(r, a) for r, a in zip(requests, actions, strict=True) if a.status == "ok" and context_of(r.messages)]
         self.read += sum(a.usage.prompt_tokens for _, a in read)
-        self.live(Experience(list(r.messages), a.text, "day") for r, a in read if r.role != "dreamer")
+        self.live(
+            Experience(list(r.messages), a.text, "day")
+            for r, a in read
+            if r.role != "dreamer" and r.writes == "assistant"
+        )
         return actions
 
     def due(self) -> str | None:

@@ -18,9 +18,10 @@ import numpy as np
 from dream_envs.agents.training.advantages import Baseline
 from dream_envs.agents.training.settings import RowSettings
 from dream_envs.agents.training.trl_adapter import TrainingRow
-from dream_envs.core import DreamEnvsError, Episode, Message, hook
+from dream_envs.core import DreamEnvsError, Episode, Message, Writes, hook
 
-Encode = Callable[[Sequence[Message]], tuple[int, ...]]
+#: Messages, and whose turn comes next where that is not the assistant's, to ids.
+Encode = Callable[..., tuple[int, ...]]
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -32,6 +33,11 @@ class Row(msgspec.Struct, frozen=True):
     episode: int = 0
     family: str = ""
     logprobs: list[float] | None = None
+    writes: Writes = "assistant"
+
+    def prompt(self, encode: Encode) -> tuple[int, ...]:
+        """Ids of what the completion was sampled behind."""
+        return encode(self.messages) if self.writes == "assistant" else encode(self.messages, self.writes)
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -83,7 +89,8 @@ def groups_of(game: Any, episodes: Sequence[Episode], roles: frozenset[str]) -> 
             key = (turn.role, name, stream)
             if key not in found:
                 found[key] = Group(turn.role, name, level, [], stream)
-            found[key].rows.append(Row(turn.messages, turn.token_ids, value, episode.index, family, turn.logprobs))
+            row = Row(turn.messages, turn.token_ids, value, episode.index, family, turn.logprobs, turn.writes)
+            found[key].rows.append(row)
     return list(found.values())
 
 
@@ -171,7 +178,7 @@ class RowBuilder:
 
     def _rows(self, group: Group, advantages: np.ndarray) -> list[TrainingRow]:
         return [
-            TrainingRow(self.encode(row.messages), row.ids, advantage, row.value, group.role, logprobs=row.logprobs)
+            TrainingRow(row.prompt(self.encode), row.ids, advantage, row.value, group.role, logprobs=row.logprobs)
             for row, advantage in zip(group.rows, advantages.tolist(), strict=True)
             if advantage
         ]

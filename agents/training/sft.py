@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from random import getstate, setstate
 from typing import Any
@@ -47,6 +47,7 @@ def fine_tune(
     out: str | Path | None = None,
     warmup: int = 0,
     decay: float = 0.0,
+    unfinished: Collection[int] = (),
 ) -> LocalAgent:
     """A copy of the agent, fine-tuned on these replies; the agent itself is left as it is.
 
@@ -65,6 +66,7 @@ def fine_tune(
         out: folder to write the result into, as a plain Hugging Face folder; None writes nothing.
         warmup: steps of linear warm-up.
         decay: weight decay.
+        unfinished: places of pairs whose reply was cut off: no end token is learnt behind these.
     """
     for name, value in {"steps": steps, "batch": batch, "lora_rank": 1 if lora_rank is None else lora_rank}.items():
         if value < 1:
@@ -79,7 +81,7 @@ def fine_tune(
         "weight_decay": decay, "use_cpu": copy.device.type == "cpu", "seed": digest("sft", seed, bits=24),
     }  # fmt: skip
     order = epochs(len(pairs), steps * batch, seed, "sft-order")
-    copy.model = _trained(copy, tokenized(agent, pairs), order, how, lora_rank)
+    copy.model = _trained(copy, tokenized(agent, pairs, unfinished), order, how, lora_rank)
     if out is not None:
         copy.model.save_pretrained(str(out))
         copy.tokenizer.save_pretrained(str(out))
@@ -113,9 +115,14 @@ def _trained(
     return model.requires_grad_(False).eval()
 
 
-def tokenized(agent: LocalAgent, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
-    """Prompt ids and completion ids of each pair, the end token included."""
-    return [(list(agent.encode(messages)), agent.completion(reply)) for messages, reply in pairs]
+def tokenized(
+    agent: LocalAgent, pairs: Sequence[Pair], unfinished: Collection[int] = ()
+) -> list[tuple[list[int], list[int]]]:
+    """Prompt ids and completion ids of each pair, the end token included but for those at places of ``unfinished``."""
+    return [
+        (list(agent.encode(messages)), agent.completion(reply)[: -1 if place in unfinished else None])
+        for place, (messages, reply) in enumerate(pairs)
+    ]
 
 
 class Collator:

@@ -69,7 +69,7 @@ class ReviewedTraces:
                 right = [r for r in group.rows if r.value > 0.5]
                 kept = self._kept.setdefault(kind, []) if right else []
                 for trace in right[: 2 if group.informative else 1]:  # one where all are alike
-                    kept.append((list(round.encode(trace.messages)), list(trace.ids)))
+                    kept.append((list(trace.prompt(round.encode)), list(trace.ids)))
                 del kept[: -chosen.cap]
         levels = sorted(self._kept)
         found = [self._draw(levels[int(rng.integers(len(levels)))], rng) for _ in range(chosen.count if levels else 0)]

@@ -39,8 +39,8 @@ MODEL, TOKENS = "smollm2", 32
 def asked(count: int) -> list[Request]:
     """Requests for so many short replies."""
     messages: Any = [{"role": "user", "content": "Tell me about arithmetic."}]
-    limits, who = Limits(TOKENS), {"agent": "solver_0", "role": "solver"}
-    return [Request(messages=messages, seed=i, limits=limits, **who) for i in range(count)]
+    limits = Limits(TOKENS)
+    return [Request(messages=messages, agent="solver_0", role="solver", seed=i, limits=limits) for i in range(count)]
 
 
 class Generate:

@@ -7,6 +7,7 @@ null.  ``load_dataset("parquet", data_files="RUN/export/turns.parquet")`` reads 
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import msgspec
 
 from dream_envs.checks import one_of
 from dream_envs.core import DreamEnvsError, Episode, Score, Turn, challenge_of, encode
+from dream_envs.curriculum.dreams import Dreamt
+from dream_envs.runs import read_json
 
 FORMATS = ("parquet", "jsonl")
 #: Rows, and characters and tokens in them, that are held at once.
@@ -68,7 +71,7 @@ def rows(episode: Episode) -> Iterator[Row]:
 def _turn(place: int, turn: Turn) -> Row:
     return {
         "turn": place, "agent": turn.agent, "role": turn.role, "author": turn.author, "prompt": turn.messages,
-        "completion": [{"role": "assistant", "content": turn.text}], "status": turn.status,
+        "completion": [{"role": turn.writes, "content": turn.text}], "status": turn.status,
         "finish_reason": turn.finish_reason, "extracted": turn.extracted, "prompt_tokens": turn.usage.prompt_tokens,
         "completion_tokens": turn.usage.completion_tokens, "token_ids": turn.token_ids, "logprobs": turn.logprobs,
     }  # fmt: skip
@@ -154,3 +157,88 @@ def _batches(found: Iterator[Row]) -> Iterator[list[Row]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+_CARD = """---
+license: other
+pretty_name: Dreams of {model}
+configs:
+- config_name: default
+  data_files: data/*.parquet
+---
+
+# Dreams of {model}
+
+Instructions that the model wrote itself behind its bare chat template, with its own replies (MAGPIE, arXiv 2406.08464);
+made by the loop `magpie` of Dream Envs. Nobody has read them: they may be wrong, unfit or recited from training data.
+
+- License: inherits the model's licence.
+- Dreamt behind: `{template}`
+- Decoding: dreams {dreams}; replies {replies}
+- Seed: {seed}
+- Filter: `{preset}`, with the rules {rules}{without}
+- Counts: {total} dreams, {valid} valid pairs, {held_out} of these held out, {kept} kept (these rows)
+- Not in the filter: replies cut off by their budget stay, with `finished` false
+"""
+
+
+def export_dreams(run: str | Path, out: str | Path) -> dict[str, Any]:
+    """Write the dreams that a run of ``magpie`` kept as a folder that ``datasets.load_dataset`` reads: data and card.
+
+    Rows: ``messages`` (the conversation, the reply last), ``instruction``, ``response``, the measures, ``reward`` (null
+    where none was measured), ``episode`` and ``turn``.
+
+    Args:
+        run: the run's folder; its dreams have to be finished, its copies need not.
+        out: the folder to make.
+
+    Returns:
+        ``out``, and how many ``rows``.
+
+    Raises:
+        DreamEnvsError: for a folder without finished dreams, or if ``out`` is there already.
+    """
+    run, out = Path(run), Path(out)
+    told = read_json(run / "dreams.json")
+    if told is None:
+        raise DreamEnvsError(f"{run} has no finished dreams: give the folder of a run of the loop magpie")
+    if out.exists():
+        raise DreamEnvsError(f"{out} is there already: choose another folder, nothing is overwritten")
+    datasets, part = framework("datasets"), out.with_name(out.name + ".part")
+    found = [msgspec.json.decode(line, type=Dreamt) for line in (run / "dreams.jsonl").read_bytes().splitlines()]
+    kept = [row for row in found if not (row.reject or row.dropped or row.held_out)]
+    table = [_dream(row) for row in kept]
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "data").mkdir(parents=True)
+    arrow, schema = framework("pyarrow"), _dream_features(datasets, kept).arrow_schema
+    data = arrow.Table.from_pylist(table, schema=schema)
+    framework("pyarrow.parquet").write_table(data, part / "data" / "train-00000-of-00001.parquet")
+    rules = {name: value for name, value in told["rules"].items() if value not in (0, None, False) or name == "within"}
+    left = told["unmeasured"]
+    (part / "README.md").write_text(_CARD.format(
+        model=told["model"], template=told["template"].replace("\n", "\\n"), preset=told["preset"], rules=rules,
+        dreams=told["decoding"]["dreams"], replies=told["decoding"]["replies"], total=told["dreams"],
+        seed=(read_json(run / "run.json") or {}).get("seed", "?"), valid=told["valid"], held_out=told["held_out"],
+        kept=told["kept"], without=f"; left out, since nothing measured them: {', '.join(left)}" if left else "",
+    ), encoding="utf-8")  # fmt: skip
+    part.rename(out)
+    return {"out": str(out), "rows": len(table)}
+
+
+def _dream(row: Dreamt) -> Row:
+    return {
+        "messages": [*row.messages, {"role": "assistant", "content": row.reply}], "instruction": row.text,
+        "response": row.reply, "finished": row.finished, "reply_tokens": row.tokens, "distance": row.distance,
+        "reward": row.reward, "episode": row.episode, "turn": row.turn, **row.measures,
+    }  # fmt: skip
+
+
+def _dream_features(datasets: Any, kept: list[Dreamt]) -> Any:
+    text, whole, number = (datasets.Value(kind) for kind in ("string", "int64", "float64"))
+    kinds = {str: text, int: whole, float: number}
+    measures = {name: kinds[type(value)] for row in kept[:1] for name, value in row.measures.items()}
+    return datasets.Features({
+        "messages": [{"role": text, "content": text}], "instruction": text, "response": text,
+        "finished": datasets.Value("bool"), "reply_tokens": whole, "distance": number, "reward": number,
+        "episode": whole, "turn": whole, **measures,
+    })  # fmt: skip

@@ -123,6 +123,8 @@ def played(
             for seat in game.turns(table.state):
                 if seat.agent != name:
                     continue
+                if seat.writes != "assistant":
+                    raise DreamEnvsError(f"{name} writes a user's turn, which Inspect asks no model for: role= another")
                 asked = [_message(m) for m in game.view(table.state, name)]
                 config = model.GenerateConfig(max_tokens=seat.limits.max_tokens)
                 state.output = await agent.generate(asked, config=config)

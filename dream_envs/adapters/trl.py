@@ -324,7 +324,7 @@ class Rollouts:
         rows += [(None, "")] * (count - len(rows))
         end = [self._agent.end]  # TRL wants a token in every row, of a filler too
         return {
-            "prompt_ids": [end if row is None else list(self._agent.encode(row.messages)) for row, _ in rows],
+            "prompt_ids": [end if row is None else list(row.prompt(self._agent.encode)) for row, _ in rows],
             "completion_ids": [end if row is None else list(row.ids) for row, _ in rows],
             "env_mask": [[0] if row is None else [1] * len(row.ids) for row, _ in rows],
             "logprobs": None,

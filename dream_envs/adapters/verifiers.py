@@ -134,6 +134,8 @@ class _Playing(vf.Env):
         while pace.going_on(game, table):
             seats = enumerate(game.turns(table.state), len(table.turns))
             asked = {i: seat for i, seat in seats if seat.agent not in self.runner.policies}
+            if wrong := [seat.role for seat in asked.values() if seat.writes != "assistant"]:
+                raise DreamEnvsError(f"{wrong[0]} writes a user's turn, which verifiers asks no model for: others=")
             runs = [getattr(agents, seat.role).run(_move(task, table, i, seat, game)) for i, seat in asked.items()]
             traces |= zip(asked, await asyncio.gather(*runs), strict=True)
             moves = {seat.agent: action_of(traces[i]) for i, seat in asked.items()}

@@ -86,8 +86,8 @@ def write(question: Question) -> str:
     if question.notation == "compact":
         return "|".join([LETTERS[question.kind], *map(_escape, (question.prompt, *question.answers))])
     names = ["Answer 1", "Answer 2"] if question.kind == "pairwise" else ["Answer"]
-    parts = [f"{name}:\n{_quote(a)}" for name, a in zip(names, question.answers, strict=True)]
-    return "\n\n".join([_HEADS[question.kind], f"Task:\n{_quote(question.prompt)}", *parts, _ASKS[question.kind]])
+    parts = [f"{name}:\n{quoted(a)}" for name, a in zip(names, question.answers, strict=True)]
+    return "\n\n".join([_HEADS[question.kind], f"Task:\n{quoted(question.prompt)}", *parts, _ASKS[question.kind]])
 
 
 def read(text: str) -> Question | None:
@@ -235,5 +235,6 @@ def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|")
 
 
-def _quote(text: str) -> str:
+def quoted(text: str) -> str:
+    """The text as quoted lines, none of which can end the quotation or be taken for markup."""
     return "\n".join([f"> {line}" for line in text.replace("<|", "< |").splitlines() or [""]])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dream_envs.core import DreamEnvsError
+from dream_envs.core import DreamEnvsError, Measure
 from dream_envs.metrics.rounds import read_rows
 from dream_envs.report.words import number, visible
 from dream_envs.runs import read_json
@@ -67,12 +67,42 @@ class Diversity(msgspec.Struct, frozen=True):
     alarm: str | None = None
 
 
+class Shown(msgspec.Struct, frozen=True):
+    """A dream to look at; ``dropped``: the rule that dropped it, "" if it was kept."""
+
+    instruction: str
+    reply: str
+    dropped: str = ""
+
+
+class Dreams(msgspec.Struct, frozen=True):
+    """What a model dreamt, what a filter kept, and copies trained on it and on controls; see ``baselines.dreams``."""
+
+    preset: str
+    dreams: int
+    valid: int
+    kept: int
+    held_out: int
+    unmeasured: list[str]
+    dropped: dict[str, int]
+    copies: dict[str, dict[str, Measure]]
+    gains: dict[str, dict[str, Measure]]
+    trained: dict[str, dict[str, int]]
+    examples: list[Shown]
+    distinct: float = 0.0
+    replies_cut: float = 0.0
+    languages: dict[str, float] = {}
+    distance: list[float] = []
+    reply_tokens: list[float] = []
+
+
 class Blocks(msgspec.Struct, frozen=True):
     """The blocks that ``Summary`` leaves untyped."""
 
     nights: list[Night] = []
     retention: Lessons | None = None
     diversity: Diversity | None = None
+    dreams: Dreams | None = None
 
 
 class Found(NamedTuple):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from dream_envs.core import Episode, challenge_of, decode_episode
+from dream_envs.play import text_of
 from dream_envs.report.words import decimal, number, visible
 
 _SHOWN = 12
@@ -112,7 +113,7 @@ def _sample(title: str, episode: Episode) -> Sample:
         about += f"; {event.kind}: " + ", ".join(f"{k} {v}" for k, v in event.data.items())
     if episode.outcome.status != "ok":
         about += f"; outcome {episode.outcome.status}"
-    prompt = task.prompt if task is not None else episode.turns[0].messages[-1]["content"]
+    prompt = task.prompt if task is not None else text_of(episode.turns[0].messages)
     answer = task.answer if task is not None else ""
     more = sum(move.times for move in moves[_SHOWN:])
     return Sample(title, visible(about, 400), visible(prompt, _CAP), visible(answer, _CAP), moves[:_SHOWN], more)

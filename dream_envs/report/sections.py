@@ -12,7 +12,7 @@ from dream_envs.metrics.rounds import ENDS, REPLY_FAULTS
 from dream_envs.report import plots, svg
 from dream_envs.report.plots import SHARE, Plot, curves
 from dream_envs.report.read import Diversity, Found
-from dream_envs.report.words import NONE, decimal, interval, log10, percent, probability, visible, whole
+from dream_envs.report.words import NONE, decimal, interval, log10, percent, probability, ratio, visible, whole
 from dream_envs.schema import Compared, Evaluation, Level, Stat
 
 TIERS = ("T0", "T1", "T2")
@@ -60,8 +60,8 @@ def tables(found: Found) -> list[Grid]:
     """What a terminal shows of them; nothing is drawn."""
     own = found.summary.evaluation if found.summary is not None else None
     evaluated = [_levels(own), _measures(own.measures)] if own is not None else []
-    lessons = _retention(found)
-    grids = [_roles(found), *evaluated, *(lessons.grids if lessons is not None else ()), *_slept(found)]
+    others = [section for section in (_retention(found), _dreamt(found)) if section is not None]
+    grids = [_roles(found), *evaluated, *(grid for section in others for grid in section.grids), *_slept(found)]
     return [grid for grid in grids if grid.rows and not grid.folded]
 
 
@@ -356,6 +356,51 @@ def _retention(found: Found) -> Section | None:
     return Section("retention", "What is left of each lesson", says, [], grids, points)
 
 
+#: The measures of a copy, as ``baselines.dreams`` names them.
+_COPY = {"loss": "held-out\nloss", "follows": "followed", "valid": "valid\ndreams", "distance": "distance",
+         "distinct": "distinct\nbigrams", "openings": "openings,\nbits"}  # fmt: skip
+
+
+def _dreamt(found: Found) -> Section | None:
+    if (own := found.blocks.dreams) is None:
+        return None
+
+    def cells(measures: dict[str, Measure]) -> list[str]:
+        return [ratio((m.value, m.low, m.high)) if (m := measures.get(key)) else NONE for key in _COPY]
+
+    head = [Column("copy"), *(Column(title, i) for i, title in enumerate(_COPY.values())), Column("reply\ntokens", 7)]
+    trained = {name: whole(its.get("tokens")) for name, its in own.trained.items()}
+    rows = [[visible(k, 20), *cells(v), trained.get(k, NONE)] for k, v in own.copies.items()]
+    less = [Column("kept, less"), *head[1:-1]]
+    gains = [[visible(name, 20), *cells(measures)] for name, measures in own.gains.items()]
+    shown = [
+        [visible(e.dropped or "kept", 20), visible(e.instruction, 400), visible(e.reply, 400)] for e in own.examples
+    ]
+    texts = [Column("is"), Column("instruction", words=True), Column("reply", words=True)]
+    languages = ", ".join(f"{visible(k, 20)} {percent(v)}" for k, v in list(own.languages.items())[:5])
+    dropped = ", ".join(f"{visible(k, 20)} {n}" for k, n in own.dropped.items() if k)
+    points = [
+        f"{whole(own.valid)} of {whole(own.dreams)} dreams are valid pairs, {percent(own.distinct)} of these differ; "
+        f"{whole(own.held_out)} are held out; kept: {whole(own.kept)}; turned away by rule: {dropped or 'none'}.",
+        f"Languages, guessed: {languages or NONE}. Replies cut off by the budget: {percent(own.replies_cut)}.",
+    ]
+    if len(own.distance) == len(own.reply_tokens) == 3:
+        near, long = ([decimal(x, 2) for x in own.distance], [whole(x) for x in own.reply_tokens])
+        points.append(f"10th, 50th and 90th in a hundred: distance {', '.join(near)}; reply tokens {', '.join(long)}.")
+    if own.unmeasured:
+        points.append(f"Rules of {own.preset!r} left out, since nothing measured them: {', '.join(own.unmeasured)}.")
+    says = (
+        "The model's own instructions, read out of its bare chat template, and copies trained on them at equal steps "
+        "and reply tokens: on what the filter kept, on as many at random, on as many of the same lengths. 95 % "
+        "intervals, over prompts."
+    )
+    grids = [
+        Grid("dreams: copies", head, rows), Grid("dreams: kept copy, less", less, gains),
+        Grid("dreams, some kept and some turned away", texts, shown, folded=True),
+    ]  # fmt: skip
+    return Section("dreams", "Dreams", says, [], grids, points)
+
+
 def _diversity(found: Found) -> Section:
     shares = ("top_share", "accuracy", "js_to_base", "duplicates")
     lines = found.lines("diversity/")
@@ -403,6 +448,6 @@ def _settings(found: Found) -> Section:
 
 
 _SECTIONS: tuple[Callable[[Found], Section | None], ...] = (
-    _rewards, _evaluation, _learning, _retention, _nights, _curriculum, partial(_logged, "completions"),
+    _rewards, _evaluation, _learning, _retention, _dreamt, _nights, _curriculum, partial(_logged, "completions"),
     partial(_logged, "judge"), _diversity, _alarms, partial(_logged, "optimiser"), _settings,
 )  # fmt: skip
