@@ -104,7 +104,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
                 "preference",
                 "ctx2skill",
                 "magpie",
-            )  # fmt: skip
+            )
         },
         **{
             name: f"dream_envs.baselines.loops.nights:{name.upper()}"
