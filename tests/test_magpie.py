@@ -301,6 +301,8 @@ def test_the_page_the_terminal_and_info_show_the_dreams(run: Path, verb_text: An
     shown = verb_text("report", run)
     assert "dreams: copies" in shown and "instructions followed" in shown
     assert verb_json("info", run)["summary"]["dreams"]["preset"] == "filter5"
+    told = verb_text("info", run)
+    assert all(f"\n{name} " in told for name in learner.COPIES) and "openings" in told
     assert found.summary is not None
     bare = found._replace(blocks=msgspec.structs.replace(found.blocks, dreams=None))
     assert "dreams" not in {s.id for s in sections.sections(bare)}

@@ -128,6 +128,10 @@ def state_text(found: dict[str, Any]) -> str:
     if summary is not None:
         rows = [[r.name, common.number(r.first), common.number(r.last), r.learns] for r in summary.roles]
         parts.append(common.table(rows, ("role", "first reward", "last reward", "learns")))
+        if summary.dreams is not None:
+            copies = summary.dreams["copies"]
+            rows = [[name, *(common.number(m["value"]) for m in own.values())] for name, own in copies.items()]
+            parts.append("dreams\n" + common.table(rows, ("  copy", *next(iter(copies.values())))))
     elif last:
         parts.append("last step\n" + common.table([[f"  {k}", common.number(v)] for k, v in last.items()]))
     parts += [common.style(f"alarm: {alarm}", common.YELLOW) for alarm in last.get("alarms") or ()]
