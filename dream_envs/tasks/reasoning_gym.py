@@ -55,6 +55,7 @@ LEFT_OUT: dict[str, str] = {
     "isomorphic_strings": "its problems depend on Python's hash seed",
     "knight_swap": "its problems depend on Python's hash seed",
     "polynomial_multiplication": "its problems depend on Python's hash seed",
+    "propositional_logic": "its scorer reads some texts of two formulas as one",
     "puzzle24": "its scorer accepts any four numbers that make 24, whatever was asked",
     "ransom_note": "its problems depend on Python's hash seed",
     "rush_hour": "comes without an answer",
@@ -64,14 +65,12 @@ LEFT_OUT: dict[str, str] = {
 #: How many levels are offered where the higher ones take seconds a problem, have no problems or endless answers.
 _LEVELS = {
     "bf": 2, "countdown": 2, "futoshiki": 3, "game_of_life": 1, "jugs": 1, "n_queens": 4, "number_sequence": 3,
-    "tower_of_hanoi": 2, "zebra_puzzles": 3,
+    "rubiks_cube": 1, "tower_of_hanoi": 2, "zebra_puzzles": 3,
 }  # fmt: skip
 #: Data sets that read files whenever they are made, and draw an item from ``Random(seed + index)`` alone: made once.
 _READS = frozenset({"arc_agi", "figlet_font", "group_anagrams", "letter_jumble", "spell_backward", "rearc"})
 #: Where the package keeps an answer if ``answer`` is empty.
-_ANSWERS = {
-    "graph_color": "possible_answer", "propositional_logic": "example_answer", "rubiks_cube": "example_correct_answer",
-}  # fmt: skip
+_ANSWERS = {"graph_color": "possible_answer", "rubiks_cube": "example_correct_answer"}
 _GRID = re.compile(r"[A-Z0-9_\s-]*")
 #: A polynomial: letters that stand alone, and powers of letters only.
 _POLYNOMIAL = re.compile(
