@@ -157,6 +157,7 @@ class Wanted:
         self._seen: set[str] = set()
 
     def __call__(self, episode: Episode) -> bool:
+        """Whether this one is."""
         names = {name for t in episode.turns for name in (t.role, t.agent)}
         self._seen.update(names)
         return (not self.spans or any(episode.index in span for span in self.spans)) and (
@@ -211,7 +212,8 @@ def view_page(run: Path, role: str, status: str, index: str, limit: int, out: Pa
 def view_page_text(made: dict[str, Any]) -> str:
     """Where the page is and what is on it, for a terminal."""
     unread = f"; {made['unread']} lines could not be read" if made["unread"] else ""
-    return f"wrote {made['out']}: {made['shown']} of {made['matched']} episodes asked for, {made['episodes']} in all{unread}"
+    asked = f"{made['shown']} of {made['matched']} episodes asked for, {made['episodes']} in all"
+    return f"wrote {made['out']}: {asked}{unread}"
 
 
 def _show(texts: Iterator[str], paged: bool) -> None:

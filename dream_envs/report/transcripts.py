@@ -1,7 +1,7 @@
 """``transcripts.html``: one file in which a run's episodes can be read: who saw what, who said what, what came of it.
 
 The page loads nothing and runs one script of ours, named by its hash; without it the first episodes are a plain list.
-A large run is sampled: the episodes whose label has the smallest hash, as many as fit, whatever their order in the file.
+A large run is sampled: the episodes whose label has the smallest hash, as many as fit, in whatever order they come.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dream_envs import seeds
-from dream_envs.core import REJECT_CODES, Episode, Event, Message, Score, Task, Turn, challenge_of
-from dream_envs.core import decode_episode
+from dream_envs.core import REJECT_CODES, Episode, Event, Message, Score, Task, Turn, challenge_of, decode_episode
 from dream_envs.metrics.rounds import REPLY_FAULTS, reply_faults
 from dream_envs.report.samples import lines, truth
 from dream_envs.report.tree import Caps, Node, el, facts, fold, said, short, table, to_html, to_json
@@ -32,9 +31,10 @@ from dream_envs.report.words import number, whole
 from dream_envs.rewards.base import role_of
 
 #: Bounds of a page: bytes and number of its episodes, bytes of one of them, how many are there without JavaScript.
-MAX_BYTES, MAX_SHOWN, MAX_EPISODE, PLAIN = 12 << 20, 2000, 384 << 10, 10
+MAX_BYTES, MAX_SHOWN, MAX_EPISODE, PLAIN = 8 << 20, 2000, 384 << 10, 10
 #: Tried in turn until an episode is small enough.
 _CAPS = (Caps(), Caps(2000, 100), Caps(400, 50), Caps(100, 20), Caps(60, 6))
+_BRIEF = 60  # replies no longer than this stand beside each other
 _LONG = 24  # characters from which on a text that occurs again is stored once
 
 
@@ -60,7 +60,7 @@ def write_transcripts(
     if found.shown:
         out.parent.mkdir(parents=True, exist_ok=True)
         part = out.with_name(out.name + ".part")
-        part.write_text(page(found, path.absolute().parent.name, asked), encoding="utf-8")
+        part.write_text(page(found, path.absolute().parent.name, asked), encoding="utf-8", newline="\n")
         os.replace(part, out)
     return found
 
@@ -103,9 +103,7 @@ def page(found: Gathered, name: str, asked: str = "") -> str:
         "plain": "\n".join(to_html(_plain(json.loads(one))) for one in found.shown[:PLAIN]),
         "data": "[" + ",\n".join(one.decode() for one in found.shown) + "]",
     }
-    return re.sub(
-        r"<!--(\w+)-->", lambda mark: filled[mark[1]], parts["transcripts"]
-    )  # one pass: texts stay as they are
+    return re.sub(r"<!--(\w+)-->", lambda mark: filled[mark[1]], parts["transcripts"])  # once: texts stay as they are
 
 
 def _file(name: str) -> str:
@@ -225,15 +223,10 @@ class _Telling:
         """The episode from top to bottom."""
         episode, caps = self.episode, self.caps
         about = f"{episode.env_id}, version {episode.version}, seed {episode.seed}"
-        made = [el("p", short(about), class_="soft")]
+        made = [el("p", short(about), class_="soft about")]
         if caps is not _CAPS[0]:
-            made.append(
-                el(
-                    "p",
-                    f"A large episode: texts over {caps.text:,} characters, lists over {caps.items} are cut.",
-                    class_="note",
-                )
-            )
+            large = f"A large episode: texts over {caps.text:,} characters and lists over {caps.items} are cut."
+            made.append(el("p", large, class_="note"))
         made += [self._task(task) for task in episode.tasks[: caps.items]]
         made += self._transcript()
         made += self._outcome()
@@ -245,13 +238,12 @@ class _Telling:
 
     def _task(self, task: Task) -> list[Any]:
         told = [f"Task: {task.family}", f"level {task.level}", f"from {getattr(task, 'author', '') or task.origin}"]
-        hidden = said(task.answer, self.caps) if task.answer else el("p", "None is recorded.", class_="soft")
         kind = f"Answer ({its})" if (its := getattr(task, "truth", "")) else "Answer"
-        rest = {"id": task.id, **{n: v for n in ("parent",) if (v := getattr(task, n, ""))}, **task.meta}
+        hidden = fold(kind, said(task.answer, self.caps), secret=True) if task.answer else None
+        parent = getattr(task, "parent", "")
+        rest = {"id": task.id, **({"parent": parent} if parent else {}), **task.meta}
         more = fold("More about it", el("div", *facts(rest, self.caps), class_="facts"))
-        return fold(
-            short(", ".join(told)), said(task.prompt, self.caps), fold(kind, hidden, secret=True), more, secret=True
-        )
+        return fold(short(", ".join(told)), said(task.prompt, self.caps), hidden, more, secret=True)
 
     def _transcript(self) -> list[list[Any]]:
         """What was seen, once for all who saw the same, and under it what each of them said."""
@@ -266,7 +258,8 @@ class _Telling:
                 replies.append(self._turn(turn, moved[turn.agent]))
                 moved[turn.agent] += 1
                 before[turn.agent] = turn
-            made.append(el("div", *seen, *replies, class_="exchange"))
+            brief = all(len(turn.text) <= _BRIEF and "\n" not in turn.text for turn in group)
+            made.append(el("div", *seen, el("div", *replies, class_="brief" if brief else ""), class_="exchange"))
         if (more := len(turns) - self.caps.items) > 0:
             made.append(el("p", f"{more:,} more turns", class_="note"))
         return made
@@ -281,19 +274,23 @@ class _Telling:
             made.append(el("p", f"{known} messages as before" if known > 1 else "1 message as before", class_="note"))
         new, most = messages[known:], self.caps.items
         for message in new[:most]:
-            made.append(self._message(message))
+            made.append(self._message(message, {turn.agent for turn in group}))
         if len(new) > most:
             made.append(el("p", f"{len(new) - most:,} more messages", class_="note"))
         return made
 
-    def _message(self, message: Message) -> list[Any]:
-        seers, role = list(self.saw[_key(message)]), short(message.get("role", ""), 40)
+    def _message(self, message: Message, group: set[str]) -> list[Any]:
+        """A message, and who else has seen it; ``group``: those whom it stands above."""
+        seers, role, note, kind = self.saw[_key(message)], short(message.get("role", ""), 40), "", "message"
         if len(seers) == 1 and self.asked > 1:
-            note, kind = f"private: only {short(seers[0], 40)} saw this", f"message private {self.colour[seers[0]]}"
-        else:
-            alone = "seen by all who were asked" if self.asked > 1 else ""
-            some = f"seen by {len(seers)} of {self.asked} seats: {', '.join(short(s, 40) for s in seers[:8])}"
-            note, kind = alone if len(seers) == self.asked else some, "message"
+            (only,) = seers
+            note, kind = f"private: only {short(only, 40)} saw this", f"message private {self.colour[only]}"
+        elif len(seers) == self.asked > 1:
+            note = "seen by all who were asked"
+        elif self.asked > 1:
+            others = [short(name, 40) for name in seers if name not in group]
+            more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+            note = f"seen by {', '.join(others[:8])}{more} too" if others else f"seen by these {len(seers)} seats alone"
         label = el("p", role, el("span", note, class_="badge") if note else None, class_="who")
         return el("div", label, said(str(message.get("content", "")), self.caps), class_=kind)
 
@@ -344,9 +341,10 @@ class _Telling:
     def _event(self, event: Event) -> list[Any]:
         code = event.data.get("code")
         why = REJECT_CODES.get(code, "") if isinstance(code, str) else ""
-        told = [el("b", short(event.kind)), f" {short(event.agent)}" if event.agent else "", f" ({why})" if why else ""]
-        rest = facts(event.data, self.caps) if event.data else []
-        return el("div", el("p", *told, class_="wrong" if event.kind == "rejected" else "who"), *rest, class_="event")
+        agent = f" {short(event.agent)}" if event.agent else None
+        told = el("b", short(event.kind)), agent, f" ({why})" if why else None
+        line = el("p", *told, class_="wrong" if event.kind == "rejected" else "who")
+        return el("div", line, *facts(event.data, self.caps), class_="event")
 
     def _scores(self) -> list[Any]:
         """A row a seat; columns that hold nothing are left out, one grader of all is the table's name."""
@@ -369,15 +367,10 @@ class _Telling:
         made = []
         for agent, score in self.scores.items():
             if replies := list(score.judgements.items()):
-                told = [
-                    el(
-                        "div",
-                        el("p", f"asked {short(asked, 24)}", class_="who"),
-                        said(reply, self.caps),
-                        class_="event",
-                    )
-                    for asked, reply in replies[: self.caps.items]
-                ]
+                told = []
+                for asked, reply in replies[: self.caps.items]:
+                    head = el("p", f"asked {short(asked, 24)}", class_="who")
+                    told.append(el("div", head, said(reply, self.caps), class_="event"))
                 made.append(fold(f"What the judge said of {short(agent)} ({len(replies):,})", *told))
         return made[: self.caps.items]
 

@@ -114,7 +114,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], caps: Caps, *, nam
     named = el("caption", short(name)) if name else None
     grid = el("table", named, top, el("tbody", *body))
     rest = el("p", f"{more:,} more rows", class_="note") if more > 0 else None
-    return el("div", grid, rest, class_="scroll", tabindex="0", role="region", aria_label=short(name) or "Table")
+    return el("div", grid, rest, class_="scroll", tabindex="0")
 
 
 def _cell(value: Any) -> list[Any]:
