@@ -342,8 +342,8 @@ class _Telling:
         code = event.data.get("code")
         why = REJECT_CODES.get(code, "") if isinstance(code, str) else ""
         agent = f" {short(event.agent)}" if event.agent else None
-        told = el("b", short(event.kind)), agent, f" ({why})" if why else None
-        line = el("p", *told, class_="wrong" if event.kind == "rejected" else "who")
+        kind = el("b", short(event.kind), class_="wrong" if event.kind == "rejected" else "")
+        line = el("p", kind, agent, f" ({why})" if why else None)
         return el("div", line, *facts(event.data, self.caps), class_="event")
 
     def _scores(self) -> list[Any]:
@@ -355,12 +355,12 @@ class _Telling:
         columns: list[tuple[str, list[Any]]] = [
             ("seat", list(self.scores)),
             ("reward", [s.value if s.status == "ok" else s.status for s in scores]),
-            ("by turn", [", ".join(map(short, (s.turns or [])[: self.caps.items])) for s in scores]),
+            ("by turn", [", ".join(map(short, (s.turns or [])[: self.caps.items])) or None for s in scores]),
             *[(part, [s.components.get(part) for s in scores]) for part in itertools.islice(parts, 16)],
-            ("grader", [] if name else [s.grader for s in scores]),
-            ("detail", [s.detail for s in scores]),
+            ("grader", [None if name else s.grader or None for s in scores]),
+            ("detail", [s.detail or None for s in scores]),
         ]
-        columns = [c for c in columns if any(value not in ("", None) for value in c[1])]
+        columns = [c for c in columns if any(value is not None for value in c[1])]
         return table([c[0] for c in columns], zip(*[c[1] for c in columns], strict=True), self.caps, name=name)
 
     def _judge_replies(self) -> list[list[Any]]:

@@ -54,6 +54,8 @@ def to_json(value: Any) -> str:
 
 def short(value: Any, cap: int = _CELL) -> str:
     """One line for a label or a cell: floats in four significant digits, whether something holds as yes or no."""
+    if value in ("", {}, []):
+        return "(empty)"
     if value is None or isinstance(value, bool):
         return "-" if value is None else "yes" if value else "no"
     if isinstance(value, float):
@@ -106,19 +108,24 @@ def diff(shown: str) -> list[Any]:
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], caps: Caps, *, name: str = "") -> list[Any]:
     """Rows under a head (or none), numbers to the right; what is beyond the cap is counted."""
     every = list(rows)
-    top = el("thead", el("tr", *[el("th", short(cell), scope="col") for cell in head])) if head else None
+    words = [i == 0 or all(not _is_number(row[i]) for row in every[: caps.items]) for i in range(len(head))]
+    named = [el("th", short(cell), scope="col", **_words(w)) for cell, w in zip(head, words, strict=True)]
+    top = el("thead", el("tr", *named)) if head else None
     body = []
     for first, *cells in every[: caps.items]:
         body.append(el("tr", el("th", short(first), scope="row"), *map(_cell, cells)))
     more = len(every) - caps.items
-    named = el("caption", short(name)) if name else None
-    grid = el("table", named, top, el("tbody", *body))
+    grid = el("table", el("caption", short(name)) if name else None, top, el("tbody", *body))
     rest = el("p", f"{more:,} more rows", class_="note") if more > 0 else None
     return el("div", grid, rest, class_="scroll", tabindex="0")
 
 
 def _cell(value: Any) -> list[Any]:
-    return el("td", short(value), **({} if _is_number(value) else {"class_": "words"}))
+    return el("td", short(value), **_words(not _is_number(value)))
+
+
+def _words(so: bool) -> dict[str, str]:
+    return {"class_": "words"} if so else {}
 
 
 def _is_number(value: Any) -> bool:
@@ -127,7 +134,9 @@ def _is_number(value: Any) -> bool:
 
 def _is_cell(value: Any) -> bool:
     """Whether a value can stand in a table."""
-    return _is_number(value) or (isinstance(value, str) and len(value) <= _CELL and "\n" not in value)
+    return (
+        _is_number(value) or value in ({}, []) or (isinstance(value, str) and len(value) <= _CELL and "\n" not in value)
+    )
 
 
 def _flat(value: Any) -> bool:
@@ -157,11 +166,11 @@ def _fact(name: Any, value: Any, caps: Caps, depth: int) -> list[Any]:
     title = short(name)
     if isinstance(value, str):
         return el("div", el("p", title, class_="who"), said(value, caps), class_="wide")
-    if _flat(value) and value and all(map(_is_number, value.values())):
+    if _flat(value):
         return table((), value.items(), caps, name=name)
-    if isinstance(value, list) and all(map(_is_cell, value)) and len(text := ", ".join(map(short, value))) <= 8 * _CELL:
-        return table((), [(name, text or "(none)")], caps)
-    if isinstance(value, Mapping) and value and all(map(_flat, value.values())):
+    if isinstance(value, list) and all(map(_is_cell, value)) and len(text := ", ".join(map(short, value))) <= _CELL:
+        return table((), [(name, text)], caps)
+    if isinstance(value, Mapping) and all(map(_flat, value.values())):
         return fold(f"{title} ({len(value):,} rows)", _rows(value.items(), caps))
     if isinstance(value, list) and all(map(_flat, value)):
         return fold(f"{title} ({len(value):,} rows)", _rows(enumerate(value), caps))
