@@ -82,7 +82,10 @@ class Browser:
         self("Page.navigate", url="about:blank")  # a new fragment alone would load nothing
         self("Page.navigate", url=address)
         until = time.monotonic() + 60
-        while not (self.value("location.href") == address and self.value("document.readyState") == "complete"):
+        bare = address.partition("#")[0]
+        while not (
+            self.value("location.href.split('#')[0]") == bare and self.value("document.readyState") == "complete"
+        ):
             assert time.monotonic() < until, address
             time.sleep(0.02)
 

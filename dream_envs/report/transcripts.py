@@ -33,7 +33,7 @@ from dream_envs.rewards.base import role_of
 #: Bounds of a page: bytes and number of its episodes, bytes of one of them, how many are there without JavaScript.
 MAX_BYTES, MAX_SHOWN, MAX_EPISODE, PLAIN = 8 << 20, 2000, 384 << 10, 10
 #: Tried in turn until an episode is small enough.
-_CAPS = (Caps(), Caps(2000, 100), Caps(400, 50), Caps(100, 20), Caps(60, 6))
+_CAPS = (Caps(), Caps(2000, 100), Caps(400, 50), Caps(100, 20), Caps(60, 6), Caps(40, 3))
 _BRIEF = 60  # replies no longer than this stand beside each other
 _LONG = 24  # characters from which on a text that occurs again is stored once
 

@@ -109,7 +109,9 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], caps: Caps, *, nam
     """Rows under a head (or none), numbers to the right; what is beyond the cap is counted."""
     every = list(rows)
     words = [i == 0 or all(not _is_number(row[i]) for row in every[: caps.items]) for i in range(len(head))]
-    named = [el("th", short(cell), scope="col", **_words(w)) for cell, w in zip(head, words, strict=True)]
+    named = [
+        el("th", short(cell) if cell else None, scope="col", **_words(w)) for cell, w in zip(head, words, strict=True)
+    ]
     top = el("thead", el("tr", *named)) if head else None
     body = []
     for first, *cells in every[: caps.items]:
