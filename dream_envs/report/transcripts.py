@@ -93,6 +93,8 @@ def gather(path: Path, wanted: Callable[[Episode], bool], role: str = "", limit:
 
 def page(found: Gathered, name: str, asked: str = "") -> str:
     """The page as text."""
+    sizes = itertools.accumulate(map(len, found.shown))
+    first = [one for one, size in zip(found.shown[:PLAIN], sizes, strict=False) if size <= 1 << 20]
     parts = {key: _file(f"{key}.html") for key in ("style", "transcripts")}
     script = parts["transcripts"].partition("<script>")[2].partition("</script>")[0]
     filled = {
@@ -100,7 +102,7 @@ def page(found: Gathered, name: str, asked: str = "") -> str:
         "style": parts["style"],
         "name": html.escape(short(name, 80)),
         "about": html.escape(_about(found, asked)),
-        "plain": "\n".join(to_html(_plain(json.loads(one))) for one in found.shown[:PLAIN]),
+        "plain": "\n".join(to_html(_plain(json.loads(one))) for one in first or found.shown[:1]),
         "data": "[" + ",\n".join(one.decode() for one in found.shown) + "]",
     }
     return re.sub(r"<!--(\w+)-->", lambda mark: filled[mark[1]], parts["transcripts"])  # once: texts stay as they are
