@@ -24,6 +24,7 @@ from _judged import judged, prefers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dream_envs import seeds
 from dream_envs.core import REJECT_CODES, Episode, Event, Outcome, Turn, decode_episode, encode
 from dream_envs.report import transcripts, tree
 from dream_envs.report.transcripts import gather, pack, write_transcripts
@@ -39,6 +40,7 @@ NASTY = (
     "</script><script>hacked=1</script><img src=x onerror=hacked=1>",
     "\"'><svg onload=hacked=1></style></title></textarea><!--<script>-->]]>&lt;<!--data--><!--hash-->",
     "\x00\x1b]0;x\x07\r\x9b\u202eevil\u2066\u200b\u2028\u2029\ufeff\ud800\udfff",
+    "</script ><script >hacked=1</script ></SCRIPT/x><!--<script x",
     "@@ -1 +1 @@\n-</script>\n+<img src=x onerror=hacked=1>\n",
     "مرحبا ‫bidi‬ שלום Z\u0351\u0351",
     "W" * 1_000_000,
@@ -226,6 +228,20 @@ def test_the_sample_does_not_hang_on_the_order_and_grows_by_adding(tmp_path: Pat
     assert "5 of 60 episodes are on this page; 30 have --role x. They are a sample" in page
 
 
+def test_what_ranks_behind_an_episode_that_did_not_fit_is_left_out_too(tmp_path: Path, monkeypatch: Any) -> None:
+    """Else short episodes would be more likely to be shown; checked against sums over the ranks."""
+    rng = random.Random(5)
+    said = [msgspec.structs.replace(made.stranger().turns[2], text="x" * rng.randrange(8000)) for _ in range(40)]
+    episodes = [made.stranger(i, turns=[turn]) for i, turn in enumerate(said)]
+    ranked = sorted(episodes, key=lambda e: seeds.digest("transcripts", e.seed, e.index))
+    for budget in range(20_000, 200_000, 15_000):
+        monkeypatch.setattr(transcripts, "MAX_BYTES", budget)
+        fitting = sum(total <= budget for total in itertools.accumulate(len(pack(e)) for e in ranked))
+        rng.shuffle(episodes)
+        found = gather(made.write(tmp_path, episodes), lambda e: True)
+        assert indices(found) == sorted(e.index for e in ranked[:fitting])
+
+
 def test_large_runs_and_replies_are_bounded(tmp_path: Path, monkeypatch: Any) -> None:
     """The page, one episode of it, and the memory, whatever was said."""
     monkeypatch.setattr(transcripts, "MAX_BYTES", 1 << 20)
@@ -248,7 +264,7 @@ def test_large_runs_and_replies_are_bounded(tmp_path: Path, monkeypatch: Any) ->
         f"f{i}": {f"g{j}": {f"h{k}": [f"{i}{j}{k}{n}" * 75 for n in range(7)] for k in range(7)} for j in range(7)}
         for i in range(7)
     }
-    events = [Event("e", data=facts)] * 7
+    events = [Event("e", data=facts)] * 3
     for episode in (
         made.stranger(turns=turns),
         made.stranger(outcome=Outcome("ok", facts)),

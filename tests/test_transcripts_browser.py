@@ -109,6 +109,16 @@ def test_keys_and_links(chromium: Browser, address: str) -> None:
     chromium.key("/")
     chromium.key("j")  # a letter in the field, and no command
     assert chromium.value(TITLE) == "Episode 0" and chromium.value("document.activeElement.value") == "j"
+    chromium.open(address, 390, 500)
+    last = "document.querySelector('#list a[href=\"#e54\"]')"
+    chromium.value(f"{last}.scrollIntoView(); {last}.click()")
+    chromium.settle()  # an episode begins at its top, and the way back leads to where the list was left
+    top = "Math.abs(document.querySelector('{}').getBoundingClientRect().top - {})"
+    assert chromium.value(TITLE) == "Episode 54" and chromium.value(top.format("#episode h2", 100)) < 100
+    chromium.value("document.querySelector('.back').click()")
+    chromium.settle()
+    assert chromium.value("document.querySelector('#episode').offsetParent === null")
+    assert 0 <= chromium.value(f"{last}.getBoundingClientRect().top") < 500
     chromium.open(f"{address}#e777")
     assert "view RUN --html --index 777" in chromium.value("document.querySelector('#episode').textContent")
     for odd in ("#%3Cimg%20src=x%20onerror=hacked=1%3E", "#e5%", "#__proto__", "#e1;<b>"):
