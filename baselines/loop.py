@@ -429,7 +429,8 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
     )
     summary = Summary(
         run=about,
-        verdict=left["verdict"] if left is not None else eval_set.verdict(found, samples["total"]),
+        verdict=getattr(learner, "verdict", "")
+        or (left["verdict"] if left is not None else eval_set.verdict(found, samples["total"])),
         roles=roles_of(ctx.run.path, collector.game, collector.learns()),
         samples=samples,
         evaluation=found,
@@ -449,7 +450,7 @@ def trained_on(folder: Path, nights: Sequence[Mapping[str, Any]]) -> dict[str, i
     config = (read_json(folder / "run.json") or {}).get("config", {})
     rows = [msgspec.json.decode(line) for line in (folder / "metrics.jsonl").read_bytes().splitlines()]
     updates = config["rule"]["updates"]
-    awake = config["steps"] * updates["minibatches"] * updates["epochs"]
+    awake = config["steps"] * updates["minibatches"] * updates["epochs"] * (config["eval"]["kind"] != "none")
     asleep = config["nights"]["learning"]["steps"] * len(nights) if config["nights"] else 0
     tokens = sum(row.get("train/tokens", 0) for row in rows) + sum(n["tokens"] for n in nights)
     return {"steps": awake + asleep, "tokens": int(tokens)}

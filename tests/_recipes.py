@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "preference": {"round": 4, "attempts": 4, "candidates": 48, "model_steps": 4, "model_batch": 4},
     "dream": {"variant": "sleep", "attempts": 4, "nights.every": 2, "nights.learning.steps": 2,
               "nights.learning.batch": 8, "nights.experience": 16, **DREAMS},
+    "ctx2skill": {"sample": 1, "tasks": 2, "repeats": 1, "tests": 2, "game.rubrics": 2},
     "self_play": {"episodes": 8, "copies": 2, "eval.games": 4},
     "spiral": {"episodes": 8, "copies": 2, "eval.games": 4},
     **{name: {**_NIGHTS, **(DREAMS if name in ("sleep", "seal", "static_expert", "placebo") else {})}
