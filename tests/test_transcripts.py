@@ -130,6 +130,16 @@ def test_what_an_agent_knows_from_its_turn_before_is_not_repeated() -> None:
     assert "Applied." in made.text_of(second) and "as before" not in made.text_of(reader)
 
 
+def test_a_long_message_is_open_where_it_stands_first() -> None:
+    """Here a context that three seats share."""
+    context = [made.said("system", "The context. " * 40)]
+    turns = [Turn(agent=f"a_{i}", role="a", messages=[*context, made.said("user", f"{i}?")], text="") for i in range(3)]
+    (found,) = made.data_of(made.page_of([pack(made.stranger(turns=turns))]))
+    shown = [m for m in made.find(found["nodes"], ".message") if "The context. The" in made.text_of(m)]
+    folded = [[made.text_of(d[2]) for d in made.find([m], "details")] for m in shown]
+    assert folded == [[], ["as above (520 characters)"], ["as above (520 characters)"]]
+
+
 def test_everything_that_is_known_of_a_turn_and_a_score_is_told() -> None:
     (found,) = made.data_of(made.page_of([pack(made.stranger())]))
     badges = [[made.text_of(b) for b in made.find([t], ".badge")] for t in made.find(found["nodes"], ".turn")]
@@ -173,7 +183,9 @@ def test_facts_are_shown_by_their_form_alone() -> None:
     assert [made.text_of(c) for c in made.find([folds["library (2 rows)"]], "tr")[1][2:]] == ["sort.md", "5", "3"]
     diffs = made.find(found["nodes"], ".diff")
     assert len(diffs) == 3  # what was said, the fact, and the one inside another, which is open
-    assert all("open" in folds[name][1] for name in ("first",)) and "open" not in folds["judgements (5 rows)"][1]
+    assert (
+        all("open" in folds[name][1] for name in ("first", "history")) and "open" not in folds["judgements (5 rows)"][1]
+    )
     kinds = [(line[1]["class"], made.text_of(line)) for line in diffs[1][2:]]
     assert [k for k, _ in kinds] == ["hunk", "hunk", "hunk", "same", "del", "add", "same"]
     assert ("add", "+Split it <in two> & merge.") in kinds

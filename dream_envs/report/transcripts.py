@@ -35,6 +35,7 @@ MAX_BYTES, MAX_SHOWN, MAX_EPISODE, PLAIN = 8 << 20, 2000, 384 << 10, 10
 #: Tried in turn until an episode is small enough.
 _CAPS = (Caps(), Caps(2000, 100), Caps(400, 50), Caps(100, 20), Caps(60, 6), Caps(40, 3))
 _BRIEF = 60  # replies no longer than this stand beside each other
+_REPEATED = 200  # characters of a message over which it is not shown a second time at once
 _LONG = 24  # characters from which on a text that occurs again is stored once
 
 
@@ -188,6 +189,7 @@ class _Telling:
         for turn in episode.turns:
             for message in turn.messages:
                 self.saw[_key(message)][turn.agent] = None
+        self.told: set[tuple[str, str]] = set()
         self.asked = len({turn.agent for turn in episode.turns})
 
     def record(self) -> dict[str, Any]:
@@ -294,7 +296,12 @@ class _Telling:
             more = f" and {len(others) - 8} more" if len(others) > 8 else ""
             note = f"seen by {', '.join(others[:8])}{more} too" if others else f"seen by these {len(seers)} seats alone"
         label = el("p", role, el("span", note, class_="badge") if note else None, class_="who")
-        return el("div", label, said(str(message.get("content", "")), self.caps), class_=kind)
+        content = str(message.get("content", ""))
+        body = said(content, self.caps)
+        if _key(message) in self.told and len(content) > _REPEATED:
+            body = fold(f"as above ({len(content):,} characters)", body)
+        self.told.add(_key(message))
+        return el("div", label, body, class_=kind)
 
     def _turn(self, turn: Turn, nth: int) -> list[Any]:
         badges = [el("b", short(turn.agent, 60))]

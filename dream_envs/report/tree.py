@@ -160,8 +160,8 @@ def facts(values: Mapping[str, Any], caps: Caps, depth: int = 0) -> list[list[An
     return made
 
 
-def _is_diff(value: Any) -> bool:
-    return isinstance(value, str) and is_diff(value)
+def _shows_diff(node: Node) -> bool:
+    return isinstance(node, list) and (node[1].get("class") == "diff" or any(map(_shows_diff, node[2:])))
 
 
 def _fact(name: Any, value: Any, caps: Caps, depth: int) -> list[Any]:
@@ -179,8 +179,8 @@ def _fact(name: Any, value: Any, caps: Caps, depth: int) -> list[Any]:
     if depth >= _DEPTH or not isinstance(value, Mapping | list):
         return fold(title, said(_json(value, 1), caps))
     inner = value if isinstance(value, Mapping) else {str(i): item for i, item in enumerate(value)}
-    holds = any(map(_is_diff, inner.values()))  # what one came to see is not behind a click
-    return fold(title, *facts(inner, caps, depth + 1), open=holds)
+    made = facts(inner, caps, depth + 1)
+    return fold(title, *made, open=any(map(_shows_diff, made)))  # what one came to see is not behind a click
 
 
 def _rows(items: Iterable[tuple[Any, Mapping[str, Any]]], caps: Caps) -> list[Any]:
