@@ -55,12 +55,12 @@ ENTROPY_PROBLEMS = 24
 class Findings(msgspec.Struct, frozen=True):
     """What the learner of a loop's own (``Recipe.learn``) has measured itself, from its method ``findings``.
 
-    They stand in the summary in place of what the runner would measure.
+    They stand in the summary in place of what the runner would measure; None: the runner measures it.
     """
 
     verdict: str
-    evaluation: Evaluation
-    training: dict[str, int]
+    evaluation: Evaluation | None = None
+    training: dict[str, int] | None = None
     dreams: dict[str, Any] | None = None
 
 
@@ -420,7 +420,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
         trained.save(final)
     samples = {**collector.samples, "total": sum(collector.samples.values())}
     own: Findings | None = learner.findings() if hasattr(learner, "findings") else None
-    if own is None:
+    if own is None or own.evaluation is None:
         found = ctx.eval.compare(ctx.eval.measure(base), ctx.eval.measure(trained), samples["total"])
     else:
         found = own.evaluation
@@ -447,8 +447,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
     )
     summary = Summary(
         run=about,
-        verdict=getattr(learner, "verdict", "")
-        or (own.verdict if own else left["verdict"] if left else eval_set.verdict(found, samples["total"])),
+        verdict=own.verdict if own else left["verdict"] if left else eval_set.verdict(found, samples["total"]),
         roles=roles_of(ctx.run.path, collector.game, collector.learns()),
         samples=samples,
         evaluation=found,
@@ -457,7 +456,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
         label_accuracy=collector.history[-1].label_accuracy if collector.history else None,
         nights=nights,
         retention=left,
-        training=own.training if own is not None else trained_on(ctx.run.path, nights),
+        training=own.training if own and own.training is not None else trained_on(ctx.run.path, nights),
         dreams=own.dreams if own is not None else None,
     )
     ctx.run.write(SUMMARY, summary)

@@ -18,6 +18,7 @@ import numpy as np
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.frozen import FrozenLearner
+from dream_envs.baselines.loop import Findings
 from dream_envs.core import Action, Episode, Progress, Start
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.curriculum.store import ChallengeStore
@@ -180,7 +181,6 @@ class SkillLearner(FrozenLearner):
         super().__init__(model)
         self.game, self.seed, self.folder, self.how = game, seed, folder, how
         self.stop: Callable[[], bool] = lambda: False
-        self.verdict = ""
         self.found: Row = {}
         self.drawn = Counter[str]()  # completions of the examination, by role
 
@@ -208,7 +208,10 @@ class SkillLearner(FrozenLearner):
         """The weights, which never changed, and what the examination found."""
         super().load(path)
         self.found = read_json(self.folder / FOUND) or {}
-        self.verdict = self.found.get("verdict", "")
+
+    def findings(self) -> Findings:
+        """What the examination says of the rounds; the rest is measured by the runner."""
+        return Findings(str(self.found.get("verdict", "")))
 
     def examine(self, tracks: Mapping[str, Track], seats: Mapping[str, Any]) -> Row:
         """Replay and tests of every skill set; writes ``skills.json``, ``skills.md`` and each context's choice."""
@@ -224,7 +227,7 @@ class SkillLearner(FrozenLearner):
             "how": msgspec.to_builtins(self.how), "contexts": contexts, **_summed(list(contexts.values()), self.seed),
             "costs": {name: _costs(self.folder / name) for name in ("episodes.jsonl", REPLAY, TESTS, ONE_SHOT)},
         }  # fmt: skip
-        self.found["verdict"] = self.verdict = _verdict(self.found)
+        self.found["verdict"] = _verdict(self.found)
         write_json(self.folder / FOUND, self.found)
         (self.folder / TABLE).write_text(_markdown(self.found), "utf-8")
         for name, its in contexts.items():
