@@ -94,12 +94,15 @@ def test_a_chain_of_neighbours_keeps_every_second_and_not_one_end() -> None:
 
 
 def test_what_was_not_measured_is_an_error_unless_it_is_left_out() -> None:
-    rows = [row(0), row(1, reward=1.0)]
+    rows = [row(0), row(1)]
     assert unmeasured(rows, PRESETS["pro"]) == ["reward"] and unmeasured(rows, PRESETS["air"]) == ["margin"]
     with pytest.raises(DreamEnvsError, match=r"reward was not measured; leave it out: without=\['reward'\]"):
         sieve(rows, "pro")
     assert sieve(rows, "filter5", ["reward"]) == ["", ""]
-    assert unmeasured([row(0, reject="cut"), row(1, reward=1.0)], PRESETS["pro"]) == []
+    some = [row(0), row(1, reward=1.0), row(2, reject="cut")]  # of one dream the model said nothing
+    assert unmeasured(some, PRESETS["filter5"]) == [] and sieve(some, "filter5") == ["reward", "", "cut"]
+    unread = [row(0), row(1, quality=None)]
+    assert unmeasured(unread, Preset(quality=1)) == [] and sieve(unread, Preset(quality=1)) == ["", "quality"]
     with pytest.raises(DreamEnvsError, match="'filter2'"):
         sieve(rows, "filter22")
 
@@ -357,13 +360,15 @@ def test_a_real_template_two_turns_a_judge_and_a_reward_model(tmp_path: Path) ->
     import types
 
     module = types.ModuleType("_magpie_judge")
-    module.score = lambda text: "Verdict: 7"  # type: ignore[attr-defined]
+    module.score = lambda text: "Verdict: 7" if len(text) % 3 else "Well."  # type: ignore[attr-defined]
     sys.modules["_magpie_judge"] = module
     summary = loop.conduct(options("magpie", steps=1, set=more, model=str(folder)), tmp_path / "run", quiet=True)
     assert summary.dreams is not None and summary.dreams["unmeasured"] == []
     lines = (tmp_path / "run" / "dreams.jsonl").read_bytes().splitlines()
     valid = [r for r in (msgspec.json.decode(line, type=Dreamt) for line in lines) if not r.reject]
-    assert all(r.measures["quality"] == r.measures["difficulty"] == pytest.approx(0.7) for r in valid)
+    rated = [r.measures.get(name) for r in valid for name in ("quality", "difficulty")]
+    assert set(rated) <= {None, 0.7} and rated.count(0.7) > 0 and rated.count(None) > 0
+    assert all(r.dropped == "quality" for r in valid if "quality" not in r.measures and not r.held_out)
     assert all(r.reward is not None for r in valid)
     assert {r.turn for r in valid} <= {0, 1} and summary.dreams["template"] == "<|user|>"
 

@@ -8,8 +8,8 @@ Departures from the paper and its code, each of them a fault of theirs that a te
   Here a dream is dropped for one that is *kept*, at most the rule's distance away, and of equal ones the first is kept.
 - *Order.*  Repeats are looked for among what passed the rules before: a dream is never dropped for one that is turned
   away itself.  The longest replies are taken last, as in the paper; its 300K of 1M (Air: of 3M) are shares here.
-- *What is not measured* is no reason to keep or drop anything: a rule about it is an error unless it is left out by
-  name.
+- *What is not measured.*  A rule about something that no dream was measured for is an error unless it is left out by
+  name; a dream that a judge or a reward model alone said nothing of is dropped by that rule.
 """
 
 from __future__ import annotations
@@ -110,18 +110,23 @@ PRESETS = {
     "notebook": Preset(quality=4, reward=-10.0, colon=True, within=0.05, longest=0.3),
 }
 EASY = 2
+_AVERAGED = (*dream_facts.MEASURES, "reply_quality", "reply_repetition", "echo")
 
 
 def unmeasured(rows: Sequence[Dreamt], preset: Preset) -> list[str]:
-    """The preset's rules about something that not every valid dream was measured for."""
+    """The preset's rules about something that no valid dream was measured for."""
+    asked = {
+        "quality": preset.quality > 0, "difficulty": preset.difficulty > 0,
+        "reward": preset.reward is not None, "margin": preset.margin is not None,
+    }  # fmt: skip
     valid = [row for row in rows if not row.reject]
-    missing = {
-        "quality": preset.quality and any("quality" not in row.measures for row in valid),
-        "difficulty": preset.difficulty and any("difficulty" not in row.measures for row in valid),
-        "reward": preset.reward is not None and any(row.reward is None for row in valid),
-        "margin": preset.margin is not None and any(row.margin is None for row in valid),
-    }
-    return [name for name, lacks in missing.items() if lacks]
+    return [name for name, on in asked.items() if on and valid and all(_found(row, name) is None for row in valid)]
+
+
+def _found(row: Dreamt, name: str) -> float | None:
+    """What a dream was measured at; None where it was not (no readable verdict, a model that failed)."""
+    own = row.measures.get(name) if name in ("quality", "difficulty") else getattr(row, name)
+    return None if own is None else float(own)
 
 
 def sieve(rows: Sequence[Dreamt], preset: str | Preset, without: Collection[str] = ()) -> list[str]:
@@ -150,15 +155,16 @@ def sieve(rows: Sequence[Dreamt], preset: str | Preset, without: Collection[str]
 
 
 def _fails(row: Dreamt, chosen: Preset, without: Collection[str]) -> str:
-    """The first rule about the dream alone that it fails."""
-    rated = {name: dream_facts.rating(row.measures.get(name, 1.0)) for name in ("quality", "difficulty")}
-    fails = {
-        "quality": rated["quality"] < chosen.quality,
-        "difficulty": rated["difficulty"] < chosen.difficulty,
-        "reward": chosen.reward is not None and (row.reward is None or row.reward <= chosen.reward),
-        "margin": chosen.margin is not None and (row.margin is None or row.margin <= chosen.margin),
-        "colon": chosen.colon and row.text.endswith((":", "\uff1a")),
-    }
+    """The first rule about the dream alone that it fails; one that was not measured for it fails."""
+
+    def below(name: str, low: float | None) -> bool:
+        found = _found(row, name)
+        if (not low and name in ("quality", "difficulty")) or low is None:
+            return False
+        return found is None or (found <= low if name in ("reward", "margin") else dream_facts.rating(found) < low)
+
+    fails = {name: below(name, getattr(chosen, name)) for name in ("quality", "difficulty", "reward", "margin")}
+    fails["colon"] = chosen.colon and row.text.endswith((":", "\uff1a"))
     return next((name for name, failed in fails.items() if failed and name not in without), "")
 
 
@@ -171,7 +177,7 @@ def _short(left: Sequence[int], rows: Sequence[Dreamt], chosen: Preset) -> set[i
     most = math.ceil((chosen.longest or 0.0) * len(rows))
     parts = [list(left)]
     if chosen.halves:
-        easy = {i for i in left if dream_facts.rating(rows[i].measures["difficulty"]) <= EASY}
+        easy = {i for i in left if dream_facts.rating(_found(rows[i], "difficulty") or 0.0) <= EASY}
         parts, most = [sorted(easy), [i for i in left if i not in easy]], math.ceil(most / 2)
     return {i for part in parts for i in sorted(part, key=lambda i: (-len(rows[i].reply), i))[most:]}
 
@@ -198,8 +204,8 @@ def statistics(rows: Sequence[Dreamt]) -> dict[str, Any]:
         "reply_words": _quantiles([row.measures["reply_words"] for row in valid]),
         "reply_tokens": _quantiles([row.tokens for row in valid]),
         "distance": _quantiles([row.distance for row in valid]),
-        "means": {name: float(np.mean([row.measures[name] for row in valid]))
-                  for name in (*dream_facts.MEASURES, "reply_quality", "reply_repetition", "echo")},
+        "means": {name: float(np.mean(own)) for name in _AVERAGED
+                  if (own := [v for row in valid if (v := row.measures.get(name)) is not None])},
     }  # fmt: skip
 
 
