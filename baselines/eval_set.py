@@ -389,8 +389,10 @@ def make(
         DreamEnvsError: for an unknown kind, or one that the game or the tokenizer does not allow.
     """
     kind = chosen.kind
-    if kind not in ("auto", "exact", "sampled", "play"):
-        raise DreamEnvsError(f"eval={kind!r}: auto, exact, sampled or play")
+    if kind not in ("auto", "exact", "sampled", "play", "none"):
+        raise DreamEnvsError(f"eval={kind!r}: auto, exact, sampled, play or none")
+    if kind == "none":
+        return Play(game, reward, base, {}, (), chosen.games)
     if kind == "auto":
         solves = family is not None and (chosen.family or hook(game, "solver_role"))
         kind = ("sampled" if inexact(family, base) else "exact") if solves else "play"

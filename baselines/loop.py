@@ -55,12 +55,12 @@ ENTROPY_PROBLEMS = 24
 class Findings(msgspec.Struct, frozen=True):
     """What the learner of a loop's own (``Recipe.learn``) has measured itself, from its method ``findings``.
 
-    They stand in the summary in place of what the runner would measure.
+    They stand in the summary in place of what the runner would measure; None: the runner measures it.
     """
 
     verdict: str
-    evaluation: Evaluation
-    training: dict[str, int]
+    evaluation: Evaluation | None = None
+    training: dict[str, int] | None = None
     dreams: dict[str, Any] | None = None
 
 
@@ -420,7 +420,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
         trained.save(final)
     samples = {**collector.samples, "total": sum(collector.samples.values())}
     own: Findings | None = learner.findings() if hasattr(learner, "findings") else None
-    if own is None:
+    if own is None or own.evaluation is None:
         found = ctx.eval.compare(ctx.eval.measure(base), ctx.eval.measure(trained), samples["total"])
     else:
         found = own.evaluation
@@ -456,7 +456,7 @@ def measure(ctx: Context, collector: Collector, learner: Any, watch: DiversityMo
         label_accuracy=collector.history[-1].label_accuracy if collector.history else None,
         nights=nights,
         retention=left,
-        training=own.training if own is not None else trained_on(ctx.run.path, nights),
+        training=own.training if own and own.training is not None else trained_on(ctx.run.path, nights),
         dreams=own.dreams if own is not None else None,
     )
     ctx.run.write(SUMMARY, summary)
@@ -468,7 +468,7 @@ def trained_on(folder: Path, nights: Sequence[Mapping[str, Any]]) -> dict[str, i
     config = (read_json(folder / "run.json") or {}).get("config", {})
     rows = [msgspec.json.decode(line) for line in (folder / "metrics.jsonl").read_bytes().splitlines()]
     updates = config["rule"]["updates"]
-    awake = config["steps"] * updates["minibatches"] * updates["epochs"]
+    awake = config["steps"] * updates["minibatches"] * updates["epochs"] * (config["eval"]["kind"] != "none")
     asleep = config["nights"]["learning"]["steps"] * len(nights) if config["nights"] else 0
     tokens = sum(row.get("train/tokens", 0) for row in rows) + sum(n["tokens"] for n in nights)
     return {"steps": awake + asleep, "tokens": int(tokens)}

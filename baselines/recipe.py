@@ -29,6 +29,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 class EvalSettings(msgspec.Struct, frozen=True):
     """How a run is measured: ``kind`` auto, exact, sampled or play; ``levels`` of the problems, () for the family's.
 
+    ``kind="none"``: weights stay as they are, and the loop's learner says itself what came of it (its ``verdict``).
+
     ``problems`` a level; ``attempts``: completions of each, where success is sampled; ``games`` a role, where it is
     played.  ``family``: whose problems, where the game has none of its own.  ``every``: steps between the points of the
     learning curve.

@@ -264,7 +264,11 @@ def content_hash(*parts: str) -> str:
 
 @runtime_checkable
 class TaskFamily(Protocol):
-    """A source of verifiable problems.  All methods are pure and total: no reply makes ``verify`` raise."""
+    """A source of verifiable problems.  All methods are pure and total: no reply makes ``verify`` raise.
+
+    A family may have several kinds of problem that are practised side by side: ``streams`` names them, ``brief`` and
+    ``generate`` take one as ``stream=``, and a task of one says so in ``meta["stream"]``.
+    """
 
     name: str
     version: int

@@ -39,6 +39,10 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "dream_envs/SelfJudge-v0": "dream_envs.envs.self_judge:SelfJudge [actor, judge]",
         "dream_envs/SleepCycle-v0": "dream_envs.envs.sleep_cycle:SleepCycle [learner, dreamer]",
         "dream_envs/Kuhn-v0": "dream_envs.envs.kuhn:Kuhn [first, second]",
+        "dream_envs/SkillEvolution-v0": (
+            "dream_envs.envs.skill_evolution:SkillEvolution [challenger, reasoner, judge, reasoner_proposer, "
+            "reasoner_editor, challenger_proposer, challenger_editor]"
+        ),
         "dream_envs/Dreaming-v0": "dream_envs.envs.dreaming:Dreaming [dreamer, responder, curator]",
     },
     "tasks": {
@@ -46,6 +50,8 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "arithmetic": "dream_envs.tasks.arithmetic:Arithmetic",
         "reverse_addition": "dream_envs.tasks.reverse_addition:ReverseAddition",
         "countdown": "dream_envs.tasks.countdown:Countdown",
+        "programs": "dream_envs.tasks.programs:Programs",
+        "reasoning_gym": "dream_envs.tasks.reasoning_gym:ReasoningGym",
     },
     "rewards": {
         **_rows("rewards.presets", "challenger_solver"),
@@ -62,6 +68,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("rewards.self_judge", "self_judge", "serl", "copeland", "bradley_terry"),
         **_rows("rewards.self_judge", "self_score", "self_rubric", "self_certainty"),
         **_rows("rewards.sleep", "closed_book", "retention"),
+        **_rows("rewards.skills", "skill_evolution"),
         **_rows("rewards.dreaming", "dreaming", "measured"),
     },
     "agents": {
@@ -69,6 +76,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("agents.engines.scripted", random="RandomText", impossible="Impossible", duplicate="Duplicate"),
         **_rows("agents.engines.scripted", constant="Constant", leaking="Leaking", overlong="Overlong"),
         **_rows("agents.engines.scripted", amnesiac="Amnesiac"),
+        **_rows("agents.engines.skilled", skilled="Skilled"),
         **_rows("agents.engines.judges", always_first="AlwaysFirst", random_judge="RandomJudge"),
         **_rows("agents.engines.judges", constant_judge="ConstantJudge", length_lover="LengthLover"),
         **_rows("agents.engines.judges", flattering="Flattering", cyclic="Cyclic", noisy="Noisy"),
@@ -86,7 +94,17 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("baselines.loops.self_play", self_play="LOOP", spiral="SPIRAL"),
         **{
             name: f"dream_envs.baselines.loops.{name}:LOOP"
-            for name in ("azr", "r_zero", "ttrl", "serl", "serl_limited", "self_rewarding", "preference", "magpie")
+            for name in (
+                "azr",
+                "r_zero",
+                "ttrl",
+                "serl",
+                "serl_limited",
+                "self_rewarding",
+                "preference",
+                "ctx2skill",
+                "magpie",
+            )
         },
         **{
             name: f"dream_envs.baselines.loops.nights:{name.upper()}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _families import NAMES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -24,7 +25,7 @@ def tokenizer(template: str | None = TEMPLATE) -> Any:
     from dream_envs.seeds import stream
 
     texts = []
-    for name in registry.rows("tasks"):
+    for name in NAMES:
         family = registry.create("tasks", name, notation="english")
         for i in range(20):
             task = family.generate(stream("bpe", name, i), family.levels[i % 4])

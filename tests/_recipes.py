@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "magpie": {"dreams": 12, "checks": 10, "batch": 2, "preset": "filter5"},
     "dream": {"variant": "sleep", "attempts": 4, "nights.every": 2, "nights.learning.steps": 2,
               "nights.learning.batch": 8, "nights.experience": 16, **DREAMS},
+    "ctx2skill": {"sample": 1, "tasks": 2, "repeats": 1, "tests": 2, "game.rubrics": 2},
     "self_play": {"episodes": 8, "copies": 2, "eval.games": 4},
     "spiral": {"episodes": 8, "copies": 2, "eval.games": 4},
     **{name: {**_NIGHTS, **(DREAMS if name in ("sleep", "seal", "static_expert", "placebo") else {})}

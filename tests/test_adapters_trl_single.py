@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("trl")
 
 from _bpe import tokenizer as bpe
+from _families import NAMES
 from _tiny import same, weights
 from test_adapters_trl import ROOT, config
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -26,7 +27,7 @@ from dream_envs.play import read_episodes
 from dream_envs.tasks.composition import Composition
 
 
-@pytest.mark.parametrize("name", [*registry.rows("tasks")])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("notation", ["compact", "english"])
 def test_a_data_set_of_any_family(name: str, notation: str) -> None:
     family = registry.create("tasks", name, notation=notation)

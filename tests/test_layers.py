@@ -30,8 +30,8 @@ ROWS: list[set[str]] = [
     {"runs", "workers"},
     {"testing", "report"},
     {"agents"},
-    {"baselines"},
     {"adapters"},
+    {"baselines"},
     {"leaderboard"},
     {"cli"},
 ]

@@ -182,6 +182,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "r_zero": {"challenger_steps": 1, "solver_steps": 1, "candidates": 8, "round": 4, "attempts": 4},
     "magpie": {"dreams": 8, "checks": 10},
     **{name: NIGHT for name in LOOPS if name in METHODS},
+    "ctx2skill": {"sample": 1, "tasks": 2, "repeats": 1, "tests": 2, "game.rubrics": 2},
     "in_context": {k: v for k, v in NIGHT.items() if not k.startswith("nights.")},
 }  # fmt: skip
 
@@ -203,7 +204,7 @@ def test_every_loop_takes_a_step_on_a_tokenizer_that_merges_letters(loop: str, f
         assert told.get(loop, "the dataset is empty") in str(error), error
         return
     assert isinstance(summary, Summary) and summary.evaluation is not None
-    assert summary.evaluation.kind == ("play" if loop == "spiral" else "sampled")
+    assert summary.evaluation.kind == ("play" if loop in ("spiral", "ctx2skill") else "sampled")
     assert (tmp_path / "run" / "checkpoints" / "final" / "model.safetensors").is_file()
 
 

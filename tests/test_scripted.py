@@ -7,6 +7,7 @@ import asyncio
 import broken_envs
 import numpy as np
 import pytest
+from _families import CASES as FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from dream_envs.envs.challenger_solver import ChallengerSolver
 from dream_envs.play import PrivilegedRequest, as_agent, ask, play, storable
 from dream_envs.seeds import stream
 
-FAMILIES = [(name, notation) for name in registry.rows("tasks") for notation in ("compact", "english")]
 LEVELS = {"countdown": 2}  # exhaustive search: keep it quick
 
 

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from _families import NAMES
 
 from dream_envs import registry
 from dream_envs.core import Reject
@@ -101,6 +102,47 @@ REJECTS: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("countdown", C, {}, "1,1,1,1:24=", "certificate"),
     ("countdown", C, {"search_steps": 0}, "3,5,7:22=", "certificate"),
     ("countdown", C, {"search_steps": 1}, "3,3,8,8:24=", "certificate"),
+    ("programs", C, {}, "", "empty"),
+    ("programs", C, {}, "d" + "+" * 99 + "nx:[3,1]", "too_long"),
+    ("programs", C, {}, "dnx:[3,1]\n", "charset"),
+    ("programs", C, {}, "drx", "grammar"),
+    ("programs", C, {}, "xrx:[3,1]", "grammar"),
+    ("programs", C, {}, "dr:[3,1]", "grammar"),
+    ("programs", C, {}, "drxx:[3,1]", "grammar"),
+    ("programs", C, {}, "d+nx:[3,1]", "grammar"),
+    ("programs", C, {}, "d+nxx:[3,1]", "grammar"),  # a list is no number
+    ("programs", C, {}, "d+yhx:[3,1]", "grammar"),  # y outside of a body
+    ("programs", C, {}, "d@+zyx:[3,1]", "grammar"),  # z outside of a fold
+    ("programs", C, {}, "dtx:[3,01]", "grammar"),
+    ("programs", C, {}, "dtx:[3,,1]", "grammar"),
+    ("programs", C, {}, "dtx:[]", "grammar"),
+    ("programs", E, {}, "deduction: tail(x) with [3,1]", "grammar"),
+    ("programs", E, {}, "deduction: tail(x with [3, 1]", "grammar"),
+    ("programs", E, {}, "deduction: t(x) with [3, 1]", "grammar"),
+    ("programs", E, {}, "deduction: __import__(x) with [3, 1]", "charset"),
+    ("programs", E, {}, "deduction: exit(x) with [3, 1]", "grammar"),
+    ("programs", C, {"max_level": 1}, "drtx:[3,1]", "limits"),
+    ("programs", C, {}, "dtx:[3,100]", "limits"),
+    ("programs", C, {}, "dtx:[1,2,3,4,5,6,7,8,9]", "limits"),
+    ("programs", C, {"mode": "abduction"}, "dtx:[3,1]", "limits"),
+    ("programs", C, {}, "d/8-1nx:[5]", "execution"),
+    ("programs", C, {}, "dhttttx:[1,2,3,4,5]", "execution"),  # on most inputs
+    ("programs", C, {}, "d*9*9*9*9nx:[1,2]", "execution"),  # a number beyond the bound
+    ("programs", C, {}, "dx:[3,1]", "trivial"),
+    ("programs", C, {}, "dg3:[3,1]", "trivial"),
+    ("programs", C, {}, "dnrx:[3,1]", "ok"),
+    ("programs", C, {}, "drrx:[3,1]", "trivial"),
+    ("programs", C, {}, "doox:[3,1]", "trivial"),
+    ("programs", C, {}, "d+0nx:[3,1]", "trivial"),
+    ("programs", C, {}, "d*0nx:[3,1]", "trivial"),
+    ("programs", C, {}, "d@3x:[3,1]", "trivial"),
+    ("programs", C, {}, "d+1+2nx:[3,1]", "ok"),
+    ("programs", C, {}, "d++12nx:[3,1]", "trivial"),
+    ("programs", C, {}, "dtx:[3]", "trivial"),  # the output is []
+    ("programs", C, {}, "a<nx3:[9]", "trivial"),
+    ("programs", C, {}, "dhox:[3,1]", "leak"),
+    ("programs", C, {}, "aox:[1,3]", "leak"),
+    ("programs", C, {}, "iox:[1,3]", "ok"),
 ]
 
 
@@ -110,7 +152,7 @@ def test_reason_codes(name: str, notation: str, knobs: dict[str, Any], text: str
     assert (found.code if isinstance(found, Reject) else "ok") == code, found
 
 
-@pytest.mark.parametrize("name", list(registry.rows("tasks")))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_code_of_a_family_has_an_example(name: str) -> None:
     source = inspect.getsource(importlib.import_module(registry.rows("tasks")[name].partition(":")[0]))
     codes = set(re.findall(r'Reject\(\s*"(\w+)"', source))

@@ -140,6 +140,9 @@ class Oracle(Scripted):
 
     def _truths(self, request: Request) -> list[bool]:
         """Whether each reply before the judge is right; all False where the problem cannot be told."""
+        told, state = getattr(self.game, "truths", None), getattr(request, "state", None)
+        if told is not None and state is not None:  # a game whose answers no family verifies
+            return told(state, request.agent)
         asked, task, replies = self._question(request), self._task(request), self._answers(request)
         if task is None:
             shown = text_of(request.messages).partition("Problem:\n")[2].partition("\n\nReplies:\n")[0]

@@ -66,8 +66,13 @@ class Baseline:
         scale, floor = self.settings.scale, self.settings.role(groups[0].role).floor
         if self.name == "group":
             return [relative(group.values, scale, floor) for group in groups]
-        merged = relative([value for group in groups for value in group.values], scale, floor)
-        return np.split(merged, np.cumsum([len(group.rows) for group in groups])[:-1])
+        found: dict[int, np.ndarray] = {}
+        for kind in dict.fromkeys(group.stream for group in groups):  # one baseline a role and kind of problem (TRR++)
+            mine = [i for i, group in enumerate(groups) if group.stream == kind]
+            merged = relative([value for i in mine for value in groups[i].values], scale, floor)
+            parts = np.split(merged, np.cumsum([len(groups[i].rows) for i in mine])[:-1])
+            found |= dict(zip(mine, parts, strict=True))
+        return [found[i] for i in range(len(groups))]
 
     def state(self) -> Any:
         """JSON-ready; see ``restore``."""

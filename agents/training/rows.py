@@ -41,12 +41,16 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Rows that are compared with each other; ``level`` is that of the episode's last problem."""
+    """Rows that are compared with each other; ``level`` is that of the episode's last problem.
+
+    ``stream``: the kind of problem, of a family that has several (``core.TaskFamily``).
+    """
 
     role: str
     name: str
     level: int
     rows: list[Row]
+    stream: str = ""
 
     @property
     def values(self) -> list[float]:
@@ -65,12 +69,13 @@ def groups_of(game: Any, episodes: Sequence[Episode], roles: frozenset[str]) -> 
     A row's value is its agent's score or, where the score says what each turn earned, what came from this turn on; such
     rows are compared at the same turn.
 
-    Turns without an ``ok`` status, an ``ok`` score or token ids (given moves, scripted agents) have no row, nor have
-    those of a past self.
+    Problems of different streams are never in one group.  Turns without an ``ok`` status, an ``ok`` score or token ids
+    (given moves, scripted agents) have no row, nor have those of a past self.
     """
-    group_name, found = hook(game, "group"), dict[tuple[str, str], Group]()
+    group_name, found = hook(game, "group"), dict[tuple[str, str, str], Group]()
     for episode in episodes:
         level, family = (episode.tasks[-1].level, episode.tasks[-1].family) if episode.tasks else (0, "")
+        stream = str(episode.tasks[-1].meta.get("stream", "")) if episode.tasks else ""
         made = Counter[str]()
         for turn in episode.turns:
             made[turn.agent] += 1
@@ -81,9 +86,9 @@ def groups_of(game: Any, episodes: Sequence[Episode], roles: frozenset[str]) -> 
             if score.turns is not None:
                 at = made[turn.agent] - 1
                 name, value = f"{name}/turn {at}", math.fsum(score.turns[at:])
-            key = (turn.role, name)
+            key = (turn.role, name, stream)
             if key not in found:
-                found[key] = Group(*key, level, [])
+                found[key] = Group(turn.role, name, level, [], stream)
             row = Row(turn.messages, turn.token_ids, value, episode.index, family, turn.logprobs, turn.writes)
             found[key].rows.append(row)
     return list(found.values())

@@ -47,6 +47,7 @@ STUDIES = (
     "verdicts",
     "validate",
     "overoptimise",
+    "skills",
 )
 RECORD = "study.json"
 

@@ -173,12 +173,19 @@ def view(
     role: Annotated[str, typer.Option(help="Only turns of this role or seat.")] = "",
     status: Annotated[str, typer.Option(help="Only episodes with a turn, score or outcome of this status.")] = "",
     index: Annotated[str, typer.Option(help="Only these episodes: 7 or 10-19 or 3,5,8.")] = "",
-    limit: Annotated[int, typer.Option(min=0, help="At most so many episodes; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many episodes, a sample with --html; 0: all.")] = 0,
+    html: Annotated[bool, typer.Option("--html", help="Write a page to read them in a browser.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Of --html; default: RUN/transcripts.html.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read a run's transcripts, a page at a time in a terminal."""
+    """Read a run's transcripts, a page at a time in a terminal, or in a browser."""
     from dream_envs.cli import runs
 
+    if html:
+        common.emit(runs.view_page(run, role, status, index, limit, out), runs.view_page_text, as_json)
+        return
+    if out is not None:
+        raise DreamEnvsError(f"--out {out} goes with --html; in a terminal: dream-envs view RUN > FILE")
     runs.view(run, role, status, index, limit, as_json)
 
 

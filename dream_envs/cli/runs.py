@@ -145,36 +145,79 @@ def _count(path: Path) -> int:
         return sum(line.endswith(b"\n") for line in file)
 
 
+class Wanted:
+    """Which episodes of a run are asked for; called with each in turn, it also notes the roles and seats there are.
+
+    Raises:
+        DreamEnvsError: for a status that there is not, or an ``index`` that is none.
+    """
+
+    def __init__(self, path: Path, role: str, status: str, index: str) -> None:
+        if status and status not in STATUS_ORDER:
+            raise DreamEnvsError(registry.unknown("statuses", status, list(STATUS_ORDER)))
+        self.path, self.role, self.status, self.spans = path, role, status, common.ranges_of(index, "--index")
+        filters = {"--role": role, "--status": status, "--index": index}
+        self.words = " ".join(f"{k} {v}" for k, v in filters.items() if v)
+        self._seen: set[str] = set()
+
+    def __call__(self, episode: Episode) -> bool:
+        """Whether this one is."""
+        names = {name for t in episode.turns for name in (t.role, t.agent)}
+        self._seen.update(names)
+        return (not self.spans or any(episode.index in span for span in self.spans)) and (
+            (not self.role or self.role in names) and (not self.status or _has_status(episode, self.status, self.role))
+        )
+
+    def nothing(self) -> DreamEnvsError:
+        """Why no episode passed."""
+        if self.role and self.role not in self._seen:
+            return DreamEnvsError(registry.unknown(f"roles of {self.path}", self.role, sorted(self._seen)))
+        return DreamEnvsError(f"{self.path}: no episode{' with ' + self.words if self.words else ' in it'}")
+
+
 def view(run: Path, role: str, status: str, index: str, limit: int, as_json: bool) -> None:
     """Print the chosen episodes of a run, through a pager if this is a terminal.
 
     Raises:
         DreamEnvsError: for a wrong filter, or one that lets nothing through.
     """
-    if status and status not in STATUS_ORDER:
-        raise DreamEnvsError(registry.unknown("statuses", status, list(STATUS_ORDER)))
-    path, wanted = common.run_file(run, "episodes.jsonl"), common.ranges_of(index, "--index")
-    seen: set[str] = set()
-
-    def chosen() -> Iterator[Episode]:
-        for episode in common.episodes_of(path):
-            names = {name for t in episode.turns for name in (t.role, t.agent)}
-            seen.update(names)
-            if (not wanted or any(episode.index in span for span in wanted)) and (
-                (not role or role in names) and (not status or _has_status(episode, status, role))
-            ):
-                yield episode
-
-    episodes = itertools.islice(chosen(), limit or None)
+    wanted = Wanted(path := common.run_file(run, "episodes.jsonl"), role, status, index)
+    episodes = itertools.islice(filter(wanted, common.episodes_of(path)), limit or None)
     texts = (encode(e).decode() if as_json else episode_text(e, role) for e in episodes)
     first = next(texts, None)
     if first is None:
-        if role and role not in seen:
-            raise DreamEnvsError(registry.unknown(f"roles of {path}", role, sorted(seen)))
-        filters = {"--role": role, "--status": status, "--index": index}
-        asked = " ".join(f"{k} {v}" for k, v in filters.items() if v)
-        raise DreamEnvsError(f"{path}: no episode{' with ' + asked if asked else ' in it'}")
+        raise wanted.nothing()
     _show(itertools.chain([first], texts), paged=not as_json and sys.stdout.isatty())
+
+
+def view_page(run: Path, role: str, status: str, index: str, limit: int, out: Path | None) -> dict[str, Any]:
+    """Write the chosen episodes as a page of their own, by default ``transcripts.html`` beside them.
+
+    Returns:
+        ``out``, and how many episodes are ``shown``, were ``matched``, are there (``episodes``), were not read
+        (``unread``).
+
+    Raises:
+        DreamEnvsError: as ``view``, and for an ``out`` that does not end in ``.html``.
+    """
+    from dream_envs.report.transcripts import write_transcripts
+
+    wanted = Wanted(path := common.run_file(run, "episodes.jsonl"), role, status, index)
+    page = out or path.with_name("transcripts.html")
+    if page.suffix.lower() not in (".html", ".htm"):  # data is easily overwritten by a slip
+        raise DreamEnvsError(f"--out {page}: the page's name, which ends in .html")
+    found = write_transcripts(path, page, wanted=wanted, role=role, limit=limit, asked=wanted.words)
+    if not found.shown:
+        raise wanted.nothing()
+    counts = {name: getattr(found, name) for name in ("matched", "episodes", "unread")}
+    return {"out": str(page), "shown": len(found.shown), **counts}
+
+
+def view_page_text(made: dict[str, Any]) -> str:
+    """Where the page is and what is on it, for a terminal."""
+    unread = f"; {made['unread']} lines could not be read" if made["unread"] else ""
+    asked = f"{made['shown']} of {made['matched']} episodes asked for, {made['episodes']} in all"
+    return f"wrote {made['out']}: {asked}{unread}"
 
 
 def _show(texts: Iterator[str], paged: bool) -> None:

@@ -64,8 +64,8 @@ class Mixture(msgspec.Struct, frozen=True):
     ``challenger``: the game begins by itself, so that its challenger writes the problem or, where it has none, it draws
     one.  ``mutation``: one step harder than a problem that was solved at least once.  ``replay``: known ones, solved or
     not, up to the highest level that was ever solved.  ``generator``: problems of the family's own, of ``levels`` in
-    turn.  ``dataset``: problems of a fixed list.  Where there is nothing yet to mutate or replay, the challenger takes
-    the place or, without one (0), the generator.
+    turn.  ``dataset``: problems of a fixed list.  A family's streams are asked for and replayed in turn.  Where there
+    is nothing yet to mutate or replay, the challenger takes the place or, without one (0), the generator.
 
     ``copies``: how many episodes in a row share the beginning that the game draws, so that they can be compared.
 
@@ -135,7 +135,9 @@ class Curriculum:
         alone = not mixture.challenger and self.family is not None
         given += self._generated(mixture.total - len(given) if alone else mixture.generator, rng)
         free, first, copies = mixture.total - len(given), round * mixture.total, mixture.copies
-        starts = [Start(first + i, draw=first + i - i % copies if copies > 1 else None) for i in range(free)]
+        starts = [
+            Start(first + i, self._asked(i), draw=first + i - i % copies if copies > 1 else None) for i in range(free)
+        ]
         for i, (task, author, prompt) in enumerate(given, first + free):
             if self.proposer and self.family is not None:
                 starts.append(Start(i, prompt, {self.proposer: Action(self.family.as_proposal(task))}, author))
@@ -200,9 +202,24 @@ class Curriculum:
     def _replays(self, rng: np.random.Generator) -> list[Given]:
         top = max((e.challenge.level for e in self.store if solved(e)), default=0)
         known = self.store.select(lambda e: e.challenge.level <= top)
-        draw = SAMPLERS[self.mixture.replays]
-        drawn = [draw(known, rng).challenge for _ in range(self.mixture.replay if known else 0)]
+        draw, buffers = SAMPLERS[self.mixture.replays], self._by_stream(known)
+        drawn = [draw(buffers[i % len(buffers)], rng).challenge for i in range(self.mixture.replay if known else 0)]
         return [(c, "replay", _replay(c)) for c in {c.id: c for c in drawn}.values()]
+
+    def _by_stream(self, entries: list[Entry]) -> list[list[Entry]]:
+        """The entries of each of the family's streams that has some; all in one list where it has no streams."""
+        names = getattr(self.family, "streams", ()) or ("",)
+        found = [[e for e in entries if e.challenge.meta.get("stream", "") == name] for name in names]
+        return [each for each in found if each] if len(names) > 1 else [entries]
+
+    def _asked(self, number: int) -> Task | None:
+        """A brief that asks the proposer for one of the family's streams in turn; None: the game's own brief."""
+        streams = getattr(self.family, "streams", ()) if self.proposer else ()
+        if not streams:
+            return None
+        stream, level = streams[number % len(streams)], getattr(self.game, "level", None)
+        brief = self.family.brief(level, stream=stream)
+        return Task(family=self.family.name, level=level or 0, prompt=brief, origin="brief", meta={"stream": stream})
 
     def _generated(self, count: int, rng: np.random.Generator) -> list[Given]:
         # Drawn again, a problem is a fair draw and no duplicate: a run that lives on the few problems of a shallow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +20,11 @@ def check_whole(name: str, value: Any, low: int, high: int, why: str = "") -> No
 
 
 def family_of(family: str | TaskFamily, notation: str, args: Mapping[str, Any] | None) -> TaskFamily:
-    """The family of a name, made with ``notation`` and ``args``, or the object itself."""
+    """The family of a name, made with ``notation``, if it has several, and ``args``, or the object itself."""
     if isinstance(family, str):
-        return registry.create("tasks", family, notation=notation, **dict(args or {}))
+        takes = inspect.signature(registry.load("tasks", family)).parameters
+        words = {"notation": notation} if "notation" in takes else {}
+        return registry.create("tasks", family, **{**words, **dict(args or {})})
     if args:
         raise DreamEnvsError("family_args goes with a family's name; give them to the family object itself")
     return family

@@ -66,7 +66,7 @@ class ChallengerSolver:
 
     Args:
         family: a task family's name (``composition``) or a TaskFamily object.
-        notation: ``compact`` or ``english``; only with a family's name.
+        notation: ``compact`` or ``english``; only with a family's name, and if the family has both.
         solvers: 1 to 1024 independent attempts at each problem.
         judge: True gives ``judge_0`` the last word instead of the verifier, ``rubric`` (right or wrong) or ``score``
             (0 to 10, a digit in compact) a panel, whose mean verdict on a reply counts; the truth is still recorded.
@@ -103,7 +103,7 @@ class ChallengerSolver:
         self.family = family = family_of(family, notation, family_args)
         if level is not None and level not in family.levels:
             raise DreamEnvsError(f"level={level}: {family.name} has {family.levels.start} to {family.levels.stop - 1}")
-        self.solvers, self.judge, self.gate = solvers, judge, gate
+        self.solvers, self.judge, self.gate, self.level = solvers, judge, gate, level
         self.solver_names = tuple(f"solver_{i}" for i in range(solvers))
         self.panel = self._panel(judge, judgements, judge_notation)
         judges = self.panel.judges if self.panel is not None else (JUDGE,) if judge else ()
@@ -234,6 +234,9 @@ class ChallengerSolver:
         found: Task | Reject = Reject("empty", f"the call ended in {action.status}")
         if action.status == "ok":
             found = self.family.parse(action.text)
+        asked = state.brief.meta.get("stream", "")
+        if isinstance(found, Task) and asked and found.meta.get("stream", asked) != asked:
+            found = Reject("limits", f"a problem of {found.meta['stream']}, {asked} was asked for")
         if isinstance(found, Task) and self.gate is not None and state.brief.origin != "replay":
             found = self.gate(found) or found
         if isinstance(found, Reject):

@@ -73,7 +73,7 @@ class SelfJudge:
         family: where the prompts come from: a task family's name or a TaskFamily object.  Its verifier gives the truth
             that the judges' accuracy is measured against; a task of another family, or one that it cannot verify, has
             none.
-        notation: ``compact`` or ``english``; only with a family's name.
+        notation: ``compact`` or ``english``; only with a family's name, and if the family has both.
         actors: N, 2 to 64 answers (1 or more where they are not compared).
         judgements: K, how often each pair (or answer) is judged; even where ``order_swap``.
         order_swap: show a pair the other way round in half of its judgements.  False: the lower number always first.

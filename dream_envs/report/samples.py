@@ -51,7 +51,7 @@ class Samples(NamedTuple):
     unread: int
 
 
-def _lines(path: Path) -> Iterator[bytes | None]:
+def lines(path: Path) -> Iterator[bytes | None]:
     """The finished lines of a file; None for one longer than ``MAX_LINE``; an unfinished last line is left out."""
     if not path.exists():
         return
@@ -69,7 +69,7 @@ def pick(run_dir: Path) -> Samples:
     """The first episode and the first rejection; the deepest solved and the last unsolved one, or best and worst."""
     kept: dict[str, Episode] = {}
     level, best, worst, seen, unread = -1, float("-inf"), float("inf"), 0, 0
-    for line in _lines(run_dir / "episodes.jsonl"):
+    for line in lines(run_dir / "episodes.jsonl"):
         try:
             episode = decode_episode(line or b"")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -81,7 +81,7 @@ def pick(run_dir: Path) -> Samples:
         kept.setdefault(_FIRST, episode)
         if any(event.kind == "rejected" for event in episode.events):
             kept.setdefault(_REJECTED, episode)
-        right = [v > 0.5 for v in _truth(episode).values() if v is not None]
+        right = [v > 0.5 for v in truth(episode).values() if v is not None]
         at = max((task.level for task in episode.tasks), default=0)
         if any(right) and at > level:
             level, kept[_DEEPEST] = at, episode
@@ -97,7 +97,7 @@ def pick(run_dir: Path) -> Samples:
     return Samples([_sample(t, kept[t]) for t in titles if t in once.values()], seen, unread)
 
 
-def _truth(episode: Episode) -> dict[str, float | None]:
+def truth(episode: Episode) -> dict[str, float | None]:
     """Right (1) or wrong (0) by seat: the executed truth where a judge decided, else the verdict itself."""
     facts = episode.outcome.facts.get("truth") or episode.outcome.facts.get("correct")
     return {k: number(v) for k, v in facts.items()} if isinstance(facts, dict) else {}
@@ -121,9 +121,9 @@ def _sample(title: str, episode: Episode) -> Sample:
 
 def _moves(episode: Episode) -> list[Move]:
     """The completions in order, equal ones of a role counted together."""
-    truth, counted = _truth(episode), Counter[tuple[str, str, str, str]]()
+    right, counted = truth(episode), Counter[tuple[str, str, str, str]]()
     for turn in episode.turns:
-        value, score = truth.get(turn.agent), episode.scores.get(turn.agent)
+        value, score = right.get(turn.agent), episode.scores.get(turn.agent)
         verdict = "" if turn.status == "ok" else str(turn.status)
         if value is not None:
             verdict = "right" if value > 0.5 else "wrong"

@@ -99,7 +99,9 @@ def visible(text: Any, cap: int = 2000) -> str:
     is counted.
     """
     text = str(text)
-    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _spelled(c) for c in text[:cap])
+    clean = text[:cap]
+    if not clean.replace("\n", "").replace("\t", "").isprintable():  # else there is nothing to spell out
+        clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _spelled(c) for c in clean)
     return clean if len(text) <= cap else f"{clean} ... ({len(text) - cap:,} more characters)"
 
 

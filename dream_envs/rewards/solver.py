@@ -17,6 +17,7 @@ REPLY_FORMS: dict[str, str] = {
     "arithmetic": r"\s*-?[0-9]+(?:/[0-9]+)?\s*",
     "reverse_addition": r"\s*[0-9]+\s*",
     "countdown": r"[\s(]*[0-9]+[\s)]*(?:[-+*/][\s(]*[0-9]+[\s)]*)*",
+    "programs": (r"\s*(?:-?[0-9]+|\[-?[0-9]+(?:, ?-?[0-9]+)*\]|[-+*/%<=@0-9a-zA-Z]*[x0-9]|[a-z]+\([a-z0-9(), ]+\))\s*"),
 }
 MAX_FORM_CHARS = 4096  # a pattern is never tried on a longer reply: that has no family's form
 

@@ -178,6 +178,31 @@ def stated(reply: str) -> str:
     return bare(text.strip().rpartition("\n")[2] if statement is None else statement)
 
 
+def block(reply: str) -> str:
+    """The statement of a chat reply as a text of any shape, of several lines too; "" where there is none.
+
+    What stands in the last ``<answer>``, or else behind the last mark to the end, or else all that is said; of that,
+    what stands in the last fence or the last box, if there is one.
+    """
+    shown = visible(reply)
+    if shown is None:
+        return ""
+    text = shown[-_MOST:].replace("\r\n", "\n")
+    lower = text.lower()
+    end = lower.rfind("</answer>")
+    start = lower.rfind("<answer>", 0, max(0, end))
+    if start >= 0:
+        text = text[start + len("<answer>") : end]
+    elif marks := list(_mark("answer").finditer(text)):
+        text = text[marks[-1].end() :]
+    fences = list(_FENCE.finditer(text))
+    if len(fences) > 1:
+        text = text[fences[-2].end() : fences[-1].start()]
+    elif boxes := [box for box in _BOX.finditer(text) if "box" in box.group()]:
+        text = _closed(text, boxes[-1]) or ""
+    return text.strip()
+
+
 def _odd(text: str) -> bool:
     """Whether it holds what no answer does: combining marks, control characters, halves of characters, bidi marks."""
     if text.isascii() and text.isprintable():

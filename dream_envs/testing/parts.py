@@ -90,7 +90,9 @@ def _strict(family: TaskFamily) -> None:
     golds = list(dict.fromkeys(family.gold(t) for t in tasks))
     for task in tasks:
         gold = family.gold(task)
-        lists = {"every answer": " ".join(golds), "the answer twice": f"{gold} {gold}"}
+        lists = {"every answer": " ".join(golds)}
+        if getattr(family, "protocol", "strict") == "strict":  # a chat model may well say it twice
+            lists["the answer twice"] = f"{gold} {gold}"
         for name, reply in {**HOSTILE, "the prompt": task.prompt, **lists}.items():
             score = family.verify(task, reply)
             need(math.isfinite(score.value), f"{name} scores {score.value}")
