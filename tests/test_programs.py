@@ -5,8 +5,10 @@ What every family must do is in ``test_tasks.py``, every reason for a rejection 
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
+import pickle
 from collections import Counter
 from typing import Any
 
@@ -203,6 +205,13 @@ def test_english_lists(reply: str) -> None:
     task = task_of("deduction: reverse(map(mul(y, 2), x)) with [3, -1]", "english")
     assert Programs("english").verify(task, reply).value == 1.0
     assert Programs("english").verify(task, reply.replace("6", "5")).value == 0.0
+
+
+def test_it_travels() -> None:
+    f = Programs("english", mode="abduction")
+    task = f.generate(stream("pickle"), 2)
+    for other in (pickle.loads(pickle.dumps(f)), copy.deepcopy(f)):
+        assert other.generate(stream("pickle"), 2) == task and other.chance(task) == f.chance(task)
 
 
 def test_modes_and_streams() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -300,6 +302,13 @@ def test_wrong_arguments_are_told_in_one_line(args: dict[str, Any], words: str) 
     for bad in (-1, 99, 1.5, "0", None, True):
         with pytest.raises(DreamEnvsError):
             ReasoningGym().generate(stream(0), bad)  # type: ignore[arg-type]
+
+
+def test_it_travels() -> None:
+    f = ReasoningGym(max_animals=9, strict=True)
+    task = f.generate(stream("pickle"), 1)
+    for other in (pickle.loads(pickle.dumps(f)), copy.deepcopy(f)):
+        assert other.generate(stream("pickle"), 1) == task and other.chance(task) == f.chance(task) and other.strict
 
 
 def test_it_is_played() -> None:

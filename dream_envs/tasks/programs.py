@@ -53,8 +53,11 @@ _POOL, _PROBES, _TRIES = 256, 32, 2000
 _LONGEST_INPUT, _LARGEST = 6, 9  # of inputs that are drawn
 _ITEM = r"-?[0-9]+"
 _ITEMS = rf"\s*{_ITEM}(?:\s*,\s*{_ITEM}){{0,32}}\s*"
-_LIST = re.compile(rf"(?<![\w\])])\[{_ITEMS}\](?![\w\[(])|^{_ITEMS}$")
-_PROGRAM = re.compile(r"(?<![\w(])[a-z]+\([a-z0-9(), ]{1,800}\)(?!\w|[()]|\.\w)")
+#: A value of either type, or a program: one that is not of the asked type is still a second answer.
+_ANSWER = re.compile(
+    rf"(?<![\w\])])\[{_ITEMS}\](?![\w\[(])|^{_ITEMS}$"
+    rf"|(?<![\w(])[a-z]+\([a-z0-9(), ]{{1,800}}\)(?!\w|[()]|\.\w)|(?<!\[)(?<!\[-)(?:{NUMBER.pattern})(?!\])"
+)
 
 
 class Programs(Family):
@@ -97,7 +100,6 @@ class Programs(Family):
         self.max_reply_tokens = CHAT_TOKENS if self._english else max(program, lang.MOST_ITEMS * 6 + 1) + 2
         self._comma = ", " if self._english else ","
         self._write: Callable[[lang.Node], str] = lang.calls if self._english else lang.symbols
-        self._pooled = functools.lru_cache(maxsize=256)(self._draw_pool)
 
     def generate(self, rng: np.random.Generator, level: int, stream: str = "") -> Task:
         """A problem with ``level`` operations of this stream, ``""`` for any of the family's.
@@ -118,8 +120,7 @@ class Programs(Family):
         """The answer that a reply states; None if it states none."""
         if self.protocol == "strict":
             return reply
-        value, tidy = _FORMS[_form(task)]
-        return read(reply, value, task.prompt, tidy=tidy)
+        return read(reply, _ANSWER, task.prompt, tidy=functools.partial(_tidy, _form(task)))
 
     def accepts(self, task: Task, answer: str) -> bool:
         """Whether an answer, as it was read, is right; see the module's head."""
@@ -305,26 +306,29 @@ class Programs(Family):
         return one_of("stream", name, self.kinds) if name else ""
 
     def _pool(self, task: Task) -> tuple[str, ...]:
-        form = _form(task)
-        return self._pooled(task.meta["kind"], 0 if task.meta["kind"] == "abduction" else task.level, form)
+        kind = task.meta["kind"]
+        return _drawn_pool(self._english, kind, 0 if kind == "abduction" else task.level, _form(task))
 
-    def _draw_pool(self, kind: str, level: int, form: str) -> tuple[str, ...]:
-        rng, found = stream("programs", "guesses", kind, level, form), list[str]()
-        while len(found) < _POOL:
-            if kind == "abduction":
-                found.append(lang.value_text(_input(rng), self._comma))
-                continue
-            wanted = "" if form == "program" else form
-            program = _draw(rng, level, wanted, "x")
-            if kind == "induction":
-                found.append(self._write(program))
-                continue
-            try:
-                value = lang.run(program, _input(rng))
-            except lang.Fault:
-                continue
-            found += [lang.value_text(value, self._comma)] if value != () else []
-        return tuple(found)
+
+@functools.lru_cache(maxsize=256)
+def _drawn_pool(english: bool, kind: str, level: int, form: str) -> tuple[str, ...]:
+    """The guesser's 256 replies; ``form``: their type."""
+    rng, found = stream("programs", "guesses", kind, level, form), list[str]()
+    comma = ", " if english else ","
+    while len(found) < _POOL:
+        if kind == "abduction":
+            found.append(lang.value_text(_input(rng), comma))
+            continue
+        program = _draw(rng, level, "" if form == "program" else form, "x")
+        if kind == "induction":
+            found.append(lang.calls(program) if english else lang.symbols(program))
+            continue
+        try:
+            value = lang.run(program, _input(rng))
+        except lang.Fault:
+            continue
+        found += [lang.value_text(value, comma)] if value != () else []
+    return tuple(found)
 
 
 def _form(task: Task) -> str:
@@ -334,16 +338,13 @@ def _form(task: Task) -> str:
     return "program" if task.meta["kind"] == "induction" else "list"
 
 
-def _tidy_list(text: str) -> str:
-    return f"[{', '.join(item.strip() for item in text.strip().strip('[]').split(','))}]"
-
-
-#: What an answer looks like in the chat protocol, and its one spelling, by type.
-_FORMS: dict[str, tuple[re.Pattern[str], Callable[[str], str]]] = {
-    "int": (NUMBER, number),
-    "list": (_LIST, _tidy_list),
-    "program": (_PROGRAM, lambda text: "".join(text.split())),
-}
+def _tidy(form: str, text: str) -> str:
+    """The one spelling of an answer where this type is asked for."""
+    if "(" in text:
+        return "".join(text.split())
+    if form == "list" or "[" in text or not NUMBER.fullmatch(text.strip()):
+        return f"[{', '.join(item.strip() for item in text.strip().strip('[]').split(','))}]"
+    return number(text.strip())
 
 
 def _value(stored: Any) -> lang.Value:

@@ -128,9 +128,19 @@ class ReasoningGym:
         self.levels = range(max(self._tops.values()))
         grader = f"{self.name}-{self.version}"
         self._right, self._wrong = Score(1.0, grader=grader), Score(0.0, grader=grader)
+        self._remember()
+
+    def _remember(self) -> None:
         self._made = functools.lru_cache(maxsize=64)(self._make_dataset)
         self._entry = functools.lru_cache(maxsize=4096)(self._make_entry)
         self._pool = functools.lru_cache(maxsize=256)(self._draw_pool)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_made", "_entry", "_pool")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._remember()
 
     def generate(self, rng: np.random.Generator, level: int) -> Task:
         """A problem of this level, of any of the data sets that have it, each alike."""
