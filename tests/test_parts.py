@@ -15,7 +15,7 @@ from dream_envs.tasks.composition import Composition
 from dream_envs.testing.parts import check_agent, check_family, check_reward
 
 NEED_PARTS = {"shuffled", "novelty", "weighted", "gate", "clip", "per_role", "zero_sum", "trl"}  # need arguments
-NEED_PARTS |= {"less_repetition", "shared", "in_range", "best_and_worst", "pseudo_label"}
+NEED_PARTS |= {"less_repetition", "shared", "in_range", "best_and_worst", "pseudo_label", "reward_model", "judge"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,7 +28,9 @@ def test_our_rewards_pass(name):
     check_reward(as_reward(name)).raise_if_failed()
 
 
-@pytest.mark.parametrize("name", [n for n in registry.rows("agents") if n not in ("local", "openai", "vllm")])
+@pytest.mark.parametrize(
+    "name", [n for n in registry.rows("agents") if n not in ("local", "openai", "vllm", "replicas")]
+)
 def test_our_agents_pass(name):
     check_agent(lambda game: registry.create("agents", name, game=game)).raise_if_failed()
 

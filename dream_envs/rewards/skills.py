@@ -24,7 +24,7 @@ def skill_evolution(episode: Episode) -> Scores:
     """
     facts = episode.outcome.facts
     if "tasks" not in facts or "size" not in facts:
-        return {turn.agent: Score(0.0, "error", detail="this game records no facts['tasks']") for turn in episode.turns}
+        return {turn.agent: Score(0.0, "abstain", detail="no round of skills in this game") for turn in episode.turns}
     rows, width = facts["tasks"], facts["size"]["rubrics"]
     truth = facts.get("truth", [])
     found: Scores = {}
