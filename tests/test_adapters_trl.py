@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import os
 import socket
@@ -84,7 +85,9 @@ def blocks(given: Mapping[str, Any], size: int) -> list[list[dict[str, Any]]]:
 def check_rows(watched: Watched, game: Any, episodes: list[Episode], size: int, learning: set[str]) -> None:
     """Every row is a turn of these episodes at the score that ``score`` gives; every group is one of the game's."""
     agent = LocalAgent(watched.trainer.model, tokenizer=watched.tokenizer)
-    again = score([msgspec.structs.replace(e, scores={}) for e in episodes], watched.play.reward, game.agents)
+    bare = [msgspec.structs.replace(e, scores={}) for e in episodes]
+    rounds = itertools.groupby(bare, lambda e: e.round)  # a reward may compare the episodes of a round
+    again = [e for _, its in rounds for e in score(list(its), watched.play.reward, game.agents)]
     assert [e.scores for e in again] == [e.scores for e in episodes]
     for number, (given, paid) in enumerate(zip(watched.given, watched.paid, strict=True)):
         known: dict[tuple[Any, ...], set[tuple[float, str]]] = {}

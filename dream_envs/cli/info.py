@@ -178,7 +178,7 @@ def _page_text(page: dict[str, Any]) -> str:
     parts.append(page["manual"] or "(no docstring)")
     for title in ("recipe", "settings"):
         if title in page:
-            rows = [[f"  {k}", v if isinstance(v, str) else json.dumps(v)] for k, v in page[title].items()]
+            rows = [[f"  {k}", v if v and isinstance(v, str) else json.dumps(v)] for k, v in page[title].items()]
             parts.append(f"{title}\n{common.table(rows)}")
     if page.get("arguments"):
         parts.append(f"arguments: {page['arguments']}")
