@@ -72,6 +72,7 @@ class PhaseRun(msgspec.Struct, frozen=True):
 
 
 Tick = Callable[[str, int, int, str], None]
+Look = Callable[[int, LocalAgent], dict[str, Any]]
 
 
 class Context:
@@ -288,9 +289,18 @@ def phases_of(chosen: Recipe) -> tuple[Phase, ...]:
 
 
 def walk(
-    ctx: Context, watch: DiversityMonitor | None, tick: Tick, save_every: int | None = None
+    ctx: Context,
+    watch: DiversityMonitor | None,
+    tick: Tick,
+    save_every: int | None = None,
+    look: Look | None = None,
+    spent: Callable[[], bool] = lambda: False,
 ) -> tuple[Collector, Any]:
-    """Every phase in turn; finished ones are only read.  Returns the last one's collector and learner."""
+    """Every phase in turn; finished ones are only read.  Returns the last one's collector and learner.
+
+    ``look``: called before each step with (step, agent), in place of the run's own measuring.  ``spent``: asked behind
+    each round; once it is true, the phase under way ends there, and those behind it have no round.
+    """
     phases, state, first = phases_of(ctx.recipe), None, 0
     for number, phase in enumerate(phases):
         place = ctx.run.path if len(phases) == 1 else ctx.run.path / "phases" / f"{number:02d}-{phase.name}"
@@ -301,14 +311,15 @@ def walk(
             ctx.weights[phase.weights] = ctx.base.reloaded(final)
             continue
         collector = _collector(ctx, phase, number, first)
-        learner = _learner(ctx, phase, number, place, _looker(ctx, phase, collector, watch, first, tick), save_every)
-        if done is None:
+        seen = _shown(look, ctx, phase, first) if look else _looker(ctx, phase, collector, watch, first, tick)
+        learner = _learner(ctx, phase, number, place, seen, save_every)
+        if done is None and not spent():
             if state is not None and newest_checkpoint(place / "checkpoints", remove=False) is None:
                 _carry(collector, state)  # else the files would be cut back to before what the checkpoint knows
             with _until_interrupted() as stopped:
                 ctx_learner: Any = learner
                 inner = getattr(ctx_learner, "learner", ctx_learner)
-                inner.stop = lambda: _together(ctx.world, stopped())
+                inner.stop = lambda: _together(ctx.world, stopped() or spent())
                 ctx_learner.improve(collector, phase.steps, PhaseRun(place, ctx.place.report_to))
                 if _together(ctx.world, stopped()):
                     ctx.run.close()
@@ -316,7 +327,7 @@ def walk(
             if ctx.leads:
                 learner.save(str(final))
                 write_json(final / COMPLETE, {"collector": collector.state()})  # the last file: the phase is over
-        else:
+        elif done is not None:
             learner.load(str(final))
             collector.restore(done["collector"])
         state = collector.state()
@@ -381,6 +392,15 @@ def _carry(collector: Collector, state: Mapping[str, Any]) -> None:
     collector.restore({**{k: v for k, v in state.items() if k not in ("seats", "reward")}, "curriculum": own})
     for role, count in before.items():
         collector.samples[role] = collector.samples.get(role, 0) + count
+
+
+def _shown(look: Look, ctx: Context, phase: Phase, first: int) -> Look:
+    """Told of the run's step, and of the weights that the run will deliver, whatever the phase trains."""
+
+    def seen(step: int, agent: LocalAgent) -> dict[str, Any]:
+        return look(first + step, agent if phase.weights == ctx.recipe.final else ctx.agent(ctx.recipe.final))
+
+    return seen
 
 
 def _looker(

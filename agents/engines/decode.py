@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dream_envs.agents.engines.meter import METER
 from dream_envs.core import DreamEnvsError
 from dream_envs.seeds import uniforms
 
@@ -128,6 +129,8 @@ def sample(
         place: Sample(ids[:n], values[:n], ended)
         for place, ids, values, n, ended in zip(order.tolist(), *(x.tolist() for x in found), strict=True)
     }
+    METER.samples += len(samples)
+    METER.sampled += sum(len(s.ids) for s in samples.values())
     return [samples[i] for i in range(len(prompts))]
 
 

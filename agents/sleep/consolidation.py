@@ -242,6 +242,8 @@ class SleepConsolidation:
                 if hasattr(collector, "offset"):
                     collector.offset = day * every
                 progress = self._awake(collector, steps, awake, Day(awake, getattr(run, "report_to", ())))
+                if progress.steps < steps:  # stopped: the day goes on from its checkpoint
+                    return msgspec.structs.replace(progress, steps=day * every + progress.steps)
             if not (night / NIGHT).is_file():
                 if not len(self.buffer) or (self.settings.waits and self.due() is None):
                     continue
@@ -256,6 +258,8 @@ class SleepConsolidation:
 
     def _awake(self, collector: Any, steps: int, folder: Path, run: Day) -> Progress:
         progress = self.learner.improve(collector, steps, run)
+        if progress.steps < steps:
+            return progress
         memory = getattr(collector, "memory", None)
         if memory is not None:
             self.live(memory.all())

@@ -38,6 +38,7 @@ from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from dream_envs.agents.engines.decode import CachedForward, sample
 from dream_envs.agents.engines.local import LocalAgent
+from dream_envs.agents.engines.meter import METER
 from dream_envs.agents.sleep.experience import Experience, bounded, seen
 from dream_envs.agents.training.sft import IGNORED, epochs, lora, quietly
 from dream_envs.agents.training.trl_adapter import split
@@ -195,7 +196,9 @@ class _Trainer(GKDTrainer):
         self._told.append(float(loss.detach()))
         if not on_policy and chosen.hard:
             loss = loss + chosen.hard * _unlikely(here, labels, [row.lived for row in rows])
-        self._tokens += int((labels != IGNORED).sum())
+        learnt = int((labels != IGNORED).sum())
+        self._tokens += learnt
+        METER.trained += learnt
         if on_policy and chosen.alpha < 1:
             loss = chosen.alpha * loss + (1 - chosen.alpha) * self._imitated(here, labels, rows, replies)
         return (loss, None) if return_outputs else loss

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dream_envs.agents.engines.local import LocalAgent, without_deprecations
+from dream_envs.agents.engines.meter import METER
 from dream_envs.agents.engines.models import ADAPTERS, ROLES, load
 from dream_envs.agents.training import memory
 from dream_envs.agents.training.adapters import Published, adapted, add_roles, load_roles, take_over
@@ -213,6 +214,7 @@ class PolicyLearner:
         self._extra |= {f"groups/{role}": count for role, count in builder.used.items()}
         trained = sum(len(r.completion) for r in rows if r.advantage)
         self._tokens += trained * self.settings.updates.epochs
+        METER.trained += trained * self.settings.updates.epochs
         return rows
 
     def _log(self, step: int, logs: dict[str, float], collector: Collector) -> None:

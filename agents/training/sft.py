@@ -27,6 +27,7 @@ from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from dream_envs.agents.engines.local import LocalAgent, without_deprecations
+from dream_envs.agents.engines.meter import METER
 from dream_envs.core import DreamEnvsError, Message
 from dream_envs.seeds import digest, stream
 
@@ -139,6 +140,7 @@ class Collator:
     def __call__(self, examples: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
         """The batch of these rows."""
         rows = [example["row"] for example in examples]
+        METER.trained += sum(int((self._labels[row] != IGNORED).sum()) for row in rows)
         ids = [self._ids[row] for row in rows]
         return {
             "input_ids": pad_sequence(ids, True, self._pad),

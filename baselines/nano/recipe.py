@@ -269,15 +269,19 @@ def train(model: Any, recipe: Recipe, source: Iterator[tuple[torch.Tensor, torch
 
 def build(name: str, out: Path, *, steps: int | None = None, log: Any = print) -> Path:
     """Pre-train the base ``name`` and write model, tokenizer and ``nano.json`` into ``out``."""
+    recipe = BASES[name] if steps is None else msgspec.structs.replace(BASES[name], steps=steps)
+    return write(pretrain(recipe, log=log), recipe, f"nano/{name}", out)
+
+
+def write(model: Any, recipe: Recipe, name: str, out: Path) -> Path:
+    """Write a base that was made by this recipe: model, tokenizer, and ``nano.json`` as the last file."""
     from dream_envs.agents.engines import models
 
-    recipe = BASES[name] if steps is None else msgspec.structs.replace(BASES[name], steps=steps)
-    model = pretrain(recipe, log=log)
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     nano_tokenizer.build(pairs=isinstance(recipe.support, Readers)).save_pretrained(out)
     card = {
-        "name": f"nano/{name}",
+        "name": name,
         "recipe": json.loads(msgspec.json.encode(recipe)),
         "recipe_hash": recipe_hash(recipe),
         "weights_hash": models.weights_hash(out),

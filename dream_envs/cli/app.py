@@ -18,6 +18,7 @@ import typer
 
 import dream_envs
 from dream_envs import registry
+from dream_envs.cli import board as _board
 from dream_envs.cli import common
 from dream_envs.cli import doctor as _doctor
 from dream_envs.cli import frontier as _frontier
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 app.add_typer(_frontier.frontier_app, name="frontier")
+app.add_typer(_board.board_app, name="board")
 
 Texts = list[str] | None
 Seed = Annotated[str, typer.Option("--seed", help="Label that all randomness is made from.")]

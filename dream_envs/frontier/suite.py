@@ -132,14 +132,14 @@ class Suite(msgspec.Struct, frozen=True):
         return self.max_tokens or self.strata[stratum].family.max_reply_tokens
 
 
-def nano() -> Suite:
-    """Composition World for the nano bases: 20 strata that count, five that only show retention and pass@1.
+def nano(world: str = "world-0") -> Suite:
+    """Composition World for the nano bases, in any world: 20 strata that count, five that show retention and pass@1.
 
     Longer compositions of known operations, the same with a pair that pre-training never had side by side (depths 11
     and 12 of both no run with the flagship's ``max_level`` can practise), and two operations that it never showed.
     """
-    known = Composition(max_level=16)
-    wider = Composition(n_operations=10, held_out_pairs=0, max_level=16)
+    known = Composition(max_level=16, world=world)
+    wider = Composition(n_operations=10, held_out_pairs=0, max_level=16, world=world)
     strata = [Stratum(f"d{d}", known, d, "declared support", practice=True) for d in (1, 2, 3)]
     strata += [msgspec.structs.replace(_pairs(known, d), practice=True) for d in (2, 3)]
     strata += [Stratum(f"d{d}", known, d, "longer") for d in range(4, 13)]
@@ -220,8 +220,9 @@ def english() -> Suite:
 
 
 def suite(name: str) -> Suite:
-    """The suite of this name, or of ``module:function``."""
-    made = registry.create("suites", name)
+    """The suite of this name, or of ``module:function``; ``name@WORLD``: on the tables of another world."""
+    plain, _, world = name.partition("@")
+    made = registry.create("suites", plain, **({"world": world} if world else {}))
     if not isinstance(made, Suite):
         raise DreamEnvsError(f"suite {name!r} makes a {type(made).__name__}, not a frontier.suite.Suite")
     return msgspec.structs.replace(made, name=name)  # what it is found by, whatever it calls itself

@@ -1,0 +1,264 @@
+"""The organiser's side of a run: a world, a trainer, a measurement, a line.
+
+Each run is two processes: one trains (``trainer``), one measures what it left (``measure``); code of an entry's own has
+a third one, in the sandbox.  What a run leaves is removed when its line is written, unless it is asked to stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import dream_envs
+from dream_envs.core import DreamEnvsError
+from dream_envs.leaderboard import entry as entries
+from dream_envs.leaderboard import results, worlds
+from dream_envs.leaderboard.budget import Budget, Used, budget_of
+from dream_envs.leaderboard.entry import Read
+from dream_envs.leaderboard.results import Gain, Result
+from dream_envs.runs import write_json
+from dream_envs.seeds import digest
+
+Tell = Callable[[str], None]
+#: Wall-clock seconds a run may take, in times of its class's processor seconds: machines are shared.
+PATIENCE = 6.0
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a board lies: ``entries/``, ``results/``, ``rounds/`` and ``site/`` in ``root``; worlds in ``cache``."""
+
+    root: Path
+    cache: Path
+
+    def entry(self, name: str) -> Read:
+        """The entry of this name, or in this folder."""
+        given = Path(name)
+        folder = given if given.is_dir() and len(given.parts) > 1 else self.root / "entries" / name
+        if not folder.is_dir():
+            known = ", ".join(self.names()) or "none yet"
+            raise DreamEnvsError(f"no entry {name!r:.60} in {self.root / 'entries'} (there: {known})")
+        return entries.read(folder)
+
+    def names(self) -> list[str]:
+        """All entries, by name."""
+        folder = self.root / "entries"
+        return (
+            sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._") if folder.is_dir() else []
+        )
+
+    def results(self, round: str) -> Path:
+        """The file of a round's lines."""
+        return self.root / "results" / f"{round}.jsonl"
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A run to be done: an entry in one world of a round.  ``label``: of the world, its seed and its base."""
+
+    entry: Read
+    round: str
+    budget: int
+    world: int
+    label: str
+
+
+def run_all(
+    runs: Sequence[Run],
+    place: Place,
+    *,
+    by: str,
+    jobs: int = 2,
+    keep: Path | None = None,
+    gain: bool = False,
+    any_version: bool = False,
+    tell: Tell = print,
+) -> list[Result]:
+    """Do what has no line yet, ``jobs`` at a time; every run's line is written as it ends.  All lines, in order.
+
+    ``keep``: a folder that what the runs leave stays in.  ``gain``: measure the Frontier Report's headline as well.
+    ``any_version``: run entries whose lock names other versions than are installed.
+    """
+    for entry in {r.entry.name: r.entry for r in runs}.values():
+        if (wrong := entry.unlocked()) and not any_version:
+            raise DreamEnvsError(f"{entry.name}: {'; '.join(wrong)}: install it, or --any-version for a trial")
+    done = {(r.entry, r.entry_hash, r.budget, r.world) for r in _lines(runs, place) if r.status != "error"}
+    waiting = [r for r in runs if (r.entry.name, r.entry.hash, r.budget, r.world) not in done]
+    began, found = time.monotonic(), list[Result]()
+    bases = prepare({r.label for r in waiting}, place.cache, jobs, tell)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run_one, r, bases[r.label], by=by, keep=keep, gain=gain): r for r in waiting}
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                found.append(future.result())
+                results.append(place.results(futures[future].round), found[-1:])
+                spent = time.monotonic() - began
+                left = spent / number * (len(waiting) - number)
+                tell(f"{number}/{len(waiting)}  {told(found[-1])}; {left:.0f} s left")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    wanted = {(r.entry.hash, r.budget, r.world) for r in runs}
+    return [r for r in _lines(runs, place) if (r.entry_hash, r.budget, r.world) in wanted]
+
+
+def _lines(runs: Sequence[Run], place: Place) -> list[Result]:
+    return [line for name in {r.round for r in runs} for line in results.load(place.results(name))]
+
+
+def told(result: Result) -> str:
+    """A line for a terminal: what came of a run."""
+    if result.status != "ok":
+        return f"{result.entry}, world {result.world}: {result.status} ({result.detail})"
+    what = f"{result.samples:,} samples to the goal" if result.samples is not None else f"missed: {result.miss}"
+    return f"{result.entry}, world {result.world}: {what}; {result.used.seconds:.0f} processor s"
+
+
+def prepare(labels: set[str], cache: Path, jobs: int, tell: Tell) -> dict[str, Path]:
+    """The bases of these worlds, each pre-trained where the cache has none, ``jobs`` processes at a time."""
+
+    def made(label: str) -> Path:
+        code = (
+            "import sys, pathlib, torch; torch.set_num_threads(1)\n"
+            "from dream_envs.leaderboard.worlds import base_of\n"
+            "print(base_of(sys.argv[1], pathlib.Path(sys.argv[2]), log=lambda line: None))"
+        )
+        began = time.monotonic()
+        ended = _child([sys.executable, "-c", code, label, str(cache)], cache, None, 1800)
+        if ended.returncode:
+            raise DreamEnvsError(f"the base of {label} was not made: {_last(ended.stderr)}")
+        folder = Path(ended.stdout.strip().splitlines()[-1])
+        if (spent := time.monotonic() - began) > 20:
+            tell(f"pre-trained the base of {label} in {spent:.0f} s")
+        return folder
+
+    cache.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        return dict(zip(sorted(labels), pool.map(made, sorted(labels)), strict=True))
+
+
+def run_one(run: Run, base: Path, *, by: str, keep: Path | None = None, gain: bool = False) -> Result:
+    """Train, measure, and make the line."""
+    scratch = (keep or base.parent / "scratch") / f"{run.entry.name}-{run.budget}-{run.world}-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    plain = Result(
+        run.entry.name, run.entry.hash, run.round, run.budget, run.world, worlds.card(base)["weights_hash"], "error",
+        by=by, date=datetime.now(UTC).isoformat(timespec="seconds"), source=source_hash(),
+        versions={**{n: entries.installed(n) for n in entries.LOCKED}, "python": platform.python_version()},
+    )  # fmt: skip
+    try:
+        return _run(run, base, scratch, plain, gain)
+    except DreamEnvsError as error:
+        return msgspec.structs.replace(plain, detail=str(error))
+    finally:
+        if keep is None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run(run: Run, base: Path, scratch: Path, plain: Result, gain: bool) -> Result:
+    budget, about = budget_of(run.budget), run.entry.about
+    job = {
+        "loop": about.loop, "steps": about.steps, "world": run.label, "model": str(base), "seed": run.label,
+        "budget": msgspec.to_builtins(budget), "out": str(scratch), "learner": about.learner, "set": about.set,
+    }  # fmt: skip
+    if run.entry.coded:
+        raise DreamEnvsError("entries with code of their own are not run yet")
+    write_json(scratch / "job.json", job)
+    command = [sys.executable, "-m", "dream_envs.leaderboard.trainer", str(scratch / "job.json")]
+    ended = _child(command, scratch, budget.seconds, PATIENCE * budget.seconds)
+    if ended.returncode in (-9, -24):  # SIGKILL and SIGXCPU: the limits of its own
+        return msgspec.structs.replace(plain, status="disqualified", detail=f"over {budget.seconds:g} processor s")
+    if ended.returncode:
+        raise DreamEnvsError(_last(ended.stdout if ended.returncode == 2 else ended.stderr))
+    used = msgspec.json.decode(ended.stdout.strip().splitlines()[-1], type=Used)
+    if used.seconds > budget.seconds:
+        return msgspec.structs.replace(plain, status="disqualified", detail=f"{used.seconds:.0f} processor s")
+    command = [sys.executable, "-m", "dream_envs.leaderboard.measure", str(scratch), run.label, str(base)]
+    measured = _child(command, scratch, None, 1800)
+    if measured.returncode:
+        raise DreamEnvsError(f"measuring failed: {_last(measured.stderr)}")
+    return _scored(scratch, plain, budget, used, _gain(run, base, scratch) if gain else None)
+
+
+def _scored(scratch: Path, plain: Result, budget: Budget, used: Used, gain: Gain | None) -> Result:
+    from dream_envs.leaderboard import measure
+
+    curve = msgspec.json.decode((scratch / "curve.json").read_bytes(), type=list[measure.Point])
+    found = measure.outcome(curve, budget)
+    final = sorted((scratch / "points").glob("*.safetensors"))[-1]
+    made = msgspec.structs.replace(
+        plain, status="ok", samples=found.samples, miss=found.miss, best=found.best, used=used, gain=gain,
+        curve=[[p.used.samples, p.used.trained, p.used.steps, p.used.seconds, *p.success.values()] for p in curve],
+        weights=hashlib.sha256(final.read_bytes()).hexdigest()[:16],
+    )  # fmt: skip
+    return msgspec.structs.replace(made, hash=results.reproducible(made))
+
+
+def _gain(run: Run, base: Path, scratch: Path) -> Gain:
+    """The headline of a mini Frontier Report in the run's own world."""
+    command = [
+        sys.executable, "-m", "dream_envs.cli", "frontier", "--base", str(base), "--trained", str(scratch / "final"),
+        "--suite", f"nano@{run.label}", "--out", str(scratch / "frontier"), "--cache", str(base.parent / "draws"),
+        "--quiet",
+    ]  # fmt: skip
+    ended = _child(command, scratch, None, 3600)
+    if ended.returncode:
+        raise DreamEnvsError(f"the Frontier Report failed: {_last(ended.stderr)}")
+    from dream_envs.frontier.schema import read_report
+
+    found = read_report(scratch / "frontier")
+    return Gain(*found.headline.g, found.verdict.word)
+
+
+def _child(command: Sequence[str], folder: Path, seconds: float | None, patience: float) -> Any:
+    """A process of one thread, with a limit of processor seconds, and dead when this one is or time is up."""
+
+    def limit() -> None:
+        if seconds is not None:
+            most = int(seconds) + 1
+            resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
+
+    keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")}
+    env = {**keep, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        return subprocess.run(
+            command, cwd=folder, env=env, capture_output=True, text=True, timeout=patience, preexec_fn=limit
+        )
+    except subprocess.TimeoutExpired:
+        raise DreamEnvsError(f"not done after {patience:.0f} s of wall-clock time") from None
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
+
+
+def source_hash() -> str:
+    """A hash of the suite's own code: what else than an entry decides a run's numbers."""
+    root, found = Path(dream_envs.__file__).parent, hashlib.sha256()
+    for folder in (root, root / "agents", root / "baselines"):
+        for file in sorted(folder.rglob("*.py")):
+            found.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def runs_of(entry: Read, round: str, beacon: str, number: int, seeds: int) -> list[Run]:
+    """An entry's runs in the first worlds of a round."""
+    budget_of(number)
+    return [Run(entry, round, number, i, worlds.label_of(beacon, i)) for i in range(seeds)]
+
+
+def name_of_this_machine() -> str:
+    """Who runs here, where nobody says so: the same for the same machine, and nobody's name."""
+    return f"machine-{digest('board-machine', platform.node(), os.getuid() if hasattr(os, 'getuid') else 0):016x}"[:16]
