@@ -43,7 +43,9 @@ _START_S = 10.0  # until the interpreter is there; not counted in ``wall_s``
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _DEPTH = 4
 _SCRATCH = "/scratch"
-_DEVICES = ("null", "zero", "random", "urandom")
+#: What torch and psutil ask about the machine.  There is no /proc beside: a program of root's could write to /proc/sys.
+_ABOUT = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu")
+_DEVICES = ("/dev/null", "/dev/urandom")
 _CHUNK = 65_536
 
 #: Ours, and the first that runs: it says that it is there, takes the limits on, and becomes the program.
@@ -87,13 +89,26 @@ _REFUSED: dict[str, tuple[int, int]] = {
     "ioperm": (173, -1), "modify_ldt": (154, -1), "personality": (135, 92), "vhangup": (153, 58),
     "migrate_pages": (256, 238), "move_pages": (279, 239), "io_setup": (206, 0), "io_submit": (209, 2),
     "mknod": (133, -1), "mknodat": (259, 33), "lookup_dcookie": (212, 18), "uselib": (134, -1),
+    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "removexattr": (197, 14),
+    "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+}  # fmt: skip
+#: Calls that succeed and do nothing: root's program owns /dev/null, and copying a file changes modes and times.
+_IDLE: dict[str, tuple[int, int]] = {
+    "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "chown": (92, -1), "fchown": (93, 55),
+    "lchown": (94, -1), "fchownat": (260, 54), "utime": (132, -1), "utimes": (235, -1), "futimesat": (261, -1),
+    "utimensat": (280, 88),
 }  # fmt: skip
 #: From here on numbers are the same everywhere: pidfds, io_uring, the new mount calls, clone3; libc does without.
 _FIRST_NEW = 424
-_CLONE, _SOCKETPAIR, _PRCTL, _IOCTL = (56, 220), (53, 199), (157, 167), (16, 29)
-_CLONE_THREAD, _PR_SET_PDEATHSIG, _TIOCSTI, _TIOCLINUX = 0x10000, 1, 0x5412, 0x541C
+_CLONE, _CLONE_THREAD, _SOCKETPAIR = (56, 220), 0x10000, (53, 199)
+#: Calls of which some values of one argument are refused: numbers, the argument's place, the values.
+_PARTLY: tuple[tuple[tuple[int, int], int, tuple[int, ...]], ...] = (
+    ((157, 167), 0, (1,)),  # prctl, PR_SET_PDEATHSIG: to live on without us
+    ((16, 29), 1, (0x5412, 0x541C)),  # ioctl, TIOCSTI and TIOCLINUX: to type into a terminal
+    ((72, 25), 1, (1024,)),  # fcntl, F_SETLEASE: to hold up who writes to a file of root's
+)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-_ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+_ALLOW, _IDLE_0, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050000, 0x00050001, 0x00050026, 0x80000000
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +138,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
         scratch_mb: a folder in memory to write to, the working directory; 0: nothing can be written anywhere.
         output_kb: of stdout and of stderr; a program that writes more is ended.
         files: the most that it may leave in ``out/``, each a plain file with a plain name.
-        threads: for 1 no thread can be made; for more, four times as many and 16 are the limit, and there is a ``/proc``.
+        threads: for 1 no thread can be made; for more, four times as many and 16 are the limit.
         read_only: ``{path here: path inside}``.
         python_path: folders inside from which modules are imported; without any there is the standard library alone.
         environment: variables beyond the few that every run has.
@@ -196,17 +211,19 @@ def seccomp(machine: str, threads: bool) -> bytes:
     lines: list[tuple[int, int, int, int]] = [(load, 0, 0, 4), (equal, 1, 0, arch), (end, 0, 0, _KILL)]
     # x32 has numbers from 2**30 on, and so it is among the new ones
     lines += [(load, 0, 0, 0), (at_least, 0, 1, _FIRST_NEW), (end, 0, 0, _ENOSYS)]
-    refused = {numbers[column] for numbers in _REFUSED.values()} | (set() if threads else {_SOCKETPAIR[column]})
-    for number in sorted(refused - {-1}):
-        lines += [(equal, 0, 1, number), (end, 0, 0, _EPERM)]
+    refused = {**_REFUSED, "socketpair": (-1, -1) if threads else _SOCKETPAIR}
+    for table, answer in ((refused, _EPERM), (_IDLE, _IDLE_0)):
+        for number in sorted({numbers[column] for numbers in table.values()} - {-1}):
+            lines += [(equal, 0, 1, number), (end, 0, 0, answer)]
     # a new process is a clone that is no thread
     lines += [(equal, 0, 4, _CLONE[column]), (load, 0, 0, 16), (has, 0, 1, _CLONE_THREAD)]
     lines += [(end, 0, 0, _ALLOW if threads else _EPERM), (end, 0, 0, _EPERM)]
-    # a child that outlives us, and letters put into a terminal
-    lines += [(equal, 0, 4, _PRCTL[column]), (load, 0, 0, 16), (equal, 0, 1, _PR_SET_PDEATHSIG)]
-    lines += [(end, 0, 0, _EPERM), (end, 0, 0, _ALLOW)]
-    lines += [(equal, 0, 4, _IOCTL[column]), (load, 0, 0, 24), (equal, 1, 0, _TIOCSTI), (equal, 0, 1, _TIOCLINUX)]
-    lines += [(end, 0, 0, _EPERM), (end, 0, 0, _ALLOW)]
+    for numbers, place, values in _PARTLY:
+        lines += [(equal, 0, 2 + 2 * len(values), numbers[column]), (load, 0, 0, 16 + 8 * place)]
+        for value in values:
+            lines += [(equal, 0, 1, value), (end, 0, 0, _EPERM)]
+        lines += [(end, 0, 0, _ALLOW)]
+    lines += [(end, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
 
 
@@ -244,12 +261,11 @@ class _Run:
         limits = self.limits
         python, mounts = _interpreter()
         words = [self.bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
-        words += ["--uid", "65534", "--gid", "65534", "--clearenv", *mounts]
-        for device in _DEVICES:
-            words += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-        if limits.threads > 1:  # what torch asks about the processor
-            cpus = "/sys/devices/system/cpu"
-            words += ["--proc", "/proc", "--ro-bind-try", cpus, cpus]
+        words += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--clearenv", *mounts]
+        for name in _ABOUT if limits.threads > 1 else ():
+            words += ["--ro-bind-try", name, name]
+        for name in _DEVICES if limits.threads > 1 else ():
+            words += ["--dev-bind", name, name]
         for host, inside in limits.read_only.items():
             words += ["--ro-bind", os.path.realpath(host), inside]
         if limits.scratch_mb:
