@@ -426,10 +426,9 @@ class _Run:
     def _collected(self) -> dict[str, bytes]:
         """The plain files in ``out``, unless something else lies there."""
         files: dict[str, bytes] = {}
-        top = os.open("out", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.scratch)
         left = self.limits.scratch_mb * 2**20
         try:
-            for name, data in _plain_files(top, "", left):
+            for name, data in _plain_files(self.scratch, "out", "", left):
                 files[name] = data
                 left -= len(data)
                 if len(files) > self.limits.files or left < 0:
@@ -437,8 +436,6 @@ class _Run:
         except (_Odd, OSError) as odd:
             self.status, self.detail = "refused", str(odd)
             return {}
-        finally:
-            os.close(top)
         return files
 
     def _judged(
@@ -470,24 +467,23 @@ class _Odd(Exception):
     """What lies in ``out`` is not what may lie there."""
 
 
-def _plain_files(folder: int, prefix: str, most: int) -> Iterator[tuple[str, bytes]]:
-    """Every file below an open folder, by names that are checked and without following anything."""
-    for name in sorted(os.listdir(folder)):
-        path = prefix + name
-        if not _NAME.fullmatch(name) or path.count("/") >= _DEPTH:
-            raise _Odd(f"{path!r:.120} is no name of a file that may come out")
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISDIR(found.st_mode):
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-            try:
-                yield from _plain_files(inner, path + "/", most)
-            finally:
-                os.close(inner)
-        elif not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            raise _Odd(f"{path!r:.120} is no plain file with one name")
-        elif found.st_size > most:  # a file with holes is longer than what it takes
-            raise _Odd(f"{path!r:.120} is longer than the scratch folder")
-        else:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-            with open(fd, "rb") as file:
-                yield path, file.read(found.st_size)
+def _plain_files(above: int, folder: str, prefix: str, most: int) -> Iterator[tuple[str, bytes]]:
+    """Every file below a folder, by names that are checked and without following anything."""
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+    try:
+        for name in sorted(os.listdir(here)):
+            path = prefix + name
+            if not _NAME.fullmatch(name) or path.count("/") >= _DEPTH:
+                raise _Odd(f"{ascii(path):.120} is no name of a file that may come out")
+            found = os.stat(name, dir_fd=here, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                yield from _plain_files(here, name, path + "/", most)
+            elif not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                raise _Odd(f"{path} is no plain file with one name")
+            elif found.st_size > most:  # a file with holes is longer than what it takes
+                raise _Odd(f"{path} is longer than the scratch folder")
+            else:
+                with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=here), "rb") as file:
+                    yield path, file.read(found.st_size)
+    finally:
+        os.close(here)
