@@ -474,7 +474,7 @@ def _plain_files(above: int, folder: str, prefix: str, most: int) -> Iterator[tu
         for name in sorted(os.listdir(here)):
             path = prefix + name
             if not _NAME.fullmatch(name) or path.count("/") >= _DEPTH:
-                raise _Odd(f"{ascii(path):.120} is no name of a file that may come out")
+                raise _Odd(f"{path!a:.120} is no name of a file that may come out")
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
                 yield from _plain_files(here, name, path + "/", most)

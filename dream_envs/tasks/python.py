@@ -18,7 +18,7 @@ drawn like the problem's own, from a stream that program and input name, so that
 Level = calls, operators, comparisons, subscripts, comprehensions, branches and loops.  Turned away: a program without a
 value on most inputs, or with the same or the input itself on most; a leaked answer; what guessers know more often than not.
 
-Chance: a guesser draws one of 128 replies, all alike: of deduction values like the output, of abduction inputs like the
+Chance: a guesser draws one of 64 replies, all alike: of deduction values like the output, of abduction inputs like the
 problem's, of induction generated programs of this level.  All are tried, so that it is exact.
 
 The generator writes programs of the language of ``programs`` as Python.  Needs bubblewrap.  Version history: 1.
@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
+import operator
 import re
 import string
 import warnings
@@ -49,10 +51,10 @@ from dream_envs.tasks.family import Family
 from dream_envs.tasks.programs import KINDS, MODES
 
 _BOX = sandbox.Sandbox(memory_mb=128, cpu_s=2, wall_s=20.0, output_kb=2048)
-_POOL, _PROBES, _TRIES = 128, 32, 4000
+_POOL, _PROBES, _TRIES = 64, 32, 1000
 _PROGRAM_CHARS, _VALUE_CHARS, _DEPTH = 960, 300, 12
 _LONGEST, _LARGEST = 6, 9  # of inputs that are drawn
-_MODULES = frozenset("bisect collections functools heapq itertools math operator re string".split())
+_MODULES = frozenset(["bisect", "collections", "functools", "heapq", "itertools", "math", "operator", "re", "string"])
 _CHARACTERS = frozenset(string.printable) - frozenset("\r\t\x0b\x0c")
 _COUNTED = (
     ast.BinOp, ast.BoolOp, ast.Compare, ast.Call, ast.Subscript, ast.comprehension, ast.IfExp, ast.If, ast.For, ast.While,
@@ -62,9 +64,10 @@ _KIND_LINE = re.compile(rf"^(?:{'|'.join(KINDS)})$", re.M)
 _CALL_LINE = re.compile(r"^f\((.*)\)$", re.M)
 #: A literal in a sentence; whether it is one is seen later.
 _ANSWER = re.compile(
-    r"(?<![\w\])}])(?:\[[^\n]*\]|\([^\n]*\)|\{[^\n]*\})(?![\w\[(])|'[^'\n]*'|\"[^\"\n]*\"|\b(?:True|False|None)\b"
+    r"(?<![\w\])}(])(?:\[[^\n]*\]|\([^\n]*\)|\{[^\n]*\})(?![\w\[(])|'[^'\n]*'|\"[^\"\n]*\"|\b(?:True|False|None)\b"
     rf"|{NUMBER.pattern}"
 )
+_PYTHON_LINE = re.compile(r"^\s*return\b|\bdef f\(")
 #: What makes a program one step harder: its result ``e`` in an expression, with a digit ``d``.
 _STEPS = (
     "({e}) + {d}", "({e}) * {d}", "{d} - ({e})", "({e}) % {d}", "({e}) // {d}", "abs({e})", "({e})[::-1]", "({e})[1:]",
@@ -72,14 +75,19 @@ _STEPS = (
 )  # fmt: skip
 #: Runs in the sandbox: every program on each of its inputs, each time anew, and twice.
 _RUNNER = """
-import os, sys
+import os, signal, sys
+def late(*_):
+    raise TimeoutError
+signal.signal(signal.SIGVTALRM, late)
 jobs, lines = eval(sys.stdin.read()), []
 sys.stdout = sys.stderr = None
 def value(code, text):
     try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.2)
         space = {"__name__": "program"}
         exec(code, space)
         found = ascii(space["f"](eval(text)))
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         return found if len(found) <= 300 else ""
     except BaseException:
         return ""
@@ -140,6 +148,8 @@ class Python(Family):
         block = answers.block(reply)
         if task.meta["kind"] == "induction":
             return block if "def f(" in block else None
+        if _PYTHON_LINE.search(block.rpartition("\n")[2]):
+            return None
         try:
             return _canonical(block)
         except Fault:
@@ -153,7 +163,11 @@ class Python(Family):
                 value = _canonical(answer)
                 if self.protocol == "strict" and value != answer:
                     return False
-                return value == task.answer if kind == "deduction" else _outputs(task.meta["program"], [value]) == [pairs[0][1]]
+                return (
+                    value == task.answer
+                    if kind == "deduction"
+                    else _outputs(task.meta["program"], [value]) == [pairs[0][1]]
+                )
             if answer != answer.strip():
                 return False
             return _outputs(_program(answer)[0], [x for x, _ in pairs]) == [y for _, y in pairs]
@@ -165,7 +179,7 @@ class Python(Family):
         return f"'{_written(self.kinds[0], _EXAMPLE, '[3, -1]')}'"
 
     def chance(self, task: Task) -> float:
-        """The share of the guesser's 128 replies that are accepted."""
+        """The share of the guesser's 64 replies that are accepted."""
         guesses, pairs = _guesses(task), task.meta["pairs"]
         if task.meta["kind"] == "abduction":
             _run([(task.meta["program"], guesses)])
@@ -175,7 +189,7 @@ class Python(Family):
         return sum(count for reply, count in found.items() if self.accepts(task, reply)) / len(guesses)
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
-        """One of 128 replies of the right type; see the module's head."""
+        """One of 64 replies of the right type; see the module's head."""
         guesses = _guesses(task)
         return guesses[int(rng.integers(len(guesses)))]
 
@@ -243,8 +257,6 @@ class Python(Family):
     def _drawn(self, rng: np.random.Generator, level: int, kind: str, origin: str) -> Task:
         for _ in range(_TRIES):
             node, x = _random(rng, level), _text(list(programs._input(rng)))
-            if programs._flaw(lang.symbols(node)):
-                continue
             text, _ = _program(_translated(node))
             try:  # our own interpreter says the same as Python where it says anything, so that nothing has to be run
                 values = [_output_of(node, given) for given in (x, *_others(text, x))]
@@ -279,7 +291,12 @@ class Python(Family):
         answer = {"deduction": y, "abduction": x, "induction": program}[kind]
         if kind != "induction" and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", prompt):
             return Reject("leak", "the answer is printed in the problem")
-        meta = {"kind": kind, "program": program, "pairs": [list(p) for p in pairs], "text": text or _written(kind, program, x)}
+        meta = {
+            "kind": kind,
+            "program": program,
+            "pairs": [list(p) for p in pairs],
+            "text": text or _written(kind, program, x),
+        }
         if self.streams:
             meta["stream"] = kind
         key = content_hash(self.name, kind, prompt, program if kind == "induction" else "")
@@ -292,7 +309,9 @@ class Python(Family):
     def _prompt(self, kind: str, program: str, pairs: Sequence[tuple[str, str]]) -> str:
         (x, y), examples = pairs[0], "\n".join(f"f({a}) == {b}" for a, b in pairs)
         if not self._english:
-            return {"deduction": f"{program}\nf({x}) == ?", "abduction": f"{program}\nf(?) == {y}"}.get(kind, f"{examples}\nf = ?")
+            return {"deduction": f"{program}\nf({x}) == ?", "abduction": f"{program}\nf(?) == {y}"}.get(
+                kind, f"{examples}\nf = ?"
+            )
         if kind == "induction":
             return (
                 f"A Python function f gives these results:\n{examples}\nWrite a function f(x) that gives them, and gives "
@@ -301,7 +320,9 @@ class Python(Family):
         head = f"Here is a Python program:\n{program}\n"
         if kind == "deduction":
             return head + f"What does f({x}) return? Reply with the value alone, as a Python literal."
-        return head + f"For which input x is f(x) == {y}? Any that fits will do. Reply with it alone, as a Python literal."
+        return (
+            head + f"For which input x is f(x) == {y}? Any that fits will do. Reply with it alone, as a Python literal."
+        )
 
     def _invite(self, wishes: str) -> str:
         kinds = {
@@ -348,7 +369,7 @@ def _canonical(text: str) -> str:
     text = text.strip(" \n")
     if len(text) > _VALUE_CHARS:
         raise Fault("limits", f"a value of more than {_VALUE_CHARS} characters")
-    nested = max((sum(1 if c in "([{" else -1 if c in ")]}" else 0 for c in text[:i]) for i in range(len(text))), default=0)
+    nested = max(itertools.accumulate((c in "([{") - (c in ")]}") for c in text), default=0)
     if not text or set(text) - _CHARACTERS or nested > _DEPTH or re.search(r"(?<![\w.'\"])0\d", text):
         raise Fault("grammar", "an input is a Python literal")
     try:
@@ -496,7 +517,10 @@ def _checked(tree: ast.Module) -> list[str]:
         elif not isinstance(node, (ast.Import, ast.ImportFrom)):
             raise Fault("grammar", "beside functions and imports there is nothing in a program")
     for inner in ast.walk(tree):
-        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and ast.get_docstring(inner) is not None:
+        if (
+            isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            and ast.get_docstring(inner) is not None
+        ):
             inner.body = inner.body[1:] or [ast.Pass()]
         imported = [a.name for a in inner.names] if isinstance(inner, ast.Import) else []
         imported += [f"{inner.module}{'.' * inner.level}"] if isinstance(inner, ast.ImportFrom) else []
@@ -529,11 +553,35 @@ def _harder(program: str, rng: np.random.Generator) -> list[tuple[str, int]]:
 
 
 def _random(rng: np.random.Generator, level: int) -> lang.Node:
-    """A program of ``programs`` that has this level in Python."""
+    """A program of ``programs`` that has this level in Python: a small one, and operations around it."""
     while True:
-        node = programs._draw(rng, int(rng.integers((level + 1) // 2, level + 1)), "", "x")
-        if sum((each[0] in _DOUBLE) + (len(each) > 1) for each in lang.walk(node)) == level:
+        node = programs._draw(rng, int(rng.integers(1, min(level, 4) + 1)), "", "x")
+        values = _varied(node, None)
+        if values is None or programs._flaw(lang.symbols(node)):
+            continue
+        for _ in range(8 * level):
+            if (size := _size(node)) >= level:
+                break
+            around = programs._around(rng, node)
+            if _size(around) <= level and (found := _varied(around, values)):
+                node, values = around, found
+        if size == level:
             return node
+
+
+def _size(node: lang.Node) -> int:
+    return sum((each[0] in _DOUBLE) + (len(each) > 1) for each in lang.walk(node))
+
+
+def _varied(node: lang.Node, before: list[lang.Value] | None) -> list[lang.Value] | None:
+    """Its values on the probes, if it has all of them, and they are not mostly one, the inputs, or those of ``before``."""
+    probes = programs._probes()
+    try:
+        values = [lang.run(node, x) for x in probes]
+    except Fault:
+        return None
+    same = 2 * max(Counter(values).most_common(1)[0][1], sum(map(operator.eq, values, probes)))
+    return None if same > len(probes) or values == before else values
 
 
 def _translated(node: lang.Node) -> str:
@@ -599,7 +647,9 @@ def _run(jobs: Iterable[tuple[str, Sequence[str]]]) -> dict[tuple[str, str], str
     ended = _BOX.run(_RUNNER, stdin=repr(todo).encode())
     lines = ended.stdout.decode("ascii", "replace").split("\n")
     if ended.status != "ok" or len(lines) != len(keys) + 1 or lines[-1] != "end":
-        return known  # one endless run takes the others along; nothing is kept of it
+        if len(todo) == 1 and ended.wall_s < _BOX.wall_s:  # its own doing, and not that of a busy machine or of another
+            _seen.update(dict.fromkeys(keys))
+        return known
     found = {key: None if _no_value(line) else _canonical(line) for key, line in zip(keys, lines, strict=False)}
     if len(_seen) > 20_000:
         _seen.clear()
