@@ -1,13 +1,14 @@
 """The one sandbox for code that is not ours: programs that models write, and training loops of entrants.
 
 A Python program runs under bubblewrap (``bwrap``): user, process, network, IPC, host name and cgroup namespaces of its
-own, no capabilities, nothing mounted but the interpreter and the system's libraries, read-only.  A seccomp filter refuses
-new processes, sockets and whatever reaches into the kernel; limits of the kernel bound memory, time and sizes, and this
-process watches the rest from outside and ends the namespace.  Where that cannot be had there is no sandbox: ``available``
-says why, and there is no weaker mode.
+own, no capabilities, nothing mounted but the interpreter and the system's libraries, read-only.  A seccomp filter
+refuses new processes, sockets and whatever reaches into the kernel; limits of the kernel bound memory, time and sizes,
+and this process watches the rest from outside and ends the namespace.  Where that cannot be had there is no sandbox:
+``available`` says why, and there is no weaker mode.
 
-Not bounded by the kernel where the caller is root, but watched every 20 ms: the number of threads and of files.  What the
-program says on its way (stdout, files, exit status) is its own word: verdicts are made outside, from what is compared there.
+Where the caller is root the kernel does not bound threads, and nowhere the number of files: both are looked at every
+20 ms, and some hundred more may be there by then.  What the program says (stdout, files, exit status) is its own word:
+verdicts are made outside.  The kernel itself, its bugs and its timing are not guarded against.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_the_same_attempt_succeeds_outside(name: str, outside: Any) -> None:
 def test_the_kernel_is_out_of_reach(box: Sandbox) -> None:
     """Every refused call by the filter's own error, whatever its arguments; the last lines show that calls work."""
     lines = "".join(f"tried({name!r}, {row[COLUMN]}, *{row[2:]})\n" for name, row in KERNEL.items())
-    tried = "def tried(name, *numbers):\n try: print(name, 'ESCAPED', call(*numbers))\n except OSError as e: print(name, e.errno)\n"
+    tried = "def tried(name, *n):\n try: print(name, 'ESCAPED', call(*n))\n except OSError as e: print(name, e.errno)\n"
     found = box.run(HEAD + tried + lines + f"tried('getpid', {(39, 172)[COLUMN]})")
     said = dict(line.rsplit(maxsplit=1) for line in found.stdout.decode().splitlines())
     assert said.pop("getpid ESCAPED") == "1"

@@ -1,22 +1,22 @@
 r"""Python: the three task types of Absolute Zero on Python programs, which run in the sandbox and nowhere else.
 
-A problem is a program, a module with ``def f(x)``, and an input, a literal; kinds and streams are those of ``programs``:
+A problem is a program, a module with ``def f(x)``, and an input, a literal; kinds and streams as in ``programs``:
 
 - ``deduction``: the program and the input are shown, the output is the answer.
 - ``abduction``: the program and the output are shown; every input that gives this output is accepted.
 - ``induction``: ``examples`` inputs with their outputs are shown; every program is accepted that has these outputs and
   those on ``hidden`` more inputs.
 
-A proposal is three parts on lines of their own, the same in both notations: the kind, the program, ``f(INPUT)``.  What is
-shown is the program as Python writes it: comments and docstrings are gone.  ``compact`` notation shows program, input
-and output alone and takes a reply to the last character; ``english`` asks in a paragraph and reads what a chat model writes.
+A proposal is three parts on lines of their own, the same in both notations: the kind, the program, ``f(INPUT)``.  What
+is shown is the program as Python writes it: comments and docstrings are gone.  ``compact`` notation shows program, input
+and output alone and takes a reply to the last character; ``english`` reads what a chat model writes around an answer.
 
-Outputs are compared here, outside: no expected output, and of a hidden pair no output, is ever in the sandbox.  A program
-runs anew for each input, twice; with two results, or none that is a literal, it has no value there.  More inputs are
-drawn like the problem's own, from a stream that program and input name, so that the proposal alone says all.
+Outputs are compared here, outside: no expected output, and of a hidden pair no output, is ever in the sandbox.  A
+program runs anew for each input, twice; with two results, or none that is a literal, it has no value there.  More inputs
+are drawn like the problem's own, from a stream that program and input name, so that the proposal alone says all.
 
 Level = calls, operators, comparisons, subscripts, comprehensions, branches and loops.  Turned away: a program without a
-value on most inputs, or with the same or the input itself on most; a leaked answer; what guessers know more often than not.
+value on most inputs, or with the same or the input itself on most; a leaked answer; what most guesses are right about.
 
 Chance: a guesser draws one of 64 replies, all alike: of deduction values like the output, of abduction inputs like the
 problem's, of induction generated programs of this level.  All are tried, so that it is exact.
@@ -57,8 +57,8 @@ _LONGEST, _LARGEST = 6, 9  # of inputs that are drawn
 _MODULES = frozenset(["bisect", "collections", "functools", "heapq", "itertools", "math", "operator", "re", "string"])
 _CHARACTERS = frozenset(string.printable) - frozenset("\r\t\x0b\x0c")
 _COUNTED = (
-    ast.BinOp, ast.BoolOp, ast.Compare, ast.Call, ast.Subscript, ast.comprehension, ast.IfExp, ast.If, ast.For, ast.While,
-    ast.AugAssign,
+    ast.BinOp, ast.BoolOp, ast.Compare, ast.Call, ast.Subscript, ast.comprehension, ast.IfExp, ast.If, ast.For,
+    ast.While, ast.AugAssign,
 )  # fmt: skip
 _KIND_LINE = re.compile(rf"^(?:{'|'.join(KINDS)})$", re.M)
 _CALL_LINE = re.compile(r"^f\((.*)\)$", re.M)
@@ -314,8 +314,8 @@ class Python(Family):
             )
         if kind == "induction":
             return (
-                f"A Python function f gives these results:\n{examples}\nWrite a function f(x) that gives them, and gives "
-                "what it gives on other inputs. Reply with its Python alone."
+                f"A Python function f gives these results:\n{examples}\nWrite a function f(x) that gives them, and "
+                "gives what it gives on other inputs. Reply with its Python alone."
             )
         head = f"Here is a Python program:\n{program}\n"
         if kind == "deduction":
@@ -331,9 +331,9 @@ class Python(Family):
             "induction": "induction (which program has these outputs?)",
         }
         return (
-            f"Invent a problem of {' or '.join(kinds[k] for k in self.kinds)}: a Python program with a function f of one "
-            f"argument, and an input, which is a literal. It may import {', '.join(sorted(_MODULES))}. It must give the same "
-            f"every time, and its output must change with the input and not be printed in the problem.{wishes} Reply "
+            f"Invent a problem of {' or '.join(kinds[k] for k in self.kinds)}: a Python program with a function f of "
+            f"one argument, and an input, which is a literal. It may import {', '.join(sorted(_MODULES))}. It must give "
+            f"the same every time, and its output must change with the input and not be printed in the problem.{wishes} Reply "
             f"with the kind, the program and the input, on lines of their own, of the form {self.proposal_form()} and "
             "nothing else."
         )
@@ -574,7 +574,7 @@ def _size(node: lang.Node) -> int:
 
 
 def _varied(node: lang.Node, before: list[lang.Value] | None) -> list[lang.Value] | None:
-    """Its values on the probes, if it has all of them, and they are not mostly one, the inputs, or those of ``before``."""
+    """Its values on the probes, if it has all, and they are not mostly one, the inputs, or those of ``before``."""
     probes = programs._probes()
     try:
         values = [lang.run(node, x) for x in probes]
@@ -610,8 +610,8 @@ def _translated(node: lang.Node) -> str:
 
 _PYTHON = {
     "+": "{} + {}", "-": "{} - {}", "*": "{} * {}", "/": "{} // {}", "%": "{} % {}", "m": "min({}, {})",
-    "M": "max({}, {})", "<": "int({} < {})", "=": "int({} == {})", "w": "{1} if {0} else {2}", "h": "{}[0]", "e": "{}[-1]",
-    "n": "len({})", "s": "sum({})", "b": "min({})", "B": "max({})", "i": "{}[{}]", "c": "{}.count({})",
+    "M": "max({}, {})", "<": "int({} < {})", "=": "int({} == {})", "w": "{1} if {0} else {2}", "h": "{}[0]",
+    "e": "{}[-1]", "n": "len({})", "s": "sum({})", "b": "min({})", "B": "max({})", "i": "{}[{}]", "c": "{}.count({})",
     "F": "reduce(lambda z, y: {}, {2}, {1})".replace("{}", "{0}"), "r": "{}[::-1]", "o": "sorted({})", "t": "{}[1:]",
     "u": "list(dict.fromkeys({}))", "T": "{}[:max(0, {})]", "D": "{}[max(0, {}):]", "a": "{} + [{}]", "j": "{} + {}",
     "g": "list(range({}))", "@": "[{} for y in {}]", "f": "[y for y in {1} if {0}]",
