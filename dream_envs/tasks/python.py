@@ -9,7 +9,7 @@ A problem is a program, a module with ``def f(x)``, and an input, a literal; kin
 
 A proposal is three parts on lines of their own, the same in both notations: the kind, the program, ``f(INPUT)``.  What
 is shown is the program as Python writes it: comments and docstrings are gone.  ``compact`` notation shows program,
-input and output alone and takes a reply to the last character; ``english`` reads what a chat model writes around an answer.
+input and output alone and takes a reply to the last character; ``english`` reads what a chat model writes around it.
 
 Outputs are compared here, outside: no expected output, and of a hidden pair no output, is ever in the sandbox.  A
 program runs anew for each input, twice; with two results, or none that is a literal, it has no value there.  More
@@ -330,9 +330,9 @@ class Python(Family):
             "induction": "induction (which program has these outputs?)",
         }
         return (
-            f"Invent a problem of {' or '.join(kinds[k] for k in self.kinds)}: a Python program with a function f of one "
-            f"argument, and an input, which is a literal. It may import {', '.join(sorted(_MODULES))}. It must give the "
-            "same every time, and its output must change with the input and not be printed in the problem."
+            f"Invent a problem of {' or '.join(kinds[k] for k in self.kinds)}: a Python program with a function f of "
+            f"one argument, and an input, which is a literal. It may import {', '.join(sorted(_MODULES))}. It must give "
+            "the same every time, and its output must change with the input and not be printed in the problem."
             f"{wishes} Reply with the kind, the program and the input, on lines of their own, of the form "
             f"{self.proposal_form()} and "
             "nothing else."
