@@ -331,7 +331,7 @@ class Python(Family):
         }
         return (
             f"Invent a problem of {' or '.join(kinds[k] for k in self.kinds)}: a Python program with a function f of "
-            f"one argument, and an input, which is a literal. It may import {', '.join(sorted(_MODULES))}. It must give "
+            f"one argument, and an input, a literal. It may import {', '.join(sorted(_MODULES))}. It must give "
             "the same every time, and its output must change with the input and not be printed in the problem."
             f"{wishes} Reply with the kind, the program and the input, on lines of their own, of the form "
             f"{self.proposal_form()} and "
