@@ -1,13 +1,14 @@
 """The one sandbox for code that is not ours: programs that models write, and training loops of entrants.
 
 A Python program runs under bubblewrap (``bwrap``): user, process, network, IPC, host name and cgroup namespaces of its
-own, no capabilities, nothing mounted but the interpreter and the system's libraries, read-only.  A seccomp filter refuses
-new processes, sockets and whatever reaches into the kernel; limits of the kernel bound memory, time and sizes, and this
-process watches the rest from outside and ends the namespace.  Where that cannot be had there is no sandbox: ``available``
-says why, and there is no weaker mode.
+own, no capabilities, nothing mounted but the interpreter and the system's libraries, read-only.  A seccomp filter
+refuses new processes, sockets and whatever reaches into the kernel; limits of the kernel bound memory, time and sizes,
+and this process watches the rest from outside and ends the namespace.  Where that cannot be had there is no sandbox:
+``available`` says why, and there is no weaker mode.
 
-Not bounded by the kernel where the caller is root, but watched every 20 ms: the number of threads and of files.  What the
-program says on its way (stdout, files, exit status) is its own word: verdicts are made outside, from what is compared there.
+Where the caller is root the kernel does not bound threads, and nowhere the number of files: both are looked at every
+20 ms, and some hundred more may be there by then.  What the program says (stdout, files, exit status) is its own word:
+verdicts are made outside.  The kernel itself, its bugs and its timing are not guarded against.
 """
 
 from __future__ import annotations
@@ -483,7 +484,7 @@ def _plain_files(above: int, folder: str, prefix: str, most: int) -> Iterator[tu
         for name in sorted(os.listdir(here)):
             path = prefix + name
             if not _NAME.fullmatch(name) or path.count("/") >= _DEPTH:
-                raise _Odd(f"{ascii(path):.120} is no name of a file that may come out")
+                raise _Odd(f"{path!a:.120} is no name of a file that may come out")
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
                 yield from _plain_files(here, name, path + "/", most)

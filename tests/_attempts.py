@@ -31,7 +31,7 @@ NETWORK = {
     "packet": "import socket; socket.socket(17, socket.SOCK_RAW); escaped()",
     "netlink": "import socket; socket.socket(16, socket.SOCK_RAW, 0); escaped()",
     "vsock": "import socket; socket.socket(40, socket.SOCK_STREAM); escaped()",
-    "dns": "import socket; socket.getaddrinfo('localhost', 80, proto=6); socket.gethostbyname('example.org'); escaped()",
+    "dns": "import socket; socket.gethostbyname('example.org'); escaped()",
 }
 WRITING = {
     "root": "open('/x', 'w'); escaped()",
@@ -156,8 +156,8 @@ ENDINGS = {
     "huge power": ("9 ** 9 ** 9 ** 9", "timeout memory"),
     "bytes": ("x = bytes(2 ** 40)", "memory"),
     "list": ("x = [0]\nwhile True: x += x", "memory"),
-    "shared mapping": ("import mmap; x = mmap.mmap(-1, 2 ** 31)\nfor i in range(0, 2 ** 31, 4096): x[i] = 1", "error memory"),
-    "recursion": ("import sys; sys.setrecursionlimit(10 ** 9)\nf = lambda n: repr(f(n)) + 'x'\nf(1)", "error memory timeout"),
+    "shared mapping": ("import mmap; x = mmap.mmap(-1, 2 ** 31)\nfor i in range(2 ** 31): x[i] = 1", "error memory"),
+    "recursion": ("import sys; sys.setrecursionlimit(10 ** 9)\ndef f(): repr(f())\nf()", "error memory timeout"),
     "nested data": ("x = []\nfor _ in range(10 ** 6): x = [x]\nrepr(x)", "error memory"),
     "nested source": ("eval('(' * 10 ** 4)", "error memory"),
     "no memory at an address": ("import ctypes; ctypes.string_at(8)", "error"),

@@ -143,7 +143,27 @@ REJECTS: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("programs", C, {}, "dhox:[3,1]", "leak"),
     ("programs", C, {}, "aox:[1,3]", "leak"),
     ("programs", C, {}, "iox:[1,3]", "ok"),
+    ("python", C, {}, "", "empty"),
+    ("python", E, {}, "<think>deduction", "empty"),
+    ("python", C, {}, "deduction\ndef f(x):\n    return len(x)\nf([" + "1, " * 500 + "1])", "too_long"),
+    ("python", C, {}, "deduction\ndef f(x):\n\treturn len(x)\nf([3, 1])", "charset"),
+    ("python", C, {}, "deduction\ndef f(x):\n    return len(x)", "grammar"),
+    ("python", C, {}, "deduction\ndef f(x:\n    return len(x)\nf([3, 1])", "grammar"),
+    ("python", C, {}, "deduction\ndef g(x):\n    return len(x)\nf([3, 1])", "grammar"),
+    ("python", C, {}, "deduction\ndef f(x):\n    return len(x)\nprint(f([3]))\nf([3, 1])", "grammar"),
+    ("python", C, {}, "deduction\ndef f(x):\n    return len(x)\nf(g(3))", "grammar"),
+    ("python", C, {"max_level": 1}, "deduction\ndef f(x):\n    return len(x) + 1\nf([3, 1])", "limits"),
+    ("python", C, {"mode": "abduction"}, "deduction\ndef f(x):\n    return len(x)\nf([3, 1])", "limits"),
+    ("python", C, {}, "deduction\nimport os\ndef f(x):\n    return len(x)\nf([3, 1])", "limits"),
+    ("python", C, {}, "deduction\ndef f(x):\n    return x // 0\nf(3)", "execution"),
+    ("python", C, {}, "deduction\ndef f(x):\n    return x\nf([3, 1])", "trivial"),
+    ("python", C, {}, "deduction\ndef f(x):\n    return x[:9]\nf([3, 1])", "trivial"),
+    ("python", C, {}, "induction\ndef f(x):\n    return len(x) > 0\nf([3, 1])", "trivial"),
+    ("python", C, {}, "abduction\ndef f(x):\n    return sorted(x)\nf([1, 3])", "leak"),
+    ("python", C, {}, "deduction\ndef f(x):\n    return len(x)\nf([3, 1])", "ok"),
+    ("python", E, {}, "deduction\ndef f(x):\n    return len(x)\nf([3, 1])\nThat is it.", "ok"),
 ]
+REJECTS = [row for row in REJECTS if row[0] in NAMES]  # python needs a sandbox
 
 
 @pytest.mark.parametrize(("name", "notation", "knobs", "text", "code"), REJECTS)

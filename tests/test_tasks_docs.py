@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dream_envs import registry
+from dream_envs import registry, sandbox
 from dream_envs.tasks import _programs as lang
 
 PAGE = (Path(__file__).parent.parent / "docs" / "tasks.md").read_text("utf-8")
@@ -20,10 +20,18 @@ def blocks(part: str) -> list[str]:
 
 def test_the_blocks_run_one_after_the_other() -> None:
     names: dict[str, object] = {}
-    ours = [block for part in PARTS if not part.startswith("reasoning_gym") for block in blocks(part)]
+    ours = [block for part in PARTS if not part.startswith(("reasoning_gym", "python\n")) for block in blocks(part)]
     assert len(ours) == 4
     for number, block in enumerate(ours):
         exec(compile(block, f"block {number} of tasks.md", "exec"), names)
+
+
+@pytest.mark.skipif(sandbox.available() is not None, reason=sandbox.available() or "")
+def test_the_block_of_python() -> None:
+    names: dict[str, object] = {}
+    (part,) = [part for part in PARTS if part.startswith("python\n")]
+    for block in (*blocks(PARTS[0]), *blocks(part)):
+        exec(block, names)
 
 
 def test_the_blocks_of_reasoning_gym() -> None:

@@ -1,9 +1,9 @@
 """Absolute Zero (arXiv 2505.03335): one model proposes and solves, a verifier decides, both roles learn at once.
 
-With ``--family programs`` it has the paper's shape: three task types (deduction, abduction, induction) and both roles,
-so six streams.  Every type is proposed as often as the others, replayed from a buffer of its own, and compared with a
-baseline of its own in either role (``family.mode`` takes one type alone).  There the programs are those of a small
-language, and the inputs of an induction problem beyond its own are drawn, not proposed.
+With ``--family python``, or ``programs`` (a small language, for want of a sandbox), it has the paper's shape: three
+task types (deduction, abduction, induction) and both roles, so six streams.  Every type is proposed as often as the
+others, replayed from a buffer of its own, and compared with a baseline of its own in either role (``family.mode`` takes
+one type alone).  The inputs of an induction problem beyond its own are drawn, not proposed.
 
 Departures from the paper:
 - by default one task type (deduction on composition problems) instead of three, so two streams instead of six;
