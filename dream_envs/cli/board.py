@@ -42,6 +42,7 @@ def run(
     found = [place.entry(name) for name in (place.names() if names == ["all"] else names)]
     beacon = rounds.beacon_of(place.root, round, {e.name: e.hash for e in found}, secret)
     asked = [run for entry in found for run in board.runs_of(entry, round, beacon, budget, seeds)]
+    asked.sort(key=lambda run: run.world)  # an early stop leaves whole worlds
     how = {"by": by or board.name_of_this_machine(), "jobs": jobs, "keep": keep, "gain": gain}
     lines = board.run_all(asked, place, any_version=any_version, tell=common.say, **how)
     common.emit(lines, lambda its: "\n".join(map(board.told, its)), as_json)
