@@ -40,7 +40,7 @@ class Pieces:
         else:
             asked = self._marks(" ".join(m["content"] for m in closed(request.messages)))
             rare = {mark: math.log(len(parts) / n) for mark in asked if (n := sum(mark in own for own in marks))}
-            best = max(range(len(parts)), key=lambda i: sum(rare[m] for m in sorted(rare) if m in marks[i]))
+            best = max(range(len(parts)), key=lambda i: math.fsum(rare[m] for m in rare if m in marks[i]))
         messages = [{**m, "content": parts[best]} if m is context[0] else m for m in request.messages]
         return msgspec.structs.replace(request, messages=messages)
 

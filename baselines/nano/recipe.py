@@ -145,7 +145,7 @@ BASES: dict[str, Recipe] = {
         batch=64,
         lr=4e-3,
         stages=1,
-    ),  # fmt: skip
+    ),
     # Knows the moves of Kuhn poker and nothing of when to make them: the ground of self-play.
     "kuhn": Recipe(support=LegalPlay(), layers=2, hidden=32, mlp=64, steps=800),
     # The control, not shipped: the same without its best format, the others in the same proportion.

@@ -184,8 +184,12 @@ class OperationLessons(Traces):
     def lesson(self, rng: np.random.Generator, index: int) -> Lesson:
         """Lesson ``index``: its operation has the name at that place, its table is a permutation drawn from ``rng``."""
         name = self.names[check("index", index, 0, self.capacity - 1, whole=True)]
+        return self.lesson_of(index, name, self.drawn(rng))
+
+    def drawn(self, rng: np.random.Generator) -> dict[str, str]:
+        """A permutation of the states as a table, each equally likely."""
         images = rng.permutation(len(self.states)).tolist()
-        return self.lesson_of(index, name, {s: self.states[i] for s, i in zip(self.states, images, strict=True)})
+        return {s: self.states[i] for s, i in zip(self.states, images, strict=True)}
 
     def lesson_of(self, index: int, name: str, table: Mapping[str, str]) -> Lesson:
         """The lesson of an operation with this table, ``{source: image}`` of all states in their order."""
@@ -232,10 +236,12 @@ class OperationLessons(Traces):
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """The trace under a permutation that is drawn for the new operation; the known ones are known."""
-        images = rng.permutation(len(self.states)).tolist()
-        drawn = {s: self.states[i] for s, i in zip(self.states, images, strict=True)}
+        return self.under(task, self.drawn(rng))
+
+    def under(self, task: Task, table: Mapping[str, str]) -> str:
+        """The answer to a question if the new operation had this table."""
         meta = task.meta
-        return self._trace(meta["start"], meta["ops"], {**self._tables, meta["new"]: drawn}, "").answer
+        return self._trace(meta["start"], meta["ops"], {**self._tables, meta["new"]: table}, "").answer
 
     def chance(self, task: Task) -> float:
         """``(n - m)! / n!``: a drawn permutation must agree on the m different entries that the trace looks up."""

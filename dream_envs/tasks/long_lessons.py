@@ -19,6 +19,7 @@ Source: our own, texts included.  Version history: 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class TableLessons(OperationLessons):
     name = "tables"
     version = 1
 
-    def __init__(self, notation: str = "compact", *, tables: int = 4, **arguments: Any) -> None:
+    def __init__(self, notation: str = "compact", *, tables: int = 2, **arguments: Any) -> None:
         super().__init__(notation, **arguments)
         self.tables = check("tables", tables, 1, len(self.names), whole=True)
         self.capacity = len(self.names) // self.tables
@@ -53,9 +54,8 @@ class TableLessons(OperationLessons):
     def lesson(self, rng: np.random.Generator, index: int) -> Lesson:
         """Lesson ``index``: its operations have the names at that place, each a table of its own."""
         first = check("index", index, 0, self.capacity - 1, whole=True) * self.tables
-        own = [OperationLessons.lesson(self, rng, first + i) for i in range(self.tables)]
-        tables = {one.name: one.facts["table"] for one in own}
-        return Lesson(index, "".join(tables), "\n".join(one.context for one in own), {"tables": tables})
+        tables = {name: self.drawn(rng) for name in self.names[first : first + self.tables]}
+        return Lesson(index, "".join(tables), "\n".join(starmap(self.told, tables.items())), {"tables": tables})
 
     def part(self, lesson: Lesson, name: str) -> Lesson:
         """The lesson of one of its operations alone."""

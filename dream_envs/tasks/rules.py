@@ -100,15 +100,11 @@ class RuleLessons(OperationLessons):
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """The trace under a rule that is drawn for the new operation; the known ones are known."""
-        return self._under(task, self._all[int(rng.integers(len(self._all)))])
+        return self.under(task, self._all[int(rng.integers(len(self._all)))])
 
     def chance(self, task: Task) -> float:
         """The share of the rules that give the same trace."""
-        return sum(self._under(task, table) == task.answer for table in self._all) / len(self._all)
-
-    def _under(self, task: Task, table: Mapping[str, str]) -> str:
-        meta = task.meta
-        return self._trace(meta["start"], meta["ops"], {**self._tables, meta["new"]: table}, "").answer
+        return sum(self.under(task, table) == task.answer for table in self._all) / len(self._all)
 
     def _first(self, start: str, ops: str) -> tuple[str, str] | None:
         """The new operation that occurs first, and the state that it looks up."""
