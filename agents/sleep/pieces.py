@@ -1,7 +1,7 @@
 """Long contexts in pieces: a learner that cannot take in a context whole reads the piece that a question is about.
 
 Nothing here knows what a text or a question is: pieces are whole lines, and the piece of a question is the one that has
-most of the question's rare words and tokens in it.
+the line with most of the question's rare words.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -28,21 +28,33 @@ class Pieces:
     def fitted(self, request: Request) -> Request:
         """The request with one piece in place of a context that is longer; any other request as it is.
 
-        A question's piece: the sum over what question and piece share of log(pieces / pieces that have it) is largest,
-        the first of several.  A dreamer, who has no question yet, gets a piece by its seed.
+        A question's piece has the line for which the sum over the words that both have of log(lines / lines that have
+        it) is largest, the first of several; over tokens where no line has a word of the question.  A dreamer, who has
+        no question yet, gets a piece by its seed.
         """
         context = context_of(request.messages)
         if len(context) != 1 or len(parts := self.split(context[0]["content"])) < 2:
             return request
-        marks = [self._marks(part) for part in parts]
         if request.role == "dreamer":
             best = request.seed % len(parts)
         else:
-            asked = self._marks(" ".join(m["content"] for m in closed(request.messages)))
-            rare = {mark: math.log(len(parts) / n) for mark in asked if (n := sum(mark in own for own in marks))}
-            best = max(range(len(parts)), key=lambda i: math.fsum(rare[m] for m in rare if m in marks[i]))
+            best = self._best(" ".join(m["content"] for m in closed(request.messages)), parts)
         messages = [{**m, "content": parts[best]} if m is context[0] else m for m in request.messages]
         return msgspec.structs.replace(request, messages=messages)
+
+    def _best(self, question: str, parts: Sequence[str]) -> int:
+        """The number of the piece with the line that answers to the question."""
+        lines = [(i, line) for i, part in enumerate(parts) for line in part.split("\n")]
+        worth = [0.0] * len(lines)
+        for marks in (_words, self._ids):
+            own = [frozenset(marks(line)) for _, line in lines]
+            for mark in dict.fromkeys(marks(question)):
+                having = [i for i, its in enumerate(own) if mark in its]
+                for i in having:
+                    worth[i] += math.log(len(lines) / len(having))
+            if any(worth):
+                break
+        return lines[worth.index(max(worth))][0]
 
     def _split(self, text: str) -> list[str]:
         """The text's lines, packed in their order."""
@@ -64,6 +76,7 @@ class Pieces:
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
-    def _marks(self, text: str) -> frozenset[int | str]:
-        """What a text is told by: its tokens, and its words of three letters or more."""
-        return frozenset([*self._ids(text), *re.findall(r"\w{3,}", text.lower())])
+
+def _words(text: str) -> list[str]:
+    """Of three letters or more, in small letters."""
+    return re.findall(r"\w{3,}", text.lower())
