@@ -102,6 +102,11 @@ def test_a_wrong_argument_is_said_in_one_line(make, words):
     assert "\n" not in str(caught.value)
 
 
+@given(start=st.text(max_size=2), ops=st.text(alphabet="ABIJz:>", max_size=4))
+def test_the_half_of_anything_is_told(start, ops):
+    assert RuleLessons().half(start, ops) in ("wake", "probe", "both")
+
+
 def test_closed_book_no_example_is_in_any_view():
     game = SleepCycle("rules", nights=2, probes=3)
     episode = play(game, {"learner": "amnesiac", "dreamer": "oracle"}, seed="rules")

@@ -107,12 +107,14 @@ class RuleLessons(OperationLessons):
         return sum(self.under(task, table) == task.answer for table in self._all) / len(self._all)
 
     def _first(self, start: str, ops: str) -> tuple[str, str] | None:
-        """The new operation that occurs first, and the state that it looks up."""
-        state = start
+        """The new operation that occurs first, and the state that it looks up; None of what is no question."""
+        state: str | None = start
         for op in ops:
+            if state not in self.states:
+                return None
             if op not in self._tables:
-                return op, state
-            state = self._tables[op][state]
+                return (op, state) if op in self._awake else None
+            state = self._tables[op].get(state)
         return None
 
     def _ordered(self, name: str) -> list[str]:
