@@ -136,3 +136,53 @@ def test_a_question_gets_the_section_that_it_needs(form, least):
         fact = next(a for a in FACTS[its["kind"]] if a.key == task.meta["fact"])
         right += any(fact.sentence.format(v=task.answer) in x and name in x for x in piece.split("\n"))
     assert right >= 100 * least
+
+
+def test_a_sleeping_learner_reads_and_keeps_pieces():
+    """By day the piece is what is answered from and what is kept for the night; without the setting nothing changes."""
+    pytest.importorskip("trl")
+    from _sleep import SMALL, reader, with_
+
+    from dream_envs.agents.sleep.consolidation import SleepConsolidation
+    from dream_envs.agents.sleep.frozen import FrozenLearner
+
+    family = TableLessons(tables=4, levels=1)
+    lesson = family.lesson(stream("day"), 0)
+    tasks = [family.question(lesson, stream("day", i)) for i in range(48)]
+    asked = [asking(lesson.context, t.prompt, seed=i) for i, t in enumerate(tasks)]
+    right = {}
+    for piece in (None, 20):
+        learner = SleepConsolidation(FrozenLearner(reader()), settings=with_(SMALL, dreaming=None, piece=piece))
+        if piece is None:
+            assert learner.fitted(asked) is asked
+        told = learner.act(asked)
+        right[piece] = sum(a.text == t.answer for a, t in zip(told, tasks, strict=True)) / 48
+        contexts = {e.messages[0]["content"] for e in learner.buffer.all()}
+        assert contexts == ({lesson.context} if piece is None else {family.part(lesson, x).context for x in "IJKL"})
+    assert right[None] < 0.3 and right[20] > 0.9
+
+
+def test_a_prompt_that_the_model_cannot_read_is_one_line():
+    pytest.importorskip("torch")
+    from _sleep import reader
+
+    long = asking("I=" + "a>b" * 1020, "a:I")
+    with pytest.raises(
+        DreamEnvsError, match=r"a prompt of 10\d\d tokens: this model reads 1024.*nights\.piece"
+    ) as caught:
+        reader().act([long])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_examination_prints_a_row_a_value(capsys):
+    pytest.importorskip("torch")
+    from dream_envs.baselines import lesson_exam
+
+    words = "nano/context tables --vary tables=1,4 --levels 1 --count 48 --piece 20"
+    lesson_exam.main(words.split(" "))
+    rows = [re.findall(r"[\d.]+", line) for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:3] for row in rows] == [["1", "1", "18"], ["4", "1", "75"]]
+    (one, four) = rows
+    assert float(one[3]) > 0.9 > 0.3 > float(four[3]) and float(four[6]) > 0.9 and one[-2:] == ["0.0625", "48"]
+    with pytest.raises(SystemExit, match=r"lesson_exam: .*'tables'"):
+        lesson_exam.main(["nano/context", "table"])

@@ -114,3 +114,46 @@ def test_closed_book_no_example_is_in_any_view():
     closed = [text_of(t.messages) for t in episode.turns if t.messages and t.messages[0]["role"] != "system"]
     assert len(contexts) == 2 and closed and not any(c[2:5] in text for c in contexts for text in closed)
     assert episode.outcome.facts["open"] == [1.0, 1.0] and episode.outcome.facts["dreaming"]["valid"] > 0
+
+
+# ------------------------------------------------------------------------------------------------- the base that reads
+
+
+def test_what_the_base_was_shown_follows_its_rule():
+    """Against the 32 tables: every context has one rule, and what is answered is true of it, shown or not."""
+    pytest.importorskip("torch")
+    from dream_envs.baselines.nano import contexts
+    from dream_envs.baselines.nano.recipe import BASES
+
+    reading, every = BASES["rules"].support.reading, [table_of(r, k, WORLD.states) for r in RULES for k in range(16)]
+    rng, kinds, new = stream("test-induced"), dict.fromkeys(("recite", "propose", "solve"), 0), 0
+    for _ in range(2000):
+        context, prompt, reply = contexts.induced(WORLD, reading, "I", rng)
+        shown = {context[i]: context[i + 2] for i in range(2, len(context), 3)}
+        (table,) = [t for t in every if all(t[s] == image for s, image in shown.items())]
+        assert 4 <= len(shown) <= 8 and list(shown) == sorted(shown)
+        kinds["recite" if prompt[1] == "?" else "propose" if prompt == "new" else "solve"] += 1
+        if prompt[1] == "?":
+            assert reply == "".join(s + table[s] for s in prompt[2:]) and len(prompt) == 10
+            new += sum(s not in shown for s in prompt[2:])
+        elif prompt != "new":
+            assert contexts.traced(WORLD, prompt[0], prompt[2:], {"I": table}) == reply
+    assert kinds["recite"] / 2000 == pytest.approx(reading.continued, abs=0.04) and new > 4 * kinds["recite"]
+
+
+def test_its_card_holds_and_the_base_that_only_reads_finds_no_rule():
+    """Exact, 96 probes of one entry: nano/rules far above chance (1/16), nano/context and closed book at nothing."""
+    pytest.importorskip("torch")
+    from dream_envs.agents.engines.local import LocalAgent
+    from dream_envs.baselines.nano.exams import success
+
+    family, asked, told = RuleLessons(levels=1), [], []
+    for i in range(96):
+        rng = stream("test-card", i)
+        lesson = family.lesson(rng, i % 8)
+        task = family.question(lesson, rng, "probe")
+        asked.append([{"role": "system", "content": lesson.context}, {"role": "user", "content": task.prompt}])
+        told.append(task.answer)
+    finds, reads = LocalAgent("nano/rules"), LocalAgent("nano/context")
+    assert success(finds, asked, told).mean() > 0.72 and success(reads, asked, told).mean() < 0.04
+    assert success(finds, [m[1:] for m in asked], told).mean() < 0.06
