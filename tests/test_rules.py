@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -157,3 +158,15 @@ def test_its_card_holds_and_the_base_that_only_reads_finds_no_rule():
     finds, reads = LocalAgent("nano/rules"), LocalAgent("nano/context")
     assert success(finds, asked, told).mean() > 0.72 and success(reads, asked, told).mean() < 0.04
     assert success(finds, [m[1:] for m in asked], told).mean() < 0.06
+
+
+def test_its_card_names_the_recipe_that_made_it():
+    pytest.importorskip("torch")
+    from dream_envs.agents.engines.models import resolve, weights_hash
+    from dream_envs.baselines.nano.recipe import BASES, recipe_hash
+    from dream_envs.runs import read_json
+
+    for name in ("rules", "context"):  # whose recipe a new one must not change
+        card = read_json(Path(resolve(f"nano/{name}")) / "nano.json")
+        assert card["recipe_hash"] == recipe_hash(BASES[name]) and card["name"] == f"nano/{name}"
+        assert card["weights_hash"] == weights_hash(Path(resolve(f"nano/{name}"))) and card["parameters"] == 266_816

@@ -95,7 +95,9 @@ def test_what_a_night_leaves(run: Path, model: Path) -> None:
     for arm in ("night", "placebo"):
         assert found[arm]["divergence"][1] < found[arm]["divergence"][0] and found[arm]["lived"] == 12
         asked = (run / f"tests_{arm}.jsonl").read_text("utf-8")
-        assert asked.count('"role":"reasoner"') == 2 * 4 and "(none yet)" in asked and "## " not in asked
+        assert asked.count('"role":"reasoner"') == 2 * 4 and "(none yet)" in asked
+        taught = [(run / "skills" / name / "selected.md").read_text("utf-8") for name in found["taught"]]
+        assert not [line for text in taught for line in text.split("\n") if line.startswith("- ") and line in asked]
     final, *others = (
         (path / "model.safetensors").read_bytes()
         for path in (
