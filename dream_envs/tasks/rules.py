@@ -6,8 +6,8 @@ what is asked looks up another state first.  Notations, replies, proposals and l
 (``tasks.lessons``), which states its tables whole.
 
 Half of the states of each operation, by a hash of both, are of the day: examples and questions awake are about these.
-Probes look up the other half, of which nothing was ever shown or asked: what is remembered has to be the rule.  A dream
-may ask for anything.
+Probes look one of the other half up first, and nothing of that half was ever shown or asked awake: what is remembered
+has to be the rule.  A dream may ask for anything.
 
 Chance: a guesser who knows the known tables draws one of the rules; of a question that looks up one entry, 1/n.
 
@@ -94,9 +94,14 @@ class RuleLessons(OperationLessons):
         return "both" if found is None else "wake" if found[1] in self._awake[found[0]] else "probe"
 
     def fresh(self, lesson: Lesson, start: str, ops: str) -> bool:
-        """Whether the state that is looked up first is in no example."""
-        found = self._first(start, ops)
-        return found is not None and found[1] not in lesson.facts["shown"]
+        """Whether the state that is looked up first is in no example; awake no other one is of the probes' half."""
+        name, table, state, looked_up = lesson.name, lesson.facts["table"], start, list[str]()
+        for op in ops:
+            looked_up += state if op == name else ""
+            state = table[state] if op == name else self._tables[op][state]
+        awake = self._awake[name]
+        new = looked_up[0] not in lesson.facts["shown"]
+        return new and (looked_up[0] not in awake or awake.issuperset(looked_up))
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """The trace under a rule that is drawn for the new operation; the known ones are known."""
