@@ -73,6 +73,7 @@ def test_an_archive_is_as_long_as_asked_and_a_log_scatters_what_belongs_together
         (lambda: TableLessons(tables=9), "1 to 8"),
         (lambda: ArchiveLessons(records=0), "1 to 200"),
         (lambda: ArchiveLessons(form="poem"), "'book'"),
+        (lambda: lesson_family("tables", args={"level": 1}), "'levels'"),
         (lambda: lesson_family("archive"), "did you mean 'archives'"),
     ],
 )

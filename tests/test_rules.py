@@ -95,6 +95,7 @@ def test_every_question_of_a_half_is_as_likely():
         (lambda: RuleLessons(rules="turn"), "'shift'"),
         (lambda: RuleLessons(rules=[]), "'mirror'"),
         (lambda: RuleLessons(n_states=8), "12 to 26"),
+        (lambda: lesson_family("rules", args={"level": 1}), "'levels'"),
         (lambda: lesson_family("rule"), "did you mean 'rules'"),
     ],
 )

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from dream_envs import registry
 from dream_envs.checks import check, one_of
 from dream_envs.core import Reject, Task
 from dream_envs.tasks.documents import FACTS, WORDS, DocumentLessons
@@ -47,6 +48,7 @@ class TableLessons(OperationLessons):
     version = 1
 
     def __init__(self, notation: str = "compact", *, tables: int = 2, **arguments: Any) -> None:
+        registry.check_kwargs(OperationLessons, arguments, self.name)
         super().__init__(notation, **arguments)
         self.tables = check("tables", tables, 1, len(self.names), whole=True)
         self.capacity = len(self.names) // self.tables

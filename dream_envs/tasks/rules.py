@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dream_envs import registry
 from dream_envs.checks import check, one_of
 from dream_envs.core import Task, content_hash
 from dream_envs.tasks.composition import OPERATION_NAMES
@@ -55,6 +56,7 @@ class RuleLessons(OperationLessons):
     def __init__(
         self, notation: str = "compact", *, shown: int = 4, rules: Sequence[str] = tuple(RULES), **arguments: Any
     ) -> None:
+        registry.check_kwargs(OperationLessons, arguments, self.name)
         super().__init__(notation, **arguments)
         check("n_states", len(self.states), 12, 26)
         self.shown = check("shown", shown, 3, len(self.states) // 4, whole=True)
