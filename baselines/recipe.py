@@ -80,7 +80,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     sleeps (``agents.sleep.SleepSettings``).  ``learn``: makes the learner itself, where a loop learns in a way of its
     own.  ``label``: names the curriculum's draws; "": the loop's name.  ``engine``: arguments of the base's
     ``LocalAgent``.  ``preset``: see ``PRESETS``.  ``max_tokens``: the budget of every reply; None: the game's.
-    ``refused``: learners that it cannot run with.
+    ``refused``: learners that it cannot run with.  ``trained``: roles that only the run's own weights can play.
+    ``idle``: settings of the nights that would do nothing.
     """
 
     env: str = CHALLENGER_SOLVER
@@ -107,6 +108,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     preset: str = "nano"
     max_tokens: int | None = None
     refused: Mapping[str, str] = {}
+    trained: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
 
 class Loop(msgspec.Struct, frozen=True):
@@ -301,9 +304,15 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
         from dream_envs.agents.sleep.night import refuse
 
         refuse(nights, ["waits", "reading", "alert"], "every day has its night here")
+        refuse(nights, recipe.idle, f"a night of {found.name} has no use for it")
     if recipe.learner in recipe.refused:
         raise DreamEnvsError(
             f"learner={recipe.learner!r}: {found.name} {recipe.refused[recipe.learner]}; choose another"
+        )
+    if role := next((r for r in recipe.trained if r in recipe.seats), None):
+        raise DreamEnvsError(
+            f"--seats {role}={recipe.seats[role]!r:.60}: {found.name} trains the weights of {role} here, which have to "
+            "be those of a local --model; leave that seat out"
         )
     rule_of(recipe)  # told now, before torch is imported
     return found, recipe

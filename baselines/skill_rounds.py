@@ -18,7 +18,9 @@ import numpy as np
 
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.frozen import FrozenLearner
+from dream_envs.agents.sleep.night import Night, SleepSettings
 from dream_envs.baselines.loop import Findings
+from dream_envs.baselines.skill_night import consolidate
 from dream_envs.core import Action, Episode, Progress, Start
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
 from dream_envs.curriculum.store import ChallengeStore
@@ -148,7 +150,7 @@ class Examined(msgspec.Struct, frozen=True):
     """How the skill sets are examined: ``repeats`` of every probe, ``tests`` a context asked ``attempts`` times.
 
     ``tie``: which of the best is taken (``TIES``); ``base``: whether S_0, no skill at all, can be chosen; ``one_shot``:
-    whether the control of one prompt is played.
+    whether the control of one prompt is played.  ``night``: how the chosen skills are put into weights; None: not.
     """
 
     repeats: int = 5
@@ -157,6 +159,7 @@ class Examined(msgspec.Struct, frozen=True):
     tie: str = "earliest"
     base: bool = True
     one_shot: bool = True
+    night: SleepSettings | None = None
 
 
 def smoothed(solved: Iterable[float]) -> float:
@@ -173,7 +176,10 @@ def select(rows: Sequence[Row], tie: str) -> tuple[Row, list[int]]:
 
 
 class SkillLearner(FrozenLearner):
-    """Plays the rounds with a frozen model in every free seat, then examines what they left; a killed run goes on."""
+    """Plays the rounds with a frozen model in every free seat, then examines what they left; a killed run goes on.
+
+    With ``how.night`` it sleeps once behind that, and has the night's weights from then on.
+    """
 
     name = "skills"
 
@@ -182,6 +188,7 @@ class SkillLearner(FrozenLearner):
         self.game, self.seed, self.folder, self.how = game, seed, folder, how
         self.stop: Callable[[], bool] = lambda: False
         self.found: Row = {}
+        self.nights: list[Night] = []
         self.drawn = Counter[str]()  # completions of the examination, by role
 
     def improve(self, collector: Any, budget: int, run: Any) -> Progress:
@@ -208,6 +215,7 @@ class SkillLearner(FrozenLearner):
         """The weights, which never changed, and what the examination found."""
         super().load(path)
         self.found = read_json(self.folder / FOUND) or {}
+        self.nights = msgspec.convert(self.found.get("nights", []), list[Night])
 
     def findings(self) -> Findings:
         """What the examination says of the rounds; the rest is measured by the runner."""
@@ -218,7 +226,7 @@ class SkillLearner(FrozenLearner):
         shots = self._one_shots(list(tracks), seats) if self.how.one_shot else {}
         sets = {name: _unique([*t.reasoner, *([shots[name]] if name in shots else [])]) for name, t in tracks.items()}
         answered = self._replayed(tracks, seats)
-        scored = self._tested(sets, seats)
+        scored = self.tested(sets, seats)
         contexts = {
             name: self._context(name, t, answered.get(name, {}), scored.get(name, {}), shots.get(name))
             for name, t in tracks.items()
@@ -227,6 +235,9 @@ class SkillLearner(FrozenLearner):
             "how": msgspec.to_builtins(self.how), "contexts": contexts, **_summed(list(contexts.values()), self.seed),
             "costs": {name: _costs(self.folder / name) for name in ("episodes.jsonl", REPLAY, TESTS, ONE_SHOT)},
         }  # fmt: skip
+        if self.how.night is not None:
+            self.found["consolidated"] = consolidate(self, tracks, contexts, self.how.night)
+            self.found["nights"] = msgspec.to_builtins(self.nights)
         self.found["verdict"] = _verdict(self.found)
         write_json(self.folder / FOUND, self.found)
         (self.folder / TABLE).write_text(_markdown(self.found), "utf-8")
@@ -272,7 +283,9 @@ class SkillLearner(FrozenLearner):
             )
         return found
 
-    def _tested(self, sets: Mapping[str, Sequence[SkillSet]], seats: Mapping[str, Any]) -> dict[str, dict[str, Row]]:
+    def tested(
+        self, sets: Mapping[str, Sequence[SkillSet]], seats: Mapping[str, Any], file: str = TESTS
+    ) -> dict[str, dict[str, Row]]:
         """By context and hash: solved and share of each half of the private tests; nothing for judged contexts."""
         starts, by_name = list[Start](), {c.id: c for c in self.game.contexts}
         for name, own in sets.items():
@@ -285,7 +298,7 @@ class SkillLearner(FrozenLearner):
         width = max(len(r.rubrics) for c in by_name.values() for r in c.tests())
         game = self.game.variant(mode="key", tasks=self.how.tests, rubrics=max(width, self.game.rubrics), evolve=())
         found: dict[str, dict[str, Row]] = {}
-        for episode in self._played(game, starts, {"reasoner": seats["reasoner"]}, TESTS):
+        for episode in self._played(game, starts, {"reasoner": seats["reasoner"]}, file):
             facts = episode.outcome.facts
             own_ = found.setdefault(facts["context"], {})
             used = facts["skills"]["reasoner"]["before"]["hash"]
@@ -386,13 +399,22 @@ def _summed(contexts: Sequence[Row], seed: str) -> Row:
 
 
 def _verdict(found: Row) -> str:
+    weights = _slept(found["consolidated"]) if "consolidated" in found else "No weights were trained"
     rounds = [c["selected"]["round"] for c in found["contexts"].values()]
     if found["oracle_taken"] is None:
-        return f"No weights were trained; the contexts have no programs, so nothing is tested. Replay took {rounds}."
+        return f"{weights}; the contexts have no programs, so nothing is tested. Replay took {rounds}."
     told = ", ".join(f"{k} {v['test_counted']:.3f}" for k, v in found["controls"].items() if v is not None)
     return (
-        f"No weights were trained. Private tests solved, mean over {len(rounds)} contexts: {told}; replay took the "
+        f"{weights}. Private tests solved, mean over {len(rounds)} contexts: {told}; replay took the "
         f"oracle's skills in {found['oracle_taken']:.0%} of them; one run."
+    )
+
+
+def _slept(found: Row) -> str:
+    told = ", ".join(f"{arm} {value:.3f}" for arm, value in found["arms"].items() if value is not None)
+    names = ", ".join(found["taught"]) or "no context"
+    return (
+        f"A night put the skills of {names} into weights; private tests of these solved (text: with it): {told or '-'}"
     )
 
 

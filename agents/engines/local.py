@@ -142,6 +142,7 @@ class LocalAgent:
         if len({r.writes for r in requests}) > 1:
             return _apart(requests, [r.writes for r in requests], lambda _, some: self.act(some))
         ends, prompts = self.chat.stops(requests[0]), [self.encode(r.messages, r.writes) for r in requests]
+        self.need_room(max(map(len, prompts)))
         mine = requests[0].writes == "assistant"
         seeds = np.array([r.seed for r in requests], dtype=np.uint64)
         limits = np.array([r.limits.max_tokens for r in requests])
@@ -155,6 +156,15 @@ class LocalAgent:
             )
             for text, s, p, limit in zip(texts, samples, prompts, limits, strict=True)
         ]  # fmt: skip
+
+    def need_room(self, longest: int) -> None:
+        """Refuse a prompt that leaves no room for a reply in what the model was made to read."""
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if most is not None and longest >= most:
+            raise DreamEnvsError(
+                f"a prompt of {longest} tokens: this model reads {most}, its reply included; shorten the context, or "
+                f"let a sleeping learner read it in pieces (--set nights.piece={max(1, most // 2)})"
+            )
 
     def _by_role(self, requests: Sequence[Request]) -> list[Action]:
         plain = copy.copy(self)

@@ -27,6 +27,7 @@ from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.sleep.dreams import QuestionGenerator, likelihood
 from dream_envs.agents.sleep.experience import Buffer, Experience, context_of
 from dream_envs.agents.sleep.night import Night, NightRunner, SleepSettings
+from dream_envs.agents.sleep.pieces import Pieces
 from dream_envs.agents.sleep.seeding import Same, exactly
 from dream_envs.agents.training.learner import newest_checkpoint
 from dream_envs.core import Action, DreamEnvsError, Learner, Progress, Request
@@ -64,6 +65,7 @@ class SleepConsolidation:
             raise DreamEnvsError(f"dreaming and alert need a question generator: {other}")
         self.learner, self.generator, self.seed, self.same, self.curve = learner, generator, seed, same, curve
         self.buffer = Buffer(self.settings.capacity)
+        self._pieces: Pieces | None = None
         self.nights: list[Night] = []
         #: Prompt tokens since the last night: of the collector's rounds, and of what was asked here with a context.
         self.read = 0
@@ -74,6 +76,7 @@ class SleepConsolidation:
 
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Act as the learner does; what was answered with a context at hand is kept for the night."""
+        requests = self.fitted(requests)
         found: Any = self.learner.act(requests)
         actions: list[Action] = list(found)
         read = [(r, a) for r, a in zip(requests, actions, strict=True) if a.status == "ok" and context_of(r.messages)]
@@ -84,6 +87,14 @@ class SleepConsolidation:
             if r.role != "dreamer" and r.writes == "assistant"
         )
         return actions
+
+    def fitted(self, requests: Sequence[Request]) -> Sequence[Request]:
+        """The requests as they are read: with ``settings.piece`` no context is longer than that."""
+        if self.settings.piece is None:
+            return requests
+        if self._pieces is None:
+            self._pieces = Pieces(self._weights().tokenizer, self.settings.piece)
+        return [self._pieces.fitted(request) for request in requests]
 
     def due(self) -> str | None:
         """Why it is time to sleep; None: it is not.  With ``settings.alert`` it asks the weights.

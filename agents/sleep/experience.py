@@ -28,15 +28,17 @@ def bounded(settings: Any, low: float, high: float | None, *names: str) -> None:
             check(name, value, low, high)
 
 
-class Experience(msgspec.Struct, frozen=True):
+class Experience(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was seen (the context included), and what was answered.
 
     ``kind``: what it is alike with (a level, a dream's kind): kinds are rehearsed alike, whatever their number.
+    ``left``: what is seen of it from now on, where that is not all but the system message.
     """
 
     messages: list[Message]
     reply: str
     kind: str = ""
+    left: list[Message] | None = None
 
     @property
     def key(self) -> str:
@@ -61,6 +63,8 @@ def context_of(messages: Sequence[Message]) -> list[Message]:
 
 def seen(one: Experience) -> list[Message]:
     """What is seen of it from now on: a context that was made up (``fiction``) stays, any other is gone."""
+    if one.left is not None:
+        return one.left
     return one.messages if one.kind == "fiction" else closed(one.messages)
 
 

@@ -40,6 +40,9 @@ class SleepSettings(msgspec.Struct, frozen=True):
     ``act`` with a context) after which it is time; None: any number.  ``alert``: how much of the mean log-likelihood
     per token of what was said after the last night may be lost awake, in nats, before it is; None: any.
 
+    ``piece``: tokens of a context that are read at once; of a longer one a question gets the piece that it is about,
+    by day and by night (``agents.sleep.pieces``).  None: contexts are read whole.
+
     ``learning``: how the night's optimiser learns.  ``seeding``: by Knowledge Seeding; False: by plain fine-tuning on
     the same replies.  ``dreaming``: None leaves it out.  ``block``: chunk length of the slow weights.  0: every night
     begins with the weights before it, so that only contexts have to be seeded.  n: every n-th night begins with
@@ -57,6 +60,7 @@ class SleepSettings(msgspec.Struct, frozen=True):
     waits: bool = False
     reading: int | None = None
     alert: float | None = None
+    piece: int | None = None
     learning: SeedingSettings = SeedingSettings()
     seeding: bool = True
     dreaming: DreamSettings | None = DreamSettings()
@@ -69,7 +73,7 @@ class SleepSettings(msgspec.Struct, frozen=True):
     tolerance: float | None = 0.5
 
     def __post_init__(self) -> None:
-        bounded(self, 1, None, "every", "experience", "capacity", "reading")
+        bounded(self, 1, None, "every", "experience", "capacity", "reading", "piece")
         bounded(self, 0, None, "block", "alert", "tolerance", "apart", "dreamt")
         if self.waits and not self.forget:
             raise DreamEnvsError("waits=True needs forget=True: a buffer that stays full is due every day")

@@ -1,4 +1,4 @@
-"""Ctx2Skill (arXiv 2604.27660): skills as text that evolve on a context by self-play; no weights change.
+"""Ctx2Skill (arXiv 2604.27660): skills as text that evolve on a context by self-play; no weights change by day.
 
 A step is a round on every context: a challenger writes tasks with rubrics, a reasoner answers them, a judge gives
 verdicts, and each side edits its own skills, the reasoner's after what it failed, the challenger's after what was
@@ -6,6 +6,7 @@ passed (``dream_envs/SkillEvolution-v0``).  After a round one hard and one easy 
 every saved skill set answers all probes again, and the one with the largest ``rho_hard * rho_easy`` is taken.  What it
 is worth is told by the contexts' private tests, beside the controls: no skills, first, last (no replay) and a random
 round, the best round by other tests (the oracle), one prompt.  One-sided evolution: ``--set evolve=reasoner``.
+``--set consolidate=true`` puts the chosen skills into weights behind that (``baselines.skill_night``).
 
 Left in the run's folder: ``skills/CONTEXT/round-K.md`` and ``.diff``, ``challenger-K.md``, ``selected.md``,
 ``skills.json`` (replay table, choices, controls, costs), ``skills.md`` (the table), ``replay.jsonl``, ``tests.jsonl``.
@@ -44,7 +45,8 @@ class Settings(msgspec.Struct, frozen=True):
     ``evolve``: whose skills may change: both, reasoner, challenger or none.
     ``repeats``: answers of a skill set to each probe, 1 or more.  ``tests``: private tests a context, 2 to 24, one half
     for the oracle's choice and the other for every score; ``attempts`` at each.  ``tie``: earliest, latest or shortest.
-    ``base``: no skills at all can be chosen.  ``one_shot``: play the control of one prompt.
+    ``base``: no skills at all can be chosen.  ``one_shot``: play the control of one prompt.  ``consolidate``: put the
+    chosen skills into the weights of the reasoner, who has to be ``--model`` then; settings: ``nights.``.
     """
 
     contexts: str = "bundled"
@@ -57,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True):
     tie: str = "earliest"
     base: bool = True
     one_shot: bool = True
+    consolidate: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (("sample", 0, 10_000), ("repeats", 1, 1000), ("tests", 2, 24), ("attempts", 1, 1000)):
@@ -81,18 +84,24 @@ def learner(chosen: Settings, ctx: Context, model: Any, seed: str, place: Path) 
     """The frozen model that plays what nobody else does, and examines the skills in the end."""
     from dream_envs.baselines.skill_rounds import Examined, SkillLearner
 
-    how = Examined(chosen.repeats, chosen.tests, chosen.attempts, chosen.tie, chosen.base, chosen.one_shot)
+    night = ctx.recipe.nights if chosen.consolidate else None
+    how = Examined(chosen.repeats, chosen.tests, chosen.attempts, chosen.tie, chosen.base, chosen.one_shot, night)
     return SkillLearner(ctx.game(()), model, f"skills/{seed}", place, how)
 
 
 def recipe(chosen: Settings, steps: int) -> Recipe:
     """One phase of so many rounds."""
+    sleeps: dict[str, Any] = {}
+    if chosen.consolidate:
+        from dream_envs.baselines.skill_night import IDLE, night_settings
+
+        sleeps = {"nights": night_settings(), "idle": IDLE, "trained": ("reasoner",)}
     args = {"contexts": chosen.contexts, "tasks": chosen.tasks, "evolve": list(SIDES[chosen.evolve])}
     return Recipe(
         env=ENV, args=args, family="", mixture=Mixture(1, 0, 0), gates=(), steps=steps,
         phases=(Phase("rounds", steps, prepare=functools.partial(prepare, chosen)),),
         learn=functools.partial(learner, chosen), eval=EvalSettings(kind="none"),
-        refused={name: "trains no weights" for name in registry.rows("learners") if name != "grpo"},
+        refused={name: "trains no weights" for name in registry.rows("learners") if name != "grpo"}, **sleeps,
     )  # fmt: skip
 
 

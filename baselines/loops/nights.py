@@ -70,10 +70,17 @@ METHODS: dict[str, Method] = {
 }
 
 
+#: The base that reads these lessons, where it is not ``nano/context``.
+READERS = {"rules": "nano/rules"}
+#: Lessons about new operations, whose questions have levels.
+LEVELLED = ("operations", "rules", "tables")
+
+
 class Settings(msgspec.Struct, frozen=True):
     """``nights``: lessons, one a day.  ``probes``: questions a round, of these ``levels``.  ``wakes``: rounds a day.
 
-    ``lessons``: ``operations``, ``documents``, or ``module:Class``; ``levels`` are of operations alone.
+    ``lessons``: a key of ``tasks.lessons.FAMILIES``, or ``module:Class``; ``lesson_args``: its arguments; ``levels``:
+    of those that ask about new operations (``LEVELLED``) alone.
     """
 
     lessons: str = "operations"
@@ -81,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True):
     probes: int = 64
     wakes: int = 3
     levels: tuple[int, ...] = (1, 2)
+    lesson_args: dict[str, Any] = {}
 
 
 def night_of(method: Method) -> Any:
@@ -161,8 +169,9 @@ class SleepAgent:
         told = [[context, *closed(e.messages)] for e in lived if context_of(e.messages)]
         seeds = [digest(self._seed, "lie", number, i) for i in range(len(told))]
         who: Any = {"agent": "learner_0", "role": "learner"}
-        replies = self._frozen.agent.act([Request(messages=m, seed=s, **who) for m, s in zip(told, seeds, strict=True)])
-        return [Experience(m, a.text, "day") for m, a in zip(told, replies, strict=True)]
+        asked = self.inner.fitted([Request(messages=m, seed=s, **who) for m, s in zip(told, seeds, strict=True)])
+        replies = self._frozen.agent.act(asked)
+        return [Experience(r.messages, a.text, "day") for r, a in zip(asked, replies, strict=True)]
 
     def _project(self, rank: int) -> None:
         """Cut what all nights have changed down to one expert's rank, matrix by matrix."""
@@ -201,17 +210,18 @@ def lesson_questions(lessons: Any) -> Any:
             kept = len(text) > 3 and lessons.half(text[0], text[2:]) == "probe" and set(text[2:]) & set(lessons.names)
             return None if kept else super().question(text)
 
-    count = len(lessons.operations) + lessons.capacity
+    count = len(lessons.operations) + len(lessons.names)
     return LessonQuestions(Composition(n_operations=count, held_out_pairs=0, max_level=lessons.max_level + 1))
 
 
 def recipe(chosen: Settings, steps: int, *, method: str) -> Recipe:
     """One episode of days and nights."""
     args: dict[str, Any] = {"nights": chosen.nights, "probes": chosen.probes, "wakes": chosen.wakes, "dreams": 8}
-    if chosen.lessons == "operations":
-        args["lesson_args"] = {"levels": list(chosen.levels)}
+    levels = {"levels": list(chosen.levels)} if chosen.lessons in LEVELLED else {}
+    if found := {**levels, **chosen.lesson_args}:
+        args["lesson_args"] = found
     return Recipe(
-        env=ENV, args={"lessons": chosen.lessons, **args}, family="", model="nano/context",
+        env=ENV, args={"lessons": chosen.lessons, **args}, family="", model=READERS.get(chosen.lessons, "nano/context"),
         mixture=Mixture(1, 0, 0), gates=(), label="sleeping", steps=steps,
         nights=night_of(METHODS[method]), learn=functools.partial(sleeper, name=method),
         eval=EvalSettings(family="composition", levels=(1, 2, 3), problems=64),

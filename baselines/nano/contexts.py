@@ -17,6 +17,7 @@ import torch
 
 from dream_envs.baselines.nano import tokenizer as nano_tokenizer
 from dream_envs.tasks.composition import OPERATION_NAMES, Composition
+from dream_envs.tasks.rules import RULES, table_of
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -39,6 +40,19 @@ class Reading(msgspec.Struct, frozen=True):
     told: float = 0.1
 
 
+class Inducing(Reading, frozen=True):
+    """A reader who also finds the rule of an operation of which only examples are shown (``tasks.rules``).
+
+    ``rules``: share of the contexts whose operation follows a rule; ``shown``: so many of its entries at least and at
+    most, drawn evenly.  ``continued``: share of these that recite eight images, of any states, shown or not; a question
+    may look up any state as well.
+    """
+
+    rules: float = 0.75
+    shown: tuple[int, int] = (4, 8)
+    continued: float = 0.7
+
+
 def entries(reading: Reading, step: int, rng: np.random.Generator) -> int:
     """How many entries a table has in this step."""
     for until, most in reading.growth:
@@ -56,11 +70,29 @@ def example(family: Composition, reading: Reading, step: int, rng: np.random.Gen
     """A context, what is asked and what is answered."""
     states, name = family.states, reading.names[int(rng.integers(len(reading.names)))]
     images = rng.permutation(len(states))
+    if isinstance(reading, Inducing) and rng.random() < reading.rules:
+        return induced(family, reading, name, rng)
     there = sorted(rng.permutation(len(states))[: entries(reading, step, rng)].tolist())
     table = {states[i]: states[images[i]] for i in there}
     context = f"{name}=" + "".join(f"{source}>{image}" for source, image in table.items())
     if rng.random() < reading.recite[grown(reading, step)]:
         asked = [list(table)[i] for i in rng.permutation(len(table))[:8].tolist()]
+        return context, f"{name}?{''.join(asked)}", "".join(s + table[s] for s in asked)
+    start, ops = _problem(family, name, table, reading, rng)
+    if rng.random() < reading.propose:
+        return context, family.brief(), f"{start}:{ops}"
+    return context, f"{start}:{ops}", traced(family, start, ops, {name: table})
+
+
+def induced(family: Composition, reading: Inducing, name: str, rng: np.random.Generator) -> tuple[str, str, str]:
+    """Examples of a rule, a question that may look up any state, and its answer; or a proposal."""
+    states, kinds = family.states, list(RULES)
+    table = table_of(kinds[int(rng.integers(len(kinds)))], int(rng.integers(len(states))), states)
+    count = int(rng.integers(reading.shown[0], reading.shown[1] + 1))
+    there = sorted(rng.permutation(len(states))[:count].tolist())
+    context = f"{name}=" + "".join(f"{states[i]}>{table[states[i]]}" for i in there)
+    if rng.random() < reading.continued:
+        asked = [states[i] for i in rng.permutation(len(states))[:8].tolist()]
         return context, f"{name}?{''.join(asked)}", "".join(s + table[s] for s in asked)
     start, ops = _problem(family, name, table, reading, rng)
     if rng.random() < reading.propose:

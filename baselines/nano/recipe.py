@@ -134,6 +134,18 @@ BASES: dict[str, Recipe] = {
     ),
     # Reads the table of an operation that it does not know: the ground of sleep (``studies.nights``).
     "context": Grown(support=Readers(copy=0.1, formats={"trace": 1.0}), layers=5, steps=2000, batch=96, stages=1),
+    # Finds the rule behind a few examples: the ground of sleep on few-shot rules.
+    "rules": Grown(
+        support=Readers(
+            copy=0.1, formats={"trace": 1.0}, reading=contexts.Inducing(growth=(), with_context=(0.85, 0.85))
+        ),
+        begin="context",
+        layers=5,
+        steps=1000,
+        batch=64,
+        lr=4e-3,
+        stages=1,
+    ),
     # Knows the moves of Kuhn poker and nothing of when to make them: the ground of self-play.
     "kuhn": Recipe(support=LegalPlay(), layers=2, hidden=32, mlp=64, steps=800),
     # The control, not shipped: the same without its best format, the others in the same proportion.
@@ -156,13 +168,14 @@ def build_model(recipe: Recipe, seed: int) -> Any:
 
     begin = load(f"nano/{recipe.begin}")[0] if isinstance(recipe, Grown) else None
     below = begin.config.num_hidden_layers if begin is not None else recipe.layers
+    rope = [0] * below if begin is None else list(begin.config.no_rope_layers)
     size = len(nano_tokenizer.SPECIAL) + len(nano_tokenizer.ALPHABET)
     reads = isinstance(recipe.support, Readers)
     config = SmolLM3Config(
         vocab_size=size + len(nano_tokenizer.PAIRS) if reads else size, max_position_embeddings=1024,
         hidden_size=recipe.hidden, intermediate_size=recipe.mlp, num_hidden_layers=recipe.layers,
         num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads, tie_word_embeddings=True,
-        no_rope_layers=[0] * below + [1] * (recipe.layers - below), use_sliding_window=False,
+        no_rope_layers=rope + [1] * (recipe.layers - below), use_sliding_window=False,
         initializer_range=recipe.init, pad_token_id=0, bos_token_id=None, eos_token_id=1,
     )  # fmt: skip
     with torch.random.fork_rng():
@@ -170,7 +183,7 @@ def build_model(recipe: Recipe, seed: int) -> Any:
         model = SmolLM3ForCausalLM(config)
     if begin is not None:
         weights = begin.state_dict()
-        if reads:
+        if reads and begin.config.vocab_size == size:
             contexts.wider(model, begin, torch.Generator().manual_seed(seed))
             weights = {name: value for name, value in weights.items() if value.shape[0] != size}
         model.load_state_dict(weights, strict=False)

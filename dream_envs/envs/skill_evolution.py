@@ -252,6 +252,10 @@ class SkillEvolution:
             return skill_prompts.proposer(self.notation, context, own, self.cases(state, side), side)
         return skill_prompts.editor(self.notation, context, own, state.changes[side].proposal)
 
+    def seat(self, agent: str) -> Seat:
+        """The seat of this name, with the bounds on its reply."""
+        return self._seats[agent]
+
     def question(self, state: State, agent: str) -> Question | None:
         """What a judge is asked now, None if it is not."""
         number, given = int(agent.rpartition("_")[2]), {"judge": state.answers, "rejudge": state.again}.get(state.phase)

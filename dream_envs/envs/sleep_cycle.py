@@ -89,7 +89,7 @@ class SleepCycle:
     """The game; see the module's head for its manual page.
 
     Args:
-        lessons: where the contexts come from: ``operations``, ``documents``, ``module:Class`` or a LessonFamily object.
+        lessons: where the contexts come from: a key of ``tasks.lessons.FAMILIES``, ``module:Class`` or an object.
         notation: of the lessons, with a name; None: the lessons' own.
         nights: lessons in an episode, 1 or more, at most as many as the family has.
         probes: learners' seats, 1 to 1024: questions in each round.

@@ -42,6 +42,9 @@ SPLITS = ("wake", "probe")
 FAMILIES = {
     "operations": "dream_envs.tasks.lessons:OperationLessons",
     "documents": "dream_envs.tasks.documents:DocumentLessons",
+    "tables": "dream_envs.tasks.long_lessons:TableLessons",
+    "archives": "dream_envs.tasks.long_lessons:ArchiveLessons",
+    "rules": "dream_envs.tasks.rules:RuleLessons",
 }
 _TRIES = 1000
 
@@ -109,7 +112,7 @@ class LessonFamily(Protocol):
 def lesson_family(
     family: str | LessonFamily, *, notation: str | None = None, args: Mapping[str, Any] | None = None
 ) -> LessonFamily:
-    """A family of lessons by name (``operations``, ``documents``), by ``module:Class``, or the object itself.
+    """A family of lessons by name (a key of ``FAMILIES``), by ``module:Class``, or the object itself.
 
     With a name: ``notation`` (None is the family's own) and its other arguments.
     """
@@ -181,17 +184,23 @@ class OperationLessons(Traces):
     def lesson(self, rng: np.random.Generator, index: int) -> Lesson:
         """Lesson ``index``: its operation has the name at that place, its table is a permutation drawn from ``rng``."""
         name = self.names[check("index", index, 0, self.capacity - 1, whole=True)]
+        return self.lesson_of(index, name, self.drawn(rng))
+
+    def drawn(self, rng: np.random.Generator) -> dict[str, str]:
+        """A permutation of the states as a table, each equally likely."""
         images = rng.permutation(len(self.states)).tolist()
-        return self.lesson_of(index, name, {s: self.states[i] for s, i in zip(self.states, images, strict=True)})
+        return {s: self.states[i] for s, i in zip(self.states, images, strict=True)}
 
     def lesson_of(self, index: int, name: str, table: Mapping[str, str]) -> Lesson:
-        """The lesson of an operation with this table, ``{source: image}`` of all states."""
+        """The lesson of an operation with this table, ``{source: image}`` of all states in their order."""
+        return Lesson(index, name, self.told(name, table), {"operation": name, "table": dict(table)})
+
+    def told(self, name: str, table: Mapping[str, str]) -> str:
+        """The context that states these entries."""
         if self.notation == "compact":
-            context = f"{name}=" + "".join([f"{s}>{table[s]}" for s in self.states])
-        else:
-            entries = ", ".join([f"{s} to {table[s]}" for s in self.states])
-            context = f"There is an operation {name} on the states {', '.join(self.states)}. It takes {entries}."
-        return Lesson(index, name, context, {"operation": name, "table": dict(table)})
+            return f"{name}=" + "".join([f"{s}>{image}" for s, image in table.items()])
+        entries = ", ".join([f"{s} to {image}" for s, image in table.items()])
+        return f"There is an operation {name} on the states {', '.join(self.states)}. It takes {entries}."
 
     def question(
         self, lesson: Lesson, rng: np.random.Generator, split: Split = "wake", level: int | None = None
@@ -204,7 +213,7 @@ class OperationLessons(Traces):
         letters = self.operations + lesson.name
         for _ in range(_TRIES):
             start, ops = self._drawing[level].draw(rng, self.states, letters)
-            if self.half(start, ops) in (split, "both"):
+            if self.half(start, ops) in (split, "both") and self.fresh(lesson, start, ops):
                 return self.make(lesson, start, ops)
         raise DreamEnvsError(f"lesson {lesson.name} has no question of level {level} for {split!r}: use more states")
 
@@ -215,6 +224,10 @@ class OperationLessons(Traces):
             return "both"
         return "wake" if int(content_hash("lesson-half", start, ops), 16) % 2 else "probe"
 
+    def fresh(self, lesson: Lesson, start: str, ops: str) -> bool:
+        """Whether a question may be asked of this lesson; here: always."""
+        return True
+
     def make(self, lesson: Lesson, start: str, ops: str, origin: str = "generator") -> Task:
         """The question with this start state and these operations, known ones and the lesson's own."""
         tables = {**self._tables, lesson.name: lesson.facts["table"]}
@@ -223,10 +236,12 @@ class OperationLessons(Traces):
 
     def guess(self, task: Task, rng: np.random.Generator) -> str:
         """The trace under a permutation that is drawn for the new operation; the known ones are known."""
-        images = rng.permutation(len(self.states)).tolist()
-        drawn = {s: self.states[i] for s, i in zip(self.states, images, strict=True)}
+        return self.under(task, self.drawn(rng))
+
+    def under(self, task: Task, table: Mapping[str, str]) -> str:
+        """The answer to a question if the new operation had this table."""
         meta = task.meta
-        return self._trace(meta["start"], meta["ops"], {**self._tables, meta["new"]: drawn}, "").answer
+        return self._trace(meta["start"], meta["ops"], {**self._tables, meta["new"]: table}, "").answer
 
     def chance(self, task: Task) -> float:
         """``(n - m)! / n!``: a drawn permutation must agree on the m different entries that the trace looks up."""
