@@ -51,6 +51,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "reverse_addition": "dream_envs.tasks.reverse_addition:ReverseAddition",
         "countdown": "dream_envs.tasks.countdown:Countdown",
         "programs": "dream_envs.tasks.programs:Programs",
+        "python": "dream_envs.tasks.python:Python",
         "reasoning_gym": "dream_envs.tasks.reasoning_gym:ReasoningGym",
     },
     "rewards": {

@@ -6,6 +6,7 @@ a third one, in the sandbox.  What a run leaves is removed when its line is writ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -13,6 +14,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import sysconfig
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,6 +26,7 @@ from typing import Any
 import msgspec
 
 import dream_envs
+from dream_envs import sandbox
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import entry as entries
 from dream_envs.leaderboard import results, worlds
@@ -35,6 +39,8 @@ from dream_envs.seeds import digest
 Tell = Callable[[str], None]
 #: Wall-clock seconds a run may take, in times of its class's processor seconds: machines are shared.
 PATIENCE = 6.0
+#: Memory of an entry's own process.
+GUEST_MB = 2048
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -113,6 +119,39 @@ def run_all(
     return [r for r in _lines(runs, place) if (r.entry_hash, r.budget, r.world) in wanted]
 
 
+def reproduce(runs: Sequence[Run], place: Place, *, by: str, jobs: int, tell: Tell) -> list[dict[str, Any]]:
+    """Do runs again that have a line, and add theirs; the two hashes of each, and whether they are equal.
+
+    Raises:
+        DreamEnvsError: for a run that nobody has done.
+    """
+    first = dict[tuple[str, int], Result]()
+    for line in _lines(runs, place):
+        if line.status == "ok":
+            first.setdefault((line.entry_hash, line.world), line)
+    for run in runs:
+        if (run.entry.hash, run.world) not in first:
+            told = f"{run.entry.name}, world {run.world} of {run.round}: no line of it yet"
+            raise DreamEnvsError(
+                f"{told}; dream-envs board run {run.entry.name} --round {run.round} --seeds {run.world + 1}"
+            )
+    bases = prepare({r.label for r in runs}, place.cache, jobs, tell)
+    with ThreadPoolExecutor(jobs) as pool:
+        lines = list(pool.map(lambda run: run_one(run, bases[run.label], by=by), runs))
+    results.append(place.results(runs[0].round), lines)
+    return [
+        {"world": r.world, "first": first[r.entry.hash, r.world].hash, "now": line.hash or line.detail,
+         "equal": first[r.entry.hash, r.world].hash == line.hash}
+        for r, line in zip(runs, lines, strict=True)
+    ]  # fmt: skip
+
+
+def reproduced_text(found: Sequence[dict[str, Any]]) -> str:
+    """A line a world."""
+    words = {True: "equal hashes", False: "DIFFERENT hashes"}
+    return "\n".join(f"world {p['world']}: {words[p['equal']]} ({p['first']}, {p['now']})" for p in found)
+
+
 def _lines(runs: Sequence[Run], place: Place) -> list[Result]:
     return [line for name in {r.round for r in runs} for line in results.load(place.results(name))]
 
@@ -173,11 +212,17 @@ def _run(run: Run, base: Path, scratch: Path, plain: Result, gain: bool) -> Resu
         "loop": about.loop, "steps": about.steps, "world": run.label, "model": str(base), "seed": run.label,
         "budget": msgspec.to_builtins(budget), "out": str(scratch), "learner": about.learner, "set": about.set,
     }  # fmt: skip
-    if run.entry.coded:
-        raise DreamEnvsError("entries with code of their own are not run yet")
-    write_json(scratch / "job.json", job)
     command = [sys.executable, "-m", "dream_envs.leaderboard.trainer", str(scratch / "job.json")]
-    ended = _child(command, scratch, budget.seconds, PATIENCE * budget.seconds)
+    with contextlib.ExitStack() as stack:
+        guest: Guest | None = None
+        if run.entry.coded:
+            guest = stack.enter_context(Guest(run.entry, budget))
+            job["guest"] = guest.fds
+        write_json(scratch / "job.json", job)
+        ended = _child(command, scratch, budget.seconds, PATIENCE * budget.seconds, guest.fds if guest else ())
+    if guest is not None and guest.ended is not None and guest.ended.status not in ("ok", "error"):
+        told = f"its own process: {guest.ended.status} ({guest.ended.detail})"
+        return msgspec.structs.replace(plain, status="disqualified", detail=told)
     if ended.returncode in (-9, -24):  # SIGKILL and SIGXCPU: the limits of its own
         return msgspec.structs.replace(plain, status="disqualified", detail=f"over {budget.seconds:g} processor s")
     if ended.returncode:
@@ -222,7 +267,56 @@ def _gain(run: Run, base: Path, scratch: Path) -> Gain:
     return Gain(*found.headline.g, found.verdict.word)
 
 
-def _child(command: Sequence[str], folder: Path, seconds: float | None, patience: float) -> Any:
+class Guest:
+    """The process of an entry's own code, in the sandbox; ``fds`` are the trainer's ends of its pipes.
+
+    It ends when the trainer's ends are closed.  ``ended``: what came of it.
+    """
+
+    def __init__(self, entry: Read, budget: Budget) -> None:
+        if reason := sandbox.available():
+            raise DreamEnvsError(f"{entry.name} has code of its own, which runs in a sandbox alone; {reason}")
+        to_read, self._write = os.pipe()
+        self._read, to_write = os.pipe()
+        self.fds, self.ended = (self._read, self._write), None
+        box = sandbox.Sandbox(
+            memory_mb=GUEST_MB, cpu_s=int(budget.seconds), wall_s=PATIENCE * budget.seconds, threads=1, output_kb=64,
+            read_only={**_suite(), str(entry.folder): "/entry"}, python_path=("/suite", "/site"),
+        )  # fmt: skip
+        source = f"from dream_envs.leaderboard.guest import serve\nserve('/entry/loop.py', ({to_read}, {to_write}))"
+
+        def watch() -> None:
+            try:
+                self.ended = box.run(source, channel=(to_read, to_write))
+            finally:
+                os.close(to_read)
+                os.close(to_write)
+
+        self._thread = threading.Thread(target=watch, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._read)
+        os.close(self._write)
+        self._thread.join(PATIENCE * 60)
+
+
+def _suite() -> dict[str, str]:
+    """Mounts of the suite's code and of the packages that it imports, by their places here."""
+    root = Path(dream_envs.__file__).parent
+    folders = {str(root.resolve()): "/suite/dream_envs", sysconfig.get_path("purelib"): "/site"}
+    for name in ("agents", "baselines", "leaderboard"):
+        if (root / name).is_symlink():  # a clone, whose links lead out of the package
+            folders[str((root / name).resolve())] = f"/suite/{name}"
+    return folders
+
+
+def _child(
+    command: Sequence[str], folder: Path, seconds: float | None, patience: float, fds: Sequence[int] = ()
+) -> Any:
     """A process of one thread, with a limit of processor seconds, and dead when this one is or time is up."""
 
     def limit() -> None:
@@ -234,7 +328,14 @@ def _child(command: Sequence[str], folder: Path, seconds: float | None, patience
     env = {**keep, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
         return subprocess.run(
-            command, cwd=folder, env=env, capture_output=True, text=True, timeout=patience, preexec_fn=limit
+            command,
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            preexec_fn=limit,
+            pass_fds=tuple(fds),
         )
     except subprocess.TimeoutExpired:
         raise DreamEnvsError(f"not done after {patience:.0f} s of wall-clock time") from None

@@ -11,7 +11,7 @@ import re
 import stat
 import tomllib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"bu
         for text in (self.loop, self.learner):
             if not re.fullmatch(r"[a-z0-9_.]{0,40}", text):  # no module:object, which would import the entrant's code
                 raise ValueError(f"{text!r:.60}: a name of the suite's")
+        for value in _strings(
+            self.set
+        ):  # a setting may name things of the suite, and nothing that is imported or opened
+            if not re.fullmatch(r"[\w .,+*()=-]{0,200}", value):
+                raise ValueError(f"set: {value!r:.60}: letters, digits and . , + * ( ) = - alone")
         if unknown := sorted(set(self.lock) - set(LOCKED)) or sorted(set(LOCKED) - set(self.lock)):
             raise ValueError(f"lock: {', '.join(unknown)}; it names {', '.join(LOCKED)}, each with its version")
 
@@ -113,7 +118,7 @@ def read(folder: Path) -> Read:
     if FILE not in files:
         raise DreamEnvsError(f"{name}: no {FILE}; dream-envs new entry NAME writes one")
     for file, data in files.items():
-        _text(f"{name}/{file}", data)
+        text_of(f"{name}/{file}", data)
     try:
         about = msgspec.convert(tomllib.loads(files[FILE].decode()), Entry)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, DreamEnvsError, ValueError, RecursionError) as error:
@@ -161,8 +166,12 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _text(name: str, data: bytes) -> None:
-    """Text that is what it looks like: UTF-8 without control characters or such that change its direction."""
+def text_of(name: str, data: bytes) -> str:
+    """The text of a file that is what it looks like: UTF-8, without control characters or such that turn its direction.
+
+    Raises:
+        DreamEnvsError: naming the first byte or character that is not.
+    """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -171,6 +180,7 @@ def _text(name: str, data: bytes) -> None:
         if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
             line = text.count("\n", 0, place) + 1
             raise DreamEnvsError(f"{name}, line {line}: character U+{ord(c):04X} is not shown as what it is: remove it")
+    return text
 
 
 def _code(name: str, text: str) -> None:
@@ -189,6 +199,13 @@ def _code(name: str, text: str) -> None:
             if module.partition(".")[0] not in IMPORTS:
                 told = f"imports {module!r}; an entry may import {', '.join(sorted(IMPORTS))}"
                 raise DreamEnvsError(f"{name}/{CODE}, line {getattr(node, 'lineno', 0)}: {told}")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _strings(item)
 
 
 def _line(name: str, text: str, most: int) -> None:

@@ -18,14 +18,12 @@ from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.baselines.eval_set import Exact, log_success
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard.budget import Budget, Used
-from dream_envs.leaderboard.trainer import LEVELS
+from dream_envs.leaderboard.trainer import LEVELS, PROBLEMS
 from dream_envs.runs import write_json
 from dream_envs.tasks.composition import Composition
 
 #: Where the race ends: this success at the deepest level, with that at all others.
 GOAL, KEPT = 0.5, 0.9
-#: Problems a level; no training meets them.
-PROBLEMS = 128
 
 
 class Point(msgspec.Struct, frozen=True):

@@ -78,7 +78,7 @@ def reproducible(result: Result) -> str:
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
 
-def append(file: Path, results: Sequence[Result]) -> None:
+def append(file: Path, results: Sequence[msgspec.Struct]) -> None:
     """Add lines in one write; a line that a kill has cut is ended first."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "ab+") as out:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS: list[set[str]] = [
     {"core"},
     {"seeds", "spaces", "checks", "schema", "progress"},
-    {"registry"},
+    {"registry", "sandbox"},
     {"tasks"},
     {"envs"},
     {"curriculum"},

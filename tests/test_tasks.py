@@ -307,6 +307,8 @@ def golden() -> dict[str, list[str]]:
 
 def test_golden_ids() -> None:
     kept, now = json.loads(GOLDEN.read_text()), golden()
+    if "python" not in NAMES:  # no sandbox here
+        kept = {name: ids for name, ids in kept.items() if not name.startswith("python-")}
     assert now == kept, (
         "the same seed gives other problems: raise the family's version, then write the golden file anew"
     )

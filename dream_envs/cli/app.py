@@ -158,7 +158,7 @@ def check(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(metavar="env|task|reward|agent|loop")],
+    kind: Annotated[str, typer.Argument(metavar="env|task|reward|agent|loop|entry")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="CamelCase or snake_case.")],
     out: Annotated[Path | None, typer.Option(help="The folder to make; default: ./NAME.")] = None,
     as_json: Json = False,

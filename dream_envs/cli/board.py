@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ Cache = Annotated[Path, typer.Option(help="Where hidden worlds are kept.")]
 Class = Annotated[int, typer.Option("--class", help="Budget: 1, 3 or 10 processor minutes.")]
 Round = Annotated[str, typer.Option("--round", help="An open round; practice has public worlds and no end.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes side by side.")]
+Secret = Annotated[Path | None, typer.Option(help="The organiser's file, in a round that is not closed.")]
+By = Annotated[str, typer.Option(help="Who runs this; default: a name made of the machine's.")]
+Name = Annotated[str, typer.Argument(metavar="NAME")]
 ROOT, CACHE = Path("leaderboard"), Path("runs/board")
 SITE = CACHE / "site"  # not in the board's folder: what is built is not tracked
 
@@ -27,22 +30,134 @@ def run(
     budget: Class = 1,
     seeds: Annotated[int, typer.Option(min=1, max=25, help="Worlds, each with its own seed.")] = 2,
     round: Round = "practice",
-    by: Annotated[str, typer.Option(help="Who runs this; default: a name made of the machine's.")] = "",
+    by: By = "",
     gain: Annotated[bool, typer.Option("--gain", help="Measure the Frontier Report's headline as well.")] = False,
     any_version: Annotated[bool, typer.Option("--any-version", help="Whatever the entry's lock says.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep what the runs leave in this folder.")] = None,
-    jobs: Jobs = 2, root: Root = ROOT, cache: Cache = CACHE, as_json: Json = False,
+    jobs: Jobs = 2, secret: Secret = None, root: Root = ROOT, cache: Cache = CACHE, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train entries in hidden worlds, measure them, and add their lines to the round; the same command goes on."""
     board = common.needs("dream_envs.leaderboard.board")
     rounds = common.needs("dream_envs.leaderboard.rounds")
     place = board.Place(root, cache.absolute())
     found = [place.entry(name) for name in (place.names() if names == ["all"] else names)]
-    beacon = rounds.beacon_of(place.root, round, {e.name: e.hash for e in found})
+    beacon = rounds.beacon_of(place.root, round, {e.name: e.hash for e in found}, secret)
     asked = [run for entry in found for run in board.runs_of(entry, round, beacon, budget, seeds)]
     how = {"by": by or board.name_of_this_machine(), "jobs": jobs, "keep": keep, "gain": gain}
     lines = board.run_all(asked, place, any_version=any_version, tell=common.say, **how)
     common.emit(lines, lambda its: "\n".join(map(board.told, its)), as_json)
+
+
+@board_app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="ENTRY")],
+    round: Round = "practice",
+    budget: Class = 1,
+    worlds: Annotated[str, typer.Option(help="Which: 0 or 0-4 or 0,3; default: the first.")] = "0",
+    by: By = "", secret: Secret = None, jobs: Jobs = 2, root: Root = ROOT, cache: Cache = CACHE, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run an entry again in worlds that have a line, and add a line that says whether the hashes are equal."""
+    board = common.needs("dream_envs.leaderboard.board")
+    rounds = common.needs("dream_envs.leaderboard.rounds")
+    place = board.Place(root, cache.absolute())
+    entry = place.entry(name)
+    beacon = rounds.beacon_of(place.root, round, {entry.name: entry.hash}, secret)
+    chosen = sorted({i for span in common.ranges_of(worlds, "--worlds") for i in span})
+    asked = [run for run in board.runs_of(entry, round, beacon, budget, max(chosen) + 1) if run.world in chosen]
+    found = board.reproduce(asked, place, by=by or board.name_of_this_machine(), jobs=jobs, tell=common.say)
+    common.emit(found, board.reproduced_text, as_json)
+    if not all(pair["equal"] for pair in found):
+        raise typer.Exit(1)
+
+
+@board_app.command("check")
+def check_verb(
+    names: Annotated[list[str], typer.Argument(metavar="ENTRY...", help="Names, or folders.")],
+    root: Root = ROOT, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Read entries and checkpoints as the board would, and run nothing of them."""
+    entries, checkpoint = (common.needs(f"dream_envs.leaderboard.{name}") for name in ("entry", "checkpoint"))
+    found = []
+    for name in names:
+        folder = Path(name) if len(Path(name).parts) > 1 else root / "entries" / name
+        if (folder / checkpoint.FILE).exists():
+            checkpoint.read(folder)
+            found.append({"name": folder.name, "kind": "checkpoint"})
+        else:
+            read = entries.read(folder)
+            kind = "entry with code" if read.coded else "entry"
+            found.append({"name": read.name, "kind": kind, "hash": read.hash, "versions": read.unlocked()})
+    common.emit(found, lambda its: "\n".join(f"{i['name']}: a sound {i['kind']}" for i in its), as_json)
+
+
+@board_app.command()
+def judge(
+    bundle: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint's bundle.")],
+    base: Annotated[str, typer.Option(help="Where its base lies; default: where its name leads.")] = "",
+    round: Round = "practice",
+    suite: Annotated[str, typer.Option(help="nano, english, or module:function.")] = "nano",
+    size: Annotated[str, typer.Option(help="mini or standard.")] = "mini",
+    by: By = "", secret: Secret = None, root: Root = ROOT, cache: Cache = CACHE, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Judge a checkpoint by what is sampled from its weights, and add its line to the round."""
+    import tempfile
+
+    board = common.needs("dream_envs.leaderboard.board")
+    checkpoint, rounds, results = (
+        common.needs(f"dream_envs.leaderboard.{name}") for name in ("checkpoint", "rounds", "results")
+    )
+    beacon = "" if round == rounds.PRACTICE else rounds.beacon_of(root, round, {}, secret)
+    cache.mkdir(parents=True, exist_ok=True)
+    how = {"round": round, "beacon": beacon, "suite": suite, "size": size, "by": by or board.name_of_this_machine()}
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        line = checkpoint.judge(bundle, base, Path(scratch), **how)
+    results.append(root / "results" / f"{round}-checkpoints.jsonl", [line])
+    common.emit(
+        line,
+        lambda it: f"{it.checkpoint}: {it.word}, {it.gain[0]:+.1f} [{it.gain[1]:+.1f}, {it.gain[2]:+.1f}]",
+        as_json,
+    )
+
+
+round_app = typer.Typer(help="Open, freeze and close a round.", add_completion=False)
+board_app.add_typer(round_app, name="round")
+
+
+def _said(found: Any) -> str:
+    state = "closed" if found.closed else f"frozen, {len(found.frozen)} entries" if found.frozen else "open"
+    return f"round {found.name}: {state}; commitment {found.commitment[:16]}"
+
+
+@round_app.command("open")
+def round_open(
+    name: Name,
+    secret: Annotated[Path, typer.Option(help="A new file outside of the board's folder, which nobody else reads.")],
+    public: Annotated[str, typer.Option(help="A public value that nobody knows yet, in words.")] = "",
+    root: Root = ROOT, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Draw a secret, and publish its hash."""
+    common.emit(common.needs("dream_envs.leaderboard.rounds").open_round(root, name, secret, public), _said, as_json)
+
+
+@round_app.command("freeze")
+def round_freeze(
+    name: Name,
+    value: Annotated[str, typer.Option(help="What the public value turned out to be.")] = "",
+    root: Root = ROOT, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Fix the entries of a round as they are now."""
+    board = common.needs("dream_envs.leaderboard.board")
+    place = board.Place(root, root)
+    hashes = {entry: place.entry(entry).hash for entry in place.names()}
+    common.emit(common.needs("dream_envs.leaderboard.rounds").freeze(root, name, hashes, value), _said, as_json)
+
+
+@round_app.command("close")
+def round_close(
+    name: Name, secret: Annotated[Path, typer.Option(help="The file.")], root: Root = ROOT, as_json: Json = False
+) -> None:
+    """Publish the secret: anybody can make the round's worlds now."""
+    common.emit(common.needs("dream_envs.leaderboard.rounds").close(root, name, secret), _said, as_json)
 
 
 Out = Annotated[Path, typer.Option(help="The site's folder.")]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dream_envs
-from dream_envs import registry
+from dream_envs import registry, sandbox
 from dream_envs.cli import common
 
 ROOMS = {"agents": "engines.scripted", "baselines": "nano.recipe"}
@@ -27,7 +27,7 @@ def examine() -> dict[str, Any]:
     machine = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     disk = f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free here"
     findings = [_row("python", "ok", machine), *_packages(), *_rooms(), *_plugins(), *_torch()]
-    findings += [*_vllm(), _row("disk", "ok", disk)]
+    findings += [*_vllm(), _sandbox(), _row("disk", "ok", disk)]
     return {"ok": all(f["status"] != "broken" for f in findings), "findings": findings}
 
 
@@ -113,6 +113,12 @@ def _torch() -> Iterator[Row]:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield _row("torch threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
     yield _row("GPU", "ok", ", ".join(names) or "none; everything runs on the CPU")
+
+
+def _sandbox() -> Row:
+    if reason := sandbox.available():
+        return _row("sandbox", "missing", reason.removeprefix("sandbox: "))
+    return _row("sandbox", "ok", "bubblewrap; programs of models and of entrants run in it, and nowhere else")
 
 
 def _vllm() -> Iterator[Row]:

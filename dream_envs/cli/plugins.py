@@ -30,8 +30,10 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
 
     ``kind``: a key of ``KINDS``.  ``name``: CamelCase or snake_case; it becomes the class, module and registered name.
     """
+    if kind == "entry":
+        return _entry(name, out or Path("leaderboard/entries") / name)
     if kind not in KINDS:
-        raise DreamEnvsError(registry.unknown("kinds", kind, list(KINDS)))
+        raise DreamEnvsError(registry.unknown("kinds", kind, [*KINDS, "entry"]))
     words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,59}", name) or not words:
         raise DreamEnvsError(f"name {name!r}: a letter, then letters, digits and _, as in HigherLower or higher_lower")
@@ -62,6 +64,20 @@ def new(kind: str, name: str, out: Path | None) -> dict[str, Any]:
     return {"kind": kind, "name": row, "out": str(folder), "files": list(files.values()), "target": target}
 
 
+def _entry(name: str, folder: Path) -> dict[str, Any]:
+    """An entry of the leaderboard: settings of a loop of the suite."""
+    entries = common.needs("dream_envs.leaderboard.entry")
+    if not entries.NAME.fullmatch(name) or folder.name != name:
+        raise DreamEnvsError(f"entry {name!r}: lower-case letters, digits, - and _, at most 40; --out ends in it")
+    if folder.exists():
+        raise DreamEnvsError(f"{folder} is there already: choose another name, nothing is overwritten")
+    lock = "".join(f'{package} = "{entries.installed(package)}"\n' for package in entries.LOCKED)
+    text = (Path(__file__).parent / "templates" / "entry" / "entry.toml.txt").read_text("utf-8")
+    folder.mkdir(parents=True)
+    (folder / entries.FILE).write_text(text.replace("{{lock}}", lock.rstrip()), "utf-8")
+    return {"kind": "entry", "name": name, "out": str(folder), "files": [entries.FILE], "target": ""}
+
+
 def _try(kind: str, row: str) -> str:
     return f"train {row} --steps 1" if kind == "loop" else f"check {row}"
 
@@ -69,6 +85,8 @@ def _try(kind: str, row: str) -> str:
 def new_text(made: dict[str, Any]) -> str:
     """What was written, and what to do next."""
     wrote = "\n".join(f"  {made['out']}/{name}" for name in made["files"])
+    if made["kind"] == "entry":
+        return f"wrote entry {made['name']}\n{wrote}\nnext: dream-envs board run {made['name']} --class 1"
     way = f"pip install -e {made['out']} && dream-envs {_try(made['kind'], made['name'])}"
     return f"wrote {made['kind']} {made['name']}\n{wrote}\nnext: {way}"
 

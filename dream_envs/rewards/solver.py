@@ -18,6 +18,10 @@ REPLY_FORMS: dict[str, str] = {
     "reverse_addition": r"\s*[0-9]+\s*",
     "countdown": r"[\s(]*[0-9]+[\s)]*(?:[-+*/][\s(]*[0-9]+[\s)]*)*",
     "programs": (r"\s*(?:-?[0-9]+|\[-?[0-9]+(?:, ?-?[0-9]+)*\]|[-+*/%<=@0-9a-zA-Z]*[x0-9]|[a-z]+\([a-z0-9(), ]+\))\s*"),
+    "python": (
+        r"\s*(?:-?[0-9][0-9.e+-]*|True|False|None|'[^'\n]*'|\"[^\"\n]*\"|[\[({][ -~]*[\])}]"
+        r"|(?:from|import|def) [ -~\n]*(?:[\])}0-9'\"]|(?:return|if|else|in|and|or|not|[-+*/%<>=]) \w+))\s*"
+    ),
 }
 MAX_FORM_CHARS = 4096  # a pattern is never tried on a longer reply: that has no family's form
 
