@@ -134,5 +134,6 @@ def _now() -> str:
 
 
 def _write(file: Path, round: Round) -> Round:
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, msgspec.to_builtins(round))
     return round

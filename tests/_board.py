@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,10 @@ import msgspec
 import numpy as np
 
 from dream_envs import seeds
-from dream_envs.leaderboard import results
+from dream_envs.leaderboard import results, rounds
 from dream_envs.leaderboard.budget import CLASSES, Budget, Used
 from dream_envs.leaderboard.entry import LOCKED, read
-from dream_envs.leaderboard.measure import Point, outcome
+from dream_envs.leaderboard.goal import Point, outcome
 from dream_envs.leaderboard.results import Gain, Result
 
 #: Entry, samples at which depth 8 is half learnt, steepness, what is left of depths 1 to 3 at the end.
@@ -31,10 +32,19 @@ def write_entry(root: Path, name: str, *, says: str = "", parent: str = "", code
     """Write an entry; the hash of its files."""
     folder = root / "entries" / name
     folder.mkdir(parents=True, exist_ok=True)
-    quoted = {k: msgspec.json.encode(v).decode() for k, v in {"says": says or f"What {name} changes in a line", **text}.items()}
+    quoted = {
+        k: msgspec.json.encode(v).decode()
+        for k, v in {"says": says or f"What {name} changes in a line", **text}.items()
+    }
     lines = [f"says = {quoted.pop('says')}", f"authors = [{quoted.pop('authors', chr(34) + 'A. Person' + chr(34))}]"]
     lines += [f'parent = "{parent}"'] if parent else []
-    lines += [f'loop = "{"loop.py" if code else "dream"}"', "steps = 150", "", "[set]", *(f"{k} = {v}" for k, v in quoted.items())]
+    lines += [
+        f'loop = "{"loop.py" if code else "dream"}"',
+        "steps = 150",
+        "",
+        "[set]",
+        *(f"{k} = {v}" for k, v in quoted.items()),
+    ]
     lines += ["", "[lock]", *(f'{package} = "1.0"' for package in LOCKED)]
     (folder / "entry.toml").write_text("\n".join(lines) + "\n", "utf-8")
     if code:
@@ -58,7 +68,16 @@ def curve(name: str, world: int, half: float, steep: float, kept: float, budget:
     return found
 
 
-def line(name: str, own: str, world: int, shape: Sequence[float], *, round: str = "practice", number: int = 1, by: str = "machine-1") -> Result:
+def line(
+    name: str,
+    own: str,
+    world: int,
+    shape: Sequence[float],
+    *,
+    round: str = "practice",
+    number: int = 1,
+    by: str = "machine-1",
+) -> Result:
     """The line of such a run."""
     budget = CLASSES[number]
     points = curve(name, world, *shape, budget)  # type: ignore[arg-type]
@@ -73,20 +92,25 @@ def line(name: str, own: str, world: int, shape: Sequence[float], *, round: str 
 
 
 def whole(root: Path, worlds: int = 5) -> list[Result]:
-    """All entries in practice, class 1, with some gains, a reproduction, one that differs, an error, and one over time."""
+    """All in practice, class 1, with gains, reproductions, a run that differs, an error, and one over time."""
     lines = []
     for i, (name, *shape) in enumerate(ENTRIES):
         own = write_entry(root, name, parent="replay" if i else "")
         runs = [line(name, own, world, shape) for world in range(worlds)]
         if i < 6:
             low = 14.0 - 2 * i
-            runs[0] = msgspec.structs.replace(runs[0], gain=Gain(low + 3, low, low + 6.5, "expansion" if i < 3 else "sharpening"))
+            runs[0] = msgspec.structs.replace(
+                runs[0], gain=Gain(low + 3, low, low + 6.5, "expansion" if i < 3 else "sharpening")
+            )
         if i < 2:
             runs += [msgspec.structs.replace(r, by="machine-2") for r in runs[:worlds]]
         if i == 2:
             runs.append(msgspec.structs.replace(runs[1], by="machine-3", hash="f" * 16))
         lines += runs
-    for name, status, detail in (("broken-one", "error", "the loop ended in ValueError: shapes differ"), ("slow", "disqualified", "over 400 processor s")):
+    for name, status, detail in (
+        ("broken-one", "error", "the loop ended in ValueError: shapes differ"),
+        ("slow", "disqualified", "over 400 processor s"),
+    ):
         own = write_entry(root, name)
         plain = line(name, own, 0, (40_000, 2.0, 0.95))
         lines.append(msgspec.structs.replace(plain, status=status, detail=detail, samples=None, curve=[], hash=""))
@@ -94,8 +118,38 @@ def whole(root: Path, worlds: int = 5) -> list[Result]:
     return lines
 
 
+def closed_round(root: Path) -> None:
+    """Six entries in a round of class 3 that is closed, and a line of one that was not frozen."""
+    secret = root.parent / "secret.txt"
+    rounds.open_round(root, "autumn-2026", secret, "the first value that is public after 1 December")
+    frozen = {name: read(root / "entries" / name).hash for name, *_ in ENTRIES[:6]}
+    rounds.freeze(root, "autumn-2026", frozen, "00000000abc")
+    rounds.close(root, "autumn-2026", secret)
+    where = {"round": "autumn-2026", "number": 3}
+    lines = [line(n, frozen[n], w, shape, **where) for n, *shape in ENTRIES[:6] for w in range(5)]  # type: ignore[arg-type]
+    late = line("ttrl", read(root / "entries" / "ttrl").hash, 0, ENTRIES[8][1:], **where)  # type: ignore[arg-type]
+    results.append(root / "results" / "autumn-2026.jsonl", [*lines, late])
+
+
 def spread_of(values: Sequence[float]) -> float:
     """Median by numpy, for a second opinion; infinite where the upper middle is."""
     ordered = np.sort(np.array(values))
-    upper = ordered[len(ordered) // 2]
-    return float(np.median(ordered)) if math.isfinite(upper) else math.inf
+    return float(np.median(ordered)) if math.isfinite(ordered[len(ordered) // 2]) else math.inf
+
+
+def ahead(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether a is shown to be better: by counting all ways of dealing the worlds' wins, not by ranks."""
+
+    def wins(own: Sequence[float], other: Sequence[float]) -> float:
+        return sum((x < y) + (x == y) / 2 for x in own for y in other)
+
+    if spread_of(a) >= spread_of(b):
+        return False
+    pooled, half = [*a, *b], len(a) * len(b) / 2
+    seen, extreme, every = abs(wins(a, b) - half), 0, 0
+    for chosen in itertools.combinations(range(len(pooled)), len(a)):
+        own = [pooled[i] for i in chosen]
+        rest = [pooled[i] for i in range(len(pooled)) if i not in chosen]
+        extreme += abs(wins(own, rest) - half) >= seen - 1e-9
+        every += 1
+    return extreme / every <= 0.05

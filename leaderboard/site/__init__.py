@@ -1,4 +1,4 @@
-"""The leaderboard's site: static pages made of entries/, results/ and rounds/, without a script or a request off the page.
+"""The leaderboard's site: static pages of entries/, results/ and rounds/, with no script and no request off the page.
 
 The same files give the same bytes.  Whatever comes from an entry or a line is capped, made visible and escaped.
 """
@@ -54,5 +54,7 @@ def told(made: dict[str, Any]) -> str:
     """Lines for a terminal."""
     lines = [f"wrote {made['out']}: {made['pages']} pages, {made['groups']} tables; look: dream-envs board serve"]
     lines += [f"entry left out: {why}" for why in made["broken"].values()]
-    lines += [f"{number} lines in results/{name}.jsonl are of no round or class here" for name, number in made["odd"].items()]
+    lines += [
+        f"{number} lines in results/{name}.jsonl are of no round or class here" for name, number in made["odd"].items()
+    ]
     return "\n".join(json.dumps(line)[1:-1] if not line.isprintable() else line for line in lines)

@@ -18,10 +18,9 @@ from dream_envs.leaderboard import entry as entries
 from dream_envs.leaderboard import results
 from dream_envs.leaderboard.budget import CLASSES, Budget
 from dream_envs.leaderboard.entry import NAME, Read
-from dream_envs.leaderboard.measure import GOAL
+from dream_envs.leaderboard.goal import GOAL, LEVELS
 from dream_envs.leaderboard.results import Result, Standing
 from dream_envs.leaderboard.rounds import PRACTICE, Round
-from dream_envs.leaderboard.trainer import LEVELS
 
 
 class Row(NamedTuple):
@@ -194,4 +193,3 @@ def commitment_holds(round: Round) -> bool | None:
     if not round.secret:
         return None
     return hashlib.sha256(f"{round.secret}\n{round.name}".encode()).hexdigest() == round.commitment
-

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from dream_envs.leaderboard.entry import NAME
+from dream_envs.leaderboard.goal import LEVELS
 from dream_envs.leaderboard.results import Result
 from dream_envs.leaderboard.site.data import Board, Group, Row, flat, mean
 from dream_envs.leaderboard.site.draw import count
-from dream_envs.leaderboard.trainer import LEVELS
 
 
 def files(board: Board) -> dict[str, str]:
@@ -36,7 +36,9 @@ def run(result: Result) -> dict[str, Any]:
     told = msgspec.to_builtins(result)
     used, gain, versions = told.pop("used"), told.pop("gain") or {}, told.pop("versions")
     del told["curve"]
-    told |= {f"used_{k}": v for k, v in used.items()} | {f"gain_{k}": gain.get(k) for k in ("value", "low", "high", "word")}
+    told |= {f"used_{k}": v for k, v in used.items()} | {
+        f"gain_{k}": gain.get(k) for k in ("value", "low", "high", "word")
+    }
     return {**told, "versions": " ".join(f"{k}={v}" for k, v in sorted(versions.items()))}
 
 
@@ -48,7 +50,7 @@ def eval_results(name: str, board: Board) -> str:
     """
     rows = [(g, row) for g in board.groups for row in g.ranked if row.standing.entry == name]
     head = (
-        "# For .eval_results/ of a model repository. No dataset of this id is registered as a benchmark on the Hub yet:\n"
+        "# For .eval_results/ of a model repository. No dataset of this id is a registered benchmark of the Hub yet:\n"
         "# until it is, this file is a form of export and links to nothing.\n"
     )
     return head + "".join(_result(group, row) for group, row in rows) if rows else ""

@@ -1,4 +1,4 @@
-"""Drawings as inline SVG: classes of the style sheet and no style of their own, so that the page's policy lets them be."""
+"""Drawings as inline SVG: classes of the style sheet and no style of their own, which the page's policy would forbid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dream_envs.leaderboard.measure import GOAL
+from dream_envs.leaderboard.goal import GOAL
 from dream_envs.leaderboard.results import Gain, Standing
 from dream_envs.report.svg import short, spread
 from dream_envs.report.words import decimal, label, probability, whole
@@ -73,7 +73,14 @@ def ruler(most: float) -> str:
 
 
 def chart(
-    lines: Sequence[Line], most: float, alt: str, *, goal: bool = True, wide: int = 360, high: int = 220, right: int = 12
+    lines: Sequence[Line],
+    most: float,
+    alt: str,
+    *,
+    goal: bool = True,
+    wide: int = 360,
+    high: int = 220,
+    right: int = 12,
 ) -> str:
     """Success from 0 to 1 over samples from 0 to ``most``; ``right``: room for names at the ends of lines."""
     left, top, bottom = 34, 10, 34
@@ -101,7 +108,9 @@ def chart(
         elif line.points:
             x, y = at(*line.points[0]).split()
             parts.append(f'<circle class="dot {line.look}" cx="{x}" cy="{y}" r="3"/>')
-    parts += _ends([(top + down * (1 - min(max(n.points[-1][1], 0), 1)), n) for n in lines if n.points], wide - right, high)
+    parts += _ends(
+        [(top + down * (1 - min(max(n.points[-1][1], 0), 1)), n) for n in lines if n.points], wide - right, high
+    )
     return _svg("chart", wide, high, alt, "".join(parts))
 
 
@@ -131,7 +140,10 @@ def gains(found: Sequence[tuple[str, float, Gain]], most: float) -> str:
         parts.append(_text(left - 5, y_of(value) + 4, decimal(value), "end"))
     for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
         parts.append(_text(left + share * across, high - 18, short(share * most), anchor))
-    parts += [_text(miss, high - 18, "∞", "middle"), _text(left + across / 2, high - 3, "samples to the goal", "middle")]
+    parts += [
+        _text(miss, high - 18, "∞", "middle"),
+        _text(left + across / 2, high - 3, "samples to the goal", "middle"),
+    ]
     placed = sorted(found, key=lambda f: (-f[2].value, f[0]))
     spots = spread([y_of(g.value) for *_, g in placed], 15.0, high - 24)
     for spot, (name, samples, g) in zip(spots, placed, strict=True):
@@ -140,7 +152,10 @@ def gains(found: Sequence[tuple[str, float, Gain]], most: float) -> str:
         parts.append(f'<circle class="world" cx="{_n(x)}" cy="{_n(y_of(g.value))}" r="3.5"/>')
         parts.append(f'<path class="grid" d="M{_n(x + 5)} {_n(y_of(g.value))}L{_n(miss + 14)} {_n(spot)}"/>')
         parts.append(_text(miss + 17, spot + 4, label(name, 20), "start"))
-    each = "; ".join(f"{name}: {count(x)} samples, gain {decimal(g.value)} [{decimal(g.low)}, {decimal(g.high)}]" for name, x, g in placed)
+    each = "; ".join(
+        f"{name}: {count(x)} samples, gain {decimal(g.value)} [{decimal(g.low)}, {decimal(g.high)}]"
+        for name, x, g in placed
+    )
     return _svg("chart", wide, high, f"Samples to the goal against the gain. {each}.", "".join(parts))
 
 

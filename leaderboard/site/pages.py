@@ -13,12 +13,11 @@ from dream_envs.leaderboard import entry as entries
 from dream_envs.leaderboard import results
 from dream_envs.leaderboard.budget import CLASSES
 from dream_envs.leaderboard.entry import NAME
-from dream_envs.leaderboard.measure import GOAL, KEPT, PROBLEMS
+from dream_envs.leaderboard.goal import GOAL, KEPT, LEVELS, PROBLEMS
 from dream_envs.leaderboard.results import Result, Standing
 from dream_envs.leaderboard.site import data, draw
 from dream_envs.leaderboard.site.data import Board, Group, Row
 from dream_envs.leaderboard.site.draw import Line, count
-from dream_envs.leaderboard.trainer import LEVELS
 from dream_envs.report import tree, words
 from dream_envs.report.words import label, visible
 from dream_envs.tasks.composition import Composition
@@ -127,7 +126,12 @@ def curves(group: Group) -> dict[str, Any]:
         drawn = draw.chart([*leader, Line("c1", its, edges[name])], most, told, wide=300, high=170)
         panels.append((name, drawn))
     found = [(r.standing.entry, r.standing.median, g) for r in group.ranked if (g := r.standing.gain) is not None]
-    return {"overview": overview, "panels": panels, "leader": first[0] if first else "", "gains": draw.gains(found, most) if found else ""}
+    return {
+        "overview": overview,
+        "panels": panels,
+        "leader": first[0] if first else "",
+        "gains": draw.gains(found, most) if found else "",
+    }
 
 
 def entry_page(name: str, board: Board) -> dict[str, Any]:
@@ -140,9 +144,11 @@ def entry_page(name: str, board: Board) -> dict[str, Any]:
         rows = [row for row in group.rows if row.standing.entry == name]
         lines = [r for r in group.lines if r.entry == name]
         if lines:
-            tables.append((group, rows[0], [_world(r, group) for r in rows[0].standing.results], _lines(rows[0], lines)))
+            tables.append(
+                (group, rows[0], [_world(r, group) for r in rows[0].standing.results], _lines(rows[0], lines))
+            )
     return {
-        "read": read, "texts": [(file, visible(texts[file], len(texts[file]))) for file in entries.FILES if file in texts],
+        "read": read, "texts": [(f, visible(texts[f], len(texts[f]))) for f in entries.FILES if f in texts],
         "diff": difference(parent.files, read.files) if read and parent else "", "tables": tables,
         "why": board.broken.get(name, ""), "last": f"depth {LEVELS[-1]}",
     }  # fmt: skip
