@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,23 +29,15 @@ ENTRIES = (
 )  # fmt: skip
 
 
-def write_entry(root: Path, name: str, *, says: str = "", parent: str = "", code: str = "", **text: str) -> str:
+def write_entry(
+    root: Path, name: str, *, says: str = "", parent: str = "", code: str = "", authors: Sequence[str] = ("A. Person",)
+) -> str:
     """Write an entry; the hash of its files."""
     folder = root / "entries" / name
     folder.mkdir(parents=True, exist_ok=True)
-    quoted = {
-        k: msgspec.json.encode(v).decode()
-        for k, v in {"says": says or f"What {name} changes in a line", **text}.items()
-    }
-    lines = [f"says = {quoted.pop('says')}", f"authors = [{quoted.pop('authors', chr(34) + 'A. Person' + chr(34))}]"]
-    lines += [f'parent = "{parent}"'] if parent else []
-    lines += [
-        f'loop = "{"loop.py" if code else "dream"}"',
-        "steps = 150",
-        "",
-        "[set]",
-        *(f"{k} = {v}" for k, v in quoted.items()),
-    ]
+    about = {"says": says or f"What {name} changes in a line", "authors": list(authors), "parent": parent, "steps": 150}
+    about["loop"] = "loop.py" if code else "dream"
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in about.items() if value != ""]
     lines += ["", "[lock]", *(f'{package} = "1.0"' for package in LOCKED)]
     (folder / "entry.toml").write_text("\n".join(lines) + "\n", "utf-8")
     if code:

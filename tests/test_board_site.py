@@ -23,20 +23,23 @@ pytest.importorskip("jinja2")
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import results, rounds
 from dream_envs.leaderboard.budget import Used
+from dream_envs.leaderboard.checkpoint import Judged
 from dream_envs.leaderboard.site import build, told
 from dream_envs.leaderboard.site.serve import server
 
 ROOT = Path(__file__).parent.parent
 NASTY = (
-    "<script>hacked=1</script>", '"><img src=x onerror=hacked=1>', "</pre></code><svg onload=hacked=1>", "&lt;b&gt;&#60;",
-    "javascript:hacked=1", "{{ 7*7 }}{% raw %}", "]]><!-- --><style>*{display:none}", "W" * 180, "=cmd|' /C calc'!A0",
+    "<script>hacked=1</script>", '"><img src=x onerror=hacked=1>', "</pre></code><svg onload=hacked=1>",
+    "&lt;b&gt;&#60;", "javascript:hacked=1", "{{ 7*7 }}{% raw %}", "]]><!-- --><style>*{display:none}", "W" * 180, "=cmd|' /C calc'!A0",
 )  # fmt: skip
 #: What entry.read refuses in files; a line of results may hold it.
 HIDDEN = ("\u202eevil\u2066", "\x1b[31mred\x07", "zero\u200bwidth", "\ud7ff\ufeff\u2028line")
-TAGS = set(
-    "a b body br caption code dd details div dl dt figcaption figure h1 h2 h3 head header html icon li link main meta nav"
-    " ol p pre section small span sub summary sup svg table tbody td text th thead title tr ul path circle em strong hr".split()
-)
+TAGS = {
+    "a", "b", "body", "br", "circle", "code", "dd", "details", "div", "dl", "dt", "em", "figcaption", "figure", "h1",
+    "h2", "h3", "head", "header", "hr", "html", "li", "link", "main", "meta", "nav", "ol", "p", "path", "pre", "section",
+    "small", "span", "strong", "sub", "summary", "sup", "svg", "table", "tbody", "td", "text", "th", "thead", "title",
+    "tr", "ul",
+}  # fmt: skip
 
 
 class Page(html.parser.HTMLParser):
@@ -129,11 +132,15 @@ def test_the_pages_show_the_rows(board: tuple[Path, Path]) -> None:
     assert "depth 8 not reached" in index and "depths 1 to 3 lost" in index
     assert "by 1" in index and "1 differs" in index and "over 400 processor s" in index
     assert index.index("Without a rank") > index.index("random-reward")
-    drawn = (site / "index.html").read_text().count('class="world"') + (site / "index.html").read_text().count('class="miss"')
+    drawn = (site / "index.html").read_text().count('class="world"') + (site / "index.html").read_text().count(
+        'class="miss"'
+    )
     assert drawn == 5 * (len(made.ENTRIES) + 6), "every world of every ranked entry is a dot or a cross"
     sleep = " ".join(pages["entry-sleep.html"].text.split())
     assert "dream-envs board reproduce sleep --round practice --class 1" in sleep and "machine-2" in sleep
-    assert '-says = "What replay changes in a line"' in sleep and '+parent = "replay"' in sleep and "torch 2.13.0" in sleep
+    assert (
+        '-says = "What replay changes in a line"' in sleep and '+parent = "replay"' in sleep and "torch 2.13.0" in sleep
+    )
     assert "same hash" in sleep and "autumn-2026, class 3" in sleep
     assert "is what was committed to" in " ".join(pages["rounds.html"].text.split())
 
@@ -164,7 +171,9 @@ def hostile(root: Path) -> None:
     """A board whose every text is an attack."""
     for i, text in enumerate(NASTY):
         code = f"# {text[:150]}\nLOOP = {text[:150]!r}\n"
-        own = made.write_entry(root, f"e{i}", says=text, authors=[text[:80]], code=code, parent=f"e{i - 1}" if i else "")
+        own = made.write_entry(
+            root, f"e{i}", says=text, authors=[text[:80]], code=code, parent=f"e{i - 1}" if i else ""
+        )
         plain = made.line(f"e{i}", own, 0, (20_000, 3.0, 0.97), by=text)
         told = {"date": text, "source": text, "base": text, "weights": text, "versions": {text: text}, "miss": text}
         lines = [msgspec.structs.replace(plain, **told), msgspec.structs.replace(plain, hash=text, by=f"{text}2")]
@@ -175,8 +184,15 @@ def hostile(root: Path) -> None:
         plain = made.line("hidden", own, i, (20_000, 3.0, 0.97), by=text)
         results.append(root / "results" / "practice.jsonl", [msgspec.structs.replace(plain, detail=text, status=text)])
     wrong = msgspec.structs.replace(plain, round="../../etc", budget=7)
-    odd = msgspec.structs.replace(plain, world=10**15, used=Used(2**62, 1, 1, 1, 1e300), curve=[[1, 2], [3] * 8], status="ok")
+    odd = msgspec.structs.replace(
+        plain, world=10**15, used=Used(2**62, 1, 1, 1, 1e300), curve=[[1, 2], [3] * 8], status="ok"
+    )
     results.append(root / "results" / "practice.jsonl", [wrong, odd])
+    judged = [
+        Judged(*[text] * 6, (12.5, 8.0, 17.0), text, text, text, text * 5, [text, text], text, text)
+        for text in (*NASTY, *HIDDEN)
+    ]
+    results.append(root / "results" / "practice-checkpoints.jsonl", judged)  # type: ignore[arg-type]
     bad = root / "entries" / "bidi"
     bad.mkdir()
     (bad / "entry.toml").write_text("says = '\u202e'\n", "utf-8")
@@ -191,14 +207,17 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
     for file in site.rglob("*"):
         if file.is_file():
             text = file.read_bytes().decode("utf-8")
-            assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b\ufeff\x1b\x07]", text) or file.suffix == ".json", file
+            assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b\ufeff\x1b\x07]", text) or file.suffix == ".json", (
+                file
+            )
     for i, text in enumerate(NASTY):
         assert text in pages[f"entry-e{i}.html"].text, "it is shown as it stands"
     assert "\\u202eevil" in pages["entry-hidden.html"].text and "49" not in pages["entry-e5.html"].text[:400]
     assert all(not row["says"].startswith(("=", "+", "-", "@")) for row in rows(site))
     assert {p.name for p in site.iterdir()} == {"data", *pages, "style.css", "icon.svg", "board-site.json"}
+    assert pages["index.html"].text.count("+12.5 [+8.0, +17.0]") == len(NASTY) + len(HIDDEN)
     for file in site.rglob("*.json"):
-        json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{file.name} holds {name}"))
+        json.loads(file.read_text(), parse_constant=pytest.fail)
 
 
 def test_an_entry_that_changed_has_no_rank(tmp_path: Path) -> None:
@@ -218,7 +237,10 @@ def test_an_entry_that_changed_has_no_rank(tmp_path: Path) -> None:
     assert found["two"]["ranked"] == "True" and found["two"]["entry_hash"] == new["two"]
     assert "changed since" in found["one"]["why_not"] and "no entry of this name" in found["gone"]["why_not"]
     pages = check(site)
-    assert pages["entry-two.html"].text.count("other files") == 3 and "no folder of this name" in pages["entry-gone.html"].text
+    assert (
+        pages["entry-two.html"].text.count("other files") == 3
+        and "no folder of this name" in pages["entry-gone.html"].text
+    )
 
 
 def test_small_boards(tmp_path: Path) -> None:
@@ -263,7 +285,10 @@ def test_the_rules_page_is_the_documents_text(tmp_path: Path) -> None:
     for number, budget in CLASSES.items():
         cells = (budget.samples, budget.tokens, budget.steps, round(budget.seconds))
         assert f"| {number} | {' | '.join(f'{c:,}' for c in cells)} |" in text and str(budget.points) in text
-    assert f"success {GOAL} at depth {LEVELS[-1]} while depths {LEVELS[0]} to {LEVELS[-2]} stay at {KEPT}" in text.replace("\n", " ")
+    assert (
+        f"success {GOAL} at depth {LEVELS[-1]} while depths {LEVELS[0]} to {LEVELS[-2]} stay at {KEPT}"
+        in text.replace("\n", " ")
+    )
     assert f"{PROBLEMS} problems" in text.replace("\n", " ")
     root = tmp_path / "leaderboard"
     made.write_entry(root, "a")

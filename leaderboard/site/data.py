@@ -17,10 +17,14 @@ from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import entry as entries
 from dream_envs.leaderboard import results
 from dream_envs.leaderboard.budget import CLASSES, Budget
+from dream_envs.leaderboard.checkpoint import Judged
 from dream_envs.leaderboard.entry import NAME, Read
 from dream_envs.leaderboard.goal import GOAL, LEVELS
 from dream_envs.leaderboard.results import Result, Standing
 from dream_envs.leaderboard.rounds import PRACTICE, Round
+
+#: What the names of files with lines of checkpoints end in.
+JUDGED = "-checkpoints"
 
 
 class Row(NamedTuple):
@@ -54,13 +58,18 @@ class Group(NamedTuple):
 
 
 class Board(NamedTuple):
-    """All of it.  ``broken``: entries that cannot be read, and why; ``odd``: lines that stand in the wrong file."""
+    """All of it.
+
+    ``broken``: entries that cannot be read, and why; ``odd``: numbers of lines in a wrong file; ``checkpoints``: of all
+    rounds, the highest gain first.
+    """
 
     entries: dict[str, Read]
     broken: dict[str, str]
     rounds: list[Round]
     groups: list[Group]
     odd: dict[str, int]
+    checkpoints: list[Judged]
 
 
 def load(root: Path) -> Board:
@@ -89,9 +98,23 @@ def load(root: Path) -> Board:
             odd[name] = len(lines) - len(own)
         fixed = one.frozen if one else {n: e.hash for n, e in read.items()}
         groups += [_group(name, number, own, fixed, practice=one is None) for number in CLASSES]
-    files = {file.stem for file in (root / "results").glob("*.jsonl")} - {r.name for r in known} - {PRACTICE}
-    odd |= {name: len(results.load(root / "results" / f"{name}.jsonl")) for name in sorted(files)}
-    return Board(read, broken, known, [g for g in groups if g.rows], odd)
+    files = {file.stem for file in (root / "results").glob("*.jsonl")}
+    judged = [
+        one for name in sorted(files) if name.endswith(JUDGED) for one in _judged(root / "results" / f"{name}.jsonl")
+    ]
+    for name in sorted(files - {r.name for r in known} - {PRACTICE}):
+        if not name.endswith(JUDGED):
+            odd[name] = len(results.load(root / "results" / f"{name}.jsonl"))
+    judged.sort(key=lambda j: (-j.gain[0], j.checkpoint, j.date))
+    return Board(read, broken, known, [g for g in groups if g.rows], odd, judged)
+
+
+def _judged(file: Path) -> list[Judged]:
+    lines = [line for line in file.read_bytes().splitlines() if line]
+    try:
+        return [msgspec.json.decode(line, type=Judged) for line in lines]
+    except msgspec.DecodeError as error:
+        raise DreamEnvsError(f"results/{file.name}: {error}") from None
 
 
 def _round(file: Path) -> Round:

@@ -23,6 +23,10 @@ def files(board: Board) -> dict[str, str]:
     for group in board.groups:
         rows = [flat(group, row, board) for row in group.rows]
         made |= {f"data/{group.key}.csv": _csv(rows), f"data/{group.key}.json": _json(rows)}
+    if board.checkpoints:
+        judged = [msgspec.to_builtins(j) for j in board.checkpoints]
+        flat_ones = [{**j, "gain": " ".join(map(str, j["gain"])), "authors": ", ".join(j["authors"])} for j in judged]
+        made |= {"data/checkpoints.csv": _csv(flat_ones), "data/checkpoints.json": _json(judged)}
     for name in sorted({r.entry for group in board.groups for r in group.lines if NAME.fullmatch(r.entry)}):
         runs = [run(r) for group in board.groups for r in group.lines if r.entry == name]
         made |= {f"data/entry-{name}.csv": _csv(runs), f"data/entry-{name}.json": _json(runs)}

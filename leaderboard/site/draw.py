@@ -1,4 +1,4 @@
-"""Drawings as inline SVG: classes of the style sheet and no style of their own, which the page's policy would forbid."""
+"""Drawings as inline SVG, with classes and without styles of their own, which the page's policy would forbid."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ def render(board: Board, root: Path) -> dict[str, str]:
         "MARGIN": results.MARGIN, "compared": COMPARED,
     }  # fmt: skip
 
-    def page(name: str, **values: Any) -> str:
-        text: str = environment.get_template(name).render(**values)
+    def page(template: str, **values: Any) -> str:
+        text: str = environment.get_template(template).render(**values)
         return text
 
     run = {r.entry for group in board.groups for r in group.lines}
