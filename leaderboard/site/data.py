@@ -182,11 +182,11 @@ def band(runs: Sequence[Result], level: int, grid: Sequence[float]) -> list[tupl
 def misses(standing: Standing) -> str:
     """Which halves of the goal were missed, in how many worlds."""
     halves = Counter(
-        f"depth {LEVELS[-1]} not reached" if r.best < GOAL else f"depths {LEVELS[0]} to {LEVELS[-2]} lost"
+        f"depth {LEVELS[-1]} missed" if r.best < GOAL else f"depths {LEVELS[0]} to {LEVELS[-2]} lost"
         for r in standing.results
         if r.status == "ok" and r.samples is None
     )
-    return ", ".join(f"{count} {half}" for half, count in sorted(halves.items()))
+    return ", ".join(f"{half} in {count}" for half, count in sorted(halves.items()))
 
 
 def mean(standing: Standing, name: str) -> float:

@@ -15,6 +15,7 @@ from dream_envs.leaderboard.goal import LEVELS
 from dream_envs.leaderboard.results import Result
 from dream_envs.leaderboard.site.data import Board, Group, Row, flat, mean
 from dream_envs.leaderboard.site.draw import count
+from dream_envs.report.words import label
 
 
 def files(board: Board) -> dict[str, str]:
@@ -90,5 +91,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets an apostrophe in front of it."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") and value else value
+    """Text made visible; one that a spreadsheet would take for a formula gets an apostrophe in front of it."""
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else "") + label(value, 4000)

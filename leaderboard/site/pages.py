@@ -31,6 +31,7 @@ def render(board: Board, root: Path) -> dict[str, str]:
     """All pages and what they load, by name."""
     try:
         import jinja2
+        import markdown_it
         from markupsafe import Markup, escape
     except ImportError as error:
         raise DreamEnvsError(f"the site needs {error.name}: pip install 'dream-envs[train]'") from error
@@ -55,7 +56,7 @@ def render(board: Board, root: Path) -> dict[str, str]:
     chance = float(len(Composition().states)) ** -LEVELS[-1]
     made = {
         "index.html": page("index.html", chance=chance, idle=[n for n in board.entries if n not in run]),
-        "rules.html": page("rules.html", rules=rules(root)),
+        "rules.html": page("rules.html", rules=rules(root, markdown_it.MarkdownIt)),
         "rounds.html": page("rounds.html", holds=data.commitment_holds),
         "style.css": _style(),
         "icon.svg": _file("icon.svg"),
@@ -94,14 +95,12 @@ def rank_band(standing: Standing) -> str:
     return f"{first}" if first == last else f"{first}–{last}"
 
 
-def rules(root: Path) -> str:
+def rules(root: Path, markdown: Any) -> str:
     """The rules as HTML, from the one file that holds them; "" where the board lies in no clone."""
-    from markdown_it import MarkdownIt
-
     file = root.absolute().parent / RULES
     if not file.is_file():
         return ""
-    made: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(file.read_text("utf-8"))
+    made: str = markdown("commonmark", {"html": False}).enable("table").render(file.read_text("utf-8"))
     table = '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table class="text">'
     return made.replace("<table>", table).replace("</table>", "</table></div>")
 
