@@ -106,8 +106,8 @@ def chart(
         if len(line.points) > 1:
             parts.append(f'<path class="line {line.look}" d="M{"L".join(at(x, y) for x, y in line.points)}"/>')
         elif line.points:
-            x, y = at(*line.points[0]).split()
-            parts.append(f'<circle class="dot {line.look}" cx="{x}" cy="{y}" r="3"/>')
+            cx, cy = at(*line.points[0]).split()
+            parts.append(f'<circle class="dot {line.look}" cx="{cx}" cy="{cy}" r="3"/>')
     parts += _ends(
         [(top + down * (1 - min(max(n.points[-1][1], 0), 1)), n) for n in lines if n.points], wide - right, high
     )

@@ -155,7 +155,7 @@ def entry_page(name: str, board: Board) -> dict[str, Any]:
 
 def difference(old: Any, new: Any) -> str:
     """The unified difference of two entries' files, coloured, as HTML."""
-    found = []
+    found = list[str]()
     for file in (entries.FILE, entries.CODE):
         a, b = (side.get(file, b"").decode().splitlines() for side in (old, new))
         found += difflib.unified_diff(a, b, f"parent/{file}", f"entry/{file}", lineterm="")
