@@ -167,8 +167,17 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
             if not inside.startswith("/") or ".." in inside.split("/"):
                 raise DreamEnvsError(f"read_only={inside!r}: an absolute path inside of the sandbox")
 
-    def run(self, source: str, *, stdin: bytes = b"", files: Mapping[str, bytes] | None = None) -> Result:
+    def run(
+        self,
+        source: str,
+        *,
+        stdin: bytes = b"",
+        files: Mapping[str, bytes] | None = None,
+        channel: tuple[int, ...] = (),
+    ) -> Result:
         """Run a Python program with ``files`` in its scratch folder.
+
+        ``channel``: open files that it inherits by their numbers, to talk with somebody while it runs.
 
         Raises:
             DreamEnvsError: where there is no sandbox, or for a file name that is none.
@@ -178,7 +187,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
         for name in files or {}:
             if not self.scratch_mb or not all(map(_NAME.fullmatch, name.split("/"))) or name.count("/") >= _DEPTH:
                 raise DreamEnvsError(f"files={name!r:.80}: letters, digits, . _ - and a scratch_mb of 1 or more")
-        return _Run(self, _which()).result(source, stdin, dict(files or {}))
+        return _Run(self, _which()).result(source, stdin, dict(files or {}), channel)
 
 
 def available() -> str | None:
@@ -280,7 +289,7 @@ class _Run:
         words += ["--remount-ro", "/", "--seccomp", str(seccomp_fd), "--info-fd", str(info_fd), "--"]
         return [*words, python, "-PsSBu", "-c", _BOOT]  # isolated but for our own variables
 
-    def result(self, source: str, stdin: bytes, files: dict[str, bytes]) -> Result:
+    def result(self, source: str, stdin: bytes, files: dict[str, bytes], channel: tuple[int, ...] = ()) -> Result:
         """Start it, talk to it until it is dead, and look at what it left."""
         filter_fd = os.memfd_create("seccomp")
         info, info_end = os.pipe()
@@ -289,7 +298,7 @@ class _Run:
             os.lseek(filter_fd, 0, os.SEEK_SET)
             child = subprocess.Popen(
                 self.command(filter_fd, info_end), stdin=-1, stdout=-1, stderr=-1, env={}, bufsize=0,
-                pass_fds=(filter_fd, info_end),
+                pass_fds=(filter_fd, info_end, *channel),
             )  # fmt: skip
             os.close(info_end)
             info_end = -1

@@ -130,7 +130,7 @@ ENTRY: dict[str, tuple[Hostile, str]] = {
     "a file without code": (toml(lambda t: t.replace('"loop.py"', '"dream"')), "go together"),
     "a bomb of tables": (lambda f: made(f, "a" + ".a" * 7000 + " = 1\n"), "entry.toml"),
     "settings": (
-        toml(lambda t: t.replace("[lock]", "[set]\n" + "".join(f'k{i} = "{"y" * 99}"\n' for i in range(60)) + "[lock]")),
+        toml(lambda t: t + ("[set]\n" + "".join(f'k{i} = "{"y" * 99}"\n' for i in range(60)))),
         "at most 4096",
     ),
     "a setting with a module": (toml(lambda t: t.replace("[lock]", '[set]\nx = "os:system"\n\n[lock]')), "'os:system'"),

@@ -153,7 +153,11 @@ class Python(Family):
                 value = _canonical(answer)
                 if self.protocol == "strict" and value != answer:
                     return False
-                return value == task.answer if kind == "deduction" else _outputs(task.meta["program"], [value]) == [pairs[0][1]]
+                return (
+                    value == task.answer
+                    if kind == "deduction"
+                    else _outputs(task.meta["program"], [value]) == [pairs[0][1]]
+                )
             if answer != answer.strip():
                 return False
             return _outputs(_program(answer)[0], [x for x, _ in pairs]) == [y for _, y in pairs]
@@ -279,7 +283,12 @@ class Python(Family):
         answer = {"deduction": y, "abduction": x, "induction": program}[kind]
         if kind != "induction" and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", prompt):
             return Reject("leak", "the answer is printed in the problem")
-        meta = {"kind": kind, "program": program, "pairs": [list(p) for p in pairs], "text": text or _written(kind, program, x)}
+        meta = {
+            "kind": kind,
+            "program": program,
+            "pairs": [list(p) for p in pairs],
+            "text": text or _written(kind, program, x),
+        }
         if self.streams:
             meta["stream"] = kind
         key = content_hash(self.name, kind, prompt, program if kind == "induction" else "")
@@ -292,7 +301,9 @@ class Python(Family):
     def _prompt(self, kind: str, program: str, pairs: Sequence[tuple[str, str]]) -> str:
         (x, y), examples = pairs[0], "\n".join(f"f({a}) == {b}" for a, b in pairs)
         if not self._english:
-            return {"deduction": f"{program}\nf({x}) == ?", "abduction": f"{program}\nf(?) == {y}"}.get(kind, f"{examples}\nf = ?")
+            return {"deduction": f"{program}\nf({x}) == ?", "abduction": f"{program}\nf(?) == {y}"}.get(
+                kind, f"{examples}\nf = ?"
+            )
         if kind == "induction":
             return (
                 f"A Python function f gives these results:\n{examples}\nWrite a function f(x) that gives them, and gives "
@@ -301,7 +312,9 @@ class Python(Family):
         head = f"Here is a Python program:\n{program}\n"
         if kind == "deduction":
             return head + f"What does f({x}) return? Reply with the value alone, as a Python literal."
-        return head + f"For which input x is f(x) == {y}? Any that fits will do. Reply with it alone, as a Python literal."
+        return (
+            head + f"For which input x is f(x) == {y}? Any that fits will do. Reply with it alone, as a Python literal."
+        )
 
     def _invite(self, wishes: str) -> str:
         kinds = {
@@ -348,7 +361,9 @@ def _canonical(text: str) -> str:
     text = text.strip(" \n")
     if len(text) > _VALUE_CHARS:
         raise Fault("limits", f"a value of more than {_VALUE_CHARS} characters")
-    nested = max((sum(1 if c in "([{" else -1 if c in ")]}" else 0 for c in text[:i]) for i in range(len(text))), default=0)
+    nested = max(
+        (sum(1 if c in "([{" else -1 if c in ")]}" else 0 for c in text[:i]) for i in range(len(text))), default=0
+    )
     if not text or set(text) - _CHARACTERS or nested > _DEPTH or re.search(r"(?<![\w.'\"])0\d", text):
         raise Fault("grammar", "an input is a Python literal")
     try:
@@ -496,7 +511,10 @@ def _checked(tree: ast.Module) -> list[str]:
         elif not isinstance(node, (ast.Import, ast.ImportFrom)):
             raise Fault("grammar", "beside functions and imports there is nothing in a program")
     for inner in ast.walk(tree):
-        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and ast.get_docstring(inner) is not None:
+        if (
+            isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            and ast.get_docstring(inner) is not None
+        ):
             inner.body = inner.body[1:] or [ast.Pass()]
         imported = [a.name for a in inner.names] if isinstance(inner, ast.Import) else []
         imported += [f"{inner.module}{'.' * inner.level}"] if isinstance(inner, ast.ImportFrom) else []
