@@ -203,7 +203,7 @@ def record(a: Standing, b: Standing) -> bool:
 
 
 def _reproduced(its: Sequence[Result], again: dict[tuple[str, int], list[Result]]) -> tuple[int, int]:
-    """How many others gave the first run's hashes in some world and differed in none; and in how many runs they did."""
+    """How many others gave the first run's hashes in some world and differed in none; and how many runs differed."""
     equal, unequal, differs = set[str](), set[str](), 0
     for r in its:
         for other in again[r.entry, r.world]:
@@ -212,7 +212,7 @@ def _reproduced(its: Sequence[Result], again: dict[tuple[str, int], list[Result]
             same = other.hash == r.hash
             differs += not same
             (equal if same else unequal).add(other.by)
-    return len(equal - unequal), differs
+    return len(equal - unequal - {r.by for r in its}), differs
 
 
 def rows(standing: Standing) -> list[dict[str, Any]]:

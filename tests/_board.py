@@ -97,6 +97,7 @@ def whole(root: Path, worlds: int = 5) -> list[Result]:
             )
         if i < 2:
             runs += [msgspec.structs.replace(r, by="machine-2") for r in runs[:worlds]]
+            runs.append(msgspec.structs.replace(runs[0], date="2026-12-01"))  # the first's own: no reproduction
         if i == 2:
             runs.append(msgspec.structs.replace(runs[1], by="machine-3", hash="f" * 16))
         lines += runs

@@ -11,11 +11,19 @@ from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard.site import MARK
 
 
+POLICY = "; ".join((
+    "default-src 'none'", "img-src 'self'", "style-src 'self'", "base-uri 'none'", "form-action 'none'",
+    "frame-ancestors 'none'",
+))  # fmt: skip
+    "default-src 'none'; img-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
 class _Handler(SimpleHTTPRequestHandler):
     def end_headers(self) -> None:
-        """With headers that a file cannot have: no guessing of types, in nobody's frame."""
+        """With headers that a file cannot have: no guessing of types, in nobody's frame, listings too."""
         self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Content-Security-Policy", "frame-ancestors 'none'")
+        self.send_header("Content-Security-Policy", POLICY)
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
