@@ -10,13 +10,10 @@ from typing import Any
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard.site import MARK
 
-
 POLICY = "; ".join((
     "default-src 'none'", "img-src 'self'", "style-src 'self'", "base-uri 'none'", "form-action 'none'",
     "frame-ancestors 'none'",
 ))  # fmt: skip
-    "default-src 'none'; img-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 class _Handler(SimpleHTTPRequestHandler):
