@@ -44,8 +44,8 @@ def test_one_top_level_name(wheel):
     assert {t for t in tops if not t.endswith(".dist-info")} == {"dream_envs"}
 
 
-#: Studies and benchmarks are run from a clone.
-FROM_A_CLONE = ("dream_envs/baselines/studies/", "dream_envs/baselines/benchmarks/")
+#: Studies, benchmarks and the board's entries are run from a clone.
+FROM_A_CLONE = ("dream_envs/baselines/studies/", "dream_envs/baselines/benchmarks/", "dream_envs/leaderboard/entries/")
 
 
 def test_every_module_is_in_it(wheel):
