@@ -129,7 +129,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 def p_value(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sided exact rank-sum test of two small samples with ties, infinities among them; 1 where one is empty."""
-    if not a or not b:
+    if not len(a) or not len(b):
         return 1.0
     values = np.array([*a, *b])
     # Average ranks, doubled to be whole: a miss is as bad as any other miss.
