@@ -26,6 +26,7 @@ from dream_envs.leaderboard.budget import Used
 from dream_envs.leaderboard.checkpoint import Judged
 from dream_envs.leaderboard.site import build, told
 from dream_envs.leaderboard.site.serve import server
+from dream_envs.runs import write_json
 
 ROOT = Path(__file__).parent.parent
 NASTY = (
@@ -181,6 +182,7 @@ def hostile(root: Path) -> None:
         lines.append(msgspec.structs.replace(plain, entry=text, status="error", detail=text))
         results.append(root / "results" / "practice.jsonl", lines)
     own = made.write_entry(root, "hidden")
+    (root / "rounds").mkdir()
     for i, text in enumerate(HIDDEN):
         plain = made.line("hidden", own, i, (20_000, 3.0, 0.97), by=text)
         results.append(root / "results" / "practice.jsonl", [msgspec.structs.replace(plain, detail=text, status=text)])
@@ -194,6 +196,9 @@ def hostile(root: Path) -> None:
         for text in (*NASTY, *HIDDEN)
     ]
     results.append(root / "results" / "practice-checkpoints.jsonl", judged)  # type: ignore[arg-type]
+    for i, text in enumerate((*NASTY, *HIDDEN)):
+        one = rounds.Round(f"r{i}", text, text, text, text, {text: text}, text, text)
+        write_json(root / "rounds" / f"r{i}.json", msgspec.to_builtins(one))
     bad = root / "entries" / "bidi"
     bad.mkdir()
     (bad / "entry.toml").write_text("says = '\u202e'\n", "utf-8")
