@@ -300,11 +300,18 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
         preset=size,
         max_tokens=options.max_tokens,
     )
-    if recipe.learn is not None and nights is not None:
+    _together(found, recipe)
+    rule_of(recipe)  # told now, before torch is imported
+    return found, recipe
+
+
+def _together(found: Loop, recipe: Recipe) -> None:
+    """Raise where parts of a settled recipe do not go together."""
+    if recipe.learn is not None and recipe.nights is not None:
         from dream_envs.agents.sleep.night import refuse
 
-        refuse(nights, ["waits", "reading", "alert"], "every day has its night here")
-        refuse(nights, recipe.idle, f"a night of {found.name} has no use for it")
+        refuse(recipe.nights, ["waits", "reading", "alert"], "every day has its night here")
+        refuse(recipe.nights, recipe.idle, f"a night of {found.name} has no use for it")
     if recipe.learner in recipe.refused:
         raise DreamEnvsError(
             f"learner={recipe.learner!r}: {found.name} {recipe.refused[recipe.learner]}; choose another"
@@ -314,8 +321,6 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
             f"--seats {role}={recipe.seats[role]!r:.60}: {found.name} trains the weights of {role} here, which have to "
             "be those of a local --model; leave that seat out"
         )
-    rule_of(recipe)  # told now, before torch is imported
-    return found, recipe
 
 
 def rule_of(chosen: Recipe) -> LearnerSettings:

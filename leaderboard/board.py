@@ -29,7 +29,7 @@ import dream_envs
 from dream_envs import sandbox
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import entry as entries
-from dream_envs.leaderboard import results, worlds
+from dream_envs.leaderboard import goal, results, worlds
 from dream_envs.leaderboard.budget import Budget, Used, budget_of
 from dream_envs.leaderboard.entry import Read
 from dream_envs.leaderboard.results import Gain, Result
@@ -238,10 +238,8 @@ def _run(run: Run, base: Path, scratch: Path, plain: Result, gain: bool) -> Resu
 
 
 def _scored(scratch: Path, plain: Result, budget: Budget, used: Used, gain: Gain | None) -> Result:
-    from dream_envs.leaderboard import measure
-
-    curve = msgspec.json.decode((scratch / "curve.json").read_bytes(), type=list[measure.Point])
-    found = measure.outcome(curve, budget)
+    curve = msgspec.json.decode((scratch / "curve.json").read_bytes(), type=list[goal.Point])
+    found = goal.outcome(curve, budget)
     final = sorted((scratch / "points").glob("*.safetensors"))[-1]
     made = msgspec.structs.replace(
         plain, status="ok", samples=found.samples, miss=found.miss, best=found.best, used=used, gain=gain,

@@ -7,7 +7,6 @@ world, the budget, the learning curve in counts and success, and the weights; pr
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,15 +129,18 @@ class Standing(msgspec.Struct, frozen=True):
 
 def p_value(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sided exact rank-sum test of two small samples with ties, infinities among them; 1 where one is empty."""
-    if not a or not b:
+    if not len(a) or not len(b):
         return 1.0
     values = np.array([*a, *b])
-    # Average ranks: a miss is as bad as any other miss.
-    ranks = np.array([(values < v).sum() + ((values == v).sum() + 1) / 2 for v in values])
-    seen = ranks[: len(a)].sum()
-    middle = len(a) * (len(values) + 1) / 2
-    sums = np.array([ranks[list(rows)].sum() for rows in itertools.combinations(range(len(values)), len(a))])
-    return float((np.abs(sums - middle) >= abs(seen - middle) - 1e-9).mean())
+    # Average ranks, doubled to be whole: a miss is as bad as any other miss.
+    ranks = [int(2 * (values < v).sum() + (values == v).sum() + 1) for v in values]
+    sums = np.zeros((len(a) + 1, sum(ranks) + 1))  # [number, sum]: ways to choose so many of the values with this sum
+    sums[0, 0] = 1
+    for rank in ranks:
+        sums[1:, rank:] += sums[:-1, :-rank]  # the right side is computed before anything is added
+    middle = len(a) * (len(values) + 1)
+    far = np.abs(np.arange(sums.shape[1]) - middle) >= abs(sum(ranks[: len(a)]) - middle)
+    return float(sums[-1, far].sum() / sums[-1].sum())
 
 
 def standings(results: Sequence[Result], budget: int) -> list[Standing]:
@@ -201,7 +203,7 @@ def record(a: Standing, b: Standing) -> bool:
 
 
 def _reproduced(its: Sequence[Result], again: dict[tuple[str, int], list[Result]]) -> tuple[int, int]:
-    """How many others gave the first run's hashes in some world and differed in none; and in how many runs they did."""
+    """How many others gave the first run's hashes in some world and differed in none; and how many runs differed."""
     equal, unequal, differs = set[str](), set[str](), 0
     for r in its:
         for other in again[r.entry, r.world]:
@@ -210,7 +212,7 @@ def _reproduced(its: Sequence[Result], again: dict[tuple[str, int], list[Result]
             same = other.hash == r.hash
             differs += not same
             (equal if same else unequal).add(other.by)
-    return len(equal - unequal), differs
+    return len(equal - unequal - {r.by for r in its}), differs
 
 
 def rows(standing: Standing) -> list[dict[str, Any]]:

@@ -25,13 +25,11 @@ from dream_envs.baselines.recipe import Options
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import remote
 from dream_envs.leaderboard.budget import Budget, Used
+from dream_envs.leaderboard.goal import LEVELS, PROBLEMS
 from dream_envs.leaderboard.service import Service
 from dream_envs.progress import Progress
 from dream_envs.runs import write_json
 from dream_envs.tasks.composition import Composition
-
-#: Levels that are measured, and problems of each, which no training meets.
-LEVELS, PROBLEMS = (1, 2, 3, 8), 128
 
 
 class Job(msgspec.Struct, frozen=True):

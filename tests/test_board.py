@@ -23,7 +23,7 @@ from dream_envs.agents.training.sft import fine_tune
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import board, budget, entry, measure, results, rounds, worlds
 from dream_envs.leaderboard.budget import Budget, Used
-from dream_envs.leaderboard.measure import Point, outcome
+from dream_envs.leaderboard.goal import Point, outcome
 from dream_envs.leaderboard.results import Result
 
 ROOT = Path(__file__).parent.parent / "leaderboard"

@@ -44,7 +44,7 @@ def test_one_top_level_name(wheel):
     assert {t for t in tops if not t.endswith(".dist-info")} == {"dream_envs"}
 
 
-#: Studies and benchmarks are run from a clone.
+#: Studies, benchmarks and the board's entries are run from a clone.
 FROM_A_CLONE = ("dream_envs/baselines/studies/", "dream_envs/baselines/benchmarks/", "dream_envs/leaderboard/entries/")
 
 
@@ -61,7 +61,8 @@ def test_every_data_file_is_in_it(wheel):
     bases = [p.parent for p in (ROOT / "baselines" / "nano").glob("*/config.json")]
     assert data and bases
     wanted = {"dream_envs/py.typed", *(str(p.relative_to(ROOT)) for p in data)}
-    wanted |= {f"dream_envs/{p.relative_to(ROOT)}" for base in bases for p in base.iterdir()}
+    site = ROOT / "leaderboard" / "site" / "templates"
+    wanted |= {f"dream_envs/{p.relative_to(ROOT)}" for folder in (*bases, site) for p in folder.iterdir()}
     assert wanted <= set(wheel)
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
 

@@ -38,7 +38,9 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    return _bpe.save(tmp_path_factory.mktemp("skill_night") / "model", max_position_embeddings=8192, initializer_range=0.15)
+    return _bpe.save(
+        tmp_path_factory.mktemp("skill_night") / "model", max_position_embeddings=8192, initializer_range=0.15
+    )
 
 
 def options(model: Path, **more: Any) -> Options:

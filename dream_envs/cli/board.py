@@ -12,7 +12,7 @@ from dream_envs.cli.common import Json
 
 board_app = typer.Typer(help="The leaderboard: run entries, rounds, the site.", add_completion=False)
 
-Root = Annotated[Path, typer.Option("--board", help="The board's folder: entries/, results/, rounds/, site/.")]
+Root = Annotated[Path, typer.Option("--board", help="The board's folder: entries/, results/, rounds/.")]
 Cache = Annotated[Path, typer.Option(help="Where hidden worlds are kept.")]
 Class = Annotated[int, typer.Option("--class", help="Budget: 1, 3 or 10 processor minutes.")]
 Round = Annotated[str, typer.Option("--round", help="An open round; practice has public worlds and no end.")]
@@ -21,6 +21,7 @@ Secret = Annotated[Path | None, typer.Option(help="The organiser's file, in a ro
 By = Annotated[str, typer.Option(help="Who runs this; default: a name made of the machine's.")]
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 ROOT, CACHE = Path("leaderboard"), Path("runs/board")
+SITE = CACHE / "site"  # not in the board's folder: what is built is not tracked
 
 
 @board_app.command()
@@ -158,3 +159,21 @@ def round_close(
 ) -> None:
     """Publish the secret: anybody can make the round's worlds now."""
     common.emit(common.needs("dream_envs.leaderboard.rounds").close(root, name, secret), _said, as_json)
+
+
+Out = Annotated[Path, typer.Option(help="The site's folder.")]
+
+
+@board_app.command()
+def build(root: Root = ROOT, out: Out = SITE, as_json: Json = False) -> None:
+    """Build the board's pages, whole, from entries/, results/ and rounds/."""
+    site = common.needs("dream_envs.leaderboard.site")
+    common.emit(site.build(root, out), site.told, as_json)
+
+
+@board_app.command()
+def serve(out: Out = SITE, port: Annotated[int, typer.Option(help="Of 127.0.0.1.")] = 8000) -> None:
+    """Show the pages that were built to this machine's browser, until Ctrl-C."""
+    with common.needs("dream_envs.leaderboard.site.serve").server(out, port) as running:
+        common.say(f"http://127.0.0.1:{running.server_port}/ shows {out}; Ctrl-C ends it")
+        running.serve_forever()

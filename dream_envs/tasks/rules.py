@@ -117,7 +117,7 @@ class RuleLessons(OperationLessons):
         """The new operation that occurs first, and the state that it looks up; None of what is no question."""
         state: str | None = start
         for op in ops:
-            if state not in self.states:
+            if state is None or state not in self.states:
                 return None
             if op not in self._tables:
                 return (op, state) if op in self._awake else None
