@@ -74,7 +74,7 @@ class Service:
             wire.send(remote.fds[1], self._answer(said))
 
     def _answer(self, said: dict[str, Any]) -> dict[str, Any]:
-        name, words = said["ask"], said.get("with")
+        name, words = said["ask"], said.get("with", {})
         if name != "used" and not self.budget.left(self.used()):
             return {"spent": True}
         if name not in ("problems", "propose", "mutate", "solve", "step", "keep", "back", "used"):
