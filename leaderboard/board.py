@@ -174,9 +174,9 @@ def prepare(labels: set[str], cache: Path, jobs: int, tell: Tell) -> dict[str, P
             "print(base_of(sys.argv[1], pathlib.Path(sys.argv[2]), log=lambda line: None))"
         )
         began = time.monotonic()
-        ended = _child([sys.executable, "-c", code, label, str(cache)], cache, None, 1800)
+        ended = run_child([sys.executable, "-c", code, label, str(cache)], cache, None, 1800)
         if ended.returncode:
-            raise DreamEnvsError(f"the base of {label} was not made: {_last(ended.stderr)}")
+            raise DreamEnvsError(f"the base of {label} was not made: {last_line(ended.stderr)}")
         folder = Path(ended.stdout.strip().splitlines()[-1])
         if (spent := time.monotonic() - began) > 20:
             tell(f"pre-trained the base of {label} in {spent:.0f} s")
@@ -219,21 +219,21 @@ def _run(run: Run, base: Path, scratch: Path, plain: Result, gain: bool) -> Resu
             guest = stack.enter_context(Guest(run.entry, budget))
             job["guest"] = guest.fds
         write_json(scratch / "job.json", job)
-        ended = _child(command, scratch, budget.seconds, PATIENCE * budget.seconds, guest.fds if guest else ())
+        ended = run_child(command, scratch, budget.seconds, PATIENCE * budget.seconds, guest.fds if guest else ())
     if guest is not None and guest.ended is not None and guest.ended.status not in ("ok", "error"):
         told = f"its own process: {guest.ended.status} ({guest.ended.detail})"
         return msgspec.structs.replace(plain, status="disqualified", detail=told)
     if ended.returncode in (-9, -24):  # SIGKILL and SIGXCPU: the limits of its own
         return msgspec.structs.replace(plain, status="disqualified", detail=f"over {budget.seconds:g} processor s")
     if ended.returncode:
-        raise DreamEnvsError(_last(ended.stdout if ended.returncode == 2 else ended.stderr))
+        raise DreamEnvsError(last_line(ended.stdout if ended.returncode == 2 else ended.stderr))
     used = msgspec.json.decode(ended.stdout.strip().splitlines()[-1], type=Used)
     if used.seconds > budget.seconds:
         return msgspec.structs.replace(plain, status="disqualified", detail=f"{used.seconds:.0f} processor s")
     command = [sys.executable, "-m", "dream_envs.leaderboard.measure", str(scratch), run.label, str(base)]
-    measured = _child(command, scratch, None, 1800)
+    measured = run_child(command, scratch, None, 1800)
     if measured.returncode:
-        raise DreamEnvsError(f"measuring failed: {_last(measured.stderr)}")
+        raise DreamEnvsError(f"measuring failed: {last_line(measured.stderr)}")
     return _scored(scratch, plain, budget, used, _gain(run, base, scratch) if gain else None)
 
 
@@ -256,9 +256,9 @@ def _gain(run: Run, base: Path, scratch: Path) -> Gain:
         "--suite", f"nano@{run.label}", "--out", str(scratch / "frontier"), "--cache", str(base.parent / "draws"),
         "--quiet",
     ]  # fmt: skip
-    ended = _child(command, scratch, None, 3600)
+    ended = run_child(command, scratch, None, 3600)
     if ended.returncode:
-        raise DreamEnvsError(f"the Frontier Report failed: {_last(ended.stderr)}")
+        raise DreamEnvsError(f"the Frontier Report failed: {last_line(ended.stderr)}")
     from dream_envs.frontier.schema import read_report
 
     found = read_report(scratch / "frontier")
@@ -312,7 +312,7 @@ def _suite() -> dict[str, str]:
     return folders
 
 
-def _child(
+def run_child(
     command: Sequence[str], folder: Path, seconds: float | None, patience: float, fds: Sequence[int] = ()
 ) -> Any:
     """A process of one thread, with a limit of processor seconds, and dead when this one is or time is up."""
@@ -339,7 +339,8 @@ def _child(
         raise DreamEnvsError(f"not done after {patience:.0f} s of wall-clock time") from None
 
 
-def _last(text: str) -> str:
+def last_line(text: str) -> str:
+    """What a process said last, for an error of one line."""
     return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
 
 

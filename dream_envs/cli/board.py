@@ -120,6 +120,20 @@ def judge(
     )
 
 
+@board_app.command()
+def card(
+    learners: Annotated[list[str], typer.Argument(metavar="LEARNER...", help="grpo, ppo ... or module:object.")],
+    seeds: Annotated[int, typer.Option(min=1, max=25, help="Seeds of every experiment.")] = 3,
+    out: Annotated[Path, typer.Option(help="Runs and pages; the same command goes on.")] = Path("runs/cards"),
+    jobs: Jobs = 2, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Score learners ability by ability, on experiments of at most a minute of one core each."""
+    made, site = (common.needs(f"dream_envs.leaderboard.{name}") for name in ("card", "site.cards"))
+    found = made.cards(learners, seeds, out, jobs, common.say)
+    told = {**site.write(found, out), "scores": found}
+    common.emit(told, lambda it: f"{site.markdown(site.table_of(found))}\n\nwrote {it['out']}", as_json)
+
+
 round_app = typer.Typer(help="Open, freeze and close a round.", add_completion=False)
 board_app.add_typer(round_app, name="round")
 

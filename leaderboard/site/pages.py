@@ -29,19 +29,10 @@ COMPARED = 4
 
 def render(board: Board, root: Path) -> dict[str, str]:
     """All pages and what they load, by name."""
-    try:
-        import jinja2
-        import markdown_it
-        from markupsafe import Markup, escape
-    except ImportError as error:
-        raise DreamEnvsError(f"the site needs {error.name}: pip install 'dream-envs[train]'") from error
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dream_envs.leaderboard.site", "templates"), undefined=jinja2.StrictUndefined,
-        autoescape=True, finalize=_finalize, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    # svg: drawings and HTML of ours, escaped where they are made; source: a file's text, which is longer than others
-    environment.filters |= {"label": label, "svg": Markup, "source": escape}
-    environment.globals |= {
+    made_by = environment()
+    import markdown_it
+
+    made_by.globals |= {
         "words": words, "draw": draw, "count": count, "mean": data.mean, "misses": data.misses, "band": rank_band,
         "known": (known := set(_paged(board))), "board": board, "LEVELS": LEVELS, "GOAL": GOAL, "KEPT": KEPT,
         "PROBLEMS": PROBLEMS, "CLASSES": CLASSES, "LEVEL": results.LEVEL, "RECORD": results.RECORD,
@@ -49,7 +40,7 @@ def render(board: Board, root: Path) -> dict[str, str]:
     }  # fmt: skip
 
     def page(template: str, **values: Any) -> str:
-        text: str = environment.get_template(template).render(**values)
+        text: str = made_by.get_template(template).render(**values)
         return text
 
     run = {r.entry for group in board.groups for r in group.lines}
@@ -58,13 +49,34 @@ def render(board: Board, root: Path) -> dict[str, str]:
         "index.html": page("index.html", chance=chance, idle=[n for n in board.entries if n not in run]),
         "rules.html": page("rules.html", rules=rules(root, markdown_it.MarkdownIt)),
         "rounds.html": page("rounds.html", holds=data.commitment_holds),
-        "style.css": _style(),
-        "icon.svg": _file("icon.svg"),
+        "style.css": style(),
+        "icon.svg": file("icon.svg"),
     }
     for group in board.groups:
         made[f"curves-{group.key}.html"] = page("curves.html", group=group, **curves(group))
     for name in sorted(known):
         made[f"entry-{name}.html"] = page("entry.html", name=name, **entry_page(name, board))
+    return made
+
+
+def environment() -> Any:
+    """What renders the templates: escaped, every text made visible.
+
+    Raises:
+        DreamEnvsError: where a package is missing.
+    """
+    try:
+        import jinja2
+        import markdown_it  # noqa: F401  (the rules want it: told once, before anything is made)
+        from markupsafe import Markup, escape
+    except ImportError as error:
+        raise DreamEnvsError(f"the site needs {error.name}: pip install 'dream-envs[train]'") from error
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("dream_envs.leaderboard.site", "templates"), undefined=jinja2.StrictUndefined,
+        autoescape=True, finalize=_finalize, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    # svg: drawings and HTML of ours, escaped where they are made; source: a file's text, which is longer than others
+    made.filters |= {"label": label, "svg": Markup, "source": escape}
     return made
 
 
@@ -79,14 +91,15 @@ def _finalize(value: Any) -> Any:
     return value if hasattr(value, "__html__") or not isinstance(value, str) else visible(value, 4000)
 
 
-def _file(name: str) -> str:
+def file(name: str) -> str:
+    """A file beside the templates."""
     return (resources.files("dream_envs.leaderboard.site") / "templates" / name).read_text("utf-8")
 
 
-def _style() -> str:
+def style() -> str:
     """The reports' style sheet and what the site has beside it."""
     shared = (resources.files("dream_envs.report") / "style.html").read_text("utf-8")
-    return shared.partition("<style>")[2].partition("</style>")[0] + _file("site.css")
+    return shared.partition("<style>")[2].partition("</style>")[0] + file("site.css")
 
 
 def rank_band(standing: Standing) -> str:
