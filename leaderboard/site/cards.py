@@ -30,7 +30,7 @@ def table_of(found: Sequence[Scored]) -> dict[str, dict[str, list[Scored]]]:
 
 
 def interval(scores: Sequence[Scored]) -> Interval | None:
-    """Mean and Student's 95 % t-interval over seeds."""
+    """Mean and Student's 95 % t-interval over seeds, within 0 and 1."""
     from scipy.stats import t
 
     values = [s.score for s in scores if s.score is not None]
@@ -41,7 +41,7 @@ def interval(scores: Sequence[Scored]) -> Interval | None:
         return mean, math.nan, math.nan
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
-    return mean, mean - half, mean + half
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
 def apart(table: Table, ability: str) -> list[tuple[str, str]]:
@@ -66,7 +66,10 @@ def told(value: Interval | None) -> str:
 def markdown(table: Table) -> str:
     """The table for a terminal or a page of Markdown."""
     head = ["learner", *(a.name for a in ABILITIES)]
-    rows = [[name, *(told(interval(its.get(a.name, ()))) for a in ABILITIES)] for name, its in table.items()]
+    rows = [
+        [label(name, 60).replace("|", "/").replace("<", "("), *(told(interval(its.get(a.name, ()))) for a in ABILITIES)]
+        for name, its in table.items()
+    ]
     ruled = [head, ["---", *["---:"] * len(ABILITIES)], *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
