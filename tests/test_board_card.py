@@ -35,7 +35,7 @@ def test_every_ability_has_a_scale_and_settings_that_exist() -> None:
 def test_the_floor_of_kuhn_is_the_exploitability_of_random_moves() -> None:
     from dream_envs.envs import kuhn_exact
 
-    half = dict.fromkeys(kuhn_exact.INFORMATION_SETS, [0.5, 0.5, 0.0])
+    half = {info: [0.5, 0.5, 0.0] for info in kuhn_exact.INFORMATION_SETS}
     assert kuhn_exact.exploitability(half) == pytest.approx(RANDOM_KUHN)
 
 
