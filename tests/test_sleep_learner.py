@@ -138,6 +138,20 @@ def test_a_folder_that_was_left_anywhere_ends_the_same(cut: tuple[str, ...], tmp
     assert expected[6] == again[6]
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_day_that_is_stopped_is_no_whole_day(rounds: int, tmp_path: Path) -> None:
+    """Ctrl-C behind the first round of a day: no night before it is over, and the same end from where it stopped."""
+    expected = ran(tmp_path / "whole")
+    env = collector(tmp_path / "cut", memory=Buffer())
+    one = sleeper("grpo", env)
+    one.learner.stop = lambda: env.played >= rounds
+    assert one.improve(env, 4, env.run).steps == rounds
+    close(env)
+    assert not (tmp_path / "cut" / "nights" / f"{rounds // 2:02d}").exists() and len(one.nights) == rounds // 2
+    again = ran(tmp_path / "cut")
+    assert same(expected[0], again[0]) and expected[1] == again[1] and expected[6] == again[6]
+
+
 def test_a_day_on_which_nothing_was_solved_has_no_night(tmp_path: Path) -> None:
     """A run of many days does not end there: the next day goes on."""
     env = collector(tmp_path, memory=Buffer(), reward=random_reward(rate=0.0))
