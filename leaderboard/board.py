@@ -315,28 +315,30 @@ def _suite() -> dict[str, str]:
 def run_child(
     command: Sequence[str], folder: Path, seconds: float | None, patience: float, fds: Sequence[int] = ()
 ) -> Any:
-    """A process of one thread, with a limit of processor seconds, and dead when this one is or time is up."""
+    """Run a process of one thread to its end, with a limit of processor seconds; what ``subprocess.run`` returns.
 
-    def limit() -> None:
-        if seconds is not None:
-            most = int(seconds) + 1
-            resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
-
+    Raises:
+        DreamEnvsError: if it is not done after ``patience`` seconds of wall-clock time; it is killed then.
+    """
     keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")}
     env = {**keep, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=patience,
-            preexec_fn=limit,
-            pass_fds=tuple(fds),
-        )
-    except subprocess.TimeoutExpired:
-        raise DreamEnvsError(f"not done after {patience:.0f} s of wall-clock time") from None
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=tuple(fds)
+    ) as child:
+        if seconds is not None and hasattr(
+            resource, "prlimit"
+        ):  # from here: a function that runs between fork and exec may hang among threads
+            most = int(seconds) + 1
+            resource.prlimit(child.pid, resource.RLIMIT_CPU, (most, most + 1))
+        try:
+            out, error = child.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise DreamEnvsError(f"not done after {patience:.0f} s of wall-clock time") from None
+        except BaseException:
+            child.kill()
+            raise
+    return subprocess.CompletedProcess(command, child.returncode, out, error)
 
 
 def last_line(text: str) -> str:
