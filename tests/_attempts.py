@@ -158,7 +158,7 @@ ENDINGS = {
     "list": ("x = [0]\nwhile True: x += x", "memory"),
     "shared mapping": ("import mmap; x = mmap.mmap(-1, 2 ** 31)\nfor i in range(2 ** 31): x[i] = 1", "error memory"),
     "recursion": ("import sys; sys.setrecursionlimit(10 ** 9)\ndef f(): repr(f())\nf()", "error memory timeout"),
-    "nested data": ("x = []\nfor _ in range(10 ** 6): x = [x]\nrepr(x)", "error memory"),
+    "nested data": ("x = []\nfor _ in range(10 ** 6): x = [x]\nrepr(x)", "error memory timeout"),
     "nested source": ("eval('(' * 10 ** 4)", "error memory"),
     "no memory at an address": ("import ctypes; ctypes.string_at(8)", "error"),
     "abort": ("import os; os.abort()", "error"),

@@ -13,7 +13,10 @@ from dream_envs.core import Action, Episode, Request, Score
 
 
 class Noted:
-    """Answers from the seed after a while; leaves its process's id in a folder at every call."""
+    """Answers from the seed after a while; leaves its process's id in a folder at every call.
+
+    Where a file ``killed`` lies there, it waits until three processes have been at work.
+    """
 
     def __init__(self, folder: str, seconds: float = 0.0) -> None:
         self.folder, self.seconds = Path(folder), seconds
@@ -21,6 +24,11 @@ class Noted:
     def act(self, requests: Sequence[Request]) -> list[Action]:
         (self.folder / str(os.getpid())).touch()
         time.sleep(self.seconds)
+        until = time.monotonic() + 60
+        while (self.folder / "killed").exists() and time.monotonic() < until:
+            if sum(path.name.isdigit() for path in self.folder.iterdir()) > 2:
+                break
+            time.sleep(0.05)
         return [Action(f"c:{'ABCD'[r.seed % 4]}") for r in requests]
 
 

@@ -25,7 +25,7 @@ from dream_envs.agents.engines import meter
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.core import DreamEnvsError
 from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.leaderboard import board, budget, entry, measure, remote, service, wire
+from dream_envs.leaderboard import board, budget, entry, goal, remote, service, wire
 from dream_envs.leaderboard.budget import Budget, Used
 from dream_envs.play import as_agent, rollout
 from dream_envs.tasks.composition import Composition
@@ -206,7 +206,7 @@ PATCHES = {
         lambda: Composition().verify(Composition().make("a", "A"), "x").value, lambda x: x == 0.0,
     ),
     "the measurement": (
-        "dream_envs.leaderboard.measure", "outcome = None", lambda: measure.outcome, lambda x: x is not None,
+        "dream_envs.leaderboard.goal", "outcome = None", lambda: goal.outcome, lambda x: x is not None,
     ),
     "the budget": (
         "dream_envs.leaderboard.budget", "Budget.left = lambda self, used: True",
@@ -224,7 +224,7 @@ def test_what_it_patches_is_its_own(tmp_path: Path, monkeypatch, name: str) -> N
     module, statement, look, sound = PATCHES[name]
     monkeypatch.setattr(Composition, "verify", Composition.verify)  # put back what is patched here
     monkeypatch.setattr(Budget, "left", Budget.left)
-    monkeypatch.setattr(measure, "outcome", measure.outcome)
+    monkeypatch.setattr(goal, "outcome", goal.outcome)
     monkeypatch.setattr(remote, "bare", remote.bare)
     target = statement.partition(" = ")[0]
     body = f'exec({statement!r}, vars(get("{module}", fromlist=["x"])))'

@@ -107,6 +107,7 @@ def test_both_play_and_a_killed_one_costs_its_games_in_flight_alone(two: None, t
         for count, _ in enumerate(players.rollout(120, out=out)):
             if count == 30:
                 killed += [int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()]
+                (tmp_path / "killed").touch()
                 os.kill(killed[0], signal.SIGKILL)
     assert len(killed) == 2 and lines(read_episodes(tmp_path / "e.jsonl")) == expected
     assert len({p.name for p in tmp_path.iterdir() if p.name.isdigit()}) == 3
