@@ -39,8 +39,8 @@ from dream_envs.seeds import digest
 Tell = Callable[[str], None]
 #: Wall-clock seconds a run may take, in times of its class's processor seconds: machines are shared.
 PATIENCE = 6.0
-#: Memory of an entry's own process.
-GUEST_MB = 2048
+#: Memory of an entry's own process, and address space of the trainer, for settings of a million games a round.
+GUEST_MB, TRAINER_MB = 2048, 12_288
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -315,7 +315,7 @@ def _suite() -> dict[str, str]:
 def run_child(
     command: Sequence[str], folder: Path, seconds: float | None, patience: float, fds: Sequence[int] = ()
 ) -> Any:
-    """Run a process of one thread to its end, with a limit of processor seconds; what ``subprocess.run`` returns.
+    """Run a process of one thread to its end, with limits of processor seconds and memory; what ``subprocess.run`` returns.
 
     Raises:
         DreamEnvsError: if it is not done after ``patience`` seconds of wall-clock time; it is killed then.
@@ -330,6 +330,7 @@ def run_child(
         ):  # from here: a function that runs between fork and exec may hang among threads
             most = int(seconds) + 1
             resource.prlimit(child.pid, resource.RLIMIT_CPU, (most, most + 1))
+            resource.prlimit(child.pid, resource.RLIMIT_AS, (TRAINER_MB * 2**20,) * 2)
         try:
             out, error = child.communicate(timeout=patience)
         except subprocess.TimeoutExpired:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import resource
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -217,6 +219,19 @@ def test_what_is_refused_before_anything_runs(tiny, tmp_path: Path, monkeypatch)
     monkeypatch.setattr(entry, "installed", lambda package: "0.0")
     with pytest.raises(DreamEnvsError, match=r"torch 0\.0, the entry wants .*--any-version"):
         board.run_all([run_of(place, "replay", label)], place, by="us")
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux alone")
+def test_a_run_has_limits_of_processor_time_memory_and_patience(tmp_path: Path) -> None:
+    def ended(code: str, seconds: float = 1.0, patience: float = 20.0) -> int:
+        found = board.run_child([sys.executable, "-c", code], tmp_path, seconds, patience)
+        return int(found.returncode)
+
+    assert ended("pass") == 0
+    assert ended("while True: pass") in (-9, -24)
+    assert ended(f"x = bytearray({board.TRAINER_MB} * 2**20)") == 1
+    with pytest.raises(DreamEnvsError, match="not done after 1 s"):
+        ended("import time; time.sleep(60)", patience=1.0)
 
 
 def test_exact_success_is_what_the_frontier_says(tiny) -> None:
