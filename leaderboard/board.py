@@ -315,7 +315,7 @@ def _suite() -> dict[str, str]:
 def run_child(
     command: Sequence[str], folder: Path, seconds: float | None, patience: float, fds: Sequence[int] = ()
 ) -> Any:
-    """Run a process of one thread to its end, with limits of processor seconds and memory; what ``subprocess.run`` returns.
+    """Run a process of one thread to its end, within limits of processor time and memory; as ``subprocess.run``.
 
     Raises:
         DreamEnvsError: if it is not done after ``patience`` seconds of wall-clock time; it is killed then.
