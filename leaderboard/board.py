@@ -102,6 +102,8 @@ def run_all(
     done = {(r.entry, r.entry_hash, r.budget, r.world) for r in _lines(runs, place) if r.status != "error"}
     waiting = [r for r in runs if (r.entry.name, r.entry.hash, r.budget, r.world) not in done]
     began, found = time.monotonic(), list[Result]()
+    if waiting:
+        tell(f"{len(waiting)} runs, {jobs} side by side, a minute or more each; a new world's base takes minutes first")
     bases = prepare({r.label for r in waiting}, place.cache, jobs, tell)
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(run_one, r, bases[r.label], by=by, keep=keep, gain=gain): r for r in waiting}
