@@ -29,10 +29,10 @@ import dream_envs
 from dream_envs import sandbox
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import entry as entries
-from dream_envs.leaderboard import goal, results, worlds
+from dream_envs.leaderboard import goal, scores, worlds
 from dream_envs.leaderboard.budget import Budget, Used, budget_of
 from dream_envs.leaderboard.entry import Read
-from dream_envs.leaderboard.results import Gain, Result
+from dream_envs.leaderboard.scores import Gain, Result
 from dream_envs.runs import write_json
 from dream_envs.seeds import digest
 
@@ -110,7 +110,7 @@ def run_all(
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 found.append(future.result())
-                results.append(place.results(futures[future].round), found[-1:])
+                scores.append(place.results(futures[future].round), found[-1:])
                 spent = time.monotonic() - began
                 left = spent / number * (len(waiting) - number)
                 tell(f"{number}/{len(waiting)}  {told(found[-1])}; {left:.0f} s left")
@@ -140,7 +140,7 @@ def reproduce(runs: Sequence[Run], place: Place, *, by: str, jobs: int, tell: Te
     bases = prepare({r.label for r in runs}, place.cache, jobs, tell)
     with ThreadPoolExecutor(jobs) as pool:
         lines = list(pool.map(lambda run: run_one(run, bases[run.label], by=by), runs))
-    results.append(place.results(runs[0].round), lines)
+    scores.append(place.results(runs[0].round), lines)
     return [
         {"world": r.world, "first": first[r.entry.hash, r.world].hash, "now": line.hash or line.detail,
          "equal": first[r.entry.hash, r.world].hash == line.hash}
@@ -155,7 +155,7 @@ def reproduced_text(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _lines(runs: Sequence[Run], place: Place) -> list[Result]:
-    return [line for name in {r.round for r in runs} for line in results.load(place.results(name))]
+    return [line for name in {r.round for r in runs} for line in scores.load(place.results(name))]
 
 
 def told(result: Result) -> str:
@@ -248,7 +248,7 @@ def _scored(scratch: Path, plain: Result, budget: Budget, used: Used, gain: Gain
         curve=[[p.used.samples, p.used.trained, p.used.steps, p.used.seconds, *p.success.values()] for p in curve],
         weights=hashlib.sha256(final.read_bytes()).hexdigest()[:16],
     )  # fmt: skip
-    return msgspec.structs.replace(made, hash=results.reproducible(made))
+    return msgspec.structs.replace(made, hash=scores.reproducible(made))
 
 
 def _gain(run: Run, base: Path, scratch: Path) -> Gain:

@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 
 from dream_envs import seeds
-from dream_envs.leaderboard import results, rounds
+from dream_envs.leaderboard import commit_reveal, scores
 from dream_envs.leaderboard.budget import CLASSES, Budget, Used
 from dream_envs.leaderboard.entry import LOCKED, read
 from dream_envs.leaderboard.goal import Point, outcome
-from dream_envs.leaderboard.results import Gain, Result
+from dream_envs.leaderboard.scores import Gain, Result
 
 #: Entry, samples at which depth 8 is half learnt, steepness, what is left of depths 1 to 3 at the end.
 ENTRIES = (
@@ -81,7 +81,7 @@ def line(
         used=points[-1].used, curve=rows, weights=f"{name[:4]:x<16}", by=by, date=f"2026-11-2{world}T10:00:00+00:00",
         source="0123456789abcdef", versions={"torch": "2.13.0", "python": "3.12.4"},
     )  # fmt: skip
-    return msgspec.structs.replace(made, hash=results.reproducible(made))
+    return msgspec.structs.replace(made, hash=scores.reproducible(made))
 
 
 def whole(root: Path, worlds: int = 5) -> list[Result]:
@@ -108,21 +108,21 @@ def whole(root: Path, worlds: int = 5) -> list[Result]:
         own = write_entry(root, name)
         plain = line(name, own, 0, (40_000, 2.0, 0.95))
         lines.append(msgspec.structs.replace(plain, status=status, detail=detail, samples=None, curve=[], hash=""))
-    results.append(root / "results" / "practice.jsonl", lines)
+    scores.append(root / "results" / "practice.jsonl", lines)
     return lines
 
 
 def closed_round(root: Path) -> None:
     """Six entries in a round of class 3 that is closed, and a line of one that was not frozen."""
     secret = root.parent / "secret.txt"
-    rounds.open_round(root, "autumn-2026", secret, "the first value that is public after 1 December")
+    commit_reveal.open_round(root, "autumn-2026", secret, "the first value that is public after 1 December")
     frozen = {name: read(root / "entries" / name).hash for name, *_ in ENTRIES[:6]}
-    rounds.freeze(root, "autumn-2026", frozen, "00000000abc")
-    rounds.close(root, "autumn-2026", secret)
+    commit_reveal.freeze(root, "autumn-2026", frozen, "00000000abc")
+    commit_reveal.close(root, "autumn-2026", secret)
     where = {"round": "autumn-2026", "number": 3}
     lines = [line(n, frozen[n], w, shape, **where) for n, *shape in ENTRIES[:6] for w in range(5)]  # type: ignore[arg-type]
     late = line("ttrl", read(root / "entries" / "ttrl").hash, 0, ENTRIES[8][1:], **where)  # type: ignore[arg-type]
-    results.append(root / "results" / "autumn-2026.jsonl", [*lines, late])
+    scores.append(root / "results" / "autumn-2026.jsonl", [*lines, late])
 
 
 def spread_of(values: Sequence[float]) -> float:

@@ -23,10 +23,10 @@ from dream_envs.agents.engines import meter
 from dream_envs.agents.engines.local import LocalAgent
 from dream_envs.agents.training.sft import fine_tune
 from dream_envs.core import DreamEnvsError
-from dream_envs.leaderboard import board, budget, entry, measure, results, rounds, worlds
+from dream_envs.leaderboard import board, budget, commit_reveal, entry, measure, scores, worlds
 from dream_envs.leaderboard.budget import Budget, Used
 from dream_envs.leaderboard.goal import Point, outcome
-from dream_envs.leaderboard.results import Result
+from dream_envs.leaderboard.scores import Result
 
 ROOT = Path(__file__).parent.parent / "leaderboard"
 needs_sandbox = pytest.mark.skipif(sandbox.available() is not None, reason=str(sandbox.available()))
@@ -52,11 +52,11 @@ def test_the_rank_test_is_the_exact_one() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         a, b = rng.normal(size=5).tolist(), (rng.normal(size=5) + rng.normal()).tolist()
-        assert results.p_value(a, b) == pytest.approx(mannwhitneyu(a, b, method="exact").pvalue)
+        assert scores.p_value(a, b) == pytest.approx(mannwhitneyu(a, b, method="exact").pvalue)
     inf = math.inf
-    assert results.p_value([inf] * 5, [inf] * 5) == 1.0
-    assert results.p_value([1, 2, 3, 4, 5], [inf] * 5) == pytest.approx(2 / 252)
-    assert results.p_value([1, inf, inf, inf, inf], [inf] * 5) == 1.0
+    assert scores.p_value([inf] * 5, [inf] * 5) == 1.0
+    assert scores.p_value([1, 2, 3, 4, 5], [inf] * 5) == pytest.approx(2 / 252)
+    assert scores.p_value([1, inf, inf, inf, inf], [inf] * 5) == 1.0
 
 
 def line(name: str, world: int, samples: int | None, **more: object) -> Result:
@@ -71,7 +71,7 @@ def test_standings_rank_bands_and_reproductions() -> None:
     miss = [line("miss", w, None) for w in range(5)]
     mixed = [line("mixed", w, 150 if w < 2 else None) for w in range(5)]
     again = [line("fast", 0, 100, by="others"), line("slow", 0, 200, by="others", hash="another")]
-    found = results.standings([*miss, *slow, *fast, *near, *mixed, *again], 1)
+    found = scores.standings([*miss, *slow, *fast, *near, *mixed, *again], 1)
     assert [s.entry for s in found] == ["fast", "near", "slow", "mixed", "miss"]
     by = {s.entry: s for s in found}
     assert by["fast"].rank == by["near"].rank == (1, 2) and by["slow"].rank == (3, 4)
@@ -80,61 +80,61 @@ def test_standings_rank_bands_and_reproductions() -> None:
         0,
         1,
     )
-    assert results.record(by["fast"], by["slow"]) and not results.record(by["near"], by["fast"])
-    assert not results.standings([*fast], 3)
+    assert scores.record(by["fast"], by["slow"]) and not scores.record(by["near"], by["fast"])
+    assert not scores.standings([*fast], 3)
 
 
 def test_an_error_is_done_again_and_old_files_do_not_count() -> None:
     old = msgspec.structs.replace(line("a", 0, 10), entry_hash="h0")
     broken = line("a", 0, None, status="error", detail="x")
-    (one,) = results.standings([old, broken, line("a", 0, 50)], 1)
+    (one,) = scores.standings([old, broken, line("a", 0, 50)], 1)
     assert one.median == 50 and one.hits == 1
-    (one,) = results.standings([old, broken], 1)
+    (one,) = scores.standings([old, broken], 1)
     assert one.median == math.inf, "an error is no number, and an older entry's is not this one's"
 
 
 def test_lines_outlive_a_cut_and_a_strange_line_is_named(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
-    results.append(file, [line("a", 0, 1)])
+    scores.append(file, [line("a", 0, 1)])
     with open(file, "ab") as out:
         out.write(b'{"entry": "b", "ent')
-    assert [r.entry for r in results.load(file)] == ["a"]
-    results.append(file, [line("c", 0, 1)])
+    assert [r.entry for r in scores.load(file)] == ["a"]
+    scores.append(file, [line("c", 0, 1)])
     with pytest.raises(DreamEnvsError, match="line 2"):
-        results.load(file)
+        scores.load(file)
 
 
 def test_a_round_is_bound_to_its_secret_and_to_what_was_frozen(tmp_path: Path) -> None:
     secret, root = tmp_path / "own" / "secret", tmp_path / "board"
     with pytest.raises(DreamEnvsError, match="published"):
-        rounds.open_round(root, "one", root / "secret")
-    opened = rounds.open_round(root, "one", secret, "a number drawn on Friday")
+        commit_reveal.open_round(root, "one", root / "secret")
+    opened = commit_reveal.open_round(root, "one", secret, "a number drawn on Friday")
     assert secret.stat().st_mode & 0o77 == 0 and secret.read_text().strip() not in json.dumps(
         msgspec.to_builtins(opened)
     )
     own = {"a": "h1", "b": "h2"}
     with pytest.raises(DreamEnvsError, match="not frozen"):
-        rounds.beacon_of(root, "one", own, secret)
-    rounds.freeze(root, "one", own, "7 11 13")
-    beacon = rounds.beacon_of(root, "one", own, secret)
-    assert beacon == rounds.beacon_of(root, "one", {"a": "h1"}, secret)
+        commit_reveal.beacon_of(root, "one", own, secret)
+    commit_reveal.freeze(root, "one", own, "7 11 13")
+    beacon = commit_reveal.beacon_of(root, "one", own, secret)
+    assert beacon == commit_reveal.beacon_of(root, "one", {"a": "h1"}, secret)
     for wrong, said in (({"a": "h9"}, "changed since"), ({"c": "h1"}, "came after")):
         with pytest.raises(DreamEnvsError, match=said):
-            rounds.beacon_of(root, "one", wrong, secret)
+            commit_reveal.beacon_of(root, "one", wrong, secret)
     with pytest.raises(DreamEnvsError, match="not closed"):
-        rounds.beacon_of(root, "one", own)
+        commit_reveal.beacon_of(root, "one", own)
     (tmp_path / "other").write_text("0" * 64)
     with pytest.raises(DreamEnvsError, match="committed to"):
-        rounds.beacon_of(root, "one", own, tmp_path / "other")
+        commit_reveal.beacon_of(root, "one", own, tmp_path / "other")
     with pytest.raises(DreamEnvsError, match="frozen already"):
-        rounds.freeze(root, "one", own)
-    rounds.close(root, "one", secret)
-    assert rounds.beacon_of(root, "one", own) == beacon, "anybody can make the worlds now"
+        commit_reveal.freeze(root, "one", own)
+    commit_reveal.close(root, "one", secret)
+    assert commit_reveal.beacon_of(root, "one", own) == beacon, "anybody can make the worlds now"
     others = set()
     for name, frozen, value in (("two", own, ""), ("three", {"a": "h1"}, ""), ("four", own, "1")):
-        rounds.open_round(root, name, tmp_path / f"own{name}")
-        rounds.freeze(root, name, frozen, value)
-        others.add(rounds.beacon_of(root, name, frozen, tmp_path / f"own{name}"))
+        commit_reveal.open_round(root, name, tmp_path / f"own{name}")
+        commit_reveal.freeze(root, name, frozen, value)
+        others.add(commit_reveal.beacon_of(root, name, frozen, tmp_path / f"own{name}"))
     assert len(others | {beacon}) == 4
 
 
@@ -186,7 +186,7 @@ def test_a_run_again_has_the_same_hash(tiny, monkeypatch) -> None:
     samples = [row[0] for row in first.curve]
     assert samples[0] == 0 and sorted(samples) == samples
     other = msgspec.structs.replace(again, curve=[*again.curve[:-1], [*again.curve[-1][:-1], 0.123]])
-    assert results.reproducible(other) != first.hash
+    assert scores.reproducible(other) != first.hash
 
 
 def test_measuring_refuses_weights_of_another_shape_or_not_finite(tiny, tmp_path: Path) -> None:

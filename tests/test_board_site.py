@@ -21,7 +21,7 @@ from _browser import Browser, browser
 pytest.importorskip("jinja2")
 
 from dream_envs.core import DreamEnvsError
-from dream_envs.leaderboard import results, rounds
+from dream_envs.leaderboard import commit_reveal, scores
 from dream_envs.leaderboard.budget import Used
 from dream_envs.leaderboard.checkpoint import Judged
 from dream_envs.leaderboard.site import build, told
@@ -180,24 +180,24 @@ def hostile(root: Path) -> None:
         told = {"date": text, "source": text, "base": text, "weights": text, "versions": {text: text}, "miss": text}
         lines = [msgspec.structs.replace(plain, **told), msgspec.structs.replace(plain, hash=text, by=f"{text}2")]
         lines.append(msgspec.structs.replace(plain, entry=text, status="error", detail=text))
-        results.append(root / "results" / "practice.jsonl", lines)
+        scores.append(root / "results" / "practice.jsonl", lines)
     own = made.write_entry(root, "hidden")
     (root / "rounds").mkdir()
     for i, text in enumerate(HIDDEN):
         plain = made.line("hidden", own, i, (20_000, 3.0, 0.97), by=text)
-        results.append(root / "results" / "practice.jsonl", [msgspec.structs.replace(plain, detail=text, status=text)])
+        scores.append(root / "results" / "practice.jsonl", [msgspec.structs.replace(plain, detail=text, status=text)])
     wrong = msgspec.structs.replace(plain, round="../../etc", budget=7)
     odd = msgspec.structs.replace(
         plain, world=10**15, used=Used(2**62, 1, 1, 1, 1e300), curve=[[1, 2], [3] * 8], status="ok"
     )
-    results.append(root / "results" / "practice.jsonl", [wrong, odd])
+    scores.append(root / "results" / "practice.jsonl", [wrong, odd])
     judged = [
         Judged(*[text] * 6, (12.5, 8.0, 17.0), text, text, text, text * 5, [text, text], text, text)
         for text in (*NASTY, *HIDDEN)
     ]
-    results.append(root / "results" / "practice-checkpoints.jsonl", judged)  # type: ignore[arg-type]
+    scores.append(root / "results" / "practice-checkpoints.jsonl", judged)  # type: ignore[arg-type]
     for i, text in enumerate((*NASTY, *HIDDEN)):
-        one = rounds.Round(f"r{i}", text, text, text, text, {text: text}, text, text)
+        one = commit_reveal.Round(f"r{i}", text, text, text, text, {text: text}, text, text)
         write_json(root / "rounds" / f"r{i}.json", msgspec.to_builtins(one))
     bad = root / "entries" / "bidi"
     bad.mkdir()
@@ -231,10 +231,10 @@ def test_an_entry_that_changed_has_no_rank(tmp_path: Path) -> None:
     shapes = {"one": (20_000, 3.0, 0.97), "two": (30_000, 3.0, 0.97), "gone": (10_000, 3.0, 0.97)}
     old = {name: made.write_entry(root, name) for name in shapes}
     file = root / "results" / "practice.jsonl"
-    results.append(file, [made.line(n, old[n], w, s) for n, s in shapes.items() for w in range(2)])
+    scores.append(file, [made.line(n, old[n], w, s) for n, s in shapes.items() for w in range(2)])
     new = {name: made.write_entry(root, name, says="Better") for name in ("one", "two")}
-    results.append(file, [made.line("two", new["two"], w, shapes["two"]) for w in range(2)])
-    results.append(file, [made.line("two", old["two"], 0, shapes["two"])])  # somebody repeats the old one later
+    scores.append(file, [made.line("two", new["two"], w, shapes["two"]) for w in range(2)])
+    scores.append(file, [made.line("two", old["two"], 0, shapes["two"])])  # somebody repeats the old one later
     for path in (root / "entries" / "gone").iterdir():
         path.unlink()
     (root / "entries" / "gone").rmdir()
@@ -256,10 +256,10 @@ def test_small_boards(tmp_path: Path) -> None:
     build(root, site)
     assert "No run has been recorded yet" in check(site)["index.html"].text
     lines = [made.line(name, own[name], 0, (20_000, 3.0, 0.97)) for name in own]
-    results.append(root / "results" / "practice.jsonl", lines)
+    scores.append(root / "results" / "practice.jsonl", lines)
     build(root, site)
     assert all((r["rank_best"], r["rank_worst"]) == ("1", "3") for r in rows(site))
-    results.append(root / "results" / "practice.jsonl", [made.line(n, own[n], 1, (20_000, 3.0, 0.97)) for n in "ab"])
+    scores.append(root / "results" / "practice.jsonl", [made.line(n, own[n], 1, (20_000, 3.0, 0.97)) for n in "ab"])
     build(root, site)
     assert {r["entry"]: r["why_not"] for r in rows(site)} == {"a": "", "b": "", "c": "incomplete: 1 of 2 worlds"}
     check(site)
@@ -268,7 +268,7 @@ def test_small_boards(tmp_path: Path) -> None:
 def test_the_frozen_files_count_in_a_round(board: tuple[Path, Path]) -> None:
     root, site = board
     found = rows(site, "autumn-2026-class3")
-    frozen = rounds.load(root, "autumn-2026").frozen
+    frozen = commit_reveal.load(root, "autumn-2026").frozen
     assert {r["entry"] for r in found if r["ranked"] == "True"} == set(frozen)
     assert {r["entry"]: r["why_not"] for r in found if r["ranked"] == "False"} == {"ttrl": "not frozen in this round"}
 

@@ -38,7 +38,7 @@ def run(
 ) -> None:  # fmt: skip
     """Train entries in hidden worlds, measure them, and add their lines to the round; the same command goes on."""
     board = common.needs("dream_envs.leaderboard.board")
-    rounds = common.needs("dream_envs.leaderboard.rounds")
+    rounds = common.needs("dream_envs.leaderboard.commit_reveal")
     place = board.Place(root, cache.absolute())
     found = [place.entry(name) for name in (place.names() if names == ["all"] else names)]
     beacon = rounds.beacon_of(place.root, round, {e.name: e.hash for e in found}, secret)
@@ -59,7 +59,7 @@ def reproduce(
 ) -> None:  # fmt: skip
     """Run an entry again in worlds that have a line, and add a line that says whether the hashes are equal."""
     board = common.needs("dream_envs.leaderboard.board")
-    rounds = common.needs("dream_envs.leaderboard.rounds")
+    rounds = common.needs("dream_envs.leaderboard.commit_reveal")
     place = board.Place(root, cache.absolute())
     entry = place.entry(name)
     beacon = rounds.beacon_of(place.root, round, {entry.name: entry.hash}, secret)
@@ -104,15 +104,14 @@ def judge(
     import tempfile
 
     board = common.needs("dream_envs.leaderboard.board")
-    checkpoint, rounds, results = (
-        common.needs(f"dream_envs.leaderboard.{name}") for name in ("checkpoint", "rounds", "results")
-    )
+    parts = ("checkpoint", "commit_reveal", "scores")
+    checkpoint, rounds, scores = (common.needs(f"dream_envs.leaderboard.{name}") for name in parts)
     beacon = "" if round == rounds.PRACTICE else rounds.beacon_of(root, round, {}, secret)
     cache.mkdir(parents=True, exist_ok=True)
     how = {"round": round, "beacon": beacon, "suite": suite, "size": size, "by": by or board.name_of_this_machine()}
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         line = checkpoint.judge(bundle, base, Path(scratch), **how)
-    results.append(root / "results" / f"{round}-checkpoints.jsonl", [line])
+    scores.append(root / "results" / f"{round}-checkpoints.jsonl", [line])
     common.emit(
         line,
         lambda it: f"{it.checkpoint}: {it.word}, {it.gain[0]:+.1f} [{it.gain[1]:+.1f}, {it.gain[2]:+.1f}]",
@@ -151,7 +150,9 @@ def round_open(
     root: Root = ROOT, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Draw a secret, and publish its hash."""
-    common.emit(common.needs("dream_envs.leaderboard.rounds").open_round(root, name, secret, public), _said, as_json)
+    common.emit(
+        common.needs("dream_envs.leaderboard.commit_reveal").open_round(root, name, secret, public), _said, as_json
+    )
 
 
 @round_app.command("freeze")
@@ -164,7 +165,7 @@ def round_freeze(
     board = common.needs("dream_envs.leaderboard.board")
     place = board.Place(root, root)
     hashes = {entry: place.entry(entry).hash for entry in place.names()}
-    common.emit(common.needs("dream_envs.leaderboard.rounds").freeze(root, name, hashes, value), _said, as_json)
+    common.emit(common.needs("dream_envs.leaderboard.commit_reveal").freeze(root, name, hashes, value), _said, as_json)
 
 
 @round_app.command("close")
@@ -172,7 +173,7 @@ def round_close(
     name: Name, secret: Annotated[Path, typer.Option(help="The file.")], root: Root = ROOT, as_json: Json = False
 ) -> None:
     """Publish the secret: anybody can make the round's worlds now."""
-    common.emit(common.needs("dream_envs.leaderboard.rounds").close(root, name, secret), _said, as_json)
+    common.emit(common.needs("dream_envs.leaderboard.commit_reveal").close(root, name, secret), _said, as_json)
 
 
 Out = Annotated[Path, typer.Option(help="The site's folder.")]

@@ -15,13 +15,13 @@ import numpy as np
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import entry as entries
-from dream_envs.leaderboard import results
+from dream_envs.leaderboard import scores
 from dream_envs.leaderboard.budget import CLASSES, Budget
 from dream_envs.leaderboard.checkpoint import Judged
+from dream_envs.leaderboard.commit_reveal import PRACTICE, Round
 from dream_envs.leaderboard.entry import NAME, Read
 from dream_envs.leaderboard.goal import GOAL, LEVELS
-from dream_envs.leaderboard.results import Result, Standing
-from dream_envs.leaderboard.rounds import PRACTICE, Round
+from dream_envs.leaderboard.scores import Result, Standing
 
 #: What the names of files with lines of checkpoints end in.
 JUDGED = "-checkpoints"
@@ -92,7 +92,7 @@ def load(root: Path) -> Board:
     groups, odd = list[Group](), dict[str, int]()
     for one in [*known, None]:
         name = one.name if one else PRACTICE
-        lines = results.load(root / "results" / f"{name}.jsonl")
+        lines = scores.load(root / "results" / f"{name}.jsonl")
         own = [r for r in lines if r.round == name and r.budget in CLASSES]
         if len(own) < len(lines):
             odd[name] = len(lines) - len(own)
@@ -104,7 +104,7 @@ def load(root: Path) -> Board:
     ]
     for name in sorted(files - {r.name for r in known} - {PRACTICE}):
         if not name.endswith(JUDGED):
-            odd[name] = len(results.load(root / "results" / f"{name}.jsonl"))
+            odd[name] = len(scores.load(root / "results" / f"{name}.jsonl"))
     judged.sort(key=lambda j: (-j.gain[0], j.checkpoint, j.date))
     return Board(read, broken, known, [g for g in groups if g.rows], odd, judged)
 
@@ -132,15 +132,15 @@ def _group(name: str, number: int, lines: Sequence[Result], fixed: dict[str, str
     own = [r for r in lines if r.budget == number]
     current = [r for r in own if fixed.get(r.entry) == r.entry_hash]
     stale = [r for r in own if r.entry not in {c.entry for c in current}]
-    every = results.standings(current, number)
+    every = scores.standings(current, number)
     usual = median_low([len(s.results) for s in every]) if every else 0
     why = {s.entry: _unranked(s, usual) for s in every}
-    ranked = results.standings([r for r in current if not why[r.entry]], number)
-    first = ranked[:1] if len(ranked) > 1 and results.record(ranked[0], ranked[1]) else []
+    ranked = scores.standings([r for r in current if not why[r.entry]], number)
+    first = ranked[:1] if len(ranked) > 1 and scores.record(ranked[0], ranked[1]) else []
     unranked = [Row(s, why[s.entry], False) for s in every if why[s.entry]]
     changed = "its files have changed since these runs" if practice else "not the files that were frozen"
     absent = "no entry of this name" if practice else "not frozen in this round"
-    for s in results.standings(stale, number):
+    for s in scores.standings(stale, number):
         unranked.append(Row(s, changed if s.entry in fixed else absent, False))
     bases = [r.curve[0][-1] for r in current if usable(r) and r.curve[0][0] == 0]
     base = float(np.mean(bases)) if bases else None

@@ -12,7 +12,7 @@ import msgspec
 
 from dream_envs.leaderboard.entry import NAME
 from dream_envs.leaderboard.goal import LEVELS
-from dream_envs.leaderboard.results import Result
+from dream_envs.leaderboard.scores import Result
 from dream_envs.leaderboard.site.data import Board, Group, Row, flat, mean
 from dream_envs.leaderboard.site.draw import count
 from dream_envs.report.words import label

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dream_envs.leaderboard.goal import GOAL
-from dream_envs.leaderboard.results import Gain, Standing
+from dream_envs.leaderboard.scores import Gain, Standing
 from dream_envs.report.svg import short, spread
 from dream_envs.report.words import decimal, label, probability, whole
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import entry as entries
-from dream_envs.leaderboard import results
+from dream_envs.leaderboard import scores
 from dream_envs.leaderboard.budget import CLASSES
 from dream_envs.leaderboard.entry import NAME
 from dream_envs.leaderboard.goal import GOAL, KEPT, LEVELS, PROBLEMS
-from dream_envs.leaderboard.results import Result, Standing
+from dream_envs.leaderboard.scores import Result, Standing
 from dream_envs.leaderboard.site import data, draw
 from dream_envs.leaderboard.site.data import Board, Group, Row
 from dream_envs.leaderboard.site.draw import Line, count
@@ -35,8 +35,8 @@ def render(board: Board, root: Path) -> dict[str, str]:
     made_by.globals |= {
         "words": words, "draw": draw, "count": count, "mean": data.mean, "misses": data.misses, "band": rank_band,
         "known": (known := set(_paged(board))), "board": board, "LEVELS": LEVELS, "GOAL": GOAL, "KEPT": KEPT,
-        "PROBLEMS": PROBLEMS, "CLASSES": CLASSES, "LEVEL": results.LEVEL, "RECORD": results.RECORD,
-        "MARGIN": results.MARGIN, "compared": COMPARED,
+        "PROBLEMS": PROBLEMS, "CLASSES": CLASSES, "LEVEL": scores.LEVEL, "RECORD": scores.RECORD,
+        "MARGIN": scores.MARGIN, "compared": COMPARED,
     }  # fmt: skip
 
     def page(template: str, **values: Any) -> str:
