@@ -33,7 +33,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "games": ("scripted two-turn episodes a second", "dream_envs.baselines.benchmarks.games:games"),
     "orchestration": ("what a rollout adds to the engine", "dream_envs.baselines.benchmarks.model:orchestration"),
     "training": ("a GRPO step against bare TRL", "dream_envs.baselines.benchmarks.model:training"),
-    "asynchronous": ("games beside TRL's asynchronous trainer", "dream_envs.baselines.benchmarks.model:asynchronous"),
+    "asynchronous": (
+        "games beside TRL's asynchronous trainer",
+        "dream_envs.baselines.benchmarks.asynchronous:beside",
+    ),
     "engines": ("tokens a second of each engine on SmolLM2", "dream_envs.baselines.benchmarks.engines:engines"),
     "draws": ("the Frontier Report's draws", "dream_envs.baselines.benchmarks.model:draws"),
     "flagship": ("where the flagship's time goes", "dream_envs.baselines.benchmarks.model:flagship"),

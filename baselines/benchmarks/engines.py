@@ -62,7 +62,7 @@ class Generate:
 
 
 @contextlib.contextmanager
-def served(options: Options, dtype: str) -> Iterator[Any]:
+def served(options: Options, dtype: str, *, lora_rank: int = 0) -> Iterator[Any]:
     """An endpoint of a server of our own."""
     from dream_envs.agents.engines.endpoint import Endpoint
     from dream_envs.agents.engines.server import Server
@@ -73,7 +73,8 @@ def served(options: Options, dtype: str) -> Iterator[Any]:
     eager = ["--enforce-eager"] if not torch.cuda.is_available() else []
     log = Path(options.scratch) / "bench-vllm.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with Server(resolve(MODEL), port=port, dtype=dtype, max_model_len=512, log=log, arguments=eager) as server:
+    how: dict[str, Any] = {"dtype": dtype, "max_model_len": 512, "lora_rank": lora_rank, "log": log}
+    with Server(resolve(MODEL), port=port, arguments=eager, **how) as server:
         yield Endpoint(server.wait(), retries=0, token_ids=True)
 
 

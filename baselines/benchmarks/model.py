@@ -27,7 +27,7 @@ from dream_envs.baselines.benchmarks.rows import Options, Row, compared, side_by
 from dream_envs.baselines.recipe import Options as Training
 from dream_envs.core import Action, Message, Request
 from dream_envs.envs.challenger_solver import ChallengerSolver
-from dream_envs.play import EpisodeWriter, as_agent, rollout
+from dream_envs.play import EpisodeWriter, rollout
 from dream_envs.rewards.presets import challenger_solver
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
@@ -160,66 +160,6 @@ def training(options: Options) -> list[Row]:
     what = f"GRPO step on {ROWS} given rows, one thread"
     words = {"what": what, "unit": "ms", "peer_name": "plain TRL", "note": note}
     return [compared(times["ours"], times["trl"], lambda s: 1000 * s, "plain TRL's", **words)]
-
-
-def asynchronous(options: Options) -> list[Row]:
-    """Completions a second of games under TRL's asynchronous trainer, against our synchronous loop on the same."""
-    from peft import LoraConfig
-    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
-
-    from dream_envs.adapters.trl_async import GameWorker, placeholder, without_cuda
-    from dream_envs.agents.engines.models import resolve
-    from dream_envs.agents.training.collector import Collector
-    from dream_envs.agents.training.learner import PolicyLearner
-    from dream_envs.agents.training.settings import LearnerSettings
-    from dream_envs.baselines.loop import PhaseRun
-    from dream_envs.curriculum.curriculum import Curriculum, Mixture
-    from dream_envs.curriculum.store import ChallengeStore
-    from dream_envs.rewards.base import as_reward
-    from dream_envs.runs import Run
-
-    seats: dict[str, Any] = {"challenger": as_agent("generator", ChallengerSolver())}
-    steps, game, rank = options.pick(3, 10, 30), ChallengerSolver(solvers=SOLVERS), 8
-
-    def problems() -> Curriculum:
-        return Curriculum(game, Mixture(0, 0, 0, generator=32, levels=(4,)), seed="bench", store=ChallengeStore())
-
-    def apart() -> float:
-        without_cuda()
-        agent = LocalAgent(MODEL)
-        worker = GameWorker(game, agent=agent, plan=problems().plan, seats=seats)
-        with options.folder() as inside:
-            args = AsyncGRPOConfig(
-                output_dir=str(inside), per_device_train_batch_size=256, max_steps=steps, use_cpu=True, bf16=False,
-                dtype="float32", token_budget=2048, report_to="none", gradient_checkpointing=False, save_strategy="no",
-                disable_tqdm=True, learning_rate=1e-3,
-            )  # fmt: skip
-            lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-            trainer = AsyncGRPOTrainer(
-                resolve(MODEL), args=args, train_dataset=placeholder(), processing_class=agent.tokenizer,
-                rollout_worker=worker, weight_transfer=worker.handover, peft_config=lora,
-            )  # fmt: skip
-            trainer.remove_callback(PrinterCallback)
-            began = time.perf_counter()
-            trainer.train()
-        return (time.perf_counter() - began) / worker.samples
-
-    def in_turn() -> float:
-        learner = PolicyLearner(MODEL, settings=LearnerSettings(lora_rank=rank, lr=1e-3, save_every=10**6))
-        with options.folder() as inside:
-            run = Run(inside / "run", {"command": "bench"})
-            collector = Collector(game, problems(), as_reward("correctness"), run, seats=seats)
-            began = time.perf_counter()
-            learner.improve(collector, steps, PhaseRun(inside))
-            spent = time.perf_counter() - began
-            run.close()
-        return spent / sum(collector.samples.values())
-
-    with one_thread():
-        times = side_by_side({"apart": apart, "in turn": in_turn}, options.pick(1, 3, 5))
-    words = {"what": f"{steps} steps at depth 4 with LoRA, the games in a thread beside TRL's asynchronous trainer",
-             "unit": "completions/s", "peer_name": "our synchronous loop"}  # fmt: skip
-    return [compared(times["apart"], times["in turn"], lambda s: 1 / s, "the loop's", **words)]
 
 
 def _rows(agent: LocalAgent) -> list[TrainingRow]:

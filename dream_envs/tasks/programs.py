@@ -60,7 +60,36 @@ _ANSWER = re.compile(
 )
 
 
-class Programs(Family):
+class ThreeTypes(Family):
+    """A family of Absolute Zero's three task types, which are its streams where it has ``all`` of them."""
+
+    wish = " Use {} operations."
+
+    def __init__(self, notation: str, max_level: int, most: int, mode: str, examples: int, hidden: int) -> None:
+        super().__init__(notation, max_level, most)
+        self.mode = one_of("mode", mode, MODES)
+        self.examples = check("examples", examples, 2, 8, whole=True)
+        self.hidden = check("hidden", hidden, 1, 16, whole=True)
+        self.kinds = KINDS if mode == "all" else (mode,)
+        #: What a curriculum asks for in turn, and learners compare by itself (``core.GameHooks``).
+        self.streams: tuple[str, ...] = self.kinds if mode == "all" else ()
+
+    def brief(self, level: int | None = None, reference: Task | None = None, stream: str = "") -> str:
+        """``new`` in compact notation, a paragraph in english; a ``stream`` asks for a problem of this kind."""
+        kind = self._stream(stream)
+        if not self._english:
+            return f"new {kind[0]}" if kind else "new"
+        return super().brief(level, reference) + (f" It must be a problem of {kind}." if kind else "")
+
+    def _stream(self, name: str) -> str:
+        return one_of("stream", name, self.kinds) if name else ""
+
+    def _kind(self, rng: np.random.Generator, stream: str) -> str:
+        """That of the stream, or any."""
+        return self._stream(stream) or self.kinds[int(rng.integers(len(self.kinds)))]
+
+
+class Programs(ThreeTypes):
     """The family ``programs``.
 
     Args:
@@ -73,7 +102,6 @@ class Programs(Family):
 
     name = "programs"
     version = 1
-    wish = " Use {} operations."
 
     def __init__(
         self,
@@ -84,13 +112,7 @@ class Programs(Family):
         examples: int = 5,
         hidden: int = 5,
     ) -> None:
-        super().__init__(notation, max_level, 16)
-        self.mode = one_of("mode", mode, MODES)
-        self.examples = check("examples", examples, 2, 8, whole=True)
-        self.hidden = check("hidden", hidden, 1, 16, whole=True)
-        self.kinds = KINDS if mode == "all" else (mode,)
-        #: What a curriculum asks for in turn, and learners compare by itself (``core.GameHooks``).
-        self.streams: tuple[str, ...] = self.kinds if mode == "all" else ()
+        super().__init__(notation, max_level, 16, mode, examples, hidden)
         letters = "abcdefghijklmnopqrstuvwxyz0123456789(), :[]-"
         self._characters = frozenset(letters) if self._english else lang.SYMBOLS | set("dai:[],-")
         # name, parentheses and up to two ", " an operation; an operand that is none is one character
@@ -108,7 +130,7 @@ class Programs(Family):
         inputs have 1 to 6 items from -9 to 9.
         """
         level = self._level(level)
-        kind = self._stream(stream) or self.kinds[int(rng.integers(len(self.kinds)))]
+        kind = self._kind(rng, stream)
         for _ in range(_TRIES):
             program = _draw(rng, level, "", "x")
             task = self._make(kind, program, _input(rng), "generator")
@@ -186,13 +208,6 @@ class Programs(Family):
     def as_proposal(self, task: Task) -> str:
         """The text that ``parse`` turns into this problem."""
         return self._proposal(task.meta["kind"], lang.read(task.meta["program"]), task.meta["pairs"][0][0])
-
-    def brief(self, level: int | None = None, reference: Task | None = None, stream: str = "") -> str:
-        """``new`` in compact notation, a paragraph in english; a ``stream`` asks for a problem of this kind."""
-        kind = self._stream(stream)
-        if not self._english:
-            return f"new {kind[0]}" if kind else "new"
-        return super().brief(level, reference) + (f" It must be a problem of {kind}." if kind else "")
 
     def _parse(self, proposal: str) -> Task | Reject:
         if self._english:
@@ -301,9 +316,6 @@ class Programs(Family):
 
     def _program(self, text: str) -> lang.Node:
         return lang.read_calls(text) if self._english else lang.read(text)
-
-    def _stream(self, name: str) -> str:
-        return one_of("stream", name, self.kinds) if name else ""
 
     def _pool(self, task: Task) -> tuple[str, ...]:
         kind = task.meta["kind"]

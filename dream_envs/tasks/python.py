@@ -34,7 +34,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from dream_envs import sandbox
-from dream_envs.checks import check, one_of
 from dream_envs.core import DreamEnvsError, Reject, Task, content_hash
 from dream_envs.tasks import answers, programs
 from dream_envs.tasks._programs import Fault
@@ -59,8 +58,7 @@ from dream_envs.tasks._python import (
     _translated,
 )
 from dream_envs.tasks.answers import CHAT_TOKENS, NUMBER
-from dream_envs.tasks.family import Family
-from dream_envs.tasks.programs import KINDS, MODES
+from dream_envs.tasks.programs import KINDS, ThreeTypes
 
 _BOX = sandbox.Sandbox(memory_mb=128, cpu_s=2, wall_s=20.0, output_kb=2048)
 _TRIES = 1000
@@ -103,7 +101,7 @@ while said:
 _seen: dict[tuple[str, str], str | None] = {}
 
 
-class Python(Family):
+class Python(ThreeTypes):
     """The family ``python``.
 
     Args:
@@ -116,7 +114,6 @@ class Python(Family):
 
     name = "python"
     version = 1
-    wish = " Use {} operations."
     max_chars = _PROGRAM_CHARS + _VALUE_CHARS + 20
     max_reply_tokens = CHAT_TOKENS
     _characters = _CHARACTERS
@@ -124,20 +121,14 @@ class Python(Family):
     def __init__(
         self, notation: str = "compact", *, mode: str = "all", max_level: int = 10, examples: int = 5, hidden: int = 5
     ) -> None:
-        super().__init__(notation, max_level, 32)
-        self.mode = one_of("mode", mode, MODES)
-        self.examples = check("examples", examples, 2, 8, whole=True)
-        self.hidden = check("hidden", hidden, 1, 16, whole=True)
-        self.kinds = KINDS if mode == "all" else (mode,)
-        #: What a curriculum asks for in turn, and learners compare by itself (``core.GameHooks``).
-        self.streams: tuple[str, ...] = self.kinds if mode == "all" else ()
+        super().__init__(notation, max_level, 32, mode, examples, hidden)
         if reason := sandbox.available():
             raise DreamEnvsError(f"family python: {reason}")
 
     def generate(self, rng: np.random.Generator, level: int, stream: str = "") -> Task:
         """A problem of this level and stream, ``""`` for any of the family's; inputs are lists of 1 to 6 numbers."""
         level = self._level(level)
-        kind = self._stream(stream) or self.kinds[int(rng.integers(len(self.kinds)))]
+        kind = self._kind(rng, stream)
         return self._drawn(rng, level, kind, "generator")
 
     def read(self, task: Task, reply: str) -> str | None:
@@ -218,13 +209,6 @@ class Python(Family):
     def as_proposal(self, task: Task) -> str:
         """The text that ``parse`` turns into this problem."""
         return str(task.meta["text"])
-
-    def brief(self, level: int | None = None, reference: Task | None = None, stream: str = "") -> str:
-        """``new`` in compact notation, a paragraph in english; a ``stream`` asks for a problem of this kind."""
-        kind = self._stream(stream)
-        if not self._english:
-            return f"new {kind[0]}" if kind else "new"
-        return super().brief(level, reference) + (f" It must be a problem of {kind}." if kind else "")
 
     def parse(self, proposal: str) -> Task | Reject:
         """The problem that a proposal describes; in the chat protocol the last of its form counts."""
@@ -344,9 +328,6 @@ class Python(Family):
         if kind == "induction":
             return f"induction: f({x}) == {y}"
         return f"{kind}: {program}\n" + (f"f({x})" if kind == "deduction" else f"f(?) == {y}")
-
-    def _stream(self, name: str) -> str:
-        return one_of("stream", name, self.kinds) if name else ""
 
 
 _EXAMPLE = "def f(x):\n    return x[::-1]"
