@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import platform
 import resource
@@ -121,37 +122,46 @@ def run_all(
     return [r for r in _lines(runs, place) if (r.entry_hash, r.budget, r.world) in wanted]
 
 
+def drawn(runs: Sequence[Run], place: Place, share: float, label: str) -> list[Run]:
+    """That share of the runs which have a line, rounded up; the same for the same label (a date, say)."""
+    there = {(line.entry_hash, line.budget, line.world) for line in _lines(runs, place) if line.status == "ok"}
+    known = [run for run in runs if (run.entry.hash, run.budget, run.world) in there]
+    known.sort(key=lambda run: digest("board-again", label, run.entry.hash, run.world))
+    return known[: math.ceil(share * len(known))]
+
+
 def reproduce(runs: Sequence[Run], place: Place, *, by: str, jobs: int, tell: Tell) -> list[dict[str, Any]]:
     """Do runs again that have a line, and add theirs; the two hashes of each, and whether they are equal.
 
     Raises:
         DreamEnvsError: for a run that nobody has done.
     """
-    first = dict[tuple[str, int], Result]()
+    first = dict[tuple[str, int, int], Result]()
     for line in _lines(runs, place):
         if line.status == "ok":
-            first.setdefault((line.entry_hash, line.world), line)
+            first.setdefault((line.entry_hash, line.budget, line.world), line)
     for run in runs:
-        if (run.entry.hash, run.world) not in first:
+        if (run.entry.hash, run.budget, run.world) not in first:
             told = f"{run.entry.name}, world {run.world} of {run.round}: no line of it yet"
             raise DreamEnvsError(
                 f"{told}; dream-envs board run {run.entry.name} --round {run.round} --seeds {run.world + 1}"
             )
     bases = prepare({r.label for r in runs}, place.cache, jobs, tell)
+    pairs = list[dict[str, Any]]()
     with ThreadPoolExecutor(jobs) as pool:
-        lines = list(pool.map(lambda run: run_one(run, bases[run.label], by=by), runs))
-    scores.append(place.results(runs[0].round), lines)
-    return [
-        {"world": r.world, "first": first[r.entry.hash, r.world].hash, "now": line.hash or line.detail,
-         "equal": first[r.entry.hash, r.world].hash == line.hash}
-        for r, line in zip(runs, lines, strict=True)
-    ]  # fmt: skip
+        for run, line in zip(runs, pool.map(lambda run: run_one(run, bases[run.label], by=by), runs), strict=True):
+            scores.append(place.results(run.round), [line])
+            was = first[run.entry.hash, run.budget, run.world].hash
+            found = {"first": was, "now": line.hash or line.detail, "equal": was == line.hash}
+            pairs.append({"entry": run.entry.name, "world": run.world, **found})
+            tell(f"{len(pairs)}/{len(runs)}  {reproduced_text(pairs[-1:])}")
+    return pairs
 
 
 def reproduced_text(found: Sequence[dict[str, Any]]) -> str:
     """A line a world."""
     words = {True: "equal hashes", False: "DIFFERENT hashes"}
-    return "\n".join(f"world {p['world']}: {words[p['equal']]} ({p['first']}, {p['now']})" for p in found)
+    return "\n".join(f"{p['entry']}, world {p['world']}: {words[p['equal']]} ({p['first']}, {p['now']})" for p in found)
 
 
 def _lines(runs: Sequence[Run], place: Place) -> list[Result]:
@@ -281,7 +291,7 @@ class Guest:
         self.fds, self.ended = (self._read, self._write), None
         box = sandbox.Sandbox(
             memory_mb=GUEST_MB, cpu_s=int(budget.seconds), wall_s=PATIENCE * budget.seconds, threads=1, output_kb=64,
-            read_only={**_suite(), str(entry.folder): "/entry"}, python_path=("/suite", "/site"),
+            read_only={**suite_mounts(), str(entry.folder): "/entry"}, python_path=("/suite", "/site"),
         )  # fmt: skip
         source = f"from dream_envs.leaderboard.guest import serve\nserve('/entry/loop.py', ({to_read}, {to_write}))"
 
@@ -304,7 +314,7 @@ class Guest:
         self._thread.join(PATIENCE * 60)
 
 
-def _suite() -> dict[str, str]:
+def suite_mounts() -> dict[str, str]:
     """Mounts of the suite's code and of the packages that it imports, by their places here."""
     root = Path(dream_envs.__file__).parent
     folders = {str(root.resolve()): "/suite/dream_envs", sysconfig.get_path("purelib"): "/site"}

@@ -51,23 +51,29 @@ def run(
 
 @board_app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(metavar="ENTRY")],
+    names: Annotated[list[str], typer.Argument(metavar="ENTRY...", help="Names; 'all' for every entry.")],
     round: Round = "practice",
     budget: Class = 1,
     worlds: Annotated[str, typer.Option(help="Which: 0 or 0-4 or 0,3; default: the first.")] = "0",
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the runs, drawn by --label.")] = 1.0,
+    label: Annotated[str, typer.Option(help="What draws the share: a date, say.")] = "",
     by: By = "", secret: Secret = None, jobs: Jobs = 2, root: Root = ROOT, cache: Cache = CACHE, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Run an entry again in worlds that have a line, and add a line that says whether the hashes are equal."""
+    """Run entries again in worlds that have a line, and add lines that say whether the hashes are equal."""
     board = common.needs("dream_envs.leaderboard.board")
     rounds = common.needs("dream_envs.leaderboard.commit_reveal")
     place = board.Place(root, cache.absolute())
-    entry = place.entry(name)
-    beacon = rounds.beacon_of(place.root, round, {entry.name: entry.hash}, secret)
+    found = [place.entry(name) for name in (place.names() if names == ["all"] else names)]
+    beacon = rounds.beacon_of(place.root, round, {e.name: e.hash for e in found}, secret)
     chosen = sorted({i for span in common.ranges_of(worlds, "--worlds") for i in span})
-    asked = [run for run in board.runs_of(entry, round, beacon, budget, max(chosen) + 1) if run.world in chosen]
-    found = board.reproduce(asked, place, by=by or board.name_of_this_machine(), jobs=jobs, tell=common.say)
-    common.emit(found, board.reproduced_text, as_json)
-    if not all(pair["equal"] for pair in found):
+    asked = [
+        run for e in found for run in board.runs_of(e, round, beacon, budget, max(chosen) + 1) if run.world in chosen
+    ]
+    if names == ["all"] or share < 1:
+        asked = board.drawn(asked, place, share, label)
+    pairs = board.reproduce(asked, place, by=by or board.name_of_this_machine(), jobs=jobs, tell=common.say)
+    common.emit(pairs, board.reproduced_text, as_json)
+    if not all(pair["equal"] for pair in pairs):
         raise typer.Exit(1)
 
 
@@ -117,6 +123,23 @@ def judge(
         lambda it: f"{it.checkpoint}: {it.word}, {it.gain[0]:+.1f} [{it.gain[1]:+.1f}, {it.gain[2]:+.1f}]",
         as_json,
     )
+
+
+@board_app.command()
+def environment(
+    name: Name,
+    wheel: Annotated[Path, typer.Argument(metavar="WHEEL", help="The package that environments/NAME.toml names.")],
+    by: By = "", root: Root = ROOT, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Try a package's environments in the sandbox, and add its line: the conformance kit and scripted rewards."""
+    board, made, scores = (
+        common.needs(f"dream_envs.leaderboard.{part}") for part in ("board", "environments", "scores")
+    )
+    line = made.conform(root / "environments" / f"{name}.toml", wheel, by=by or board.name_of_this_machine())
+    scores.append(root / "results" / "environments.jsonl", [line])
+    common.emit(line, made.told, as_json)
+    if not line.sound:
+        raise typer.Exit(1)
 
 
 @board_app.command()

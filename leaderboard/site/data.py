@@ -15,16 +15,20 @@ import numpy as np
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.leaderboard import entry as entries
-from dream_envs.leaderboard import scores
+from dream_envs.leaderboard import environments, objections, scores
 from dream_envs.leaderboard.budget import CLASSES, Budget
 from dream_envs.leaderboard.checkpoint import Judged
 from dream_envs.leaderboard.commit_reveal import PRACTICE, Round
 from dream_envs.leaderboard.entry import NAME, Read
+from dream_envs.leaderboard.environments import Environment, Listed
 from dream_envs.leaderboard.goal import GOAL, LEVELS
+from dream_envs.leaderboard.objections import Objection
 from dream_envs.leaderboard.scores import Result, Standing
 
 #: What the names of files with lines of checkpoints end in.
 JUDGED = "-checkpoints"
+#: The name of the file with lines of environments.
+ENVIRONMENTS = "environments"
 
 
 class Row(NamedTuple):
@@ -61,7 +65,7 @@ class Board(NamedTuple):
     """All of it.
 
     ``broken``: entries that cannot be read, and why; ``odd``: numbers of lines in a wrong file; ``checkpoints``: of all
-    rounds, the highest gain first.
+    rounds, the highest gain first; ``environments``: by name, with what was found in the wheel that is named today.
     """
 
     entries: dict[str, Read]
@@ -70,6 +74,8 @@ class Board(NamedTuple):
     groups: list[Group]
     odd: dict[str, int]
     checkpoints: list[Judged]
+    objections: list[Objection]
+    environments: list[tuple[str, Environment, Listed | None]]
 
 
 def load(root: Path) -> Board:
@@ -89,7 +95,7 @@ def load(root: Path) -> Board:
         except DreamEnvsError as error:
             broken[folder.name] = str(error)
     known = sorted((_round(file) for file in (root / "rounds").glob("*.json")), key=lambda r: (r.opened, r.name))[::-1]
-    groups, odd = list[Group](), dict[str, int]()
+    groups, odd, against = list[Group](), dict[str, int](), objections.read(root)
     for one in [*known, None]:
         name = one.name if one else PRACTICE
         lines = scores.load(root / "results" / f"{name}.jsonl")
@@ -97,16 +103,18 @@ def load(root: Path) -> Board:
         if len(own) < len(lines):
             odd[name] = len(lines) - len(own)
         fixed = one.frozen if one else {n: e.hash for n, e in read.items()}
-        groups += [_group(name, number, own, fixed, practice=one is None) for number in CLASSES]
+        upheld = [o for o in against if o.upheld and o.round in ("", name)]
+        lost = {o.entry: f"an objection was upheld: {o.answer}" for o in upheld}
+        groups += [_group(name, number, own, fixed, lost, practice=one is None) for number in CLASSES]
     files = {file.stem for file in (root / "results").glob("*.jsonl")}
     judged = [
         one for name in sorted(files) if name.endswith(JUDGED) for one in _judged(root / "results" / f"{name}.jsonl")
     ]
-    for name in sorted(files - {r.name for r in known} - {PRACTICE}):
+    for name in sorted(files - {r.name for r in known} - {PRACTICE, ENVIRONMENTS}):
         if not name.endswith(JUDGED):
             odd[name] = len(scores.load(root / "results" / f"{name}.jsonl"))
     judged.sort(key=lambda j: (-j.gain[0], j.checkpoint, j.date))
-    return Board(read, broken, known, [g for g in groups if g.rows], odd, judged)
+    return Board(read, broken, known, [g for g in groups if g.rows], odd, judged, against, environments.load(root))
 
 
 def _judged(file: Path) -> list[Judged]:
@@ -127,14 +135,19 @@ def _round(file: Path) -> Round:
     return found
 
 
-def _group(name: str, number: int, lines: Sequence[Result], fixed: dict[str, str], *, practice: bool) -> Group:
-    """``fixed``: the hash that each entry's runs have to have here: of the freeze, in practice of its files today."""
+def _group(
+    name: str, number: int, lines: Sequence[Result], fixed: dict[str, str], lost: dict[str, str], *, practice: bool
+) -> Group:
+    """``fixed``: the hash that each entry's runs have to have here: of the freeze, in practice of its files today.
+
+    ``lost``: why entries have no rank, whatever their runs were.
+    """
     own = [r for r in lines if r.budget == number]
     current = [r for r in own if fixed.get(r.entry) == r.entry_hash]
     stale = [r for r in own if r.entry not in {c.entry for c in current}]
     every = scores.standings(current, number)
     usual = median_low([len(s.results) for s in every]) if every else 0
-    why = {s.entry: _unranked(s, usual) for s in every}
+    why = {s.entry: lost.get(s.entry) or _unranked(s, usual) for s in every}
     ranked = scores.standings([r for r in current if not why[r.entry]], number)
     first = ranked[:1] if len(ranked) > 1 and scores.record(ranked[0], ranked[1]) else []
     unranked = [Row(s, why[s.entry], False) for s in every if why[s.entry]]

@@ -13,6 +13,7 @@ from dream_envs.leaderboard import entry as entries
 from dream_envs.leaderboard import scores
 from dream_envs.leaderboard.budget import CLASSES
 from dream_envs.leaderboard.entry import NAME
+from dream_envs.leaderboard.environments import EPISODES
 from dream_envs.leaderboard.goal import GOAL, KEPT, LEVELS, PROBLEMS
 from dream_envs.leaderboard.scores import Result, Standing
 from dream_envs.leaderboard.site import data, draw
@@ -36,7 +37,7 @@ def render(board: Board, root: Path) -> dict[str, str]:
         "words": words, "draw": draw, "count": count, "mean": data.mean, "misses": data.misses, "band": rank_band,
         "known": (known := set(_paged(board))), "board": board, "LEVELS": LEVELS, "GOAL": GOAL, "KEPT": KEPT,
         "PROBLEMS": PROBLEMS, "CLASSES": CLASSES, "LEVEL": scores.LEVEL, "RECORD": scores.RECORD,
-        "MARGIN": scores.MARGIN, "compared": COMPARED,
+        "MARGIN": scores.MARGIN, "compared": COMPARED, "EPISODES": EPISODES,
     }  # fmt: skip
 
     def page(template: str, **values: Any) -> str:
@@ -49,6 +50,7 @@ def render(board: Board, root: Path) -> dict[str, str]:
         "index.html": page("index.html", chance=chance, idle=[n for n in board.entries if n not in run]),
         "rules.html": page("rules.html", rules=rules(root, markdown_it.MarkdownIt)),
         "rounds.html": page("rounds.html", holds=data.commitment_holds),
+        **({"environments.html": page("environments.html")} if board.environments else {}),
         "style.css": style(),
         "icon.svg": file("icon.svg"),
     }
@@ -163,6 +165,7 @@ def entry_page(name: str, board: Board) -> dict[str, Any]:
         "read": read, "texts": [(f, visible(texts[f], len(texts[f]))) for f in entries.FILES if f in texts],
         "diff": difference(parent.files, read.files) if read and parent else "", "tables": tables,
         "why": board.broken.get(name, ""), "last": f"depth {LEVELS[-1]}",
+        "against": [o for o in board.objections if o.entry == name],
     }  # fmt: skip
 
 
