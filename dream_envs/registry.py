@@ -44,6 +44,9 @@ _BUILT_IN: dict[str, dict[str, str]] = {
             "reasoner_editor, challenger_proposer, challenger_editor]"
         ),
         "dream_envs/Dreaming-v0": "dream_envs.envs.dreaming:Dreaming [dreamer, responder, curator]",
+        "dream_envs/Discovery-v0": (
+            "dream_envs.envs.discovery:Discovery [scientist, challenger, learner, judge, dreamer]"
+        ),
     },
     "tasks": {
         "composition": "dream_envs.tasks.composition:Composition",
@@ -71,12 +74,13 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         **_rows("rewards.sleep", "closed_book", "retention"),
         **_rows("rewards.skills", "skill_evolution"),
         **_rows("rewards.dreaming", "dreaming", "measured"),
+        **_rows("rewards.discovery", "discovery", "own_verdicts"),
     },
     "agents": {
         **_rows("agents.engines.scripted", oracle="Oracle", generator="Generator", floor="Floor", guesser="Guesser"),
         **_rows("agents.engines.scripted", random="RandomText", impossible="Impossible", duplicate="Duplicate"),
         **_rows("agents.engines.scripted", constant="Constant", leaking="Leaking", overlong="Overlong"),
-        **_rows("agents.engines.scripted", amnesiac="Amnesiac"),
+        **_rows("agents.engines.scripted", amnesiac="Amnesiac", scientist="Scientist", fool="Fool"),
         **_rows("agents.engines.skilled", skilled="Skilled"),
         **_rows("agents.engines.judges", always_first="AlwaysFirst", random_judge="RandomJudge"),
         **_rows("agents.engines.judges", constant_judge="ConstantJudge", length_lover="LengthLover"),

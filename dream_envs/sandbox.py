@@ -68,8 +68,8 @@ if _scratch:
         os.makedirs(os.path.dirname(_name) or ".", exist_ok=True)
         with open(_name, "xb") as _file:
             _file.write(_data)
-for _kind, _most in _limits:
-    resource.setrlimit(_kind, (_most, _most))
+for _kind, _most, _grace in _limits:
+    resource.setrlimit(_kind, (_most, _most + _grace))
 sys.argv = ["program"]
 exec(compile(_source, "program", "exec"), {"__name__": "__main__"})
 """
@@ -134,7 +134,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         memory_mb: address space; files in the scratch folder come on top.
-        cpu_s: processor seconds of all threads, in whole seconds.
+        cpu_s: processor seconds of all threads, in whole seconds; who ignores the signal has one more.
         wall_s: seconds from the program's start.
         scratch_mb: a folder in memory to write to, the working directory; 0: nothing can be written anywhere.
         output_kb: of stdout and of stderr; a program that writes more is ended.
@@ -317,10 +317,11 @@ class _Run:
 
     def _header(self, source: str, files: dict[str, bytes]) -> bytes:
         limits, size = self.limits, max(1, self.limits.scratch_mb) * 2**20
-        bounds = [(resource.RLIMIT_AS, limits.memory_mb * 2**20), (resource.RLIMIT_CPU, limits.cpu_s)]
-        bounds += [(resource.RLIMIT_FSIZE, size), (resource.RLIMIT_NOFILE, 256 if limits.threads > 1 else 32)]
-        bounds += [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, 0), (resource.RLIMIT_MSGQUEUE, 0)]
-        bounds += [(resource.RLIMIT_NPROC, self._most_threads())]
+        # a second behind its time it is killed, whatever it does with the signal that it gets before
+        bounds = [(resource.RLIMIT_CPU, limits.cpu_s, 1), (resource.RLIMIT_AS, limits.memory_mb * 2**20, 0)]
+        bounds += [(resource.RLIMIT_FSIZE, size, 0), (resource.RLIMIT_NOFILE, 256 if limits.threads > 1 else 32, 0)]
+        bounds += [(resource.RLIMIT_CORE, 0, 0), (resource.RLIMIT_MEMLOCK, 0, 0), (resource.RLIMIT_MSGQUEUE, 0, 0)]
+        bounds += [(resource.RLIMIT_NPROC, self._most_threads(), 0)]
         data = marshal.dumps((source, files, bounds, _SCRATCH if limits.scratch_mb else ""))
         return len(data).to_bytes(8, "little") + data
 
@@ -459,7 +460,9 @@ class _Run:
         status, cpu_s = self.status, used.ru_utime + used.ru_stime
         if status is None and code == 0:
             status = "ok"
-        elif status is None and code == 128 + signal.SIGKILL and cpu_s >= 0.9 * self.limits.cpu_s:
+        elif status is None and (
+            code == 128 + signal.SIGXCPU or (code == 128 + signal.SIGKILL and cpu_s >= self.limits.cpu_s)
+        ):
             status, self.detail = "timeout", f"more than {self.limits.cpu_s} s of processor time"
         elif status is None:
             status = "memory" if code == 128 + signal.SIGKILL or _OUT_OF_MEMORY.search(stderr[-2000:]) else "error"

@@ -187,6 +187,18 @@ class Amnesiac(Scripted):
     kind = "amnesiac"
 
 
+class Scientist(Scripted):
+    """``Discovery``'s: asks what it does not know yet, forgets nothing that it found, and guesses the rest."""
+
+    kind = "scientist"
+
+
+class Fool(Scripted):
+    """``Discovery``'s: asks the same for ever, takes every answer to be right, and remembers nothing."""
+
+    kind = "fool"
+
+
 class RandomText(Scripted):
     """Printable ASCII of 1 to 40 characters, whatever is asked."""
 
