@@ -38,6 +38,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "dream_envs.baselines.benchmarks.asynchronous:beside",
     ),
     "engines": ("tokens a second of each engine on SmolLM2", "dream_envs.baselines.benchmarks.engines:engines"),
+    "step": ("a GRPO step with vLLM against bare TRL", "dream_envs.baselines.benchmarks.engines:step"),
     "draws": ("the Frontier Report's draws", "dream_envs.baselines.benchmarks.model:draws"),
     "flagship": ("where the flagship's time goes", "dream_envs.baselines.benchmarks.model:flagship"),
     "start": ("start of a process", "dream_envs.baselines.benchmarks.games:starting"),

@@ -1,4 +1,4 @@
-"""Tokens a second of every engine on one model, and what a rollout adds to vLLM (section ``engines``)."""
+"""Tokens a second of every engine on one model (section ``engines``), and a GRPO step with vLLM (``step``)."""
 
 from __future__ import annotations
 
@@ -108,8 +108,7 @@ def engines(options: Options) -> list[Row]:
         inside = VllmAgent(MODEL, dtype="bfloat16", max_model_len=512)
     except DreamEnvsError as error:
         return [*rows, Row(what="vLLM", note=str(error)[:200])]
-    rows += [*rates("vLLM in process, bfloat16", inside, options), _added(inside, options)]
-    return [*rows, _step(options)]
+    return [*rows, *rates("vLLM in process, bfloat16", inside, options), _added(inside, options)]
 
 
 def _added(agent: Any, options: Options) -> Row:
@@ -131,7 +130,7 @@ def _added(agent: Any, options: Options) -> Row:
 GROUPS, COPIES, REPLY, MICRO = 8, 8, 16, 8
 
 
-def _step(options: Options) -> Row:
+def step(options: Options) -> list[Row]:
     """A GRPO step with LoRA, sampled by vLLM in the same process: a round of games and ours, against bare TRL.
 
     The reward is drawn from the reply's text, so that every group has rows to train on in both.
@@ -146,7 +145,7 @@ def _step(options: Options) -> Row:
         "peer_name": "bare TRL",
         "note": f"{steps} steps each, after one that is left out",
     }
-    return compared(times["ours"], times["trl"], lambda s: s, "bare TRL's", **words)
+    return [compared(times["ours"], times["trl"], lambda s: s, "bare TRL's", **words)]
 
 
 def _by_text(text: str) -> float:
