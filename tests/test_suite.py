@@ -34,6 +34,10 @@ ENVIRONMENTS = {
     ),
     "debate": (["--env", "debate/Debate-v0", "--model", "nano/judge"], {"opener", "replier", "judge"}),
     "Kuhn": (["--env", "Kuhn-v0", "--model", "nano/kuhn"], {"first", "second"}),
+    "Discovery": (
+        ["--env", "Discovery-v0", "--model", "nano/context", "--set", "game.practices=1"],
+        {"scientist", "challenger", "learner", "judge", "dreamer"},
+    ),
     "Dreaming": (
         ["--env", "Dreaming-v0", "--set", "game.dream_tokens=16,game.reply_tokens=8"],
         {"dreamer", "responder"},
@@ -80,6 +84,7 @@ def test_every_environment_under_every_learner(site, tmp_path, name):
         assert summary["run"]["learner"] == learner
         assert {role["name"] for role in summary["roles"] if role["learns"]} == learns
         kinds = {"debate": "play", "Kuhn": "play", "Dreaming": "play", "SleepCycle": "play", "SelfJudge": "exact"}
+        kinds["Discovery"] = "play"
         kind = "exact" if name.endswith("composition") else kinds.get(name, "sampled")
         assert summary["evaluation"]["kind"] == kind
         assert all(f"status/{role}/" in " ".join(row) for role in learns)
