@@ -318,6 +318,8 @@ def report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit status.  ``argv``: the words behind ``dream-envs``, None: those of this process."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # module:Class of a file in the working directory, behind whatever is installed
     try:
         status = app(list(sys.argv[1:] if argv is None else argv), prog_name="dream-envs", standalone_mode=False)
         sys.stdout.flush()
