@@ -137,7 +137,7 @@ def hostile_replies(subject: Subject, parts: Sequence[Subject]) -> None:
     for game, reward in _games(subject):
         for what, players in _hostile_assignments(game):
             try:
-                encode(_play(game, players, "hostile", reward))
+                encode(_play(game, players, "hostile", reward, look=True))
             except Exception as error:
                 why = f"{type(error).__name__}: {error}".splitlines()[0][:160]
                 raise Failure(f"{what}: {why}") from error
@@ -273,8 +273,8 @@ def _games(subject: Subject) -> Iterator[tuple[Game, Any]]:
         yield game, adapter.build_reward(subject.reward, game)
 
 
-def _play(game: Game, players: Mapping[str, Any], label: str, reward: Any) -> Episode:
-    return GameWalk(game, label, reward, players).played()
+def _play(game: Game, players: Mapping[str, Any], label: str, reward: Any, look: bool = False) -> Episode:
+    return GameWalk(game, label, reward, players, look=look).played()
 
 
 def _seated(game: Game) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,13 +90,17 @@ class Walk:
 
 
 class GameWalk(Walk):
-    """A game core, moved directly; ``players`` by role or seat, default: guessers, with a generator as challenger."""
+    """A game core, moved directly; ``players`` by role or seat, default: guessers, with a generator as challenger.
+
+    ``look=False``: nothing is logged and no view is asked for but theirs who move; the episode is all there is.
+    """
 
     def __init__(
-        self, game: Game, label: str, reward: Any = None, players: Mapping[str, Any] | None = None, deface: bool = False
-    ) -> None:
+        self, game: Game, label: str, reward: Any = None, players: Mapping[str, Any] | None = None,
+        deface: bool = False, look: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__(game, deface=deface, reset=False)
-        self.game, self.reward = game, reward
+        self.game, self.reward, self.looks = game, reward, look
         self.runner = Runner(game, seat_players(game, players or default_players(game)))
         self.table = Table(game, label)
         self.episode: Episode | None = None
@@ -116,7 +121,8 @@ class GameWalk(Walk):
             turns = [msgspec.structs.replace(turn, seconds=0.0) for turn in table.turns]
             episode = episode_from(game, table.state, turns, seed=table.label)
             self.episode = score([episode], self.reward, game.agents)[0] if self.reward is not None else episode
-            self.log.append(plain(msgspec.to_builtins(self.episode, enc_hook=str)))
+            if self.looks:
+                self.log.append(plain(msgspec.to_builtins(self.episode, enc_hook=str)))
         return False
 
     def played(self) -> Episode:
@@ -132,6 +138,8 @@ class GameWalk(Walk):
         return other
 
     def _look(self) -> None:
+        if not self.looks:
+            return
         self.infos.append(dict(hook(self.game, "public_info")(self.table.state)))
         self.log.append(plain(self.infos[-1]))
         for agent in self.game.agents:
@@ -203,22 +211,27 @@ def sample(space: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """Nested tuples of plain values: equal for equal content, the same ``repr`` in every process."""
-    if isinstance(value, Mapping):
-        return tuple(sorted(((repr(k), plain(v)) for k, v in value.items()), key=lambda item: item[0]))
+    kind = type(value)
+    if kind in _PLAIN:  # the commonest first: a kit plains millions of these
+        return "nan" if value != value else value  # equal to itself, as two runs that both give it are
+    if kind is dict or isinstance(value, Mapping):
+        return tuple(sorted([(repr(k), plain(v)) for k, v in value.items()], key=_first))
     if isinstance(value, (list, tuple)):
-        return tuple(plain(v) for v in value)
+        return tuple([plain(v) for v in value])
     if isinstance(value, (set, frozenset)):
         return tuple(sorted(repr(plain(v)) for v in value))
     if isinstance(value, np.ndarray):
         return ("array", value.shape, str(value.dtype), plain(value.tolist()))
     if isinstance(value, np.generic):
         return plain(value.item())
-    if isinstance(value, float) and value != value:
-        return "nan"  # equal to itself, as two runs that both give it are
-    if value is None or isinstance(value, (str, int, float, bool, bytes)):
-        return value
+    if isinstance(value, (str, int, float, bytes)):
+        return "nan" if value != value else value
     text = repr(value)
     return type(value).__name__ if " at 0x" in text else text
+
+
+_PLAIN = frozenset({str, int, bool, float, bytes, type(None)})
+_first = operator.itemgetter(0)
 
 
 def deface(value: Any) -> None:
