@@ -394,15 +394,22 @@ def make(
     if kind == "none":
         return Play(game, reward, base, {}, (), chosen.games)
     if kind == "auto":
-        solves = family is not None and (chosen.family or hook(game, "solver_role"))
+        solves = family is not None and not judged(family) and (chosen.family or hook(game, "solver_role"))
         kind = ("sampled" if inexact(family, base) else "exact") if solves else "play"
     if kind == "play":
         return Play(game, reward, base, {k: as_agent(v, game) for k, v in seats.items()}, roles, chosen.games)
     if family is None:
         raise DreamEnvsError(f"eval={kind!r}: {game.env_id} has no task family; use eval='play'")
+    if judged(family):
+        raise DreamEnvsError(f"eval={kind!r}: nobody can verify replies to {family.name}; use eval='play'")
     if kind == "exact":
         return Exact(family, base, levels, chosen.problems, support)
     return Sampled(family, levels, min(chosen.problems, 32), chosen.attempts)
+
+
+def judged(family: Any) -> bool:
+    """Whether replies to this family are judged alone (``core.TaskFamily``)."""
+    return bool(getattr(family, "judged", False))
 
 
 def inexact(family: Any, agent: LocalAgent) -> str:

@@ -267,7 +267,8 @@ class TaskFamily(Protocol):
     """A source of verifiable problems.  All methods are pure and total: no reply makes ``verify`` raise.
 
     A family may have several kinds of problem that are practised side by side: ``streams`` names them, ``brief`` and
-    ``generate`` take one as ``stream=``, and a task of one says so in ``meta["stream"]``.
+    ``generate`` take one as ``stream=``, and a task of one says so in ``meta["stream"]``.  One whose replies nobody can
+    verify has ``judged = True``: ``verify`` abstains, ``chance`` is 0, and ``gold`` is any reply.
     """
 
     name: str

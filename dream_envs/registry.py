@@ -56,6 +56,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "programs": "dream_envs.tasks.programs:Programs",
         "python": "dream_envs.tasks.python:Python",
         "reasoning_gym": "dream_envs.tasks.reasoning_gym:ReasoningGym",
+        "instructions": "dream_envs.tasks.instructions:Instructions",
     },
     "rewards": {
         **_rows("rewards.presets", "challenger_solver"),

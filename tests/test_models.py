@@ -213,3 +213,18 @@ def test_chat_is_checked_once(folder: Path) -> None:
     again = Chat(agent.tokenizer, agent.model)
     messages: Any = [{"role": "user", "content": "x"}]
     assert again.encode(messages) is again.encode(messages)
+
+
+def test_open_ended_requests_are_trained_on_a_panels_verdicts(folder: Path, tmp_path: Path) -> None:
+    """Judged alone: no evaluation by truth, and asking for one is refused in one line."""
+    options = Options(
+        "self_play", steps=1, env="dream_envs/ChallengerSolver-v0", family="instructions", model=str(folder),
+        preset="lm", dtype="float32", max_tokens=8, seats={"challenger": "generator"},
+        set={"game.judge": "rubric", "learner.lora_rank": 2, "learner.micro_batch": 4, "episodes": 4, "copies": 2,
+             "eval.games": 2},
+    )  # fmt: skip
+    summary = conduct(options, tmp_path / "run", quiet=True)
+    assert summary.evaluation is not None and summary.evaluation.kind == "play"
+    options.set["eval.kind"] = "sampled"
+    with pytest.raises(DreamEnvsError, match="nobody can verify replies to instructions"):
+        conduct(options, tmp_path / "b", quiet=True)

@@ -27,6 +27,10 @@ ENVIRONMENTS = {
         f"ChallengerSolver {family}": (["--env", "ChallengerSolver-v0", "--family", family], {"challenger", "solver"})
         for family in ("composition", "arithmetic", "reverse_addition", "countdown")
     },
+    "ChallengerSolver panel": (
+        ["--env", "ChallengerSolver-v0", "--model", "nano/judge", "--set", "game.judge=rubric"],
+        {"challenger", "solver", "judge"},
+    ),
     "SelfJudge": (["--env", "SelfJudge-v0", "--model", "nano/judge", "--set", "game.actors=2"], {"actor", "judge"}),
     "SleepCycle": (
         ["--env", "SleepCycle-v0", "--model", "nano/context", "--set", "game.nights=1,game.wakes=1"],
@@ -85,7 +89,7 @@ def test_every_environment_under_every_learner(site, tmp_path, name):
         assert {role["name"] for role in summary["roles"] if role["learns"]} == learns
         kinds = {"debate": "play", "Kuhn": "play", "Dreaming": "play", "SleepCycle": "play", "SelfJudge": "exact"}
         kinds["Discovery"] = "play"
-        kind = "exact" if name.endswith("composition") else kinds.get(name, "sampled")
+        kind = "exact" if name.endswith(("composition", "panel")) else kinds.get(name, "sampled")
         assert summary["evaluation"]["kind"] == kind
         assert all(f"status/{role}/" in " ".join(row) for role in learns)
         assert all(f"groups/{role}" in row for role in learns)

@@ -184,8 +184,8 @@ class ChallengerSolver:
     def outcome(self, state: State) -> Outcome | None:
         """Facts: ``agents`` (all seats), ``valid``, ``reject``, ``solve_rate`` (of ok verdicts), ``correct`` by solver.
 
-        With a judge also ``truth`` by solver and ``verdict_status``; with a panel its table, ``judgements`` (see
-        ``envs.judge_facts``), and ``correct`` is the mean verdict.
+        With a judge also ``truth`` by solver and ``verdict_status``; with a panel its table, ``judgements``, and
+        ``judge_accuracy`` (see ``envs.judge_facts``), and ``correct`` is the mean verdict.
         """
         if state.phase != "end":
             return None
@@ -207,6 +207,7 @@ class ChallengerSolver:
         if self.panel is not None:
             rows = judge_facts.table(self.panel, state.panel, {})
             facts |= {"judging": self.panel.kind, "judgements": rows, **judge_facts.validity(rows)}
+            facts["judge_accuracy"] = judge_facts.accuracy(rows, facts["truth"], self.panel.kind)
             facts["verdict_status"] = "ok" if values else facts["verdict_status"]
         return Outcome("ok", facts)
 

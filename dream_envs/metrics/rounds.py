@@ -82,7 +82,7 @@ def judging(episodes: Sequence[Episode]) -> dict[str, float]:
     lengths = [its["chars"] for f in facts for its in f.get("lengths", {}).values()]
     pairwise = [f for f in judged if f["judging"] == "pairwise"]
     rows = [r for f in pairwise for r in f["judgements"] if r["verdict"] is not None]
-    scores = [f["judge_accuracy"] for f in judged]
+    scores = [f["judge_accuracy"] for f in judged if "judge_accuracy" in f]
     swapped = [f["swapped_pairs"] for f in pairwise]
     flipped = [(f["flip_rate"] or 0.0) * f["swapped_pairs"] for f in pairwise]
     parts: dict[str, tuple[float, float]] = {

@@ -20,7 +20,10 @@ from dream_envs.testing.subject import Failure, Report, Skip, need, run_check
 
 
 def check_family(family: TaskFamily) -> Report:
-    """Gold alone is accepted, proposals survive the way there and back, ``chance`` is what guessing earns."""
+    """Gold alone is accepted, proposals survive the way there and back, ``chance`` is what guessing earns.
+
+    A family without truth (``judged``) has to abstain on every reply instead.
+    """
     rules = (_declares, _gold, _seeds, _strict, _proposals, _hostile_proposals, _chance, _mutation)
     return _run(str(getattr(family, "name", type(family).__name__)), rules, family)
 
@@ -55,6 +58,10 @@ def _tasks(family: TaskFamily, each: int = 8) -> Iterator[Task]:
             yield family.generate(stream("parts", level, i), level)
 
 
+def _judged(family: TaskFamily) -> bool:
+    return bool(getattr(family, "judged", False))
+
+
 def _declares(family: TaskFamily) -> None:
     for name, kind in {"name": str, "version": int, "notation": str, "levels": range}.items():
         found = getattr(family, name, None)
@@ -70,7 +77,8 @@ def _declares(family: TaskFamily) -> None:
 def _gold(family: TaskFamily) -> None:
     for task in _tasks(family):
         score = family.verify(task, family.gold(task))
-        need(score == msgspec.structs.replace(score, value=1.0, status="ok"), f"{task.prompt!r}: gold scores {score}")
+        wanted = {"value": 0.0, "status": "abstain"} if _judged(family) else {"value": 1.0, "status": "ok"}
+        need(score == msgspec.structs.replace(score, **wanted), f"{task.prompt!r}: gold scores {score}")
         need(task.family == family.name, f"a task of family {task.family!r}, not {family.name!r}")
         need(task.level in family.levels, f"a task of level {task.level}, outside {family.levels}")
         need(core.decode_task(core.encode(task)) == task, f"{task.prompt!r} read back from JSON is another task")
@@ -96,6 +104,7 @@ def _strict(family: TaskFamily) -> None:
         for name, reply in {**HOSTILE, "the prompt": task.prompt, **lists}.items():
             score = family.verify(task, reply)
             need(math.isfinite(score.value), f"{name} scores {score.value}")
+            need(not _judged(family) or score.status == "abstain", f"{name} scores {score}: a judged family abstains")
             if reply.strip() != gold.strip() and len(golds) > 1:
                 need(score.value < 1.0, f"{task.prompt!r}: {name} is accepted")
 
@@ -144,7 +153,8 @@ def _mutation(family: TaskFamily) -> None:
         if found is not None:
             made, text = made + 1, family.as_proposal(found)
             need(found.id != task.id, f"{task.prompt!r} is mutated to itself")
-            need(family.verify(found, family.gold(found)).value == 1.0, f"{text!r}: gold of a mutant is refused")
+            sound = _judged(family) or family.verify(found, family.gold(found)).value == 1.0
+            need(sound, f"{text!r}: gold of a mutant is refused")
             need(isinstance(family.parse(text), Task), f"{text!r}, a mutant, is turned away")
     if not made:
         raise Skip("mutate() gave None for every problem")
