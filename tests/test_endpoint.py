@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from _endpoint import FAULTS, Server
 
+from dream_envs import cli
 from dream_envs.agents.engines.endpoint import Endpoint
 from dream_envs.core import Action, DreamEnvsError, Request
 from dream_envs.envs.challenger_solver import ChallengerSolver
@@ -126,3 +128,17 @@ def test_a_server_that_is_not_there_is_an_error_each(quick: None) -> None:
     with pytest.warns(UserWarning, match="status 'error'"):
         (action,) = ask(Endpoint("http://127.0.0.1:9/v1", "m", retries=1), [request()])
     assert action.status == "error"
+
+
+def test_a_rollout_says_what_an_endpoint_was_asked_and_costs(quick: None, tmp_path: Path, capsys: Any) -> None:
+    """By the seats that it has, in this call alone: nothing new is asked the second time."""
+    server = Server(right)
+    where = f"openai(base_url={server.url},price=[1000000,2000000])"
+    words = ["rollout", "ChallengerSolver-v0", "--family", "arithmetic", "--notation", "english", "--episodes", "3"]
+    words += ["--set", "solvers=2", "--seats", f"challenger=oracle,solver={where}", "--out", str(tmp_path / "run")]
+    assert cli.main([*words, "--json"]) == 0
+    (spent,) = json.loads(capsys.readouterr().out)["spent"].items()
+    assert spent[0] == "solver" and spent[1]["requests"] == 6 and spent[1]["failures"] == 0
+    assert spent[1]["cost"] == spent[1]["prompt_tokens"] + 2 * spent[1]["completion_tokens"] > 0
+    assert cli.main(words) == 0
+    assert "solver: 0 requests now" in capsys.readouterr().out

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from dream_envs import registry
 from dream_envs.cli import common
 from dream_envs.core import Action, AgentLike, DreamEnvsError, Episode, Game, Request, Score
@@ -132,7 +134,23 @@ def rollout(
             game, players, model = asked.build()
             how: dict[str, Any] = {"seed": asked.seed, "reward": model, "width": width, "deadline": deadline}
             play_them = functools.partial(play_all, game, players, **how)
-        return _into(asked, out, episodes, game, model, play_them, retry, quiet)
+        found = _into(asked, out, episodes, game, model, play_them, retry, quiet)
+    return found if workers else found | {"spent": _spent(players)}
+
+
+def _spent(players: Mapping[str, Any]) -> dict[str, Any]:
+    """What endpoints were asked in this call, by the roles (or seats) that each has; others count nothing."""
+    seats: dict[int, list[str]] = defaultdict(list)
+    agents: dict[str, set[int]] = defaultdict(set)
+    for seat, player in players.items():
+        seats[id(player)].append(seat)
+        agents[role_of(seat)].add(id(player))
+    found = {}
+    for names in seats.values():
+        if hasattr(player := players[names[0]], "spent"):
+            told = [role_of(n) if len(agents[role_of(n)]) == 1 else n for n in names]
+            found[", ".join(dict.fromkeys(told))] = msgspec.to_builtins(player.spent)
+    return found
 
 
 def _into(
@@ -229,6 +247,11 @@ def rollout_text(summary: Mapping[str, Any]) -> str:
     rate = f", {summary['per_second']}/s" if summary["per_second"] else ""
     parts = [f"{summary['episodes']} episodes in {summary['out']} ({summary['new']} new{rate})"]
     parts.append(roles_text(summary["roles"]))
+    for who, its in summary.get("spent", {}).items():
+        cost = f", cost {its['cost']:.4g}" if its["cost"] else ""
+        told = f"{its['requests']:,} requests now ({its['retries']:,} retries, {its['failures']:,} failed)"
+        tokens = f"{its['prompt_tokens']:,} tokens read, {its['completion_tokens']:,} written{cost}"
+        parts.append(f"{who}: {told}, {tokens}")
     if summary["rejects"]:
         parts.append("turned away: " + ", ".join(f"{n} {code}" for code, n in sorted(summary["rejects"].items())))
     return "\n".join(parts)
