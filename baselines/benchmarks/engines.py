@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import socket
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -135,9 +137,11 @@ def step(options: Options) -> list[Row]:
 
     The reward is drawn from the reply's text, so that every group has rows to train on in both.
     """
-    steps = options.pick(3, 6, 12)
-    with options.folder() as ours, options.folder() as theirs:
-        times = {"ours": _our_steps(steps, ours), "trl": _trl_steps(steps, theirs)}
+    steps, times = options.pick(3, 6, 12), dict[str, list[float]]()
+    for name, work in (("ours", _our_steps), ("trl", _trl_steps)):
+        # each in a process of its own: how vLLM lays out weights on a CPU is settled once in a process
+        with options.folder() as inside, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            times[name] = alone.submit(work, steps, inside).result()
     what = f"GRPO step, {GROUPS} x {COPIES} replies of at most {REPLY} tokens, LoRA 8, float32, vLLM in process"
     words = {
         "what": what,
