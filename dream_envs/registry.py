@@ -110,6 +110,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
                 "preference",
                 "ctx2skill",
                 "magpie",
+                "discovery",
             )
         },
         **{

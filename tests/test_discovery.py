@@ -193,7 +193,7 @@ def test_across_is_never_practised_and_deep_is_deeper() -> None:
     for row, task in zip(rows, exams, strict=True):
         assert len(task.meta["days"]) == (2 if row["kind"] == "across" else 1) and row["level"] == task.level
         assert task.level == (1 if row["kind"] == "fact" else 8 if row["kind"] == "deep" else task.level)
-        assert row["kind"] == "across" or task.meta["days"] == [row["about"]]
+        assert row["kind"] == "across" or task.meta["days"] == [row["lesson"]]
     assert Counter(r["kind"] for r in rows) == {"fact": 24, "within": 24, "across": 8, "deep": 12}
 
 

@@ -36,6 +36,16 @@ from dream_envs.runs import read_json, write_json
 STATE, NIGHT = "sleep.json", "night.json"
 
 
+#: What of that which was said with a context at hand is kept for the night.
+Keep = Callable[[Sequence[tuple[Request, Action]]], Iterable[Experience]]
+
+
+def answered(read: Sequence[tuple[Request, Action]]) -> list[Experience]:
+    """All that was said in an assistant's turn, but by dreamers."""
+    told = [(r, a) for r, a in read if r.role != "dreamer" and r.writes == "assistant"]
+    return [Experience(list(r.messages), a.text, "day") for r, a in told]
+
+
 class Day(msgspec.Struct, frozen=True):
     """A day's folder, as a wrapped learner's run: where its checkpoints go, and TRL's trackers."""
 
@@ -50,6 +60,7 @@ class SleepConsolidation:
     how it dreams, and makes up what is measured with; ``settings.dreaming`` and ``alert`` need one.  ``seed``: the
     label of everything random at night.  ``same``: whether two completions mean the same, for the semantic reward; by
     default the same text.  ``curve``: measures the weights before and after each night, for the record alone.
+    ``keep``: which experiences of a step it keeps, by default ``answered``.
     """
 
     name = "sleep"
@@ -58,12 +69,14 @@ class SleepConsolidation:
         self,
         learner: Learner, generator: QuestionGenerator | None = None, *, settings: SleepSettings | None = None,
         seed: str = "0", same: Same = exactly, curve: Callable[[LocalAgent], dict[str, float]] | None = None,
+        keep: Keep | None = None,
     ) -> None:  # fmt: skip
         self.settings = settings or SleepSettings()
         if generator is None and (self.settings.dreaming is not None or self.settings.alert is not None):
             other = "FamilyQuestions(family), or SleepSettings(dreaming=None, alert=None)"
             raise DreamEnvsError(f"dreaming and alert need a question generator: {other}")
         self.learner, self.generator, self.seed, self.same, self.curve = learner, generator, seed, same, curve
+        self.keep = keep or answered
         self.buffer = Buffer(self.settings.capacity)
         self._pieces: Pieces | None = None
         self.nights: list[Night] = []
@@ -81,11 +94,7 @@ class SleepConsolidation:
         actions: list[Action] = list(found)
         read = [(r, a) for r, a in zip(requests, actions, strict=True) if a.status == "ok" and context_of(r.messages)]
         self.read += sum(a.usage.prompt_tokens for _, a in read)
-        self.live(
-            Experience(list(r.messages), a.text, "day")
-            for r, a in read
-            if r.role != "dreamer" and r.writes == "assistant"
-        )
+        self.live(self.keep(read))
         return actions
 
     def fitted(self, requests: Sequence[Request]) -> Sequence[Request]:

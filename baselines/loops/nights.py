@@ -30,6 +30,7 @@ from dream_envs.seeds import digest, stream
 
 if TYPE_CHECKING:
     from dream_envs.agents.engines.local import LocalAgent
+    from dream_envs.agents.sleep.consolidation import Keep
     from dream_envs.baselines.loop import Context
 
 ENV = "dream_envs/SleepCycle-v0"
@@ -116,20 +117,26 @@ class SleepAgent:
     The night lies in ``nights/NN`` of its folder; ``nights`` says what happened.
     """
 
-    def __init__(self, ctx: Context, model: LocalAgent, seed: str, place: Path, method: Method) -> None:
+    def __init__(
+        self, ctx: Context, model: LocalAgent, seed: str, place: Path, method: Method, keep: Keep | None = None
+    ) -> None:
         from dream_envs.agents.sleep.consolidation import SleepConsolidation
         from dream_envs.agents.sleep.frozen import FrozenLearner
         from dream_envs.agents.sleep.night import SleepSettings
 
-        self.lessons = ctx.game().lessons
+        self.game = ctx.game()
         self._method, self._place, self._seed, self._night = method, place, seed, ctx.recipe.nights
         self._first, self._frozen = model, FrozenLearner(model.snapshot())
-        questions = lesson_questions(self.lessons)
+        questions = self._questions()
         settings = self._night or SleepSettings()
         if questions is None:  # nothing says how to make up a question about these lessons
             settings = msgspec.structs.replace(settings, dreaming=None, alert=None)
         self._night = None if self._night is None else settings
-        self.inner = SleepConsolidation(self._frozen, questions, settings=settings, seed=seed)
+        self.inner = SleepConsolidation(self._frozen, questions, settings=settings, seed=seed, keep=keep)
+
+    def _questions(self) -> Any:
+        """How questions about the lessons are made up; None: nothing says how."""
+        return lesson_questions(self.game.lessons)
 
     @property
     def nights(self) -> list[Any]:
@@ -164,14 +171,20 @@ class SleepAgent:
         """The day's questions with another table before them, answered by that."""
         from dream_envs.agents.sleep.experience import Experience, closed, context_of
 
-        lesson = self.lessons.lesson(stream(self._seed, "lie", number), number)
-        context: Message = {"role": "system", "content": lesson.context}
-        told = [[context, *closed(e.messages)] for e in lived if context_of(e.messages)]
+        told: list[list[Message]] = [
+            [{"role": "system", "content": self._lie(context[0]["content"], number)}, *closed(e.messages)]
+            for e in lived
+            if (context := context_of(e.messages))
+        ]
         seeds = [digest(self._seed, "lie", number, i) for i in range(len(told))]
         who: Any = {"agent": "learner_0", "role": "learner"}
         asked = self.inner.fitted([Request(messages=m, seed=s, **who) for m, s in zip(told, seeds, strict=True)])
         replies = self._frozen.agent.act(asked)
         return [Experience(r.messages, a.text, "day") for r, a in zip(asked, replies, strict=True)]
+
+    def _lie(self, context: str, number: int) -> str:
+        """Another lesson's context in place of this day's."""
+        return str(self.game.lessons.lesson(stream(self._seed, "lie", number), number).context)
 
     def _project(self, rank: int) -> None:
         """Cut what all nights have changed down to one expert's rank, matrix by matrix."""

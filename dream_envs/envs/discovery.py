@@ -256,7 +256,7 @@ class Discovery:
             k: [dict(r) for kind, r in state.rows if kind == k]
             for k in ("experiments", "practice", "verdicts", "dreams", "questions")
         }
-        told = {"agents": list(self.agents), "days": self.days, "attempts": self.attempts}
+        told = {"agents": list(self.agents), "lessons": list(self.tasks.names), "nights": self.days}
         return {**told, **measures(rows, self.days, len(self.tasks.states) * len(self.tasks.names[0])), **rows}
 
     def public_info(self, state: State) -> dict[str, Any]:
@@ -385,7 +385,8 @@ class Discovery:
             score, _ = answers.graded(self.tasks, task, action)
             entries = {e for e, _ in self.tasks.looked_up(task, task.answer) or () if e[0] in self.tasks.day_of}
             rows.append({
-                "agent": agent, "day": step.day, "kind": step.kind, "about": step.about, "level": task.level,
+                "agent": agent, "phase": "recall", "night": step.day, "lesson": step.about, "kind": step.kind,
+                "level": task.level,
                 "found": entries <= set(state.found), "status": score.status,
                 "value": float(score.value) if score.status == "ok" else None,
             })  # fmt: skip
@@ -465,30 +466,34 @@ class Discovery:
 def measures(rows: Mapping[str, Sequence[Row]], days: int, entries: int) -> dict[str, Any]:
     """What the exams, experiments and verdicts come to; None where nothing was measured.
 
-    ``retention[i][j]``: success at facts of day j after day i, and ``within[i][j]`` at its compositions; ``across[i]``,
-    ``deep[i]`` by day.  ``area``: mean of all that is known of ``retention``, the area under it.  ``forgetting``: mean
-    over days of (best - last).  ``share``: of each day's ``entries`` that experiments found.  ``fate``: experiments by
-    what they told: ``new``, ``known`` already, ``invalid``.  ``judging``: ``accuracy`` of all readable verdicts,
-    ``hits`` and ``false`` (verdicts of right among right and among wrong answers), ``paid_for_wrong``: share of the
-    answers said to be right that are wrong; ``decided``: share of answers that experiments decide.
+    ``closed[i][j]``: success at facts of day j after night i, and ``within[i][j]`` at its compositions; ``across[i]``,
+    ``deep[i]`` by night.  ``open[j]``: right answers among those in practice, with the day's notes.  ``area``: mean of
+    all that is known of ``closed``, the area under it; ``average_accuracy``: of its last row.  ``forgetting``: mean
+    over days but the last of (best - last).  ``share``: of each day's ``entries`` that experiments found.  ``fate``:
+    experiments by what they told: ``new``, ``known`` already, ``invalid``.  ``judging``: ``accuracy`` of all readable
+    verdicts, ``hits`` and ``false`` (verdicts of right among right and among wrong answers), ``paid_for_wrong``: share
+    of the answers said to be right that are wrong; ``decided``: share of answers that experiments decide.
     """
-    asked = [(r["kind"], r["day"], r["about"], r["value"]) for r in rows["questions"] if r["value"] is not None]
+    asked = [(r["kind"], r["night"], r["lesson"], r["value"]) for r in rows["questions"] if r["value"] is not None]
 
-    def score(kind: str, day: int, about: int) -> float | None:
-        return mean(v for k, d, a, v in asked if (k, d, a) == (kind, day, about))
+    def score(kind: str, night: int, lesson: int) -> float | None:
+        return mean(v for k, n, d, v in asked if (k, n, d) == (kind, night, lesson))
 
     every = range(days)
-    retention, within = (
+    closed, within = (
         [[score(kind, i, j) if j <= i else None for j in every] for i in every] for kind in ("fact", "within")
     )
-    lost = [max(col) - col[-1] for j in every if len(col := [v for row in retention if (v := row[j]) is not None]) > 1]
+    known = [[v for row in closed if (v := row[j]) is not None] for j in every[:-1]]
     tries = rows["experiments"]
     verdicts = [r for r in rows["verdicts"] if r["verdict"] is not None]
     right, wrong = ([r["verdict"] for r in verdicts if r["truth"] is t] for t in (True, False))
     return {
-        "retention": retention, "within": within,
+        "open": [mean(r["truth"] for r in rows["verdicts"] if r["day"] == d) for d in every],
+        "closed": closed, "within": within,
         "across": [score("across", i, -1) for i in every], "deep": [score("deep", i, i) for i in every],
-        "area": mean(v for row in retention for v in row if v is not None), "forgetting": mean(lost),
+        "area": mean(v for row in closed for v in row if v is not None),
+        "average_accuracy": mean(v for v in closed[-1] if v is not None),
+        "forgetting": mean(max(its) - its[-1] for its in known if its),
         "share": [sum(r["new"] for r in tries if r["day"] == d) / entries for d in every],
         "fate": {
             "new": sum(r["new"] for r in tries), "known": sum(r["valid"] and not r["new"] for r in tries),

@@ -6,6 +6,7 @@ Sources: Lopez-Paz and Ranzato 2017 (backward transfer); no change at all is bou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from dream_envs.metrics.diversity import rounded
 TAILS = (0.025, 0.975)
 #: A suite that fell is flagged unless a loss of so much can be excluded at 95 % (one-sided): 1 point.
 MARGIN = 0.01
+#: Facts of an episode that are single rows and not measures.
+ROWS = frozenset({"questions", "dreams", "experiments", "practice", "verdicts"})
 
 
 def retention(
@@ -60,20 +63,26 @@ def retention(
 def lessons(episodes: Sequence[Any]) -> dict[str, Any] | None:
     """What the newest episode of lessons says is left of each after each night; None if there is none.
 
-    The facts of ``SleepCycle`` without single questions and dreams, success by level (``levels``: awake, closed book
+    The facts of ``SleepCycle`` or ``Discovery`` without single rows, success by level (``levels``: awake, closed book
     after the lesson's own night, and after the last), and a ``verdict`` in one sentence.
     """
     facts = next((e.outcome.facts for e in reversed(episodes) if "closed" in e.outcome.facts), None)
     if facts is None or not facts["closed"]:
         return None
-    own = sum(row[i] for i, row in enumerate(facts["closed"])) / len(facts["closed"])
+    opened, own = (
+        [v for v in values if v is not None]
+        for values in (facts["open"], (row[i] for i, row in enumerate(facts["closed"])))
+    )
+    told = f"Of {fmean(opened):.2f} in context, " if opened else ""
+    after = f"and {facts['average_accuracy']:.2f} after the last one" if facts["average_accuracy"] is not None else ""
     return {
-        **{k: v for k, v in facts.items() if k not in ("questions", "dreams")},
+        **{k: v for k, v in facts.items() if k not in ROWS},
         "levels": _by_level(facts["questions"]),
         "verdict": (
-            f"Of {sum(facts['open']) / len(facts['open']):.2f} in context, {own:.2f} is known closed book after a "
-            f"lesson's own night and {facts['average_accuracy']:.2f} after the last one, mean of "
+            f"{told}{fmean(own):.2f} is known closed book after a lesson's own night {after}, mean of "
             f"{len(facts['closed'])} lessons; one run, no interval."
+            if own
+            else "No question was answered closed book."
         ),
     }
 

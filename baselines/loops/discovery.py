@@ -1,0 +1,133 @@
+"""Days of experiments and nights without: ``dream_envs/Discovery-v0`` with a learner that sleeps, or does not.
+
+``nano/context`` makes and answers the day's problems, with the notes of what was found before it; a scripted scientist
+asks the world, since no base has learnt to.  What it answered awake is what the night is about: with ``keep="vote"``
+only what most attempts at a problem agree on, which is the reward that it makes itself; with ``all`` everything.
+Nights, and what stands in their place, are those of ``loops.nights``.  A run ends in a retention matrix and success on
+compositions across days, which were never practised together.
+
+Departures: there is nothing published to depart from; see ``envs.discovery``.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dream_envs import registry
+from dream_envs.baselines.loops.nights import METHODS, SleepAgent, night_of
+from dream_envs.baselines.recipe import EvalSettings, Loop, Recipe
+from dream_envs.checks import one_of
+from dream_envs.core import Action, Message, Request
+from dream_envs.curriculum.curriculum import Mixture
+from dream_envs.seeds import stream
+
+if TYPE_CHECKING:
+    from dream_envs.agents.engines.local import LocalAgent
+    from dream_envs.agents.sleep.experience import Experience
+    from dream_envs.baselines.loop import Context
+
+ENV = "dream_envs/Discovery-v0"
+KEPT = ("all", "vote")
+_TABLE = re.compile(r"([A-Z])=((?:[a-z]>[a-z])+)")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """``days``: with one new operation each.  ``experiments`` on its 16 entries; ``practices`` rounds a day.
+
+    ``challengers`` problems a round, ``attempts`` at each.  ``keep``: ``all`` answers, or those that a ``vote`` of the
+    attempts agrees on.  ``levels`` of the exam's compositions, ``deep`` of its deepest, ``max_level`` in practice.
+    """
+
+    days: int = 4
+    experiments: int = 16
+    practices: int = 4
+    challengers: int = 16
+    attempts: int = 4
+    keep: str = "vote"
+    levels: tuple[int, ...] = (2, 3)
+    deep: int = 5
+    max_level: int = 3
+
+    def __post_init__(self) -> None:
+        one_of("keep", self.keep, KEPT)
+
+
+def kept(read: Sequence[tuple[Request, Action]], how: str) -> list[Experience]:
+    """What a night is about: a learner's answers, or those that more than one attempt, and most attempts, agree on."""
+    from dream_envs.agents.sleep.experience import Experience
+
+    said = [(list(r.messages), a.text) for r, a in read if r.role == "learner"]
+    if how == "vote":
+        votes: dict[str, Counter[str]] = {}
+        for messages, text in said:
+            votes.setdefault(str(messages), Counter())[text] += 1
+        won = {asked: its.most_common(1)[0] for asked, its in votes.items()}
+        said = [(m, text) for m, text in said if won[str(m)][0] == text and won[str(m)][1] > 1]
+    return [Experience(messages, text, "day") for messages, text in said]
+
+
+class Explorer(SleepAgent):
+    """``SleepAgent`` in the seats of ``Discovery``."""
+
+    def _questions(self) -> Any:
+        """Questions of Composition World with every operation of the stream, none with those of two days."""
+        from dream_envs.agents.sleep.dreams import FamilyQuestions
+        from dream_envs.tasks.composition import Composition
+
+        tasks = self.game.tasks
+
+        class DayQuestions(FamilyQuestions):
+            def question(self, text: str) -> list[Message] | None:
+                days = {tasks.day_of[op] for op in text[2:] if op in tasks.day_of}
+                return super().question(text) if len(days) < 2 else None
+
+        count = len(tasks.known) + len(tasks.day_of)
+        return DayQuestions(Composition(n_operations=count, held_out_pairs=0, max_level=tasks.max_level))
+
+    def _lie(self, context: str, number: int) -> str:
+        """The day's notes with other images."""
+        rng, tasks = stream(self._seed, "lie", number), self.game.tasks
+        drawn = {name: rng.permutation(list(tasks.states)).tolist() for name in tasks.day_of}
+        other = {name: dict(zip(tasks.states, images, strict=True)) for name, images in drawn.items()}
+        return _TABLE.sub(lambda m: f"{m[1]}=" + "".join(f"{s}>{other[m[1]][s]}" for s in m[2][::3]), context)
+
+
+def explorer(ctx: Context, model: LocalAgent, seed: str, place: Path, method: str, keep: str) -> Explorer:
+    """The learner of a method."""
+    chosen = functools.partial(kept, how=keep)
+    return Explorer(ctx, model, f"discovery/{ctx.options.seed}/{method}", place, METHODS[method], chosen)
+
+
+def recipe(chosen: Settings, steps: int, *, method: str) -> Recipe:
+    """One stream of days."""
+    args = {
+        "days": chosen.days, "operations": 1, "experiments": chosen.experiments, "scientists": 1, "dreams": 1,
+        "practices": chosen.practices, "challengers": chosen.challengers, "attempts": chosen.attempts,
+        "levels": list(chosen.levels), "deep": chosen.deep, "max_level": chosen.max_level,
+    }  # fmt: skip
+    return Recipe(
+        env=ENV, args=args, family="", model="nano/context", mixture=Mixture(1, 0, 0), gates=(), label="discovery",
+        steps=steps, seats={"scientist": "scientist", "judge": "scientist"}, nights=night_of(METHODS[method]),
+        learn=functools.partial(explorer, method=method, keep=chosen.keep),
+        eval=EvalSettings(family="composition", levels=(1, 2, 3), problems=64),
+        refused={name: "learns only at night" for name in registry.rows("learners") if name != "grpo"},
+    )  # fmt: skip
+
+
+def _loop(method: str) -> Loop:
+    name = "discovery" if method == "sleep" else f"discovery_{method}"
+    says = f"experiments, problems of its own and their vote; {METHODS[method].says}"
+    return Loop(name, says, Settings, functools.partial(recipe, method=method), 1)
+
+
+#: By what stands in the place of the night.
+LOOPS = {method: _loop(method) for method in METHODS}
+LOOP, IN_CONTEXT, PLACEBO = LOOPS["sleep"], LOOPS["in_context"], LOOPS["placebo"]
+NO_DREAMING, REPLAY_SFT, REPLAY_ALL = LOOPS["no_dreaming"], LOOPS["replay_sft"], LOOPS["replay_all"]
