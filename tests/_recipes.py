@@ -32,6 +32,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "spiral": {"episodes": 8, "copies": 2, "eval.games": 4},
     **{name: {**_NIGHTS, **(DREAMS if name in ("sleep", "seal", "static_expert", "placebo") else {})}
        for name in ("sleep", "seal", "replay_sft", "l2", "static_expert", "placebo")},
+    "discovery": {"days": 2, "practices": 1, "challengers": 3, "attempts": 2, "eval.problems": 4,
+                  **{k: v for k, v in _NIGHTS.items() if k.startswith("nights.")}, **DREAMS},
     "in_context": {k: v for k, v in _NIGHTS.items() if not k.startswith("nights.")},
 }  # fmt: skip
 #: The loops that train by day, from a paper each.
@@ -51,7 +53,7 @@ class Says:
 
 def options(name: str, steps: int | None = 2, set: dict[str, Any] | None = None, **more: Any) -> Options:
     """The loop with the numbers of this file; nights are one step, an episode of two days."""
-    steps = 1 if name in NIGHTS else steps
+    steps = 1 if name in (*NIGHTS, "discovery") else steps
     return Options(name, steps=steps, set={**SMALL[name], "eval.problems": 4, **(set or {})}, **more)
 
 

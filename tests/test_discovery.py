@@ -104,6 +104,15 @@ def test_notes_say_what_was_found_and_nothing_else() -> None:
     assert NewOperations("english").experiment(0, "I wonder.\n**I c**") == "Ic"
 
 
+@pytest.mark.parametrize("notation", NOTATIONS)
+def test_notes_retold_have_the_same_entries_and_other_images(notation: str) -> None:
+    tasks = NewOperations(notation, days=2)
+    one, two = (tasks.drawn(stream("n", i)) for i in range(2))
+    found = ["Ka", "Kd", "Lp", "Ia"]
+    assert tasks.retold(tasks.notes(1, one, found), two) == tasks.notes(1, two, found) != tasks.notes(1, one, found)
+    assert tasks.retold("", two) == ""
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -308,3 +317,28 @@ def test_failed_calls_are_nobodys_mistake() -> None:
         if role == "learner":
             assert episode.outcome.facts["area"] is None
             assert episode.scores["judge_0"].status == "abstain", "a call that failed is no answer to be judged"
+
+
+# ---- the loop --------------------------------------------------------------------------------------------------
+
+
+def said_by(role: str, asked: str, *texts: str) -> list[Any]:
+    from dream_envs.core import Request
+
+    notes: Any = [{"role": "system", "content": "I=a>b"}, {"role": "user", "content": asked}]
+    return [(Request(messages=notes, agent=f"{role}_{i}", role=role, seed=i), Action(t)) for i, t in enumerate(texts)]
+
+
+def test_a_night_is_about_what_most_attempts_agree_on() -> None:
+    """Of learners alone; an answer that nobody shares is no agreement, and a tie is its first."""
+    pytest.importorskip("torch")
+    from dream_envs.baselines.loops.discovery import kept
+
+    read = [
+        *said_by("learner", "a:I", "Ib", "Ic", "Ib", "Ib"), *said_by("learner", "c:I", "Ia", "Ib", "Ic", "Id"),
+        *said_by("learner", "d:I", "Ie", "If", "If", "Ie"), *said_by("challenger", "new", "a:I", "a:I"),
+        *said_by("judge", "r|a:I|Ib", "1", "1"),
+    ]  # fmt: skip
+    found = [(e.messages[-1]["content"], e.reply) for e in kept(read, "vote")]
+    assert found == [("a:I", "Ib")] * 3 + [("d:I", "Ie")] * 2
+    assert len(kept(read, "all")) == 12

@@ -182,6 +182,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "r_zero": {"challenger_steps": 1, "solver_steps": 1, "candidates": 8, "round": 4, "attempts": 4},
     "magpie": {"dreams": 8, "checks": 10},
     **{name: NIGHT for name in LOOPS if name in METHODS},
+    "discovery": {"days": 1, "practices": 1, "challengers": 2, "nights.learning.steps": 2, "nights.learning.batch": 2},
     "ctx2skill": {"sample": 1, "tasks": 2, "repeats": 1, "tests": 2, "game.rubrics": 2},
     "in_context": {k: v for k, v in NIGHT.items() if not k.startswith("nights.")},
 }  # fmt: skip

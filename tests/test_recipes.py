@@ -185,7 +185,10 @@ def test_every_loop_is_listed_and_makes_its_recipe(capsys: pytest.CaptureFixture
         found, recipe = settled(Options(name, steps=47))
         assert found.name == name and name in shown and isinstance(recipe, Recipe)
         assert sum(phase.steps for phase in loop.phases_of(recipe)) == 47 and rule_of(recipe)
-    modules = {registry.rows("loops")[name].partition(":")[0] for name in (*PAPERS, "spiral", "ctx2skill", *NIGHTS)}
+    modules = {
+        registry.rows("loops")[name].partition(":")[0]
+        for name in (*PAPERS, "spiral", "ctx2skill", "discovery", *NIGHTS)
+    }
     assert all("Departures" in (__import__(name, fromlist=["x"]).__doc__ or "") for name in modules)
 
 

@@ -12,7 +12,6 @@ Departures: there is nothing published to depart from; see ``envs.discovery``.
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dream_envs import registry
-from dream_envs.baselines.loops.nights import METHODS, SleepAgent, night_of
+from dream_envs.baselines.loops.nights import LM_NIGHT, METHODS, SleepAgent, night_of
 from dream_envs.baselines.recipe import EvalSettings, Loop, Recipe
 from dream_envs.checks import one_of
 from dream_envs.core import Action, Message, Request
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 ENV = "dream_envs/Discovery-v0"
 KEPT = ("all", "vote")
-_TABLE = re.compile(r"([A-Z])=((?:[a-z]>[a-z])+)")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -77,11 +75,16 @@ class Explorer(SleepAgent):
     """``SleepAgent`` in the seats of ``Discovery``."""
 
     def _questions(self) -> Any:
-        """Questions of Composition World with every operation of the stream, none with those of two days."""
+        """Questions of Composition World with every operation of the stream, none with those of two days.
+
+        None in english: the night is about the day alone.
+        """
         from dream_envs.agents.sleep.dreams import FamilyQuestions
         from dream_envs.tasks.composition import Composition
 
         tasks = self.game.tasks
+        if tasks.notation != "compact":  # a proposal is no prompt there, and prints no new table
+            return None
 
         class DayQuestions(FamilyQuestions):
             def question(self, text: str) -> list[Message] | None:
@@ -93,10 +96,8 @@ class Explorer(SleepAgent):
 
     def _lie(self, context: str, number: int) -> str:
         """The day's notes with other images."""
-        rng, tasks = stream(self._seed, "lie", number), self.game.tasks
-        drawn = {name: rng.permutation(list(tasks.states)).tolist() for name in tasks.day_of}
-        other = {name: dict(zip(tasks.states, images, strict=True)) for name, images in drawn.items()}
-        return _TABLE.sub(lambda m: f"{m[1]}=" + "".join(f"{s}>{other[m[1]][s]}" for s in m[2][::3]), context)
+        tasks = self.game.tasks
+        return str(tasks.retold(context, tasks.drawn(stream(self._seed, "lie", number))))
 
 
 def explorer(ctx: Context, model: LocalAgent, seed: str, place: Path, method: str, keep: str) -> Explorer:
@@ -121,10 +122,18 @@ def recipe(chosen: Settings, steps: int, *, method: str) -> Recipe:
     )  # fmt: skip
 
 
+#: On a language model (preset ``lm``).
+LM = {
+    "days": 2, "practices": 2, "challengers": 4, "attempts": 2, "engine.temperature": 0.2, "eval.family": "arithmetic",
+    "eval.levels": [1], "eval.problems": 16, "eval.attempts": 4,
+}  # fmt: skip
+
+
 def _loop(method: str) -> Loop:
     name = "discovery" if method == "sleep" else f"discovery_{method}"
     says = f"experiments, problems of its own and their vote; {METHODS[method].says}"
-    return Loop(name, says, Settings, functools.partial(recipe, method=method), 1)
+    night = {f"nights.{k}": v for k, v in LM_NIGHT.items()} if METHODS[method].changes is not None else {}
+    return Loop(name, says, Settings, functools.partial(recipe, method=method), 1, {**LM, **night})
 
 
 #: By what stands in the place of the night.

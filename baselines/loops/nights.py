@@ -146,7 +146,7 @@ class SleepAgent:
     def act(self, requests: Sequence[Request]) -> list[Action]:
         """Answer; the dreamers' step is the last that sees the context, and the night follows it."""
         actions = self.inner.act(requests)
-        if requests and requests[0].role == "dreamer" and self._night is not None:
+        if requests and requests[0].role == "dreamer" and self._night is not None and len(self.inner.buffer):
             number = len(self.nights)
             if self._method.placebo:
                 lived = self.inner.buffer.all()

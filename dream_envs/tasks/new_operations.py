@@ -16,6 +16,7 @@ Source: our own.  Version history: 1.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -99,6 +100,17 @@ class NewOperations(Traces):
             if its
         ]
         return "\n".join(["What experiments have shown today:", *lines]) if lines else ""
+
+    def retold(self, notes: str, tables: Tables) -> str:
+        """The same notes as they would be with other tables."""
+        if self._english:
+            told = {
+                n: re.findall(r"([a-z]) to ", text) for n, text in re.findall(r"Operation ([A-Z]) takes (.*)\.", notes)
+            }
+        else:
+            told = {n: list(text[::3]) for n, text in re.findall(r"([A-Z])=((?:[a-z]>[a-z])+)", notes)}
+        found = [name + state for name, states in told.items() for state in states]
+        return self.notes(self.day_of[found[0][0]], tables, found) if found else notes
 
     def experiment_brief(self, day: int) -> str:
         """What a scientist is asked."""
