@@ -279,6 +279,9 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
     recipe = msgspec.structs.replace(recipe, **new)
     nights = recipe.nights
     if parts["nights"]:
+        if nights is None and recipe.learn is not None:  # a control without nights would silently sleep
+            name = next(iter(parts["nights"]))
+            raise DreamEnvsError(f"nights.{name}: {found.name} never sleeps; leave it out")
         if nights is None:
             from dream_envs.agents.sleep.night import SleepSettings
 

@@ -100,6 +100,14 @@ def test_every_variant_with_a_night_reviews_nothing_and_the_methods_are_the_regi
     assert set(dream.ABLATION) < set(dream.VARIANTS) and set(NIGHTS) < set(nights.METHODS)
 
 
+@pytest.mark.parametrize("name", ["in_context", "dream_envs.baselines.loops.discovery:IN_CONTEXT"])
+def test_a_control_that_never_sleeps_takes_no_settings_of_nights(name: str) -> None:
+    """They would have put it to sleep, with settings that nobody chose."""
+    assert settled(Options(name))[1].nights is None
+    with pytest.raises(DreamEnvsError, match=r"nights\.piece: \w+ never sleeps; leave it out"):
+        settled(Options(name, set={"nights.piece": 20}))
+
+
 # ---- SleepCycle: a lesson a day ----------------------------------------------------------------------------------
 
 
