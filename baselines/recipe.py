@@ -18,6 +18,7 @@ from dream_envs import registry
 from dream_envs.agents.training.settings import LearnerSettings, accumulation, spec
 from dream_envs.core import DreamEnvsError
 from dream_envs.curriculum.curriculum import Curriculum, Mixture
+from dream_envs.envs._adapter import full_id
 
 if TYPE_CHECKING:
     from dream_envs.baselines.loop import Context
@@ -177,11 +178,14 @@ def preset_of(name: str, model: str) -> str:
     return "nano" if 0 < weights <= _NANO_BYTES else "lm"
 
 
-def _takes_notation(recipe: Recipe) -> bool:
-    """Whether the recipe's problems are of a family with notations."""
-    if not recipe.family or "family" not in inspect.signature(registry.load("envs", recipe.env)).parameters:
-        return False
-    return "notation" in inspect.signature(registry.load("tasks", recipe.family)).parameters
+def _takes_notation(recipe: Recipe) -> str:
+    """What has notations: the ``family`` of the recipe's problems, or the ``game`` itself; "" for neither."""
+    takes = inspect.signature(registry.load("envs", full_id(recipe.env))).parameters
+    if "family" not in takes:
+        return "game" if "notation" in takes else ""
+    if not recipe.family or "notation" not in inspect.signature(registry.load("tasks", recipe.family)).parameters:
+        return ""
+    return "family"
 
 
 def loop(name: str) -> Loop:
@@ -289,11 +293,15 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
         nights = changed(nights, parts["nights"], "nights")
     levels = {"levels": options.levels} if options.levels is not None else {}
     dtype = {} if options.dtype is None else {"dtype": options.dtype}
-    notation = options.notation or ("english" if size == "lm" and _takes_notation(recipe) else None)
+    takes = _takes_notation(recipe)
+    notation = options.notation or ("english" if size == "lm" and takes else None)
+    if options.notation and not takes:
+        raise DreamEnvsError(f"notation={options.notation!r}: {recipe.family or recipe.env} has no notations")
+    written = {} if notation is None else {"notation": notation}
     recipe = msgspec.structs.replace(
         recipe,
-        family_args={**recipe.family_args, **({} if notation is None else {"notation": notation}), **parts["family"]},
-        args={**recipe.args, **parts["game"]},
+        family_args={**recipe.family_args, **(written if takes == "family" else {}), **parts["family"]},
+        args={**recipe.args, **(written if takes == "game" else {}), **parts["game"]},
         seats={**recipe.seats, **options.seats},
         nights=nights,
         mixture=changed(recipe.mixture, {**levels, **parts["mixture"]}, "mixture"),

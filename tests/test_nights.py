@@ -16,6 +16,7 @@ from _recipes import NIGHTS, options
 from dream_envs.baselines import loop
 from dream_envs.baselines.loops import dream, nights
 from dream_envs.baselines.recipe import Options, settled
+from dream_envs.core import DreamEnvsError
 from dream_envs.runs import read_json
 from dream_envs.schema import Summary
 
