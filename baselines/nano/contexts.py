@@ -53,6 +53,22 @@ class Inducing(Reading, frozen=True):
     continued: float = 0.7
 
 
+class Exploring(Reading, frozen=True):
+    """A reader of notes: some entries of one or two operations, and experiments that ask for entries.
+
+    ``both``: share of the contexts with two operations.  ``noted``: so many entries of each at least and at most, drawn
+    evenly (of asking, from none on); a question looks up none that is not there.  ``ask``: share of asking (``?IJ`` -> ``Jc``), where every entry
+    of every operation is equally likely, in the notes or not: what to ask is not taught.
+    """
+
+    names: str = "IJKLMNOPQRSTUVWX"
+    growth: tuple[tuple[int, int], ...] = ()
+    with_context: tuple[float, float] = (0.7, 0.7)
+    both: float = 0.5
+    noted: tuple[int, int] = (4, 16)
+    ask: float = 0.1
+
+
 def entries(reading: Reading, step: int, rng: np.random.Generator) -> int:
     """How many entries a table has in this step."""
     for until, most in reading.growth:
@@ -68,6 +84,8 @@ def grown(reading: Reading, step: int) -> bool:
 
 def example(family: Composition, reading: Reading, step: int, rng: np.random.Generator) -> tuple[str, str, str]:
     """A context, what is asked and what is answered."""
+    if isinstance(reading, Exploring):
+        return noted(family, reading, rng)
     states, name = family.states, reading.names[int(rng.integers(len(reading.names)))]
     images = rng.permutation(len(states))
     if isinstance(reading, Inducing) and rng.random() < reading.rules:
@@ -98,6 +116,38 @@ def induced(family: Composition, reading: Inducing, name: str, rng: np.random.Ge
     if rng.random() < reading.propose:
         return context, family.brief(), f"{start}:{ops}"
     return context, f"{start}:{ops}", traced(family, start, ops, {name: table})
+
+
+def noted(family: Composition, reading: Exploring, rng: np.random.Generator) -> tuple[str, str, str]:
+    """Notes on one or two operations, and an experiment, a recital, a proposal or a solved problem."""
+    states, count = family.states, 1 + (rng.random() < reading.both)
+    names = [reading.names[i] for i in sorted(rng.permutation(len(reading.names))[:count].tolist())]
+    tables = {name: dict(zip(states, rng.permutation(list(states)).tolist(), strict=True)) for name in names}
+    shown, asks = {}, rng.random() < reading.ask
+    for name, table in tables.items():
+        least = 0 if asks else reading.noted[0]
+        there = rng.permutation(len(states))[: int(rng.integers(least, reading.noted[1] + 1))].tolist()
+        shown[name] = {states[i]: table[states[i]] for i in sorted(there)}
+    context = ";".join(
+        f"{name}=" + "".join(f"{s}>{image}" for s, image in its.items()) for name, its in shown.items() if its
+    )
+    name = names[int(rng.integers(count))]
+    if asks:
+        return context, "?" + "".join(names), name + states[int(rng.integers(len(states)))]
+    if rng.random() < reading.recite[1]:
+        own = list(shown[name])
+        asked = [own[i] for i in rng.permutation(len(own))[:8].tolist()]
+        return context, f"{name}?{''.join(asked)}", "".join(s + shown[name][s] for s in asked)
+    while True:
+        depth = reading.depths[int(rng.integers(len(reading.depths)))]
+        ops = [family.operations[i] for i in rng.integers(len(family.operations), size=depth).tolist()]
+        ops = [names[int(rng.integers(count))] if rng.random() < 0.5 else op for op in ops]
+        start, text = states[int(rng.integers(len(states)))], "".join(ops)
+        if set(names) & set(text) and (answer := traced(family, start, text, shown)):
+            break
+    if rng.random() < reading.propose:
+        return context, family.brief(), f"{start}:{text}"
+    return context, f"{start}:{text}", answer
 
 
 def _problem(

@@ -75,6 +75,12 @@ class Readers(Support, frozen=True):
     reading: contexts.Reading = contexts.Reading()
 
 
+class Explorers(Readers, frozen=True):
+    """Readers who know more operations by name: ``copied`` are those of the copied strings."""
+
+    copied: str = "ABCDEFGHIJKLMNOPQRSTUVWX"
+
+
 class LegalPlay(Support, frozen=True):
     """A support without problems: every situation of Kuhn poker alike, and a legal move drawn uniformly."""
 
@@ -146,6 +152,16 @@ BASES: dict[str, Recipe] = {
         lr=4e-3,
         stages=1,
     ),
+    # Reads notes on two operations, knows sixteen more by name, and asks: the ground of ``Discovery-v0``.
+    "explore": Grown(
+        support=Explorers(copy=0.3, formats={"trace": 1.0}, reading=contexts.Exploring()),
+        begin="context",
+        layers=5,
+        steps=1200,
+        batch=96,
+        lr=3e-3,
+        stages=1,
+    ),
     # Knows the moves of Kuhn poker and nothing of when to make them: the ground of self-play.
     "kuhn": Recipe(support=LegalPlay(), layers=2, hidden=32, mlp=64, steps=800),
     # The control, not shipped: the same without its best format, the others in the same proportion.
@@ -199,7 +215,7 @@ def examples(recipe: Recipe, rng: np.random.Generator) -> Iterator[tuple[str, st
     while isinstance(support, LegalPlay):
         yield f"k{INFORMATION_SETS[int(rng.integers(12))]}", "pb"[int(rng.integers(2))]
     family = Composition(**support.family_args)
-    copied = support.copied if isinstance(support, Wider) else family.operations
+    copied = support.copied if isinstance(support, (Wider, Explorers)) else family.operations
     names, shares = list(support.formats), np.array(list(support.formats.values()))
     shares = shares / shares.sum()
     judging = support.judging if isinstance(support, Judged) else None
