@@ -57,8 +57,8 @@ class Exploring(Reading, frozen=True):
     """A reader of notes: some entries of one or two operations, and experiments that ask for entries.
 
     ``both``: share of the contexts with two operations.  ``noted``: so many entries of each at least and at most, drawn
-    evenly (of asking, from none on); a question looks up none that is not there.  ``ask``: share of asking (``?IJ`` -> ``Jc``), where every entry
-    of every operation is equally likely, in the notes or not: what to ask is not taught.
+    evenly (of asking, from none on); a question looks up none that is not there.  ``ask``: share of asking (``?IJ`` ->
+    ``Jc``), where every entry of every operation is equally likely, in the notes or not: what to ask is not taught.
     """
 
     names: str = "IJKLMNOPQRSTUVWX"

@@ -48,6 +48,7 @@ STUDIES = (
     "validate",
     "overoptimise",
     "skills",
+    "discovery",
 )
 RECORD = "study.json"
 
