@@ -19,7 +19,7 @@ from dream_envs.baselines.loop import Context, PhaseRun
 from dream_envs.baselines.loops.nights import lesson_questions, sleeper
 from dream_envs.baselines.recipe import Options, settled
 from dream_envs.baselines.studies import __main__ as command
-from dream_envs.baselines.studies import flagship, grid, nights, upward
+from dream_envs.baselines.studies import discovery, flagship, grid, nights, upward
 from dream_envs.core import DreamEnvsError
 from dream_envs.runs import read_json
 from dream_envs.seeds import stream
@@ -223,6 +223,18 @@ TINY: dict[str, Any] = {
     "nights.dreaming.memory": 1, "nights.dreaming.fiction": 0, "nights.dreaming.probe": 6,
     "nights.dreaming.inner_steps": 1, "nights.dreaming.draft": 1,
 }  # fmt: skip
+
+
+def test_a_stream_in_miniature_and_its_outcomes(tmp_path: Path) -> None:
+    small = {k: v for k, v in TINY.items() if k.startswith("nights.")} | {"days": 2, "practices": 1, "challengers": 2}
+    rows = []
+    for job in grid.plan(discovery, ("full", "no_nights"), 1, tmp_path):
+        tiny = {k: v for k, v in small.items() if not k.startswith("nights.") or job.name == "full"}
+        discovery.run(msgspec.structs.replace(job.settings, set={**tiny, "eval.problems": 4}), job.seed, job.out)
+        rows.append({"name": job.name, "seed": job.seed, **discovery.score(job.out)})
+    assert all(0 <= row[k] <= 1 for row in rows for k in ("facts", "area", "within", "across", "known"))
+    assert rows[0]["tokens"] > 0 == rows[1]["tokens"]
+    assert "full - no_nights, across" in discovery.table(rows, tmp_path)
 
 
 def test_a_run_in_miniature_and_its_figures(tmp_path: Path) -> None:

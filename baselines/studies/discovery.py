@@ -20,17 +20,17 @@ from dream_envs.schema import read_summary
 _OWN = "dream_envs.baselines.loops.discovery"
 SETTINGS: dict[str, Options] = {
     "full": Options("discovery"),
-    "no dreams": Options(f"{_OWN}:NO_DREAMING"),
-    "no nights": Options(f"{_OWN}:IN_CONTEXT"),
-    "replay of the day": Options(f"{_OWN}:REPLAY_SFT"),
-    "replay of all days": Options(f"{_OWN}:REPLAY_ALL"),
+    "no_dreams": Options(f"{_OWN}:NO_DREAMING"),
+    "no_nights": Options(f"{_OWN}:IN_CONTEXT"),
+    "replay_day": Options(f"{_OWN}:REPLAY_SFT"),
+    "replay_all": Options(f"{_OWN}:REPLAY_ALL"),
     "placebo": Options(f"{_OWN}:PLACEBO"),
-    "given problems": Options("discovery", seats={"challenger": "scientist"}),
-    "no escalation": Options("discovery", set={"max_level": 1}),
-    "every answer": Options("discovery", set={"keep": "all"}),
+    "given_problems": Options("discovery", seats={"challenger": "scientist"}),
+    "no_escalation": Options("discovery", set={"max_level": 1}),
+    "every_answer": Options("discovery", set={"keep": "all"}),
 }
 GRIDS = {
-    "primary": ("full", "no dreams", "replay of all days"),
+    "primary": ("full", "no_dreams", "replay_all"),
     "ingredients": tuple(SETTINGS),
 }
 COLUMNS: dict[str, Any] = {
