@@ -213,3 +213,24 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         with wearing(net, name):
             pass
         assert [n for n, p in net.named_parameters() if p.requires_grad] == trainable and net.active_adapter == MAIN
+
+
+def test_weights_that_are_pushed_are_the_merged_ones_and_the_policy_stays() -> None:
+    """By the base's own names, each once: what a plain model would hold with the adapter merged in."""
+    from dream_envs.agents.training.adapters import adapted, merged
+
+    agent = LocalAgent("nano/compose")
+    names = set(dict(agent.model.named_parameters()))
+    agent.model = adapted(agent.model, 4, 0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in agent.model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, 0.1)
+    before = {k: v.clone() for k, v in agent.model.state_dict().items()}
+    pushed = list(merged(agent.model))
+    wanted = dict(agent.snapshot().model.named_parameters())
+    assert [n for n, _ in pushed] == list(dict(pushed)) and set(dict(pushed)) == names == set(wanted)
+    for name, value in pushed:
+        torch.testing.assert_close(value, wanted[name].data)
+    assert all(torch.equal(v, before[k]) for k, v in agent.model.state_dict().items())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +37,7 @@ class VllmAgent:
         adapters: folders by name (``solver@3``); ``adapter(name)`` is the agent that wears one.
         lora_rank: the largest rank of an adapter that may be added later; 0: none can.
         memory: share of the accelerator's memory that vLLM takes.
+        inside: the engine runs in this very process, not in children of its own, and takes new weights (``push``).
         engine: further arguments of ``vllm.LLM``.
 
     Raises:
@@ -56,6 +59,7 @@ class VllmAgent:
         adapters: Mapping[str, str] | None = None,
         lora_rank: int = 0,
         memory: float = 0.85,
+        inside: bool = False,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
         try:
@@ -80,12 +84,18 @@ class VllmAgent:
             given["gpu_memory_utilization"] = memory
         if self.lora_rank:
             given |= {"enable_lora": True, "max_lora_rank": self.lora_rank, "max_loras": max(4, len(adapters or {}))}
-        self.llm: Any = vllm.LLM(**{**given, **(engine or {})})
+        with _inside(on_cpu) if inside else contextlib.nullcontext():
+            self.llm: Any = vllm.LLM(**{**given, **(engine or {})})
         self._vllm = vllm
         self._adapters: dict[str, Any] = {}
         self._worn: Any = None
         for name, path in (adapters or {}).items():
             self.add(name, path)
+
+    def push(self, weights: Iterable[tuple[str, Any]]) -> None:
+        """Take over these weights, by the names of the model's own state; only with ``inside``."""
+        self.llm.llm_engine.model_executor.driver_worker.model_runner.model.load_weights(weights)
+        self.llm.reset_prefix_cache()
 
     def add(self, name: str, folder: str | Path) -> None:
         """Make an adapter known under a new name: vLLM keeps what it has loaded."""
@@ -145,6 +155,33 @@ class VllmAgent:
         reason = "stop" if ids and ids[-1] in self.chat.stops(request) else str(said.finish_reason or "length")
         opening = self.chat.opening(prompt) if request.writes == "assistant" else ""
         return Action(opening + text, ids, logprobs, Usage(len(prompt), len(ids)), finish_reason=reason)
+
+
+@contextlib.contextmanager
+def _inside(on_cpu: bool) -> Iterator[None]:
+    """Around the making of an engine in this process.
+
+    On a CPU vLLM 0.32 packs weights when it has loaded them, and takes no others from then on: here it leaves them.
+    """
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def plain(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    name, packing = "VLLM_ENABLE_V1_MULTIPROCESSING", utils.dispatch_cpu_unquantized_gemm
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    if on_cpu:
+        utils.dispatch_cpu_unquantized_gemm = plain
+    try:
+        yield
+    finally:
+        utils.dispatch_cpu_unquantized_gemm = packing
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _rank(folder: Path) -> int:

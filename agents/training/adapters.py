@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,56 @@ def take_over(model: Any, other: Any) -> None:
                 value.copy_(plain[name.replace(".base_layer.", ".")])
 
 
+def merged(model: Any, adapter: str = MAIN) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of a model with this adapter merged in, by the base's names; the model is left as it is."""
+    base = model.get_base_model()
+    layers = {name: module for name, module in base.named_modules() if hasattr(module, "lora_A")}
+    for name, value in base.named_parameters():
+        if "lora_" in name:
+            continue
+        layer = layers.get(name.removesuffix(".base_layer.weight"))
+        plain = name.replace(".base_layer.", ".")
+        yield plain, value.data if layer is None else value.data + layer.get_delta_weight(adapter).to(value.dtype)
+
+
+def engine_of(agent: Any, **more: Any) -> Any:
+    """A vLLM engine with the base and the decoding of a ``LocalAgent``.
+
+    Raises:
+        DreamEnvsError: where vLLM cannot be imported, or the base has no name to load it by.
+    """
+    from dream_envs.agents.engines.vllm import VllmAgent
+
+    if not agent.name:
+        raise DreamEnvsError("engine='vllm': name the model, which vLLM has to load as well; a loaded one has none")
+    how, chat = agent.how, agent.chat
+    kind = str(agent.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    return VllmAgent(
+        agent.name, temperature=how.temperature, top_p=how.top_p, min_p=how.min_p, top_k=how.top_k,
+        system=chat.system, template=chat.template, dtype=kind, **more,
+    )  # fmt: skip
+
+
+class Merged:
+    """A policy with one adapter on a vLLM engine: each step's merged weights are pushed into it."""
+
+    def __init__(self, agent: Any) -> None:
+        self.agent, self.engine = agent, engine_of(agent, inside=True)
+        self.publish()
+
+    def publish(self) -> None:
+        """Sample from the weights as they are now."""
+        with torch.no_grad():
+            self.engine.push(merged(self.agent.model))
+
+    def act(self, requests: Sequence[Request]) -> list[Action]:
+        """Sample from the weights that were published last."""
+        found: list[Action] = self.engine.act(requests)
+        return found
+
+
 class Published:
-    """A policy's adapter on a vLLM engine in this process: what learns is here, what samples is there.
+    """A policy's adapters on a vLLM engine: each step's are loaded under new names, beside those of past selves.
 
     Args:
         agent: the policy, a ``LocalAgent`` with adapters whose base has a name; its decoding and template are kept.
@@ -83,17 +131,8 @@ class Published:
     """
 
     def __init__(self, agent: Any, rank: int) -> None:
-        from dream_envs.agents.engines.vllm import VllmAgent
-
-        if not agent.name:
-            raise DreamEnvsError("engine='vllm': name the model, which vLLM has to load as well; a loaded one has none")
-        how, chat = agent.how, agent.chat
         self.agent, self.version = agent, 0
-        kind = str(agent.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-        self.engine = VllmAgent(
-            agent.name, temperature=how.temperature, top_p=how.top_p, min_p=how.min_p, top_k=how.top_k,
-            system=chat.system, template=chat.template, dtype=kind, lora_rank=rank,
-        )  # fmt: skip
+        self.engine = engine_of(agent, lora_rank=rank)
         self._folder = tempfile.TemporaryDirectory(prefix="dream-envs-adapters-")
         self._worn: dict[str, Any] = {}  # by the adapter's name here
         self.publish()

@@ -16,7 +16,7 @@ from dream_envs.agents.engines.local import LocalAgent, without_deprecations
 from dream_envs.agents.engines.meter import METER
 from dream_envs.agents.engines.models import ADAPTERS, ROLES, load
 from dream_envs.agents.training import memory
-from dream_envs.agents.training.adapters import Published, adapted, add_roles, load_roles, take_over
+from dream_envs.agents.training.adapters import Merged, Published, adapted, add_roles, load_roles, take_over
 from dream_envs.agents.training.critic import FILE as HEAD
 from dream_envs.agents.training.critic import Critic
 from dream_envs.agents.training.pool import AdapterPool
@@ -72,9 +72,10 @@ class PolicyLearner:
         self.engine = model.copied() if isinstance(model, LocalAgent) else LocalAgent(model, tokenizer=tokenizer)
         if self.settings.lora_rank:
             self.engine.model = adapted(self.engine.model, self.settings.lora_rank, digest("lora", seed, bits=24))
-        self.sampler: Published | None = None
+        self.sampler: Any = None
         if self.settings.engine == "vllm":
-            self.sampler = Published(self.engine, self.settings.lora_rank)
+            several = self.settings.per_role or self.settings.pool is not None
+            self.sampler = Published(self.engine, self.settings.lora_rank) if several else Merged(self.engine)
         self.sources, self.seed, self.evaluate = tuple(sources), seed, evaluate
         if self.settings.review is not None:
             self.sources += (ReviewedTraces(self.settings.review),)

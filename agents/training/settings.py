@@ -159,8 +159,9 @@ class LearnerSettings(msgspec.Struct, frozen=True):
 
     ``lora_rank``: train adapters of this rank on every linear layer but the head, 0: all weights.  ``micro_batch``:
     rows in one forward pass, 0: all of an optimiser step.  ``checkpointing``: compute activations twice instead of
-    keeping them.  ``engine``: what samples, ``local`` or ``vllm`` in the same process (which needs adapters: each
-    step's are loaded under a new name).  ``pool``: past selves that it plays against; None: none.
+    keeping them.  ``engine``: what samples, ``local`` or ``vllm`` in the same process (which needs adapters:
+    one is merged and pushed each step; several, or past selves, are loaded under new names).  ``pool``: past selves
+    that it plays against; None: none.
 
     ``per_role``: "": one adapter for all roles; a role's name: each role that learns has its own on the same base, they
     train side by side, and this role's weights are what is measured and delivered (the others lie in

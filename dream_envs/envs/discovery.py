@@ -22,7 +22,7 @@ Rewards
     Challenger: mean learnability of its problems by the judges' verdicts, 1 - p where 0 < p < 1, else 0.  Learner: mean
     success in the exams.  Judge: the share of right verdicts on answers that the known tables and the notes decide.
     Dreamer: the share of nights with a valid problem that no other dreamer of that night proposed.  All 0 to 1.
-    ``own_verdicts`` pays the learner its judge's verdicts awake, a turn at a time: the world's truth is scarce.
+    ``own_verdicts`` pays the learner its judge's verdicts awake: the world's truth is scarce.  Both pay turn by turn.
 Chance
     1/16 a new entry that a trace looks up, less what permutations exclude.
 End
@@ -386,7 +386,7 @@ class Discovery:
             entries = {e for e, _ in self.tasks.looked_up(task, task.answer) or () if e[0] in self.tasks.day_of}
             rows.append({
                 "agent": agent, "phase": "recall", "night": step.day, "lesson": step.about, "kind": step.kind,
-                "level": task.level,
+                "level": task.level, "turn": state.spoken[self._place[agent]],
                 "found": entries <= set(state.found), "status": score.status,
                 "value": float(score.value) if score.status == "ok" else None,
             })  # fmt: skip

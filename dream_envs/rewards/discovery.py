@@ -24,7 +24,7 @@ def discovery(episode: Episode) -> Scores:
         Learner: mean success in all its exams, components by kind of question and ``practice``, its mean verdict.
         Judge: the share of its verdicts that are right, of those that known tables and notes decide; an unreadable one
         is wrong.  Dreamer: the share of nights with a valid dream that no other dreamer had.  A failed call counts in
-        no mean, and a seat without any other has the gravest of their statuses.
+        no mean, and a seat without any other has the gravest of their statuses.  ``turns`` has each turn's part.
     """
     return _scored(episode, _examined)
 
@@ -67,38 +67,42 @@ def _scored(episode: Episode, learner: Any) -> Scores:
 
 
 def _scientist(rows: Sequence[Row]) -> Score:
-    asked = [r for r in rows if r["status"] == "ok"]
-    return _share([r["new"] for r in asked], rows, valid=[r["valid"] for r in asked])
+    return _each([r["new"] if r["status"] == "ok" else None for r in rows], rows, valid=_valid(rows))
 
 
 def _judge(rows: Sequence[Row]) -> Score:
-    told = [r for r in rows if r["decided"] is not None and r["status"] in ("ok", "invalid")]
-    return _share([r["verdict"] is not None and bool(r["verdict"]) == r["decided"] for r in told], rows)
+    def right(r: Row) -> bool | None:
+        if r["decided"] is None or r["status"] not in ("ok", "invalid"):
+            return None
+        return r["verdict"] is not None and bool(r["verdict"]) == r["decided"]
+
+    return _each([right(r) for r in rows], rows)
 
 
 def _dreamer(rows: Sequence[Row]) -> Score:
-    asked = [r for r in rows if r["status"] == "ok"]
-    return _share([r["valid"] and not r["same"] for r in asked], rows, valid=[r["valid"] for r in asked])
+    told = [r["valid"] and not r["same"] if r["status"] == "ok" else None for r in rows]
+    return _each(told, rows, valid=_valid(rows))
 
 
 def _challenger(rows: Sequence[Row], paid: Sequence[Row]) -> Score:
     """Each proposal is worth what its verdicts say."""
-    asked, values = [r for r in rows if r["status"] == "ok"], list[float]()
-    verdicts = _by(paid, "number")
-    for row in asked:
+    verdicts, values = _by(paid, "number"), list[float | None]()
+    for row in rows:
         marks = [float(v["verdict"]) for v in verdicts.get(row["number"], ()) if v["verdict"] is not None]
         p = _mean(marks) if marks else 0.0
-        values.append(1.0 - p if 0.0 < p < 1.0 else 0.0)
-    level = [float(r["level"]) for r in asked if r["valid"]]
-    return _share(values, rows, valid=[r["valid"] for r in asked], level=level)
+        values.append(None if row["status"] != "ok" else 1.0 - p if 0.0 < p < 1.0 else 0.0)
+    level = [float(r["level"]) for r in rows if r["status"] == "ok" and r["valid"]]
+    return _each(values, rows, valid=_valid(rows), level=level)
 
 
 def _examined(rows: tuple[Sequence[Row], Sequence[Row]], turns: int) -> Score:
     exams, verdicts = rows
     parts = {kind: [r["value"] for r in its if r["value"] is not None] for kind, its in _by(exams, "kind").items()}
     paid = [float(r["verdict"]) for r in verdicts if r["verdict"] is not None]
-    values = [v for its in parts.values() for v in its]
-    return _share(values, exams, practice=paid, **parts)
+    each: list[float | None] = [None] * turns
+    for row in exams:
+        each[row["turn"]] = row["value"]
+    return _each(each, exams, practice=paid, **parts)
 
 
 def _paid(rows: tuple[Sequence[Row], Sequence[Row]], turns: int, trust: float) -> Score:
@@ -112,10 +116,18 @@ def _paid(rows: tuple[Sequence[Row], Sequence[Row]], turns: int, trust: float) -
     return Score(math.fsum(each), turns=each, components={"truth": truth})
 
 
-def _share(values: Sequence[Any], rows: Sequence[Row], **parts: Sequence[Any]) -> Score:
-    if not values:
+def _each(values: Sequence[Any], rows: Sequence[Row], **parts: Sequence[Any]) -> Score:
+    """The mean of a seat's turns that are worth something (None: they are not), and each one's part in it."""
+    told = [float(v) for v in values if v is not None]
+    if not told:
         return _nothing(rows)
-    return Score(_mean(values), components={name: _mean(its) for name, its in parts.items() if its})
+    each = [0.0 if v is None else float(v) / len(told) for v in values]
+    found = {name: _mean(its) for name, its in parts.items() if its}
+    return Score(math.fsum(told) / len(told), turns=each, components=found)
+
+
+def _valid(rows: Sequence[Row]) -> list[bool]:
+    return [r["valid"] for r in rows if r["status"] == "ok"]
 
 
 def _nothing(rows: Sequence[Row]) -> Score:
