@@ -147,7 +147,10 @@ def step(options: Options) -> list[Row]:
             except Exception as error:  # minutes have gone into the other side
                 own = statistics.median(times["ours"]) if "ours" in times else None
                 return [Row(what=what, unit="s", ours=own, note=f"{name} failed: {str(error).splitlines()[0][:200]}")]
-    note = f"{steps} steps each, after one that is left out"
+    least = min(map(len, times.values()))
+    times = {name: its[-least:] for name, its in times.items()}
+    shown = "; ".join(f"{name} " + ", ".join(f"{x:.1f}" for x in its) for name, its in times.items())
+    note = f"the last {least} of {steps + 2} steps each, in seconds: {shown}"
     words = {"what": what, "unit": "s", "peer_name": "bare TRL", "note": note}
     return [compared(times["ours"], times["trl"], lambda s: s, "bare TRL's", **words)]
 
