@@ -117,6 +117,34 @@ def test_grpo_with_lora_samples_through_vllm(tmp_path: Path) -> None:
     assert any(not torch.equal(final[k], before[k]) for k in before)
 
 
+def test_weights_that_are_pushed_are_sampled_from() -> None:
+    """Log-probabilities of what it says are the merged policy's, before and behind a step, and not the base's."""
+    from dream_envs.agents.training.adapters import Merged, adapted
+
+    agent = LocalAgent(MODEL, dtype="float32")
+    base = agent.snapshot()
+    agent.model = adapted(agent.model, RANK, 0)
+    sampler = Merged(agent)
+    for scale in (0.0, 0.03):
+        with torch.no_grad():
+            torch.manual_seed(0)
+            for name, value in agent.model.named_parameters():
+                if "lora_B" in name:
+                    value.normal_(0, scale) if scale else value.zero_()
+        sampler.publish()
+        requests = asked(3)
+        for request, action in zip(requests, sampler.act(requests), strict=True):
+            head, ids = list(agent.encode(request.messages)), action.token_ids
+            assert ids and action.logprobs
+            told = []
+            for model in (agent.snapshot(), base):
+                logits = model.read([head], [ids]).logits[0, len(head) - 1 : len(head) + len(ids) - 1]
+                told.append(torch.log_softmax(logits.float(), -1).gather(-1, torch.tensor(ids)[:, None])[:, 0])
+            own, plain = told
+            assert (torch.tensor(action.logprobs) - own).abs().max() < 0.02
+            assert scale == 0.0 or (own - plain).abs().max() > 0.2
+
+
 def test_past_selves_play_on_the_same_engine(tmp_path: Path) -> None:
     """Kuhn by text: from the second step on an adapter of an earlier step has one of the two seats."""
     options = Options(
