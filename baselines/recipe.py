@@ -293,7 +293,7 @@ def settled(options: Options) -> tuple[Loop, Recipe]:
         nights = changed(nights, parts["nights"], "nights")
     levels = {"levels": options.levels} if options.levels is not None else {}
     dtype = {} if options.dtype is None else {"dtype": options.dtype}
-    takes = _takes_notation(recipe)
+    takes = _takes_notation(recipe) if options.notation or size == "lm" else ""
     notation = options.notation or ("english" if size == "lm" and takes else None)
     if options.notation and not takes:
         raise DreamEnvsError(f"notation={options.notation!r}: {recipe.family or recipe.env} has no notations")

@@ -115,7 +115,8 @@ def test_info_of_every_name(verb_json):
                 family = registry.create("tasks", name)
                 task = family.parse(example["proposal"])
                 assert task.prompt == example["prompt"]
-                assert family.verify(task, example["gold"]).value == 1.0
+                score = family.verify(task, example["gold"])
+                assert score.value == 1.0 or (family.judged and score.status == "abstain")
                 assert family.chance(task) == example["chance"]
 
 

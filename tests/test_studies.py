@@ -260,8 +260,8 @@ def test_the_placebo_is_shown_another_table(tmp_path: Path) -> None:
     (job,) = grid.plan(nights, ("placebo",), 1, tmp_path, TINY)
     ctx = Context(msgspec.structs.replace(job.settings, seed="0"), job.out)
     agent = sleeper(ctx, ctx.base, "0", PhaseRun(job.out), "placebo")
-    lesson = agent.lessons.lesson(stream("test-sleeping"), 0)
-    task = agent.lessons.question(lesson, stream("test-sleeping"))
+    lesson = agent.game.lessons.lesson(stream("test-sleeping"), 0)
+    task = agent.game.lessons.question(lesson, stream("test-sleeping"))
     messages: Any = [{"role": "system", "content": lesson.context}, {"role": "user", "content": task.prompt}]
     (misled,) = agent._misled([Experience(messages, task.answer, "day")], 0)
     shown = context_of(misled.messages)[0]["content"]

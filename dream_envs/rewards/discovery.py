@@ -48,7 +48,7 @@ def own_verdicts(episode: Episode, *, trust: float = 1.0) -> Scores:
 def _scored(episode: Episode, learner: Any) -> Scores:
     facts = episode.outcome.facts
     if "verdicts" not in facts:
-        missing = Score(0.0, "error", detail="this game records no facts['verdicts']")
+        missing = Score(0.0, "abstain", detail="this game records no facts['verdicts']")
         return {a: missing for role in _ROLES for a in agents_of(episode, role)}
     found: Scores = {}
     plain = (("scientist", "experiments", _scientist), ("judge", "verdicts", _judge), ("dreamer", "dreams", _dreamer))
