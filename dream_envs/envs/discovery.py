@@ -124,6 +124,7 @@ class Discovery:
     env_id = "dream_envs/Discovery-v0"
     version = 0
     default_reward = "discovery"
+    default_others = dict.fromkeys(ROLES, "scientist")
 
     def __init__(
         self,
