@@ -110,6 +110,8 @@ def read(file: Path) -> Environment:
     Raises:
         DreamEnvsError: by the first thing that is not as it has to be.
     """
+    if not file.exists():
+        raise DreamEnvsError(f"no {file.name!r:.60} in {file.parent}: write it, with the hash of the wheel")
     if file.suffix != ".toml" or not NAME.fullmatch(file.stem) or file.is_symlink() or not file.is_file():
         raise DreamEnvsError(f"{file.name!r:.60}: environments/NAME.toml, of lower-case letters, digits, - and _")
     if file.stat().st_size > 16_384:
