@@ -124,7 +124,6 @@ class Discovery:
     env_id = "dream_envs/Discovery-v0"
     version = 0
     default_reward = "discovery"
-    default_others = dict.fromkeys(ROLES, "scientist")
 
     def __init__(
         self,
@@ -167,6 +166,7 @@ class Discovery:
         self._names = {r: tuple(f"{r}_{i}" for i in range(n)) for r, n in zip(ROLES, counts, strict=True)}
         self.agents = tuple(name for names in self._names.values() for name in names)
         self.roles = tuple(spec for spec in self._specs() if spec.count)
+        self.default_others: dict[str, Any] = {spec.name: "scientist" for spec in self.roles}
         self._place = {name: i for its in self._names.values() for i, name in enumerate(its)}
         top = self.tasks.reply_tokens(max(self.deep, *self.levels))
         propose = proposal_limits(self.tasks, proposal_tokens)
