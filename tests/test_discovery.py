@@ -113,6 +113,23 @@ def test_notes_retold_have_the_same_entries_and_other_images(notation: str) -> N
     assert tasks.retold("", two) == ""
 
 
+@pytest.mark.parametrize("notation", NOTATIONS)
+def test_what_notes_show_is_the_answer_or_nothing(notation: str) -> None:
+    """Against the truth, for notes of some entries: an answer exactly where each step is known or noted."""
+    tasks, rng = NewOperations(notation, days=2, operations=2), stream("shown", notation)
+    every, seen = [n + s for n in tasks.names[1] for s in tasks.states], Counter[bool]()
+    for _ in range(300):
+        tables = tasks.drawn(rng)
+        found = [e for e in every if rng.random() < 0.7]
+        task = tasks.within(rng, 1, int(rng.integers(1, 5)), tables)
+        shown = tasks.shown(tasks.notes(1, tables, found), task.prompt)
+        needed = {e for e, _ in tasks.looked_up(task, task.answer) or () if e[0] in tasks.day_of}
+        assert (shown is not None) == (needed <= set(found))
+        assert shown is None or (shown.prompt, shown.answer) == (task.prompt, task.answer)
+        seen[shown is None] += 1
+    assert min(seen.values()) > 30 and tasks.shown("", "what?") is None
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -339,6 +356,11 @@ def test_a_night_is_about_what_most_attempts_agree_on() -> None:
         *said_by("learner", "d:I", "Ie", "If", "If", "Ie"), *said_by("challenger", "new", "a:I", "a:I"),
         *said_by("judge", "r|a:I|Ib", "1", "1"),
     ]  # fmt: skip
-    found = [(e.messages[-1]["content"], e.reply) for e in kept(read, "vote")]
-    assert found == [("a:I", "Ib")] * 3 + [("d:I", "Ie")] * 2
-    assert len(kept(read, "all")) == 12
+
+    def by(how: str) -> list[tuple[str, str]]:
+        kind = kept(read, how, NewOperations(), stream("kept"))
+        return [(e.messages[-1]["content"], e.reply) for e in kind]
+
+    assert by("vote") == [("a:I", "Ib")] * 3 + [("d:I", "Ie")] * 2
+    assert by("told") == [("a:I", "Ib")] * 3, "of d the notes say nothing"
+    assert len(by("all")) == 12 and len(by("random")) == 5 and by("random") != by("vote")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from dream_envs import registry
 from dream_envs.baselines.loops.nights import LM_NIGHT, METHODS, SleepAgent, night_of
@@ -26,21 +27,24 @@ from dream_envs.checks import one_of
 from dream_envs.core import Action, Message, Request
 from dream_envs.curriculum.curriculum import Mixture
 from dream_envs.seeds import stream
+from dream_envs.tasks import answers
 
 if TYPE_CHECKING:
     from dream_envs.agents.engines.local import LocalAgent
     from dream_envs.agents.sleep.experience import Experience
     from dream_envs.baselines.loop import Context
+    from dream_envs.tasks.new_operations import NewOperations
 
 ENV = "dream_envs/Discovery-v0"
-KEPT = ("all", "vote")
+KEPT = ("all", "vote", "told", "random")
 
 
 class Settings(msgspec.Struct, frozen=True):
     """``days``: with one new operation each.  ``experiments`` on its 16 entries; ``practices`` rounds a day.
 
-    ``challengers`` problems a round, ``attempts`` at each.  ``keep``: ``all`` answers, or those that a ``vote`` of the
-    attempts agrees on.  ``levels`` of the exam's compositions, ``deep`` of its deepest, ``max_level`` in practice.
+    ``challengers`` problems a round, ``attempts`` at each.  ``keep``: ``all`` answers, those that a ``vote`` of the
+    attempts agrees on, those that the day's notes have ``told`` to be right, or as many as the vote keeps, drawn at
+    ``random``.  ``levels`` of the exam's compositions, ``deep`` of its deepest, ``max_level`` in practice.
     """
 
     days: int = 4
@@ -57,18 +61,32 @@ class Settings(msgspec.Struct, frozen=True):
         one_of("keep", self.keep, KEPT)
 
 
-def kept(read: Sequence[tuple[Request, Action]], how: str) -> list[Experience]:
-    """What a night is about: a learner's answers, or those that more than one attempt, and most attempts, agree on."""
+def kept(
+    read: Sequence[tuple[Request, Action]], how: str, tasks: NewOperations, rng: np.random.Generator
+) -> list[Experience]:
+    """The learner's answers that a night is about; see ``Settings``."""
     from dream_envs.agents.sleep.experience import Experience
 
-    said = [(list(r.messages), a.text) for r, a in read if r.role == "learner"]
-    if how == "vote":
+    said = [(list(r.messages), a) for r, a in read if r.role == "learner"]
+    if how == "told":
+        agreed = [proven(tasks, messages, action) for messages, action in said]
+    else:
         votes: dict[str, Counter[str]] = {}
-        for messages, text in said:
-            votes.setdefault(str(messages), Counter())[text] += 1
+        for messages, action in said:
+            votes.setdefault(str(messages), Counter())[action.text] += 1
         won = {asked: its.most_common(1)[0] for asked, its in votes.items()}
-        said = [(m, text) for m, text in said if won[str(m)][0] == text and won[str(m)][1] > 1]
-    return [Experience(messages, text, "day") for messages, text in said]
+        agreed = [won[str(m)][0] == a.text and won[str(m)][1] > 1 for m, a in said]
+    if how == "random":
+        agreed = [agreed[i] for i in rng.permutation(len(agreed)).tolist()]
+    chosen = [row for row, keep in zip(said, agreed, strict=True) if keep or how == "all"]
+    return [Experience(messages, action.text, "day") for messages, action in chosen]
+
+
+def proven(tasks: NewOperations, messages: Sequence[Message], action: Action) -> bool:
+    """Whether the notes before a problem show its answer to be right, step by step."""
+    notes = messages[0]["content"] if messages[0]["role"] == "system" else ""
+    problem = tasks.shown(notes, messages[-1]["content"])
+    return problem is not None and answers.graded(tasks, problem, action)[0].value == 1
 
 
 class Explorer(SleepAgent):
@@ -102,8 +120,9 @@ class Explorer(SleepAgent):
 
 def explorer(ctx: Context, model: LocalAgent, seed: str, place: Path, method: str, keep: str) -> Explorer:
     """The learner of a method."""
-    chosen = functools.partial(kept, how=keep)
-    return Explorer(ctx, model, f"discovery/{ctx.options.seed}/{method}", place, METHODS[method], chosen)
+    label = f"discovery/{ctx.options.seed}/{method}"
+    chosen = functools.partial(kept, how=keep, tasks=ctx.game().tasks, rng=stream(label, "kept"))
+    return Explorer(ctx, model, label, place, METHODS[method], chosen)
 
 
 def recipe(chosen: Settings, steps: int, *, method: str) -> Recipe:

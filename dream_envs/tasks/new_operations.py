@@ -101,16 +101,25 @@ class NewOperations(Traces):
         ]
         return "\n".join(["What experiments have shown today:", *lines]) if lines else ""
 
+    def noted(self, notes: str) -> dict[str, dict[str, str]]:
+        """The entries that notes state."""
+        lines = re.findall(r"Operation ([A-Z]) takes (.*)\.|([A-Z])=((?:[a-z]>[a-z])+)", notes)
+        return {a or b: dict(re.findall("([a-z])(?: to |>)([a-z])", told or short)) for a, told, b, short in lines}
+
     def retold(self, notes: str, tables: Tables) -> str:
         """The same notes as they would be with other tables."""
-        if self._english:
-            told = {
-                n: re.findall(r"([a-z]) to ", text) for n, text in re.findall(r"Operation ([A-Z]) takes (.*)\.", notes)
-            }
-        else:
-            told = {n: list(text[::3]) for n, text in re.findall(r"([A-Z])=((?:[a-z]>[a-z])+)", notes)}
-        found = [name + state for name, states in told.items() for state in states]
+        found = [name + state for name, states in self.noted(notes).items() for state in states]
         return self.notes(self.day_of[found[0][0]], tables, found) if found else notes
+
+    def shown(self, notes: str, prompt: str) -> Task | None:
+        """The problem that a prompt states, with the answer that notes and known tables give; None: they give none."""
+        asked = re.search(r"(?:^|state )([a-z])(?::| and apply, in this order: )([A-Z, ]+)", prompt)
+        if asked is None:
+            return None
+        try:
+            return self.make(asked[1], asked[2].replace(", ", ""), {**self._known_tables, **self.noted(notes)})
+        except KeyError:  # an entry that nobody has told
+            return None
 
     def experiment_brief(self, day: int) -> str:
         """What a scientist is asked."""
