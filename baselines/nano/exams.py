@@ -1,6 +1,7 @@
 """What a small judge and a small reader can do, exactly: probabilities of their completions, no sampling.
 
-``python -m dream_envs.baselines.nano.exams nano/judge`` (or ``nano/context``) prints the figures of the base's README.
+``python -m dream_envs.baselines.nano.exams nano/judge`` (or ``nano/context``; ``nano/explore --notes``) prints the
+figures of the base's README.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dream_envs.envs.judging import Question, write
 from dream_envs.seeds import stream
 from dream_envs.tasks.composition import Composition
 from dream_envs.tasks.lessons import OperationLessons
+from dream_envs.tasks.new_operations import NewOperations
 
 DEPTHS = (1, 2, 3, 4, 5, 6)
 
@@ -167,6 +169,49 @@ def fiction_exam(agent: LocalAgent, count: int = 256) -> dict[str, float]:
     }
 
 
+def notes_exam(agent: LocalAgent, depth: int, count: int = 256) -> dict[str, float]:
+    """A depth in numbers: problems with one or two noted operations, of half to all entries.
+
+    ``open`` with the notes, ``closed`` without, ``chance`` as in ``tasks.new_operations``.
+    """
+    tasks, rng, found = NewOperations(days=8, operations=2), stream("notes-exam", depth), list[tuple[str, Task]]()
+    while len(found) < count:
+        tables, day = tasks.drawn(rng), len(found) % 8
+        every = [name + state for name in tasks.names[day] for state in tasks.states]
+        seen = [every[i] for i in rng.permutation(32)[: int(rng.integers(16, 33))].tolist()]
+        notes, task = tasks.notes(day, tables, seen), tasks.within(rng, day, depth, tables)
+        found += [(notes, task)] if tasks.shown(notes, task.prompt) else []
+    closed, answers = said_by_user(t.prompt for _, t in found), [t.answer for _, t in found]
+    context: list[list[Message]] = [[{"role": "system", "content": notes}] for notes, _ in found]
+    asked = [[*notes, *its] for notes, its in zip(context, closed, strict=True)]
+    return {
+        "open": float(success(agent, asked, answers).mean()),
+        "closed": float(success(agent, closed, answers).mean()),
+        "chance": float(np.mean([tasks.chance(t) for _, t in found])),
+    }
+
+
+def asking_exam(agent: LocalAgent, count: int = 64) -> dict[str, float]:
+    """Experiments on two operations, half of whose entries are noted: shares that are ``valid``, and that are ``new``.
+
+    ``entropy``: bits of the entry that a valid one asks for, of 5.
+    """
+    tasks, rng, rows = NewOperations(days=8, operations=2), stream("asking-exam"), list[tuple[float, float, float]]()
+    for i in range(count):
+        tables, day = tasks.drawn(rng), i % 8
+        every = [name + state for name in tasks.names[day] for state in tasks.states]
+        seen = [every[j] for j in rng.permutation(32)[:16].tolist()]
+        asked: list[Message] = [
+            {"role": "system", "content": tasks.notes(day, tables, seen)},
+            {"role": "user", "content": tasks.experiment_brief(day)},
+        ]
+        p = success(agent, [asked] * 32, every)
+        share = p / p.sum()
+        fresh = p[[entry not in seen for entry in every]]
+        rows.append((float(p.sum()), float(fresh.sum()), float(-(share * np.log2(share)).sum())))
+    return dict(zip(("valid", "new", "entropy"), np.mean(rows, 0).tolist(), strict=True))
+
+
 def judge_rows(agent: LocalAgent, count: int) -> list[dict[str, float]]:
     """A judge's figures by depth."""
     columns, found = ("accuracy", "greedy", "flip", "first", "confidence", "calibration", "readable"), []
@@ -183,14 +228,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="a nano base's exact figures by depth")
     parser.add_argument("model", help="nano/judge, nano/context, or a folder of such a base")
     parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--notes", action="store_true", help="a reader of notes, who asks")
     given = parser.parse_args()
     agent = LocalAgent(given.model)
     reads = len(agent.tokenizer("a>b", add_special_tokens=False)["input_ids"]) == 1
-    rows = [reading_exam(agent, d, given.count) for d in DEPTHS] if reads else judge_rows(agent, given.count)
+    exam = notes_exam if given.notes else reading_exam
+    rows = [exam(agent, d, given.count) for d in DEPTHS] if reads else judge_rows(agent, given.count)
     print("| depth | " + " | ".join(rows[0]) + " |\n" + "| ---: " * (1 + len(rows[0])) + "|")
     for depth, row in zip(DEPTHS, rows, strict=True):
         print(f"| {depth} | " + " | ".join(f"{x:.4f}" if reads else f"{x:.3f}" for x in row.values()) + " |")
-    if reads:
+    if given.notes:
+        print("experiments: " + ", ".join(f"{k} {v:.3f}" for k, v in asking_exam(agent).items()))
+    elif reads:
         print("made up: " + ", ".join(f"{k} {v:.3f}" for k, v in fiction_exam(agent, given.count).items()))
 
 
