@@ -157,7 +157,7 @@ BASES: dict[str, Recipe] = {
         support=Explorers(copy=0.3, formats={"trace": 1.0}, reading=contexts.Exploring()),
         begin="context",
         layers=5,
-        steps=1200,
+        steps=3000,
         batch=96,
         lr=3e-3,
         stages=1,
