@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, and its table's marks are where the study writes."""
+"""The README's Python runs as it stands there, its files are there, and the studies find their marks in the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "docs" / "results.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -24,10 +26,17 @@ def test_block_runs(number: int) -> None:
 def test_there_are_blocks_and_marks() -> None:
     assert len(BLOCKS) >= 2
     for word in ("nights", "equal", "games", "frontier"):
-        assert README.index(f"<!-- {word} -->") < README.index(f"<!-- /{word} -->")
+        assert RESULTS.index(f"<!-- {word} -->") < RESULTS.index(f"<!-- /{word} -->")
 
 
-def test_files_that_are_named_exist() -> None:
-    root = Path(__file__).parent.parent
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (root / target).exists(), target
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_files_that_are_named_exist(page: str) -> None:
+    folder = ROOT if (ROOT / page).is_file() else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (folder / page).read_text()):
+        assert (folder / target).exists(), target
+
+
+def test_a_new_reader_is_done_soon() -> None:
+    assert len(README.encode()) <= 10_000

@@ -150,7 +150,7 @@ def test_the_command_runs_shows_and_writes_between_the_marks(
     monkeypatch.setattr(grid, "study", lambda name: made)
     readme, out = tmp_path / "README.md", tmp_path / "out"
     readme.write_text("# Höhe\n<!-- made -->\nold\n<!-- /made -->\nlast <!-- other -->\n", encoding="utf-8")
-    line = ["made", "--out", str(out), "--seeds", "1", "--readme", str(readme), "--set", "value=3"]
+    line = ["made", "--out", str(out), "--seeds", "1", "--page", str(readme), "--set", "value=3"]
     for _ in range(2):
         command.main(line)
         table = (out / "all.md").read_text()
@@ -167,7 +167,7 @@ def test_a_readme_without_marks_is_left_alone(text: str, tmp_path: Path) -> None
     readme = tmp_path / "README.md"
     readme.write_text(text)
     with pytest.raises(DreamEnvsError) as caught:
-        grid.into_readme("table", readme, "made")
+        grid.into_page("table", readme, "made")
     assert "\n" not in str(caught.value) and readme.read_text() == text
 
 

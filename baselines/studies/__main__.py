@@ -46,11 +46,11 @@ def job(given: argparse.Namespace) -> str:
     grid.run_all(jobs, given.side_by_side, lambda line: print(line, flush=True))
     made: str = study.table(grid.rows(study, jobs), out)
     (out / f"{which}.md").write_text(made, "utf-8")
-    if given.readme is not None:
+    if given.page is not None:
         marks = getattr(study, "MARKS", {})
         if which not in marks:
-            raise DreamEnvsError(f"{given.study} {which} has no place in a README: leave --readme out")
-        grid.into_readme(made, given.readme, marks[which])
+            raise DreamEnvsError(f"{given.study} {which} has no place in a page: leave --page out")
+        grid.into_page(made, given.page, marks[which])
     return made
 
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="default: runs/STUDY")
     parser.add_argument("--side-by-side", type=positive, default=2, help="runs at a time, one thread each")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="another value for every run")
-    parser.add_argument("--readme", type=Path, help="write the table between the marks of this file")
+    parser.add_argument("--page", type=Path, help="write the table between the marks of this file")
     given = parser.parse_args(argv)
     before = signal.signal(signal.SIGTERM, _stop)  # so that the children end with us
     try:

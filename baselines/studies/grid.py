@@ -7,7 +7,7 @@ A study is a module of this folder with
 - ``run(settings, seed, out)``: one run in a folder, from wherever it stands (``trained`` for ``Options``);
 - ``score(folder)``: the figures of a finished run, flat;
 - ``table(rows, out)``: Markdown of all runs; figures go into ``out``.
-- ``MARKS``: by grid, the word of the README's marks, for ``--readme``; studies without a place there have none.
+- ``MARKS``: by grid, the word of the page's marks, for ``--page``; studies without a place there have none.
 """
 
 from __future__ import annotations
@@ -275,11 +275,11 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in ruled) + "\n"
 
 
-def into_readme(text: str, readme: Path, word: str) -> None:
+def into_page(text: str, page: Path, word: str) -> None:
     """Put the text between the marks ``<!-- word -->`` and ``<!-- /word -->``; a DreamEnvsError where they are not."""
     first, last = f"<!-- {word} -->", f"<!-- /{word} -->"
-    before, mark, rest = readme.read_text("utf-8").partition(first)
+    before, mark, rest = page.read_text("utf-8").partition(first)
     _, end, after = rest.partition(last)
     if not mark or not end:
-        raise DreamEnvsError(f"{readme} has no {first} ... {last}: put them where the table belongs")
-    readme.write_text(f"{before}{first}\n{text.strip()}\n{last}{after}", "utf-8")
+        raise DreamEnvsError(f"{page} has no {first} ... {last}: put them where the table belongs")
+    page.write_text(f"{before}{first}\n{text.strip()}\n{last}{after}", "utf-8")

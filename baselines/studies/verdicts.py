@@ -1,4 +1,4 @@
-"""The README's table of Frontier Reports: ``python -m dream_envs.baselines.studies verdicts --seeds 1``.
+"""The table in docs/results.md of Frontier Reports: ``python -m dream_envs.baselines.studies verdicts --seeds 1``.
 
 Recipes that should, models that must not look like an expansion, and two that gained from answers.  The recipes are
 arms of the study ``equal``, all runs of an arm in one report, from the folder of that name beside this study's.

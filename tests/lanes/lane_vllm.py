@@ -150,8 +150,9 @@ def test_past_selves_play_on_the_same_engine(tmp_path: Path) -> None:
     options = Options(
         "spiral", steps=3, model=MODEL, dtype="float32", max_tokens=4,
         set={
-            "learner.engine": "vllm", "learner.lora_rank": RANK, "learner.lr": 1e-3, "learner.pool.every": 1,
-            "learner.pool.share": 1.0, "mixture.challenger": 6, "eval.games": 2, "eval.every": 100,
+            "learner.engine": "vllm", "learner.lora_rank": RANK, "learner.lr": 1e-3, "learner.micro_batch": 8,
+            "learner.pool.every": 1, "learner.pool.share": 1.0, "mixture.challenger": 6, "eval.games": 2,
+            "eval.every": 100,
         },
     )  # fmt: skip
     conduct(options, tmp_path / "run", quiet=True)
@@ -167,8 +168,8 @@ def test_each_role_has_its_adapter_on_the_same_engine(tmp_path: Path) -> None:
         "spiral", steps=3, model=MODEL, dtype="float32", max_tokens=4,
         set={
             "learner.engine": "vllm", "learner.lora_rank": RANK, "learner.lr": 1e-3, "learner.per_role": "first",
-            "learner.pool.every": 1, "learner.pool.share": 0.5, "mixture.challenger": 8, "eval.games": 2,
-            "eval.every": 100,
+            "learner.micro_batch": 8, "learner.pool.every": 1, "learner.pool.share": 0.5, "mixture.challenger": 8,
+            "eval.games": 2, "eval.every": 100,
         },
     )  # fmt: skip
     conduct(options, tmp_path / "run", quiet=True)
