@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,28 @@ def test_a_step_that_does_not_fit_is_told_before_it_is_taken(folder: Path, monke
             continue
         with pytest.raises(DreamEnvsError, match=f"micro_batch=64: a step needs about .* GiB on cpu.*{told}"):
             memory.check(agent.model, rows, 0, False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_arrays_that_are_freed_leave_the_process() -> None:
+    """Of 200 MiB in arrays of 4 MiB with something small between them: all stay in the heap, or none."""
+    program = """
+import ctypes, re, sys
+from dream_envs.agents.training.memory import give_back
+def held(): return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+if sys.argv[1] == "back": give_back()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.free(libc.malloc(30 << 20))  # from now on the allocator keeps what is smaller than this
+before, made = held(), []
+for _ in range(50):
+    made.append(libc.malloc(4 << 20)); ctypes.memset(made[-1], 1, 4 << 20); libc.malloc(4096)
+for one in made: libc.free(one)
+print(held() - before)
+"""
+    command = [sys.executable, "-c", program]
+    kept, left = (int(subprocess.check_output([*command, how], text=True)) for how in ("keep", "back"))
+    assert kept > 150 and left < 20
 
 
 LOOPS = list(rows("loops"))

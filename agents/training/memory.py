@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from dream_envs.core import DreamEnvsError
 _ADAM = 12  # bytes a trained weight: a gradient and two moments
 _LOGITS = 3  # copies of a completion's logits in float32: scores, log-probabilities, their gradient
 _SHARE = 0.95  # of what is free
+_OWN_PAGES = 2**21  # bytes from which on an array has pages of its own
 GIB = 2**30
 
 
@@ -49,15 +52,29 @@ def free(device: torch.device) -> float | None:
         return None
 
 
+def give_back() -> None:
+    """Let glibc hand the pages of a large array back when it is freed.
+
+    By default it raises the size from which arrays have pages of their own to 32 MiB, and keeps the holes: three steps
+    of SmolLM2 on 8 x 250 tokens had 9.2 GiB where 2.8 are in use, and 3.6 with this, in the same time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, _OWN_PAGES)  # M_MMAP_THRESHOLD
+
+
 def check(model: Any, rows: Sequence[TrainingRow], micro_batch: int, checkpointing: bool) -> None:
-    """Refuse a step that does not fit, with the setting that would make it fit.
+    """Refuse a step that does not fit, with the setting that would make it fit; a large one gives its pages back.
 
     Raises:
         DreamEnvsError: before the first forward pass.
     """
     device = model.get_input_embeddings().weight.device
     there = free(device)
-    if not rows or there is None or (need := needed(model, rows, micro_batch, checkpointing)) <= _SHARE * there:
+    need = needed(model, rows, micro_batch, checkpointing)
+    if need > GIB and device.type == "cpu":
+        give_back()
+    if not rows or there is None or need <= _SHARE * there:
         return
     count = min(micro_batch or len(rows), len(rows))
     fits = next((n for n in range(count - 1, 1, -1) if needed(model, rows, n, checkpointing) <= _SHARE * there), 0)
