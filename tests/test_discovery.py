@@ -336,6 +336,48 @@ def test_failed_calls_are_nobodys_mistake() -> None:
             assert episode.scores["judge_0"].status == "abstain", "a call that failed is no answer to be judged"
 
 
+# ---- the base --------------------------------------------------------------------------------------------------
+
+
+def test_what_the_base_was_shown_is_told_by_its_notes() -> None:
+    """Of 2,000 examples every reply follows from the notes, and experiments ask for every entry alike."""
+    pytest.importorskip("torch")
+    from dream_envs.baselines.nano.contexts import noted
+    from dream_envs.baselines.nano.recipe import BASES
+    from dream_envs.tasks.composition import Composition
+
+    tasks, reading, rng = NewOperations(days=8, operations=2), BASES["explore"].support.reading, stream("shown")
+    asked, both = Counter[bool](), 0
+    for _ in range(2000):
+        context, prompt, reply = noted(Composition(), reading, rng)
+        told = tasks.noted(context)
+        both += len(told) == 2
+        assert set(told) <= set(reading.names)
+        if prompt[0] == "?":
+            assert len(reply) == 2 and reply[0] in prompt[1:] and reply[1] in tasks.states
+            asked[reply[1] in told.get(reply[0], {})] += 1
+        elif prompt[1:2] == "?":
+            assert reply == "".join(s + told[prompt[0]][s] for s in prompt[2:])
+        else:
+            shown = tasks.shown(context, reply if prompt == "new" else prompt)
+            assert shown is not None and prompt in ("new", shown.prompt) and reply in (shown.answer, shown.prompt)
+    assert sum(asked.values()) / 2000 == pytest.approx(0.1, abs=0.03)
+    assert asked[True] / sum(asked.values()) == pytest.approx(0.5, abs=0.12), "0 to 16 of 16 are noted"
+    assert both / 2000 == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_card_of_the_base_holds() -> None:
+    """Exact, 64 questions: it reads notes of two operations, knows none without, and asks for any entry."""
+    pytest.importorskip("torch")
+    from dream_envs.agents.engines.local import LocalAgent
+    from dream_envs.baselines.nano.exams import asking_exam, notes_exam
+
+    base = LocalAgent("nano/explore")
+    read, asked = notes_exam(base, 1, 64), asking_exam(base, 16)
+    assert read["open"] > 0.7 and read["closed"] < 0.2 and read["chance"] == pytest.approx(1 / 16)
+    assert asked["valid"] > 0.95 and asked["entropy"] > 4.8 and asked["new"] == pytest.approx(0.5, abs=0.05)
+
+
 # ---- the loop --------------------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,9 @@
 """Days of experiments and nights without: ``dream_envs/Discovery-v0`` with a learner that sleeps, or does not.
 
-``nano/context`` makes and answers the day's problems, with the notes of what was found before it; a scripted scientist
-asks the world, since no base has learnt to.  What it answered awake is what the night is about: with ``keep="vote"``
-only what most attempts at a problem agree on, which is the reward that it makes itself; with ``all`` everything.
-Nights, and what stands in their place, are those of ``loops.nights``.  A run ends in a retention matrix and success on
+``nano/explore`` makes and answers the day's problems, with the notes of what was found before it; a scripted scientist
+asks the world, or the learner itself (``own_experiments``).  What it answered awake is what the night is about: with
+``keep="vote"`` only what most attempts at a problem agree on, which is the reward that it makes itself; with ``all``
+everything.  Nights, and what stands in their place, are those of ``loops.nights``.  A run ends in a retention matrix and success on
 compositions across days, which were never practised together.
 
 Departures: there is nothing published to depart from; see ``envs.discovery``.
@@ -44,7 +44,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     ``challengers`` problems a round, ``attempts`` at each.  ``keep``: ``all`` answers, those that a ``vote`` of the
     attempts agrees on, those that the day's notes have ``told`` to be right, or as many as the vote keeps, drawn at
-    ``random``.  ``levels`` of the exam's compositions, ``deep`` of its deepest, ``max_level`` in practice.
+    ``random``.  ``own_experiments``: the learner asks the world itself, not a script that asks nothing twice.
+    ``levels`` of the exam's compositions, ``deep`` of its deepest, ``max_level`` in practice.
     """
 
     days: int = 4
@@ -52,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
     practices: int = 4
     challengers: int = 16
     attempts: int = 4
+    own_experiments: bool = False
     keep: str = "vote"
     levels: tuple[int, ...] = (2, 3)
     deep: int = 5
@@ -132,9 +134,10 @@ def recipe(chosen: Settings, steps: int, *, method: str) -> Recipe:
         "practices": chosen.practices, "challengers": chosen.challengers, "attempts": chosen.attempts,
         "levels": list(chosen.levels), "deep": chosen.deep, "max_level": chosen.max_level,
     }  # fmt: skip
+    seats = {"judge": "scientist"} | ({} if chosen.own_experiments else {"scientist": "scientist"})
     return Recipe(
-        env=ENV, args=args, family="", model="nano/context", mixture=Mixture(1, 0, 0), gates=(), label="discovery",
-        steps=steps, seats={"scientist": "scientist", "judge": "scientist"}, nights=night_of(METHODS[method]),
+        env=ENV, args=args, family="", model="nano/explore", mixture=Mixture(1, 0, 0), gates=(), label="discovery",
+        steps=steps, seats=seats, nights=night_of(METHODS[method]),
         learn=functools.partial(explorer, method=method, keep=chosen.keep),
         eval=EvalSettings(family="composition", levels=(1, 2, 3), problems=64),
         refused={name: "learns only at night" for name in registry.rows("learners") if name != "grpo"},
