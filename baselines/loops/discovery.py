@@ -3,8 +3,8 @@
 ``nano/explore`` makes and answers the day's problems, with the notes of what was found before it; a scripted scientist
 asks the world, or the learner itself (``own_experiments``).  What it answered awake is what the night is about: with
 ``keep="vote"`` only what most attempts at a problem agree on, which is the reward that it makes itself; with ``all``
-everything.  Nights, and what stands in their place, are those of ``loops.nights``.  A run ends in a retention matrix and success on
-compositions across days, which were never practised together.
+everything.  Nights, and what stands in their place, are those of ``loops.nights``.  A run ends in a retention matrix
+and success on compositions across days, which were never practised together.
 
 Departures: there is nothing published to depart from; see ``envs.discovery``.
 """

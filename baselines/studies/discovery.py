@@ -1,9 +1,13 @@
 """Which ingredients does it take to know across days what was found on each?  ``studies discovery``.
 
-Every run is a stream of days of ``Discovery-v0`` (``loops.discovery``): the same experiments, as many training rows a
-night.  Outcomes: success at facts of all days after the last night (``facts``), the area under retention (``area``),
+Every run is a stream of three days of ``Discovery-v0`` (``loops.discovery``) with ``nano/explore``, which asks the
+world itself: as many experiments a day, and as many training rows and optimiser steps a night.  ``full``, ``no_dreams``
+and ``replay_day`` store no row from day to day, ``replay_all`` stores all.  Hypotheses: LOG.md, 2026-11-29.
+
+Outcomes: success at facts of all days after the last night (``facts``), the area under retention (``area``),
 compositions within a day (``within``) and across days (``across``), which were never practised together, and deeper
-ones (``deep``); ``known``: operations of the base at depth 3.
+ones (``deep``); ``known``: operations of the base at depth 3; ``found``: share of all entries that experiments told;
+``open``: right answers in practice, notes at hand.
 """
 
 from __future__ import annotations
@@ -18,24 +22,34 @@ from dream_envs.baselines.studies.grid import Row, difference, named, show, sign
 from dream_envs.schema import read_summary
 
 _OWN = "dream_envs.baselines.loops.discovery"
+_DAYS = {"days": 3, "own_experiments": True}
+
+
+def _set(loop: str = "discovery", **changes: Any) -> Options:
+    return Options(loop, set={**_DAYS, **changes})
+
+
 SETTINGS: dict[str, Options] = {
-    "full": Options("discovery"),
-    "no_dreams": Options(f"{_OWN}:NO_DREAMING"),
-    "no_nights": Options(f"{_OWN}:IN_CONTEXT"),
-    "replay_day": Options(f"{_OWN}:REPLAY_SFT"),
-    "replay_all": Options(f"{_OWN}:REPLAY_ALL"),
-    "placebo": Options(f"{_OWN}:PLACEBO"),
-    "given_problems": Options("discovery", seats={"challenger": "scientist"}),
-    "no_escalation": Options("discovery", set={"max_level": 1}),
-    "every_answer": Options("discovery", set={"keep": "all"}),
+    "full": _set(),
+    "no_dreams": _set(f"{_OWN}:NO_DREAMING"),
+    "replay_day": _set(f"{_OWN}:REPLAY_SFT"),
+    "replay_all": _set(f"{_OWN}:REPLAY_ALL"),
+    "no_nights": _set(f"{_OWN}:IN_CONTEXT"),
+    "placebo": _set(f"{_OWN}:PLACEBO"),
+    "given_experiments": _set(own_experiments=False),
+    "given_problems": Options("discovery", set=_DAYS, seats={"challenger": "scientist"}),
+    "no_escalation": _set(max_level=1),
+    "every_answer": _set(keep="all"),
+    "random_answers": _set(keep="random"),
+    "told_answers": _set(keep="told"),
 }
 GRIDS = {
-    "primary": ("full", "no_dreams", "replay_all"),
+    "primary": ("full", "no_dreams", "replay_day", "replay_all"),
     "ingredients": tuple(SETTINGS),
 }
 COLUMNS: dict[str, Any] = {
     "facts": "facts", "area": "area", "within": "within", "across": "across", "deep": "deep", "in context": "open",
-    "known": "known", "tokens": ("tokens", 0),
+    "found": "found", "known": "known", "tokens": ("tokens", 0),
 }  # fmt: skip
 run = trained
 
@@ -49,6 +63,7 @@ def score(folder: Path) -> dict[str, float | None]:
     return {
         "facts": left["average_accuracy"], "area": left["area"], "within": fmean(v for v in last if v is not None),
         "across": left["across"][-1], "deep": left["deep"][-1], "open": left["open"][-1], "known": known.get(3),
+        "found": fmean(left["share"]),
         "tokens": fmean([n["tokens"] for n in summary.nights]) if summary.nights else 0.0,
     }  # fmt: skip
 
