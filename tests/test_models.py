@@ -107,6 +107,31 @@ def test_a_batch_that_does_not_fit_is_halved(folder: Path, monkeypatch: pytest.M
     assert [a.token_ids for a in agent.act(asked)] == whole and agent.batch == 1
 
 
+def test_a_cpu_is_asked_before_a_batch_is_begun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the process instead of raising: no more rows at once than there is memory for, the same replies."""
+    from dream_envs.agents.engines import memory as room
+
+    agent = LocalAgent(str(folder))
+    asked = [request("Compute", i) for i in range(7)]
+    whole = [a.token_ids for a in agent.act(asked)]
+    prefill, sizes = type(agent.engine()).prefill, list[int]()
+
+    def counted(self: Any, ids: Any, mask: Any, repeats: Any, room: int) -> Any:
+        sizes.append(int(repeats.sum()))
+        return prefill(self, ids, mask, repeats, room)
+
+    monkeypatch.setattr(type(agent.engine()), "prefill", counted)
+    width = len(agent.encode(asked[0].messages))
+    monkeypatch.setattr(room, "free", lambda device: 1e6)
+    narrow, wide = (room.rows_that_fit(agent.model, width, n) or 0 for n in (1000, 10))
+    assert 0 < narrow < wide
+    monkeypatch.setattr(room, "free", lambda device: 3.5 * 1e6 / wide)
+    assert [a.token_ids for a in agent.act(asked)] == whole and len(sizes) > 1 and max(sizes) < 7
+    sizes.clear()
+    monkeypatch.setattr(room, "free", lambda device: 1.0)
+    assert [a.token_ids for a in agent.act(asked)] == whole and sizes == [1] * 7, "one row is tried in any case"
+
+
 def test_sharded_folders_and_adapters_load(folder: Path, tmp_path: Path) -> None:
     agent = LocalAgent(str(folder))
     agent.model.save_pretrained(str(tmp_path / "shards"), max_shard_size="100KB")
@@ -182,7 +207,7 @@ def test_arrays_that_are_freed_leave_the_process() -> None:
     """Of 200 MiB in arrays of 4 MiB with something small between them: all stay in the heap, or none."""
     program = """
 import ctypes, re, sys
-from dream_envs.agents.training.memory import give_back
+from dream_envs.agents.engines.memory import give_back
 def held(): return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
 if sys.argv[1] == "back": give_back()
 libc = ctypes.CDLL(None)

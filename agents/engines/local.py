@@ -17,6 +17,7 @@ import torch
 
 from dream_envs.agents.engines.chat import Chat
 from dream_envs.agents.engines.decode import Allowed, Decoding, Forward, Sample, forward_for, sample
+from dream_envs.agents.engines.memory import rows_that_fit
 from dream_envs.agents.engines.models import ADAPTERS, ROLES, load, resolve, save_adapter, wearing, with_adapters
 from dream_envs.core import Action, DreamEnvsError, Message, Request, Usage
 from dream_envs.runs import read_json, write_json
@@ -196,9 +197,11 @@ class LocalAgent:
         """Token ids in, samples out; see ``decode.sample``.  ``ends``: other ids than those that end a reply.
 
         A row depends on itself alone, so that memory may split the batch: on a device that runs out of it ``batch`` is
-        halved, for good, and the rows are drawn again.
+        halved, for good, and the rows are drawn again; a CPU is asked beforehand.
         """
         most, found = self.batch or len(prompts), list[Sample]()
+        if most > 1 and (fit := rows_that_fit(self.model, max(map(len, prompts)), int(max(max_tokens)))):
+            most = min(most, fit)
         while len(found) < len(prompts):
             part = slice(len(found), len(found) + most)
             try:
