@@ -45,7 +45,7 @@ from dream_envs.metrics.rounds import roles_of
 from dream_envs.play import as_agent
 from dream_envs.progress import Progress
 from dream_envs.rewards.algebra import per_role
-from dream_envs.runs import Follower, Run, read_json, write_json
+from dream_envs.runs import Follower, Run, read_json, seal, unseal
 from dream_envs.schema import SUMMARY, About, Evaluation, Summary, read_summary
 
 #: Rows that the entropy of completions is measured on, a level.
@@ -305,7 +305,7 @@ def walk(
     for number, phase in enumerate(phases):
         place = ctx.run.path if len(phases) == 1 else ctx.run.path / "phases" / f"{number:02d}-{phase.name}"
         final = place / "checkpoints" / "final"
-        done = read_json(final / COMPLETE)
+        done = unseal(final / COMPLETE)
         if done is not None and number + 1 < len(phases):
             state, first = done["collector"], first + phase.steps
             ctx.weights[phase.weights] = ctx.base.reloaded(final)
@@ -326,7 +326,7 @@ def walk(
                     raise KeyboardInterrupt
             if ctx.leads:
                 learner.save(str(final))
-                write_json(final / COMPLETE, {"collector": collector.state()})  # the last file: the phase is over
+                seal(final / COMPLETE, {"collector": collector.state()})  # the last file: the phase is over
         elif done is not None:
             learner.load(str(final))
             collector.restore(done["collector"])

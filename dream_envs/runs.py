@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -11,11 +12,12 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dream_envs.core import DreamEnvsError, encode
 from dream_envs.play import EpisodeWriter
 
+_HELD: dict[Path, IO[bytes]] = {}  # the locks of this process
 PACKAGES = ("dream-envs", "numpy", "gymnasium", "pettingzoo", "torch", "transformers", "trl", "accelerate")
 
 
@@ -28,6 +30,7 @@ class Run:
     def __init__(self, path: str | Path, config: dict[str, Any]) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = locked(self.path / "lock")
         config = json.loads(encode(config))
         old = self.read("run.json")
         had = old.get("config") if isinstance(old, dict) else None
@@ -57,9 +60,14 @@ class Run:
 
     def restore(self, state: dict[str, int]) -> None:
         """Cut the files back to where they ended then."""
+        ends = {"episodes.jsonl": self.episodes.position(), "metrics.jsonl": self._metrics.seek(0, os.SEEK_END)}
+        for name, end in ends.items():
+            if end < (then := state[name.removesuffix(".jsonl")]):
+                told = f"{end} bytes of {then} that the checkpoint knows"
+                raise DreamEnvsError(f"{self.path / name} has {told}: restore it from a copy, or choose another --out")
         self.episodes.close()
         self.episodes = EpisodeWriter(self.path / "episodes.jsonl", keep=state["episodes"])
-        self._metrics.truncate(min(state["metrics"], self._metrics.seek(0, os.SEEK_END)))
+        self._metrics.truncate(state["metrics"])
         self._metrics.seek(0, os.SEEK_END)
         if self._board:
             self._board.close()
@@ -80,6 +88,7 @@ class Run:
         if self._board:
             self._board.close()
         self._board = False  # a closed writer refuses to be closed again
+        self._lock.close()
 
 
 def _board(run: Path) -> Any:
@@ -127,12 +136,94 @@ class Follower(Run):
         """Nothing."""
 
 
+def locked(path: Path) -> IO[bytes]:
+    """A lock file that is held until it is closed, or the process ends in whatever way.
+
+    A process that asks for its own lock takes it over: an exception may have left the one before it open.
+
+    Raises:
+        DreamEnvsError: another process holds it.
+    """
+    if (held := _HELD.pop(path.resolve(), None)) is not None:
+        held.close()
+    file = open(path, "ab+")  # noqa: SIM115  (closed by who asked for it)
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        who = file.read(32).decode(errors="replace").strip()
+        file.close()
+        told = f"process {who or 'unknown'} writes into it now"
+        raise DreamEnvsError(f"{path.parent}: {told}: wait for it, or choose another --out") from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n".encode())
+    file.flush()
+    _HELD[path.resolve()] = file
+    return file
+
+
 def write_json(path: Path, data: Any) -> Path:
     """Write a JSON file by way of a temporary one, so that a kill leaves the old or the new, never half."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(json.dumps(json.loads(encode(data)), indent=1).encode() + b"\n")
     os.replace(part, path)
     return path
+
+
+def seal(path: Path, data: dict[str, Any]) -> Path:
+    """Write a folder's last JSON file, with the hash of every other file in it; all of them are on the disk before.
+
+    Checkpoints below the folder are sealed by themselves.
+    """
+    hashes = {}
+    for file in sorted(path.parent.rglob("*")):
+        place = file.relative_to(path.parent)
+        if file.is_file() and file != path and not any(part.startswith("checkpoint") for part in place.parts[:-1]):
+            hashes[place.as_posix()] = _digest(file, flush=True)
+    written = write_json(path, {**data, "files": hashes})
+    for folder in (written, written.parent):
+        _flush(folder)
+    return written
+
+
+def unseal(path: Path) -> Any:
+    """The data of ``seal``, None if the file is not there.
+
+    Raises:
+        DreamEnvsError: a file of the folder is not what it was, or is missing.
+    """
+    data = read_json(path)
+    if data is None:
+        return None
+    if not isinstance(data, dict) or not isinstance(data.get("files"), dict):
+        raise DreamEnvsError(f"{path} is damaged: it names no files; restore it from a copy, or choose another --out")
+    for name, told in data["files"].items():
+        file = path.parent / name
+        if not file.is_file() or _digest(file) != told:
+            what = "is not what was written" if file.is_file() else "is missing"
+            raise DreamEnvsError(f"{file} {what}: restore it from a copy, or choose another --out")
+    return data
+
+
+def _digest(file: Path, flush: bool = False) -> str:
+    with open(file, "rb") as opened:
+        if flush:
+            os.fsync(opened.fileno())
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # a folder is no file there
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def read_json(path: Path) -> Any:

@@ -121,6 +121,11 @@ def load(name: str, device: str = "cpu", dtype: str = "auto") -> tuple[Any, Any]
         if wrong := sorted(map(str, told.get(what, ()))):
             named = f"{len(wrong)} {what.replace('_', ' ')} ({wrong[0]})"
             raise DreamEnvsError(f"model {name!r}: {named}; save it again, whole")
+    for key, value in model.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise DreamEnvsError(f"model {name!r}: {key} holds values that are not finite; restore it from a copy")
+    if not bool(model.get_input_embeddings().weight.any()):
+        raise DreamEnvsError(f"model {name!r}: all embeddings are zero; restore it from a copy")
     try:
         return model.to(device).eval(), tokenizer
     except (torch.OutOfMemoryError, RuntimeError, AssertionError) as error:

@@ -31,7 +31,7 @@ from dream_envs.agents.sleep.pieces import Pieces
 from dream_envs.agents.sleep.seeding import Same, exactly
 from dream_envs.agents.training.learner import newest_checkpoint
 from dream_envs.core import Action, DreamEnvsError, Learner, Progress, Request
-from dream_envs.runs import read_json, write_json
+from dream_envs.runs import seal, unseal
 
 STATE, NIGHT = "sleep.json", "night.json"
 
@@ -155,12 +155,12 @@ class SleepConsolidation:
     def save(self, path: str) -> None:
         """The learner's folder, and the buffer and the nights beside it."""
         self.learner.save(path)
-        write_json(Path(path) / STATE, self.state(Path(path)))
+        seal(Path(path) / STATE, self.state(Path(path)))
 
     def load(self, path: str) -> None:
         """Continue from a saved state; from a plain folder with an empty buffer."""
         self.learner.load(path)
-        self.restore(read_json(Path(path) / STATE) or {"buffer": [], "nights": [], "read": 0}, Path(path))
+        self.restore(unseal(Path(path) / STATE) or {"buffer": [], "nights": [], "read": 0}, Path(path))
 
     def state(self, place: Path | None = None) -> dict[str, Any]:
         """Everything but the weights, JSON-ready; folders are relative to ``place``, so that a run can be moved."""
@@ -185,7 +185,7 @@ class SleepConsolidation:
         A folder that holds a finished night is taken over; one that a kill left is begun again.  ``began``: the folder
         of the weights with which the day began, for ``block``; None: those of now.  No experience is an error.
         """
-        done = read_json(folder / NIGHT)
+        done = unseal(folder / NIGHT)
         if done is not None:
             self._take(folder, done)
             return self.nights[-1]
@@ -212,7 +212,7 @@ class SleepConsolidation:
             self.buffer.clear()
         self.rest()
         self.learner.save(str(folder))  # a critic's head as well
-        write_json(folder / NIGHT, self.state(folder))
+        seal(folder / NIGHT, self.state(folder))
         return night
 
     def _adopt(self, student: LocalAgent, folder: Path) -> None:
@@ -289,7 +289,7 @@ class SleepConsolidation:
         for name, part in (("collector", collector), ("learner", self.learner)):
             if hasattr(part, "state"):
                 state[name] = part.state()
-        write_json(folder / STATE, state)
+        seal(folder / STATE, state)
         return progress
 
     def _told(self, collector: Any) -> None:
@@ -306,7 +306,7 @@ class SleepConsolidation:
 
         The collector goes on from a checkpoint of the ``following`` day: the run's files are not cut back before it.
         """
-        state, done = read_json(awake / STATE), read_json(night / NIGHT)
+        state, done = unseal(awake / STATE), unseal(night / NIGHT)
         self._take(*((awake, state) if done is None else (night, done)))
         if newest_checkpoint(following / "checkpoints", remove=False) is None:
             if hasattr(collector, "restore"):

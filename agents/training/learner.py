@@ -8,6 +8,7 @@ the base model, and the penalty is off by default.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from dream_envs.agents.training.settings import (
 from dream_envs.agents.training.sources import ReviewedTraces
 from dream_envs.agents.training.trl_adapter import RowTrainer, TrainCallback, TrainingRow
 from dream_envs.core import Action, DreamEnvsError, Progress, Request
-from dream_envs.runs import read_json, write_json
+from dream_envs.runs import read_json, seal, unseal
 from dream_envs.seeds import digest, stream
 
 if TYPE_CHECKING:
@@ -235,10 +236,10 @@ class PolicyLearner:
             if self.pool is not None:
                 self.pool.save(path)
                 state["pool"] = self.pool.state()
-            write_json(path / COMPLETE, state)
+            seal(path / COMPLETE, state)
 
     def _restore(self, path: Path, collector: Collector, builder: RowBuilder) -> None:
-        state = read_json(path / COMPLETE)
+        state = unseal(path / COMPLETE)
         if (saved := len(state["rows"])) != collector.world:
             raise DreamEnvsError(
                 f"{path}: written by {saved} processes, these are {collector.world}: start {saved} again"
@@ -252,7 +253,13 @@ class PolicyLearner:
 
 
 def newest_checkpoint(folder: Path, remove: bool = True) -> Path | None:
-    """The newest checkpoint that was written to its end; unfinished ones are left out, and removed if ``remove``."""
+    """The newest checkpoint that is whole; those that were not written to their end are removed if ``remove``.
+
+    One that was damaged since is told, and gives way to the one before it.
+
+    Raises:
+        DreamEnvsError: there are finished checkpoints, and none of them is whole any more.
+    """
     found: list[tuple[int, Path]] = []
     for path in folder.glob("checkpoint-*"):
         number = path.name.removeprefix("checkpoint-")
@@ -262,4 +269,17 @@ def newest_checkpoint(folder: Path, remove: bool = True) -> Path | None:
             found.append((int(number), path))
         elif remove:
             shutil.rmtree(path)
-    return max(found)[1] if found else None
+    damaged: list[tuple[Path, DreamEnvsError]] = []
+    for _, path in sorted(found, reverse=True):
+        try:
+            unseal(path / COMPLETE)
+        except DreamEnvsError as error:
+            damaged.append((path, error))
+            continue
+        for lost, why in damaged if remove else ():
+            warnings.warn(f"{why}; going on from {path.name}", stacklevel=2)
+            shutil.rmtree(lost)
+        return path
+    if damaged:
+        raise damaged[0][1]
+    return None
