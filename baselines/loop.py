@@ -45,7 +45,7 @@ from dream_envs.metrics.rounds import roles_of
 from dream_envs.play import as_agent
 from dream_envs.progress import Progress
 from dream_envs.rewards.algebra import per_role
-from dream_envs.runs import Follower, Run, read_json, seal, unseal
+from dream_envs.runs import Follower, Run, read_json, read_object, seal, unseal
 from dream_envs.schema import SUMMARY, About, Evaluation, Summary, read_summary
 
 #: Rows that the entropy of completions is measured on, a level.
@@ -233,7 +233,7 @@ class Context:
 
 def _support(model: str) -> tuple[int, ...]:
     """The levels that a base says it was pre-trained on."""
-    card = read_json(Path(resolve(model)) / "nano.json") or {}
+    card = read_object(Path(resolve(model)) / "nano.json")
     return tuple(card.get("recipe", {}).get("support", {}).get("depths", ()))
 
 

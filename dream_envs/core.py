@@ -9,6 +9,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import msgspec
@@ -459,14 +460,39 @@ class Learner(Agent, Protocol):
         """A frozen copy that acts as this learner does now."""
 
 
-_encoder = msgspec.json.Encoder(enc_hook=lambda value: value.item() if isinstance(value, np.generic) else str(value))
+def _as_json(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, PurePath):
+        return str(value)
+    kind = type(value).__name__
+    raise DreamEnvsError(f"{value!r:.60}: a record holds numbers, texts, lists and mappings, not {kind}: convert it")
+
+
+def _in_utf8(value: Any) -> Any:
+    """JSON-ready data with every lone surrogate (half a character, which UTF-8 has not) replaced by U+FFFD."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_in_utf8(key): _in_utf8(item) for key, item in value.items()}
+    return [_in_utf8(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_as_json)
 _episode_decoder = msgspec.json.Decoder(Episode)
 _task_decoder = msgspec.json.Decoder(Task | Challenge)
 
 
 def encode(record: Any) -> bytes:
-    """JSON bytes of any record of this module, without a newline."""
-    return _encoder.encode(record)
+    """JSON bytes of any record of this module, without a newline.
+
+    Raises:
+        DreamEnvsError: it holds an object that is no data.
+    """
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError:
+        return _encoder.encode(_in_utf8(msgspec.to_builtins(record, enc_hook=_as_json)))
 
 
 def decode_episode(line: bytes | str) -> Episode:

@@ -118,7 +118,7 @@ class GuardedRunner(Runner):
 
     async def _wait(self, policy: Agent, requests: list[Request], result: Awaitable[Any]) -> list[Action]:
         try:
-            task = asyncio.ensure_future(result)
+            task = asyncio.ensure_future(_no_exit(result))
             # Not wait_for, which would wait for an agent that swallows its cancellation.
             await asyncio.wait([task], timeout=self.deadline)
             if not task.done():
@@ -129,6 +129,14 @@ class GuardedRunner(Runner):
             if (own := asyncio.current_task()) is not None and own.cancelling():
                 raise  # nobody waits for the episode any more
             return self.failed(error, len(requests))
+
+
+async def _no_exit(result: Awaitable[Any]) -> Any:
+    """What an agent answers; its ``sys.exit`` is its failure, and would end the event loop that all games share."""
+    try:
+        return await result
+    except SystemExit as error:
+        raise RuntimeError(f"sys.exit({error.code!r})") from error
 
 
 def together(runner: GuardedRunner, waiting: Iterator[Start], seed: str, width: int) -> Iterator[list[Ended]]:
@@ -273,8 +281,13 @@ def _next(ended: queue.SimpleQueue[Any], loop: asyncio.AbstractEventLoop, deadli
     """What has come in, at least one; None where the loop does not turn any more, ``deadline`` seconds and a bit on."""
     while True:
         try:
-            found = [ended.get(timeout=None if deadline is None else deadline + _SLACK)]
+            found = [ended.get(timeout=_SLACK if deadline is None else deadline + _SLACK)]
         except queue.Empty:
+            if not loop.is_running():
+                _background_loop.cache_clear()
+                raise DreamEnvsError("an agent called sys.exit in a task: the event loop of all has ended") from None
+            if deadline is None:  # it may take as long as it likes
+                continue
             turned = threading.Event()
             loop.call_soon_threadsafe(turned.set)
             if turned.wait(_SLACK):

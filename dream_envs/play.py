@@ -89,7 +89,7 @@ class FunctionAgent:
         async def one(request: Request) -> Action:
             try:
                 return as_action(await self.function(self._argument(request)), self.name)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # an exit would end the loop that all games share
                 return failed(error, 1)[0]
 
         return await asyncio.gather(*[one(request) for request in requests])
@@ -399,11 +399,20 @@ class EpisodeWriter:
         self._file.seek(0, os.SEEK_END)
 
     def write(self, episode: Episode) -> None:
-        """Append and flush."""
+        """Append and flush.
+
+        Raises:
+            DreamEnvsError: some field is not what a reader will take; nothing is written.
+        """
         if not self.tokens:
             turns = [msgspec.structs.replace(turn, token_ids=None, logprobs=None) for turn in episode.turns]
             episode = msgspec.structs.replace(episode, turns=turns)
-        self._file.write(core.encode(episode) + b"\n")
+        line = core.encode(episode)
+        try:
+            core.decode_episode(line)
+        except msgspec.ValidationError as error:
+            raise DreamEnvsError(f"episode {episode.index} of {episode.env_id} cannot be recorded: {error}") from error
+        self._file.write(line + b"\n")
         self._file.flush()
 
     def drop(self, unwanted: Callable[[Episode], bool]) -> int:
@@ -435,6 +444,8 @@ class EpisodeWriter:
 
 def read_episodes(path: str | Path) -> Iterator[Episode]:
     """The episodes of a file, in the order they ended; an unfinished last line is left out."""
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise DreamEnvsError(f"{path} is no regular file: move it away")
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):

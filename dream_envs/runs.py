@@ -17,6 +17,7 @@ from typing import IO, Any
 from dream_envs.core import DreamEnvsError, encode
 from dream_envs.play import EpisodeWriter
 
+_LARGEST = 2**28  # bytes of a JSON file
 _HELD: dict[Path, IO[bytes]] = {}  # the locks of this process
 PACKAGES = ("dream-envs", "numpy", "gymnasium", "pettingzoo", "torch", "transformers", "trl", "accelerate")
 
@@ -227,13 +228,29 @@ def _flush(path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's data, or None if it is not there."""
+    """A JSON file's data, or None if it is not there.
+
+    Raises:
+        DreamEnvsError: a pipe or a device has its name, it is larger than 256 MiB, or it is not JSON.
+    """
     if not path.exists():
         return None
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise DreamEnvsError(f"{path} is no regular file: move it away")
+    if (size := path.stat().st_size) > _LARGEST:
+        raise DreamEnvsError(f"{path} has {size / 2**20:.0f} MiB, at most {_LARGEST // 2**20} are read: move it away")
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DreamEnvsError(f"{path} is not JSON ({error}): remove it or restore it from a copy") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty if it is not there; see ``read_json``."""
+    data = read_json(path)
+    if data is not None and not isinstance(data, dict):
+        raise DreamEnvsError(f"{path} holds {type(data).__name__} where an object is wanted: restore it from a copy")
+    return data or {}
 
 
 def provenance() -> dict[str, Any]:

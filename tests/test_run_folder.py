@@ -127,3 +127,99 @@ def test_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path: Pat
         _flip(tmp_path / "lost" / "checkpoints" / path.name / "model.safetensors")
     with pytest.raises(DreamEnvsError, match=r"model\.safetensors is not what was written: restore it"):
         go(tmp_path / "lost")
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    """A pipe, a device, an array for an object: one line from each reader, at once."""
+    pytest.importorskip("torch")
+    from dream_envs.agents.engines.models import adapter_base, weights_hash
+    from dream_envs.play import read_episodes
+    from dream_envs.runs import read_json, read_object
+
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "x.safetensors")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "list").write_text("[1]")
+    (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{tmp_path}"}}')
+    for call, told in (
+        (lambda: read_json(tmp_path / "pipe"), "no regular file"),
+        (lambda: read_json(tmp_path / "zero"), "no regular file"),
+        (lambda: list(read_episodes(tmp_path / "pipe")), "no regular file"),
+        (lambda: weights_hash(tmp_path), "no regular file"),
+        (lambda: read_object(tmp_path / "list"), "holds list"),
+        (lambda: adapter_base(tmp_path), "leads back"),
+    ):
+        with pytest.raises(DreamEnvsError, match=told) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_are_checked_wherever_they_are_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from dream_envs.agents.engines.local import LocalAgent
+
+    base = LocalAgent("nano/kuhn")
+    for value, told in ((float("nan"), "not finite"), (float("inf"), "not finite"), (0.0, "all embeddings are zero")):
+        weight = base.model.get_input_embeddings().weight.data
+        before = weight.clone()
+        weight[:] = value
+        base.save(tmp_path / told)
+        weight[:] = before
+        with pytest.raises(DreamEnvsError, match=told):
+            LocalAgent(str(tmp_path / told))
+
+
+def test_a_record_is_data_and_is_read_again() -> None:
+    """Arrays become lists, half characters U+FFFD; an object is refused by its name, not written as its text."""
+    import msgspec
+    import numpy as np
+
+    from dream_envs.core import Score, encode
+
+    assert encode({"a": np.arange(3), "b": np.float32(0.5), "p": Path("x")}) == b'{"a":[0,1,2],"b":0.5,"p":"x"}'
+    half = msgspec.json.decode(encode({"k\ud800": ["\ud800", Score(1.0, detail={"d": "x\udfff"})]}))
+    assert half == {"k\ufffd": ["\ufffd", msgspec.to_builtins(Score(1.0, detail={"d": "x\ufffd"}))]}
+    with pytest.raises(DreamEnvsError, match="not object: convert it"):
+        encode({"a": object()})
+
+
+def test_an_episode_that_no_reader_would_take_is_not_written(tmp_path: Path) -> None:
+    import msgspec
+
+    from dream_envs.core import Usage
+    from dream_envs.envs.kuhn import Kuhn
+    from dream_envs.play import EpisodeWriter, read_episodes, rollout
+
+    (episode,) = rollout(Kuhn(), {"first": "random", "second": "random"}, 1)
+    with EpisodeWriter(tmp_path / "e.jsonl", tokens=True) as out:
+        out.write(episode)
+        for wrong in ({"finish_reason": 7}, {"usage": Usage("x", 1)}, {"token_ids": ["a"]}, {"author": 3}):  # type: ignore[arg-type]
+            turns = [msgspec.structs.replace(episode.turns[0], **wrong), *episode.turns[1:]]
+            with pytest.raises(DreamEnvsError, match="episode 0 of dream_envs/Kuhn-v0 cannot be recorded"):
+                out.write(msgspec.structs.replace(episode, turns=turns))
+    assert len(list(read_episodes(tmp_path / "e.jsonl"))) == 1
+
+
+def test_an_asynchronous_agent_that_exits_has_failed() -> None:
+    """Without a deadline nobody would ever have been woken; in a task of its own it takes the event loop with it."""
+    from dream_envs.envs.kuhn import Kuhn
+    from dream_envs.play import rollout
+
+    async def leaves(prompt: str) -> str:
+        sys.exit(3)
+
+    class Leaves:
+        async def act(self, requests: Any) -> Any:
+            import asyncio
+
+            return await asyncio.gather(*[leaves("") for _ in requests])
+
+    def played(agent: Any) -> set[str]:
+        (episode,) = rollout(Kuhn(), {"first": agent, "second": "random"}, 1)
+        return {t.status for t in episode.turns if t.role == "first"}
+
+    with pytest.warns(UserWarning, match="SystemExit: 3"):
+        assert played(leaves) == {"error"}
+    with pytest.raises(DreamEnvsError, match=r"called sys\.exit"), pytest.warns(UserWarning):
+        played(Leaves())
+    assert played("random") == {"ok"}, "the next one has a loop of its own"

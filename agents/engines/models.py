@@ -16,7 +16,7 @@ import torch
 
 import dream_envs
 from dream_envs.core import DreamEnvsError
-from dream_envs.runs import read_json
+from dream_envs.runs import read_object
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER = "adapter_config.json"
@@ -63,7 +63,11 @@ def _fetched(name: str) -> str:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, sharded or an adapter's included."""
-    return sorted(folder.glob("*.safetensors"))
+    found = sorted(folder.glob("*.safetensors"))
+    for path in found:
+        if not path.is_file():
+            raise DreamEnvsError(f"{path} is no regular file: move it away")
+    return found
 
 
 def weights_hash(folder: Path) -> str:
@@ -87,7 +91,14 @@ def weights_hash(folder: Path) -> str:
 
 def adapter_base(folder: Path) -> str | None:
     """What an adapter's folder stands on, None for whole weights."""
-    return (read_json(folder / ADAPTER) or {}).get("base_model_name_or_path")
+    base: str | None = read_object(folder / ADAPTER).get("base_model_name_or_path")
+    seen, at = {folder.resolve()}, base
+    while at is not None and (Path(at) / ADAPTER).exists():
+        if Path(at).resolve() in seen:
+            raise DreamEnvsError(f"{folder / ADAPTER}: its base leads back to {at}: name whole weights")
+        seen.add(Path(at).resolve())
+        at = read_object(Path(at) / ADAPTER).get("base_model_name_or_path")
+    return base
 
 
 def load(name: str, device: str = "cpu", dtype: str = "auto") -> tuple[Any, Any]:

@@ -145,7 +145,13 @@ def test_weights_that_are_pushed_are_sampled_from() -> None:
             assert scale == 0.0 or (own - plain).abs().max() > 0.2
 
 
-def test_past_selves_play_on_the_same_engine(tmp_path: Path) -> None:
+@pytest.fixture
+def few_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring Kuhn takes thousands of replies, a CPU's hour of a language model: it is not what is tested here."""
+    monkeypatch.setattr("dream_envs.envs.kuhn.REPLIES", 4)
+
+
+def test_past_selves_play_on_the_same_engine(tmp_path: Path, few_replies: None) -> None:
     """Kuhn by text: from the second step on an adapter of an earlier step has one of the two seats."""
     options = Options(
         "spiral", steps=3, model=MODEL, dtype="float32", max_tokens=4,
@@ -162,7 +168,7 @@ def test_past_selves_play_on_the_same_engine(tmp_path: Path) -> None:
     assert authors[0] == {""} and "policy@1" in authors[1] and authors[2] & {"policy@1", "policy@2"}
 
 
-def test_each_role_has_its_adapter_on_the_same_engine(tmp_path: Path) -> None:
+def test_each_role_has_its_adapter_on_the_same_engine(tmp_path: Path, few_replies: None) -> None:
     """Two adapters are trained side by side and sampled in one batch with past selves of either role."""
     options = Options(
         "spiral", steps=3, model=MODEL, dtype="float32", max_tokens=4,
