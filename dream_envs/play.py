@@ -134,7 +134,7 @@ def as_agent(obj: AgentLike | str, game: Game | None = None, **config: Any) -> A
             needed = {n for n, p in parameters.items() if p.default is p.empty and p.kind not in loose}
             if inspect.isclass(found) or config or not needed - {"game"}:
                 registry.check_kwargs(found, config, name)
-                found = found(**({"game": game} if "game" in parameters else {}), **config)
+                found = registry.made(name, found, ({"game": game} if "game" in parameters else {}) | config)
         obj = found
     if isinstance(obj, type):
         raise DreamEnvsError(f"{obj.__name__} is a class, not an agent: give an instance, {obj.__name__}(...)")

@@ -165,7 +165,17 @@ def create(kind: str, name: str, **kwargs: Any) -> Any:
     """Call what ``load`` finds with ``kwargs``; a wrong keyword is an error that lists the right ones."""
     factory = load(kind, name)
     check_kwargs(factory, kwargs, name)
-    return factory(**kwargs)
+    return made(name, factory, kwargs)
+
+
+def made(name: str, factory: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
+    """What the factory makes; its error names who it was of, with the original one as its cause."""
+    try:
+        return factory(**kwargs)
+    except DreamEnvsError:
+        raise
+    except Exception as error:
+        raise DreamEnvsError(f"{name} cannot be made: {told(error)}") from error
 
 
 def check_kwargs(factory: Callable[..., Any], kwargs: dict[str, Any], name: str) -> None:
@@ -247,7 +257,9 @@ def _targets(kind: str) -> dict[str, Any]:
     own = named("registry", kind, _BUILT_IN) | _added[kind]
     if kind not in _plugins:
         _plugins[kind] = {p.name: p for p in importlib.metadata.entry_points(group=f"dream_envs.{kind}")}
-    return own | {name: point.value for name, point in _plugins[kind].items() if name not in own}
+    found = {name: point.value for name, point in _plugins[kind].items() if name not in own}
+    # A game's short name stands for ours: a plug-in's has its package before it.
+    return own | {name: target for name, target in found.items() if kind != "envs" or "/" in name}
 
 
 def _import(target: str) -> Any:
@@ -267,4 +279,11 @@ def _import(target: str) -> Any:
         raise DreamEnvsError(f"cannot import {target!r}: no module {missing!r}; {extra}") from error
     except AttributeError as error:
         raise DreamEnvsError(f"cannot import {target!r}: {module} has no {attribute!r}") from error
+    except (Exception, SystemExit) as error:  # somebody's module: whatever it does is its own fault, and it is named
+        raise DreamEnvsError(f"cannot import {target!r}: {told(error)}") from error
     return found
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -128,6 +128,42 @@ def test_a_broken_plugin_is_one_line_where_it_is_used(tmp_path):
     assert [f["name"] for f in broken] == ["agents broken"]
 
 
+BROKEN = {
+    "syntax": "def broken(:\n",
+    "raises": "raise RuntimeError('no licence\\nhere')\n",
+    "leaves": "import sys; sys.exit(0)\n",
+    "unmade": "class Thing:\n    def __init__(self): raise KeyError('size')\n",
+}
+
+
+def test_whatever_a_plugin_does_is_one_line_in_every_verb(tmp_path):
+    """Import and construction, of an agent, a reward and a game; and our short names stay ours."""
+    info = tmp_path / "site" / "bad-1.0.dist-info"
+    info.mkdir(parents=True)
+    for name, text in BROKEN.items():
+        (tmp_path / "site" / f"bad_{name}.py").write_text(text)
+    rows = [
+        f"[dream_envs.{kind}]\n" + "".join(f"{prefix}{n} = bad_{n}:Thing\n" for n in BROKEN)
+        for kind, prefix in (("agents", ""), ("rewards", ""), ("envs", "bad/"))
+    ]
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("".join([*rows, "ChallengerSolver-v0 = bad_syntax:Thing\n"]))
+    run = runner(tmp_path / "site", tmp_path)
+    for name in BROKEN:
+        for line in (
+            ["play", "Kuhn-v0", "--seats", f"first={name}"],
+            ["play", "Kuhn-v0", "--reward", name],
+            ["play", f"bad/{name}"],
+            ["check", f"bad/{name}"],
+        ):
+            done = run(*line)
+            assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, (line, done.stderr)
+            assert name in done.stderr and "Traceback" not in done.stderr
+    assert run("play", "ChallengerSolver-v0").returncode == 0
+    broken = [f["name"] for f in json.loads(run("doctor", "--json").stdout)["findings"] if f["status"] == "broken"]
+    assert {"agents leaves", "rewards raises", "envs bad/syntax"} <= set(broken)
+
+
 def test_what_new_writes_works_as_written(tmp_path):
     """The five kinds of package: installed, checked by the kit (a loop: run), and their own tests pass."""
     run = runner(tmp_path / "site", tmp_path)

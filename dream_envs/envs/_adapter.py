@@ -107,7 +107,7 @@ def build_game(
             if key not in own:
                 raise DreamEnvsError(registry.unknown(f"arguments of {name}", key, known))
     extra = {switch: True} if switch in own and switch not in kwargs else {}
-    return factory(**kwargs, **extra)
+    return registry.made(name, factory, {**kwargs, **extra})
 
 
 def build_reward(reward: RewardLike | None, game: Game) -> RewardModel:

@@ -203,7 +203,7 @@ def as_reward(obj: Any, **arguments: Any) -> Model:
     if isinstance(obj, str):
         return as_reward(registry.load("rewards", obj), **arguments)
     if hasattr(obj, "reward_name") or inspect.isclass(obj):
-        return as_reward(obj(**arguments))
+        return as_reward(registry.made(f"{obj.__module__}:{obj.__qualname__}", obj, arguments))
     batched = callable(getattr(obj, "score", None))
     if isinstance(obj, Model) and not arguments:
         return obj
