@@ -47,6 +47,7 @@ GRIDS = {
     "primary": ("full", "no_dreams", "replay_day", "replay_all"),
     "ingredients": tuple(SETTINGS),
 }
+MARKS = {"primary": "discovery", "ingredients": "ingredients"}
 COLUMNS: dict[str, Any] = {
     "facts": "facts", "area": "area", "within": "within", "across": "across", "deep": "deep", "in context": "open",
     "found": "found", "known": "known", "tokens": ("tokens", 0),
