@@ -202,11 +202,12 @@ class LocalAgent:
         most, found = self.batch or len(prompts), list[Sample]()
         if most > 1 and (fit := rows_that_fit(self.model, max(map(len, prompts)), int(max(max_tokens)))):
             most = min(most, fit)
+        engine = self.engine()
         while len(found) < len(prompts):
             part = slice(len(found), len(found) + most)
             try:
                 found += sample(
-                    self.engine(), prompts[part], seeds[part], max_tokens[part], pad=self.pad,
+                    engine, prompts[part], seeds[part], max_tokens[part], pad=self.pad,
                     end=self.ends if ends is None else ends,
                     allowed=None if allowed is None else allowed[part],
                     expected=None if expected is None else expected[part], device=self.device,
