@@ -113,6 +113,7 @@ bad(
     view=says(lambda s, a: " " * (number(s.hidden) % 7)),
 )  # fmt: skip
 kuhn = {"base": Kuhn, "env_id": "dream_envs/Kuhn-v0"}
+sees_all = says(lambda s, a: " " * "JQK".find(s.deal[a[0] == "f"]), Kuhn)
 bad(
     "private_information",
     "look alike",
@@ -122,7 +123,7 @@ bad(
 )
 bad("private_information", "look alike to", "Tells", public_info=lambda self, s: {"k": s.deal[0] == "K"}, **kuhn)
 bad(
-    "private_information", "look alike to second_0: a view", "Slips", **kuhn,
+    "private_information", "alike to second_0", "Slips", **kuhn,
     view=says(lambda s, a: " " * (s.deal[0] == "K" and bool(s.history)), Kuhn),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The conformance kit names games that leak by influence, change their arguments, or depend on day, place and process."""
+"""Named by the kit: games that leak by influence, change their arguments, or depend on day, place and process."""
 
 import sys
 from pathlib import Path

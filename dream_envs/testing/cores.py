@@ -8,7 +8,7 @@ import itertools
 import math
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
@@ -190,7 +190,7 @@ class Watched:
     """A game whose hooks are held to leave what they are given as it is, to the last bit."""
 
     def __init__(self, game: Game) -> None:
-        self._game = game
+        self._game, self._last = game, cast("tuple[Any, bytes | None]", (None, None))
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._game, name)
@@ -198,10 +198,17 @@ class Watched:
             return member
 
         def watched(*arguments: Any) -> Any:
-            given = [(what, value, _bits(value)) for what, value in zip(_GIVEN[name], arguments, strict=False) if what]
+            last, bits = self._last
+            given = [
+                (what, value, bits if value is last else _bits(value))  # a state is asked many things in turn
+                for what, value in zip(_GIVEN[name], arguments, strict=False)
+                if what
+            ]
             result = member(*arguments)
             for what, value, before in given:
-                if before is not None and (after := _bits(value)) != before:
+                after = _bits(value)
+                self._last = (value, after) if what == "state" else self._last
+                if before is not None and after != before:
                     told = f"{name} changes the {what} that it is given"
                     need(after is not None, told)
                     need_same([_image(pickle.loads(before))], [_image(pickle.loads(after))], told)

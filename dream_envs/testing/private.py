@@ -16,7 +16,8 @@ import itertools
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,12 +26,12 @@ import numpy as np
 from dream_envs import seeds
 from dream_envs.core import Action, Game, Task, hook
 from dream_envs.envs import _adapter as adapter
-from dream_envs.play import Table, text_of
+from dream_envs.play import text_of
 from dream_envs.testing.cores import games, seated
 from dream_envs.testing.subject import Subject, need
 from dream_envs.testing.walks import GameWalk, default_players, need_same, plain
 
-EPISODES, SWAPPED, SWAPS = 24, 6, 3
+EPISODES, SWAPPED, SWAPS = 24, 3, 3
 _WAY_OUT = "views are made of prompt, meta and moves; or its task has origin 'deal', where all see a part"
 
 
@@ -103,30 +104,33 @@ def _alone(secret: str) -> str:
 def _swapped(game: Game, label: str) -> None:
     """At every moment of a game in which nobody says anything, other answers change nothing that is shown."""
     keep = {role: its for role, its in default_players(game).items() if role in ("challenger", "judge")}
-    keep |= {hook(game, "proposer"): "generator"} if hook(game, "proposer") else {}
     trail = GameWalk(game, label, None, {**dict.fromkeys(seated(game), _silent), **keep}, look=False)
-    rng = seeds.stream("swap", label)
-    twins, moving = list(_restarted(game, trail, rng)), True
-    while moving:
-        state, done = trail.table.state, len(trail.table.turns)
+    states, rng = [trail.table.state], seeds.stream("swap", label)
+    while trail.step():
+        states.append(trail.table.state)
+    tasks = trail.played().tasks
+    public = {turn.text for turn in trail.table.turns} | {task.prompt for task in tasks}
+    answers = {task.answer for task in tasks if task.origin != "deal"} - public - {""}
+    for state in states if answers else ():
         here = _shown(game, state)
-        for other in [*_others(state, rng), *twins]:
-            there = _shown(game, other)
-            for what in here:
-                need_same([here[what]], [there[what]], f"with another answer {what} is not the same ({_WAY_OUT})")
-        moving = game.outcome(state) is None and trail.step()
-        moves = {turn.agent: Action(turn.text, status=turn.status) for turn in trail.table.turns[done:]}
-        twins = [game.apply(twin, dict(moves)) for twin in twins] if moving else []
+        for _ in range(SWAPS):
+            file = io.BytesIO()
+            try:
+                _Swapper(file, {answer: _like(answer, rng) for answer in sorted(answers)}).dump(state)
+            except Exception:  # the check "pickling" says so
+                return
+            there = _shown(game, _Swapped(io.BytesIO(file.getvalue())).load())
+            _compare(here, there, f"with another answer ({_WAY_OUT})")
 
 
 def _silent(text: str) -> str:
     return ""
 
 
-def _shown(game: Game, state: Any) -> dict[str, Any]:
-    """All that is shown at a state; an error is shown too."""
+def _shown(game: Game, state: Any, agents: Sequence[str] | None = None) -> dict[str, Any]:
+    """All that is shown at a state, to ``agents`` (None: to all); an error is shown too."""
     looks: dict[str, Callable[[], Any]] = {"public_info": lambda: hook(game, "public_info")(state)}
-    looks |= {f"a view of {agent}": lambda agent=agent: game.view(state, agent) for agent in game.agents}
+    looks |= {f"a view of {agent}": lambda agent=agent: game.view(state, agent) for agent in agents or game.agents}
     looks["what turns() gives, seats and limits,"] = lambda: game.turns(state)
     looks["public_facts"] = lambda: {} if game.outcome(state) is None else hook(game, "public_facts")(state)
     found = dict[str, Any]()
@@ -138,62 +142,44 @@ def _shown(game: Game, state: Any) -> dict[str, Any]:
     return found
 
 
-def _another(task: Task, rng: np.random.Generator) -> Task:
-    """The task with an answer of the same shape, in its meta too, and everything else as it is."""
-    answer = "".join([_like(c, rng) for c in task.answer])
-    meta = {key: answer if value == task.answer else value for key, value in task.meta.items()}
-    return msgspec.structs.replace(task, answer=answer, meta=meta)
+def _like(answer: str, rng: np.random.Generator) -> str:
+    """A text with other digits and other small and capital letters."""
 
+    def other(found: re.Match[str]) -> str:
+        kind = next(
+            kind for kind in (string.digits, string.ascii_lowercase, string.ascii_uppercase) if found[0] in kind
+        )
+        return kind[int(rng.integers(len(kind)))]
 
-def _like(character: str, rng: np.random.Generator) -> str:
-    for low, high in ("09", "az", "AZ"):
-        if low <= character <= high:
-            return chr(int(rng.integers(ord(low), ord(high) + 1)))
-    return character
+    return re.sub("[0-9a-zA-Z]", other, answer)
 
 
 class _Swapper(pickle.Pickler):
-    """Copies a state with another answer in every task that it holds."""
+    """Stores a state with other answers: in its tasks and (longer ones) wherever else they stand."""
 
-    def __init__(self, file: io.BytesIO, rng: np.random.Generator) -> None:
+    def __init__(self, file: io.BytesIO, other: Mapping[str, str]) -> None:
         super().__init__(file)
-        self.rng, self.made = rng, dict[str, Task]()
+        self.other = other
+
+    def persistent_id(self, value: Any) -> Any:
+        """The text to read in place of this one."""
+        return self.other.get(value) if type(value) is str and len(value) > 3 else None
 
     def reducer_override(self, value: Any) -> Any:
-        """A task is stored as its twin; the same task is the same twin."""
-        if not isinstance(value, Task) or not value.answer or value.origin == "deal":
+        """A task with its other answer."""
+        if not isinstance(value, Task) or value.answer not in self.other:
             return NotImplemented
-        twin = self.made.setdefault(value.id, _another(value, self.rng))
-        return msgspec.structs.replace(value, answer=twin.answer, meta=twin.meta).__reduce__()
+        return msgspec.structs.replace(value, answer=self.other[value.answer]).__reduce__()
 
 
-def _others(state: Any, rng: np.random.Generator) -> Iterator[Any]:
-    for _ in range(SWAPS):
-        file = io.BytesIO()
-        swapper = _Swapper(file, rng)
-        try:
-            swapper.dump(state)
-        except Exception:  # the check "pickling" says so
-            return
-        if not swapper.made:
-            return
-        yield pickle.loads(file.getvalue())
+class _Swapped(pickle.Unpickler):
+    def persistent_load(self, pid: Any) -> Any:
+        return pid
 
 
-def _restarted(game: Game, trail: GameWalk, rng: np.random.Generator) -> Iterator[Any]:
-    """States that begin from the recorded task with other answers, where a game begins from its recorded task.
-
-    A state may keep an answer outside of any task.
-    """
-    tasks, label = game.record(trail.table.state)[0], trail.table.label
-    if len(tasks) != 1 or not tasks[0].answer or tasks[0].origin == "deal":
-        return
-    try:
-        again = Table(game, label, tasks[0]).state
-        if _shown(game, again) == _shown(game, trail.table.state):
-            yield from [Table(game, label, _another(tasks[0], rng)).state for _ in range(SWAPS)]
-    except Exception:  # it does not begin from any task, or checks the answer
-        return
+def _compare(here: Mapping[str, Any], there: Mapping[str, Any], where: str) -> None:
+    for what in here:
+        need_same([here[what]], [there[what]], f"{what} is not the same {where}")
 
 
 def _dealt(game: Game) -> None:
@@ -207,17 +193,12 @@ def _dealt(game: Game) -> None:
     for agent in game.agents:
         kinds = dict[Any, list[Any]]()
         for task, state in deals.values():
-            kind = plain([task.prompt, task.meta, game.view(state, agent)])
-            kinds.setdefault(kind, []).append(state)
+            kinds.setdefault(plain([task.prompt, task.meta, game.view(state, agent)]), []).append(state)
         few = 1 < len(deals) == len(kinds) <= EPISODES // 2  # so few that these are all
         need(not few, f"no two of {len(deals)} deals look alike to {agent}: its first view tells all")
-        for (one, two), made in itertools.product(_pairs(kinds.values()), moves):
+        pairs = itertools.chain.from_iterable(map(itertools.pairwise, kinds.values()))
+        for (one, two), made in itertools.product(pairs, moves):
             _stay_alike(game, agent, one, two, made)
-
-
-def _pairs(kinds: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, Any]]:
-    for kind in kinds:
-        yield from itertools.pairwise(kind)
 
 
 def _moves(trail: GameWalk) -> Iterator[dict[str, Action]]:
@@ -232,9 +213,5 @@ def _stay_alike(game: Game, agent: str, one: Any, two: Any, moves: Sequence[Mapp
     for made in [*moves, {}]:
         if game.outcome(one) is not None or game.outcome(two) is not None:
             return  # what is laid open at the end is the game's business
-        here, there = _shown(game, one), _shown(game, two)
-        for what in here:
-            told = f"two deals that look alike to {agent}: {what} is not the same"
-            if not what.startswith("a view of") or what.endswith(f" {agent}"):
-                need_same([here[what]], [there[what]], told)
+        _compare(*[_shown(game, state, [agent]) for state in (one, two)], f"in two deals that look alike to {agent}")
         one, two = game.apply(one, dict(made)), game.apply(two, dict(made))

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -147,24 +147,16 @@ def _rename_host(name: str) -> None:
         os.uname = lambda: os.uname_result(told)  # type: ignore[assignment]
 
 
-def _by_shifted_clock(told: Callable[..., Any], front: int) -> Callable[..., Any]:
-    """A function of ``time`` whose moment, after ``front`` other arguments, is now where none is given."""
-
-    def function(*given: Any) -> Any:
-        if len(given) > front and given[front] is not None:
-            return told(*given)
-        return told(*given[:front], time.localtime() if told.__name__ in ("strftime", "asctime") else time.time())
-
-    return function
-
-
 def _shift_clock(seconds: int) -> None:
     """Python's calendar goes ahead by so many seconds; ``date.today`` asks ``time.time`` and follows."""
     clock, real, clock_ns = time.time, datetime.datetime, time.time_ns
     time.time = lambda: clock() + seconds
     time.time_ns = lambda: clock_ns() + seconds * 10**9
-    for name, front in (("localtime", 0), ("gmtime", 0), ("ctime", 0), ("strftime", 1), ("asctime", 0)):
-        setattr(time, name, _by_shifted_clock(getattr(time, name), front))
+    local, utc, ctime, strftime = time.localtime, time.gmtime, time.ctime, time.strftime
+    time.localtime = lambda at=None: local(time.time() if at is None else at)
+    time.gmtime = lambda at=None: utc(time.time() if at is None else at)
+    time.ctime = lambda at=None: ctime(time.time() if at is None else at)
+    time.strftime = lambda form, *at: strftime(form, *(at or (time.localtime(),)))  # type: ignore[assignment]
 
     class Kind(type):
         """What C code made is an instance too."""
@@ -172,21 +164,11 @@ def _shift_clock(seconds: int) -> None:
         def __instancecheck__(cls, thing: Any) -> bool:
             return isinstance(thing, real)
 
-        def __subclasscheck__(cls, kind: type) -> bool:
-            return issubclass(kind, real)
-
     class Shifted(real, metaclass=Kind):  # type: ignore[misc,valid-type]
         """``datetime.datetime`` by the shifted clock."""
 
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            """Now."""
-            return cls.fromtimestamp(time.time(), tz)
-
-        @classmethod
-        def utcnow(cls) -> Any:
-            """Now, naive."""
-            return cls.fromtimestamp(time.time(), datetime.UTC).replace(tzinfo=None)
+        now = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))  # type: ignore[assignment]
+        utcnow = classmethod(lambda cls: cls.now(datetime.UTC).replace(tzinfo=None))  # type: ignore[assignment]
 
     Shifted.__name__ = Shifted.__qualname__ = "datetime"  # pickled by its name
     Shifted.__module__ = "datetime"
