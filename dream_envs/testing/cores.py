@@ -211,7 +211,9 @@ class Watched:
                 if before is not None and after != before:
                     told = f"{name} changes the {what} that it is given"
                     need(after is not None, told)
-                    need_same([_image(pickle.loads(before))], [_image(pickle.loads(after))], told)
+                    one, two = (_kept(pickle.loads(bits)) for bits in (before, after))
+                    need_same([plain(one)], [plain(two)], told)
+                    need(_bits(one) == _bits(two), told)
             return result
 
         return watched
@@ -224,22 +226,12 @@ def _bits(value: Any) -> bytes | None:
         return None
 
 
-def _image(value: Any) -> Any:
-    """What an object consists of, by value, without what ``cached_property`` has put into it."""
-    kind = type(value)
-    if isinstance(value, (dict, list, tuple, set, frozenset)) and kind.__module__ == "builtins":
-        items = value.items() if isinstance(value, dict) else value
-        return (kind.__name__, tuple(sorted(map(repr, map(_image, items))) if kind in _LOOSE else map(_image, items)))
-    if isinstance(value, type) or kind.__module__ == "builtins":
-        return plain(value)
-    found = value.__reduce_ex__(4)
-    made, inner, *more = (*found, None, None, None)[1:5] if isinstance(found, tuple) else (found, None)
-    if isinstance(inner, dict):
-        inner = {k: v for k, v in inner.items() if not isinstance(getattr(kind, k, None), functools.cached_property)}
-    return (kind.__qualname__, _image(made), _image(inner), *[_image(tuple(items or ())) for items in more])
-
-
-_LOOSE = (dict, set, frozenset)
+def _kept(value: Any) -> Any:
+    """What an object holds, but for what ``cached_property`` has put there."""
+    kind, own = type(value), getattr(value, "__dict__", None)
+    if own is None:
+        return value
+    return {k: v for k, v in own.items() if not isinstance(getattr(kind, k, None), functools.cached_property)}
 
 
 def adapters_agree(subject: Subject, parts: Sequence[Subject]) -> None:

@@ -104,7 +104,7 @@ def _alone(secret: str) -> str:
 def _swapped(game: Game, label: str) -> None:
     """At every moment of a game in which nobody says anything, other answers change nothing that is shown."""
     keep = {role: its for role, its in default_players(game).items() if role in ("challenger", "judge")}
-    trail = GameWalk(game, label, None, {**dict.fromkeys(seated(game), _silent), **keep}, look=False)
+    trail = GameWalk(game, label, None, {**dict.fromkeys(seated(game), lambda text: ""), **keep}, look=False)
     states, rng = [trail.table.state], seeds.stream("swap", label)
     while trail.step():
         states.append(trail.table.state)
@@ -119,12 +119,10 @@ def _swapped(game: Game, label: str) -> None:
                 _Swapper(file, {answer: _like(answer, rng) for answer in sorted(answers)}).dump(state)
             except Exception:  # the check "pickling" says so
                 return
-            there = _shown(game, _Swapped(io.BytesIO(file.getvalue())).load())
-            _compare(here, there, f"with another answer ({_WAY_OUT})")
-
-
-def _silent(text: str) -> str:
-    return ""
+            file.seek(0)
+            reader = pickle.Unpickler(file)
+            reader.persistent_load = lambda text: text  # type: ignore[method-assign]
+            _compare(here, _shown(game, reader.load()), f"with another answer ({_WAY_OUT})")
 
 
 def _shown(game: Game, state: Any, agents: Sequence[str] | None = None) -> dict[str, Any]:
@@ -170,11 +168,6 @@ class _Swapper(pickle.Pickler):
         if not isinstance(value, Task) or value.answer not in self.other:
             return NotImplemented
         return msgspec.structs.replace(value, answer=self.other[value.answer]).__reduce__()
-
-
-class _Swapped(pickle.Unpickler):
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
 
 
 def _compare(here: Mapping[str, Any], there: Mapping[str, Any], where: str) -> None:

@@ -7,12 +7,12 @@ with one difference each, to say which one it was.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import itertools
 import json
 import os
 import pickle
+import platform
 import socket
 import subprocess
 import sys
@@ -125,7 +125,7 @@ def child() -> None:
     if "date" in changed:
         _shift_clock(seconds)
     if "host" in changed:
-        _rename_host("elsewhere")
+        socket.gethostname = platform.node = lambda: "elsewhere"
     arguments, stored = pickle.loads(target)  # imports the target's module: after the changes
     subject = resolve(*arguments)
     scores = [_told(_rescored(subject, i, line)) for i, line in stored]  # before anything is played here
@@ -136,15 +136,6 @@ def _rescored(subject: Subject, variant: int, line: bytes) -> Episode:
     game = subject.variants[variant]()
     bare = msgspec.structs.replace(decode_episode(line), scores={}, grader="")
     return score([bare], adapter.build_reward(subject.reward, game), game.agents)[0]
-
-
-def _rename_host(name: str) -> None:
-    """``socket`` and ``os`` (and ``platform``, which asks them) tell another host's name."""
-    socket.gethostname = socket.getfqdn = lambda *_: name  # type: ignore[assignment]
-    with contextlib.suppress(AttributeError):  # Windows has no uname
-        told = list(os.uname())
-        told[1] = name
-        os.uname = lambda: os.uname_result(told)  # type: ignore[assignment]
 
 
 def _shift_clock(seconds: int) -> None:
