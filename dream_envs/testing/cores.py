@@ -210,8 +210,9 @@ class Watched:
                 self._last = (value, after) if what == "state" else self._last
                 if before is not None and after != before:
                     told = f"{name} changes the {what} that it is given"
-                    need(after is not None, told)
-                    one, two = (_kept(pickle.loads(bits)) for bits in (before, after))
+                    if after is None:
+                        raise Failure(told)
+                    one, two = (_kept(pickle.loads(its)) for its in (before, after))
                     need_same([plain(one)], [plain(two)], told)
                     need(_bits(one) == _bits(two), told)
             return result

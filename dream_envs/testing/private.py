@@ -11,6 +11,7 @@ is turned up later belongs) that begin alike for a player have to stay alike for
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import json
@@ -103,8 +104,9 @@ def _alone(secret: str) -> str:
 
 def _swapped(game: Game, label: str) -> None:
     """At every moment of a game in which nobody says anything, other answers change nothing that is shown."""
-    keep = {role: its for role, its in default_players(game).items() if role in ("challenger", "judge")}
-    trail = GameWalk(game, label, None, {**dict.fromkeys(seated(game), lambda text: ""), **keep}, look=False)
+    players: dict[str, Any] = dict.fromkeys(seated(game), lambda text: "")
+    players |= {role: its for role, its in default_players(game).items() if role in ("challenger", "judge")}
+    trail = GameWalk(game, label, None, players, look=False)
     states, rng = [trail.table.state], seeds.stream("swap", label)
     while trail.step():
         states.append(trail.table.state)
@@ -121,14 +123,14 @@ def _swapped(game: Game, label: str) -> None:
                 return
             file.seek(0)
             reader = pickle.Unpickler(file)
-            reader.persistent_load = lambda text: text  # type: ignore[method-assign]
+            reader.persistent_load = str  # type: ignore[method-assign]
             _compare(here, _shown(game, reader.load()), f"with another answer ({_WAY_OUT})")
 
 
 def _shown(game: Game, state: Any, agents: Sequence[str] | None = None) -> dict[str, Any]:
     """All that is shown at a state, to ``agents`` (None: to all); an error is shown too."""
     looks: dict[str, Callable[[], Any]] = {"public_info": lambda: hook(game, "public_info")(state)}
-    looks |= {f"a view of {agent}": lambda agent=agent: game.view(state, agent) for agent in agents or game.agents}
+    looks |= {f"a view of {agent}": functools.partial(game.view, state, agent) for agent in agents or game.agents}
     looks["what turns() gives, seats and limits,"] = lambda: game.turns(state)
     looks["public_facts"] = lambda: {} if game.outcome(state) is None else hook(game, "public_facts")(state)
     found = dict[str, Any]()
@@ -206,5 +208,6 @@ def _stay_alike(game: Game, agent: str, one: Any, two: Any, moves: Sequence[Mapp
     for made in [*moves, {}]:
         if game.outcome(one) is not None or game.outcome(two) is not None:
             return  # what is laid open at the end is the game's business
-        _compare(*[_shown(game, state, [agent]) for state in (one, two)], f"in two deals that look alike to {agent}")
+        here, there = (_shown(game, state, [agent]) for state in (one, two))
+        _compare(here, there, f"in two deals that look alike to {agent}")
         one, two = game.apply(one, dict(made)), game.apply(two, dict(made))

@@ -147,7 +147,7 @@ def _shift_clock(seconds: int) -> None:
     time.localtime = lambda at=None: local(time.time() if at is None else at)
     time.gmtime = lambda at=None: utc(time.time() if at is None else at)
     time.ctime = lambda at=None: ctime(time.time() if at is None else at)
-    time.strftime = lambda form, *at: strftime(form, *(at or (time.localtime(),)))  # type: ignore[assignment]
+    time.strftime = lambda form, *at: strftime(form, *(at or (time.localtime(),)))
 
     class Kind(type):
         """What C code made is an instance too."""
@@ -158,8 +158,8 @@ def _shift_clock(seconds: int) -> None:
     class Shifted(real, metaclass=Kind):  # type: ignore[misc,valid-type]
         """``datetime.datetime`` by the shifted clock."""
 
-        now = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))  # type: ignore[assignment]
-        utcnow = classmethod(lambda cls: cls.now(datetime.UTC).replace(tzinfo=None))  # type: ignore[assignment]
+        now = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))
+        utcnow = classmethod(lambda cls: cls.now(datetime.UTC).replace(tzinfo=None))
 
     Shifted.__name__ = Shifted.__qualname__ = "datetime"  # pickled by its name
     Shifted.__module__ = "datetime"
