@@ -60,6 +60,26 @@ def test_an_aec_game_by_hand():
     assert set(rewards) == set(env.possible_agents) and rewards["judge_0"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda env: Parallel(GAME).step({}), "has begun: call reset"),
+        (lambda env: env.step(None), r"step\(None\): actions are a dict, .*'challenger_0': 'text'"),
+        (lambda env: env.step(["c:BDA"]), r"step\(\['c:BDA'\]\): actions are a dict"),
+        (lambda env: env.step({"solvr_0": "x"}), "no 'solvr_0'; did you mean 'solver_0'"),
+        (lambda env: env.step({0: "x"}), "no '0'"),
+        (lambda env: env.action_space("nobody"), "no 'nobody'.*all: challenger_0"),
+        (lambda env: env.observation_space("nobody"), "no 'nobody'"),
+        (lambda env: env.observe("nobody"), "no 'nobody'"),
+        (lambda env: (env.step({}), env.step({})), "step after the end"),
+    ],
+)
+def test_wrong_calls_of_a_parallel_game_are_told_in_one_line(call, words):
+    with pytest.raises(DreamEnvsError, match=words) as caught:
+        call(begun())
+    assert "\n" not in str(caught.value)
+
+
 def test_a_parallel_game_by_hand_ignores_who_is_not_to_act():
     env = Parallel(GAME, solvers=4)
     _, infos = env.reset(seed=1)

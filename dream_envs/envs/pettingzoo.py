@@ -52,16 +52,21 @@ class _AllSeats(adapter.Adapter):
 
     def observation_space(self, agent: str) -> Any:
         """``Dict({"role", "text"})``, the same on every call."""
-        return self.observation_spaces[agent]
+        return self.observation_spaces[self._known(agent)]
 
     def action_space(self, agent: str) -> Any:
         """``UnicodeText``, the same object on every call."""
-        return self.action_spaces[agent]
+        return self.action_spaces[self._known(agent)]
 
     def observe(self, agent: str) -> dict[str, str]:
         """What ``agent`` sees now."""
         state = self._begun().state
-        return {"role": self._role[agent], "text": text_of(self.game.view(state, agent))}
+        return {"role": self._role[self._known(agent)], "text": text_of(self.game.view(state, agent))}
+
+    def _known(self, agent: str) -> str:
+        if agent not in self._role:
+            raise DreamEnvsError(registry.unknown(f"agents of {self.game.env_id}", str(agent), self.possible_agents))
+        return agent
 
     def close(self) -> None:
         """Nothing to release."""
@@ -164,14 +169,17 @@ class Parallel(_AllSeats, ParallelEnv[str, dict[str, str], str]):
 
     def step(self, actions: Mapping[str, str | Action]) -> Dicts:
         """The moves of the agents whose turn it is; entries of the others are not looked at."""
-        if self._table is None or not self.agents:
+        table = self._begun()
+        if not self.agents:
             raise DreamEnvsError("step after the end of the game: call reset() first")
+        if not isinstance(actions, Mapping):
+            wanted = f"{{agent: text}}, such as {{{self.agents[0]!r}: 'text'}}; {{}} where nobody says anything"
+            raise DreamEnvsError(f"step({actions!r:.60}): actions are a dict, {wanted}")
         for name in actions:
-            if name not in self._role:
-                raise DreamEnvsError(registry.unknown(f"agents of {self.game.env_id}", name, self.possible_agents))
+            self._known(name)
         if self.episode is None:  # a game may be over before anybody has moved
-            seats = self.game.turns(self._table.state)
-            self._runner.step([self._table], [{s.agent: as_action(actions.get(s.agent, "")) for s in seats}])
+            seats = self.game.turns(table.state)
+            self._runner.step([table], [{s.agent: as_action(actions.get(s.agent, "")) for s in seats}])
         observations, infos = self._look()
         agents, scores = self.agents, self.episode.scores if self.episode is not None else None
         rewards = {agent: float(scores[agent].value) if scores is not None else 0.0 for agent in agents}

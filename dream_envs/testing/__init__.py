@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from dream_envs.core import DreamEnvsError
 from dream_envs.registry import unknown
-from dream_envs.testing import basics, cores
+from dream_envs.testing import basics, cores, private, processes
 from dream_envs.testing.subject import Check, Failure, Report, Skip, Subject, adapters_of, resolve, run_check
 
 __all__ = ["CHECKS", "Check", "Report", "Rule", "check"]
@@ -57,17 +57,18 @@ CHECKS: tuple[Rule, ...] = (
     Rule(basics.plays),
     Rule(basics.global_rng, ("plays",)),
     Rule(basics.seed_determinism, ("plays", "global_rng")),
-    Rule(basics.process_determinism, _SOUND),
     Rule(basics.siblings, ("plays", "global_rng", "seed_determinism")),
     Rule(basics.fresh_returns, _SOUND),
     Rule(basics.pickling, (*_SOUND, "fresh_returns")),
     Rule(basics.snapshot, (*_SOUND, "fresh_returns", "pickling")),
-    Rule(cores.private_information, ("plays",), _GAME),
     Rule(cores.hostile_replies, ("plays",), _GAME),
+    Rule(private.private_information, ("plays", "hostile_replies"), _GAME),
+    Rule(cores.in_place, ("plays", "hostile_replies"), _GAME),
     Rule(cores.reward_range, ("plays", "hostile_replies"), _GAME),
     Rule(cores.oracle_top, _SCORED, _GAME),
     Rule(cores.floor_bottom, _SCORED, _GAME),
     Rule(cores.rescoring, _SCORED, _GAME),
+    Rule(processes.process_determinism, (*_SCORED, "rescoring")),
     Rule(cores.adapters_agree, (*_SOUND, "fresh_returns"), _GAME),
     Rule(basics.random_episodes, ("plays", "hostile_replies")),
     Rule(basics.no_truncation_on_first_step, ("plays",), _GYM),

@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import os
 import pickle
 import random
 import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from dream_envs.play import roles_by_agent
-from dream_envs.testing.subject import Failure, Skip, Subject, need, resolve
+from dream_envs.testing.subject import Failure, Skip, Subject, need
 from dream_envs.testing.walks import GameWalk, Walk, need_same, plain, sample, shared, walk
 
 SEEDS = (0, 1, 2)
@@ -77,46 +74,10 @@ def seed_determinism(part: Subject, parts: Sequence[Subject]) -> None:
             need_same(first, walk(part, seed, other).finish().log, f"seed {seed} in {what}")
 
 
-def process_determinism(part: Subject, parts: Sequence[Subject]) -> None:
-    """The same seed gives the same episode in two other processes with other PYTHONHASHSEEDs."""
-    if part is not parts[0]:
-        raise Skip("an adapter of what is tested")
-    try:
-        payload = pickle.dumps((sys.path, part.target))
-        pickle.loads(payload)
-    except Exception as error:
-        raise Skip(f"cannot be sent to another process: {type(error).__name__}: {error}"[:200]) from error
-    command = [sys.executable, "-c", "from dream_envs.testing import basics; basics.child()"]
-    path = os.pathsep.join(filter(None, sys.path))
-
-    def played(seed: str) -> subprocess.CompletedProcess[bytes]:
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}
-        return subprocess.run(command, env=env, input=payload, capture_output=True, timeout=60)
-
-    here = fingerprints(part)
-    with ThreadPoolExecutor() as pool:
-        try:
-            children = list(pool.map(played, ("1", "2")))
-        except subprocess.TimeoutExpired:
-            raise Failure("another process did not finish the same episodes in 60 s") from None
-    for child in children:
-        last = (child.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
-        need(child.returncode == 0, f"another process could not play it: {last[:200]}")
-        same = child.stdout.decode().split() == here
-        need(same, "another process plays other episodes from the same seeds (hash(), sets, time?)")
-
-
 def fingerprints(subject: Subject) -> list[str]:
     """One digest an episode, to compare between processes."""
     games = [maker() for maker in subject.variants]
     return [walk(subject, seed, env).finish().digest() for env in games for seed in SEEDS]
-
-
-def child() -> None:
-    """The other process of ``process_determinism``: reads a target from stdin, prints a digest an episode."""
-    path, target = pickle.load(sys.stdin.buffer)  # written by our own parent process a moment ago
-    sys.path[:] = path
-    print("\n".join(fingerprints(resolve(*target))))
 
 
 def siblings(part: Subject, parts: Sequence[Subject]) -> None:

@@ -1,22 +1,23 @@
-"""Checks that need a game core: secrets, ranges of reward, hostile replies, re-scoring, agreement of the adapters."""
+"""Checks that need a game core: ranges of reward, hostile replies, re-scoring, hooks that change their arguments."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
-import json
 import math
-import re
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
 from dream_envs import seeds
-from dream_envs.core import Action, Episode, Game, Status, Task, decode_episode, encode, hook
+from dream_envs.core import Action, DreamEnvsError, Episode, Game, Status, decode_episode, encode, hook
 from dream_envs.envs import _adapter as adapter
 from dream_envs.envs.gym import SeatEngine
 from dream_envs.envs.pettingzoo import AEC, Parallel
-from dream_envs.play import roles_by_agent, score, text_of
+from dream_envs.play import roles_by_agent, score
 from dream_envs.testing.subject import Failure, Skip, Subject, need
 from dream_envs.testing.walks import GameWalk, default_players, need_same, plain, seat_players
 
@@ -44,73 +45,10 @@ HOSTILE: dict[str, str] = {
 }
 
 
-def private_information(subject: Subject, parts: Sequence[Subject]) -> None:
-    """No answer and no hidden meta in any view, observation or info, before or after the end.
-
-    What the tasks' own prompts say and what agents have said is public and taken out first.  A secret counts as leaked
-    if it stands in what its own episode shows, and not in what most other episodes show (then it is boilerplate).
-    """
-    for game, reward in _games(subject):
-        for solver in ("floor", "oracle"):
-            players = {**default_players(game), **{r: solver for r in _seated(game) if r in ("solver", "actor")}}
-            shown, secrets = [], []
-            for number in range(24):
-                trail = GameWalk(game, f"private/{number}", reward, players)
-                episode = trail.played()
-                said = {turn.text for turn in episode.turns} | {task.prompt for task in episode.tasks}
-                public = sorted(said - {""}, key=len, reverse=True)
-                shown.append({where: _without(text, public) for where, text in _exposed(trail).items()})
-                secrets.append(_secrets(episode.tasks))
-            _search(shown, secrets)
-
-
-def _exposed(trail: GameWalk) -> dict[str, str]:
-    """All that a finished episode shows: the views at every moment, then the final observations and infos."""
-    game, documents = trail.game, dict[str, str]()
-    for agent, view in zip(itertools.cycle(game.agents), trail.returned, strict=False):
-        where = f"a view of {agent}"
-        documents[where] = documents.get(where, "") + "\n" + text_of(view)
-    found: dict[str, Any] = {"the infos that all are given": trail.infos}
-    for agent, its in trail.played().scores.items():
-        found[f"the score's info of {agent}"] = adapter.score_info(its)
-    found["the final info's facts"] = hook(game, "public_facts")(trail.table.state)
-    return documents | {where: json.dumps(info, ensure_ascii=False) for where, info in found.items()}
-
-
-def _without(text: str, public: Sequence[str]) -> str:
-    for part in public:
-        text = text.replace(part, "\x00") if len(part) > 2 else re.sub(_alone(part), "\x00", text)
-    return text
-
-
-def _secrets(tasks: Sequence[Task]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for task in tasks:
-        if task.answer:
-            found["answer"] = task.answer
-            found |= {f"meta[{key!r}]": str(v) for key, v in task.meta.items() if isinstance(v, str) and len(v) > 3}
-    return {name: text for name, text in found.items() if text.strip()}
-
-
-def _search(shown: Sequence[Mapping[str, str]], secrets: Sequence[Mapping[str, str]]) -> None:
-    for where, name in itertools.product(sorted(set().union(*shown)), sorted(set().union(*secrets))):
-        texts, leaks = [documents.get(where, "") for documents in shown], 0
-        for found, text in zip(secrets, texts, strict=True):
-            if name in found and re.search(_alone(found[name]), text):
-                showing = sum(bool(re.search(_alone(found[name]), other)) for other in texts)
-                leaks += showing - 1 < 0.5 * (len(texts) - 1)
-        what = "the answer" if name == "answer" else f"the task's {name}"
-        need(leaks < 2, f"{where} shows {what} ({leaks} of {len(texts)} episodes)")
-
-
-def _alone(secret: str) -> str:
-    return rf"(?<![\w.]){re.escape(secret)}(?![\w])"
-
-
 def reward_range(subject: Subject, parts: Sequence[Subject]) -> None:
     """Every score has a known status and a finite value, within the role's range where the status is ``ok``."""
-    for game, reward in _games(subject):
-        for players in itertools.islice(_assignments(game), 40):
+    for game, reward in games(subject):
+        for players in itertools.islice(assignments(game), 40):
             for number in range(3):
                 _check_scores(_play(game, players, f"range/{number}", reward), game)
         for what, players in _hostile_assignments(game):
@@ -134,7 +72,7 @@ def _check_scores(episode: Episode, game: Game, after: str = "") -> None:
 
 def hostile_replies(subject: Subject, parts: Sequence[Subject]) -> None:
     """Empty, huge, malformed, oddly encoded and other roles' replies raise nothing and can be stored."""
-    for game, reward in _games(subject):
+    for game, reward in games(subject):
         for what, players in _hostile_assignments(game):
             try:
                 encode(_play(game, players, "hostile", reward, look=True))
@@ -145,12 +83,12 @@ def hostile_replies(subject: Subject, parts: Sequence[Subject]) -> None:
 
 def _hostile_assignments(game: Game) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every hostile reply, every other role's reply and every bad status, in every role among oracles."""
-    oracles: dict[str, Any] = dict.fromkeys(_seated(game), "oracle")
+    oracles: dict[str, Any] = dict.fromkeys(seated(game), "oracle")
     said = _play(game, oracles, "hostile", None).turns
     actions = {name: Action(text) for name, text in HOSTILE.items()}
     actions |= {f"what {turn.agent} outputs": Action(turn.text) for turn in said}
     actions |= {f"nothing, with status {s}": Action("", status=s) for s in STATUSES if s != "ok"}
-    for role, (name, action) in itertools.product(_seated(game), actions.items()):
+    for role, (name, action) in itertools.product(seated(game), actions.items()):
         yield f"{role} outputs {name}", {**oracles, role: lambda text, action=action: action}
 
 
@@ -166,7 +104,7 @@ def floor_bottom(subject: Subject, parts: Sequence[Subject]) -> None:
 
 def _extremes(subject: Subject, kind: str) -> None:
     best, reached = kind == "oracle", False
-    for game, reward in _games(subject):
+    for game, reward in games(subject):
         bounds = hook(game, "bounds")
         if not bounds and not hasattr(game, "family") and not hasattr(game, "scripted"):
             raise Skip("the game has no family, no scripted() and no bounds: nobody knows how to play it well")
@@ -196,7 +134,7 @@ def _extremes(subject: Subject, kind: str) -> None:
 def _with_others(game: Game, seat: str, kind: str) -> Iterator[dict[str, Any]]:
     """Assignments in which ``seat`` is ``kind`` and the agents of every other role are good, bad or mixed."""
     choices = []
-    for role in _seated(game):
+    for role in seated(game):
         mine = [agent for agent, its in roles_by_agent(game).items() if its == role and agent != seat]
         ends = itertools.product(("oracle", "floor"), repeat=min(2, len(mine)))  # the first and the rest
         choices.append([{**dict.fromkeys(mine, end[-1]), mine[0]: end[0]} if end else {} for end in ends])
@@ -206,8 +144,8 @@ def _with_others(game: Game, seat: str, kind: str) -> Iterator[dict[str, Any]]:
 
 def rescoring(subject: Subject, parts: Sequence[Subject]) -> None:
     """Stored as JSON, read back and scored by a new copy of the reward, an episode has the scores it had."""
-    for maker, (game, reward) in zip(subject.variants, _games(subject), strict=True):
-        chosen = enumerate(itertools.islice(_assignments(game), 20))
+    for maker, (game, reward) in zip(subject.variants, games(subject), strict=True):
+        chosen = enumerate(itertools.islice(assignments(game), 20))
         episodes = [_play(game, players, f"rescore/{i}", reward) for i, players in chosen]
         again = adapter.build_reward(subject.reward, maker())
         for episode in reversed(episodes):  # another order: a reward that remembers would show
@@ -217,6 +155,84 @@ def rescoring(subject: Subject, parts: Sequence[Subject]) -> None:
             for agent, first in episode.scores.items():
                 one, two = (repr(plain(msgspec.to_builtins(its))) for its in (first, scores.get(agent)))
                 need(one == two, f"{agent} had {one}, and {two} when scored again")
+
+
+def in_place(subject: Subject, parts: Sequence[Subject]) -> None:
+    """No hook changes the state, the actions, the task, the request or the episode that it is given."""
+    for game, reward in games(subject):
+        watched = Watched(game)
+        for players in (default_players(game), *(dict.fromkeys(seated(game), who) for who in ("oracle", "floor"))):
+            trail = GameWalk(watched, "in place", None, players)
+            episode = trail.played()
+            hook(watched, "public_facts")(trail.table.state)
+            for turn in episode.turns:
+                hook(watched, "group")(episode, turn)
+            stored = encode(episode)
+            score([episode], reward, game.agents)
+            need(encode(episode) == stored, "the reward changes the episode that it is given")
+        for task in episode.tasks[:1]:
+            with contextlib.suppress(DreamEnvsError):  # not every game begins from its record
+                watched.start(task, seeds.stream("in place"))
+
+
+#: The hooks and what each is given; a generator changes by being drawn from, and an agent's name cannot change.
+_GIVEN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("turns", "view", "outcome", "record", "public_info", "public_facts"), ("state",)),
+    "start": ("task",),
+    "apply": ("state", "actions"),
+    "extracted": ("state", "", "action"),
+    "group": ("episode", "turn"),
+    "scripted": ("", "request"),
+}
+
+
+class Watched:
+    """A game whose hooks are held to leave what they are given as it is, to the last bit."""
+
+    def __init__(self, game: Game) -> None:
+        self._game, self._last = game, cast("tuple[Any, bytes | None]", (None, None))
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._game, name)
+        if name not in _GIVEN:
+            return member
+
+        def watched(*arguments: Any) -> Any:
+            last, bits = self._last
+            given = [
+                (what, value, bits if value is last else _bits(value))  # a state is asked many things in turn
+                for what, value in zip(_GIVEN[name], arguments, strict=False)
+                if what
+            ]
+            result = member(*arguments)
+            for what, value, before in given:
+                after = _bits(value)
+                self._last = (value, after) if what == "state" else self._last
+                if before is not None and after != before:
+                    told = f"{name} changes the {what} that it is given"
+                    if after is None:
+                        raise Failure(told)
+                    one, two = (_kept(pickle.loads(its)) for its in (before, after))
+                    need_same([plain(one)], [plain(two)], told)
+                    need(_bits(one) == _bits(two), told)
+            return result
+
+        return watched
+
+
+def _bits(value: Any) -> bytes | None:
+    try:
+        return pickle.dumps(value)
+    except Exception:  # the check "pickling" says so
+        return None
+
+
+def _kept(value: Any) -> Any:
+    """What an object holds, but for what ``cached_property`` has put there."""
+    kind, own = type(value), getattr(value, "__dict__", None)
+    if own is None:
+        return value
+    return {k: v for k, v in own.items() if not isinstance(getattr(kind, k, None), functools.cached_property)}
 
 
 def adapters_agree(subject: Subject, parts: Sequence[Subject]) -> None:
@@ -258,7 +274,7 @@ def _comparable(episode: Episode) -> Any:
     return plain(msgspec.to_builtins(msgspec.structs.replace(episode, turns=turns, index=0), enc_hook=str))
 
 
-def _assignments(game: Game) -> Iterator[dict[str, Any]]:
+def assignments(game: Game) -> Iterator[dict[str, Any]]:
     """An endless list: every role good, bad, guessing, random or cheating, in every mixture."""
     names = ["oracle", "guesser", "floor", "random", "impossible", "duplicate", "leaking", "overlong"]
     for number in itertools.count():
@@ -266,7 +282,7 @@ def _assignments(game: Game) -> Iterator[dict[str, Any]]:
         yield {agent: names[int(rng.integers(len(names)))] for agent in game.agents}
 
 
-def _games(subject: Subject) -> Iterator[tuple[Game, Any]]:
+def games(subject: Subject) -> Iterator[tuple[Game, Any]]:
     """The game in each of its arrangements, with its reward."""
     for maker in subject.variants:
         game = maker()
@@ -277,5 +293,6 @@ def _play(game: Game, players: Mapping[str, Any], label: str, reward: Any, look:
     return GameWalk(game, label, reward, players, look=look).played()
 
 
-def _seated(game: Game) -> list[str]:
+def seated(game: Game) -> list[str]:
+    """The roles that have a seat."""
     return list(dict.fromkeys(roles_by_agent(game).values()))
