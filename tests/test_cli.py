@@ -17,7 +17,7 @@ import pytest
 import dream_envs
 from dream_envs import cli, progress, registry
 from dream_envs.cli import info
-from dream_envs.cli.common import style
+from dream_envs.cli.common import clean, style
 from dream_envs.core import decode_episode, encode
 from dream_envs.play import read_episodes
 
@@ -70,6 +70,9 @@ MISTAKES = [
     (["check", GAME, "--only", "pickle"], ["'pickle'", "'pickling'"]),
     (["check", "composition", "--set", "n_state=3"], ["'n_state'", "'n_states'"]),
     (["check", "no_such_module:Class"], ["no_such_module"]),
+    (["check", "compositon"], ["'composition'", "module:attribute"]),
+    (["check", "oracel"], ["'oracle'", "families, rewards and agents"]),
+    (["check", "format_olny"], ["'format_only'"]),
     (["new", "game", "X"], ["'game'", "env, task, reward, agent, loop"]),
     (["new", "env", "../up"], ["'../up'"]),
     (["new", "task", "Composition"], ["'composition'", "another"]),
@@ -172,13 +175,14 @@ def test_play_shows_what_happened(verb_text):
 
 
 def test_play_and_rollout_are_the_same_episodes(verb_text, tmp_path):
-    lines = verb_text("play", GAME, "--episodes", "3", "--seed", "x", "--json").splitlines()
-    verb_text("rollout", GAME, "--episodes", "3", "--seed", "x", "--out", "r")
+    words = [GAME, "--episodes", "3", "--seats", "challenger=generator,solver=guesser", "--seed"]
+    lines = verb_text("play", *words, "x", "--json").splitlines()
+    verb_text("rollout", *words, "x", "--out", "r")
     here = [decode_episode(line) for line in lines]
     there = sorted(read_episodes(tmp_path / "r" / "episodes.jsonl"), key=lambda e: e.index)
     told, kept = ([(e.seed, e.tasks, [t.text for t in e.turns], e.scores) for e in side] for side in (here, there))
     assert told == kept
-    other = verb_text("play", GAME, "--episodes", "3", "--seed", "y", "--json").splitlines()
+    other = verb_text("play", *words, "y", "--json").splitlines()
     assert not {e.tasks[-1].id for e in here} & {decode_episode(line).tasks[-1].id for line in other}
 
 
@@ -299,7 +303,7 @@ def test_no_colour_when_asked_and_colour_in_a_terminal(monkeypatch):
     terminal = SimpleNamespace(isatty=lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert style("x", "1", terminal) == "\x1b[1mx\x1b[0m"
+    assert clean(style("x", "1", terminal)) == "\x1b[1mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert style("x", "1", terminal) == "x"
 

@@ -328,6 +328,7 @@ def test_the_terminal_tells_the_same(tmp_path: Path, data: Report, monkeypatch: 
         assert all(len(line) <= min(width, 100) for line in text.splitlines())
         lines = [line.split() for line in re.findall(r"^(?:compos|small-)[^,:\n]*$", text, re.MULTILINE)]
         for cells, row in zip(lines, tables.family_rows(data), strict=True):
+            assert width < 80 or len({first for first, *_ in lines}) == len(lines)  # no two names look alike
             assert set(row[9:11]) <= set(cells[1:]) and "…" not in " ".join(cells[1:])  # numbers are whole
     told = " ".join(text.split())
     assert tables.headline(data) in told and f"{data.verdict.phrase}. {data.verdict.sentence}" in told

@@ -7,9 +7,13 @@ is imported when a verb is called, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -229,7 +233,7 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="nano/NAME, smollm2, a folder, a hub id.")],
-    port: Annotated[int, typer.Option(help="Of 127.0.0.1.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1.")] = 8000,
     adapter: Annotated[Texts, typer.Option(metavar="NAME=FOLDER", help="A LoRA adapter, by name (repeatable).")] = None,
     lora_rank: Annotated[int, typer.Option(min=0, help="Of adapters that may be loaded later.")] = 0,
     max_model_len: Annotated[int, typer.Option(min=16, help="Tokens of prompt and reply together.")] = 4096,
@@ -318,11 +322,16 @@ def report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit status.  ``argv``: the words behind ``dream-envs``, None: those of this process."""
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # module:Class of a file in the working directory, behind whatever is installed
+    words = list(sys.argv[1:] if argv is None else argv)
+    _streams("--json" in words)
+    if sys.stdout is None:
+        return _fail("stdout is closed: send it to a file, or to /dev/null", 2)
+    with contextlib.suppress(FileNotFoundError):  # somebody has removed the working directory
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)  # module:Class of a file in the working directory, behind whatever is installed
     try:
-        status = app(list(sys.argv[1:] if argv is None else argv), prog_name="dream-envs", standalone_mode=False)
-        sys.stdout.flush()
+        status = app(words, prog_name="dream-envs", standalone_mode=False)
+        common.say("", end="")
     except common.Interrupted as stopped:
         return _fail(str(stopped), 130)
     except KeyboardInterrupt:
@@ -330,19 +339,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DreamEnvsError as error:
         return _fail(str(error), 2)
     except (BrokenPipeError, common.ReaderGone):  # ``| head``: nothing is wrong, and nobody is left to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        common.let_go()
         return 141
     except OSError as error:
-        if error.filename is None:
-            raise
-        return _fail(f"{error.filename}: {error.strerror}", 2)
+        common.let_go()
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _fail(f"{where}{error.strerror or error}", 2)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a complaint of the parser: a fault of ours, shown in full
+            sys.excepthook = _in_full
             raise
         return _fail(_usage(error), 2)
     if status == 130:  # typer's own answer to Ctrl-C
         return _fail("interrupted", 130)
     return status if isinstance(status, int) else 0
+
+
+def _streams(as_json: bool) -> None:
+    """Make the standard streams fit for whatever is said: no locale, closed stderr or hostile warning is in the way."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)
+    for stream, encoding in ((sys.stdout, "utf-8" if as_json else None), (sys.stderr, None)):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+    warnings.formatwarning = _warning
+
+
+_warning_as_ever = warnings.formatwarning
+
+
+def _warning(*args: Any, **words: Any) -> str:
+    return common.clean(_warning_as_ever(*args, **words))
+
+
+def _in_full(*error: Any) -> None:
+    """A traceback whose texts cannot steer the terminal."""
+    common.say("".join(traceback.format_exception(*error)), sys.stderr, end="")
 
 
 def _usage(error: Any) -> str:
@@ -357,5 +389,6 @@ def _usage(error: Any) -> str:
 
 def _fail(text: str, status: int) -> int:
     line = " ".join(text.split())
-    print(f"{common.style('dream-envs:', common.RED, sys.stderr)} {line}", file=sys.stderr)
+    with contextlib.suppress(OSError, common.ReaderGone):  # stderr cannot be written: the status says it
+        common.say(f"{common.style('dream-envs:', common.RED, sys.stderr)} {line}", sys.stderr)
     return status

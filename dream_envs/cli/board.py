@@ -9,6 +9,7 @@ import typer
 
 from dream_envs.cli import common
 from dream_envs.cli.common import Json
+from dream_envs.core import DreamEnvsError
 
 board_app = typer.Typer(help="The leaderboard: run entries, rounds, the site.", add_completion=False)
 
@@ -65,7 +66,7 @@ def reproduce(
     place = board.Place(root, cache.absolute())
     found = [place.entry(name) for name in (place.names() if names == ["all"] else names)]
     beacon = rounds.beacon_of(place.root, round, {e.name: e.hash for e in found}, secret)
-    chosen = sorted({i for span in common.ranges_of(worlds, "--worlds") for i in span})
+    chosen = sorted({i for span in common.ranges_of(worlds, "--worlds", 1000) for i in span})
     asked = [
         run for e in found for run in board.runs_of(e, round, beacon, budget, max(chosen) + 1) if run.world in chosen
     ]
@@ -150,6 +151,8 @@ def card(
     jobs: Jobs = 2, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Score learners ability by ability, on experiments of at most a minute of one core each."""
+    if (out / "index.html").exists() and not (out / "cards.md").is_file():
+        raise DreamEnvsError(f"--out {out}: its index.html is not of these cards; choose another folder")
     made, site = (common.needs(f"dream_envs.leaderboard.{name}") for name in ("card", "site.cards"))
     found = made.cards(learners, seeds, out, jobs, common.say)
     told = {**site.write(found, out), "scores": found}
@@ -206,11 +209,13 @@ Out = Annotated[Path, typer.Option(help="The site's folder.")]
 def build(root: Root = ROOT, out: Out = SITE, as_json: Json = False) -> None:
     """Build the board's pages, whole, from entries/, results/ and rounds/."""
     site = common.needs("dream_envs.leaderboard.site")
-    common.emit(site.build(root, out), site.told, as_json)
+    with common.writing(out):
+        made = site.build(root, out)
+    common.emit(made, site.told, as_json)
 
 
 @board_app.command()
-def serve(out: Out = SITE, port: Annotated[int, typer.Option(help="Of 127.0.0.1.")] = 8000) -> None:
+def serve(out: Out = SITE, port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1.")] = 8000) -> None:
     """Show the pages that were built to this machine's browser, until Ctrl-C."""
     with common.needs("dream_envs.leaderboard.site.serve").server(out, port) as running:
         common.say(f"http://127.0.0.1:{running.server_port}/ shows {out}; Ctrl-C ends it")

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import inspect
+import io
 import itertools
+import json
 import os
+import secrets
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import msgspec
 import typer
 
 from dream_envs import registry
 from dream_envs.core import DreamEnvsError, Episode, Game, encode
+from dream_envs.report.words import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -25,6 +35,8 @@ Cache = Annotated[
 Workers = Annotated[
     str, typer.Option(metavar="N|auto|ray://HOST:PORT", help="Ray actors that compute: N here, or a cluster's.")
 ]
+#: Stands for the escape character in what ``style`` makes, until ``clean``: nobody else's text can have it.
+ESC = f"\x1b{secrets.token_hex(8)}"
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 
 
@@ -36,30 +48,83 @@ class ReaderGone(Exception):
     """Nobody reads stdout any more (``| head``); not an OSError, which typer would answer in its own way."""
 
 
-def say(text: str) -> None:
-    """Print to stdout, at once."""
+def clean(text: str) -> str:
+    """``text`` for a terminal: what could steer it is spelled out, but for the colours that ``style`` made."""
+    return "\x1b".join(visible(part, len(part)) for part in text.split(ESC))
+
+
+def say(text: str, file: TextIO | None = None, end: str = "\n") -> None:
+    """Print to stdout, or to ``file``, at once and ``clean``."""
     try:
-        print(text, flush=True)
+        print(clean(text), file=file, end=end, flush=True)
     except BrokenPipeError:
         raise ReaderGone from None
+    except OSError as error:
+        error.filename = "stdout" if file is None else "stderr"
+        raise
+
+
+def let_go() -> None:
+    """Send what stdout cannot take to nowhere: the interpreter would try it again when it ends, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def to_json(data: Any) -> str:
+    """``data`` as one line of JSON, in which what could steer a terminal is escaped."""
+    line = encode(data).decode()
+    return visible(line, len(line), lambda char: json.dumps(char)[1:-1])
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whoever finds no room in here is told that it was for ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
+            error.filename = error.filename or str(path)
+        raise
+
+
+def page_at(path: Path) -> Path:
+    """``path``, if a page may be written there: data and devices are easily overwritten by a slip."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise DreamEnvsError(f"--out {path}: the page's name, which ends in .html")
+    if os.path.lexists(path) and not path.is_file():
+        raise DreamEnvsError(f"--out {path}: what is there is no regular file, and is left alone; choose another name")
+    return path
 
 
 def emit(data: Any, write: Callable[[Any], str], as_json: bool) -> None:
     """Print ``data`` as one line of JSON, or what ``write`` makes of it for people."""
-    say(encode(data).decode() if as_json else write(data))
+    say(to_json(data) if as_json else write(data))
 
 
 def style(text: str, code: str, file: TextIO | None = None) -> str:
-    """``text`` in colour where the terminal shows it and nobody has set ``NO_COLOR``."""
+    """``text`` for ``say``, in colour where the terminal shows it and nobody has set ``NO_COLOR``."""
     stream = sys.stdout if file is None else file
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or stream is None or not stream.isatty():
         return text
-    return f"\x1b[{code}m{text}\x1b[0m"
+    return f"{ESC}[{code}m{text}{ESC}[0m"
+
+
+def console_text(show: Callable[[Console], None]) -> str:
+    """What ``show`` prints on a console of rich, for ``say``: as wide, and in what characters, as the terminal has."""
+    from rich.console import Console
+
+    file = io.TextIOWrapper(io.BytesIO(), sys.stdout.encoding or "utf-8", "backslashreplace", newline="")
+    width = shutil.get_terminal_size((100, 24)).columns
+    show(Console(file=file, force_terminal=style("x", BOLD) != "x", width=width))
+    file.seek(0)
+    return file.read().rstrip().replace("\x1b", ESC)
 
 
 def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
     """Columns padded with blanks, two apart.  None is shown as ``-``."""
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in [*([head] if head else []), *rows]]
+    cells = [["-" if cell is None else visible(cell) for cell in row] for row in [*([head] if head else []), *rows]]
     widths = [max(map(len, column)) for column in itertools.zip_longest(*cells, fillvalue="")]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     if head:
@@ -123,14 +188,16 @@ def reward_of(texts: Sequence[str], game: Game | None = None) -> Any:
     return per_role({**dict.fromkeys(names, own), **asked}) if asked else own
 
 
-def ranges_of(text: str, option: str) -> list[range]:
-    """``3,5,10-19`` as ranges."""
+def ranges_of(text: str, option: str, most: int | None = None) -> list[range]:
+    """``3,5,10-19`` as ranges, of at most so many numbers."""
     spans = []
     for part in text.split(",") if text else []:
         low, dash, high = part.strip().partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()):
-            raise DreamEnvsError(f"{option} {text!r}: numbers and ranges such as 7 or 2,3 or 10-19")
+        if not low.isdecimal() or (dash and not high.isdecimal()) or len(part) > 40:
+            raise DreamEnvsError(f"{option} {text!r:.80}: numbers and ranges such as 7 or 2,3 or 10-19")
         spans.append(range(int(low), int(high if dash else low) + 1))
+    if most is not None and sum(max(0, span.stop - span.start) for span in spans) > most:
+        raise DreamEnvsError(f"{option} {text!r}: at most {most} numbers")
     return spans
 
 

@@ -35,7 +35,7 @@ def text(found: dict[str, Any]) -> str:
     """The findings as a table."""
     colours = {"ok": common.GREEN, "missing": common.YELLOW, "broken": common.RED}
     rows = [(f["status"], f["name"], f["detail"]) for f in found["findings"]]
-    shown = common.table(rows).splitlines()
+    shown = common.table(rows).split("\n")
     return "\n".join(common.style(r[0], colours[r[0]]) + line[len(r[0]) :] for r, line in zip(rows, shown, strict=True))
 
 
@@ -61,13 +61,30 @@ def _packages() -> Iterator[Row]:
         except importlib.metadata.PackageNotFoundError:
             missing[extra].append(name)
             continue
-        if extra in ("", "train"):
+        if not _fits(version, requirement):
+            missing[extra].append(f"{name} {version} (needs {requirement.strip()})")
+        elif extra in ("", "train"):
             yield _row(name, "ok", f"{version}  ({requirement.strip()})")
     for extra, names in missing.items():
         label, status, way = "core", "broken", "pip install dream-envs"
         if extra:
             label, status, way = f"extra {extra}", "missing", f"pip install 'dream-envs[{extra}]'"
         yield _row(label, status, f"{', '.join(names)}: {way}")
+
+
+def _fits(version: str, requirement: str) -> bool:
+    """Whether the numbers of a version are inside of a requirement's bounds."""
+
+    def numbers(text: str) -> list[int]:
+        return [int(n) for n in re.findall(r"\d+", text.partition("+")[0])]
+
+    for sign, text in re.findall(r"(>=|<=|==|<|>)\s*([\d.]+)", requirement):
+        low, own = numbers(text), numbers(version)
+        own = [*own, *[0] * len(low)][: max(len(low), len(own)) if sign != "==" else len(low)]
+        low += [0] * (len(own) - len(low))
+        if not {">=": own >= low, "<=": own <= low, "==": own == low, "<": own < low, ">": own > low}[sign]:
+            return False
+    return True
 
 
 def _rooms() -> Iterator[Row]:
@@ -94,11 +111,11 @@ def _plugins() -> Iterator[Row]:
             try:
                 registry.load(kind, point.name)
                 yield _row(f"{kind} {point.name}", "ok", point.value)
-            except Exception as error:  # somebody's package: whatever it raises is the finding
+            except (Exception, SystemExit) as error:  # somebody's package: whatever it raises is the finding
                 yield _row(f"{kind} {point.name}", "broken", _one_line(error))
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 

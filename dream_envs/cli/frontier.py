@@ -53,12 +53,13 @@ def frontier(
         raise DreamEnvsError("--methods none: the base has to be asked somehow; leave it out for the suite's")
     if not trained:
         raise DreamEnvsError("--trained is missing: the folder of a run (runs/dream) or of a model")
+    single = len(trained) == 1 and (Path(trained[0]) / "run.json").is_file()
+    folder = _own(out or (Path(trained[0]) / "frontier" if single else Path("runs/frontier")))
     job = common.needs("dream_envs.baselines.frontier.job")
     options = job.Options(suite, seed, size, _names(methods), _names(envelopes), batch)
-    single = len(trained) == 1 and (Path(trained[0]) / "run.json").is_file()
-    folder = out or (Path(trained[0]) / "frontier" if single else Path("runs/frontier"))
     how = {"device": device, "threads": threads, "quiet": quiet or as_json, "workers": workers}
-    data = job.run(base, trained, folder, cache, options, **how)
+    with common.writing(folder):
+        data = job.run(base, trained, folder, cache, options, **how)
     show(data, folder, "report", as_json)
 
 
@@ -130,10 +131,18 @@ def control(
     seed: Fresh = "", quiet: Quiet = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Make a control (a model that must not show an expansion) and report on it."""
+    folder = _own(out or Path(f"runs/frontier-{name}"))
     controls = common.needs("dream_envs.baselines.frontier.controls")
-    folder = out or Path(f"runs/frontier-{name}")
-    data = controls.run(name, folder, base, suite, size, seed, cache, threads=threads, quiet=quiet or as_json)
+    with common.writing(folder):
+        data = controls.run(name, folder, base, suite, size, seed, cache, threads=threads, quiet=quiet or as_json)
     show(data, folder, "report", as_json)
+
+
+def _own(folder: Path) -> Path:
+    """``folder``, if a Frontier Report may be written into it: a run's page would be lost."""
+    if (folder / "run.json").is_file():
+        raise DreamEnvsError(f"--out {folder} holds a run, and its report would be lost: choose another folder")
+    return folder
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -152,9 +161,7 @@ def show(data: Any, folder: Path, title: str, as_json: bool = False) -> None:
     if as_json:
         common.emit(data, str, True)
         return
-    from rich.console import Console
-
     from dream_envs.report.terminal import show_frontier
 
-    show_frontier(data, Console())
-    common.say(f"{title}: {folder / 'report.html'}")
+    shown = common.console_text(lambda console: show_frontier(data, console))
+    common.say(f"{shown}\n{title}: {folder / 'report.html'}")

@@ -40,15 +40,15 @@ class Human:
 
     def _ask(self, request: Request) -> str:
         err = sys.stderr
-        print(common.style(f"── you are {request.agent}", common.BOLD, err), file=err)
+        common.say(common.style(f"── you are {request.agent}", common.BOLD, err), err)
         for message in request.messages:
-            print(f"  {message['role']}: {adapter.shown(message['content'])}", file=err)
+            common.say(f"  {message['role']}: {adapter.shown(message['content'])}", err)
         reply = ""
         while True:
-            print("  > ", end="", file=err, flush=True)
-            line = sys.stdin.readline()
+            common.say("  > ", err, end="")
+            line = sys.stdin.readline() if sys.stdin is not None else ""  # None: closed
             if not line:
-                print(file=err)
+                common.say("", err)
                 raise DreamEnvsError(f"the input ended where {request.agent} had to reply: one line a reply on stdin")
             reply += line.rstrip("\n")
             if not reply.endswith("\\"):
@@ -72,21 +72,36 @@ class Asked(NamedTuple):
         named, settings = registry.pairs_of(self.seats, "--seats"), registry.values_of(self.settings, "--set")
         return common.game_of(self.name, settings, [*named, human], self.family, self.notation)
 
-    def build(self, human: str = "") -> tuple[Game, dict[str, AgentLike], Any]:
-        """The game, an agent for every seat (scripted where nobody is named), the reward."""
+    def build(self, human: str = "", easy: bool = False) -> tuple[Game, dict[str, AgentLike], Any]:
+        """The game, an agent for every seat (scripted where nobody is named; ``easy``: see ``_easy``), the reward."""
         named, game = registry.pairs_of(self.seats, "--seats"), self.game(human)
         made = {text: as_agent(text, game) for text in dict.fromkeys(named.values())}  # equal texts are one agent
         seats: dict[str, Any] = {key: made[text] for key, text in named.items()}
         if human:
             role, seat = (None, human) if human in game.agents else (human, None)
             seats[adapter.pick_seat(game, role, seat)[1]] = Human()
-        filled = assign_agents(game, {**adapter.default_others(game, "", None), **seats})
+        others = adapter.default_others(game, "", None) | (_easy(game, seats) if easy else {})
+        filled = assign_agents(game, {**others, **seats})
         return game, dict(filled), common.reward_of(self.rewards, game)
+
+
+def _easy(game: Any, seats: Mapping[str, Any]) -> dict[str, str]:
+    """Scripted seats, where nobody is named, from which a newcomer sees a reward: short problems, one solver right."""
+    family = getattr(game, "family", None)
+    if not {"challenger", "solver"} <= {role.name for role in game.roles} or not hasattr(family, "as_proposal"):
+        return {}
+    levels = ",".join(map(str, family.levels[:3]))
+    easy = {"challenger": f"generator(levels=[{levels}])", "solver": "guesser", "solver_0": "oracle"}
+    named = {name for seat in seats for name in (seat, role_of(seat))}
+    return {seat: agent for seat, agent in easy.items() if seat not in named and role_of(seat) not in seats}
 
 
 def play(asked: Asked, episodes: int, human: str, as_json: bool) -> None:
     """Play and print each episode as it ends; with ``as_json`` one JSON line an episode."""
-    game, players, model = asked.build(human)
+    game, players, model = asked.build(human, easy=True)
+    if (seats := _easy(game, registry.pairs_of(asked.seats, "--seats"))) and not (human or as_json):
+        told = ",".join(f"{seat}={agent}" for seat, agent in seats.items())
+        common.say(f"scripted, as by --seats {told!r}; its problems: dream-envs info {game.family.name}\n")
     for index in range(episodes):
         # the label of episode i of a rollout with this seed: the same problems there and here
         episode = play_one(game, players, seed=f"{asked.seed}/{index}", index=index, reward=model)
@@ -134,6 +149,7 @@ def rollout(
             game, players, model = asked.build()
             how: dict[str, Any] = {"seed": asked.seed, "reward": model, "width": width, "deadline": deadline}
             play_them = functools.partial(play_all, game, players, **how)
+        stack.enter_context(common.writing(out))
         found = _into(asked, out, episodes, game, model, play_them, retry, quiet)
     return found if workers else found | {"spent": _spent(players)}
 

@@ -14,6 +14,7 @@ from dream_envs import registry
 from dream_envs.cli import common
 from dream_envs.cli.info import kind_of
 from dream_envs.core import DreamEnvsError
+from dream_envs.envs._adapter import NAMESPACE
 from dream_envs.play import as_agent
 from dream_envs.rewards.base import as_reward
 from dream_envs.testing import Report
@@ -100,6 +101,11 @@ def check(name: str, settings: Mapping[str, Any], only: Sequence[str] | None, sk
     kinds = [kind for kind in registry.KINDS if name in registry.rows(kind)]
     if not kinds and ":" in name:
         kinds = [kind_of(registry.load("envs", name))]
+    games = {game := common.game_id(name), NAMESPACE + game}
+    if not kinds and ":" not in name and games.isdisjoint(registry.rows("envs")):
+        known = [n for kind in ("envs", "tasks", "rewards", "agents") for n in registry.rows(kind)]
+        what = registry.unknown("environments, families, rewards and agents", name, known)
+        raise DreamEnvsError(f"{what}; of a package that is not installed: module:attribute")
     if not kinds or "envs" in kinds:
         return check_env(name, only=only or None, skip=skip, **settings)
     if only or skip:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import json
 import os
@@ -23,7 +22,7 @@ from dream_envs.checks import one_of
 from dream_envs.cli import common
 from dream_envs.cli.frontier import show
 from dream_envs.cli.play import Means, episode_text, roles_text
-from dream_envs.core import DreamEnvsError, Episode, encode
+from dream_envs.core import DreamEnvsError, Episode
 from dream_envs.curriculum.store import read_challenges
 from dream_envs.metrics.rounds import read_rows
 from dream_envs.play import EpisodeWriter
@@ -44,15 +43,15 @@ _LEARNER = {n: n for n in ("lr", "lora_rank", "micro_batch", "engine")} | {"grad
 
 def _options(loop: str, words: dict[str, Any]) -> Any:
     """``recipe.Options`` from the options of the command line; None leaves what the loop has."""
+    spans = common.ranges_of(words["levels"] or "", "--levels", 1000)
     recipe = common.needs("dream_envs.baselines.recipe")
-    levels = words["levels"]
     short = {f"learner.{name}": words[option] for option, name in _LEARNER.items() if words[option] is not None}
     return recipe.Options(
         loop=loop,
         set={**short, **registry.values_of(words["settings"] or [], "--set")},
         reward=by_role(words["reward"] or []),
         seats=registry.pairs_of(words["seats"] or [], "--seats"),
-        levels=None if levels is None else tuple(n for span in common.ranges_of(levels, "--levels") for n in span),
+        levels=None if words["levels"] is None else tuple(n for span in spans for n in span),
         **{name: words[name] for name in _PLAIN},
     )
 
@@ -71,12 +70,14 @@ def train(loop: str, words: dict[str, Any]) -> None:
     how = {name: words[name] for name in ("resume", "threads", "device")}
     how |= {"quiet": words["quiet"] or as_json, "report_to": tuple(words["report_to"] or ())}
     try:
-        summary = runner.conduct(options, folder, **how)
-        if not runner.leads():
-            return
-        if not as_json:
-            common.say(f"{report_text({'run': str(folder), 'out': str(folder / 'report.html')})}\n")
-        report = runner.frontier_report(options, summary, folder, words["cache"], how) if words["frontier"] else None
+        with common.writing(folder):
+            summary = runner.conduct(options, folder, **how)
+            if not runner.leads():
+                return
+            if not as_json:
+                common.say(f"{report_text({'run': str(folder), 'out': str(folder / 'report.html')})}\n")
+            wanted = words["frontier"]
+            report = runner.frontier_report(options, summary, folder, words["cache"], how) if wanted else None
     except KeyboardInterrupt:
         way = "the same command with --resume goes on from the last checkpoint"
         raise common.Interrupted(f"interrupted, {folder} is kept; {way}") from None
@@ -182,8 +183,8 @@ def view(run: Path, role: str, status: str, index: str, limit: int, as_json: boo
         DreamEnvsError: for a wrong filter, or one that lets nothing through.
     """
     wanted = Wanted(path := common.run_file(run, "episodes.jsonl"), role, status, index)
-    episodes = itertools.islice(filter(wanted, common.episodes_of(path)), limit or None)
-    texts = (encode(e).decode() if as_json else episode_text(e, role) for e in episodes)
+    episodes = itertools.islice(filter(wanted, common.episodes_of(path)), min(limit, sys.maxsize) or None)
+    texts = (common.to_json(e) if as_json else episode_text(e, role) for e in episodes)
     first = next(texts, None)
     if first is None:
         raise wanted.nothing()
@@ -198,15 +199,14 @@ def view_page(run: Path, role: str, status: str, index: str, limit: int, out: Pa
         (``unread``).
 
     Raises:
-        DreamEnvsError: as ``view``, and for an ``out`` that does not end in ``.html``.
+        DreamEnvsError: as ``view``, and for an ``out`` that does not end in ``.html`` or is no regular file.
     """
     from dream_envs.report.transcripts import write_transcripts
 
     wanted = Wanted(path := common.run_file(run, "episodes.jsonl"), role, status, index)
-    page = out or path.with_name("transcripts.html")
-    if page.suffix.lower() not in (".html", ".htm"):  # data is easily overwritten by a slip
-        raise DreamEnvsError(f"--out {page}: the page's name, which ends in .html")
-    found = write_transcripts(path, page, wanted=wanted, role=role, limit=limit, asked=wanted.words)
+    page = common.page_at(out or path.with_name("transcripts.html"))
+    with common.writing(page):
+        found = write_transcripts(path, page, wanted=wanted, role=role, limit=limit, asked=wanted.words)
     if not found.shown:
         raise wanted.nothing()
     counts = {name: getattr(found, name) for name in ("matched", "episodes", "unread")}
@@ -227,8 +227,9 @@ def _show(texts: Iterator[str], paged: bool) -> None:
             common.say(text)
         return
     # a broken pipe: the reader has seen enough
-    with contextlib.suppress(BrokenPipeError), subprocess.Popen(pager, stdin=subprocess.PIPE, text=True) as reader:
-        reader.stdin.writelines(f"{text}\n" for text in texts)  # type: ignore[union-attr]
+    how: dict[str, Any] = {"stdin": subprocess.PIPE, "text": True, "errors": "backslashreplace"}
+    with contextlib.suppress(BrokenPipeError), subprocess.Popen(pager, **how) as reader:
+        reader.stdin.writelines(f"{common.clean(text)}\n" for text in texts)  # type: ignore[union-attr]
 
 
 def _has_status(episode: Episode, status: str, role: str) -> bool:
@@ -248,11 +249,13 @@ def rescore(run: Path, rewards: list[str], out: Path | None) -> dict[str, Any]:
         status; ``roles`` sums up the new ones.
     """
     path = common.run_file(run, "episodes.jsonl")
-    if out is not None and out.exists():
+    if out is not None and os.path.lexists(out):
         raise DreamEnvsError(f"--out {out} is there already: choose another file, nothing is overwritten")
     model: Any = None
     means, graders, counts, first = Means(), Counter[str](), Counter[str](), None
     with contextlib.ExitStack() as stack:
+        if out is not None:
+            stack.enter_context(_whole(out))
         writer = stack.enter_context(contextlib.closing(EpisodeWriter(out, tokens=True))) if out is not None else None
         for batch in _rounds(common.episodes_of(path)):
             model = model or _reward(path.parent, rewards, batch[0].env_id)
@@ -267,13 +270,24 @@ def rescore(run: Path, rewards: list[str], out: Path | None) -> dict[str, Any]:
                             first = {"index": old.index, "agent": agent, "stored": was, "now": score}
                 if writer is not None:
                     writer.write(new)
-    if model is None:
-        raise DreamEnvsError(f"{path}: no episode in it")
+        if model is None:
+            raise DreamEnvsError(f"{path}: no episode in it")
     return {
         "episodes": graders.total(), "reward": model.grader, "stored_graders": graders, "stored": counts["stored"],
         "reproduced": counts["reproduced"], "first_difference": first, "roles": means.result(),
         "out": str(out) if out is not None else None,
     }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Iterator[None]:
+    """A file that is written in here: the half of it goes, if something goes wrong."""
+    try:
+        with common.writing(out):
+            yield
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
 
 
 def _rounds(episodes: Iterator[Episode]) -> Iterator[list[Episode]]:
@@ -331,22 +345,28 @@ def rescore_text(found: dict[str, Any]) -> str:
 def export(run: Path, kind: str, out: Path | None) -> dict[str, Any]:
     """Write a run's turns as a dataset, or the run as an Inspect log, into ``out`` (default: ``export`` beside it)."""
     if one_of("--format", kind, ("parquet", "jsonl", "inspect")) == "inspect":
-        log = common.needs("dream_envs.adapters.inspect").export_log(run, (out or run / "export") / "run.eval")
+        file = (out or run / "export") / "run.eval"
+        with common.writing(file):
+            log = common.needs("dream_envs.adapters.inspect").export_log(run, file)
         episodes = _count(common.run_file(run, "episodes.jsonl"))
         return {"out": str(log), "rows": episodes, "episodes": episodes}
     exported = common.needs("dream_envs.adapters.export")
     path = common.run_file(run, "episodes.jsonl")
     file = (out or path.parent / "export") / f"turns.{kind}"
-    return {"out": str(file), **exported.export(common.episodes_of(path), file, kind)}
+    with common.writing(file):
+        return {"out": str(file), **exported.export(common.episodes_of(path), file, kind)}
 
 
 def nano(name: str, out: Path | None, steps: int | None) -> dict[str, Any]:
     """Pre-train a nano base; what its card says."""
+    where = out or Path("runs/nano") / name
+    if where.exists() and not (where / "nano.json").is_file() and (not where.is_dir() or any(where.iterdir())):
+        raise DreamEnvsError(f"--out {where} holds something else than a nano base: choose another folder")
     recipe = common.needs("dream_envs.baselines.nano.recipe")
     registry.named("nano bases", name, recipe.BASES)
-    where = out or Path("runs/nano") / name
-    folder = recipe.build(name, where, steps=steps, log=lambda line: print(line, file=sys.stderr))
-    return {"out": str(folder), **json.loads((folder / "nano.json").read_text())}
+    with common.writing(where):
+        folder = recipe.build(name, where, steps=steps, log=lambda line: common.say(line, sys.stderr))
+    return {"out": str(folder), **read_json(folder / "nano.json")}
 
 
 def report(run: Path, out: Path | None) -> dict[str, Any]:
@@ -354,17 +374,14 @@ def report(run: Path, out: Path | None) -> dict[str, Any]:
     if not is_run(run) and not any((run / name).is_file() for name in (SUMMARY, "frontier.json")):
         what = "holds no run" if run.is_dir() else "is not there"
         raise DreamEnvsError(f"{run} {what}: give a run's folder, such as runs/demo")
-    made = common.needs("dream_envs.report.page").write_report(run, out)
+    page = common.page_at(out or run / "report.html")
+    with common.writing(page):
+        made = common.needs("dream_envs.report.page").write_report(run, page)
     return {"run": str(run), "out": str(made), "summary": read_summary(run)}
 
 
 def report_text(made: dict[str, Any]) -> str:
     """The report's numbers for a terminal, and where the page is."""
-    from rich.console import Console
-
     from dream_envs.report.terminal import show
 
-    file = io.StringIO()
-    width = shutil.get_terminal_size((100, 24)).columns
-    show(Path(made["run"]), Console(file=file, force_terminal=common.style("x", common.BOLD) != "x", width=width))
-    return f"{file.getvalue().rstrip()}\n\nreport: {made['out']}"
+    return f"{common.console_text(lambda console: show(Path(made['run']), console))}\n\nreport: {made['out']}"

@@ -24,11 +24,18 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     Raises:
         DreamEnvsError: if the folder holds no run, a file of it is damaged, or jinja2 or matplotlib is not installed.
     """
-    path, text = out or Path(folder) / "report.html", render(Path(folder))
+    return write_page(out or Path(folder) / "report.html", render(Path(folder)))
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page in one piece: nobody reads half of it, and nothing is left where there was no room."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 

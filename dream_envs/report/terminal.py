@@ -10,7 +10,7 @@ from dream_envs.frontier.schema import Report, read_report
 from dream_envs.report import frontier_tables as ft
 from dream_envs.report import read, sections
 from dream_envs.report.sections import Column
-from dream_envs.report.words import label, visible
+from dream_envs.report.words import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,8 +34,9 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
+    texts = [[visible(cell, 400) for cell in row] for row in rows]
     heads = [column.head.split("\n") for column in columns]
-    sizes = [max(map(cell_len, [*heads[i], *(row[i] for row in rows if row)])) for i in range(len(columns))]
+    sizes = [max(map(cell_len, [*heads[i], *(row[i] for row in texts if row)])) for i in range(len(columns))]
     least = [
         min(size, max(_WORDS, *map(cell_len, head))) if column.words else size
         for column, head, size in zip(columns, heads, sizes, strict=True)
@@ -49,6 +50,7 @@ def table(
         shown.remove(max(shown, key=lambda i: (columns[i].priority, i)))
     left = max(spare(), 0)
     cut: Any = "ellipsis" if "…".encode(encoding, "replace") != b"?" else "crop"
+    mark = "…" if cut == "ellipsis" else "~"
     made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     deepest = max((len(heads[i]) for i in shown), default=0)
     for i in shown:
@@ -56,11 +58,24 @@ def table(
         left -= size - least[i]
         head = "\n".join([*heads[i], *[" "] * (deepest - len(heads[i]))])
         side: Any = "left" if columns[i].words else "right"
+        if columns[i].words and size < sizes[i]:
+            full = [row for row in texts if row]
+            for row, name in zip(full, _shortened([row[i] for row in full], size, mark), strict=True):
+                row[i] = name
         made.add_column(head, justify=side, no_wrap=True, overflow=cut, min_width=size, max_width=size)
-    for row, style in zip(rows, [*styles, *[""] * (len(rows) - len(styles))], strict=True):
+    for row, style in zip(texts, [*styles, *[""] * (len(rows) - len(styles))], strict=True):
         cells = (row[i].encode(encoding, "replace").decode(encoding) for i in shown) if row else ()
         made.add_row(*map(Text, cells), style=style)
     return made
+
+
+def _shortened(names: Sequence[str], size: int, mark: str) -> list[str]:
+    """Names in ``size`` characters: cut at the end, or so far before it that different ones stay different."""
+
+    def cut(tail: int) -> list[str]:
+        return [n if len(n) <= size else n[: size - 1 - tail] + mark + n[len(n) - tail :] for n in names]
+
+    return max(map(cut, range(size)), key=lambda found: len(set(found)))  # the first of the best
 
 
 def show(run_dir: Path, console: Console) -> None:
@@ -100,7 +115,8 @@ def say(console: Console, text: str, look: str = "") -> None:
     """Plain text: no markup is read in it, and characters that the terminal cannot write become ``?``."""
     from rich.text import Text
 
-    plain = text.encode(console.encoding or "utf-8", "replace").decode(console.encoding or "utf-8", "replace")
+    encoding = console.encoding or "utf-8"
+    plain = visible(text, len(text)).encode(encoding, "replace").decode(encoding)
     console.print(Text(plain, style=look), width=min(WIDTH, console.width), soft_wrap=False)
 
 
@@ -136,7 +152,7 @@ def show_frontier(data: Report, console: Console) -> None:
         _lay(console, _RUNS, [row[:3] for row in ft.run_rows(data)])
         say(console, "By family, of the first run:")
     found = ft.family_rows(data)
-    rows = [[label(row[0], 24), *(row[i] for i, _ in _FAMILY[1:])] for row in found]
+    rows = [[row[i] for i, _ in _FAMILY] for row in found]
     _lay(console, [column for _, column in _FAMILY], rows, ["" if row[4] == "yes" else "dim" for row in found])
     say(console, _LEGEND)
     say(console, ft.reach_note(data))

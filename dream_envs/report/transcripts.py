@@ -12,7 +12,6 @@ import heapq
 import html
 import itertools
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ import msgspec
 from dream_envs import seeds
 from dream_envs.core import REJECT_CODES, Episode, Event, Message, Score, Task, Turn, challenge_of, decode_episode
 from dream_envs.metrics.rounds import REPLY_FAULTS, reply_faults
+from dream_envs.report.page import write_page
 from dream_envs.report.samples import lines, truth
 from dream_envs.report.tree import Caps, Node, el, facts, fold, said, short, table, to_html, to_json
 from dream_envs.report.words import number, whole
@@ -59,10 +59,7 @@ def write_transcripts(
     """
     found = gather(path, wanted, role, limit)
     if found.shown:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(out.name + ".part")
-        part.write_text(page(found, path.absolute().parent.name, asked), encoding="utf-8", newline="\n")
-        os.replace(part, out)
+        write_page(out, page(found, path.absolute().parent.name, asked))
     return found
 
 

@@ -92,16 +92,16 @@ def ratio(value: Sequence[float | None] | None) -> str:
     return estimate(value, "{:.2f}".format)
 
 
-def visible(text: Any, cap: int = 2000) -> str:
-    """Text that cannot do anything: capped, with control, bidirectional and lone surrogate characters spelled out.
+def visible(text: Any, cap: int = 2000, spelled: Callable[[str], str] | None = None) -> str:
+    r"""Text that cannot do anything: capped, with control, bidirectional and lone surrogate characters spelled out.
 
     Line ends and tabs stay.  Markup is not escaped here: that is the template's job.  What is beyond ``cap`` characters
-    is counted.
+    is counted.  ``spelled``: another spelling than ``\x1b``.
     """
-    text = str(text)
+    text, spelled = str(text), spelled or _spelled
     clean = text[:cap]
     if not clean.replace("\n", "").replace("\t", "").isprintable():  # else there is nothing to spell out
-        clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else _spelled(c) for c in clean)
+        clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in _HIDDEN else spelled(c) for c in clean)
     return clean if len(text) <= cap else f"{clean} ... ({len(text) - cap:,} more characters)"
 
 
