@@ -10,7 +10,6 @@ import io
 import itertools
 import json
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ Workers = Annotated[
     str, typer.Option(metavar="N|auto|ray://HOST:PORT", help="Ray actors that compute: N here, or a cluster's.")
 ]
 #: Stands for the escape character in what ``style`` makes, until ``clean``: nobody else's text can have it.
-ESC = f"\x1b{secrets.token_hex(8)}"
+ESC = f"\x1b{os.urandom(8).hex()}"
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 
 

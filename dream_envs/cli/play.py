@@ -87,7 +87,7 @@ class Asked(NamedTuple):
 
 def _easy(game: Any, seats: Mapping[str, Any]) -> dict[str, str]:
     """Scripted seats, where nobody is named, from which a newcomer sees a reward: short problems, one solver right."""
-    family = getattr(game, "family", None)
+    family: Any = getattr(game, "family", None)
     if not {"challenger", "solver"} <= {role.name for role in game.roles} or not hasattr(family, "as_proposal"):
         return {}
     levels = ",".join(map(str, family.levels[:3]))
@@ -98,7 +98,8 @@ def _easy(game: Any, seats: Mapping[str, Any]) -> dict[str, str]:
 
 def play(asked: Asked, episodes: int, human: str, as_json: bool) -> None:
     """Play and print each episode as it ends; with ``as_json`` one JSON line an episode."""
-    game, players, model = asked.build(human, easy=True)
+    made: tuple[Any, Any, Any] = asked.build(human, easy=True)
+    game, players, model = made
     if (seats := _easy(game, registry.pairs_of(asked.seats, "--seats"))) and not (human or as_json):
         told = ",".join(f"{seat}={agent}" for seat, agent in seats.items())
         common.say(f"scripted, as by --seats {told!r}; its problems: dream-envs info {game.family.name}\n")
