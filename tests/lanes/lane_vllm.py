@@ -209,7 +209,7 @@ def test_a_server_starts_answers_takes_an_adapter_dies_and_stops(tmp_path: Path,
             for episode in rollout(game, seats, 40, width=8):
                 played += [t for t in episode.turns if t.role == "solver"]  # type: ignore[misc]
                 if len(played) == 20:
-                    server.stop()  # in mid-run
+                    os.killpg(server.process.pid, signal.SIGKILL)  # in mid-run, without a word
         statuses = [t.status for t in played]
         assert len(statuses) == 80 and statuses[:10] == ["ok"] * 10 and set(statuses[-10:]) <= {"error", "timeout"}
     assert server.process.poll() is not None
