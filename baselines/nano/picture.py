@@ -59,7 +59,7 @@ def draw(base: LocalAgent, runs: Sequence[LocalAgent], path: Path) -> dict[str, 
     axes.set(xlabel="depth of the problem", ylabel="exact success", ylim=(-0.02, 1.02), xlim=(0.5, max(DEPTHS) + 0.5))
     axes.set_xticks(DEPTHS)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.28, 0.1))
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.42, 0.1))
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     return curves
