@@ -200,12 +200,17 @@ def rescore(
     run: Run,
     reward: Rewards = None,
     out: Annotated[Path | None, typer.Option(help="Write the rescored episodes to this file.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make a rollout's moves again first; exit 1 if any differs.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compute a run's scores again from its episodes, round by round."""
     from dream_envs.cli import runs
 
-    common.emit(runs.rescore(run, reward or [], out), runs.rescore_text, as_json)
+    common.emit(found := runs.rescore(run, reward or [], out, verify), runs.rescore_text, as_json)
+    if verify and found["replayed"]["first_difference"] is not None:
+        raise typer.Exit(1)
 
 
 @app.command()

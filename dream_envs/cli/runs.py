@@ -29,7 +29,7 @@ from dream_envs.play import EpisodeWriter
 from dream_envs.play import score as score_all
 from dream_envs.rewards.base import STATUS_ORDER, as_reward, role_of
 from dream_envs.rewards.expressions import by_role
-from dream_envs.runs import read_json
+from dream_envs.runs import read_json, read_object
 from dream_envs.schema import SUMMARY, read_summary
 
 FILES = ("run.json", "episodes.jsonl", "challenges.jsonl", "metrics.jsonl")
@@ -239,10 +239,11 @@ def _has_status(episode: Episode, status: str, role: str) -> bool:
     return status in [*turns, *scores, *([] if role else [episode.outcome.status])]
 
 
-def rescore(run: Path, rewards: list[str], out: Path | None) -> dict[str, Any]:
+def rescore(run: Path, rewards: list[str], out: Path | None, verify: bool = False) -> dict[str, Any]:
     """Score every episode again, a round at a time: rewards may compare the episodes of a round.
 
-    Without ``rewards`` those that the run recorded count, or the game's own.
+    Without ``rewards`` those that the run recorded count, or the game's own.  Rewards believe the facts that the file
+    states; with ``verify`` the recorded moves are made again first, and what comes out otherwise is told.
 
     Returns:
         ``stored`` and ``reproduced`` count the scores that were there and those that came out the same in value and
@@ -252,6 +253,7 @@ def rescore(run: Path, rewards: list[str], out: Path | None) -> dict[str, Any]:
     if out is not None and os.path.lexists(out):
         raise DreamEnvsError(f"--out {out} is there already: choose another file, nothing is overwritten")
     model: Any = None
+    replayed = _replayed(path) if verify else None
     means, graders, counts, first = Means(), Counter[str](), Counter[str](), None
     with contextlib.ExitStack() as stack:
         if out is not None:
@@ -275,8 +277,28 @@ def rescore(run: Path, rewards: list[str], out: Path | None) -> dict[str, Any]:
     return {
         "episodes": graders.total(), "reward": model.grader, "stored_graders": graders, "stored": counts["stored"],
         "reproduced": counts["reproduced"], "first_difference": first, "roles": means.result(),
-        "out": str(out) if out is not None else None,
+        "out": str(out) if out is not None else None, "replayed": replayed,
     }  # fmt: skip
+
+
+def _replayed(path: Path) -> dict[str, Any]:
+    """How many of a rollout's episodes come out of their moves again, and the first that does not."""
+    from dream_envs.replay import difference
+
+    config = read_object(path.parent / "run.json").get("config", {})
+    if config.get("command") != "rollout":
+        raise DreamEnvsError("--verify: a training's games begin from its curriculum; rollouts alone are played again")
+    seats, (family, notation) = dict(config["seats"]), config.get("family", ("", ""))
+    game = common.game_of(config["env"], dict(config["settings"]), seats, family, notation)
+    found: dict[str, Any] = {"episodes": 0, "same": 0, "first_difference": None}
+    for episode in common.episodes_of(path):
+        label = f"{config['seed']}/{episode.index}"
+        what = difference(game, episode) if episode.seed == label else f"seed {episode.seed!r}: of this run {label!r}"
+        found["episodes"] += 1
+        found["same"] += not what
+        if what and found["first_difference"] is None:
+            found["first_difference"] = {"index": episode.index, "what": what}
+    return found
 
 
 @contextlib.contextmanager
@@ -338,6 +360,12 @@ def rescore_text(found: dict[str, Any]) -> str:
     if d := found["first_difference"]:
         was, now = (f"{s.value:g} ({s.status})" for s in (d["stored"], d["now"]))
         parts.append(f"first difference: episode {d['index']}, {d['agent']}: {was} stored, {now} now")
+    if (again := found["replayed"]) is None:
+        parts.append("what the file states was believed; --verify plays its moves again")
+    else:
+        parts.append(f"{again['same']} of {again['episodes']} episodes come out of their moves again")
+        if d := again["first_difference"]:
+            parts.append(f"first that does not: episode {d['index']}, {d['what']}")
     parts.append(roles_text(found["roles"]))
     return "\n".join([*parts, *([f"wrote {found['out']}"] if found["out"] else [])])
 
