@@ -52,6 +52,7 @@ class Lessons(msgspec.Struct, frozen=True):
     open: list[float | None]
     closed: list[list[float | None]]
     average_accuracy: float | None = None
+    across: list[float | None] = []
     backward_transfer: float | None = None
     forward_transfer: float | None = None
     forgetting: float | None = None

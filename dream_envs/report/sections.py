@@ -348,6 +348,9 @@ def _retention(found: Found) -> Section | None:
     by_level = [Column("level"), Column("in context"), Column("after its night"), Column("after the last night")]
     facts = (("backward transfer", left.backward_transfer), ("forward transfer", left.forward_transfer))
     points = [f"{name}: {probability(value)}" for name, value in facts if value is not None]
+    if left.across:
+        told = ", ".join(probability(value) for value in left.across)
+        points.append(f"success across days, in combinations that were never practised, after each night: {told}")
     says = (
         "Closed-book success on each lesson (column) after each night (row); in context: on the day's lesson with its "
         "text at hand. One run, no interval."
