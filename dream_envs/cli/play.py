@@ -87,7 +87,7 @@ class Asked(NamedTuple):
 
 def _easy(game: Any, seats: Mapping[str, Any]) -> dict[str, str]:
     """Scripted seats, where nobody is named, from which a newcomer sees a reward: short problems, one solver right."""
-    family = getattr(game, "family", None)
+    family: Any = getattr(game, "family", None)
     if not {"challenger", "solver"} <= {role.name for role in game.roles} or not hasattr(family, "as_proposal"):
         return {}
     levels = ",".join(map(str, family.levels[:3]))
@@ -100,10 +100,11 @@ def play(asked: Asked, episodes: int, human: str, as_json: bool) -> None:
     """Play and print each episode as it ends; with ``as_json`` one JSON line an episode."""
     game, players, model = asked.build(human, easy=True)
     if (seats := _easy(game, registry.pairs_of(asked.seats, "--seats"))) and not (human or as_json):
+        family: Any = getattr(game, "family", None)
         told = ",".join(f"{seat}={agent}" for seat, agent in seats.items())
-        common.say(f"scripted, as by --seats {told!r}; its problems: dream-envs info {game.family.name}\n")
+        common.say(f"scripted, as by --seats {told!r}; its problems: dream-envs info {family.name}\n")
     for index in range(episodes):
-        # the label of episode i of a rollout with this seed: the same problems there and here
+        # the label of episode i of a rollout with this seed: with the same seats the same problems there and here
         episode = play_one(game, players, seed=f"{asked.seed}/{index}", index=index, reward=model)
         common.emit(episode, episode_text, as_json)
 
