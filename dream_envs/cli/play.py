@@ -101,10 +101,11 @@ def play(asked: Asked, episodes: int, human: str, as_json: bool) -> None:
     made: tuple[Any, Any, Any] = asked.build(human, easy=True)
     game, players, model = made
     if (seats := _easy(game, registry.pairs_of(asked.seats, "--seats"))) and not (human or as_json):
+        family: Any = getattr(game, "family", None)
         told = ",".join(f"{seat}={agent}" for seat, agent in seats.items())
-        common.say(f"scripted, as by --seats {told!r}; its problems: dream-envs info {game.family.name}\n")
+        common.say(f"scripted, as by --seats {told!r}; its problems: dream-envs info {family.name}\n")
     for index in range(episodes):
-        # the label of episode i of a rollout with this seed: the same problems there and here
+        # the label of episode i of a rollout with this seed: with the same seats the same problems there and here
         episode = play_one(game, players, seed=f"{asked.seed}/{index}", index=index, reward=model)
         common.emit(episode, episode_text, as_json)
 
