@@ -98,8 +98,7 @@ def _easy(game: Any, seats: Mapping[str, Any]) -> dict[str, str]:
 
 def play(asked: Asked, episodes: int, human: str, as_json: bool) -> None:
     """Play and print each episode as it ends; with ``as_json`` one JSON line an episode."""
-    made: tuple[Any, Any, Any] = asked.build(human, easy=True)
-    game, players, model = made
+    game, players, model = asked.build(human, easy=True)
     if (seats := _easy(game, registry.pairs_of(asked.seats, "--seats"))) and not (human or as_json):
         family: Any = getattr(game, "family", None)
         told = ",".join(f"{seat}={agent}" for seat, agent in seats.items())
