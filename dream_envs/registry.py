@@ -172,7 +172,7 @@ def made(name: str, factory: Callable[..., Any], kwargs: Mapping[str, Any]) -> A
     """What the factory makes; its error names who it was of, with the original one as its cause."""
     try:
         return factory(**kwargs)
-    except DreamEnvsError:
+    except (DreamEnvsError, MemoryError):
         raise
     except Exception as error:
         raise DreamEnvsError(f"{name} cannot be made: {told(error)}") from error
@@ -279,6 +279,8 @@ def _import(target: str) -> Any:
         raise DreamEnvsError(f"cannot import {target!r}: no module {missing!r}; {extra}") from error
     except AttributeError as error:
         raise DreamEnvsError(f"cannot import {target!r}: {module} has no {attribute!r}") from error
+    except MemoryError:
+        raise
     except (Exception, SystemExit) as error:  # somebody's module: whatever it does is its own fault, and it is named
         raise DreamEnvsError(f"cannot import {target!r}: {told(error)}") from error
     return found

@@ -188,7 +188,7 @@ def test_a_file_without_room_is_named_and_its_half_is_gone(verb, played_run, tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 2 and one_line(err) and f"{FULL[words]}: {os.strerror(errno.EFBIG)}" in err
     left = {p.name for p in tmp_path.rglob("*") if p.is_file() and "new" not in p.parts}
-    assert left <= {"run.json", "episodes.jsonl", "metrics.jsonl"}
+    assert left <= {"run.json", "episodes.jsonl", "metrics.jsonl", "lock"}
 
 
 def test_closed_streams(verb, verb_text, monkeypatch):

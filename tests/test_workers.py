@@ -265,7 +265,10 @@ def test_a_mistake_leaves_no_folder_and_ctrl_c_keeps_what_ended(tmp_path: Path) 
     assert not (tmp_path / "run").exists()
     slow = [*COMMAND[:-1], f"challenger=oracle,solver=_workers:Noted(folder={tmp_path},seconds=0.05)"]
     slow += ["--out", "run", "--workers", "2", "--episodes", "4000", "--width", "4"]
-    process = subprocess.Popen(slow, cwd=tmp_path, env=QUIET, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    how: dict = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    # a suite that is a shell's background job has it ignored, and children inherit that
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(slow, cwd=tmp_path, env=QUIET, preexec_fn=heard, **how)
     written, begun = tmp_path / "run" / "episodes.jsonl", time.monotonic()
     while not (written.exists() and written.stat().st_size > 20_000):
         assert process.poll() is None and time.monotonic() - begun < 90
