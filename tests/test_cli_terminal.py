@@ -85,7 +85,7 @@ def hostile(verb_text, tmp_path):
     file.write_bytes(b"".join(encode(e) + b"\n" for e in bad))
     (tmp_path / "run" / "run.json").write_text(json.dumps({"config": {}, "loop": EVIL, f"k{EVIL}": EVIL}))
     (tmp_path / "run" / "metrics.jsonl").write_bytes(encode(row) + b"\n")
-    (tmp_path / "evil.py").write_text(
+    (tmp_path / "steering.py").write_text(
         f"def reward(e):\n    raise RuntimeError({EVIL!r})\nclass Game:\n    def __init__(self):\n        reward(0)\n"
     )
     return tmp_path / "run"
@@ -97,7 +97,10 @@ HOSTILE = [
     *[["info", f"no{EVIL}"], ["play", f"no{EVIL}"], [f"no{EVIL}"], ["check", f"no{EVIL}"], ["view", f"no{EVIL}"]],
     *[["play", GAME, word, f"x{EVIL}=y"] for word in ("--seats", "--set", "--reward")],
     *[["rescore", "run"], ["view", "run", "--role", EVIL], ["train", EVIL], ["report", f"no{EVIL}"]],
-    *[["play", "Kuhn-v0", "--reward", "evil:reward"], ["rollout", "Kuhn-v0", "--episodes", "1", "--out", f"n{EVIL}"]],
+    *[
+        ["play", "Kuhn-v0", "--reward", "steering:reward"],
+        ["rollout", "Kuhn-v0", "--episodes", "1", "--out", f"n{EVIL}"],
+    ],
 ]
 
 

@@ -24,7 +24,7 @@ ROWS: list[set[str]] = [
     {"curriculum"},
     {"rewards"},
     {"play"},
-    {"pace"},
+    {"pace", "replay"},
     {"api", "frontier"},
     {"metrics"},
     {"runs", "workers"},

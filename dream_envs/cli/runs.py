@@ -242,7 +242,7 @@ def _has_status(episode: Episode, status: str, role: str) -> bool:
 def rescore(run: Path, rewards: list[str], out: Path | None, verify: bool = False) -> dict[str, Any]:
     """Score every episode again, a round at a time: rewards may compare the episodes of a round.
 
-    Without ``rewards`` those that the run recorded count, or the game's own.  Rewards believe the facts that the file
+    Without ``rewards`` those that the run recorded count, or the game's own.  Rewards take the facts that the file
     states; with ``verify`` the recorded moves are made again first, and what comes out otherwise is told.
 
     Returns:
@@ -361,7 +361,7 @@ def rescore_text(found: dict[str, Any]) -> str:
         was, now = (f"{s.value:g} ({s.status})" for s in (d["stored"], d["now"]))
         parts.append(f"first difference: episode {d['index']}, {d['agent']}: {was} stored, {now} now")
     if (again := found["replayed"]) is None:
-        parts.append("what the file states was believed; --verify plays its moves again")
+        parts.append("what the file states was not checked: --verify makes its moves again")
     else:
         parts.append(f"{again['same']} of {again['episodes']} episodes come out of their moves again")
         if d := again["first_difference"]:
