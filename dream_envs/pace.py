@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dream_envs import registry
 from dream_envs.core import Action, Agent, DreamEnvsError, Game, Request, Start
 from dream_envs.play import (
     MAX_STEPS,
@@ -27,7 +28,6 @@ from dream_envs.play import (
     Table,
     _background_loop,
     _checked,
-    _one_line,
 )
 
 Ended = tuple[Start, Table]
@@ -72,7 +72,7 @@ class GuardedRunner(Runner):
 
     def failed(self, error: BaseException, count: int) -> list[Action]:
         """Completions of status ``error``, with one warning a failure of this kind."""
-        if (text := f"an agent failed: {_one_line(error)}; its completions have status 'error'") not in self._told:
+        if (text := f"an agent failed: {registry.told(error)}; its completions have status 'error'") not in self._told:
             self._told.add(text)
             warnings.warn(text, stacklevel=3)
         return [Action("", status="error")] * count

@@ -318,10 +318,6 @@ def _turn(seat: core.Seat, messages: list[Message], action: Action, seconds: flo
     )  # fmt: skip
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
 def reward_model(reward: RewardLike) -> core.RewardModel:
     """The reward as a model: one that scores many episodes as it is, anything else by ``rewards.base.as_reward``."""
     batched = callable(getattr(reward, "score", None)) and not isinstance(reward, type)
@@ -349,7 +345,7 @@ def score(episodes: Sequence[Episode], model: core.RewardModel, agents: Sequence
     except DreamEnvsError:
         raise
     except Exception as error:
-        why = _one_line(error)
+        why = registry.told(error)
         warnings.warn(f"reward {name} failed: {why}; its scores have status 'error'", stacklevel=2)
         found = [{a: Score(0.0, "error", detail=why, grader=name) for a in agents or roles(e)} for e in episodes]
     silent = Score(0.0, "abstain", detail="the reward does not score this agent", grader=name)

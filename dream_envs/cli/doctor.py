@@ -112,11 +112,7 @@ def _plugins() -> Iterator[Row]:
                 registry.load(kind, point.name)
                 yield _row(f"{kind} {point.name}", "ok", point.value)
             except (Exception, SystemExit) as error:  # somebody's package: whatever it raises is the finding
-                yield _row(f"{kind} {point.name}", "broken", _one_line(error))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                yield _row(f"{kind} {point.name}", "broken", registry.told(error))
 
 
 def _torch() -> Iterator[Row]:
@@ -125,7 +121,7 @@ def _torch() -> Iterator[Row]:
     try:
         torch = importlib.import_module("torch")
     except Exception as error:
-        yield _row("torch", "broken", _one_line(error))
+        yield _row("torch", "broken", registry.told(error))
         return
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield _row("torch threads", "ok", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
